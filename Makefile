@@ -1,0 +1,52 @@
+# Two commands do everything: `make quickstart` runs the main job, `make test` runs the tests.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+OUT ?= runs/quickstart
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# `moshi` 0.2.13 asks for torch < 2.10 but runs on 2.13: without --no-deps pip would replace torch.
+MOSHI := moshi==0.2.13
+export NO_TORCH_COMPILE := 1
+
+.PHONY: help quickstart test slow lint format types clean
+
+help:
+	@echo "make quickstart   the whole chain on this machine; then open $(OUT)/report.html"
+	@echo "make test         the test suite (make slow: the long tests)"
+	@echo "make lint types   ruff and pyright;  make format rewrites the files"
+
+quickstart: $(VENV)/.run
+	$(BIN)/mvjax quickstart --out $(OUT)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet -e ".[torch,mlx]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet -e ".[dev]"
+	$(PIP) install --quiet --no-deps $(MOSHI)
+	@touch $@ $(VENV)/.run

@@ -1,0 +1,201 @@
+"""Everything that can be said about a run, as frozen dataclasses; the values live in `experiments/`.
+
+The defaults reproduce the released MoshiVis 7B (reference section 1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from mvjax.nn import gates
+
+NormKind = Literal["mean_square", "variance"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """The temporal transformer (Helium-7B shape)."""
+
+    width: int = 4096  # D
+    layers: int = 32  # L
+    heads: int = 32  # N; H = width / heads
+    hidden: int = 11264  # F, per half of the gated SiLU
+    context: int = 3000  # frames a query may look back on, itself included (240 s)
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class DepformerConfig:
+    """The depth transformer: one step per generated codebook, own weights for each step."""
+
+    width: int = 1024
+    layers: int = 6
+    heads: int = 16
+    hidden: int = 2816
+    norm: NormKind = "mean_square"  # "variance" imitates kyuteye_pt (reference section 2.2)
+    norm_eps: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipConfig:
+    """The SigLIP image encoder; its parameter tree is big_vision's, with scanned blocks."""
+
+    width: int = 1152  # E
+    layers: int = 27
+    heads: int = 16
+    hidden: int = 4304
+    patch: int = 14  # pixels
+    image_size: int = 448  # pixels; S = (image_size / patch) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossAttentionConfig:
+    """The trained adapters between image tokens and the backbone."""
+
+    gate: gates.Gate | None = gates.Conditional(hidden=512)  # None: no gate, g = 1
+    share: Literal["qkv", "kv", "none"] = "qkv"  # which projections all layers share; out goes with q
+    share_gate: bool = False  # one gate for all layers; with share="qkv" adds a per-layer alpha
+    image_norm: NormKind = "variance"  # what kyuteye_pt trains with; Rust and MLX use mean_square
+    image_norm_eps: float = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and vocabulary of the whole model; the tiny one and the 8.3 B one are the same code."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    depformer: DepformerConfig = DepformerConfig()
+    siglip: SiglipConfig = SiglipConfig()
+    cross_attention: CrossAttentionConfig = CrossAttentionConfig()
+    text_vocab: int = 32_000  # V; row V of the embedding is the initial token
+    audio_vocab: int = 2048  # C; row C of each embedding is the initial and padding token
+    codebooks_out: int = 8  # Q, the assistant's
+    delays: tuple[int, ...] = (0, *(0, 1, 1, 1, 1, 1, 1, 1) * 2)  # frames, one per stream: text, assistant, user
+    text_pad: int = 3  # no new text this frame
+    text_epad: int = 0  # the frame before a word
+    dtype: Dtype = "float32"  # of activations and matmuls
+
+    @property
+    def codebooks(self) -> int:
+        """K: text, the assistant's and the user's codebooks."""
+        return len(self.delays)
+
+
+@dataclasses.dataclass(frozen=True)
+class MimiConfig:
+    """The Mimi codec (reference section 6)."""
+
+    filters: int = 64  # channels after the first convolution; doubles at each stride
+    ratios: tuple[int, ...] = (8, 6, 5, 4)  # in decoder order; product x 2 = 1920 samples a frame
+    latent: int = 512
+    layers: int = 8  # of each of the two transformers
+    heads: int = 8
+    hidden: int = 2048
+    context: int = 250  # transformer steps (25 Hz)
+    codes: int = 2048  # C
+    code_width: int = 256
+    codebooks: int = 8  # used, of which the first is semantic
+    stored_codebooks: int = 32  # in the file
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenFiles:
+    """Where the frozen weights are: local paths, or `package:NAME/FILE` for files shipped in a package."""
+
+    moshi: str  # Kyutai base Moshi safetensors
+    siglip: str  # big_vision npz
+    codec: str  # Kyutai Mimi safetensors
+    tokenizer: str  # SentencePiece model
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One dataset of the mixture: a record file below `data.root` and its sampling weight."""
+
+    name: str  # `NAME.array_record` below the root
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The mixture. Speech rows are exactly speech_rows / (speech_rows + speechless_rows) of every step."""
+
+    root: str = "data"  # folder of records
+    prepare: Callable[[Path], None] | None = None  # makes the records in an empty root; None: they exist
+    speech: tuple[Source, ...] = ()
+    speechless: tuple[Source, ...] = ()
+    small_talk: tuple[Source, ...] = ()  # unrelated dialogues for context switching
+    speech_rows: int = 16
+    speechless_rows: int = 48
+    speech_frames: int = 1250  # T of the speech part
+    speechless_tokens: int = 128  # T of the speechless part
+    p_concat: float = 0.5  # probability of unrelated talk before and after (paper, figure 5)
+    bad_record_budget: int = 0  # records that may be skipped before training stops
+    workers: int = 0  # threads that read ahead; 0: read in the training thread
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Reference section 7.1; the audio loss is normalised over its levels together."""
+
+    text_padding_weight: float = 0.5  # on PAD and EPAD targets
+    semantic_weight: float = 100.0  # on codebook 0; acoustic levels weigh 1
+    trained_codebooks: int = 2  # the semantic and the first acoustic (paper, figure 3)
+    text_weight: float = 1.0  # of the text loss in speech and speechless rows alike (ours)
+    audio_weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, linear warmup and cosine decay. The paper states none of these: all values are our choice."""
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 1000
+    final_fraction: float = 0.1  # of the rate, at the last step
+    betas: tuple[float, float] = (0.9, 0.95)  # as Moshi
+    eps: float = 1e-8
+    weight_decay: float = 0.1  # matrices only
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop around the step."""
+
+    steps: int = 50_000
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    trained: tuple[str, ...] = (  # regexes over parameter paths; the rest is frozen
+        "(xa|gate|image/(proj|norm)|backbone/blocks/(xa|gate|norm_xa|gate_alpha))(/.*)?",
+    )
+    remat: bool = True  # recompute blocks in the backward pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    frozen: FrozenFiles
+    model: ModelConfig = ModelConfig()
+    codec: MimiConfig = MimiConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig = TrainConfig()

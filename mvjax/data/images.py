@@ -1,0 +1,92 @@
+"""Images between bytes and the encoder: decode, resize to a square, normalise, encode as PNG.
+
+Square bicubic with antialias, rounded to 8 bits before normalising, as the reference (section 3.1).
+Unlike it, photos are turned upright by their EXIF tag, and every pixel mode becomes RGB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageOps
+
+MAX_BYTES = 20 * 2**20  # of an encoded image
+MAX_PIXELS = 50 * 10**6  # of a decoded one: 150 MB as RGB
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no format that starts other programs
+
+
+def decode(
+    data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns the upright RGB pixels of an encoded image.
+
+    Transparent parts show white; of an animation the first frame counts.
+
+    Raises:
+      ValueError: if the data is too large, or not a whole image of one of FORMATS.
+    """
+    if len(data) > max_bytes:
+        raise ValueError(
+            f"image: at most {max_bytes} bytes, got {len(data)}; shrink it or raise max_bytes"
+        )
+    with _named_errors(len(data)):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"image: at most {max_pixels} pixels, got {width}x{height} = {width * height};"
+            " shrink it or raise max_pixels"
+        )
+    with _named_errors(len(data)):
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def resize_square(
+    image: UInt8[np.ndarray, "height width 3"], size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Squashes an image to size x size: bicubic (a = -0.5), antialiased, rounded to 8 bits."""
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def normalise(
+    image: UInt8[np.ndarray, "*batch height width 3"],
+) -> Float32[np.ndarray, "*batch height width 3"]:
+    """Maps 0..255 to [-1, 1], which is what SigLIP expects."""
+    return (image.astype(np.float32) / 255 - 0.5) / 0.5
+
+
+def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Returns the image as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts any pixel mode to RGB; transparency is laid on white."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        levels = np.asarray(image).astype(np.float64).clip(0, 2**16 - 1) / 257
+        image = Image.fromarray(np.rint(levels).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+@contextlib.contextmanager
+def _named_errors(n_bytes: int) -> Iterator[None]:
+    """Turns whatever Pillow raises on foreign bytes into one kind of error."""
+    try:
+        yield
+    except Exception as error:  # its plugins raise OSError, SyntaxError, struct.error and more
+        raise ValueError(
+            f"image: {n_bytes} bytes do not decode as a whole image ({error});"
+            f" give a complete file in one of {', '.join(FORMATS)}"
+        ) from error

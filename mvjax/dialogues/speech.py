@@ -1,0 +1,188 @@
+"""Text to 24 kHz speech with word and phoneme times, by eSpeak NG (pip wheel `espeakng-loader`).
+
+eSpeak NG is called through ctypes in retrieval mode: it hands samples and events to a callback and
+touches no sound device. The library keeps global state, so calls are serialised by a lock.
+Source: espeak-ng/src/include/espeak-ng/speak_lib.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import threading
+
+import numpy as np
+from scipy import signal
+
+from mvjax import types
+
+_RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL
+_PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
+_UTF8 = 1  # espeakCHARS_UTF8
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
+_WORD, _END, _PHONEME = 1, 5, 7  # espeak_EVENT_TYPE
+_LOCK = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+    """One speaker: an eSpeak NG voice with its variant, and how it talks."""
+
+    name: str  # for example "en-us+f2"
+    rate: int = 175  # words per minute
+    pitch: int = 50  # 0..99
+    pitch_range: int = 50  # 0..99; 0 is a monotone
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A word or phoneme and when it sounds, in seconds from the first sample."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """One utterance: samples float32 [n] in [-1, 1] at 24 kHz, and what is said when."""
+
+    samples: np.ndarray
+    words: tuple[Span, ...]
+    phonemes: tuple[Span, ...]
+
+
+class _EventId(ctypes.Union):
+    _fields_ = [
+        ("number", ctypes.c_int),
+        ("name", ctypes.c_char_p),
+        ("string", ctypes.c_char * 8),
+    ]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # milliseconds
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventId),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
+
+
+def speak(text: str, voice: Voice) -> Speech:
+    """Synthesises `text`; words are the whitespace-separated words of `text`, in order.
+
+    Raises:
+      ValueError: if the text is empty or eSpeak NG does not know the voice.
+    """
+    if not text.strip():
+        raise ValueError("speak: expected text with at least one word, got an empty text")
+    with _LOCK:
+        chunks, events, rate = _synthesise(text, voice)
+    raw = np.concatenate(chunks) if chunks else np.zeros(1, np.int16)
+    samples = _resample(raw.astype(np.float32) / 32768.0, rate)
+    seconds = len(samples) / types.SAMPLE_RATE
+    return Speech(
+        samples=samples,
+        words=_words(text, [e for e in events if e[0] in (_WORD, _END)], seconds),
+        phonemes=_phonemes([e for e in events if e[0] == _PHONEME], seconds),
+    )
+
+
+@functools.cache
+def _library() -> tuple[ctypes.CDLL, int]:
+    """Loads and initialises eSpeak NG once; returns it with its sample rate in hertz."""
+    import espeakng_loader
+
+    lib = ctypes.CDLL(espeakng_loader.get_library_path())
+    data = espeakng_loader.get_data_path().encode()
+    rate = lib.espeak_Initialize(_RETRIEVAL, 0, data, _PHONEME_EVENTS)
+    if rate <= 0:
+        raise RuntimeError(
+            f"eSpeak NG: expected a sample rate from espeak_Initialize, got {rate}; "
+            f"reinstall espeakng-loader (data folder {data.decode()})"
+        )
+    return lib, rate
+
+
+def _synthesise(text: str, voice: Voice) -> tuple[list[np.ndarray], list[tuple], int]:
+    lib, rate = _library()
+    if lib.espeak_SetVoiceByName(voice.name.encode()) != 0:
+        raise ValueError(
+            f"eSpeak NG: expected a known voice, got {voice.name!r}; "
+            "a voice is a language with an optional variant, such as 'en-us+f2'"
+        )
+    for parameter, value in (
+        (_RATE, voice.rate),
+        (_VOLUME, 100),
+        (_PITCH, voice.pitch),
+        (_RANGE, voice.pitch_range),
+    ):
+        lib.espeak_SetParameter(parameter, value, 0)
+    chunks: list[np.ndarray] = []
+    events: list[tuple] = []
+
+    def receive(samples, count, event):
+        if count > 0:
+            chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        i = 0
+        while event[i].type != 0:
+            e = event[i]
+            name = e.id.string.decode("utf-8", "replace") if e.type == _PHONEME else ""
+            events.append((e.type, e.audio_position / 1000.0, e.text_position, e.length, name))
+            i += 1
+        return 0
+
+    callback = _Callback(receive)
+    lib.espeak_SetSynthCallback(callback)
+    encoded = text.encode()
+    lib.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
+    lib.espeak_Synchronize()
+    return chunks, events, rate
+
+
+def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    common = np.gcd(rate, types.SAMPLE_RATE)
+    out = signal.resample_poly(samples, types.SAMPLE_RATE // common, rate // common)
+    return out.astype(np.float32)
+
+
+def _words(text: str, events: list[tuple], seconds: float) -> tuple[Span, ...]:
+    """Times for the whitespace words of `text`; eSpeak positions count characters from 1."""
+    starts = {}
+    for kind, time, position, _, _ in events:
+        if kind == _WORD:
+            starts.setdefault(position - 1, time)
+    spans = []
+    position = 0
+    for word in text.split():
+        position = text.index(word, position)
+        inside = [t for p, t in starts.items() if position <= p < position + len(word)]
+        before = spans[-1][1] if spans else 0.0
+        spans.append((word, min(inside) if inside else before))
+        position += len(word)
+    ends = [start for _, start in spans[1:]] + [_end_time(events, seconds)]
+    return tuple(Span(w, s, max(s, e)) for (w, s), e in zip(spans, ends, strict=True))
+
+
+def _end_time(events: list[tuple], seconds: float) -> float:
+    ends = [time for kind, time, *_ in events if kind == _END]
+    return min(seconds, ends[-1]) if ends else seconds
+
+
+def _phonemes(events: list[tuple], seconds: float) -> tuple[Span, ...]:
+    ends = [time for _, time, *_ in events[1:]] + [seconds]
+    return tuple(
+        Span(name, start, max(start, end))
+        for (_, start, _, _, name), end in zip(events, ends, strict=True)
+    )

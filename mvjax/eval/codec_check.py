@@ -1,0 +1,179 @@
+"""Does the codec carry speech? A word classifier taught on original speech listens to codec output.
+
+The classifier never meets codec output while it learns. Words are cut on the 12.5 Hz grid, from the frame
+in which a word starts to the frame in which the next one starts, because that is all the model's text
+stream says about its own speech: original, re-coded and generated words are cut by the same rule.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import signal
+
+from mvjax import types
+
+_WINDOW, _HOP, _FFT = 600, 240, 1024  # samples: 25 ms windows every 10 ms
+_BANDS, _SLOTS = 32, 10  # mel bands; a word's frames are resampled to this many slots
+_LONGEST = 10  # frames (0.8 s) that one word may take
+_LEAD = 2  # hops kept from before the start frame
+_FLOOR = 1e-4  # of the mel energies, against log(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """One word cut out of speech: what it is (lower case, bare) and its samples, float32 [n]."""
+
+    text: str
+    samples: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Share of words heard correctly; `chance` is the share of the most frequent word."""
+
+    original: float  # held-out utterances, as synthesised: the classifier's ceiling
+    codec: float  # the same words after encode and decode
+    chance: float
+    words: int  # words heard
+    vocabulary: int  # distinct words among them
+
+
+def bare(word: str) -> str:
+    """The word in lower case without punctuation at its ends."""
+    return word.lower().strip(".,;:!?\"'")
+
+
+def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[Word]:
+    """Cuts an utterance into words on the frame grid.
+
+    Args:
+      samples: float32 [n] at 24 kHz.
+      words: (text, start in seconds), in order.
+    """
+    frames = [int(start * types.FRAME_RATE + 1e-6) for _, start in words]
+    total = -(-len(samples) // types.FRAME_SAMPLES)
+    cuts = []
+    for (text, _), first, after in zip(words, frames, [*frames[1:], total], strict=True):
+        last = min(max(after, first + 1), first + _LONGEST)
+        begin = max(0, first * types.FRAME_SAMPLES - _LEAD * _HOP)
+        piece = samples[begin : last * types.FRAME_SAMPLES]
+        if bare(text) and len(piece) >= _WINDOW:
+            cuts.append(Word(bare(text), piece))
+    return cuts
+
+
+class Listener:
+    """A small word classifier (log-mel features, shrunk linear discriminants)."""
+
+    def __init__(self, words: Sequence[Word], *, seed: int = 0) -> None:
+        """Learns from words of original speech, and from each with a shift of up to 30 ms and noise."""
+        from sklearn import discriminant_analysis, pipeline, preprocessing
+
+        rng = np.random.default_rng(seed)
+        pieces = [w.samples for w in words] + [_disturb(w.samples, rng) for w in words]
+        self._model = pipeline.make_pipeline(
+            preprocessing.StandardScaler(),
+            # Shrunk covariances stand noise better than logistic regression, SVMs or an MLP did.
+            discriminant_analysis.LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1),
+        )
+        self._model.fit(_features(pieces), [w.text for w in words] * 2)
+
+    def hear(self, words: Sequence[Word]) -> list[str]:
+        """What the classifier believes each word to be."""
+        if not words:
+            return []
+        return [str(w) for w in self._model.predict(_features([w.samples for w in words]))]
+
+    def accuracy(self, words: Sequence[Word]) -> float:
+        """Share of words heard as what they are; NaN without words."""
+        if not words:
+            return float("nan")
+        heard = self.hear(words)
+        return float(np.mean([h == w.text for h, w in zip(heard, words, strict=True)]))
+
+
+def check(
+    listener: Listener,
+    utterances: Sequence[tuple[np.ndarray, Sequence[tuple[str, float]]]],
+    round_trip: Callable[[np.ndarray], np.ndarray],
+) -> Result:
+    """Compares how well held-out words are heard before and after the codec.
+
+    Args:
+      listener: taught on other utterances.
+      utterances: (samples [n], words as in `cut`).
+      round_trip: encodes and decodes samples [n]; the result is cut or zero-filled to n.
+    """
+    original: list[Word] = []
+    coded: list[Word] = []
+    for samples, words in utterances:
+        original += cut(samples, words)
+        coded += cut(_fit_length(round_trip(samples), len(samples)), words)
+    counts = collections.Counter(w.text for w in original)
+    return Result(
+        original=listener.accuracy(original),
+        codec=listener.accuracy(coded),
+        chance=max(counts.values()) / len(original) if original else float("nan"),
+        words=len(original),
+        vocabulary=len(counts),
+    )
+
+
+def _fit_length(samples: np.ndarray, n: int) -> np.ndarray:
+    return np.pad(samples[:n], (0, max(0, n - len(samples))))
+
+
+def _disturb(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shifts by up to 30 ms and adds white noise at 10 to 30 dB below the speech."""
+    shifted = np.roll(samples, int(rng.integers(-720, 721)))
+    level = np.sqrt(np.mean(np.square(samples)) + 1e-9) * 10 ** (-rng.uniform(10, 30) / 20)
+    return (shifted + level * rng.standard_normal(len(samples))).astype(np.float32)
+
+
+def _features(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """[n, slots * bands + 1]: level-free log-mel slots, and the log of the audible length."""
+    return np.stack([_describe(piece) for piece in pieces])
+
+
+def _describe(samples: np.ndarray) -> np.ndarray:
+    mel = _log_mel(samples)
+    loudness = mel.mean(axis=1)
+    audible = np.flatnonzero(loudness > loudness.max() - 4.0)  # nepers below the loudest frame
+    mel = mel[audible[0] : audible[-1] + 1]
+    at = np.linspace(0, len(mel) - 1, _SLOTS)
+    low = np.minimum(at.astype(int), max(len(mel) - 2, 0))
+    high = np.minimum(low + 1, len(mel) - 1)
+    slots = mel[low] + (at - low)[:, None] * (mel[high] - mel[low])
+    return np.append((slots - slots.mean()).ravel(), np.log(len(mel)))
+
+
+def _log_mel(samples: np.ndarray) -> np.ndarray:
+    """[frames, bands]."""
+    padded = np.pad(samples, (0, max(0, _WINDOW - len(samples))))
+    count = 1 + (len(padded) - _WINDOW) // _HOP
+    index = np.arange(count)[:, None] * _HOP + np.arange(_WINDOW)
+    spectrum = np.abs(np.fft.rfft(padded[index] * signal.get_window("hann", _WINDOW), _FFT)) ** 2
+    return np.log(spectrum @ _mel_filters() + _FLOOR)
+
+
+def _mel_filters() -> np.ndarray:
+    """[FFT bins, bands]: triangles, evenly spaced on the mel scale from 60 Hz to 8 kHz."""
+    low, high = (2595 * np.log10(1 + f / 700) for f in (60.0, 8000.0))
+    edges = 700 * (10 ** (np.linspace(low, high, _BANDS + 2) / 2595) - 1)
+    bins = np.fft.rfftfreq(_FFT, 1 / types.SAMPLE_RATE)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.clip(np.minimum(rising, falling), 0, None)
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """The result as plain JSON values, rounded to what the word count can tell."""
+    return {
+        key: round(value, 4) if isinstance(value, float) else value
+        for key, value in dataclasses.asdict(result).items()
+    }

@@ -1,0 +1,131 @@
+"""Self-attention: sliding-window causal over a whole sequence, or one frame against a ring buffer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mvjax import config as config_lib
+from mvjax.nn import layers
+
+
+class Cache(NamedTuple):
+    """What one frame needs to know of the frames before it.
+
+    Attributes:
+      position: frames seen so far.
+      k: rotated keys; the frame at position p lies in slot p % slots.
+      v: values, likewise.
+    """
+
+    position: Int[Array, ""]
+    k: Float[Array, "L B slots N H"]
+    v: Float[Array, "L B slots N H"]
+
+
+class SelfAttention(nn.Module):
+    """Fused projections, rotary positions, attention, output projection."""
+
+    config: config_lib.BackboneConfig
+    dtype: config_lib.Dtype = "float32"
+
+    def setup(self) -> None:
+        """Creates `qkv` and `out`."""
+        D, N = self.config.width, self.config.heads
+        H = D // N
+        self.qkv = layers.Einsum((D, 3, N, H), fan_in=D, dtype=self.dtype)
+        self.out = layers.Einsum((N, H, D), fan_in=D, dtype=self.dtype)
+
+    def __call__(
+        self, x: Float[Array, "B T D"], cache: Cache | None, layer: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Attends within x, or (with a cache, T = 1) from one frame to the cached ones and itself.
+
+        Args:
+          x: normed residual stream.
+          cache: of all layers; only this layer's slot is written, the position is left as it is.
+          layer: index of this layer in the cache.
+        """
+        T = x.shape[1]
+        start = jnp.int32(0) if cache is None else cache.position
+        positions = start + jnp.arange(T, dtype=jnp.int32)
+        qkv = self.qkv("BTD,DpNH->BTpNH", x)
+        q = layers.rope(qkv[:, :, 0], positions, base=self.config.rope_base)
+        k = layers.rope(qkv[:, :, 1], positions, base=self.config.rope_base)
+        v = qkv[:, :, 2]
+        if cache is None:
+            u = windowed_causal_attention(q, k, v, context=self.config.context)
+        else:
+            cache = _write(cache, layer, k, v)
+            u = attend(q, cache.k[layer], cache.v[layer], seen_slots(cache))
+        return self.out("BTNH,NHD->BTD", u), cache
+
+
+def init_cache(
+    config: config_lib.BackboneConfig, *, batch: int, dtype: config_lib.Dtype, slots: int
+) -> Cache:
+    """Returns an empty cache; `slots` beyond the context would never be used."""
+    slots = min(slots, config.context)
+    N = config.heads
+    shape = (config.layers, batch, slots, N, config.width // N)
+    return Cache(jnp.int32(0), jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def windowed_causal_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N H"],
+    *,
+    context: int,
+) -> Float[Array, "B T N H"]:
+    """Attends from frame q to the frames k with k <= q and q - k < context."""
+    frames = jnp.arange(q.shape[1], dtype=jnp.int32)
+    distance = frames[:, None] - frames[None, :]
+    return attend(q, k, v, (distance >= 0) & (distance < context))
+
+
+def cross_attend(
+    q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], v: Float[Array, "B S N H"]
+) -> Float[Array, "B T N H"]:
+    """Attends from every frame to every image token."""
+    return attend(q, k, v, None)
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    allowed: Bool[Array, "T S"] | None,
+) -> Float[Array, "B T N H"]:
+    """Returns softmax(q k / sqrt(H)) v over the allowed keys; logits and softmax in float32."""
+    logits = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
+    logits = logits * q.shape[-1] ** -0.5
+    if allowed is not None:
+        logits = jnp.where(allowed[None, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits).astype(v.dtype)
+    return jnp.einsum("BNTS,BSNH->BTNH", weights, v)
+
+
+def seen_slots(cache: Cache) -> Bool[Array, "1 slots"]:
+    """Slots that hold a frame within the window, once the current one is written."""
+    slots = cache.k.shape[2]
+    return (jnp.arange(slots, dtype=jnp.int32) <= cache.position)[None, :]
+
+
+def _write(
+    cache: Cache,
+    layer: Int[Array, ""],
+    k: Float[Array, "B 1 N H"],
+    v: Float[Array, "B 1 N H"],
+) -> Cache:
+    slot = cache.position % cache.k.shape[2]
+    at = (layer, 0, slot, 0, 0)
+    return Cache(
+        cache.position,
+        jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), at),
+        jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), at),
+    )

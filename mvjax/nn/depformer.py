@@ -1,0 +1,173 @@
+"""The depth transformer: within one frame, one step per generated codebook, own weights for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from mvjax import config as config_lib
+from mvjax.nn import attention, layers
+
+Sample = Callable[[Array, int, Array], Array]  # (logits [B, C], level, key) -> ids [B]
+
+
+class Past(NamedTuple):
+    """Keys and values of the first steps of a frame; of one layer, or stacked."""
+
+    k: Float[Array, "*L M past n h"]
+    v: Float[Array, "*L M past n h"]
+
+
+class Depformer(nn.Module):
+    """Codes of one frame from z, the frame's text and the codes so far; reference section 2.9."""
+
+    config: config_lib.ModelConfig
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "M D"], ids: Int[Array, "M steps"], past: Past
+    ) -> tuple[Float[Array, "M steps C"], Past]:
+        """Returns (float32 logits of the steps after those in `past`, the longer past).
+
+        Args:
+          z: the backbone's output for the frame; M is any batch of frames.
+          ids: what each step is told: step 0 the text, step k the code of level k-1.
+          past: `empty_past`, or what the call before returned.
+        """
+        c, m = self.config.depformer, self.config
+        D, Q, C = m.backbone.width, m.codebooks_out, m.audio_vocab
+        steps = slice(past.k.shape[-3], past.k.shape[-3] + ids.shape[1])
+        text_emb = layers.Embedding((m.text_vocab + 1, c.width), m.dtype, name="text_emb")
+        audio_emb = layers.Embedding((Q - 1, C + 1, c.width), m.dtype, name="audio_emb")
+        w_in = layers.Einsum((Q, D, c.width), fan_in=D, dtype=m.dtype, name="in").weights()
+        heads = layers.Einsum((Q, c.width, C), fan_in=c.width, dtype=m.dtype, name="heads")
+        told = [
+            text_emb(ids[:, i]) if level == 0 else audio_emb(ids[:, i], level - 1)
+            for i, level in enumerate(range(steps.start, steps.stop))
+        ]
+        x = jnp.einsum("MD,QDd->MQd", z, w_in[steps]) + jnp.stack(told, axis=1)
+        x, past = _stacked(m, remat=self.remat)(x, past)
+        return jnp.einsum("MQd,QdC->MQC", x, heads.weights()[steps]).astype(jnp.float32), past
+
+    @nn.nowrap
+    def empty_past(self, frames: int) -> Past:
+        """Returns the past of step 0 for M = frames."""
+        c = self.config.depformer
+        shape = (c.layers, frames, 0, c.heads, c.width // c.heads)
+        return Past(jnp.zeros(shape, self.config.dtype), jnp.zeros(shape, self.config.dtype))
+
+    @nn.nowrap
+    def generate(
+        self,
+        z: Float[Array, "B D"],
+        text_ids: Int[Array, "B"],
+        sample: Sample,
+        key: Key[Array, ""],
+        *,
+        forced: Int[Array, "B Q"],
+        told: Int[Array, "B Q"],
+    ) -> tuple[Int[Array, "B Q"], Float[Array, "B Q C"]]:
+        """Returns (codes, logits), one level after the other.
+
+        Args:
+          z: the backbone's output for the frame.
+          text_ids: the frame's text.
+          sample: picks ids from logits, given the level and a key.
+          key: split once per level.
+          forced: codes to put in place of the sampled ones; UNGENERATED leaves them.
+          told: ids that the next level is told instead of the code itself; UNGENERATED: the code.
+        """
+        past, said = self.empty_past(z.shape[0]), text_ids
+        codes, logits = [], []
+        for level, level_key in enumerate(jax.random.split(key, self.config.codebooks_out)):
+            level_logits, past = self(z, said[:, None], past)
+            ids = sample(level_logits[:, 0], level, level_key)
+            ids = jnp.where(forced[:, level] == UNGENERATED, ids, forced[:, level])
+            said = jnp.where(told[:, level] == UNGENERATED, ids, told[:, level])
+            codes.append(ids)
+            logits.append(level_logits[:, 0])
+        return jnp.stack(codes, axis=1), jnp.stack(logits, axis=1)
+
+
+UNGENERATED = -2  # stands where an id is still to be chosen; never looked up
+
+
+class Block(nn.Module):
+    """One layer over consecutive steps of a frame; step q uses slice q of the weights."""
+
+    config: config_lib.ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "M steps d"], past: Past
+    ) -> tuple[Float[Array, "M steps d"], Past]:
+        """Returns (residual stream, keys and values of all steps so far)."""
+        c = self.config.depformer
+        first = past.k.shape[1]
+        norm1 = layers.RMSNorm(c.width, kind=c.norm, eps=c.norm_eps, name="norm1")
+        norm2 = layers.RMSNorm(c.width, kind=c.norm, eps=c.norm_eps, name="norm2")
+        y, past = StepAttention(self.config, name="attn")(norm1(x), past)
+        x = x + y
+        return x + StepMlp(self.config, name="mlp")(norm2(x), first=first), past
+
+
+class StepAttention(nn.Module):
+    """Causal attention over the steps of one frame; no positions."""
+
+    config: config_lib.ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "M steps d"], past: Past
+    ) -> tuple[Float[Array, "M steps d"], Past]:
+        """Returns (attention output, keys and values of all steps so far)."""
+        c, Q, dtype = self.config.depformer, self.config.codebooks_out, self.config.dtype
+        d, n = c.width, c.heads
+        h = d // n
+        first, last = past.k.shape[1], past.k.shape[1] + x.shape[1]
+        w_qkv = layers.Einsum((Q, d, 3, n, h), fan_in=d, dtype=dtype, name="qkv").weights()
+        w_out = layers.Einsum((Q, n, h, d), fan_in=d, dtype=dtype, name="out").weights()
+        qkv = jnp.einsum("MQd,Qdpnh->MQpnh", x, w_qkv[first:last])
+        past = Past(
+            jnp.concatenate([past.k, qkv[:, :, 1]], axis=1),
+            jnp.concatenate([past.v, qkv[:, :, 2]], axis=1),
+        )
+        steps = jnp.arange(last, dtype=jnp.int32)
+        allowed = steps[None, :] <= steps[first:, None]
+        u = attention.attend(qkv[:, :, 0], past.k, past.v, allowed)
+        return jnp.einsum("MQnh,Qnhd->MQd", u, w_out[first:last]), past
+
+
+class StepMlp(nn.Module):
+    """Gated SiLU with own weights for each step."""
+
+    config: config_lib.ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "M steps d"], *, first: int) -> Float[Array, "M steps d"]:
+        """Applies the layer to the steps from `first` on."""
+        c, Q, dtype = self.config.depformer, self.config.codebooks_out, self.config.dtype
+        d, f = c.width, c.hidden
+        steps = slice(first, first + x.shape[1])
+        w_in = layers.Einsum((Q, d, 2, f), fan_in=d, dtype=dtype, name="in").weights()
+        w_out = layers.Einsum((Q, f, d), fan_in=f, dtype=dtype, name="out").weights()
+        y = layers.gated_silu(jnp.einsum("MQd,Qdtf->MQtf", x, w_in[steps]))
+        return jnp.einsum("MQf,Qfd->MQd", y, w_out[steps])
+
+
+def _stacked(config: config_lib.ModelConfig, *, remat: bool) -> Any:
+    """Returns the blocks as a scan over layers; parameters get a leading L axis."""
+    block = nn.remat(Block, prevent_cse=False) if remat else Block
+    scan = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=config.depformer.layers,
+    )
+    return scan(config, name="blocks")

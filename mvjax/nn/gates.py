@@ -1,0 +1,92 @@
+"""Gates: how much of a cross-attention result u enters the residual stream, u * g.
+
+A new gate is one frozen dataclass here: fields, `params`, `__call__`, `upstream`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+SIGMOID_SHIFT = 4.0  # reference section 2.6: sigmoid gates open from sigmoid(-4) = 0.018
+
+Activation = Literal["sigmoid", "tanh"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSpec:
+    """Shape and initialiser of one gate parameter."""
+
+    shape: tuple[int, ...]
+    init: nn.initializers.Initializer
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """g = tanh(alpha), or sigmoid(alpha - 4): one learned scalar a layer."""
+
+    activation: Activation = "tanh"
+
+    def params(self, width: int) -> dict[str, ParamSpec]:
+        """Parameter paths below `gate/`, with shapes for a backbone `width` wide."""
+        del width
+        return {"alpha": ParamSpec((), nn.initializers.zeros)}
+
+    def upstream(self) -> dict[str, str]:
+        """Parameter path -> name below `cross_attention.gate.` in the Kyutai layout."""
+        return {"alpha": "alpha"}
+
+    def __call__(
+        self, params: Mapping[str, Array], u: Float[Array, "*batch D"]
+    ) -> Float[Array, "*batch D"]:
+        """Returns g, float32, broadcast to the shape of u."""
+        g = _activate(params["alpha"].astype(jnp.float32), self.activation)
+        return jnp.broadcast_to(g, u.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditional:
+    """g = act(up(relu(down(u)))), one value a channel; sigmoid logits are shifted by -4."""
+
+    hidden: int = 512
+    activation: Activation = "sigmoid"
+
+    def params(self, width: int) -> dict[str, ParamSpec]:
+        """Parameter paths below `gate/`, with shapes for a backbone `width` wide."""
+        return {
+            "down/kernel": ParamSpec((width, self.hidden), torch_linear_init),
+            "up/kernel": ParamSpec((self.hidden, width), torch_linear_init),
+        }
+
+    def upstream(self) -> dict[str, str]:
+        """Parameter path -> name below `cross_attention.gate.` in the Kyutai layout."""
+        return {"down/kernel": "alpha.0.weight", "up/kernel": "alpha.2.weight"}
+
+    def __call__(
+        self, params: Mapping[str, Array], u: Float[Array, "*batch D"]
+    ) -> Float[Array, "*batch D"]:
+        """Returns g, float32, in the shape of u; the products run in u's dtype."""
+        down, up = params["down/kernel"].astype(u.dtype), params["up/kernel"].astype(u.dtype)
+        h = jax.nn.relu(jnp.einsum("...D,DG->...G", u, down))
+        return _activate(jnp.einsum("...G,GD->...D", h, up).astype(jnp.float32), self.activation)
+
+
+Gate = Constant | Conditional
+
+
+def torch_linear_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """The default of torch.nn.Linear: uniform in +-1/sqrt(fan_in), with fan_in = shape[-2]."""
+    bound = shape[-2] ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _activate(logits: Array, activation: Activation) -> Array:
+    if activation == "tanh":
+        return jnp.tanh(logits)
+    return jax.nn.sigmoid(logits - SIGMOID_SHIFT)

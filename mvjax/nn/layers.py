@@ -1,0 +1,153 @@
+"""The leaves of the model: embedding lookup, contraction, norm, gated SiLU, rotary positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mvjax import config as config_lib
+from mvjax import tree, types
+from mvjax.nn import gates
+
+
+class Einsum(nn.Module):
+    """A contraction with one learned `kernel`.
+
+    Attributes:
+      shape: of the kernel.
+      fan_in: product of the contracted sizes, for the initialiser.
+      dtype: of the product.
+    """
+
+    shape: tuple[int, ...]
+    fan_in: int
+    dtype: config_lib.Dtype = "float32"
+
+    def setup(self) -> None:
+        """Creates the kernel, truncated normal with standard deviation 1/sqrt(fan_in)."""
+        init = nn.initializers.truncated_normal(self.fan_in**-0.5, lower=-3.0, upper=3.0)
+        self.kernel = self.param("kernel", init, self.shape)
+
+    def __call__(self, equation: str, x: Array) -> Array:
+        """Returns einsum(equation, x, kernel)."""
+        return jnp.einsum(equation, x, self.weights())
+
+    def weights(self) -> Array:
+        """The kernel in the matmul dtype."""
+        return self.kernel.astype(self.dtype)
+
+
+class Embedding(nn.Module):
+    """A learned table, or a stack of them; see `embed_with_zero`.
+
+    Attributes:
+      shape: [..., rows, width].
+      dtype: of what is looked up.
+    """
+
+    shape: tuple[int, ...]
+    dtype: config_lib.Dtype = "float32"
+
+    def setup(self) -> None:
+        """Creates the table, truncated normal with standard deviation 1/sqrt(width)."""
+        init = nn.initializers.truncated_normal(self.shape[-1] ** -0.5, lower=-3.0, upper=3.0)
+        self.embedding = self.param("embedding", init, self.shape)
+
+    def __call__(self, ids: Int[Array, "*batch"], table: int | None = None) -> Array:
+        """Looks ids up, in table number `table` of a stack."""
+        rows = self.embedding if table is None else self.embedding[table]
+        return embed_with_zero(rows, ids).astype(self.dtype)
+
+
+def embed_with_zero(
+    table: Float[Array, "rows D"], ids: Int[Array, "*batch"]
+) -> Float[Array, "*batch D"]:
+    """Returns table[ids]; id -1 gives exactly zero."""
+    found = jnp.take(table, jnp.maximum(ids, 0), axis=0, mode="clip")
+    return jnp.where((ids == types.ZERO_TOKEN)[..., None], jnp.zeros_like(found), found)
+
+
+class RMSNorm(nn.Module):
+    """x * (scale * rsqrt(s + eps)) in float32.
+
+    Attributes:
+      width: of the last axis.
+      kind: what s is: mean(x^2), or the unbiased variance of x (x itself is not centred).
+      eps: added to s.
+    """
+
+    width: int
+    kind: config_lib.NormKind = "mean_square"
+    eps: float = 1e-8
+
+    def setup(self) -> None:
+        """Creates the scale, ones."""
+        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """Returns the normed x in the dtype of x."""
+        return rms_norm(x, self.scale, kind=self.kind, eps=self.eps)
+
+
+def rms_norm(
+    x: Float[Array, "*batch D"],
+    scale: Float[Array, "D"],
+    *,
+    kind: config_lib.NormKind,
+    eps: float,
+) -> Float[Array, "*batch D"]:
+    """Returns x * (scale * rsqrt(s + eps)), computed in float32; reference section 2.2."""
+    y = x.astype(jnp.float32)
+    if kind == "variance":
+        s = jnp.var(y, axis=-1, keepdims=True, ddof=1)
+    else:
+        s = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
+    alpha = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    return (y * (alpha * jax.lax.rsqrt(s + eps))).astype(x.dtype)
+
+
+def gated_silu(halves: Float[Array, "*batch 2 F"]) -> Float[Array, "*batch F"]:
+    """Returns silu(half 0) * half 1."""
+    return jax.nn.silu(halves[..., 0, :]) * halves[..., 1, :]
+
+
+def rope(
+    x: Float[Array, "B T N H"], positions: Int[Array, "T"], *, base: float
+) -> Float[Array, "B T N H"]:
+    """Rotates the pairs (2i, 2i+1) by position * base^(-2i/H), in float32; reference section 2.3."""
+    B, T, N, H = x.shape
+    frequencies = jnp.exp(jnp.arange(H // 2, dtype=jnp.float32) * (-2.0 * math.log(base) / H))
+    angles = positions.astype(jnp.float32)[:, None] * frequencies[None, :]
+    cos, sin = jnp.cos(angles)[None, :, None, :], jnp.sin(angles)[None, :, None, :]
+    pairs = x.astype(jnp.float32).reshape(B, T, N, H // 2, 2)
+    r, i = pairs[..., 0], pairs[..., 1]
+    turned = jnp.stack([r * cos - i * sin, r * sin + i * cos], axis=-1)
+    return turned.reshape(B, T, N, H).astype(x.dtype)
+
+
+class GateWeights(nn.Module):
+    """Holds the parameters of a gate at the paths that the gate names."""
+
+    gate: gates.Gate
+    width: int
+
+    @nn.compact
+    def __call__(self) -> dict[str, Array]:
+        """Returns {path: parameter}."""
+        specs = tree.unflatten(self.gate.params(self.width))
+        return tree.flatten({k: self.param(k, _init_specs, spec) for k, spec in specs.items()})
+
+
+def _init_specs(key: Array, specs: Any) -> Any:
+    """Initialises one spec, or a tree of them."""
+    if isinstance(specs, gates.ParamSpec):
+        return specs.init(key, specs.shape)
+    assert isinstance(specs, Mapping)
+    keys = jax.random.split(key, len(specs))
+    return {name: _init_specs(k, specs[name]) for name, k in zip(sorted(specs), keys)}

@@ -1,0 +1,140 @@
+"""The SigLIP image encoder; its parameter tree is big_vision's `img` tree with scanned blocks.
+
+Pre-LN transformer over square patches, learned positions, no mask, no class token, no pooling head;
+the final norm is included. Source: big_vision/models/vit.py, `_Model`; reference section 3.2.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mvjax import config as config_lib
+
+NORM_EPS = 1e-6
+
+
+class Siglip(nn.Module):
+    """Image encoder.
+
+    Attributes:
+      config: sizes; the image size is fixed by the position table.
+      dtype: of matmuls and activations; parameters, norms and softmax are float32.
+    """
+
+    config: config_lib.SiglipConfig
+    dtype: config_lib.Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B S E"]:
+        """Encodes images with values in [-1, 1] into one feature per patch, in row-major order.
+
+        Raises:
+          ValueError: if the images are not the configured square, naming both sizes.
+        """
+        c = self.config
+        if pixels.shape[1:3] != (c.image_size, c.image_size):
+            raise ValueError(
+                f"siglip: images must be {c.image_size}x{c.image_size} pixels,"
+                f" got {pixels.shape[1]}x{pixels.shape[2]}; resize them (data/images.py)"
+            )
+        patches = nn.Conv(
+            c.width,
+            kernel_size=(c.patch, c.patch),
+            strides=(c.patch, c.patch),
+            padding="VALID",
+            dtype=self.dtype,
+            name="embedding",
+        )(pixels.astype(self.dtype))
+        x = patches.reshape(pixels.shape[0], -1, c.width)
+        positions = self.param(
+            "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x.shape[1], c.width)
+        )
+        x = x + positions.astype(self.dtype)
+        return Encoder(c, self.dtype, name="Transformer")(x)
+
+
+class Encoder(nn.Module):
+    """The stack of blocks, parameters stacked on axis 0, and the final norm."""
+
+    config: config_lib.SiglipConfig
+    dtype: config_lib.Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        """Returns the normed output of the last block."""
+        blocks = nn.scan(
+            Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.config.layers,
+        )
+        x, _ = blocks(self.config, self.dtype, name="encoderblock")(x)
+        return _norm(x, self.dtype, "encoder_norm")
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); shaped as the body of a scan."""
+
+    config: config_lib.SiglipConfig
+    dtype: config_lib.Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S E"]) -> tuple[Float[Array, "B S E"], None]:
+        """Returns (the residual stream, nothing to stack)."""
+        y = _norm(x, self.dtype, "LayerNorm_0")
+        x = x + Attention(self.config, self.dtype, name="MultiHeadDotProductAttention_0")(y)
+        y = _norm(x, self.dtype, "LayerNorm_1")
+        return x + Mlp(self.config, self.dtype, name="MlpBlock_0")(y), None
+
+
+class Attention(nn.Module):
+    """Every patch looks at every patch; all four projections have biases."""
+
+    config: config_lib.SiglipConfig
+    dtype: config_lib.Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        """Returns out(softmax(q k / sqrt(H)) v)."""
+        N, H = self.config.heads, self.config.width // self.config.heads
+        init = nn.initializers.xavier_uniform()
+        dense = functools.partial(nn.DenseGeneral, dtype=self.dtype, kernel_init=init)
+        q = dense((N, H), name="query")(x) * H**-0.5
+        k = dense((N, H), name="key")(x)
+        v = dense((N, H), name="value")(x)
+        # s is the asking patch, S the answering one; logits and softmax in float32
+        logits = jnp.einsum("BsNH,BSNH->BNsS", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits).astype(self.dtype)
+        u = jnp.einsum("BNsS,BSNH->BsNH", weights, v)
+        return dense(self.config.width, axis=(-2, -1), name="out")(u)
+
+
+class Mlp(nn.Module):
+    """Two biased layers around a tanh-approximated GELU."""
+
+    config: config_lib.SiglipConfig
+    dtype: config_lib.Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        """Returns Dense_1(gelu(Dense_0(x)))."""
+        init = nn.initializers.xavier_uniform()
+        y = nn.Dense(self.config.hidden, dtype=self.dtype, kernel_init=init, name="Dense_0")(x)
+        y = jax.nn.gelu(y, approximate=True)
+        return nn.Dense(self.config.width, dtype=self.dtype, kernel_init=init, name="Dense_1")(y)
+
+
+def _norm(x: Array, dtype: config_lib.Dtype, name: str) -> Array:
+    """LayerNorm in float32, cast back to the matmul dtype; called inside a compact method."""
+    norm = nn.LayerNorm(
+        epsilon=NORM_EPS,
+        dtype=jnp.float32,
+        use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits on the large-mean channels of a ViT
+        name=name,
+    )
+    return norm(x.astype(jnp.float32)).astype(dtype)

@@ -1,0 +1,137 @@
+"""Where every parameter and every batch row lives: the mesh and one ordered table of sharding rules."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mvjax import config, tree
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # the axes that batch rows are spread over
+
+# (path regex, mesh axis of each trailing dimension). Leading dimensions beyond the entries, such as
+# the layer axis, are replicated; entries beyond the rank are dropped from the left. A design may lack
+# some of these parameters, so unlike other rule tables an unused rule is no error here.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    # backbone and depth transformer
+    (r".*/attn/qkv/kernel", ("fsdp", None, "tensor", None)),  # D 3 N H
+    (r".*/attn/out/kernel", ("tensor", None, "fsdp")),  # N H D
+    (r".*/mlp/in/kernel", ("fsdp", None, "tensor")),  # D 2 F
+    (r".*/mlp/out/kernel", ("tensor", "fsdp")),  # F D
+    (r".*/(text|audio)_emb/embedding", (None, "fsdp")),  # V+1 D; V+1 has few divisors
+    (r"backbone/text_head/kernel", ("fsdp", "tensor")),  # D V
+    (r"depformer/in/kernel", ("fsdp", "tensor")),  # D d
+    (r"depformer/heads/kernel", ("fsdp", "tensor")),  # d C
+    # adapters
+    (r"(.*/)?xa/[qkv]/kernel", ("fsdp", "tensor", None)),  # D N H
+    (r"(.*/)?xa/out/kernel", ("tensor", None, "fsdp")),  # N H D
+    (r"(.*/)?gate/.*/kernel", ("fsdp", None)),  # D G, and G D
+    (r"image/proj/kernel", (None, "fsdp")),  # E D
+    # image encoder (big_vision names)
+    (r"image/.*/(query|key|value)/kernel", ("fsdp", "tensor", None)),  # E N H
+    (r"image/.*/MultiHeadDotProductAttention_0/out/kernel", ("tensor", None, "fsdp")),  # N H E
+    (r"image/.*/Dense_0/kernel", ("fsdp", "tensor")),  # E F
+    (r"image/.*/Dense_1/kernel", ("tensor", "fsdp")),  # F E
+    (r".*", ()),  # norms, biases, gate scalars, patch and position embeddings: replicated
+)
+
+
+def make_mesh(sizes: config.MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns a mesh over `devices` (default: all), with axes data, fsdp, tensor.
+
+    Raises:
+      ValueError: if the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = [sizes.data, sizes.fsdp, sizes.tensor]
+    known = math.prod(size for size in shape if size != -1)
+    if shape.count(-1) == 1 and len(devices) % known == 0:
+        shape[shape.index(-1)] = len(devices) // known
+    if -1 in shape or math.prod(shape) != len(devices):
+        asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+        raise ValueError(
+            f"mesh: expected sizes that multiply to {len(devices)} devices (one may be -1), got {asked}"
+        )
+    # Auto: GSPMD propagates shardings through the model; make_mesh alone would make Explicit axes.
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def shardings(params: tree.Tree, mesh: Mesh) -> dict[str, Any]:
+    """Returns the tree of NamedShardings for a tree of arrays or shape structs.
+
+    Raises:
+      ValueError: listing every dimension that its mesh axis does not divide.
+    """
+    flat = tree.flatten(params)
+    specs = {path: spec(path, len(leaf.shape)) for path, leaf in flat.items()}
+    problems = [
+        f"{path}: dimension {axis} of {list(leaf.shape)} is not divisible by mesh axis {name}="
+        f"{mesh.shape[name]}"
+        for path, leaf in flat.items()
+        for axis, name in enumerate(specs[path])
+        if name is not None and leaf.shape[axis] % mesh.shape[name]
+    ]
+    if problems:
+        raise ValueError("sharding: choose other mesh sizes:\n  " + "\n  ".join(problems))
+    return tree.unflatten({path: NamedSharding(mesh, s) for path, s in specs.items()})
+
+
+def spec(path: str, rank: int) -> PartitionSpec:
+    """Returns the PartitionSpec of one parameter, by the first rule that matches its path."""
+    axes = next(axes for pattern, axes in RULES if re.fullmatch(pattern, path))
+    axes = axes[max(0, len(axes) - rank) :]
+    return PartitionSpec(*[None] * (rank - len(axes)), *axes)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of batch arrays: rows over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def check_rows(data: config.DataConfig, mesh: Mesh) -> None:
+    """Checks that both parts of a batch spread evenly over the mesh.
+
+    Raises:
+      ValueError: naming each field that does not.
+    """
+    shards = math.prod(mesh.shape[axis] for axis in ROWS)
+    counts = {"speech_rows": data.speech_rows, "speechless_rows": data.speechless_rows}
+    bad = [f"data.{name}: {n} is not divisible by {shards} data shards" for name, n in counts.items() if n % shards]
+    if bad:
+        raise ValueError("; ".join(bad) + "; change the rows or the mesh")
+
+
+def explain(params: tree.Tree, mesh: Mesh, *, trained: tree.Tree | None = None) -> str:
+    """Returns a table: path, shape, dtype, trained or frozen, spec, bytes per device, and the totals."""
+    placed = tree.flatten(shardings(params, mesh))
+    chosen = set(tree.flatten(trained or {}))
+    lines = [("parameter", "shape", "dtype", "trained", "spec", "bytes/device")]
+    count, trained_count, total = 0, 0, 0
+    for path, leaf in tree.flatten(params).items():
+        size = math.prod(placed[path].shard_shape(tuple(leaf.shape))) * np.dtype(leaf.dtype).itemsize
+        count += math.prod(leaf.shape)
+        trained_count += math.prod(leaf.shape) if path in chosen else 0
+        total += size
+        names = ",".join(axis or "-" for axis in placed[path].spec)
+        mark = "yes" if path in chosen else ""
+        lines.append((path, str(list(leaf.shape)), str(leaf.dtype), mark, f"({names})", f"{size:,}"))
+    widths = [max(len(line[i]) for line in lines) for i in range(6)]
+    table = [
+        "  ".join(cell.ljust(w) for cell, w in zip(line[:5], widths)) + "  " + line[5].rjust(widths[5])
+        for line in lines
+    ]
+    sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
+    table.append(f"{count:,} parameters, {trained_count:,} trained; {total:,} bytes per device on {sizes}")
+    return "\n".join(table)

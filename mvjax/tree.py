@@ -1,0 +1,106 @@
+"""A parameter is a path such as `backbone/blocks/gate/up/kernel`: flatten, split, merge, compare.
+
+Rules are ordered (regex, value) pairs over paths: full match, first match wins; a path or a rule that
+matches nothing is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+V = TypeVar("V")
+Tree = Mapping[str, Any]
+Flat = dict[str, Any]
+
+
+def flatten(tree: Tree, prefix: str = "") -> Flat:
+    """Returns {path: leaf} in sorted order; leaves are whatever is not a mapping."""
+    flat: Flat = {}
+    for key in sorted(tree):
+        path = f"{prefix}{key}"
+        value = tree[key]
+        flat.update(flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
+
+
+def merge(*trees: Tree) -> dict[str, Any]:
+    """Unites trees with disjoint paths.
+
+    Raises:
+      ValueError: listing every path that two trees hold.
+    """
+    flat: Flat = {}
+    twice = []
+    for tree in trees:
+        leaves = flatten(tree)
+        twice += [path for path in leaves if path in flat]
+        flat.update(leaves)
+    if twice:
+        raise ValueError(f"merge: each path must be in one tree only, found twice: {twice}")
+    return unflatten(flat)
+
+
+def match(paths: Sequence[str], rules: Sequence[tuple[str, V]]) -> dict[str, V]:
+    """Returns {path: value of the first rule whose regex matches the whole path}.
+
+    Raises:
+      ValueError: listing the paths no rule matches, and the rules that match no path at all.
+    """
+    values: dict[str, V] = {}
+    used = set()
+    for path in paths:
+        for pattern, value in rules:
+            if re.fullmatch(pattern, path):
+                values.setdefault(path, value)
+                used.add(pattern)
+    unmatched = [path for path in paths if path not in values]
+    unused = [pattern for pattern, _ in rules if pattern not in used]
+    if unmatched or unused:
+        raise ValueError(f"rules: paths without a rule {unmatched}; rules without a path {unused}")
+    return values
+
+
+def partition(tree: Tree, patterns: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a tree into (paths that match any pattern, the rest)."""
+    flat = flatten(tree)
+    matched = {p: v for p, v in flat.items() if any(re.fullmatch(r, p) for r in patterns)}
+    unused = [r for r in patterns if not any(re.fullmatch(r, p) for p in flat)]
+    if unused:
+        raise ValueError(f"patterns that match no parameter: {unused}; parameters: {sorted(flat)}")
+    return unflatten(matched), unflatten({p: v for p, v in flat.items() if p not in matched})
+
+
+def assert_same_tree(expected: Tree, found: Tree, *, place: str) -> None:
+    """Checks paths, shapes and dtypes of arrays (or shape structs).
+
+    Raises:
+      ValueError: naming the place and every missing, unexpected or differing path.
+    """
+    want, have = flatten(expected), flatten(found)
+    problems = [f"{p}: missing" for p in want if p not in have]
+    problems += [f"{p}: unexpected" for p in have if p not in want]
+    for path in want:
+        if path in have:
+            a, b = _describe(want[path]), _describe(have[path])
+            if a != b:
+                problems.append(f"{path}: expected {a}, got {b}")
+    if problems:
+        raise ValueError(f"{place}: {len(problems)} parameters differ:\n  " + "\n  ".join(problems))
+
+
+def _describe(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"

@@ -1,0 +1,289 @@
+"""Kyutai's PyTorch layouts: base Moshi (`moshika-pytorch-bf16`) and MoshiVis (`kyuteye_pt`).
+
+Reference sections 4.3 and 4.4. Fused rows are Q|K|V, then head-major; in the depformer one chunk
+per step comes first. Differs: share="kv", which kyuteye_pt does not have, is stored as
+`in_proj_weight_q` per layer and `in_proj_weight_kv` under layer 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.weights import rules, safetensors_io, siglip_names
+
+Params = dict[str, Any]
+
+_SPLIT = re.compile(r"(.*\.self_attn\.)(in|out)_projs\.(\d+)\.weight")
+_BASE_TO_VIS = (
+    (r"(text_emb|text_linear|out_norm|transformer)\.", r"llm.\1."),
+    (r"emb\.", "audio_emb."),
+    (r"linears\.", "audio_linears."),
+)
+
+
+def load_moshi(
+    path: Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+) -> Params:
+    """Reads a base Moshi file.
+
+    Args:
+      path: safetensors with the names of `moshi.models.lm.LMModel`; the split names `in_projs.{s}`
+        that moshi-finetune writes are accepted too.
+      config: the sizes that the file must have.
+      dtype: of the parameters; None keeps the file's.
+
+    Returns:
+      `{"backbone": ..., "depformer": ...}` of numpy arrays.
+
+    Raises:
+      ValueError: naming the file and every missing, unexpected or misshapen tensor.
+    """
+    tensors = _fuse_split_projections(safetensors_io.read(path))
+    table = moshi_rules(config)
+    flat = rules.from_upstream(tensors, table, sizes(config), place=str(path), dtype=dtype)
+    return tree.unflatten(flat)
+
+
+def save_moshi(
+    path: Path,
+    params: tree.Tree,
+    config: config_lib.ModelConfig,
+    *,
+    dtype: np.dtype | type | None = None,
+) -> None:
+    """Writes the backbone and depformer of `params` (which may hold more) as a base Moshi file."""
+    table = moshi_rules(config)
+    shapes = rules.leaf_shapes(table, sizes(config))
+    flat = {
+        path: leaf
+        for path, leaf in tree.flatten(params).items()
+        if path in shapes or path.startswith("depformer/")
+    }
+    _write(path, flat, table, config, dtype)
+
+
+def load_vis(
+    path: Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+) -> Params:
+    """Reads a MoshiVis file: Moshi, adapters and image encoder; otherwise as `load_moshi`."""
+    tensors = safetensors_io.read(path)
+    table = vis_rules(config)
+    flat = rules.from_upstream(tensors, table, sizes(config), place=str(path), dtype=dtype)
+    return tree.unflatten(flat)
+
+
+def save_vis(
+    path: Path,
+    params: tree.Tree,
+    config: config_lib.ModelConfig,
+    *,
+    dtype: np.dtype | type | None = None,
+) -> None:
+    """Writes the whole parameter tree as one MoshiVis file; dtype None keeps each leaf's."""
+    _write(path, tree.flatten(params), vis_rules(config), config, dtype)
+
+
+def sizes(config: config_lib.ModelConfig) -> dict[str, int]:
+    """Returns {axis name in these rules: size}; `d_`, `n_` .. are the depformer's."""
+    backbone, depformer = config.backbone, config.depformer
+    gate = config.cross_attention.gate
+    gate_shapes = gate.params(backbone.width) if gate is not None else {}
+    return {
+        "layer": backbone.layers,
+        "D": backbone.width,
+        "N": backbone.heads,
+        "H": backbone.width // backbone.heads,
+        "F": backbone.hidden,
+        "V": config.text_vocab,
+        "V+1": config.text_vocab + 1,
+        "C": config.audio_vocab,
+        "C+1": config.audio_vocab + 1,
+        "stream": config.codebooks - 1,
+        "step": config.codebooks_out,
+        "later_step": config.codebooks_out - 1,
+        "depth_layer": depformer.layers,
+        "d_": depformer.width,
+        "n_": depformer.heads,
+        "h_": depformer.width // depformer.heads,
+        "f_": depformer.hidden,
+        **siglip_names.sizes(config.siglip),
+        **{_gate_axis(p, k): n for p, s in gate_shapes.items() for k, n in enumerate(s.shape)},
+    }
+
+
+def moshi_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+    """Returns the table of base Moshi."""
+    del config  # every Moshi has the same names
+    block, layer = "backbone/blocks/", "transformer.layers.{layer}."
+    depth, depth_layer = "depformer/blocks/", "depformer.layers.{depth_layer}."
+    table = [
+        ("backbone/text_emb/embedding", "text_emb.weight", "V+1 D"),
+        ("backbone/audio_emb/embedding", "emb.{stream}.weight", "stream C+1 D"),
+        ("backbone/text_head/kernel", "text_linear.weight", "D V -> V D"),
+        ("backbone/out_norm/scale", "out_norm.alpha", "D -> 1 1 D"),
+        (f"{block}norm1/scale", f"{layer}norm1.alpha", "layer D -> 1 1 D"),
+        (f"{block}norm2/scale", f"{layer}norm2.alpha", "layer D -> 1 1 D"),
+        (
+            f"{block}attn/qkv/kernel",
+            f"{layer}self_attn.in_proj_weight",
+            "layer D 3 N H -> (3 N H) D",
+        ),
+        (f"{block}attn/out/kernel", f"{layer}self_attn.out_proj.weight", "layer N H D -> D (N H)"),
+        (f"{block}mlp/in/kernel", f"{layer}gating.linear_in.weight", "layer D 2 F -> (2 F) D"),
+        (f"{block}mlp/out/kernel", f"{layer}gating.linear_out.weight", "layer F D -> D F"),
+        ("depformer/in/kernel", "depformer_in.{step}.weight", "step D d_ -> d_ D"),
+        ("depformer/text_emb/embedding", "depformer_text_emb.weight", "V+1 d_"),
+        (
+            "depformer/audio_emb/embedding",
+            "depformer_emb.{later_step}.weight",
+            "later_step C+1 d_",
+        ),
+        ("depformer/heads/kernel", "linears.{step}.weight", "step d_ C -> C d_"),
+        (f"{depth}norm1/scale", f"{depth_layer}norm1.alpha", "depth_layer d_ -> 1 1 d_"),
+        (f"{depth}norm2/scale", f"{depth_layer}norm2.alpha", "depth_layer d_ -> 1 1 d_"),
+        (
+            f"{depth}attn/qkv/kernel",
+            f"{depth_layer}self_attn.in_proj_weight",
+            "depth_layer step d_ 3 n_ h_ -> (step 3 n_ h_) d_",
+        ),
+        (
+            f"{depth}attn/out/kernel",
+            f"{depth_layer}self_attn.out_proj.weight",
+            "depth_layer step n_ h_ d_ -> (step d_) (n_ h_)",
+        ),
+        (
+            f"{depth}mlp/in/kernel",
+            f"{depth_layer}gating.{{step}}.linear_in.weight",
+            "depth_layer step d_ 2 f_ -> (2 f_) d_",
+        ),
+        (
+            f"{depth}mlp/out/kernel",
+            f"{depth_layer}gating.{{step}}.linear_out.weight",
+            "depth_layer step f_ d_ -> d_ f_",
+        ),
+    ]
+    return [rules.Rule(*row) for row in table]
+
+
+def vis_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+    """Returns the table of MoshiVis: renamed Moshi, adapters, projection and image encoder."""
+    moshi = []
+    for rule in moshi_rules(config):
+        name = rule.name
+        for pattern, replacement in _BASE_TO_VIS:
+            if re.match(pattern, name):
+                name = re.sub(f"^{pattern}", replacement, name)
+                break
+        moshi.append(rules.Rule(rule.paths, name, rule.axes))
+    image = [
+        rules.Rule("image/proj/kernel", "image_prefix.proj_xa.weight", "E D -> D E"),
+        rules.Rule("image/proj/bias", "image_prefix.proj_xa.bias", "D"),
+        rules.Rule("image/norm/scale", "image_prefix.norm_xa.alpha", "D -> 1 1 D"),
+    ]
+    encoder = siglip_names.siglip_rules(ours="image/encoder/", theirs="image_prefix.enc.model.")
+    return moshi + _attention_rules(config) + _gate_rules(config) + image + encoder
+
+
+def _attention_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+    """Cross-attention projections and the norm before them; shared ones sit under layer 0."""
+    layers = "llm.transformer.layers."
+    norm = rules.Rule(
+        "backbone/blocks/norm_xa/scale", layers + "{layer}.norm_cross.alpha", "layer D -> 1 1 D"
+    )
+    first, each = f"{layers}0.cross_attention.mha.", f"{layers}{{layer}}.cross_attention.mha."
+    own = "backbone/blocks/xa/"
+    match config.cross_attention.share:
+        case "qkv":
+            return [
+                norm,
+                rules.Rule(
+                    _kernels("xa/", "qkv"), f"{first}in_proj_weight", "3 D N H -> (3 N H) D"
+                ),
+                rules.Rule("xa/out/kernel", f"{first}out_proj.weight", "N H D -> D (N H)"),
+            ]
+        case "kv":
+            return [
+                norm,
+                rules.Rule(
+                    _kernels("xa/", "kv"), f"{first}in_proj_weight_kv", "2 D N H -> (2 N H) D"
+                ),
+                rules.Rule(f"{own}q/kernel", f"{each}in_proj_weight_q", "layer D N H -> (N H) D"),
+                rules.Rule(f"{own}out/kernel", f"{each}out_proj.weight", "layer N H D -> D (N H)"),
+            ]
+        case "none":
+            return [
+                norm,
+                rules.Rule(
+                    _kernels(own, "qkv"), f"{each}in_proj_weight", "3 layer D N H -> (3 N H) D"
+                ),
+                rules.Rule(f"{own}out/kernel", f"{each}out_proj.weight", "layer N H D -> D (N H)"),
+            ]
+
+
+def _gate_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+    """Gates; a shared one is written under every layer: kyuteye_pt's loader asks for all."""
+    adapters, width = config.cross_attention, config.backbone.width
+    if adapters.gate is None:
+        return []
+    parent = "llm.transformer.layers.{layer}.cross_attention."
+    names = adapters.gate.upstream()
+    table = []
+    for path, spec in adapters.gate.params(width).items():
+        axes = [_gate_axis(path, k) for k in range(len(spec.shape))]
+        theirs = " ".join(reversed(axes)) or "1 1 1"  # matrices transposed; scalars are (1, 1, 1)
+        name = f"{parent}gate.{names[path]}"
+        if adapters.share_gate:
+            copies = (("layer", config.backbone.layers),)
+            table.append(rules.Rule(f"gate/{path}", name, f"{' '.join(axes)} -> {theirs}", copies))
+        else:
+            ours = " ".join(["layer", *axes])
+            table.append(rules.Rule(f"backbone/blocks/gate/{path}", name, f"{ours} -> {theirs}"))
+    if adapters.share_gate and adapters.share == "qkv":
+        table.append(
+            rules.Rule("backbone/blocks/gate_alpha", f"{parent}per_layer_alpha", "layer -> 1 1 1")
+        )
+    return table
+
+
+def _kernels(parent: str, letters: str) -> tuple[str, ...]:
+    return tuple(f"{parent}{letter}/kernel" for letter in letters)
+
+
+def _gate_axis(path: str, k: int) -> str:
+    return f"gate:{path}:{k}"
+
+
+def _write(
+    path: Path,
+    flat: Mapping[str, np.ndarray],
+    table: list[rules.Rule],
+    config: config_lib.ModelConfig,
+    dtype: np.dtype | type | None,
+) -> None:
+    tensors = rules.to_upstream(flat, table, sizes(config), place=f"writing {path}")
+    if dtype is not None:
+        tensors = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    safetensors_io.write(path, tensors)
+
+
+def _fuse_split_projections(tensors: Mapping[str, np.ndarray]) -> rules.Tensors:
+    """Joins `in_projs.{s}.weight` and `out_projs.{s}.weight` into the fused names."""
+    fused: rules.Tensors = {}
+    split: dict[str, dict[int, np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        if match := _SPLIT.fullmatch(name):
+            parent, side, step = match.groups()
+            target = parent + ("in_proj_weight" if side == "in" else "out_proj.weight")
+            split.setdefault(target, {})[int(step)] = tensor
+        else:
+            fused[name] = tensor
+    for target, parts in split.items():
+        fused[target] = np.concatenate([parts[step] for step in sorted(parts)])
+    return fused

@@ -1,0 +1,208 @@
+"""Kyutai layouts: names, round trips, variants, errors, and the public `moshi` package."""
+
+import dataclasses
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.nn import gates
+from mvjax.weights import kyutai, rules, safetensors_io
+
+TOY = config_lib.ModelConfig(
+    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
+    depformer=config_lib.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
+    siglip=config_lib.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
+    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
+    text_vocab=37,
+    audio_vocab=13,
+)
+DESIGNS = {
+    "conditional": config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
+    "constant": config_lib.CrossAttentionConfig(gate=gates.Constant()),
+    "none": config_lib.CrossAttentionConfig(gate=None),
+    "shared_gate": config_lib.CrossAttentionConfig(gate=gates.Conditional(3), share_gate=True),
+    "shared_constant": config_lib.CrossAttentionConfig(gate=gates.Constant(), share_gate=True),
+    "kv": config_lib.CrossAttentionConfig(gate=gates.Conditional(3), share="kv"),
+    "unshared": config_lib.CrossAttentionConfig(
+        gate=gates.Conditional(3), share="none", share_gate=True
+    ),
+}
+
+
+def random_params(config, table):
+    rng = np.random.default_rng(0)
+    shapes = rules.leaf_shapes(table, kyutai.sizes(config))
+    return tree.unflatten({p: rng.standard_normal(s).astype("f") for p, s in shapes.items()})
+
+
+def assert_equal(a, b):
+    a, b = tree.flatten(a), tree.flatten(b)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+def design(name):
+    return dataclasses.replace(TOY, cross_attention=DESIGNS[name])
+
+
+def test_the_released_sizes_give_the_released_names_and_counts():
+    config = config_lib.ModelConfig()
+    vis = rules.tensor_shapes(kyutai.vis_rules(config), kyutai.sizes(config))
+    base = rules.tensor_shapes(kyutai.moshi_rules(config), kyutai.sizes(config))
+    count = {n: int(np.prod(s)) for n, s in vis.items()}
+    assert (len(vis), sum(count.values())) == (893, 8_307_240_688)
+    assert (len(base), sum(int(np.prod(s)) for s in base.values())) == (355, 7_687_729_152)
+    adapters = [
+        n for n in vis if "cross" in n or (n.startswith("image_prefix.") and ".enc." not in n)
+    ]
+    assert (len(adapters), sum(count[n] for n in adapters)) == (101, 206_184_448)
+    encoder = [n for n in vis if n.startswith("image_prefix.enc.")]
+    assert (len(encoder), sum(count[n] for n in encoder)) == (437, 413_327_088)
+    for name, shape in {
+        "llm.text_emb.weight": (32001, 4096),
+        "llm.transformer.layers.31.gating.linear_in.weight": (22528, 4096),
+        "llm.transformer.layers.0.cross_attention.mha.in_proj_weight": (12288, 4096),
+        "llm.transformer.layers.7.cross_attention.gate.alpha.0.weight": (512, 4096),
+        "llm.transformer.layers.7.norm_cross.alpha": (1, 1, 4096),
+        "audio_emb.15.weight": (2049, 4096),
+        "depformer_emb.6.weight": (2049, 1024),
+        "depformer.layers.5.self_attn.in_proj_weight": (24576, 1024),
+        "depformer.layers.5.self_attn.out_proj.weight": (8192, 1024),
+        "depformer.layers.0.gating.7.linear_out.weight": (1024, 2816),
+        "audio_linears.7.weight": (2048, 1024),
+        "image_prefix.norm_xa.alpha": (1, 1, 4096),
+        "image_prefix.enc.model.embeddings.patch_embedding.weight": (1152, 3, 14, 14),
+        "image_prefix.enc.model.encoder.layers.26.self_attn.q_proj.bias": (1152,),
+        "image_prefix.enc.model.post_layernorm.bias": (1152,),
+    }.items():
+        assert vis[name] == shape, name
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_vis_round_trip_of_every_design(name, tmp_path):
+    config = design(name)
+    params = random_params(config, kyutai.vis_rules(config))
+    kyutai.save_vis(tmp_path / "m.safetensors", params, config)
+    assert_equal(kyutai.load_vis(tmp_path / "m.safetensors", config), params)
+
+
+def test_variant_names():
+    def names(which):
+        config = design(which)
+        return rules.tensor_shapes(kyutai.vis_rules(config), kyutai.sizes(config))
+
+    parent = "llm.transformer.layers.2.cross_attention."
+    assert names("constant")[f"{parent}gate.alpha"] == (1, 1, 1)
+    assert names("shared_gate")[f"{parent}per_layer_alpha"] == (1, 1, 1)
+    assert names("shared_gate")[f"{parent}gate.alpha.2.weight"] == (24, 3)
+    assert f"{parent}per_layer_alpha" not in names("unshared")
+    assert names("unshared")[f"{parent}mha.in_proj_weight"] == (72, 24)
+    assert names("kv")[f"{parent}mha.in_proj_weight_q"] == (24, 24)
+    assert f"{parent}mha.in_proj_weight_kv" not in names("kv")
+    assert not any(".gate." in n for n in names("none"))
+
+
+def test_moshi_round_trip_from_the_whole_tree(tmp_path):
+    params = random_params(TOY, kyutai.vis_rules(TOY))
+    base, vis = tmp_path / "base.safetensors", tmp_path / "vis.safetensors"
+    kyutai.save_moshi(base, params, TOY)
+    kyutai.save_vis(vis, params, TOY)
+    moshi = tree.flatten(kyutai.load_moshi(base, TOY))
+    whole = tree.flatten(params)
+    assert set(moshi) < set(whole)
+    assert_equal(moshi, {path: whole[path] for path in moshi})
+    renamed, own = safetensors_io.read(vis), safetensors_io.read(base)
+    np.testing.assert_array_equal(renamed["llm.out_norm.alpha"], own["out_norm.alpha"])
+    np.testing.assert_array_equal(renamed["audio_emb.9.weight"], own["emb.9.weight"])
+    np.testing.assert_array_equal(renamed["depformer_in.3.weight"], own["depformer_in.3.weight"])
+
+
+def test_bfloat16_files(tmp_path):
+    params = random_params(TOY, kyutai.moshi_rules(TOY))
+    path = tmp_path / "m.safetensors"
+    kyutai.save_moshi(path, params, TOY, dtype=ml_dtypes.bfloat16)
+    loaded = tree.flatten(kyutai.load_moshi(path, TOY))
+    for p, leaf in tree.flatten(params).items():
+        assert loaded[p].dtype == np.float32
+        np.testing.assert_array_equal(loaded[p], leaf.astype(ml_dtypes.bfloat16).astype("f"))
+    kept = tree.flatten(kyutai.load_moshi(path, TOY, dtype=None))
+    assert {leaf.dtype for leaf in kept.values()} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+def test_split_projection_names_are_accepted(tmp_path):
+    params = random_params(TOY, kyutai.moshi_rules(TOY))
+    path = tmp_path / "m.safetensors"
+    kyutai.save_moshi(path, params, TOY)
+    tensors = {}
+    for name, tensor in safetensors_io.read(path).items():
+        steps = TOY.codebooks_out if name.startswith("depformer.") else 1
+        if name.endswith(("in_proj_weight", "out_proj.weight")):
+            parent, side = name.rsplit("self_attn.", 1)
+            side = side.split("_")[0]
+            for s, part in enumerate(np.split(tensor, steps)):
+                tensors[f"{parent}self_attn.{side}_projs.{s}.weight"] = part
+        else:
+            tensors[name] = tensor
+    safetensors_io.write(path, tensors)
+    assert_equal(kyutai.load_moshi(path, TOY), params)
+
+
+def test_errors_name_file_and_tensor(tmp_path):
+    path = tmp_path / "m.safetensors"
+    kyutai.save_moshi(path, random_params(TOY, kyutai.moshi_rules(TOY)), TOY)
+    tensors = safetensors_io.read(path)
+    tensors["text_embedding.weight"] = tensors.pop("text_emb.weight")
+    tensors["emb.3.weight"] = tensors["emb.3.weight"][:-1]
+    safetensors_io.write(path, tensors)
+    with pytest.raises(ValueError, match=r"m\.safetensors: 3 of \d+ tensors") as error:
+        kyutai.load_moshi(path, TOY)
+    assert "emb.3.weight: expected [14, 24], got [13, 24]" in str(error.value)
+    assert "text_emb.weight: missing" in str(error.value)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"m\.safetensors.*cut off"):
+        kyutai.load_moshi(path, TOY)
+
+
+@pytest.mark.parity
+def test_the_public_moshi_package_loads_a_base_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_TORCH_COMPILE", "1")
+    torch = pytest.importorskip("torch")
+    lm = pytest.importorskip("moshi.models.lm")
+    params = random_params(TOY, kyutai.moshi_rules(TOY))
+    kyutai.save_moshi(tmp_path / "m.safetensors", params, TOY)
+    model = lm.LMModel(
+        delays=list(TOY.delays),
+        n_q=TOY.codebooks - 1,
+        dep_q=TOY.codebooks_out,
+        card=TOY.audio_vocab,
+        text_card=TOY.text_vocab,
+        dim=24,
+        num_heads=2,
+        num_layers=3,
+        hidden_scale=4.125,
+        norm="rms_norm_f32",
+        gating="silu",
+        causal=True,
+        context=10,
+        positional_embedding="rope",
+        existing_text_padding_id=TOY.text_pad,
+        depformer_dim=16,
+        depformer_num_heads=4,
+        depformer_num_layers=2,
+        depformer_dim_feedforward=int(4.125 * 16),
+        depformer_multi_linear=True,
+        depformer_weights_per_step=True,
+        depformer_pos_emb="none",
+        depformer_context=TOY.codebooks_out,
+        depformer_gating="silu",
+    )
+    tensors = safetensors_io.read(tmp_path / "m.safetensors")
+    state = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+    model.load_state_dict(state, strict=True)
+    out = model.transformer.layers[1].self_attn.out_projs[0].weight
+    want = params["backbone"]["blocks"]["attn"]["out"]["kernel"][1].reshape(24, 24).T
+    np.testing.assert_array_equal(out.detach().numpy(), want)

@@ -1,0 +1,141 @@
+"""The rule engine, locations and safetensors files."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mvjax.weights import locate, rules, safetensors_io
+
+SIZES = {"layer": 2, "D": 5, "N": 3, "H": 4, "step": 3}
+TABLE = [
+    rules.Rule("qkv", "l.{layer}.w", "layer D 3 N H -> (3 N H) D"),
+    rules.Rule(("q", "k"), "fused", "2 D N H -> (2 N H) D"),
+    rules.Rule("norm", "s.{step}.l.{layer}.alpha", "layer D -> 1 1 D", (("step", 3),)),
+    rules.Rule("emb", "e.{step+1}", "step D"),
+    rules.Rule("alpha", "alpha", " -> 1 1 1"),
+    rules.Rule("pos", "pos", "1 N D -> N D"),
+]
+
+
+def leaves():
+    rng = np.random.default_rng(0)
+    shapes = rules.leaf_shapes(TABLE, SIZES)
+    return {p: rng.standard_normal(s).astype(np.float32) for p, s in shapes.items()}
+
+
+def read(tensors):
+    return rules.from_upstream(tensors, TABLE, SIZES, place="a.safetensors")
+
+
+def test_values_land_where_the_pattern_says():
+    flat = leaves()
+    tensors = rules.to_upstream(flat, TABLE, SIZES, place="x")
+    row = 1 * (3 * 4) + 2 * 4 + 3  # K part, head 2, channel 3
+    np.testing.assert_array_equal(tensors["l.1.w"][row], flat["qkv"][1, :, 1, 2, 3])
+    np.testing.assert_array_equal(tensors["fused"][3 * 4 + 4 + 2], flat["k"][:, 1, 2])
+    np.testing.assert_array_equal(tensors["e.3"], flat["emb"][2])
+    np.testing.assert_array_equal(tensors["s.2.l.1.alpha"][0, 0], flat["norm"][1])
+    assert tensors["alpha"].shape == (1, 1, 1)
+    assert "e.0" not in tensors
+
+
+def test_round_trip_is_exact_and_names_are_complete():
+    flat = leaves()
+    tensors = rules.to_upstream(flat, TABLE, SIZES, place="x")
+    assert {n: t.shape for n, t in tensors.items()} == rules.tensor_shapes(TABLE, SIZES)
+    assert all(t.flags.c_contiguous for t in tensors.values())
+    back = read(tensors)
+    assert back.keys() == flat.keys()
+    for path, leaf in flat.items():
+        np.testing.assert_array_equal(back[path], leaf, err_msg=path)
+
+
+def test_every_offender_is_listed():
+    tensors = rules.to_upstream(leaves(), TABLE, SIZES, place="x")
+    tensors["renamed"] = tensors.pop("l.0.w")
+    tensors["pos"] = tensors["pos"].T
+    with pytest.raises(ValueError, match=r"a\.safetensors: 3 of 14 tensors") as error:
+        read(tensors)
+    for part in ("l.0.w: missing", "renamed: unexpected", "pos: expected [3, 5], got [5, 3]"):
+        assert part in str(error.value)
+
+
+def test_copies_must_agree():
+    tensors = rules.to_upstream(leaves(), TABLE, SIZES, place="x")
+    tensors["s.2.l.0.alpha"] = tensors["s.2.l.0.alpha"] + 1
+    with pytest.raises(ValueError, match=r"s\.2\.l\.0\.alpha: expected a copy of s\.0\.l\.0"):
+        read(tensors)
+
+
+def test_writing_refuses_another_tree():
+    flat = leaves()
+    flat["more"] = flat.pop("emb")
+    with pytest.raises(ValueError, match=r"emb: missing.*\n.*more: unexpected"):
+        rules.to_upstream(flat, TABLE, SIZES, place="x")
+
+
+def test_bfloat16_is_read_and_kept_on_request():
+    flat = {p: leaf.astype(ml_dtypes.bfloat16) for p, leaf in leaves().items()}
+    tensors = rules.to_upstream(flat, TABLE, SIZES, place="x")
+    assert read(tensors)["qkv"].dtype == np.float32
+    kept = rules.from_upstream(tensors, TABLE, SIZES, place="x", dtype=None)
+    assert kept["qkv"].dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(kept["qkv"], flat["qkv"])
+
+
+def test_safetensors_round_trip_of_any_memory_order(tmp_path):
+    path = tmp_path / "sub" / "x.safetensors"
+    tensors = {
+        "a": np.arange(12, dtype=np.float32).reshape(3, 4).T,
+        "b": np.float32([[1.5]]).astype(ml_dtypes.bfloat16),
+    }
+    safetensors_io.write(path, tensors, metadata={"made": "here"})
+    back = safetensors_io.read(path)
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(back[name], tensor)
+    assert list(safetensors_io.read(path, prefix="a")) == ["a"]
+    assert safetensors_io.read_metadata(path) == {"made": "here"}
+    assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
+
+
+def test_truncated_files_name_the_file_and_the_tensors(tmp_path):
+    path = tmp_path / "x.safetensors"
+    safetensors_io.write(path, {"a": np.zeros((2, 3), "f"), "b": np.zeros((50,), "f")})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match=r"x\.safetensors.*cut off: \['b'\]"):
+        safetensors_io.read(path)
+    path.write_bytes(whole[:20])
+    with pytest.raises(ValueError, match=r"x\.safetensors.*header is cut off"):
+        safetensors_io.read(path)
+    path.write_bytes(whole[:3])
+    with pytest.raises(ValueError, match="before its header"):
+        safetensors_io.read(path)
+    path.write_bytes(whole[:10] + b"\xff\xfe" + whole[12:])
+    with pytest.raises(ValueError, match="header is corrupt"):
+        safetensors_io.read(path)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "x.safetensors"
+    safetensors_io.write(path, {"a": np.zeros((2, 3), "f")})
+    (tmp_path / "x.safetensors.partial").mkdir()
+    with pytest.raises(OSError, match=r"x\.safetensors"):
+        safetensors_io.write(path, {"a": np.ones((2, 3), "f")})
+    assert not safetensors_io.read(path)["a"].any()
+
+
+def test_resolve(tmp_path):
+    file = tmp_path / "x.npz"
+    file.touch()
+    assert locate.resolve(str(file)) == file
+    assert locate.resolve("package:mvjax/config.py").name == "config.py"
+    with pytest.raises(FileNotFoundError, match=r"y\.npz.*x\.npz"):
+        locate.resolve(str(tmp_path / "y.npz"))
+    with pytest.raises(FileNotFoundError, match="no package 'nowhere'"):
+        locate.resolve("package:nowhere/x")
+    with pytest.raises(ValueError, match="expected package:NAME/FILE"):
+        locate.resolve("package:mvjax")
+    with pytest.raises(ValueError, match="expected a file"):
+        locate.resolve(tmp_path)
