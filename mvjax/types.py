@@ -25,6 +25,7 @@ SAMPLE_RATE = 24_000  # audio samples per second
 FRAME_SAMPLES = 1920  # audio samples per frame
 
 ZERO_TOKEN = -1  # adds no embedding as an input, and is never a target
+UNGENERATED = -2  # stands where an id is still to be chosen; never looked up
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,10 +29,10 @@ from mvjax.weights import big_vision
 
 OUT = Path(tiny.__file__).parent / "assets" / "siglip.npz"
 TEXT = config_lib.SiglipConfig(width=64, layers=1, heads=4, hidden=128)
-BATCH = 256
+BATCH = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.1
-GLYPHS_PER_SCAN = 48  # distorted copies prepared of each train scan
+COPIES = 40  # images prepared of each train scan, each distorted and painted anew
 FACTS = {"digit": len(world.DIGITS), "colour": len(world.COLOURS), "place": len(world.PLACES)}
 TEMPLATES = ("a {c} {d} at the {p}", "the {d} at the {p} is {c}", "{p} there is a {c} {d}")
 WORDS = sorted(
@@ -84,9 +84,10 @@ def main() -> None:
 def train(steps: int, seed: int) -> dict:
     """Returns the parameters of both towers after `steps` steps."""
     rng = np.random.default_rng(seed)
-    glyphs, digits = _distorted_glyphs(rng)
+    images, words, facts = _examples(rng)
     model = TwoTowers()
-    params = model.init(jax.random.key(seed), *_batch(glyphs, digits, rng)[:2])["params"]
+    pixels = images_lib.normalise(images[:BATCH])
+    params = jax.jit(model.init)(jax.random.key(seed), pixels, words[:BATCH])["params"]
     rate = optax.warmup_cosine_decay_schedule(0, LEARNING_RATE, steps // 20, steps)
     optimiser = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=WEIGHT_DECAY)
@@ -97,16 +98,20 @@ def train(steps: int, seed: int) -> dict:
     def step(params, state, pixels, words, facts):
         def loss(params):
             logits, heads = model.apply({"params": params}, pixels, words)
-            return _sigmoid_loss(logits, facts) + _attribute_loss(heads, facts)
+            parts = {"captions": _sigmoid_loss(logits, facts), **_attribute_losses(heads, facts)}
+            return sum(parts.values()), parts
 
-        value, gradients = jax.value_and_grad(loss)(params)
+        gradients, parts = jax.grad(loss, has_aux=True)(params)
         updates, state = optimiser.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, value
+        return optax.apply_updates(params, updates), state, parts
 
     for i in range(steps):
-        params, state, value = step(params, state, *_batch(glyphs, digits, rng))
+        rows = rng.integers(len(images), size=BATCH)
+        pixels = images_lib.normalise(images[rows])
+        params, state, parts = step(params, state, pixels, words[rows], facts[rows])
         if i % 100 == 0 or i == steps - 1:
-            print(f"step {i:5d} loss {value:.4f}", flush=True)
+            losses = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
+            print(f"step {i:5d} losses: {losses}", flush=True)
     return params
 
 
@@ -166,41 +171,28 @@ def _tokens(params: dict, scenes: list[world.Scene]) -> tuple[np.ndarray, np.nda
     return np.concatenate(tokens), np.stack([_indices(scene.facts) for scene in scenes])
 
 
-def _batch(glyphs: np.ndarray, digits: np.ndarray, rng: np.random.Generator):
-    """Returns (pixels [B, 48, 48, 3], caption words [B, CAPTION], facts' indices [B, 3])."""
-    chosen = rng.integers(len(glyphs), size=BATCH)
-    facts = [
-        world.Facts(
-            int(digits[i]), str(rng.choice([*world.COLOURS])), str(rng.choice([*world.PLACES]))
-        )
-        for i in chosen
-    ]
-    pixels = [world.paint(glyphs[i] / np.float32(255), f, rng) for i, f in zip(chosen, facts)]
-    words = np.stack([_caption(f, rng) for f in facts])
-    return (
-        jnp.asarray(images_lib.normalise(np.stack(pixels))),
-        jnp.asarray(words),
-        jnp.asarray(np.stack([_indices(f) for f in facts])),
-    )
+def _examples(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns images [n, 48, 48, 3], caption words [n, CAPTION] and facts' indices [n, 3]."""
+    images, words, indices = [], [], []
+    for scan in world.scan_indices("train"):
+        glyph = Image.fromarray(world.upscale(world.scans()[scan]))
+        for _ in range(COPIES):
+            facts = world.random_facts(scan, rng)
+            images.append(world.paint(_distorted(glyph, rng), facts, rng))
+            words.append(_caption(facts, rng))
+            indices.append(_indices(facts))
+    return np.stack(images), np.stack(words), np.stack(indices)
 
 
-def _distorted_glyphs(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Returns distorted train scans, uint8 [glyphs, 24, 24], and their digits [glyphs]."""
-    train = world.scan_indices("train")
-    glyphs = []
-    for scan in train:
-        image = Image.fromarray(world.upscale(world.scans()[scan]))
-        for _ in range(GLYPHS_PER_SCAN):
-            matrix = np.eye(2) + rng.normal(0, [[0.09, 0.14], [0.09, 0.09]])
-            centre = (world.GLYPH - 1) / 2
-            offset = centre - matrix @ [centre, centre] + rng.normal(0, 0.8, 2)
-            coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
-            turned = image.transform(
-                image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
-            )
-            ink = np.asarray(turned) ** rng.uniform(0.75, 1.35)
-            glyphs.append(np.rint(255 * ink).astype(np.uint8))
-    return np.stack(glyphs), np.repeat(world.labels()[train], GLYPHS_PER_SCAN)
+def _distorted(glyph: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    """Shifts, scales, turns and slants a glyph, and makes its strokes fainter or bolder."""
+    matrix = np.eye(2) + rng.normal(0, [[0.09, 0.14], [0.09, 0.09]])
+    centre = np.full(2, (world.GLYPH - 1) / 2)
+    offset = centre - matrix @ centre + rng.normal(0, 0.8, 2)
+    coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
+    affine = Image.Transform.AFFINE
+    moved = glyph.transform(glyph.size, affine, coefficients, Image.Resampling.BILINEAR)
+    return np.asarray(moved) ** np.float32(rng.uniform(0.75, 1.35))
 
 
 def _caption(facts: world.Facts, rng: np.random.Generator) -> np.ndarray:
@@ -221,15 +213,15 @@ def _sigmoid_loss(logits: jax.Array, facts: jax.Array) -> jax.Array:
     return -jax.nn.log_sigmoid(jnp.where(pair, logits, -logits)).sum(-1).mean()
 
 
-def _attribute_loss(heads: jax.Array, facts: jax.Array) -> jax.Array:
-    """Cross-entropy of the three facts, over tokens and their mean, half each."""
-    total = jnp.zeros(())
-    ends = np.cumsum([*FACTS.values()])
-    for i, part in enumerate(jnp.split(heads, ends[:-1], axis=-1)):
-        y = jnp.broadcast_to(facts[:, i, None], part.shape[:2])
-        each = optax.softmax_cross_entropy_with_integer_labels(part, y)
-        total += 0.5 * each[:, :-1].mean() + 0.5 * each[:, -1].mean()
-    return total
+def _attribute_losses(heads: jax.Array, facts: jax.Array) -> dict[str, jax.Array]:
+    """Cross-entropy of each fact, half of it over the tokens, half of it at their mean."""
+    losses = {}
+    parts = jnp.split(heads, np.cumsum([*FACTS.values()])[:-1], axis=-1)
+    for i, (fact, logits) in enumerate(zip(FACTS, parts)):
+        y = jnp.broadcast_to(facts[:, i, None], logits.shape[:2])
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        losses[fact] = 0.5 * each[:, :-1].mean() + 0.5 * each[:, -1].mean()
+    return losses
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -2,8 +2,8 @@
 
     python tools/make_tiny_tokenizer.py
 
-Takes 2 s and writes the same bytes every time. A change of the words changes the ids, so the tiny Moshi
-must be trained again, with text_vocab in mvjax/tiny/__init__.py as printed here.
+Takes 2 s and writes the same bytes every time. A change of the words changes the ids, so the tiny
+Moshi must be trained again, with text_vocab in mvjax/tiny/__init__.py as printed here.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
         user_defined_symbols=[f"▁{word}" for word in words],
         required_chars=letters,
         character_coverage=1.0,
+        normalization_rule_name="identity",
         hard_vocab_limit=False,
         num_threads=1,
         minloglevel=2,

@@ -158,21 +158,29 @@ def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _words(text: str, events: list[tuple], seconds: float) -> tuple[Span, ...]:
-    """Times for the whitespace words of `text`; eSpeak positions count characters from 1."""
+    """Times for the whitespace words of `text`; eSpeak positions count characters from 1.
+
+    eSpeak merges short words ("in the", "not a") into one event: their time is shared by letters.
+    """
     starts = {}
     for kind, time, position, _, _ in events:
         if kind == _WORD:
             starts.setdefault(position - 1, time)
-    spans = []
-    position = 0
-    for word in text.split():
+    words = text.split()
+    letters, times, before, position = [0], [0.0], 0, 0
+    offsets = []
+    for word in words:
         position = text.index(word, position)
+        offsets.append(before)
         inside = [t for p, t in starts.items() if position <= p < position + len(word)]
-        before = spans[-1][1] if spans else 0.0
-        spans.append((word, min(inside) if inside else before))
+        if inside:
+            letters.append(before)
+            times.append(min(inside))
+        before += len(word)
         position += len(word)
-    ends = [start for _, start in spans[1:]] + [_end_time(events, seconds)]
-    return tuple(Span(w, s, max(s, e)) for (w, s), e in zip(spans, ends, strict=True))
+    end = max(_end_time(events, seconds), times[-1])
+    edges = np.interp([*offsets, before], [*letters, before], [*times, end])
+    return tuple(Span(w, float(s), float(e)) for w, s, e in zip(words, edges, edges[1:]))
 
 
 def _end_time(events: list[tuple], seconds: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,10 @@ _BANDS, _SLOTS = 32, 10  # mel bands; a word's frames are resampled to this many
 _LONGEST = 10  # frames (0.8 s) that one word may take
 _LEAD = 2  # hops kept from before the start frame
 _FLOOR = 1e-4  # of the mel energies, against log(0)
+
+
+# (samples float32 [n] at 24 kHz, [(word, start in seconds), ...] in order)
+Utterance = tuple[np.ndarray, list[tuple[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,25 +103,25 @@ class Listener:
 
 def check(
     listener: Listener,
-    utterances: Sequence[tuple[np.ndarray, Sequence[tuple[str, float]]]],
-    round_trip: Callable[[np.ndarray], np.ndarray],
+    utterances: Sequence[Utterance],
+    coded: Sequence[np.ndarray],
 ) -> Result:
     """Compares how well held-out words are heard before and after the codec.
 
     Args:
       listener: taught on other utterances.
-      utterances: (samples [n], words as in `cut`).
-      round_trip: encodes and decodes samples [n]; the result is cut or zero-filled to n.
+      utterances: as synthesised.
+      coded: the samples of each after encode and decode; a different length is cut or zero-filled.
     """
     original: list[Word] = []
-    coded: list[Word] = []
-    for samples, words in utterances:
+    after: list[Word] = []
+    for (samples, words), decoded in zip(utterances, coded, strict=True):
         original += cut(samples, words)
-        coded += cut(_fit_length(round_trip(samples), len(samples)), words)
+        after += cut(_fit_length(decoded, len(samples)), words)
     counts = collections.Counter(w.text for w in original)
     return Result(
         original=listener.accuracy(original),
-        codec=listener.accuracy(coded),
+        codec=listener.accuracy(after),
         chance=max(counts.values()) / len(original) if original else float("nan"),
         words=len(original),
         vocabulary=len(counts),

@@ -59,7 +59,7 @@ def table(modes: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:
         {"kind": kind, "n": n, **{mode: share.get(kind) for mode, share in shares.items()}}
         for kind, n in kinds.items()
     ]
-    means = {mode: accuracy(answers) for mode, answers in modes.items()}
+    means = {mode: accuracy(answers) if answers else None for mode, answers in modes.items()}
     return [*rows, {"kind": ALL, "n": sum(kinds.values()), **means}]
 
 

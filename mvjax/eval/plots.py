@@ -14,7 +14,7 @@ _COLOURS = ("#2456c8", "#c2571a", "#17805a", "#8a3fb0", "#5b6472", "#b3261e")
 _LOOKS, _TALKS = "#dbe7ff", "#fdeedd"  # shades behind talk about the image, and behind small talk
 
 
-def losses(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> bytes:
+def losses(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> bytes:
     """One line for each {name: (steps, values)}, logarithmic, with a running mean over noisy ones."""
     figure, axes = _canvas(9.6, 3.8)
     for colour, (name, (steps, values)) in zip(_COLOURS, curves.items(), strict=False):
@@ -83,9 +83,7 @@ def _note(
     axes.text(x, y, text, fontsize=8, color=colour, style=style, va="top")
 
 
-def _running_mean(
-    steps: Sequence[float], values: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
+def _running_mean(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Means over a twenty-fifth of the curve, each at the middle of its window."""
     width = max(1, len(values) // 25)
     kernel = np.full(width, 1 / width)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mvjax import types
+from mvjax.data import images
 
 MODES = {  # order and headings of the accuracy table
     "text": "Written question",
@@ -148,15 +149,6 @@ def wav_bytes(samples: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def png_bytes(image: np.ndarray) -> bytes:
-    """A PNG file of uint8 [height, width, 3]."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="png")
-    return buffer.getvalue()
-
-
 def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
@@ -168,7 +160,7 @@ def _sound(samples: np.ndarray) -> str:
 def _example(example: Example) -> dict[str, Any]:
     fields = {f.name: getattr(example, f.name) for f in dataclasses.fields(example)}
     return fields | {
-        "image": _uri("image/png", png_bytes(example.image)),
+        "image": _uri("image/png", images.encode_png(example.image)),
         "question_audio": _sound(example.question_audio),
         "answer_audio": _sound(example.answer_audio),
     }

@@ -1,4 +1,4 @@
-"""Self-attention: sliding-window causal over a whole sequence, or one frame against a ring buffer."""
+"""Attention: sliding-window causal over a sequence, one frame against a cache, or to an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The temporal transformer: ids -> residual stream -> z, with gated cross-attention in every layer."""
+"""The temporal transformer: ids -> residual stream -> z; gated cross-attention in every layer."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Block(nn.Module):
     def keys_values(
         self, carry: None, tokens: Float[Array, "B S D"]
     ) -> tuple[None, xattn.KeysValues]:
-        """Returns this layer's own keys and values of image tokens; shaped as the body of a scan."""
+        """Returns this layer's own keys and values; shaped as the body of a scan."""
         return carry, xattn.keys_values(self.xa(), tokens)
 
     def _look(

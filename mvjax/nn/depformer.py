@@ -1,4 +1,4 @@
-"""The depth transformer: within one frame, one step per generated codebook, own weights for each."""
+"""The depth transformer: one step per generated codebook of a frame, each with its own weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from mvjax import config as config_lib
+from mvjax import types
 from mvjax.nn import attention, layers
 
 Sample = Callable[[Array, int, Array], Array]  # (logits [B, C], level, key) -> ids [B]
@@ -70,8 +71,7 @@ class Depformer(nn.Module):
         sample: Sample,
         key: Key[Array, ""],
         *,
-        forced: Int[Array, "B Q"],
-        told: Int[Array, "B Q"],
+        wanted: Int[Array, "B Q"],
     ) -> tuple[Int[Array, "B Q"], Float[Array, "B Q C"]]:
         """Returns (codes, logits), one level after the other.
 
@@ -80,22 +80,18 @@ class Depformer(nn.Module):
           text_ids: the frame's text.
           sample: picks ids from logits, given the level and a key.
           key: split once per level.
-          forced: codes to put in place of the sampled ones; UNGENERATED leaves them.
-          told: ids that the next level is told instead of the code itself; UNGENERATED: the code.
+          wanted: codes to take in place of the picked ones; UNGENERATED leaves the choice.
         """
-        past, said = self.empty_past(z.shape[0]), text_ids
+        past, told = self.empty_past(z.shape[0]), text_ids
         codes, logits = [], []
         for level, level_key in enumerate(jax.random.split(key, self.config.codebooks_out)):
-            level_logits, past = self(z, said[:, None], past)
-            ids = sample(level_logits[:, 0], level, level_key)
-            ids = jnp.where(forced[:, level] == UNGENERATED, ids, forced[:, level])
-            said = jnp.where(told[:, level] == UNGENERATED, ids, told[:, level])
-            codes.append(ids)
+            level_logits, past = self(z, told[:, None], past)
+            picked = sample(level_logits[:, 0], level, level_key)
+            free = wanted[:, level] == types.UNGENERATED
+            told = jnp.where(free, picked, wanted[:, level])
+            codes.append(told)
             logits.append(level_logits[:, 0])
         return jnp.stack(codes, axis=1), jnp.stack(logits, axis=1)
-
-
-UNGENERATED = -2  # stands where an id is still to be chosen; never looked up
 
 
 class Block(nn.Module):

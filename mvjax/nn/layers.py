@@ -120,7 +120,7 @@ def gated_silu(halves: Float[Array, "*batch 2 F"]) -> Float[Array, "*batch F"]:
 def rope(
     x: Float[Array, "B T N H"], positions: Int[Array, "T"], *, base: float
 ) -> Float[Array, "B T N H"]:
-    """Rotates the pairs (2i, 2i+1) by position * base^(-2i/H), in float32; reference section 2.3."""
+    """Rotates pairs (2i, 2i+1) by position * base^(-2i/H), in float32; reference section 2.3."""
     B, T, N, H = x.shape
     frequencies = jnp.exp(jnp.arange(H // 2, dtype=jnp.float32) * (-2.0 * math.log(base) / H))
     angles = positions.astype(jnp.float32)[:, None] * frequencies[None, :]

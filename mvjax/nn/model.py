@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -82,9 +81,7 @@ class VisionSpeech(nn.Module):
           has_image: rows that see their image; None: all.
           depth_codebooks: levels whose audio logits are computed; 0: none.
         """
-        kv = None
-        if pixels is not None:
-            kv = self.keys_values(self.project(self.encode_images(pixels)))
+        kv = None if pixels is None else self.look(pixels)
         streams = delay_codes(codes, self.config)
         z, gate_means = self.hidden(streams[:, :, :-1], kv, has_image)
         delays = self.config.delays
@@ -95,6 +92,10 @@ class VisionSpeech(nn.Module):
         audio_logits = self.depth_logits(z, told[:, 0], jnp.moveaxis(told[:, 1:-1], 1, 2))
         audio_logits = undelay(audio_logits, delays[1 : depth_codebooks + 1])
         return Output(text_logits, audio_logits, gate_means)
+
+    def look(self, pixels: Float[Array, "B height width 3"]) -> xattn.KeysValues:
+        """Returns keys and values of images with values in [-1, 1]."""
+        return self.keys_values(self.project(self.encode_images(pixels)))
 
     def encode_images(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B S E"]:
         """Returns the frozen encoder's features of images with values in [-1, 1]."""
@@ -145,9 +146,7 @@ class VisionSpeech(nn.Module):
         """Returns an empty cache; `max_frames` makes it shorter than the context."""
         c = self.config.backbone
         slots = c.context if max_frames is None else max_frames
-        return attention.init_cache(
-            c, batch=batch, dtype=dtype or self.config.dtype, slots=slots
-        )
+        return attention.init_cache(c, batch=batch, dtype=dtype or self.config.dtype, slots=slots)
 
     def step(
         self,
@@ -155,9 +154,7 @@ class VisionSpeech(nn.Module):
         codes: Int[Array, "B rows"],
         kv: xattn.KeysValues | None,
         has_image: Bool[Array, "B"] | None = None,
-    ) -> tuple[
-        attention.Cache, Float[Array, "B D"], Float[Array, "B V"], Float[Array, "B"]
-    ]:
+    ) -> tuple[attention.Cache, Float[Array, "B D"], Float[Array, "B V"], Float[Array, "B"]]:
         """Returns (cache, z, text logits, gate mean) of one frame of delayed ids.
 
         The gate mean is over channels and the last ten layers.
@@ -177,19 +174,13 @@ class VisionSpeech(nn.Module):
         sample: depformer.Sample,
         key: Key[Array, ""],
         *,
-        forced: Int[Array, "B Q"] | None = None,
-        told: Int[Array, "B Q"] | None = None,
+        wanted: Int[Array, "B Q"] | None = None,
     ) -> tuple[Int[Array, "B Q"], Float[Array, "B Q C"]]:
         """Returns (codes, logits) of one frame; see `Depformer.generate`."""
-        free = jnp.full((z.shape[0], self.config.codebooks_out), depformer.UNGENERATED, jnp.int32)
-        return self.depformer.generate(
-            z,
-            text_ids,
-            sample,
-            key,
-            forced=free if forced is None else forced,
-            told=free if told is None else told,
-        )
+        if wanted is None:
+            shape = (z.shape[0], self.config.codebooks_out)
+            wanted = jnp.full(shape, types.UNGENERATED, jnp.int32)
+        return self.depformer.generate(z, text_ids, sample, key, wanted=wanted)
 
     def _shared(self, kv: xattn.KeysValues | None) -> xattn.Shared | None:
         if kv is None:

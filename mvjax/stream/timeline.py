@@ -1,7 +1,7 @@
 """The token state machine of a conversation: which ids enter at each frame, and which leave.
 
 Reference section 5.2, the Rust/MLX column, which is the training alignment. At call s stream k
-(delay d) enters as its code of frame s - 1 - d, or as its initial id where that lies before the start:
+(delay d) enters as its code of frame s - 1 - d, or as its initial id before the start:
 
     call s   text   semantic   acoustic (d = 1)    the depformer's acoustic inputs
     0        V      C          C                   C instead of the codes just chosen (section 5.3)
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-UNGENERATED = -2  # stands where an id is still to be chosen; never looked up
+from mvjax import types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +67,21 @@ class Timeline:
         """Starts a new conversation."""
         self.step = 0
         # Slot f % slots holds frame f; one more than the oldest frame still needed.
-        self._frames = np.full((int(self.delays.max()) + 2, len(self.delays)), UNGENERATED)
+        self._frames = np.full((int(self.delays.max()) + 2, len(self.delays)), types.UNGENERATED)
 
     def column(self) -> np.ndarray:
         """Returns the ids [K] that enter the backbone at this call."""
         frames = self.step - 1 - self.delays
         ids = self._frames[frames % len(self._frames), np.arange(len(self.delays))]
         ids = np.where(frames < 0, self.initial, ids)
-        assert UNGENERATED not in ids, f"frame {self.step}: a stream was never pushed: {ids}"
+        assert types.UNGENERATED not in ids, f"frame {self.step}: a stream was never pushed: {ids}"
         return ids
 
     def told(self) -> np.ndarray:
-        """Returns what each level tells the next in place of its code [Q]; UNGENERATED: the code."""
+        """Returns what each level tells the next [Q]; UNGENERATED: the code it chose."""
         assistant = slice(1, 1 + self.codebooks_out)
         early = self.step < self.delays[assistant]
-        return np.where(early, self.initial[assistant], UNGENERATED)
+        return np.where(early, self.initial[assistant], types.UNGENERATED)
 
     def push(self, text: int, audio: np.ndarray, user: np.ndarray) -> np.ndarray | None:
         """Records one call and moves to the next.
@@ -95,7 +95,7 @@ class Timeline:
           The codes [Q] of the latest frame that all levels have reached, or None.
         """
         s, slots = self.step, len(self._frames)
-        self._frames[s % slots] = UNGENERATED
+        self._frames[s % slots] = types.UNGENERATED
         self._frames[s % slots, 0] = text
         self._frames[s % slots, 1 + self.codebooks_out :] = user
         for q, code in enumerate(audio):

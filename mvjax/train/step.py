@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mvjax import config, tree, types
@@ -50,24 +50,27 @@ Step = Callable[[State, tree.Tree, types.Batch], tuple[State, Metrics]]
 
 def init_state(adapters: tree.Tree, optimizer: optax.GradientTransformation) -> State:
     """Returns the state before the first step."""
-    zero = jnp.zeros((), jnp.int32)
-    return State(adapters, optimizer.init(adapters), zero, zero)
+    step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    return State(adapters, optimizer.init(adapters), step, skipped)
 
 
-def state_shardings(
-    state: State, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> State:
-    """Returns the shardings of a state (or of its shapes): moments lie where their parameters lie."""
-    adapters = sharding.shardings(state.adapters, mesh)
-    whole = sharding.replicated(mesh)
-    moments = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, placed: placed,
-        state.optimizer,
-        adapters,
-        transform_non_params=lambda _: whole,
-    )
-    return State(adapters, moments, whole, whole)
+def new_state(run: config.Config, mesh: Mesh, adapters: tree.Tree) -> State:
+    """Returns the state before the first step, made in place on the mesh; takes the adapters over."""
+    optimizer = optim.make(run.optim, steps=run.train.steps)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
+    init = jax.jit(lambda tree: init_state(tree, optimizer), out_shardings=placed, donate_argnums=0)
+    return init(adapters)
+
+
+def like(run: config.Config, mesh: Mesh, adapters: tree.Tree) -> State:
+    """Returns the shape structs of a state, with shardings, for adapters or their shapes."""
+    optimizer = optim.make(run.optim, steps=run.train.steps)
+    shapes = jax.eval_shape(lambda tree: init_state(tree, optimizer), adapters)
+
+    def place(leaf: jax.ShapeDtypeStruct, placed: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
+
+    return jax.tree.map(place, shapes, _shardings(shapes, optimizer, mesh))
 
 
 def make(run: config.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tree) -> Step:
@@ -82,19 +85,19 @@ def make(run: config.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
     sharding.check_rows(run.data, mesh)
     model = model_lib.VisionSpeech(run.model, remat=run.train.remat)
     optimizer = optim.make(run.optim, steps=run.train.steps)
-    shapes = jax.eval_shape(lambda tree: init_state(tree, optimizer), adapters)
-    placed = state_shardings(shapes, optimizer, mesh)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
 
     def train_step(
         state: State, frozen: tree.Tree, batch: types.Batch
     ) -> tuple[State, Metrics]:
         grad = jax.value_and_grad(loss, has_aux=True)
         (value, metrics), grads = grad(state.adapters, frozen, batch, model=model, run=run)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["learning_rate"] = optim.learning_rate(
             state.step - state.skipped, settings=run.optim, steps=run.train.steps
         )
-        state = update(state, grads, optimizer, finite=jnp.isfinite(value))
+        finite = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
+        state = update(state, grads, optimizer, finite=finite)
         return state, {**metrics, "skipped": state.skipped}
 
     whole = sharding.replicated(mesh)
@@ -174,8 +177,7 @@ def update(
     *,
     finite: Bool[Array, ""],
 ) -> State:
-    """Applies one update; without a finite loss and finite gradients only the counters move."""
-    finite = finite & jnp.isfinite(optax.global_norm(grads))
+    """Applies one update; if the loss or gradients are not finite, only the counters move."""
     changes, optimizer_state = optimizer.update(grads, state.optimizer, state.adapters)
     adapters = optax.apply_updates(state.adapters, changes)
 
@@ -188,6 +190,20 @@ def update(
         step=state.step + 1,
         skipped=state.skipped + jnp.where(finite, 0, 1),
     )
+
+
+def _shardings(state: State, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
+    """Moments lie where their parameters lie; counters are everywhere."""
+    adapters = sharding.shardings(state.adapters, mesh)
+    whole = sharding.replicated(mesh)
+    moments = optax.tree.map_params(
+        optimizer,
+        lambda _, placed: placed,
+        state.optimizer,
+        adapters,
+        transform_non_params=lambda _: whole,
+    )
+    return State(adapters, moments, whole, whole)  # pyright: ignore[reportArgumentType]
 
 
 def _gate_sums(

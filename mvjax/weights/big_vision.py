@@ -42,7 +42,7 @@ def load_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict:
     """Reads the image tower as the parameter tree of `nn.siglip.Siglip`, in numpy float32.
 
     Args:
-      path: an npz file, or `package:NAME/FILE`; `FILE.npz:img` names the sub-tree that is the tower.
+      path: npz file or `package:NAME/FILE`; `FILE.npz:img` names the sub-tree that is the tower.
       config: the sizes that the file must have.
 
     Raises:
@@ -54,13 +54,13 @@ def load_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict:
         names = _tower_names(archive.files, subtree, file)
         one_by_one = any(name.startswith(f"{BLOCKS}_") for name in names)
         stored = _unstacked(expected) if one_by_one else expected
-        arrays = {n: _float32(archive[key]) for n, key in names.items() if n in stored}
+        arrays = {n: _read(archive, key, file) for n, key in names.items() if n in stored}
     problems = [f"{name}: missing" for name in stored if name not in names]
     problems += [f"{name}: unexpected" for name in names if name not in stored]
     problems += [
         _misfit(name, stored[name], array, config)
         for name, array in arrays.items()
-        if isinstance(array, np.dtype) or array.shape != stored[name]
+        if array.dtype != np.float32 or array.shape != stored[name]
     ]
     if problems:
         raise ValueError(
@@ -74,7 +74,7 @@ def save_siglip(path: str | Path, tree: tree_lib.Tree) -> None:
     """Writes the image tower under `params/img/`, blocks stacked, dtypes as they are."""
     arrays = {f"{ROOTS[0]}{TOWER}{n}": np.asarray(a) for n, a in tree_lib.flatten(tree).items()}
     with Path(path).open("wb") as file:  # an open file, because savez would append to a bare name
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _split(path: str) -> tuple[Path, str]:
@@ -148,24 +148,28 @@ def _stacked(arrays: dict[str, np.ndarray], layers: int) -> dict[str, np.ndarray
     return stacked
 
 
-def _float32(array: np.ndarray) -> np.ndarray | np.dtype:
-    """Returns the array in float32, or its dtype if that is no floating point number."""
+def _read(archive: np.lib.npyio.NpzFile, key: str, file: Path) -> np.ndarray:
+    """Returns an array in float32, or as it is if it holds no floating point numbers."""
+    try:
+        array = archive[key]
+    except ValueError as error:  # a pickle, or a header that numpy cannot read
+        raise ValueError(f"{file}: {key}: must be a plain array ({error})") from error
     if array.dtype == np.dtype("V2"):
         array = array.view(ml_dtypes.bfloat16)  # numpy forgets the name of bfloat16 in files
     elif array.dtype.kind != "f":
-        return array.dtype
+        return array
     return array.astype(np.float32)
 
 
 def _misfit(
     name: str,
     expected: tuple[int, ...],
-    found: np.ndarray | np.dtype,
+    found: np.ndarray,
     config: config_lib.SiglipConfig,
 ) -> str:
     """Says how an array differs from what was expected."""
-    if isinstance(found, np.dtype):
-        return f"{name}: expected floating point numbers, got {found}"
+    if found.dtype != np.float32:
+        return f"{name}: expected floating point numbers, got {found.dtype}"
     text = f"{name}: expected {list(expected)}, got {list(found.shape)}"
     if name == "pos_embedding" and found.ndim == 3:
         side = round(found.shape[1] ** 0.5)

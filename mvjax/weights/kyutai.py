@@ -16,7 +16,7 @@ import numpy as np
 
 from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.weights import rules, safetensors_io, siglip_names
+from mvjax.weights import locate, rules, safetensors_io, siglip_names
 
 Params = dict[str, Any]
 
@@ -29,13 +29,13 @@ _BASE_TO_VIS = (
 
 
 def load_moshi(
-    path: Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
 ) -> Params:
     """Reads a base Moshi file.
 
     Args:
-      path: safetensors with the names of `moshi.models.lm.LMModel`; the split names `in_projs.{s}`
-        that moshi-finetune writes are accepted too.
+      path: safetensors with the names of `moshi.models.lm.LMModel`, or `package:NAME/FILE`; the
+        split names `in_projs.{s}` that moshi-finetune writes are accepted too.
       config: the sizes that the file must have.
       dtype: of the parameters; None keeps the file's.
 
@@ -45,6 +45,7 @@ def load_moshi(
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
     """
+    path = locate.resolve(path)
     tensors = _fuse_split_projections(safetensors_io.read(path))
     table = moshi_rules(config)
     flat = rules.from_upstream(tensors, table, sizes(config), place=str(path), dtype=dtype)
@@ -70,9 +71,10 @@ def save_moshi(
 
 
 def load_vis(
-    path: Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
 ) -> Params:
     """Reads a MoshiVis file: Moshi, adapters and image encoder; otherwise as `load_moshi`."""
+    path = locate.resolve(path)
     tensors = safetensors_io.read(path)
     table = vis_rules(config)
     flat = rules.from_upstream(tensors, table, sizes(config), place=str(path), dtype=dtype)
@@ -188,7 +190,7 @@ def vis_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
         rules.Rule("image/norm/scale", "image_prefix.norm_xa.alpha", "D -> 1 1 D"),
     ]
     encoder = siglip_names.siglip_rules(ours="image/encoder/", theirs="image_prefix.enc.model.")
-    return moshi + _attention_rules(config) + _gate_rules(config) + image + encoder
+    return moshi + _attention_rules(config) + gate_rules(config) + image + encoder
 
 
 def _attention_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
@@ -227,7 +229,7 @@ def _attention_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
             ]
 
 
-def _gate_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+def gate_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
     """Gates; a shared one is written under every layer: kyuteye_pt's loader asks for all."""
     adapters, width = config.cross_attention, config.backbone.width
     if adapters.gate is None:

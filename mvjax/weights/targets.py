@@ -129,7 +129,7 @@ def torch_config(config: config_lib.ModelConfig) -> dict[str, Any]:
     """Returns `moshika-vis.yaml`: the keys of the release, then the sizes of MoshiConfig."""
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
     gate = adapters.gate
-    feedforward = _feedforward(backbone.width, backbone.hidden, special=4 * backbone.width)
+    feedforward = _feedforward(backbone.width, backbone.hidden)
     norm = (adapters.image_norm, adapters.image_norm_eps)
     return {
         "hf_repo": None,
@@ -151,7 +151,7 @@ def torch_config(config: config_lib.ModelConfig) -> dict[str, Any]:
         "xa_shared": True,
         "xa_gate_shared": adapters.share_gate,
         "xa_layers": [],
-        "xa_start": "start",
+        "xa_start": 0,  # the release says "start", at which its server stops (reference 5.5)
         "xa_end": "end",
         "xa_step": 1,
         "xa_delay": 0,
@@ -172,8 +172,83 @@ def torch_config(config: config_lib.ModelConfig) -> dict[str, Any]:
         "depformer_dim": depformer.width,
         "depformer_num_layers": depformer.layers,
         "depformer_num_heads": depformer.heads,
-        "depformer_dim_feedforward": _feedforward(
-            depformer.width, depformer.hidden, special=4 * depformer.width
-        ),
+        "depformer_dim_feedforward": _feedforward(depformer.width, depformer.hidden),
         "depformer_context": config.codebooks_out,
     }
+
+
+def mlx_config(config: config_lib.ModelConfig) -> dict[str, Any]:
+    """Returns `config.json`: the fields of kyuteye_mlx's LmConfig, and the image norm."""
+    backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
+    return {
+        "transformer": {
+            "d_model": backbone.width,
+            "num_heads": backbone.heads,
+            "num_layers": backbone.layers,
+            "dim_feedforward": _mlx_feedforward(backbone.width, backbone.hidden),
+            "context": backbone.context,
+            "max_period": backbone.rope_base,
+            "norm": "rms_norm",
+            "cross_attention": True,
+            "xa_shared": True,
+            "xa_gating": "none" if adapters.gate is None else "sigmoid",
+            "xa_start": 0,
+            "img_emb_dim": config.siglip.width,
+        },
+        "depformer": {
+            "transformer": {
+                "d_model": depformer.width,
+                "num_heads": depformer.heads,
+                "num_layers": depformer.layers,
+                "dim_feedforward": _mlx_feedforward(depformer.width, depformer.hidden),
+                "context": config.codebooks_out,
+                "norm": "rms_norm",
+                "positional_embedding": "none",
+                "cross_attention": False,
+            },
+            "num_slices": config.codebooks_out,
+        },
+        "text_in_vocab_size": config.text_vocab + 1,
+        "text_out_vocab_size": config.text_vocab,
+        "audio_vocab_size": config.audio_vocab + 1,
+        "audio_codebooks": config.codebooks - 1,
+        "audio_delays": list(config.delays[1:]),
+        "image_norm": {"kind": adapters.image_norm, "eps": adapters.image_norm_eps},
+    }
+
+
+def encoder_config(config: config_lib.SiglipConfig) -> dict[str, Any]:
+    """Returns `siglip448.config`, with this encoder's sizes."""
+    return {
+        "model_type": "siglip_vision_model",
+        "num_hidden_layers": config.layers,
+        "hidden_size": config.width,
+        "intermediate_size": config.hidden,
+        "num_attention_heads": config.heads,
+        "patch_size": config.patch,
+        "projection_dim": 2 * config.width,  # unused
+        "image_size": config.image_size,
+        "num_channels": 3,
+        "layer_norm_eps": 1e-6,
+    }
+
+
+def _feedforward(width: int, hidden: int) -> int:
+    """The nominal width whose two thirds are `hidden`; upstream special-cases 4 x width."""
+    nominal = math.ceil(1.5 * hidden)
+    return nominal + 1 if nominal == 4 * width else nominal
+
+
+def _mlx_feedforward(width: int, hidden: int) -> int:
+    """As `_feedforward`, where 4 x width means 11/4 x width."""
+    return 4 * width if hidden == 11 * width // 4 else _feedforward(width, hidden)
+
+
+def _scale(feedforward: int, width: int) -> float:
+    """A factor with int(factor * width) == feedforward in floating point."""
+    exact = feedforward / width
+    return exact if int(exact * width) == feedforward else (feedforward + 0.5) / width
+
+
+def _nearest_encoder(image_size: int) -> int:
+    return min((224, 448, 896), key=lambda size: abs(size - image_size))

@@ -1,0 +1,261 @@
+"""Mimi, the neural audio codec: 24 kHz audio <-> codes at 12.5 frames a second, whole or streamed.
+
+    codes = mimi.encode(params, audio, config=config)            # [B, samples] -> [B, Q, T]
+    audio = mimi.decode(params, codes, config=config)            # [B, Q, T] -> [B, T * 1920]
+
+    state = mimi.start(config, batch=B)                          # one or more frames at a time
+    state, codes = mimi.encode_step(params, state, audio, config=config)
+    state, audio = mimi.decode_step(params, state, codes, config=config)
+
+A whole signal is a stream that starts from nothing, so both give the same numbers. Everything is float32
+with full-precision products, because a rounded latent picks another code. Reference section 6.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mvjax import config as config_lib
+from mvjax.codec import conv, quantiser, seanet, transformer
+
+Params = Mapping[str, Any]
+
+_RESAMPLE = 2  # transformer steps a frame
+# Bytes of the widest activation that the convolutions keep at once on a CPU. Longer signals go through them
+# chunk by chunk: with all of a minute at once, memory traffic makes them ten times slower.
+_CPU_CHUNK_BYTES = 4_000_000
+
+
+class EncoderState(NamedTuple):
+    """What encoding needs to know of the audio before."""
+
+    position: Int[Array, ""]  # transformer steps so far
+    convs: seanet.State
+    memory: transformer.Memory
+    downsample: Float[Array, "B stride latent"]
+
+
+class DecoderState(NamedTuple):
+    """What decoding needs to know of the codes before."""
+
+    position: Int[Array, ""]  # transformer steps so far
+    upsample: Float[Array, "B 1 latent"]
+    memory: transformer.Memory
+    convs: seanet.State
+
+
+class State(NamedTuple):
+    """Both directions of one stream; they are independent."""
+
+    encoder: EncoderState
+    decoder: DecoderState
+
+
+class Mimi(nn.Module):
+    """The codec's modules; all methods work with `apply(..., method=...)`."""
+
+    config: config_lib.MimiConfig
+
+    def setup(self) -> None:
+        """Creates the two halves around the quantiser."""
+        c = self.config
+        self.encoder = seanet.Encoder(c)
+        self.encoder_transformer = transformer.Transformer(c)
+        self.downsample = conv.StridedConv(c.latent, c.latent, _RESAMPLE, use_bias=False)
+        self.quantiser = quantiser.Quantiser(c)
+        self.upsample = conv.ChannelwiseUpsample(c.latent, _RESAMPLE)
+        self.decoder_transformer = transformer.Transformer(c)
+        self.decoder = seanet.Decoder(c)
+
+    def __call__(self, audio: Float[Array, "B samples"]) -> Float[Array, "B padded"]:
+        """Encodes and decodes; creates every parameter under `init`."""
+        return self.decode(self.encode(audio))
+
+    def encode(self, audio: Float[Array, "B samples"]) -> Int[Array, "B Q T"]:
+        """Returns the codes of audio that is zero-filled on the right to whole frames."""
+        return self.quantise(self.latents(audio))
+
+    def decode(self, codes: Int[Array, "B Q T"]) -> Float[Array, "B samples"]:
+        """Returns the audio of codes; NaN from a code out of range on."""
+        return self.synthesise(self.dequantise(codes))
+
+    def latents(self, audio: Float[Array, "B samples"]) -> Float[Array, "B T latent"]:
+        """Returns the latents of audio before quantisation, one per frame."""
+        B, samples = audio.shape
+        frame = frame_samples(self.config)
+        frames = -(-samples // frame)
+        # Frames are independent of later ones, so more zeros make chunks even and change nothing.
+        chunk = self._chunk(B, frames)
+        padded = -(-frames // chunk) * chunk * frame
+        audio = jnp.pad(audio, ((0, 0), (0, padded - samples)))
+        _, latents = self.latents_step(self.start(B).encoder, audio)
+        return latents[:, :frames]
+
+    def synthesise(self, latents: Float[Array, "B T latent"]) -> Float[Array, "B samples"]:
+        """Returns the audio of latents."""
+        B, T, _ = latents.shape
+        chunk = self._chunk(B, T)
+        padded = jnp.pad(latents, ((0, 0), (0, -T % chunk), (0, 0)))
+        _, audio = self.synthesise_step(self.start(B).decoder, padded)
+        return audio[:, : T * frame_samples(self.config)]
+
+    def quantise(self, latents: Float[Array, "B T latent"]) -> Int[Array, "B Q T"]:
+        """Returns the nearest codes."""
+        with jax.default_matmul_precision("highest"):
+            return self.quantiser.encode(latents)
+
+    def dequantise(self, codes: Int[Array, "B Q T"]) -> Float[Array, "B T latent"]:
+        """Returns the latents that the codes stand for."""
+        with jax.default_matmul_precision("highest"):
+            return self.quantiser.decode(codes)
+
+    def encode_step(
+        self, state: State, audio: Float[Array, "B samples"]
+    ) -> tuple[State, Int[Array, "B Q T"]]:
+        """Encodes the next frames of a stream.
+
+        Raises:
+          ValueError: unless the samples make one or more whole frames.
+        """
+        encoder, latents = self.latents_step(state.encoder, audio)
+        return state._replace(encoder=encoder), self.quantise(latents)
+
+    def decode_step(
+        self, state: State, codes: Int[Array, "B Q T"]
+    ) -> tuple[State, Float[Array, "B samples"]]:
+        """Decodes the next frames of a stream."""
+        decoder, audio = self.synthesise_step(state.decoder, self.dequantise(codes))
+        return state._replace(decoder=decoder), audio
+
+    def latents_step(
+        self, state: EncoderState, audio: Float[Array, "B samples"]
+    ) -> tuple[EncoderState, Float[Array, "B T latent"]]:
+        """Returns the latents of the next frames; see `encode_step`."""
+        frame, samples = frame_samples(self.config), audio.shape[1]
+        if samples == 0 or samples % frame:
+            raise ValueError(
+                f"encode: expected whole frames of {frame} samples, got {samples} samples; "
+                "collect or zero-fill the audio first"
+            )
+        with jax.default_matmul_precision("highest"):
+            x, convs = self._chunked(self.encoder, audio[:, :, None], state.convs)
+            x, memory = self.encoder_transformer(x, state.memory, state.position)
+            # The stream begins as if its first step had been there before (upstream's replicate padding).
+            past = jnp.where(state.position == 0, x[:, :1], state.downsample)
+            latents, downsample = self.downsample(x, past)
+        return EncoderState(state.position + x.shape[1], convs, memory, downsample), latents
+
+    def synthesise_step(
+        self, state: DecoderState, latents: Float[Array, "B T latent"]
+    ) -> tuple[DecoderState, Float[Array, "B samples"]]:
+        """Returns the audio of the next frames' latents."""
+        with jax.default_matmul_precision("highest"):
+            x, upsample = self.upsample(latents, state.upsample)
+            x, memory = self.decoder_transformer(x, state.memory, state.position)
+            audio, convs = self._chunked(self.decoder, x, state.convs)
+        return DecoderState(state.position + x.shape[1], upsample, memory, convs), audio[:, :, 0]
+
+    def start(self, batch: int) -> State:
+        """The state before the first frame."""
+        zero = jnp.int32(0)
+        return State(
+            EncoderState(
+                zero,
+                self.encoder.start(batch),
+                self.encoder_transformer.start(batch),
+                self.downsample.start(batch),
+            ),
+            DecoderState(
+                zero,
+                self.upsample.start(batch),
+                self.decoder_transformer.start(batch),
+                self.decoder.start(batch),
+            ),
+        )
+
+    def _chunk(self, batch: int, frames: int) -> int:
+        """Frames that go through the convolutions at once."""
+        if jax.default_backend() != "cpu":
+            return max(1, frames)
+        widest = batch * frame_samples(self.config) * self.config.filters * 4  # bytes a frame
+        return max(1, min(frames, _CPU_CHUNK_BYTES // widest))
+
+    def _chunked(
+        self, module: seanet.Encoder | seanet.Decoder, x: Array, state: seanet.State
+    ) -> tuple[Array, seanet.State]:
+        """Runs a convolutional end over x [B, time, width] in even chunks, if they come out even."""
+        B, time, width = x.shape
+        frame = frame_samples(self.config) if width == 1 else _RESAMPLE
+        frames = time // frame
+        n = frames // self._chunk(B, frames)
+        if n <= 1 or frames % n:
+            return module(x, state)
+        chunks = x.reshape(B, n, time // n, width)
+
+        def body(module: nn.Module, state: seanet.State, x: Array) -> tuple[seanet.State, Array]:
+            y, state = module(x, state)
+            return state, y
+
+        scan = nn.scan(
+            body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
+        )
+        state, y = scan(module, state, chunks)
+        return y.reshape(B, -1, y.shape[-1]), state
+
+
+def frame_samples(config: config_lib.MimiConfig) -> int:
+    """Audio samples a frame: 1920 for every real configuration."""
+    return _RESAMPLE * math.prod(config.ratios)
+
+
+def start(config: config_lib.MimiConfig, *, batch: int) -> State:
+    """Returns the state of `batch` streams before their first frame."""
+    return Mimi(config).apply({}, batch, method="start")
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def encode(
+    params: Params, audio: Float[Array, "B samples"], *, config: config_lib.MimiConfig
+) -> Int[Array, "B Q T"]:
+    """`Mimi.encode`, compiled once for each shape."""
+    return Mimi(config).apply({"params": params}, audio, method="encode")
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def decode(
+    params: Params, codes: Int[Array, "B Q T"], *, config: config_lib.MimiConfig
+) -> Float[Array, "B samples"]:
+    """`Mimi.decode`, compiled once for each shape."""
+    return Mimi(config).apply({"params": params}, codes, method="decode")
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def encode_step(
+    params: Params,
+    state: State,
+    audio: Float[Array, "B samples"],
+    *,
+    config: config_lib.MimiConfig,
+) -> tuple[State, Int[Array, "B Q T"]]:
+    """`Mimi.encode_step`, compiled once for each shape."""
+    return Mimi(config).apply({"params": params}, state, audio, method="encode_step")
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def decode_step(
+    params: Params,
+    state: State,
+    codes: Int[Array, "B Q T"],
+    *,
+    config: config_lib.MimiConfig,
+) -> tuple[State, Float[Array, "B samples"]]:
+    """`Mimi.decode_step`, compiled once for each shape."""
+    return Mimi(config).apply({"params": params}, state, codes, method="decode_step")

@@ -1,0 +1,154 @@
+"""SEANet: the convolutional ends of Mimi, between audio and latents at 25 Hz.
+
+Every module maps (x, state) to (y, state after x); `start` gives the state before the first sample. States
+nest as the modules do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mvjax import config as config_lib
+from mvjax.codec import conv
+
+State = tuple[Any, ...]  # left contexts of the convolutions
+
+_FIRST_TAPS, _RESIDUAL_TAPS, _LAST_TAPS = 7, 3, 3
+
+
+class Encoder(nn.Module):
+    """Audio to latents; its strides are the ratios in reverse."""
+
+    config: config_lib.MimiConfig
+
+    def setup(self) -> None:
+        """Creates the convolutions in the order of computation."""
+        c = self.config
+        widths = [c.filters * 2**i for i in range(len(c.ratios) + 1)]
+        self.first = conv.Conv(1, widths[0], _FIRST_TAPS)
+        self.stages = [DownStage(w, s) for w, s in zip(widths, reversed(c.ratios))]
+        self.last = conv.Conv(widths[-1], c.latent, _LAST_TAPS)
+
+    def __call__(
+        self, x: Float[Array, "B samples 1"], state: State
+    ) -> tuple[Float[Array, "B steps latent"], State]:
+        """Encodes a chunk; its length is a multiple of the product of the ratios."""
+        return _run(self, x, state)
+
+    def start(self, batch: int) -> State:
+        """The state before the first sample."""
+        return _start(self, batch)
+
+
+class Decoder(nn.Module):
+    """Latents to audio; the mirror image of the encoder."""
+
+    config: config_lib.MimiConfig
+
+    def setup(self) -> None:
+        """Creates the convolutions in the order of computation."""
+        c = self.config
+        widths = [c.filters * 2**i for i in range(len(c.ratios), -1, -1)]
+        self.first = conv.Conv(c.latent, widths[0], _FIRST_TAPS)
+        self.stages = [UpStage(w, s) for w, s in zip(widths, c.ratios)]
+        self.last = conv.Conv(widths[-1], 1, _LAST_TAPS)
+
+    def __call__(
+        self, x: Float[Array, "B steps latent"], state: State
+    ) -> tuple[Float[Array, "B samples 1"], State]:
+        """Decodes a chunk."""
+        return _run(self, x, state)
+
+    def start(self, batch: int) -> State:
+        """The state before the first latent."""
+        return _start(self, batch)
+
+
+class DownStage(nn.Module):
+    """Residual block, then ELU and a strided convolution that doubles the channels."""
+
+    width: int
+    stride: int
+
+    def setup(self) -> None:
+        """Creates the residual block and the strided convolution."""
+        self.residual = Residual(self.width)
+        self.down = conv.StridedConv(self.width, 2 * self.width, self.stride)
+
+    def __call__(
+        self, x: Float[Array, "B time width"], state: State
+    ) -> tuple[Float[Array, "B shorter wider"], State]:
+        """Returns the result and the state after it."""
+        x, residual = self.residual(x, state[0])
+        x, down = self.down(jax.nn.elu(x), state[1])
+        return x, (residual, down)
+
+    def start(self, batch: int) -> State:
+        """The state before the first sample."""
+        return self.residual.start(batch), self.down.start(batch)
+
+
+class UpStage(nn.Module):
+    """ELU and a transposed convolution that halves the channels, then a residual block."""
+
+    width: int
+    stride: int
+
+    def setup(self) -> None:
+        """Creates the transposed convolution and the residual block."""
+        self.up = conv.TransposedConv(self.width, self.width // 2, self.stride)
+        self.residual = Residual(self.width // 2)
+
+    def __call__(
+        self, x: Float[Array, "B time width"], state: State
+    ) -> tuple[Float[Array, "B longer narrower"], State]:
+        """Returns the result and the state after it."""
+        x, up = self.up(jax.nn.elu(x), state[0])
+        x, residual = self.residual(x, state[1])
+        return x, (up, residual)
+
+    def start(self, batch: int) -> State:
+        """The state before the first sample."""
+        return self.up.start(batch), self.residual.start(batch)
+
+
+class Residual(nn.Module):
+    """x + wide(elu(narrow(elu(x)))), with half the channels in between."""
+
+    width: int
+
+    def setup(self) -> None:
+        """Creates both convolutions; the second has one tap."""
+        self.narrow = conv.Conv(self.width, self.width // 2, _RESIDUAL_TAPS)
+        self.wide = nn.Dense(self.width)
+
+    def __call__(
+        self, x: Float[Array, "B time width"], past: Float[Array, "B past width"]
+    ) -> tuple[Float[Array, "B time width"], Float[Array, "B past width"]]:
+        """Returns the result and the context of the next call."""
+        y, past = self.narrow(jax.nn.elu(x), past)
+        return x + self.wide(jax.nn.elu(y)), past
+
+    def start(self, batch: int) -> Float[Array, "B past width"]:
+        """The context before the first sample."""
+        return self.narrow.start(batch)
+
+
+def _run(ends: Encoder | Decoder, x: Array, state: State) -> tuple[Array, State]:
+    first, stages, last = state
+    x, first = ends.first(x, first)
+    after = []
+    for stage, past in zip(ends.stages, stages, strict=True):
+        x, past = stage(x, past)
+        after.append(past)
+    x, last = ends.last(jax.nn.elu(x), last)
+    return x, (first, tuple(after), last)
+
+
+def _start(ends: Encoder | Decoder, batch: int) -> State:
+    stages = tuple(stage.start(batch) for stage in ends.stages)
+    return ends.first.start(batch), stages, ends.last.start(batch)

@@ -1,0 +1,150 @@
+"""Mimi's transformers: causal, windowed, LayerNorm and LayerScale, 25 steps a second.
+
+Keys and values of the last `context` steps are carried from call to call; a whole signal is one call
+that starts with none.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mvjax import config as config_lib
+from mvjax.nn import layers
+
+_ROPE_BASE, _NORM_EPS, _LAYER_SCALE = 10_000.0, 1e-5, 0.01
+
+
+class Memory(NamedTuple):
+    """Rotated keys, and values, of the last `context` steps, oldest first."""
+
+    k: Float[Array, "*layers B context N H"]
+    v: Float[Array, "*layers B context N H"]
+
+
+class Transformer(nn.Module):
+    """Stacked, scanned layers."""
+
+    config: config_lib.MimiConfig
+
+    def setup(self) -> None:
+        """Creates `blocks`."""
+        scanned = nn.scan(
+            Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=self.config.layers,
+        )
+        self.blocks = scanned(self.config)
+
+    def __call__(
+        self, x: Float[Array, "B steps latent"], memory: Memory, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "B steps latent"], Memory]:
+        """Runs the layers on the steps from `position` on."""
+        return self.blocks(x, memory, position)
+
+    def start(self, batch: int) -> Memory:
+        """The memory before the first step; its zeros are never attended to."""
+        c = self.config
+        zeros = jnp.zeros((c.layers, batch, c.context, c.heads, c.latent // c.heads))
+        return Memory(zeros, zeros)
+
+
+class Block(nn.Module):
+    """x += scale1 attention(norm1(x)); x += scale2 mlp(norm2(x))."""
+
+    config: config_lib.MimiConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B steps latent"], memory: Memory, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "B steps latent"], Memory]:
+        """Returns the result and this layer's memory after it; `memory` is without the axis L."""
+        D = self.config.latent
+        y = nn.LayerNorm(epsilon=_NORM_EPS, use_fast_variance=False, name="norm1")(x)
+        y, memory = Attention(self.config, name="attn")(y, memory, position)
+        x = x + LayerScale(D, name="scale1")(y)
+        y = nn.LayerNorm(epsilon=_NORM_EPS, use_fast_variance=False, name="norm2")(x)
+        y = nn.Dense(self.config.hidden, use_bias=False, name="mlp_in")(y)
+        y = nn.Dense(D, use_bias=False, name="mlp_out")(jax.nn.gelu(y, approximate=False))
+        return x + LayerScale(D, name="scale2")(y), memory
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Returns scale * x."""
+        scale = self.param("scale", nn.initializers.constant(_LAYER_SCALE), (self.width,))
+        return x * scale.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Attention(nn.Module):
+    """Each step attends to itself and the context - 1 steps before it."""
+
+    config: config_lib.MimiConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B steps latent"], memory: Memory, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "B steps latent"], Memory]:
+        """Returns the result and the memory after it."""
+        B, T, D = x.shape
+        N = self.config.heads
+        H = D // N
+        qkv = layers.Einsum((D, 3, N, H), fan_in=D, name="qkv")("BTD,DpNH->BTpNH", x)
+        positions = position + jnp.arange(T, dtype=jnp.int32)
+        q = layers.rope(qkv[:, :, 0], positions, base=_ROPE_BASE)
+        k = layers.rope(qkv[:, :, 1], positions, base=_ROPE_BASE)
+        k = jnp.concatenate([memory.k, k], axis=1)
+        v = jnp.concatenate([memory.v, qkv[:, :, 2]], axis=1)
+        u = windowed(q, k, v, position)
+        y = layers.Einsum((N, H, D), fan_in=D, name="out")("BTNH,NHD->BTD", u)
+        return y, Memory(k[:, T:], v[:, T:])
+
+
+def windowed(
+    q: Float[Array, "B steps N H"],
+    k: Float[Array, "B seen N H"],
+    v: Float[Array, "B seen N H"],
+    position: Int[Array, ""],
+) -> Float[Array, "B steps N H"]:
+    """Softmax attention within a window, in time and memory linear in the number of steps.
+
+    With a window of W, keys start W steps before the queries. Queries are cut into blocks of W,
+    and each block meets its own block of keys and the one before:
+
+        keys      |  0 .. W-1 |  W .. 2W-1 | 2W .. 3W-1 |      (of which those before step 0 are masked)
+        queries               | block 0    | block 1    |
+
+    Args:
+      q: of the steps from `position` on.
+      k: of the steps from `position - W` on.
+      v: likewise.
+      position: steps before the first query.
+    """
+    B, T, N, H = q.shape
+    W = k.shape[1] - T
+    P = min(T, W)  # block length
+    n = -(-T // P)
+    more = ((0, 0), (0, n * P - T), (0, 0), (0, 0))
+    q, k, v = jnp.pad(q, more), jnp.pad(k, more), jnp.pad(v, more)
+    q = q.reshape(B, n, P, N, H)
+    window = jnp.arange(n)[:, None] * P + jnp.arange(W + P)[None]
+    k, v = k[:, window], v[:, window]
+    query, key = jnp.arange(P)[:, None] + W, jnp.arange(W + P)[None]  # steps, from the window's start
+    near = (key <= query) & (key > query - W)
+    real = window + position >= W  # not before step 0
+    allowed = near[None] & real[:, None]
+    logits = jnp.einsum("BbTNH,BbSNH->BbNTS", q, k) * H**-0.5
+    logits = jnp.where(allowed[None, :, None], logits, jnp.finfo(jnp.float32).min)
+    u = jnp.einsum("BbNTS,BbSNH->BbTNH", jax.nn.softmax(logits), v)
+    return u.reshape(B, n * P, N, H)[:, :T]

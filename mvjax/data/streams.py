@@ -1,0 +1,138 @@
+"""The text row of a sample: words on the 12.5 Hz grid (speech), or a plain transcript (speechless).
+
+speech       0.24 s "hello", tokens 7 8, with pad 3 and epad 0:  3 3 0 7 8 3 3 ...
+speechless   BOS question EOS answer BOS question EOS answer BOS
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from mvjax import types
+
+BOS, EOS = 1, 2
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """The part of a SentencePieceProcessor that is used."""
+
+    def encode(self, text: str, /) -> list[int]:
+        """Returns ids without BOS and EOS."""
+        ...
+
+
+@runtime_checkable
+class TimedWord(Protocol):
+    """A word and when it sounds."""
+
+    @property
+    def text(self) -> str:
+        """The word."""
+        ...
+
+    @property
+    def start(self) -> float:
+        """Seconds."""
+        ...
+
+    @property
+    def end(self) -> float:
+        """Seconds."""
+        ...
+
+
+@runtime_checkable
+class Utterance(Protocol):
+    """Who says what."""
+
+    @property
+    def speaker(self) -> str:
+        """Either "user" or "assistant"."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The words."""
+        ...
+
+
+def text_stream(
+    words: Sequence[TimedWord] | None, frames: int, tokenizer: Tokenizer, *, pad: int, epad: int
+) -> Int32[np.ndarray, " T"]:
+    """Lays the assistant's words out on the frame grid; None (no transcript) gives all -1.
+
+    Words are taken by start; those without a positive duration are dropped. A word starts at the
+    frame its start falls in, one token a frame, with `epad` in place of a `pad` right before it.
+    Tokens that do not fit before the next word are dropped.
+
+    Source: moshi-finetune `interleaver.py`, `Interleaver`, as in reference section 7.1, with the
+    options it trains with.
+    """
+    if words is None:
+        return np.full(frames, types.ZERO_TOKEN, np.int32)
+    row = np.full(frames, pad, np.int32)
+    due = sorted((w for w in words if w.end > w.start), key=lambda w: w.start)
+    pending: list[int] = []
+    n = 0
+    for t in range(frames):
+        while n < len(due) and due[n].start * types.FRAME_RATE < t + 1:
+            pending = word_tokens(tokenizer, due[n].text)
+            n += 1
+        if pending:
+            if t > 0 and row[t - 1] == pad:
+                row[t - 1] = epad
+            row[t] = pending.pop(0)
+    return row
+
+
+def speechless_row(
+    turns: Sequence[Utterance], tokenizer: Tokenizer, length: int
+) -> tuple[Int32[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+    """A dialogue as text: (ids, loss mask), cut at `length` or filled up with -1.
+
+    A user's turn is BOS, its tokens, EOS; an assistant's turn is its tokens; BOS ends the dialogue.
+    The assistant's tokens count in the loss, and so does the BOS that follows them.
+    """
+    ids: list[int] = []
+    mask: list[bool] = []
+    for turn in [*turns, None]:
+        user = turn is not None and turn.speaker == "user"
+        if turn is None or user:
+            ids.append(BOS)
+            mask.append(bool(mask) and ids[-2] != EOS)
+        if turn is not None:
+            tokens = _tokens(tokenizer, turn.text) + ([EOS] if user else [])
+            ids += tokens
+            mask += [not user] * len(tokens)
+    count = min(len(ids), length)
+    row = np.full(length, types.ZERO_TOKEN, np.int32)
+    row[:count] = ids[:count]
+    valid = np.zeros(length, bool)
+    valid[:count] = mask[:count]
+    return row, valid
+
+
+def prompt(turns: Sequence[Utterance], tokenizer: Tokenizer) -> list[int]:
+    """The start of a speechless row, up to where the assistant is to answer the last user turn."""
+    row = speechless_row(turns, tokenizer, 1 << 16)[0]
+    return [int(i) for i in row[: int(np.flatnonzero(row == EOS)[-1]) + 1]]
+
+
+def word_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of one stripped word; a newline within is the newline piece, if the tokenizer has one."""
+    newline = tokenizer.encode("\n")[-1:]
+    first, *rest = text.strip().split("\n")
+    ids = list(tokenizer.encode(first))
+    for line in rest:
+        ids += [*newline, *tokenizer.encode(line)]
+    return ids
+
+
+def _tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a sentence, encoded word by word, so that they are the same as in a text stream."""
+    return [i for word in text.split() for i in word_tokens(tokenizer, word)]

@@ -1,0 +1,119 @@
+"""Gate opening over a spoken conversation that leaves the image and comes back to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mvjax import types
+from mvjax.dialogues import speech
+from mvjax.eval import subject
+
+Topic = Literal["image", "small talk"]
+
+_LEAD = 4  # frames before the first question
+_ANSWER = 44  # frames (3.5 s) after each question
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One question and its answer within the conversation.
+
+    Attributes:
+      topic: what it is about.
+      question: the user's words.
+      said: the model's words.
+      frames: (first, last + 1), the answer included.
+      opening: mean gate opening from the model's first word to its last; NaN if it was silent.
+    """
+
+    topic: Topic
+    question: str
+    said: str
+    frames: tuple[int, int]
+    opening: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """The conversation frame by frame.
+
+    Attributes:
+      exchanges: in order.
+      opening: float32 [L, T], the mean over channels of each layer's gate.
+      words: (word, frame) of the model.
+      audio: float32 [samples], both sides mixed.
+    """
+
+    exchanges: list[Exchange]
+    opening: np.ndarray
+    words: list[tuple[str, int]]
+    audio: np.ndarray
+
+
+def converse(
+    model: subject.Subject,
+    script: Sequence[tuple[Topic, str]],
+    picture: UInt8[np.ndarray, "height width 3"],
+    voice: speech.Voice,
+) -> Trace:
+    """Speaks the user's side of the script, lets the model answer freely, and reads its gates."""
+    audio, spans = _user_side(script, voice)
+    user_codes = model.hear([audio])[0]
+    talked = model.converse(user_codes[None], picture[None])
+    codes = np.concatenate([talked.text_ids[:, None], talked.audio_codes, user_codes[None]], axis=1)
+    opening = model.gates(codes.astype(np.int32), picture)
+    answers = model.say([talked.audio_codes[0]])[0]
+    words = model.timed_words(talked.text_ids[0])
+    exchanges = [
+        _exchange(topic, question, span, words, opening)
+        for (topic, question), span in zip(script, spans, strict=True)
+    ]
+    size = max(len(audio), len(answers))
+    mixed = _filled(audio, size) + _filled(answers, size)
+    return Trace(exchanges, opening, words, mixed)
+
+
+def mean_opening(trace: Trace, topic: Topic) -> float:
+    """Mean gate opening while the model talks about a topic; NaN if it never does."""
+    values = [e.opening for e in trace.exchanges if e.topic == topic and np.isfinite(e.opening)]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _user_side(
+    script: Sequence[tuple[Topic, str]], voice: speech.Voice
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The user's audio, and the frames of each question with the silence for its answer."""
+    pieces = [np.zeros(_LEAD * types.FRAME_SAMPLES, np.float32)]
+    spans = []
+    frame = 0
+    for _, question in script:
+        samples = speech.speak(question, voice).samples
+        frames = -(-len(samples) // types.FRAME_SAMPLES) + _ANSWER
+        pieces.append(_filled(samples, frames * types.FRAME_SAMPLES))
+        end = frame + frames + (0 if spans else _LEAD)
+        spans.append((frame, end))
+        frame = end
+    return np.concatenate(pieces), spans
+
+
+def _exchange(
+    topic: Topic,
+    question: str,
+    span: tuple[int, int],
+    words: Sequence[tuple[str, int]],
+    opening: np.ndarray,
+) -> Exchange:
+    inside = [(word, frame) for word, frame in words if span[0] <= frame < span[1]]
+    mean = float("nan")
+    if inside:
+        mean = float(opening[:, inside[0][1] : inside[-1][1] + 1].mean())
+    return Exchange(topic, question, " ".join(word for word, _ in inside), span, mean)
+
+
+def _filled(samples: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(samples, (0, size - len(samples))).astype(np.float32)

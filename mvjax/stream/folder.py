@@ -1,0 +1,150 @@
+"""Reads what an exported folder says about its model: sizes, delays, gate and norms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+NormKind = Literal["mean_square", "variance"]
+
+_TORCH_CONFIG = "moshika-vis.yaml"
+_MLX_CONFIG = "config.json"
+_ENCODER_CONFIG = "siglip448.config"
+_TORCH_NORMS: dict[str, tuple[NormKind, float]] = {
+    "rms_norm": ("variance", 1e-5),
+    "rms_norm_f32": ("variance", 1e-8),
+    "real_rms_norm": ("mean_square", 1e-5),
+    "real_rms_norm_f32": ("mean_square", 1e-8),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The image encoder; widths come from its tensors."""
+
+    layers: int
+    heads: int
+    patch: int
+    image_size: int
+    eps: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What the tensors alone do not say."""
+
+    weights: Path
+    layers: int
+    heads: int
+    context: int  # frames a query may look back on, itself included
+    rope_base: float
+    depth_layers: int
+    depth_heads: int
+    depth_norm: tuple[NormKind, float]
+    image_norm: tuple[NormKind, float]
+    gate: Literal["none", "constant", "conditional"]
+    activation: Literal["sigmoid", "tanh"]
+    delays: tuple[int, ...]
+    codebooks_out: int
+    text_vocab: int
+    audio_vocab: int
+    encoder: Encoder
+
+
+def read_torch(folder: Path) -> Model:
+    """Reads a folder in the layout of kyuteye_pt.
+
+    Raises:
+      ValueError: if a file or a key is missing, naming both.
+    """
+    path = folder / _TORCH_CONFIG
+    c = _Keys(path, yaml.safe_load(_text(path)))
+    gating = c["xa_gating"]
+    conditional = "conditional" if c["xa_conditional_gating"] else "constant"
+    return Model(
+        weights=folder / c["model"],
+        layers=c["num_layers"],
+        heads=c["num_heads"],
+        context=c["context"],
+        rope_base=c["max_period"],
+        depth_layers=c["depformer_num_layers"],
+        depth_heads=c["depformer_num_heads"],
+        depth_norm=_TORCH_NORMS[c["norm"]],
+        image_norm=_TORCH_NORMS[c["norm_xa"]],
+        gate="none" if gating == "none" else conditional,
+        activation="sigmoid" if gating == "none" else gating,
+        delays=tuple(c["delays"]),
+        codebooks_out=c["dep_q"],
+        text_vocab=c["text_card"],
+        audio_vocab=c["audio_card"],
+        encoder=_read_encoder(folder),
+    )
+
+
+def read_mlx(folder: Path) -> Model:
+    """Reads a folder in the layout of kyuteye_mlx; errors as `read_torch`."""
+    path = folder / _MLX_CONFIG
+    c = _Keys(path, _json(path))
+    backbone, depformer = _Keys(path, c["transformer"]), _Keys(path, c["depformer"])
+    depth, norm = _Keys(path, depformer["transformer"]), _Keys(path, c["image_norm"])
+    return Model(
+        weights=folder / "model.safetensors",
+        layers=backbone["num_layers"],
+        heads=backbone["num_heads"],
+        context=backbone["context"],
+        rope_base=backbone["max_period"],
+        depth_layers=depth["num_layers"],
+        depth_heads=depth["num_heads"],
+        depth_norm=("mean_square", 1e-8),
+        image_norm=(norm["kind"], norm["eps"]),
+        gate="none" if backbone["xa_gating"] == "none" else "conditional",
+        activation="sigmoid",
+        delays=(0, *c["audio_delays"]),
+        codebooks_out=depformer["num_slices"],
+        text_vocab=c["text_out_vocab_size"],
+        audio_vocab=c["audio_vocab_size"] - 1,
+        encoder=_read_encoder(folder),
+    )
+
+
+class _Keys:
+    """A mapping that says which file lacks a key."""
+
+    def __init__(self, path: Path, values: Any) -> None:
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected a mapping, got {values!r:.80}; export again")
+        self.path, self.values = path, values
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.values:
+            raise ValueError(f"{self.path}: key {key!r} is missing; export again")
+        return self.values[key]
+
+
+def _read_encoder(folder: Path) -> Encoder:
+    path = folder / _ENCODER_CONFIG
+    c = _Keys(path, _json(path))
+    return Encoder(
+        layers=c["num_hidden_layers"],
+        heads=c["num_attention_heads"],
+        patch=c["patch_size"],
+        image_size=c["image_size"],
+        eps=c["layer_norm_eps"],
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}; export again") from error
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"{path}: missing, so {path.parent} is not an export folder; export again")
+    return path.read_text()

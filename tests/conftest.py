@@ -1,0 +1,13 @@
+"""Strictness for every test: no silent broadcasting or promotion, and eight devices to shard over."""
+
+import os
+
+# Before jax starts its backends. Tests that start processes pass their own environment.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("NO_TORCH_COMPILE", "1")  # `moshi` would compile for 20 s
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -1,0 +1,272 @@
+import dataclasses
+import logging
+import re
+
+import msgspec
+import numpy as np
+import pytest
+
+from mvjax import config as config_lib
+from mvjax import types
+from mvjax.data import batch, images, mixture, records, streams
+
+CODES, FRAMES, SIZE = 50, 40, 16
+VISUAL, TALK = 20, 9  # records; visual codes are below 25, talk codes from 25 on
+
+
+def _record(i, name, *, low=0, image=True, spoken=True):
+    rng = np.random.default_rng([i, low])
+    frames = int(rng.integers(12, 30))
+    codes = rng.integers(low, low + CODES // 2, (4, frames)) if spoken else np.zeros((0, 0))
+    pixels = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    end = (frames - 6) * 0.08
+    words = (records.Word("the", end - 0.3, end - 0.1), records.Word("digit", end - 0.1, end))
+    return records.Record(
+        id=f"{name}-{i}",
+        kinds=("digit",),
+        turns=(
+            records.Turn("user", "what digit is this"),
+            records.Turn("assistant", "the digit is seven" if i % 2 else "i see the digit six"),
+        ),
+        image=images.encode_png(pixels) if image else None,
+        words=words if spoken else None,
+        codes=records.encode_codes(codes),
+        codebooks=4 if spoken else 0,
+        seconds=frames * 0.08 if spoken else 0.0,
+    )
+
+
+@pytest.fixture
+def config(tmp_path):
+    codec = tmp_path / "codec"
+    codec.write_text("a codec")
+    model = config_lib.ModelConfig(
+        siglip=config_lib.SiglipConfig(image_size=SIZE, patch=8),
+        audio_vocab=CODES,
+        codebooks_out=2,
+        delays=(0, 0, 1, 0, 1),
+    )
+    return config_lib.Config(
+        frozen=config_lib.FrozenFiles(
+            moshi="",
+            siglip="",
+            codec=str(codec),
+            tokenizer="package:mvjax.tiny/assets/tokenizer.model",
+        ),
+        model=model,
+        data=config_lib.DataConfig(
+            root=str(tmp_path / "records"),
+            prepare=_prepare(codec),
+            speech=(config_lib.Source("visual"),),
+            speechless=(config_lib.Source("text", 3.0), config_lib.Source("visual", 1.0)),
+            small_talk=(config_lib.Source("talk"),),
+            speech_rows=4,
+            speechless_rows=12,
+            speech_frames=FRAMES,
+            speechless_tokens=24,
+        ),
+    )
+
+
+def _prepare(codec):
+    def prepare(root):
+        frozen = config_lib.FrozenFiles(
+            moshi="",
+            siglip="",
+            codec=str(codec),
+            tokenizer="package:mvjax.tiny/assets/tokenizer.model",
+        )
+        made_with = records.identity(frozen)
+        for name, items in (
+            ("visual", [_record(i, "visual") for i in range(VISUAL)]),
+            ("text", [_record(i, "text", spoken=False) for i in range(30)]),
+            ("talk", [_record(i, "talk", low=CODES // 2, image=False) for i in range(TALK)]),
+        ):
+            records.write(root / f"{name}.array_record", items, made_with)
+
+    return prepare
+
+
+def _data(config, **changes):
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+
+
+def _equal(a, b):
+    for x, y in zip((*a.speech, *a.speechless), (*b.speech, *b.speechless), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+def test_shapes_and_what_absent_means(config):
+    speech, speechless = mixture.batches(config)[3]
+    assert speech.codes.shape == (4, 5, FRAMES) and speechless.codes.shape == (12, 5, 24)
+    assert speech.codes.dtype == np.int32 and speech.images.shape == (4, SIZE, SIZE, 3)
+    for part in (speech, speechless):
+        assert part.has_image.all() and part.images.any()
+        assert not part.loss_mask[part.codes[:, 0] == types.ZERO_TOKEN].any()
+    np.testing.assert_array_equal(speech.loss_mask, speech.codes[:, 0] != types.ZERO_TOKEN)
+    np.testing.assert_array_equal(speech.loss_mask, speech.codes[:, 4] != types.ZERO_TOKEN)
+    assert (speechless.codes[:, 1:] == types.ZERO_TOKEN).all()
+    assert (speechless.codes[:, 0, 0] == streams.BOS).all()
+
+
+def test_same_seed_same_bytes_and_other_seed_other(config):
+    first, again = mixture.batches(config), mixture.batches(config)
+    for step in (0, 7, 2):
+        _equal(first[step], again[step])
+    reseeded = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=1))
+    other = mixture.batches(reseeded)[0]
+    assert not np.array_equal(first[0].speech.codes, other.speech.codes)
+    assert not np.array_equal(first[0].speech.codes, first[1].speech.codes)
+
+
+def test_processes_share_the_global_batch(config):
+    whole = mixture.batches(config)[5]
+    shares = [mixture.batches(config, process_index=p, process_count=4)[5] for p in range(4)]
+    joined = types.Batch(
+        *(types.Part(*(np.concatenate(arrays) for arrays in zip(*parts))) for parts in zip(*shares))
+    )
+    _equal(whole, joined)
+
+
+def test_reading_ahead_changes_nothing(config):
+    plain, ahead = mixture.batches(config), mixture.batches(_data(config, workers=2))
+    for step in (0, 1, 2, 9, 3):
+        _equal(plain[step], ahead[step])
+
+
+def test_every_record_once_an_epoch_and_sources_by_weight(config):
+    config = _data(config, p_concat=0.0, speechless=(config_lib.Source("text"),))
+    seen = []
+    build = mixture._Rows(config) if mixture.ensure_records(config.data) is None else None
+    source = build.source("visual", seed=3, spoken=True)
+    for epoch in range(2):
+        seen.append([source[epoch * VISUAL + i][0].id for i in range(VISUAL)])
+    assert sorted(seen[0]) == sorted(seen[1]) == sorted(f"visual-{i}" for i in range(VISUAL))
+    assert seen[0] != seen[1]
+    weighted = mixture._mix(
+        build,
+        (config_lib.Source("text", 3.0), config_lib.Source("visual", 1.0)),
+        0,
+        spoken=False,
+    )
+    names = [weighted[i][0].id.split("-")[0] for i in range(400)]
+    assert names.count("visual") == 100
+
+
+def test_context_switch_keeps_the_answer_and_the_image(config):
+    batches = mixture.batches(_data(config, p_concat=1.0))
+    originals = {}
+    for i in range(VISUAL):
+        record = _record(i, "visual")
+        originals[images.decode(record.image).tobytes()] = record
+    before, after, shorter = [], [], 0
+    for step in range(30):
+        part = batches[step].speech
+        for codes, pixels in zip(part.codes, part.images):
+            record = originals[pixels.tobytes()]
+            inside = np.flatnonzero((codes[1] >= 0) & (codes[1] < CODES // 2))
+            assert (np.diff(inside) == 1).all()
+            full, keep = record.array(), batch.last_word_frame(record)
+            assert keep <= len(inside) <= full.shape[1]
+            np.testing.assert_array_equal(codes[1:, inside], full[:, : len(inside)])
+            before.append(inside[0])
+            after.append((codes[1] >= 0).sum() - inside[-1] - 1)
+            shorter += len(inside) < full.shape[1]
+    assert len(set(before)) > 5 and len(set(after)) > 5 and shorter > 10
+    plain = mixture.batches(_data(config, p_concat=0.0))
+    assert all((plain[s].speech.codes[:, 1] < CODES // 2).all() for s in range(10))
+
+
+def test_half_the_rows_switch(config):
+    batches = mixture.batches(_data(config, p_concat=0.5))
+    switched = [
+        (row >= CODES // 2).any() for s in range(60) for row in batches[s].speech.codes[:, 1]
+    ]
+    assert 0.35 < np.mean(switched) < 0.55  # a trim to nothing at both ends looks like no switch
+
+
+def test_long_dialogues_are_cropped_at_random(config):
+    config = _data(config, speech_frames=10, p_concat=1.0)
+    batches = mixture.batches(config)
+    parts = [batches[s].speech for s in range(5)]
+    assert all(part.loss_mask.all() for part in parts)
+    rng = np.random.default_rng(0)
+    codes = np.arange(3 * 9, dtype=np.int32).reshape(3, 9)
+    starts = {int(batch.crop(codes, 4, rng)[0, 0]) for _ in range(200)}
+    assert starts == {0, 1, 2, 3, 4, 5}
+    np.testing.assert_array_equal(batch.crop(codes, 20, rng), codes)
+
+
+def _spoil(config, name, numbers):
+    path = mixture.record_path(config.data, name)
+    data = bytearray(path.read_bytes())
+    for i in numbers:
+        data[data.index(f"{name}-{i}".encode())] ^= 255
+    path.write_bytes(data)
+
+
+def test_bad_records_are_replaced_within_the_budget(config, caplog):
+    mixture.ensure_records(config.data)
+    _spoil(config, "visual", [4, 5])
+    config = _data(config, bad_record_budget=2)
+    with caplog.at_level(logging.WARNING):
+        one, two = mixture.batches(config), mixture.batches(config)
+        for step in range(8):
+            _equal(one[step], two[step])
+    logged = {re.search(r"visual.array_record\[(\d+)\]", m).group(1) for m in caplog.messages}
+    assert logged == {"4", "5"}
+
+
+def test_too_many_bad_records_stop_the_run_and_are_listed(config):
+    mixture.ensure_records(config.data)
+    _spoil(config, "visual", [4, 5])
+    batches = mixture.batches(_data(config, bad_record_budget=1))
+    with pytest.raises(ValueError, match=r"at most 1 bad records .* got 2") as caught:
+        for step in range(20):
+            batches[step]
+    for number in (4, 5):
+        assert f"visual.array_record[{number}]" in str(caught.value)
+
+
+def test_a_bad_image_and_foreign_codes_are_bad_records(config, tmp_path):
+    made_with = records.identity(config.frozen)
+    good = _record(0, "visual")
+    items = [
+        msgspec.structs.replace(good, image=b"junk"),
+        msgspec.structs.replace(good, id="loud", codes=b"\xff" * len(good.codes)),
+        records.Record("mute", good.kinds, good.turns),
+    ]
+    path = mixture.record_path(config.data, "visual")
+    config.data.prepare(path.parent)
+    records.write(path, items, made_with)
+    batches = mixture.batches(_data(config, bad_record_budget=3, speechless_rows=0))
+    with pytest.raises(ValueError, match="every one is bad"):
+        batches[0]
+    batches = mixture.batches(_data(config, bad_record_budget=2, speechless_rows=0))
+    with pytest.raises(ValueError, match="at most 2 bad records") as caught:
+        batches[0]
+    for problem in ("image: 4 bytes", "loud: expected 4 codebooks", "mute: expected 4 codebooks"):
+        assert problem in str(caught.value)
+
+
+def test_no_rows_of_one_part(config):
+    batch = mixture.batches(_data(config, speechless_rows=0, speechless=()))[2]
+    assert batch.speechless.codes.shape == (0, 5, 24) and len(batch.speech.codes) == 4
+
+
+def test_clear_errors(config, tmp_path):
+    with pytest.raises(ValueError, match="speech_rows 4 is not divisible by 3"):
+        mixture.batches(config, process_count=3)
+    with pytest.raises(ValueError, match="p_concat > 0 needs small_talk"):
+        mixture.batches(_data(config, small_talk=()))
+    with pytest.raises(ValueError, match="weight above 0"):
+        mixture.batches(_data(config, speech=(config_lib.Source("visual", 0.0),)))
+    with pytest.raises(FileNotFoundError, match=r"not there.*visual"):
+        mixture.batches(_data(config, prepare=None, root=str(tmp_path / "empty")))
+    batches = mixture.batches(config)
+    with pytest.raises(IndexError, match="step >= 0"):
+        batches[-1]
+    (tmp_path / "codec").write_text("another codec")
+    with pytest.raises(ValueError, match="made with codec"):
+        mixture.batches(config)

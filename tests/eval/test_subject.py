@@ -1,0 +1,116 @@
+"""The model under test at toy size: batching changes nothing, words and clips keep their places."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import sentencepiece
+
+from mvjax import config as config_lib
+from mvjax import tiny, types
+from mvjax.codec import mimi
+from mvjax.dialogues import speech
+from mvjax.eval import subject, switching
+from mvjax.nn import model as model_lib
+from mvjax.tiny import world
+from mvjax.weights import locate
+
+MODEL = dataclasses.replace(
+    tiny.MODEL,
+    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=20, context=120),
+    depformer=config_lib.DepformerConfig(width=12, layers=1, heads=2, hidden=14),
+    siglip=config_lib.SiglipConfig(width=8, layers=1, heads=2, hidden=10, patch=8, image_size=48),
+)
+CODEC = dataclasses.replace(
+    tiny.CODEC, filters=2, latent=12, layers=1, heads=2, hidden=16, code_width=4
+)
+FRAME = types.FRAME_SAMPLES
+
+
+@pytest.fixture(scope="module")
+def toy() -> subject.Subject:
+    config = config_lib.Config(frozen=tiny.FROZEN, model=MODEL, codec=CODEC)
+    params = model_lib.VisionSpeech(MODEL).init(jax.random.key(0))["params"]
+    audio = jax.random.normal(jax.random.key(2), (1, FRAME))
+    codec = mimi.Mimi(CODEC).init(jax.random.key(1), audio)["params"]
+    tokenizer = sentencepiece.SentencePieceProcessor(
+        model_file=str(locate.resolve(tiny.FROZEN.tokenizer))
+    )
+    return subject.Subject(config, params, codec, tokenizer)
+
+
+def _pictures(n: int) -> np.ndarray:
+    return np.stack([s.image for s in world.scenes("test", n, 0)])
+
+
+def test_written_answers_do_not_depend_on_the_batch(toy, monkeypatch):
+    questions = ["what digit is this", "where is it", "is it red", "what do you see", "is it a two"]
+    pictures = _pictures(5)
+    together = toy.answer_text(questions, pictures, has_image=True)
+    monkeypatch.setattr(subject, "ROWS", 2)
+    assert toy.answer_text(questions, pictures, has_image=True) == together
+    blind = toy.answer_text(questions[:1] * 2, pictures[:2], has_image=False)
+    assert blind[0] == blind[1]
+
+
+def test_conversations_do_not_depend_on_the_batch_and_gates_match_the_stream(toy, monkeypatch):
+    rng = np.random.default_rng(0)
+    user = rng.integers(0, MODEL.audio_vocab, (5, 8, 11)).astype(np.int32)
+    pictures = _pictures(5)
+    together = toy.converse(user, pictures)
+    assert together.text_ids.shape == (5, 11) and together.audio_codes.shape == (5, 8, 11)
+    monkeypatch.setattr(subject, "ROWS", 2)
+    again = toy.converse(user, pictures)
+    np.testing.assert_array_equal(again.text_ids, together.text_ids)
+    np.testing.assert_array_equal(again.audio_codes, together.audio_codes)
+    codes = np.concatenate([together.text_ids[:, None], together.audio_codes, user], axis=1)
+    gates = toy.gates(codes[:1].astype(np.int32), pictures[0])
+    assert gates.shape == (3, 11) and (gates > 0).all() and np.ptp(gates) > 0
+
+
+def test_words_skip_silence_and_know_their_frame(toy):
+    m, tokenizer = MODEL, toy.tokenizer
+    seven, red = tokenizer.encode("seven"), tokenizer.encode("red")
+    ids = np.array([m.text_pad, m.text_epad, *seven, m.text_pad, -1, *red, m.text_pad])
+    assert toy.words(ids) == "seven red"
+    assert toy.timed_words(ids) == [("seven", 2), ("red", 4 + len(seven))]
+    spelt = tokenizer.encode("qx")  # no piece of its own: letters
+    assert len(spelt) > 1 and toy.timed_words(np.array(spelt)) == [("qx", 0)]
+
+
+def test_clips_keep_their_order_and_length(toy, monkeypatch):
+    rng = np.random.default_rng(1)
+    sizes = [3 * FRAME, 2 * FRAME - 5, 9 * FRAME]
+    clips = [rng.standard_normal(n).astype(np.float32) for n in sizes]
+    together = toy.hear(clips)
+    assert [c.shape for c in together] == [(8, 3), (8, 2), (8, 9)]
+    monkeypatch.setattr(subject, "_CODEC_ROWS", 1)
+    for clip, codes in zip(clips, together, strict=True):
+        np.testing.assert_array_equal(toy.hear([clip])[0], codes)
+    sounds = toy.say(together)
+    assert [len(s) for s in sounds] == [3 * FRAME, 2 * FRAME, 9 * FRAME]
+
+
+def test_a_conversation_is_traced_by_topic(toy):
+    voice = speech.Voice("en-us")
+    script = [("image", "what is it"), ("small talk", "hello")]
+    trace = switching.converse(toy, script, _pictures(1)[0], voice)
+    first, second = trace.exchanges
+    T = trace.opening.shape[1]
+    assert first.frames[0] == 0 and first.frames[1] == second.frames[0] and second.frames[1] == T
+    assert trace.opening.shape == (3, T) and len(trace.audio) == T * FRAME
+    assert [e.topic for e in trace.exchanges] == ["image", "small talk"]
+    said = [w for w, f in trace.words if f < first.frames[1]]
+    assert first.said.split() == said
+
+
+def test_mean_opening_ignores_silence():
+    exchanges = [
+        switching.Exchange("image", "q", "a", (0, 3), 0.2),
+        switching.Exchange("image", "q", "", (3, 5), float("nan")),
+        switching.Exchange("small talk", "q", "", (5, 6), float("nan")),
+    ]
+    trace = switching.Trace(exchanges, np.zeros((2, 6)), [], np.zeros(6))
+    assert switching.mean_opening(trace, "image") == pytest.approx(0.2)
+    assert np.isnan(switching.mean_opening(trace, "small talk"))

@@ -1,0 +1,251 @@
+"""The token state machine, and the PyTorch and MLX runtimes against the JAX model."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.nn import gates
+from mvjax.nn import model as model_lib
+from mvjax.stream import folder as folder_lib
+from mvjax.stream import timeline
+from mvjax.weights import export, kyutai, rules, targets
+
+TOY = config_lib.ModelConfig(
+    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=5),
+    depformer=config_lib.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
+    siglip=config_lib.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
+    text_vocab=37,
+    audio_vocab=13,
+    codebooks_out=3,
+    delays=(0, 0, 1, 1, 0, 1),
+)
+GATES = {
+    "none": {"gate": None},
+    "constant_tanh": {"gate": gates.Constant()},
+    "constant_sigmoid": {"gate": gates.Constant("sigmoid")},
+    "conditional_tanh": {"gate": gates.Conditional(3, "tanh")},
+    "conditional_sigmoid": {"gate": gates.Conditional(3)},
+    "shared": {"gate": gates.Conditional(3), "share_gate": True},
+}
+FRAMES = 12  # more than twice the context
+
+
+def toy(name):
+    adapters = config_lib.CrossAttentionConfig(**GATES[name])
+    return dataclasses.replace(TOY, cross_attention=adapters)
+
+
+def random_params(config):
+    """Neither tiny nor saturating: norms around 1, contractions around 0.3."""
+    rng = np.random.default_rng(0)
+    flat = {}
+    for path, shape in rules.leaf_shapes(kyutai.vis_rules(config), kyutai.sizes(config)).items():
+        noise = 0.3 * rng.standard_normal(shape)
+        centre = 1.0 if path.endswith(("scale", "gate_alpha")) else 0.0
+        flat[path] = (centre + noise).astype(np.float32)
+    return tree.unflatten(flat)
+
+
+def write(config, target, folder):
+    (folder / "codec").write_bytes(b"codec")
+    (folder / "tokenizer").write_bytes(b"tokenizer")
+    files = config_lib.FrozenFiles("", "", str(folder / "codec"), str(folder / "tokenizer"))
+    params = random_params(config)
+    run = config_lib.Config(frozen=files, model=config)
+    return params, export.export(params, run, target, folder / target)
+
+
+def open_runtime(target, folder, **options):
+    if target == "torch":
+        pytest.importorskip("torch")
+        from mvjax.stream import torch_runtime as module
+    else:
+        pytest.importorskip("mlx.core")
+        from mvjax.stream import mlx_runtime as module
+    return module.Runtime(folder, **options)
+
+
+def inputs(frames=FRAMES):
+    rng = np.random.default_rng(1)
+    users = len(TOY.delays) - 1 - TOY.codebooks_out
+    pixels = rng.uniform(-1, 1, (1, 12, 12, 3)).astype(np.float32)
+    return pixels, rng.integers(0, TOY.audio_vocab, (users, frames))
+
+
+def jax_logits(config, params, pixels, outs, user):
+    """Text and audio logits and gates of the training forward over what the runtime said."""
+    T, Q = len(outs), config.codebooks_out
+    rows = np.zeros((1, len(config.delays), T), np.int32)
+    rows[0, 0] = [out.text_token for out in outs]
+    for q, d in enumerate(config.delays[1 : 1 + Q]):
+        rows[0, 1 + q, : T - d] = [out.audio_tokens[q] for out in outs[d:]]
+    rows[0, 1 + Q :] = user
+    model = model_lib.VisionSpeech(config)
+    apply = jax.jit(lambda p, c, x: model.apply({"params": p}, c, x, depth_codebooks=Q))
+    out = apply(params, jnp.asarray(rows), None if pixels is None else jnp.asarray(pixels))
+    return out.text_logits[0], out.audio_logits[0], out.gates[:, 0].T
+
+
+def assert_agree(config, params, pixels, outs, user):
+    text, audio, gate = jax_logits(config, params, pixels, outs, user)
+    T = len(outs)
+    np.testing.assert_allclose(np.stack([o.text_logits for o in outs]), text, atol=1e-4)
+    for q, d in enumerate(config.delays[1 : 1 + config.codebooks_out]):
+        said = np.stack([out.audio_logits[q] for out in outs[d:]])
+        np.testing.assert_allclose(said, audio[: T - d, q], atol=1e-4)
+    np.testing.assert_allclose(np.stack([out.gates for out in outs]), gate, atol=1e-4)
+    np.testing.assert_allclose([out.gate for out in outs], gate.mean(axis=1), atol=1e-4)
+
+
+def test_columns_follow_the_table_of_the_reference():
+    # streams: text, two of the assistant's, two of the user's; reference section 5.2, Rust and MLX
+    machine = timeline.Timeline((0, 0, 1, 0, 1), codebooks_out=2, text_vocab=90, audio_vocab=80)
+    user = [np.array([100 * (s + 1), 100 * (s + 1) + 1]) for s in range(12)]
+    text = [10 + s for s in range(12)]
+    audio = [np.array([1000 * (s + 1), 1000 * (s + 1) + 1]) for s in range(12)]
+    for s in range(12):
+        if s == 0:
+            want = [90, 80, 80, 80, 80]
+        elif s == 1:
+            want = [text[0], audio[0][0], 80, user[0][0], 80]
+        else:
+            want = [text[s - 1], audio[s - 1][0], audio[s - 1][1], user[s - 1][0], user[s - 2][1]]
+        assert machine.column().tolist() == want, s
+        assert machine.told().tolist() == [-2, 80 if s == 0 else -2]
+        codes = machine.push(text[s], audio[s], user[s])
+        if s == 0:
+            assert codes is None
+        else:
+            assert codes.tolist() == [audio[s - 1][0], audio[s][1]]
+    machine.reset()
+    assert machine.column().tolist() == [90, 80, 80, 80, 80]
+
+
+def test_sampler():
+    logits = np.array([0.0, 3.0, 1.0, 2.0], np.float32)
+    assert timeline.Sampler()(logits) == 1
+    draws = [timeline.Sampler(temperature=5.0, top_k=2, seed=s)(logits) for s in range(40)]
+    assert set(draws) == {1, 3}
+    one, other = (timeline.Sampler(temperature=5.0, seed=0) for _ in range(2))
+    drawn = [one(logits) for _ in range(80)]
+    assert set(drawn) == {0, 1, 2, 3}
+    assert drawn == [other(logits) for _ in range(80)]
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_torch_agrees_with_jax_for_every_gate(name, tmp_path):
+    config = toy(name)
+    params, folder = write(config, "torch", tmp_path)
+    runtime = open_runtime("torch", folder)
+    pixels, user = inputs()
+    runtime.image(pixels)
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, pixels, outs, user)
+
+
+def test_mlx_agrees_with_jax(tmp_path):
+    config = toy("conditional_sigmoid")
+    params, folder = write(config, "mlx", tmp_path)
+    runtime = open_runtime("mlx", folder)
+    pixels, user = inputs()
+    runtime.image(pixels)
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, pixels, outs, user)
+
+
+@pytest.mark.parametrize("target", ["torch", "mlx"])
+def test_without_an_image_both_are_plain_moshi(target, tmp_path):
+    config = toy("conditional_sigmoid")
+    params, folder = write(config, target, tmp_path)
+    runtime = open_runtime(target, folder)
+    pixels, user = inputs()
+    runtime.image(pixels)
+    seen = runtime.step(user[:, 0])
+    runtime.image(None)
+    runtime.reset()
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, None, outs, user)
+    assert not np.allclose(seen.text_logits, outs[0].text_logits, atol=1e-2)
+    assert seen.gate > 0
+    assert outs[0].gate == 0
+
+
+@pytest.mark.parametrize("target", ["torch", "mlx"])
+def test_reset_forced_tokens_and_seeds(target, tmp_path):
+    _, folder = write(toy("conditional_sigmoid"), target, tmp_path)
+    pixels, user = inputs(6)
+    greedy = open_runtime(target, folder)
+    greedy.image(pixels)
+    first = [greedy.step(user[:, t]) for t in range(6)]
+    greedy.reset()
+    again = [greedy.step(user[:, t]) for t in range(6)]
+    np.testing.assert_array_equal(
+        [out.audio_logits for out in first], [out.audio_logits for out in again]
+    )
+    one, other = (
+        open_runtime(target, folder, temperature=2.0, top_k=5, seed=seed) for seed in (3, 3)
+    )
+    one.image(pixels)
+    other.image(pixels)
+    drawn = [one.step(user[:, t]) for t in range(6)]
+    assert [o.text_token for o in drawn] == [other.step(user[:, t]).text_token for t in range(6)]
+    assert [o.text_token for o in drawn] != [o.text_token for o in first]
+    greedy.reset()
+    told = [
+        greedy.step(user[:, t], text=out.text_token, audio=out.audio_tokens)
+        for t, out in enumerate(drawn)
+    ]
+    np.testing.assert_array_equal(
+        [out.text_logits for out in told], [out.text_logits for out in drawn]
+    )
+    assert told[0].audio_codes is None
+    np.testing.assert_array_equal(told[-1].audio_codes, drawn[-1].audio_codes)
+
+
+@pytest.mark.parametrize("target", ["torch", "mlx"])
+def test_absent_user_codes_add_nothing(target, tmp_path):
+    config = toy("conditional_sigmoid")
+    params, folder = write(config, target, tmp_path)
+    runtime = open_runtime(target, folder)
+    _, user = inputs()
+    user[:, 3:7] = -1
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, None, outs, user)
+
+
+@pytest.mark.parametrize("target", ["torch", "mlx"])
+def test_folders_and_images_that_do_not_fit(target, tmp_path):
+    _, folder = write(toy("conditional_sigmoid"), target, tmp_path)
+    runtime = open_runtime(target, folder)
+    with pytest.raises(ValueError, match=r"expected \[1, 12, 12, 3\], got \[1, 8, 12, 3\]"):
+        runtime.image(np.zeros((1, 8, 12, 3), np.float32))
+    path = folder / targets.CONFIG_FILE[target]
+    text = path.read_text()
+    read = folder_lib.read_torch if target == "torch" else folder_lib.read_mlx
+    path.write_text(text.replace("num_layers", "n_layers"))
+    with pytest.raises(ValueError, match=f"{path.name}: key 'num_layers' is missing"):
+        read(folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{path.name}: missing"):
+        read(folder)
+
+
+def test_the_config_of_a_folder_says_what_the_model_config_says(tmp_path):
+    config = toy("shared")
+    config = dataclasses.replace(
+        config, depformer=dataclasses.replace(config.depformer, norm="variance")
+    )
+    _, folder = write(config, "torch", tmp_path)
+    found = folder_lib.read_torch(folder)
+    assert (found.layers, found.heads, found.context) == (3, 2, 5)
+    assert found.delays == config.delays
+    assert (found.codebooks_out, found.text_vocab, found.audio_vocab) == (3, 37, 13)
+    assert found.depth_norm == ("variance", 1e-8)
+    assert found.image_norm == ("variance", 1e-5)
+    assert (found.gate, found.activation) == ("conditional", "sigmoid")
+    assert (found.encoder.layers, found.encoder.heads, found.encoder.patch) == (2, 5, 4)

@@ -1,0 +1,265 @@
+"""Trains the digits world's blind speech model and writes it in the Kyutai file layout.
+
+    python tools/make_tiny_moshi.py --minutes 20 --out mvjax/tiny/assets/moshi.safetensors
+
+The model hears and speaks (17 streams) and reads and writes (text alone), and never sees a picture:
+
+    blind       questions about a picture nobody described: it learns the form of the answers, and to
+                hear what was asked (answers echo it), but can only guess the facts
+    told        the user describes a picture first: it learns to answer from what it was told
+    small talk  greetings, counting, and an echo game that trains its ear
+
+Speech comes from a bank: every utterance is spoken by eSpeak NG and encoded by the tiny Mimi once, at a
+random place within the frame grid and with silence around it; dialogues are laid out on the frame grid
+from the bank, with other gaps each time. (The codec is causal and its attention looks back one second,
+so this equals encoding the whole channel but for the first frames after a short gap.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import sentencepiece
+
+from mvjax import config as config_lib
+from mvjax import tiny, tree, types
+from mvjax.codec import mimi
+from mvjax.data import streams
+from mvjax.dialogues import speech
+from mvjax.nn import model as model_lib
+from mvjax.tiny import talk, voices
+from mvjax.train import loss as loss_lib
+from mvjax.weights import kyutai, locate
+from mvjax.weights import mimi as mimi_weights
+
+LEAD, TAIL = 2, 4  # frames of silence encoded before and after an utterance
+SPEECH_FRAMES, SPEECHLESS_TOKENS = 144, 72
+SPEECH_ROWS, SPEECHLESS_ROWS = 20, 32
+DEPTH_FRAMES = 40  # frames of a step that the depth transformer learns from
+LOSS = config_lib.LossConfig(
+    semantic_weight=10.0, trained_codebooks=tiny.MODEL.codebooks_out, audio_weight=0.7
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training")
+    parser.add_argument("--dialogues", type=int, default=5000, help="spoken dialogues in the bank")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bank", type=Path, help="keep the encoded utterances in this file")
+    parser.add_argument("--resume", type=Path, help="continue from this file's weights")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument(
+        "--out", type=Path, default=Path("mvjax/tiny/assets/moshi.safetensors")
+    )
+    args = parser.parse_args()
+    tokenizer = sentencepiece.SentencePieceProcessor(
+        model_file=str(locate.resolve(tiny.FROZEN.tokenizer))
+    )
+    bank = Bank.load_or_make(args.bank, args.dialogues, args.seed)
+    print(f"{len(bank.codes)} utterances, {sum(c.shape[1] for c in bank.codes) / 750:.0f} minutes")
+    params = train(Batches(bank, tokenizer, args.seed), args)
+    kyutai.save_moshi(args.out, params, tiny.MODEL, dtype=jnp.bfloat16)
+
+
+@dataclasses.dataclass
+class Bank:
+    """Encoded utterances: codes uint16 [Q, T] and words on that clock, by (text, voice index)."""
+
+    dialogues: list[tuple[talk.Dialogue, int]]  # with the index of the user's voice
+    keys: dict[tuple[str, int], int]  # voice -1 is the assistant
+    codes: list[np.ndarray]
+    words: list[tuple[speech.Span, ...]]
+    silence: np.ndarray  # [Q, T], encoded from the first sample on
+
+    @classmethod
+    def load_or_make(cls, path: Path | None, count: int, seed: int) -> Bank:
+        if path is not None and path.exists():
+            return cls(**np.load(path, allow_pickle=True).item())  # our own file, written below
+        bank = cls.make(count, seed)
+        if path is not None:
+            with path.open("wb") as file:
+                np.save(file, vars(bank))
+        return bank
+
+    @classmethod
+    def make(cls, count: int, seed: int) -> Bank:
+        rng = np.random.default_rng(seed)
+        dialogues = [(dialogue(rng), int(rng.integers(len(voices.TRAIN_USERS)))) for _ in range(count)]
+        keys: dict[tuple[str, int], int] = {}
+        for talked, voice in dialogues:
+            for turn in talked.turns:
+                keys.setdefault((turn.text, voice if turn.speaker == "user" else -1), len(keys))
+        audio, words = [], []
+        for text, voice in keys:
+            said = speech.speak(text, voices.ASSISTANT if voice < 0 else voices.TRAIN_USERS[voice])
+            start = LEAD * types.FRAME_SAMPLES + int(rng.integers(types.FRAME_SAMPLES))
+            gain = np.float32(10 ** (rng.uniform(-6, 0) / 20)) if voice >= 0 else np.float32(1)
+            size = start + len(said.samples) + TAIL * types.FRAME_SAMPLES
+            clip = np.zeros(-(-size // types.FRAME_SAMPLES) * types.FRAME_SAMPLES, np.float32)
+            clip[start : start + len(said.samples)] = said.samples * gain
+            audio.append(clip)
+            shift = start / types.SAMPLE_RATE
+            words.append(
+                tuple(speech.Span(w.text, w.start + shift, w.end + shift) for w in said.words)
+            )
+        *codes, silence = encode([*audio, np.zeros(SPEECH_FRAMES * types.FRAME_SAMPLES, np.float32)])
+        return cls(dialogues, keys, codes, words, silence)
+
+
+def dialogue(rng: np.random.Generator) -> talk.Dialogue:
+    """One spoken dialogue of any kind."""
+    draw = rng.random()
+    if draw < 0.35:
+        return talk.told_dialogue(rng)
+    return talk.blind_dialogue(rng) if draw < 0.75 else talk.small_talk(rng)
+
+
+def encode(clips: list[np.ndarray]) -> list[np.ndarray]:
+    """Codes of each clip; clips of similar length share a batch."""
+    codec = mimi.Mimi(tiny.CODEC)
+    params = mimi_weights.load_mimi(locate.resolve(tiny.FROZEN.codec), tiny.CODEC)
+    run = jax.jit(lambda p, a: codec.apply({"params": p}, a, method="encode"))
+    order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
+    codes: list[np.ndarray] = [np.zeros(0)] * len(clips)
+    for at in range(0, len(order), 32):
+        chosen = order[at : at + 32]
+        step = 8 * types.FRAME_SAMPLES  # few lengths, few compilations
+        length = -(-max(len(clips[i]) for i in chosen) // step) * step
+        batch = np.zeros((32, length), np.float32)
+        for row, i in enumerate(chosen):
+            batch[row, : len(clips[i])] = clips[i]
+        out = np.asarray(run(params, batch)).astype(np.uint16)
+        for row, i in enumerate(chosen):
+            codes[i] = out[row, :, : len(clips[i]) // types.FRAME_SAMPLES]
+    return codes
+
+
+class Batches:
+    """Draws (frames whose audio counts, speech codes [B, K, T], text codes [B, 1, T]) without end."""
+
+    def __init__(self, bank: Bank, tokenizer, seed: int):
+        self.bank, self.tokenizer = bank, tokenizer
+        self.rng = np.random.default_rng(seed + 1)
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        frames = np.sort(self.rng.permutation(SPEECH_FRAMES)[:DEPTH_FRAMES])
+        speech_rows = np.stack([self._speech() for _ in range(SPEECH_ROWS)])
+        text_rows = np.stack([self._text() for _ in range(SPEECHLESS_ROWS)])
+        return frames, speech_rows, text_rows
+
+    def _speech(self) -> np.ndarray:
+        """Dialogues one after the other until the row is full."""
+        bank, rng = self.bank, self.rng
+        sides = {"user": np.zeros(0), "assistant": np.zeros(0)}
+        at = rng.integers(len(bank.silence[0]) - SPEECH_FRAMES + 1, size=2)
+        sides = {
+            name: bank.silence[:, a : a + SPEECH_FRAMES].copy()
+            for name, a in zip(("user", "assistant"), at, strict=True)
+        }
+        words: list[speech.Span] = []
+        frame = int(rng.integers(0, 8))
+        while frame < SPEECH_FRAMES:
+            talked, voice = bank.dialogues[rng.integers(len(bank.dialogues))]
+            for turn in talked.turns:
+                key = bank.keys[turn.text, voice if turn.speaker == "user" else -1]
+                codes = bank.codes[key]
+                first = max(0, frame - LEAD)
+                room = min(codes.shape[1], max(0, SPEECH_FRAMES - first))
+                sides[turn.speaker][:, first : first + room] = codes[:, :room]
+                if turn.speaker == "assistant":
+                    shift = first * types.FRAME_SECONDS
+                    words += [
+                        speech.Span(w.text, w.start + shift, w.end + shift) for w in bank.words[key]
+                    ]
+                frame = first + codes.shape[1] - TAIL + int(rng.integers(2, 7))
+            frame += int(rng.integers(0, 12))
+        text = streams.text_stream(words, SPEECH_FRAMES, self.tokenizer, pad=3, epad=0)
+        return np.concatenate([text[None], sides["assistant"], sides["user"]]).astype(np.int32)
+
+    def _text(self) -> np.ndarray:
+        """Freshly drawn dialogues as text, one after the other until the row is full."""
+        row: list[int] = []
+        while len(row) < SPEECHLESS_TOKENS:
+            for turn in dialogue(self.rng).turns:
+                ids = [i for w in turn.text.split() for i in self.tokenizer.encode(w)]
+                row += [1, *ids, 2] if turn.speaker == "user" else ids
+        return np.asarray(row[:SPEECHLESS_TOKENS], np.int32)[None]
+
+
+def train(batches: Batches, args: argparse.Namespace):
+    """Trains until the time is up; returns {"backbone", "depformer"}."""
+    model = model_lib.VisionSpeech(tiny.MODEL)
+    params = model.init(jax.random.key(args.seed))["params"]
+    params, _ = tree.partition(params, [r"(backbone|depformer)/(?!blocks/(gate|norm_xa|xa)).*"])
+    if args.resume:
+        params = kyutai.load_moshi(args.resume, tiny.MODEL)
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(0.9, 0.98),
+        optax.add_decayed_weights(0.02, lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+    )
+    state = tx.init(params)
+
+    def objective(params, frames, speech_codes, text_codes):
+        def apply(method, *inputs, **options):
+            return model.apply({"params": params}, *inputs, **options, method=method)
+
+        delayed = model_lib.delay_codes(speech_codes, tiny.MODEL)
+        z, _ = apply("hidden", delayed[:, :, :-1], None)
+        text = loss_lib.text(
+            apply("text_logits", z), speech_codes[:, 0], speech_codes[:, 0] >= 0,
+            model=tiny.MODEL, loss=LOSS,
+        )  # fmt: skip
+        told = delayed[:, :9, 1:][:, :, frames]
+        logits = apply(
+            "depth_logits", z[:, frames], told[:, 0], jnp.moveaxis(told[:, 1:-1], 1, 2)
+        )
+        targets = jnp.where(told[:, 1:] == tiny.MODEL.audio_vocab, types.ZERO_TOKEN, told[:, 1:])
+        audio = loss_lib.audio(logits, targets, delays=(0,) * 8, loss=LOSS)
+        out = apply("__call__", text_codes, None, depth_codebooks=0)
+        plain = loss_lib.text(
+            out.text_logits, text_codes[:, 0], text_codes[:, 0] >= 0, model=tiny.MODEL, loss=LOSS
+        )
+        parts = jnp.stack([text.mean(), audio.mean(), plain.mean()])
+        return parts[0] + LOSS.audio_weight * parts[1] + parts[2], parts
+
+    @jax.jit
+    def step(params, state, rate, frames, speech_codes, text_codes):
+        (_, parts), grads = jax.value_and_grad(objective, has_aux=True)(
+            params, frames, speech_codes, text_codes
+        )
+        updates, state = tx.update(grads, state, params)
+        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        return params, state, parts
+
+    start = last = time.time()
+    tally, n = [], 0
+    while (spent := (time.time() - start) / 60) < args.minutes:
+        warm = min(1.0, (n + 1) / 100)
+        rate = args.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * spent / args.minutes)))
+        params, state, parts = step(params, state, np.float32(rate), *batches.draw())
+        tally.append(parts)
+        n += 1
+        if time.time() - last > 30:
+            last = time.time()
+            text, audio, plain = np.mean(jax.device_get(tally), 0)
+            print(
+                f"{spent:5.1f} min step {n}: spoken text {text:.3f} audio {audio:.3f} "
+                f"written text {plain:.3f}",
+                flush=True,
+            )
+            tally = []
+            kyutai.save_moshi(args.out, jax.device_get(params), tiny.MODEL, dtype=jnp.bfloat16)
+    return jax.device_get(params)
+
+
+if __name__ == "__main__":
+    main()
