@@ -251,7 +251,9 @@ def _element_hints(hint: Any, length: int) -> tuple[Any, ...]:
 def _function_name(function: Any) -> str:
     name = f"{function.__module__}:{function.__qualname__}"
     if "<" in name:
-        raise ValueError(f"expected a function of a module, which can be imported by name, got {name}")
+        raise ValueError(
+            f"expected a function of a module, which can be imported by name, got {name}"
+        )
     return name
 
 

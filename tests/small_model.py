@@ -15,9 +15,7 @@ from mvjax.nn import model as model_lib
 CONFIG = config_lib.ModelConfig(
     backbone=config_lib.BackboneConfig(width=24, layers=3, heads=4, hidden=66, context=5),
     depformer=config_lib.DepformerConfig(width=16, layers=2, heads=2, hidden=44),
-    siglip=config_lib.SiglipConfig(
-        width=12, layers=2, heads=3, hidden=20, patch=4, image_size=8
-    ),
+    siglip=config_lib.SiglipConfig(width=12, layers=2, heads=3, hidden=20, patch=4, image_size=8),
     cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=7)),
     text_vocab=31,
     audio_vocab=19,
@@ -51,7 +49,7 @@ def params(config: config_lib.ModelConfig = CONFIG, seed: int = 0):
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
     filled = []
     for path, leaf in zip(paths, leaves, strict=True):
-        noise = random.standard_normal(leaf.shape).astype(np.float32) * 0.3
+        noise = random.standard_normal(leaf.shape).astype(np.float32) * 0.2  # about 1/sqrt(D)
         filled.append(jnp.asarray(noise + 1.0 if "scale" in path or "alpha" in path else noise))
     return jax.tree.unflatten(structure, filled)
 

@@ -97,7 +97,7 @@ class Attention(nn.Module):
         self, x: Float[Array, "B steps latent"], memory: Memory, position: Int[Array, ""]
     ) -> tuple[Float[Array, "B steps latent"], Memory]:
         """Returns the result and the memory after it."""
-        B, T, D = x.shape
+        _, T, D = x.shape
         N = self.config.heads
         H = D // N
         qkv = layers.Einsum((D, 3, N, H), fan_in=D, name="qkv")("BTD,DpNH->BTpNH", x)
@@ -140,7 +140,10 @@ def windowed(
     q = q.reshape(B, n, P, N, H)
     window = jnp.arange(n)[:, None] * P + jnp.arange(W + P)[None]
     k, v = k[:, window], v[:, window]
-    query, key = jnp.arange(P)[:, None] + W, jnp.arange(W + P)[None]  # steps, from the window's start
+    query, key = (
+        jnp.arange(P)[:, None] + W,
+        jnp.arange(W + P)[None],
+    )  # steps, from the window's start
     near = (key <= query) & (key > query - W)
     real = window + position >= W  # not before step 0
     allowed = near[None] & real[:, None]

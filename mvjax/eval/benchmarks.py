@@ -59,7 +59,7 @@ class Spoken:
 
 def digits_questions(*, per_kind: int, seed: int) -> list[Question]:
     """Draws `per_kind` questions of each kind, one image each, voices in turn; all equally long."""
-    kinds = [kind for _ in range(per_kind) for kind in talk.KINDS]
+    kinds: list[talk.Kind] = [kind for _ in range(per_kind) for kind in talk.KINDS]
     drawn = []
     for i, scene in enumerate(world.scenes("test", len(kinds), seed)):
         rng = np.random.default_rng([seed, i])

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from mvjax.eval import metrics, plots, report, stages, switching
+from mvjax.train import runlog
 
 BARS = {"text": 0.90, "audio": 0.75}  # share of held-out questions answered
 BAR_SECONDS, BAR_GB = 360.0, 6.0
@@ -74,7 +75,7 @@ def _gate(trace: switching.Trace) -> report.Picture:
     looks, talks = (
         [e.frames for e in trace.exchanges if e.topic == topic] for topic in ("image", "small talk")
     )
-    asked = [(e.frames[0] + 1, e.question) for e in trace.exchanges]
+    asked = [(e.question, e.frames[0] + 1) for e in trace.exchanges]
     png = plots.gates(trace.opening, looks=looks, talks=talks, words=trace.words, asked=asked)
     seen, other = (switching.mean_opening(trace, topic) for topic in ("image", "small talk"))
     told = "; ".join(f"“{e.question}?” — “{e.said or '(silence)'}”" for e in trace.exchanges)
@@ -89,12 +90,12 @@ def _gate(trace: switching.Trace) -> report.Picture:
 
 
 def _loss(results: stages.Results) -> report.Picture:
-    lines = (results.plan.run / "metrics.jsonl").read_text().splitlines()
+    lines = (results.plan.run / runlog.METRICS).read_text().splitlines()
     logged = [json.loads(line) for line in lines]
-    curves = {
-        name: ([row["step"] for row in logged], [row[key] for row in logged])
-        for key, name in _CURVES.items()
-    }
+    curves = {}
+    for key, name in _CURVES.items():
+        finite = [(row["step"], row[key]) for row in logged if row[key] is not None]
+        curves[name] = ([step for step, _ in finite], [value for _, value in finite])
     ends = ", ".join(f"{name} from {y[0]:.2f} to {y[-1]:.2f}" for name, (_, y) in curves.items())
     return report.Picture(plots.losses(curves), alt=f"Loss over {logged[-1]['step']} steps: {ends}")
 

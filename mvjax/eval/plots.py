@@ -30,8 +30,8 @@ def gates(
     *,
     looks: Sequence[tuple[int, int]],
     talks: Sequence[tuple[int, int]],
-    words: Sequence[tuple[int, str]],
-    asked: Sequence[tuple[int, str]],
+    words: Sequence[tuple[str, int]],
+    asked: Sequence[tuple[str, int]],
 ) -> bytes:
     """Gate opening over a conversation.
 
@@ -39,8 +39,8 @@ def gates(
       opening: float [L, T], one value a layer and frame.
       looks: frame ranges that talk about the image.
       talks: frame ranges of small talk.
-      words: (frame, word) that the model wrote.
-      asked: (frame, question) of the user.
+      words: (word, frame) that the model wrote.
+      asked: (question, frame) of the user.
     """
     figure, axes = _canvas(9.6, 4.4)
     seconds = np.arange(opening.shape[1]) * types.FRAME_SECONDS
@@ -54,9 +54,9 @@ def gates(
     top = max(float(opening.max()), 1e-3)
     axes.set(xlabel="seconds", ylabel="gate opening", ylim=(0, 1.55 * top))
     axes.set_xlim(0, opening.shape[1] * types.FRAME_SECONDS)
-    for frame, question in asked:
+    for question, frame in asked:
         _note(axes, frame, 1.5 * top, f"“{question}?”", colour="#414c5e", style="italic")
-    for row, (frame, word) in enumerate(words):
+    for row, (word, frame) in enumerate(words):
         _note(axes, frame, (1.36 - 0.075 * (row % 3)) * top, word, colour=_COLOURS[0])
     axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return _png(figure)

@@ -11,10 +11,10 @@ import numpy as np
 
 from mvjax import config as config_lib
 from mvjax import tree, types
-from mvjax.data import images
+from mvjax.data import images, mixture
 from mvjax.dialogues import speech
 from mvjax.eval import benchmarks, codec_check, metrics, report, subject, switching
-from mvjax.tiny import recipe, talk, voices
+from mvjax.tiny import recipe, records, talk, voices
 from mvjax.train import fit, load
 from mvjax.weights import certificate, targets
 from mvjax.weights import export as export_lib
@@ -27,6 +27,7 @@ SCRIPT: tuple[tuple[switching.Topic, str], ...] = (
     ("image", "what colour is it"),
 )
 _CERTIFIED_FRAMES = 120
+_SHORT_DIALOGUES = 48
 _HEAD, _TAIL = 3, 10  # frames of sound kept before the first word and from the last word on
 
 
@@ -53,7 +54,7 @@ class Plan:
     @property
     def run(self) -> Path:
         """The run folder."""
-        return self.out / "run"
+        return self.out / ("run-short" if self.short else "run")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,9 @@ class Results:
 
 def plan(out: Path, *, short: bool) -> Plan:
     """Returns the full plan, or a short one that exercises the same code."""
-    config = recipe.digits(out / "data")
+    config = recipe.digits()
+    data = dataclasses.replace(config.data, root=str(out / ("data-short" if short else "data")))
+    config = dataclasses.replace(config, data=data)
     if not short:
         return Plan(config, out, per_kind=48, taught=240, heard=72, short=False)
     train = dataclasses.replace(config.train, steps=20, log_every=5, checkpoint_every=10)
@@ -107,13 +110,16 @@ def plan(out: Path, *, short: bool) -> Plan:
 
 def data(plan: Plan) -> None:
     """Makes the training records, unless they are there."""
-    assert plan.config.data.prepare is not None
-    plan.config.data.prepare(Path(plan.config.data.root))
+    root = Path(plan.config.data.root)
+    if plan.short and not root.exists():
+        records.prepare(root, dialogues=_SHORT_DIALOGUES)
+    mixture.ensure_records(plan.config.data)
 
 
 def train(plan: Plan) -> subject.Subject:
     """Trains (or goes on training) the adapters and reads the result back from its checkpoint."""
-    fit.fit(plan.config, plan.run)
+    if not fit.fit(plan.config, plan.run).finished:
+        raise KeyboardInterrupt  # what stops `fit` early is a signal
     trained = load.trained(plan.run)
     return subject.load(trained.config, trained.params)
 

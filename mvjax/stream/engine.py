@@ -56,7 +56,7 @@ def generate(
     params: tree.Tree,
     user_codes: Int[Array, "B U T"],
     kv: xattn.KeysValues | None = None,
-    has_image: Bool[Array, "B"] | None = None,
+    has_image: Bool[Array, " B"] | None = None,
     *,
     key: Key[Array, ""] | None = None,
     text_sampler: sampling.Sampler = GREEDY,
@@ -122,9 +122,9 @@ def generate_text(
     model: model_lib.VisionSpeech,
     params: tree.Tree,
     prompts: Int[Array, "B P"],
-    lengths: Int[Array, "B"],
+    lengths: Int[Array, " B"],
     kv: xattn.KeysValues | None = None,
-    has_image: Bool[Array, "B"] | None = None,
+    has_image: Bool[Array, " B"] | None = None,
     *,
     max_tokens: int,
     stop_ids: tuple[int, ...] = (),
@@ -150,7 +150,7 @@ def generate_text(
     wanted = jnp.pad(prompts, ((0, 0), (0, max_tokens)))
     wanted = jnp.where(index[None] < lengths[:, None], wanted, types.UNGENERATED)
 
-    def body(carry: Any, ids: Int[Array, "B"]) -> Any:
+    def body(carry: Any, ids: Int[Array, " B"]) -> Any:
         cache, column = carry
         cache, _, logits, _ = model.apply(
             {"params": params}, cache, column, kv, has_image, method="step"
@@ -183,7 +183,7 @@ class Advanced(NamedTuple):
     column: Int[Array, "B K"]
     text_logits: Float[Array, "B V"]
     audio_logits: Float[Array, "B Q C"]
-    gate: Float[Array, "B"]
+    gate: Float[Array, " B"]
 
 
 def advance(
@@ -194,7 +194,7 @@ def advance(
     wanted: Int[Array, "B K"],
     *,
     kv: xattn.KeysValues | None,
-    seen: Bool[Array, "B"],
+    seen: Bool[Array, " B"],
     key: Key[Array, ""],
     samplers: tuple[sampling.Sampler, sampling.Sampler],
 ) -> Advanced:
@@ -246,7 +246,7 @@ def _wanted_columns(
 
 
 def _seen(
-    has_image: Bool[Array, "B"] | None,
+    has_image: Bool[Array, " B"] | None,
     image_on: Bool[Array, "B T"] | None,
     shape: tuple[int, int],
 ) -> Bool[Array, "B steps"]:

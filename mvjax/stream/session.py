@@ -34,7 +34,7 @@ class State(NamedTuple):
     heard: Int[Array, "B U lag"]
     said: Int[Array, "B Q lag"]
     kv: xattn.KeysValues | None
-    has_image: Bool[Array, "B"]
+    has_image: Bool[Array, " B"]
     key: Key[Array, ""]
 
 
@@ -49,11 +49,11 @@ class FrameOut(NamedTuple):
       gate: mean over channels and the last ten layers.
     """
 
-    text_ids: Int[Array, "B"]
+    text_ids: Int[Array, " B"]
     audio_codes: Int[Array, "B Q"]
     text_logits: Float[Array, "B V"]
     audio_logits: Float[Array, "B Q C"]
-    gate: Float[Array, "B"]
+    gate: Float[Array, " B"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Session:
         *,
         batch: int,
         kv: xattn.KeysValues | None = None,
-        has_image: Bool[Array, "B"] | None = None,
+        has_image: Bool[Array, " B"] | None = None,
         key: Key[Array, ""] | None = None,
         max_frames: int | None = None,
     ) -> State:

@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, verified before they are read, the newest good one wins.
 
-    checkpoints/00000250/adapters/    orbax: the trained parameters, by path
-                         optimizer/   orbax: the other leaves of the state, by number
-                         meta.json    step, config text, frozen files' identity, size and SHA-256 of each file
+checkpoints/00000250/adapters/    orbax: the trained parameters, by path
+                     optimizer/   orbax: the other leaves of the state, by number
+                     meta.json    step, config text, frozen files' identity, size and SHA-256 of each file
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ class Found(NamedTuple):
     damaged: dict[Path, str]
 
 
-def save(
-    root: Path, state: step_lib.State, *, meta: Mapping[str, Any], keep: int
-) -> Path:
+def save(root: Path, state: step_lib.State, *, meta: Mapping[str, Any], keep: int) -> Path:
     """Writes a checkpoint beside the others, then removes all but the newest `keep`.
 
-    It is written to a `.partial` folder and renamed, so that a kill or a full disk leaves the earlier ones alone.
+    It is written to a `.partial` folder and renamed, so that a kill or a full disk leaves the earlier
+    ones alone.
 
     Raises:
       ValueError: if it cannot be written: what failed, and which checkpoint is still there.

@@ -19,12 +19,15 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from mvjax import config, config_text, tree, types
-from mvjax.data import batch as batch_lib
+from mvjax.data import mixture
 from mvjax.train import checkpoint, load, runlog, sharding
 from mvjax.train import step as step_lib
 
 # Fields that may differ when a run is resumed: they name places or rhythms, and change no number.
-FREE = r"mesh\..*|frozen\..*|data\.(root|prepare|workers)|train\.(log_every|checkpoint_every|keep_checkpoints)"
+FREE = (
+    r"(mesh|frozen)\..*|data\.(root|prepare|workers)"
+    r"|train\.(log_every|checkpoint_every|keep_checkpoints)"
+)
 
 
 class Data(Protocol):
@@ -87,35 +90,36 @@ def fit(
     sharding.check_rows(run.data, mesh)
     identity = load.identity(run)
     _claim(folder, run)
-    data = _mixture(run) if data is None else data
+    data = mixture.batches(run) if data is None else data
     start = _start(run, folder, mesh, identity)
     before = load.tree_hash(start.frozen)
     meta = {"config": config_text.to_text(run), "frozen": identity, "frozen_hash": before}
+    rows = run.data
     log = runlog.RunLog(
         folder,
         step=int(start.state.step),
         steps=run.train.steps,
-        frames_per_step=run.data.speech_rows * run.data.speech_frames
-        + run.data.speechless_rows * run.data.speechless_tokens,
+        every=run.train.log_every,
+        frames_per_step=rows.speech_rows * rows.speech_frames
+        + rows.speechless_rows * rows.speechless_tokens,
         quiet=quiet,
     )
     with log, _stop_on_signal() as stopping:
-        log.say(f"{folder}: {start.notice}; {run.train.steps} steps on {jax.device_count()} devices")
-        state, last = _loop(run, folder, start, data, mesh, log=log, meta=meta, stopping=stopping)
+        log.say(f"{folder}: {start.notice}; {run.train.steps} steps on {sharding.describe(mesh)}")
+        state = _loop(run, folder, start, data, mesh, log=log, meta=meta, stopping=stopping)
         if int(state.step) < run.train.steps:
             log.say(f"stopped at step {int(state.step)}, saved; run the same command to resume")
     if load.tree_hash(start.frozen) != before:
         raise RuntimeError(f"{folder}: frozen parameters changed during training: this is a bug")
-    speed = log.frames_per_second
     summary = Summary(
         step=int(state.step),
         finished=int(state.step) >= run.train.steps,
         seconds=round(time.monotonic() - began, 2),
-        frames_per_second=speed,
+        frames_per_second=log.frames_per_second,
         skipped=int(state.skipped),
         frozen_hash=before,
         peak_memory_gb=round(_peak_memory_gb(), 3),
-        metrics=last,
+        metrics=log.last,
     )
     _write(folder / "summary.json", json.dumps(dataclasses.asdict(summary), indent=1) + "\n")
     return summary
@@ -131,48 +135,29 @@ def _loop(
     log: runlog.RunLog,
     meta: dict[str, Any],
     stopping: threading.Event,
-) -> tuple[step_lib.State, dict[str, Any]]:
-    """Returns the last state and the last logged metrics."""
+) -> step_lib.State:
+    """Steps until the end or until `stopping`; the last state is always saved."""
     state, frozen = start.state, start.frozen
-    first = int(state.step)
+    saved = first = int(state.step)
     train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
     place = sharding.rows(mesh)
-    pending: tuple[int, step_lib.Metrics] | None = None  # fetched a step late: the device never waits
-    last: dict[str, Any] = {}
-    clock = time.monotonic()
-
-    def settle() -> None:
-        nonlocal clock, last
-        if pending is None:
-            return
-        step, metrics = pending
-        jax.block_until_ready(metrics)
-        now = time.monotonic()
-        log.tick(step, now - clock, compiled=step == first + 1)
-        clock = now
-        if step % run.train.log_every == 0 or step in (first + 1, run.train.steps):
-            last = log.write(step, {name: float(value) for name, value in metrics.items()})
-
-    saved = first
     for step in range(first + 1, run.train.steps + 1):
         if stopping.is_set():
             break
         batch = jax.device_put(data[step - 1], place)
         state, metrics = train_step(state, frozen, batch)
-        settle()
-        pending = (step, metrics)
+        log.push(step, metrics)
         if step % run.train.checkpoint_every == 0:
-            _save(run, folder, state, meta)
+            with log.pause():
+                _save(run, folder, state, meta)
             saved = step
-    settle()
+    log.settle()
     if int(state.step) != saved:
         _save(run, folder, state, meta)
-    return state, last
+    return state
 
 
-def _save(
-    run: config.Config, folder: Path, state: step_lib.State, meta: dict[str, Any]
-) -> None:
+def _save(run: config.Config, folder: Path, state: step_lib.State, meta: dict[str, Any]) -> None:
     keep = run.train.keep_checkpoints
     checkpoint.save(folder / load.CHECKPOINTS, state, meta=meta, keep=keep)
 
@@ -214,7 +199,8 @@ def _claim(folder: Path, run: config.Config) -> None:
         ]
         if bad:
             raise ValueError(
-                f"{folder} holds a run of another config:\n  " + "\n  ".join(bad)
+                f"{folder} holds a run of another config:\n  "
+                + "\n  ".join(bad)
                 + "\nSet these fields back to resume it, or choose another --out."
             )
     elif checkpoint.exists(folder / load.CHECKPOINTS):
@@ -224,13 +210,6 @@ def _claim(folder: Path, run: config.Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "config.txt", config_text.to_text(run))
     _write(folder / load.CONFIG_JSON, json.dumps(config_text.to_json(run), indent=1) + "\n")
-
-
-def _mixture(run: config.Config) -> Data:
-    root = Path(run.data.root)
-    if run.data.prepare is not None and not (root.is_dir() and any(root.iterdir())):
-        run.data.prepare(root)
-    return batch_lib.batches(run)
 
 
 @contextlib.contextmanager

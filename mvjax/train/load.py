@@ -50,19 +50,17 @@ def weights(run: config.Config, mesh: Mesh) -> Params:
 
     A trained parameter that a file holds starts from the file, in float32.
     """
-    expected = shapes(run)
     stored = tree.flatten(from_files(run))
-    trained = tree.flatten(expected.adapters)
-    missing = [path for path in tree.flatten(expected.frozen) if path not in stored]
-    if missing:
-        raise ValueError(
-            f"train.trained: frozen parameters that no weight file holds: {missing}; train them too"
-        )
-    fresh = [path for path in trained if path not in stored]
-    flat = {path: stored[path].astype(np.float32) for path in trained if path in stored}
-    adapters = {**tree.flatten(sharded(tree.unflatten(flat), mesh)), **_fresh(run, mesh, fresh)}
-    frozen = {path: stored[path] for path in tree.flatten(expected.frozen)}
-    return Params(tree.unflatten(adapters), sharded(tree.unflatten(frozen), mesh))
+    wanted = tree.flatten(shapes(run).adapters)
+    known = {path: stored[path].astype(np.float32) for path in wanted if path in stored}
+    fresh = _fresh(run, mesh, [path for path in wanted if path not in stored])
+    adapters = tree.merge(sharded(tree.unflatten(known), mesh), tree.unflatten(fresh))
+    return Params(adapters, sharded(_frozen(run, stored), mesh))
+
+
+def frozen(run: config.Config, mesh: Mesh) -> dict[str, Any]:
+    """Returns the frozen tree, from the files."""
+    return sharded(_frozen(run, tree.flatten(from_files(run))), mesh)
 
 
 def from_files(run: config.Config) -> dict[str, Any]:
@@ -115,7 +113,9 @@ def read_config(folder: Path) -> config.Config:
     """
     path = folder / CONFIG_JSON
     if not path.is_file():
-        raise ValueError(f"{folder}: expected a run folder of `mvjax train`, found no {CONFIG_JSON}")
+        raise ValueError(
+            f"{folder}: expected a run folder of `mvjax train`, found no {CONFIG_JSON}"
+        )
     try:
         return config_text.from_json(json.loads(path.read_text()))
     except ValueError as error:
@@ -131,11 +131,9 @@ def trained(folder: Path) -> Run:
     run = read_config(folder)
     found = checkpoint.newest(folder / CHECKPOINTS)
     check_identity(found.meta["frozen"], identity(run), place=str(found.folder))
-    expected = shapes(run)
-    adapters = checkpoint.read_adapters(found, expected.adapters)
+    adapters = checkpoint.read_adapters(found, shapes(run).adapters)
     stored = tree.flatten(from_files(run))
-    frozen = {path: stored[path] for path in tree.flatten(expected.frozen)}
-    params = tree.merge(jax.tree.map(np.asarray, adapters), tree.unflatten(frozen))
+    params = tree.merge(jax.tree.map(np.asarray, adapters), _frozen(run, stored))
     return Run(run, params, found.meta["step"])
 
 
@@ -153,9 +151,21 @@ def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) ->
     ]
     if bad:
         raise ValueError(
-            f"{place} was trained on other frozen weights:\n  " + "\n  ".join(bad)
+            f"{place} was trained on other frozen weights:\n  "
+            + "\n  ".join(bad)
             + "\nPoint `frozen` at the files of that run."
         )
+
+
+def _frozen(run: config.Config, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Picks the frozen parameters out of what the files hold."""
+    wanted = tree.flatten(shapes(run).frozen)
+    missing = [path for path in wanted if path not in stored]
+    if missing:
+        raise ValueError(
+            f"train.trained: no weight file holds these, so they cannot be frozen: {missing}"
+        )
+    return tree.unflatten({path: stored[path] for path in wanted})
 
 
 def _fresh(run: config.Config, mesh: Mesh, paths: list[str]) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import tensorboardX
 from rich import console as rich_console
 from rich import progress as rich_progress
@@ -22,19 +25,30 @@ class RunLog:
     """Metrics to files and to the terminal; use as a context manager.
 
     Attributes:
-      seconds_per_step: mean over recent steps.
+      last: the last line written, in this session or before.
     """
 
     def __init__(
-        self, folder: Path, *, step: int, steps: int, frames_per_step: int, quiet: bool = False
+        self,
+        folder: Path,
+        *,
+        step: int,
+        steps: int,
+        every: int,
+        frames_per_step: int,
+        quiet: bool = False,
     ) -> None:
         """Opens the logs of a run that has done `step` of `steps` steps; later lines are dropped."""
-        _truncate(folder / METRICS, step)
+        self.last = _truncate(folder / METRICS, step)
         self._file = (folder / METRICS).open("a")
         self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._frames = frames_per_step
         self._steps = steps
+        self._every = every
         self._recent: collections.deque[float] = collections.deque(maxlen=RECENT)
+        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._compiled = False
+        self._clock = time.monotonic()
         self._console = rich_console.Console(quiet=quiet, stderr=True)
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}"),
@@ -60,28 +74,55 @@ class RunLog:
         """Mean over recent steps; NaN before the first."""
         return sum(self._recent) / len(self._recent) if self._recent else math.nan
 
-    def tick(self, step: int, seconds: float, *, compiled: bool) -> None:
-        """Counts one finished step; one that compiled tells nothing about speed."""
-        if not compiled:
-            self._recent.append(seconds)
-        self._bar.update(self._task, completed=step)
+    @property
+    def frames_per_second(self) -> float | None:
+        """Positions per second over recent steps: frames of speech rows, tokens of speechless ones."""
+        return self._frames / self.seconds_per_step if self._recent else None
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Writes one line of metrics with the speed, shows it, and returns it."""
+    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of a step that may still be running, and settles the step before it."""
+        self.settle()
+        self._pending = (step, metrics)
+
+    def settle(self) -> None:
+        """Waits for the pending step, counts its time, and writes its metrics if they are due."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        jax.block_until_ready(metrics)
+        now = time.monotonic()
+        if self._compiled:
+            self._recent.append(now - self._clock)
+        self._compiled = True  # the first step's time was mostly compilation
+        self._clock = now
+        self._bar.update(self._task, completed=step)
+        if step % self._every == 0 or step in (1, self._steps):
+            self.write(step, {name: float(value) for name, value in metrics.items()})
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Keeps what is done inside out of the step times."""
+        self.settle()
+        yield
+        self._clock = time.monotonic()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one line of metrics with the speed, and shows it."""
         speed = self.seconds_per_step
         line = {
             "step": step,
             **{name: _json_number(value) for name, value in metrics.items()},
             "seconds_per_step": _json_number(speed),
-            "frames_per_second": _json_number(self._frames / speed),
+            "frames_per_second": self.frames_per_second,
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in line.items():
             if name != "step" and value is not None:
                 self._events.add_scalar(name, value, step)
+        self.last = line
         self._show(step, metrics)
-        return line
 
     def say(self, text: str) -> None:
         """Prints a notice above the progress line."""
@@ -102,20 +143,20 @@ class RunLog:
             self._bar.update(self._task, description=text)
 
 
-def _truncate(path: Path, step: int) -> None:
-    """Keeps the lines up to `step`; a line cut short by a kill goes too."""
-    if not path.exists():
-        return
+def _truncate(path: Path, step: int) -> dict[str, Any]:
+    """Keeps the lines up to `step` and returns the last; a line cut short by a kill goes too."""
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            metrics = json.loads(line)
         except ValueError:
             continue
+        if metrics["step"] <= step:
+            kept.append(metrics)
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
+    partial.write_text("".join(json.dumps(metrics) + "\n" for metrics in kept))
     os.replace(partial, path)
+    return kept[-1] if kept else {}
 
 
 def _json_number(value: float) -> float | int | None:

@@ -100,6 +100,12 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def describe(mesh: Mesh) -> str:
+    """Returns the mesh in words: sizes by axis, and the kind of device."""
+    sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
+    return f"{sizes} ({mesh.devices.flat[0].platform})"
+
+
 def check_rows(data: config.DataConfig, mesh: Mesh) -> None:
     """Checks that both parts of a batch spread evenly over the mesh.
 
@@ -108,7 +114,11 @@ def check_rows(data: config.DataConfig, mesh: Mesh) -> None:
     """
     shards = math.prod(mesh.shape[axis] for axis in ROWS)
     counts = {"speech_rows": data.speech_rows, "speechless_rows": data.speechless_rows}
-    bad = [f"data.{name}: {n} is not divisible by {shards} data shards" for name, n in counts.items() if n % shards]
+    bad = [
+        f"data.{name}: {n} is not divisible by {shards} data shards"
+        for name, n in counts.items()
+        if n % shards
+    ]
     if bad:
         raise ValueError("; ".join(bad) + "; change the rows or the mesh")
 
@@ -120,18 +130,25 @@ def explain(params: tree.Tree, mesh: Mesh, *, trained: tree.Tree | None = None) 
     lines = [("parameter", "shape", "dtype", "trained", "spec", "bytes/device")]
     count, trained_count, total = 0, 0, 0
     for path, leaf in tree.flatten(params).items():
-        size = math.prod(placed[path].shard_shape(tuple(leaf.shape))) * np.dtype(leaf.dtype).itemsize
+        size = (
+            math.prod(placed[path].shard_shape(tuple(leaf.shape))) * np.dtype(leaf.dtype).itemsize
+        )
         count += math.prod(leaf.shape)
         trained_count += math.prod(leaf.shape) if path in chosen else 0
         total += size
         names = ",".join(axis or "-" for axis in placed[path].spec)
         mark = "yes" if path in chosen else ""
-        lines.append((path, str(list(leaf.shape)), str(leaf.dtype), mark, f"({names})", f"{size:,}"))
+        lines.append(
+            (path, str(list(leaf.shape)), str(leaf.dtype), mark, f"({names})", f"{size:,}")
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(6)]
     table = [
-        "  ".join(cell.ljust(w) for cell, w in zip(line[:5], widths)) + "  " + line[5].rjust(widths[5])
+        "  ".join(cell.ljust(w) for cell, w in zip(line[:5], widths))
+        + "  "
+        + line[5].rjust(widths[5])
         for line in lines
     ]
-    sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
-    table.append(f"{count:,} parameters, {trained_count:,} trained; {total:,} bytes per device on {sizes}")
+    table.append(
+        f"{count:,} parameters, {trained_count:,} trained; {total:,} bytes per device on {describe(mesh)}"
+    )
     return "\n".join(table)

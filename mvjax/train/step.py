@@ -87,9 +87,7 @@ def make(run: config.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
     optimizer = optim.make(run.optim, steps=run.train.steps)
     placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
 
-    def train_step(
-        state: State, frozen: tree.Tree, batch: types.Batch
-    ) -> tuple[State, Metrics]:
+    def train_step(state: State, frozen: tree.Tree, batch: types.Batch) -> tuple[State, Metrics]:
         grad = jax.value_and_grad(loss, has_aux=True)
         (value, metrics), grads = grad(state.adapters, frozen, batch, model=model, run=run)
         metrics["grad_norm"] = optax.tree.norm(grads)

@@ -148,7 +148,10 @@ def _residual(ours: str, theirs: str, i: int) -> list[tuple[str, str, str]]:
 def _conv(ours: str, theirs: str, axes: tuple[str, str, str]) -> list[tuple[str, str, str]]:
     taps, inputs, outputs = axes
     layout = f"{taps} {inputs} {outputs} -> {outputs} {inputs} {taps}"
-    return [(f"{ours}/kernel", f"{theirs}weight", layout), (f"{ours}/bias", f"{theirs}bias", outputs)]
+    return [
+        (f"{ours}/kernel", f"{theirs}weight", layout),
+        (f"{ours}/bias", f"{theirs}bias", outputs),
+    ]
 
 
 def _transformer_rules(name: str) -> list[tuple[str, str, str]]:
@@ -192,5 +195,7 @@ def _respell(tensors: Mapping[str, np.ndarray], *, place: str) -> rules.Tensors:
             twice.append(known)
         renamed[known] = tensor
     if twice:
-        raise ValueError(f"{place}: expected each tensor once, got two spellings of {sorted(twice)}")
+        raise ValueError(
+            f"{place}: expected each tensor once, got two spellings of {sorted(twice)}"
+        )
     return renamed

