@@ -9,15 +9,16 @@ The model hears and speaks (17 streams) and reads and writes (text alone), and n
     told        the user describes a picture first: it learns to answer from what it was told
     small talk  greetings, counting, and an echo game that trains its ear
 
-Speech comes from a bank: every utterance is spoken by eSpeak NG and encoded by the tiny Mimi once, at a
-random place within the frame grid and with silence around it; dialogues are laid out on the frame grid
-from the bank, with other gaps each time. (The codec is causal and its attention looks back one second,
+Speech comes from a bank: every utterance is spoken by eSpeak NG and encoded by the tiny Mimi in a few
+voices, at random places within the frame grid and with silence around it; dialogues are drawn afresh and
+laid out on the frame grid from the bank, so that no answer can be known by heart. (The codec is causal and its attention looks back one second,
 so this equals encoding the whole channel but for the first frames after a short gap.)
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import time
 from pathlib import Path
@@ -51,9 +52,8 @@ LOSS = config_lib.LossConfig(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
-    parser.add_argument("--dialogues", type=int, default=5000, help="spoken dialogues in the bank")
+    parser.add_argument("--dialogues", type=int, default=25000, help="whose utterances are spoken")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bank", type=Path, help="keep the encoded utterances in this file")
     parser.add_argument("--resume", type=Path, help="continue from this file's weights")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument(
@@ -63,55 +63,64 @@ def main() -> None:
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(locate.resolve(tiny.FROZEN.tokenizer))
     )
-    bank = Bank.load_or_make(args.bank, args.dialogues, args.seed)
-    print(f"{len(bank.codes)} utterances, {sum(c.shape[1] for c in bank.codes) / 750:.0f} minutes")
+    bank = make_bank(args.dialogues, args.seed)
+    clips = [codes for group in bank.clips.values() for codes, _ in group]
+    print(f"{len(clips)} clips, {sum(c.shape[1] for c in clips) / 750:.0f} minutes", flush=True)
     params = train(Batches(bank, tokenizer, args.seed), args)
     kyutai.save_moshi(args.out, params, tiny.MODEL, dtype=jnp.bfloat16)
 
 
 @dataclasses.dataclass
 class Bank:
-    """Encoded utterances: codes uint16 [Q, T] and words on that clock, by (text, voice index)."""
+    """Encoded utterances by (speaker, text), each in several voices and places on the frame grid.
 
-    dialogues: list[tuple[talk.Dialogue, int]]  # with the index of the user's voice
-    keys: dict[tuple[str, int], int]  # voice -1 is the assistant
-    codes: list[np.ndarray]
-    words: list[tuple[speech.Span, ...]]
-    silence: np.ndarray  # [Q, T], encoded from the first sample on
+    Attributes:
+      clips: [(codes uint16 [Q, T], words on that clock), ...] of each utterance.
+      silence: uint16 [Q, T], encoded from the first sample on.
+    """
 
-    @classmethod
-    def load_or_make(cls, path: Path | None, count: int, seed: int) -> Bank:
-        if path is not None and path.exists():
-            return cls(**np.load(path, allow_pickle=True).item())  # our own file, written below
-        bank = cls.make(count, seed)
-        if path is not None:
-            with path.open("wb") as file:
-                np.save(file, vars(bank))
-        return bank
+    clips: dict[tuple[str, str], list[tuple[np.ndarray, tuple[speech.Span, ...]]]]
+    silence: np.ndarray
 
-    @classmethod
-    def make(cls, count: int, seed: int) -> Bank:
-        rng = np.random.default_rng(seed)
-        dialogues = [(dialogue(rng), int(rng.integers(len(voices.TRAIN_USERS)))) for _ in range(count)]
-        keys: dict[tuple[str, int], int] = {}
-        for talked, voice in dialogues:
-            for turn in talked.turns:
-                keys.setdefault((turn.text, voice if turn.speaker == "user" else -1), len(keys))
-        audio, words = [], []
-        for text, voice in keys:
-            said = speech.speak(text, voices.ASSISTANT if voice < 0 else voices.TRAIN_USERS[voice])
-            start = LEAD * types.FRAME_SAMPLES + int(rng.integers(types.FRAME_SAMPLES))
-            gain = np.float32(10 ** (rng.uniform(-6, 0) / 20)) if voice >= 0 else np.float32(1)
-            size = start + len(said.samples) + TAIL * types.FRAME_SAMPLES
-            clip = np.zeros(-(-size // types.FRAME_SAMPLES) * types.FRAME_SAMPLES, np.float32)
-            clip[start : start + len(said.samples)] = said.samples * gain
+    def holds(self, talked: talk.Dialogue) -> bool:
+        """Whether every turn can be laid out from the bank."""
+        return all((turn.speaker, turn.text) in self.clips for turn in talked.turns)
+
+
+def make_bank(draws: int, seed: int) -> Bank:
+    """Speaks and encodes what `draws` dialogues say; what is said often gets more clips."""
+    rng = np.random.default_rng(seed)
+    said = collections.Counter(
+        (turn.speaker, turn.text) for _ in range(draws) for turn in dialogue(rng).turns
+    )
+    keys, audio, words = [], [], []
+    for (speaker, text), count in said.items():
+        if count == 1:
+            continue  # long echoes, mostly: too many to speak them all
+        user = speaker == "user"
+        order = rng.permutation(len(voices.TRAIN_USERS))
+        for n in range(min(12 if user else 3, -(-count // 3))):
+            voice = voices.TRAIN_USERS[order[n]] if user else voices.ASSISTANT
+            clip, spans = _clip(text, voice, rng, gain=rng.uniform(-6, 0) if user else 0.0)
+            keys.append((speaker, text))
             audio.append(clip)
-            shift = start / types.SAMPLE_RATE
-            words.append(
-                tuple(speech.Span(w.text, w.start + shift, w.end + shift) for w in said.words)
-            )
-        *codes, silence = encode([*audio, np.zeros(SPEECH_FRAMES * types.FRAME_SAMPLES, np.float32)])
-        return cls(dialogues, keys, codes, words, silence)
+            words.append(spans)
+    *codes, silence = encode([*audio, np.zeros(SPEECH_FRAMES * types.FRAME_SAMPLES, np.float32)])
+    bank = Bank({}, silence)
+    for key, *clip in zip(keys, codes, words, strict=True):
+        bank.clips.setdefault(key, []).append(tuple(clip))
+    return bank
+
+
+def _clip(text, voice, rng, *, gain: float) -> tuple[np.ndarray, tuple[speech.Span, ...]]:
+    """An utterance in silence, from a random sample of frame LEAD on, in whole frames."""
+    said = speech.speak(text, voice)
+    start = LEAD * types.FRAME_SAMPLES + int(rng.integers(types.FRAME_SAMPLES))
+    size = start + len(said.samples) + TAIL * types.FRAME_SAMPLES
+    clip = np.zeros(-(-size // types.FRAME_SAMPLES) * types.FRAME_SAMPLES, np.float32)
+    clip[start : start + len(said.samples)] = said.samples * np.float32(10 ** (gain / 20))
+    shift = start / types.SAMPLE_RATE
+    return clip, tuple(speech.Span(w.text, w.start + shift, w.end + shift) for w in said.words)
 
 
 def dialogue(rng: np.random.Generator) -> talk.Dialogue:
@@ -156,33 +165,32 @@ class Batches:
         return frames, speech_rows, text_rows
 
     def _speech(self) -> np.ndarray:
-        """Dialogues one after the other until the row is full."""
+        """Freshly drawn dialogues one after the other until the row is full."""
         bank, rng = self.bank, self.rng
-        sides = {"user": np.zeros(0), "assistant": np.zeros(0)}
-        at = rng.integers(len(bank.silence[0]) - SPEECH_FRAMES + 1, size=2)
-        sides = {
-            name: bank.silence[:, a : a + SPEECH_FRAMES].copy()
-            for name, a in zip(("user", "assistant"), at, strict=True)
-        }
+        user, assistant = bank.silence.copy(), bank.silence.copy()
         words: list[speech.Span] = []
         frame = int(rng.integers(0, 8))
         while frame < SPEECH_FRAMES:
-            talked, voice = bank.dialogues[rng.integers(len(bank.dialogues))]
+            talked = dialogue(rng)
+            if not bank.holds(talked):
+                continue
             for turn in talked.turns:
-                key = bank.keys[turn.text, voice if turn.speaker == "user" else -1]
-                codes = bank.codes[key]
+                clips = bank.clips[turn.speaker, turn.text]
+                codes, spans = clips[rng.integers(len(clips))]
                 first = max(0, frame - LEAD)
                 room = min(codes.shape[1], max(0, SPEECH_FRAMES - first))
-                sides[turn.speaker][:, first : first + room] = codes[:, :room]
+                side = user if turn.speaker == "user" else assistant
+                side[:, first : first + room] = codes[:, :room]
                 if turn.speaker == "assistant":
                     shift = first * types.FRAME_SECONDS
-                    words += [
-                        speech.Span(w.text, w.start + shift, w.end + shift) for w in bank.words[key]
-                    ]
+                    words += [speech.Span(w.text, w.start + shift, w.end + shift) for w in spans]
                 frame = first + codes.shape[1] - TAIL + int(rng.integers(2, 7))
             frame += int(rng.integers(0, 12))
         text = streams.text_stream(words, SPEECH_FRAMES, self.tokenizer, pad=3, epad=0)
-        return np.concatenate([text[None], sides["assistant"], sides["user"]]).astype(np.int32)
+        row = np.concatenate([text[None], assistant, user]).astype(np.int32)
+        kept = rng.integers(1, len(user) + 1) if rng.random() < 0.7 else len(user)
+        row[len(row) - len(user) + kept :] = types.ZERO_TOKEN  # hear by the first codebooks too
+        return row
 
     def _text(self) -> np.ndarray:
         """Freshly drawn dialogues as text, one after the other until the row is full."""

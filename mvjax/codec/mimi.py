@@ -84,7 +84,7 @@ class Mimi(nn.Module):
         return self.quantise(self.latents(audio))
 
     def decode(self, codes: Int[Array, "B Q T"]) -> Float[Array, "B samples"]:
-        """Returns the audio of codes; NaN from a code out of range on."""
+        """Returns the audio of codes; a row with a code out of range has NaN there and around it."""
         return self.synthesise(self.dequantise(codes))
 
     def latents(self, audio: Float[Array, "B samples"]) -> Float[Array, "B T latent"]:

@@ -2,6 +2,10 @@
 
 Keys and values of the last `context` steps are carried from call to call; a whole signal is one call
 that starts with none.
+
+Source: moshi/modules/transformer.py. Differs: upstream's stream overwrites its oldest key with the second
+step of a frame before the first step has met it, so that step sees context - 1 steps; ours sees `context`
+of them, as upstream does over whole signals.
 """
 
 from __future__ import annotations

@@ -125,11 +125,10 @@ def prompt(turns: Sequence[Utterance], tokenizer: Tokenizer) -> list[int]:
 
 def word_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of one stripped word; a newline within is the newline piece, if the tokenizer has one."""
-    newline = tokenizer.encode("\n")[-1:]
     first, *rest = text.strip().split("\n")
     ids = list(tokenizer.encode(first))
     for line in rest:
-        ids += [*newline, *tokenizer.encode(line)]
+        ids += [*tokenizer.encode("\n")[-1:], *tokenizer.encode(line)]
     return ids
 
 

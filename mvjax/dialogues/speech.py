@@ -1,7 +1,9 @@
 """Text to 24 kHz speech with word and phoneme times, by eSpeak NG (pip wheel `espeakng-loader`).
 
 eSpeak NG is called through ctypes in retrieval mode: it hands samples and events to a callback and
-touches no sound device. The library keeps global state, so calls are serialised by a lock.
+touches no sound device. The library keeps global state: calls are serialised by a lock, and since the
+phase of its oscillators carries over, the same words come out a few samples different from call to call;
+the same sequence of calls in a fresh process gives the same samples.
 Source: espeak-ng/src/include/espeak-ng/speak_lib.h.
 """
 
@@ -17,7 +19,7 @@ from scipy import signal
 
 from mvjax import types
 
-_RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: retrieval, done when espeak_Synth returns
 _PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
 _UTF8 = 1  # espeakCHARS_UTF8
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
@@ -106,7 +108,7 @@ def _library() -> tuple[ctypes.CDLL, int]:
 
     lib = ctypes.CDLL(espeakng_loader.get_library_path())
     data = espeakng_loader.get_data_path().encode()
-    rate = lib.espeak_Initialize(_RETRIEVAL, 0, data, _PHONEME_EVENTS)
+    rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, data, _PHONEME_EVENTS)
     if rate <= 0:
         raise RuntimeError(
             f"eSpeak NG: expected a sample rate from espeak_Initialize, got {rate}; "
@@ -147,7 +149,6 @@ def _synthesise(text: str, voice: Voice) -> tuple[list[np.ndarray], list[tuple],
     lib.espeak_SetSynthCallback(callback)
     encoded = text.encode()
     lib.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
-    lib.espeak_Synchronize()
     return chunks, events, rate
 
 

@@ -116,8 +116,8 @@ class Subject:
         output = _forward(self.model, self.params, codes, images.normalise(picture)[None])
         return np.asarray(output.gates)[:, 0]
 
-    def hear(self, clips: Sequence[Float[np.ndarray, " samples"]]) -> list[np.ndarray]:
-        """Codes [Q, T] of clips; a last part of a frame counts as one."""
+    def hear(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Codes [Q, T] of clips float32 [samples]; a last part of a frame counts as one."""
         frames = [-(-len(clip) // types.FRAME_SAMPLES) for clip in clips]
         codes: list[np.ndarray] = []
         for rows, filled in _batches(len(clips), min(_CODEC_ROWS, len(clips))):
@@ -129,8 +129,8 @@ class Subject:
             codes += [batch[n][:, : frames[i]] for n, i in enumerate(rows)]
         return codes
 
-    def say(self, codes: Sequence[Int[np.ndarray, "Q T"]]) -> list[np.ndarray]:
-        """Samples of codes, at 24 kHz."""
+    def say(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Samples of codes [Q, T], at 24 kHz."""
         clips: list[np.ndarray] = []
         for rows, filled in _batches(len(codes), min(_CODEC_ROWS, len(codes))):
             longest = _rounded(max(codes[i].shape[1] for i in filled))

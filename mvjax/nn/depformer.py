@@ -67,7 +67,7 @@ class Depformer(nn.Module):
     def generate(
         self,
         z: Float[Array, "B D"],
-        text_ids: Int[Array, " B"],
+        text_ids: Int[Array, "B"],
         sample: Sample,
         key: Key[Array, ""],
         *,

@@ -97,7 +97,7 @@ class RMSNorm(nn.Module):
 
 def rms_norm(
     x: Float[Array, "*batch D"],
-    scale: Float[Array, " D"],
+    scale: Float[Array, "D"],
     *,
     kind: config_lib.NormKind,
     eps: float,
@@ -118,7 +118,7 @@ def gated_silu(halves: Float[Array, "*batch 2 F"]) -> Float[Array, "*batch F"]:
 
 
 def rope(
-    x: Float[Array, "B T N H"], positions: Int[Array, " T"], *, base: float
+    x: Float[Array, "B T N H"], positions: Int[Array, "T"], *, base: float
 ) -> Float[Array, "B T N H"]:
     """Rotates pairs (2i, 2i+1) by position * base^(-2i/H), in float32; reference section 2.3."""
     B, T, N, H = x.shape

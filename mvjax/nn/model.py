@@ -68,7 +68,7 @@ class VisionSpeech(nn.Module):
         self,
         codes: Int[Array, "B rows T"],
         pixels: Float[Array, "B height width 3"] | None,
-        has_image: Bool[Array, " B"] | None = None,
+        has_image: Bool[Array, "B"] | None = None,
         *,
         depth_codebooks: int,
     ) -> Output:
@@ -115,7 +115,7 @@ class VisionSpeech(nn.Module):
         self,
         codes: Int[Array, "B rows T"],
         kv: xattn.KeysValues | None,
-        has_image: Bool[Array, " B"] | Bool[Array, "B T"] | None = None,
+        has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
         """Returns (z, gate means) for delayed codes, as they enter the backbone."""
         seen = None if kv is None else _per_frame(has_image, codes)
@@ -153,24 +153,25 @@ class VisionSpeech(nn.Module):
         cache: attention.Cache,
         codes: Int[Array, "B rows"],
         kv: xattn.KeysValues | None,
-        has_image: Bool[Array, " B"] | None = None,
-    ) -> tuple[attention.Cache, Float[Array, "B D"], Float[Array, "B V"], Float[Array, " B"]]:
+        has_image: Bool[Array, "B"] | None = None,
+    ) -> tuple[attention.Cache, Float[Array, "B D"], Float[Array, "B V"], Float[Array, "B"]]:
         """Returns (cache, z, text logits, gate mean) of one frame of delayed ids.
 
         The gate mean is over channels and the last ten layers.
         """
         column = codes[:, :, None]
         seen = None if kv is None else _per_frame(has_image, column)
-        z, gate_means, cache = self.backbone(
+        z, gate_means, further = self.backbone(
             column, kv, self._shared(kv), has_image=seen, cache=cache
         )
+        assert further is not None
         reported = jnp.mean(gate_means[-REPORTED_LAYERS:, :, 0], axis=0)
-        return cache, z[:, 0], self.text_logits(z[:, 0]), reported
+        return further, z[:, 0], self.text_logits(z[:, 0]), reported
 
     def depth_generate(
         self,
         z: Float[Array, "B D"],
-        text_ids: Int[Array, " B"],
+        text_ids: Int[Array, "B"],
         sample: depformer.Sample,
         key: Key[Array, ""],
         *,
@@ -190,7 +191,7 @@ class VisionSpeech(nn.Module):
         return xattn.Shared(kernels, self.gate() if xa.gate is not None and xa.share_gate else None)
 
 
-def initial_ids(config: config_lib.ModelConfig) -> Int[Array, " K"]:
+def initial_ids(config: config_lib.ModelConfig) -> Int[Array, "K"]:
     """The id that each stream starts with: V for text, C for audio."""
     return jnp.array([config.text_vocab] + [config.audio_vocab] * (config.codebooks - 1), jnp.int32)
 
@@ -228,7 +229,7 @@ def undelay(
 
 
 def _per_frame(
-    has_image: Bool[Array, " B"] | Bool[Array, "B T"] | None, codes: Int[Array, "B rows T"]
+    has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None, codes: Int[Array, "B rows T"]
 ) -> Bool[Array, "B T"]:
     B, _, T = codes.shape
     if has_image is None:

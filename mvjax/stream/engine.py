@@ -56,7 +56,7 @@ def generate(
     params: tree.Tree,
     user_codes: Int[Array, "B U T"],
     kv: xattn.KeysValues | None = None,
-    has_image: Bool[Array, " B"] | None = None,
+    has_image: Bool[Array, "B"] | None = None,
     *,
     key: Key[Array, ""] | None = None,
     text_sampler: sampling.Sampler = GREEDY,
@@ -122,9 +122,9 @@ def generate_text(
     model: model_lib.VisionSpeech,
     params: tree.Tree,
     prompts: Int[Array, "B P"],
-    lengths: Int[Array, " B"],
+    lengths: Int[Array, "B"],
     kv: xattn.KeysValues | None = None,
-    has_image: Bool[Array, " B"] | None = None,
+    has_image: Bool[Array, "B"] | None = None,
     *,
     max_tokens: int,
     stop_ids: tuple[int, ...] = (),
@@ -150,11 +150,10 @@ def generate_text(
     wanted = jnp.pad(prompts, ((0, 0), (0, max_tokens)))
     wanted = jnp.where(index[None] < lengths[:, None], wanted, types.UNGENERATED)
 
-    def body(carry: Any, ids: Int[Array, " B"]) -> Any:
+    def body(carry: Any, ids: Int[Array, "B"]) -> Any:
         cache, column = carry
-        cache, _, logits, _ = model.apply(
-            {"params": params}, cache, column, kv, has_image, method="step"
-        )
+        out: Any = model.apply({"params": params}, cache, column, kv, has_image, method="step")
+        cache, _, logits, _ = out
         chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         told = jnp.where(ids == types.UNGENERATED, chosen, ids)
         return (cache, told[:, None]), told
@@ -183,7 +182,7 @@ class Advanced(NamedTuple):
     column: Int[Array, "B K"]
     text_logits: Float[Array, "B V"]
     audio_logits: Float[Array, "B Q C"]
-    gate: Float[Array, " B"]
+    gate: Float[Array, "B"]
 
 
 def advance(
@@ -194,7 +193,7 @@ def advance(
     wanted: Int[Array, "B K"],
     *,
     kv: xattn.KeysValues | None,
-    seen: Bool[Array, " B"],
+    seen: Bool[Array, "B"],
     key: Key[Array, ""],
     samplers: tuple[sampling.Sampler, sampling.Sampler],
 ) -> Advanced:
@@ -203,10 +202,11 @@ def advance(
     text_sampler, audio_sampler = samplers
     key_text, key_audio = jax.random.split(key)
     variables = {"params": params}
-    cache, z, text_logits, gate = model.apply(variables, cache, column, kv, seen, method="step")
+    stepped: Any = model.apply(variables, cache, column, kv, seen, method="step")
+    cache, z, text_logits, gate = stepped
     text = text_sampler(text_logits, key_text)
     text = jnp.where(wanted[:, 0] == types.UNGENERATED, text, wanted[:, 0])
-    codes, audio_logits = model.apply(
+    spoken: Any = model.apply(
         variables,
         z,
         text,
@@ -215,6 +215,7 @@ def advance(
         wanted=wanted[:, 1 : 1 + Q],
         method="depth_generate",
     )
+    codes, audio_logits = spoken
     column = jnp.concatenate([text[:, None], codes, wanted[:, 1 + Q :]], axis=1)
     return Advanced(cache, column, text_logits, audio_logits, gate)
 
@@ -246,7 +247,7 @@ def _wanted_columns(
 
 
 def _seen(
-    has_image: Bool[Array, " B"] | None,
+    has_image: Bool[Array, "B"] | None,
     image_on: Bool[Array, "B T"] | None,
     shape: tuple[int, int],
 ) -> Bool[Array, "B steps"]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 class Greedy:
     """The id with the largest logit; the first of equals."""
 
-    def __call__(self, logits: Float[Array, "B V"], key: Key[Array, ""]) -> Int[Array, " B"]:
+    def __call__(self, logits: Float[Array, "B V"], key: Key[Array, ""]) -> Int[Array, "B"]:
         """Returns one id per row; the key is not used."""
         del key
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -32,7 +32,7 @@ class TopK:
                 f"TopK: temperature must be above 0 and k at least 1, got {self}; use Greedy()"
             )
 
-    def __call__(self, logits: Float[Array, "B V"], key: Key[Array, ""]) -> Int[Array, " B"]:
+    def __call__(self, logits: Float[Array, "B V"], key: Key[Array, ""]) -> Int[Array, "B"]:
         """Returns one id per row."""
         largest, ids = jax.lax.top_k(logits, min(self.k, logits.shape[-1]))
         chosen = jax.random.categorical(key, largest / self.temperature)

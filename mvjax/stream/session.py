@@ -29,12 +29,12 @@ class State(NamedTuple):
       key: of the conversation.
     """
 
-    cache: attention.Cache | None
+    cache: attention.Cache | None  # None while `frame` holds it
     column: Int[Array, "B K"]
     heard: Int[Array, "B U lag"]
     said: Int[Array, "B Q lag"]
     kv: xattn.KeysValues | None
-    has_image: Bool[Array, " B"]
+    has_image: Bool[Array, "B"]
     key: Key[Array, ""]
 
 
@@ -49,11 +49,11 @@ class FrameOut(NamedTuple):
       gate: mean over channels and the last ten layers.
     """
 
-    text_ids: Int[Array, " B"]
+    text_ids: Int[Array, "B"]
     audio_codes: Int[Array, "B Q"]
     text_logits: Float[Array, "B V"]
     audio_logits: Float[Array, "B Q C"]
-    gate: Float[Array, " B"]
+    gate: Float[Array, "B"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Session:
         *,
         batch: int,
         kv: xattn.KeysValues | None = None,
-        has_image: Bool[Array, " B"] | None = None,
+        has_image: Bool[Array, "B"] | None = None,
         key: Key[Array, ""] | None = None,
         max_frames: int | None = None,
     ) -> State:
@@ -99,6 +99,7 @@ class Session:
 
         The cache inside `state` is given up to be written in place: go on from the returned state.
         """
+        assert state.cache is not None
         rest = state._replace(cache=None)
         cache, rest, out = _frame(self, params, state.cache, rest, user_codes)
         return rest._replace(cache=cache), out

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from mvjax import tree
@@ -109,6 +110,16 @@ def read(found: Found, like: step_lib.State) -> step_lib.State:
 def read_adapters(found: Found, like: tree.Tree) -> dict[str, Any]:
     """Returns the trained parameters only, shaped as `like`."""
     return tree.unflatten(_read_tree(found.folder / "adapters", tree.flatten(like)))
+
+
+def read_raw(found: Found) -> dict[str, Any]:
+    """Returns every array of a checkpoint in numpy, by part and name, for inspection."""
+    raw = {}
+    for part in ("adapters", "optimizer"):
+        with ocp.StandardCheckpointer() as checkpointer:
+            leaves = checkpointer.restore((found.folder / part).absolute())
+        raw |= {f"{part}/{name}": np.asarray(leaf) for name, leaf in leaves.items()}
+    return raw
 
 
 def set_aside(damaged: Mapping[Path, str]) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -30,6 +30,7 @@ FREE = (
 )
 
 
+@runtime_checkable
 class Data(Protocol):
     """The batches of a run: data[step], a pure function of the step."""
 

@@ -54,7 +54,8 @@ def text(
     """Cross-entropy of text targets; PAD and EPAD weigh `text_padding_weight`, -1 and masked nothing."""
     padding = (targets == model.text_pad) | (targets == model.text_epad)
     weight = jnp.where(padding, jnp.float32(loss.text_padding_weight), jnp.float32(1))
-    return _weighted(logits, targets, weight * (mask & (targets != types.ZERO_TOKEN)))
+    valid = mask & (targets != types.ZERO_TOKEN)
+    return _weighted(logits, targets, jnp.where(valid, weight, 0))
 
 
 def audio(
@@ -81,7 +82,7 @@ def audio(
     arrived = jnp.arange(frames)[:, None] < frames - jnp.array(delays)[None, :]  # [T q]
     targets = codes.swapaxes(1, 2)
     valid = (targets != types.ZERO_TOKEN) & arrived[None]
-    return _weighted(logits, targets, level_weight[None, None] * valid)
+    return _weighted(logits, targets, jnp.where(valid, level_weight[None, None], 0))
 
 
 def add(first: Sums, second: Sums) -> Sums:

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mvjax import config, tree
 
 AXES = ("data", "fsdp", "tensor")
+_AUTO = (AxisType.Auto,) * 3
 ROWS = ("data", "fsdp")  # the axes that batch rows are spread over
 
 # (path regex, mesh axis of each trailing dimension). Leading dimensions beyond the entries, such as
@@ -60,10 +61,16 @@ def make_mesh(sizes: config.MeshConfig, devices: Sequence[Any] | None = None) ->
             f"mesh: expected sizes that multiply to {len(devices)} devices (one may be -1), got {asked}"
         )
     # Auto: GSPMD propagates shardings through the model; make_mesh alone would make Explicit axes.
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(tuple(shape), AXES, axis_types=_AUTO, devices=devices)
 
 
-def shardings(params: tree.Tree, mesh: Mesh) -> dict[str, Any]:
+def abstract_mesh(sizes: config.MeshConfig) -> AbstractMesh:
+    """Returns the mesh of the smallest machine that holds it: -1 counts as 1. Needs no device."""
+    shape = (sizes.data, sizes.fsdp, sizes.tensor)
+    return AbstractMesh(tuple(max(size, 1) for size in shape), AXES, axis_types=_AUTO)
+
+
+def shardings(params: tree.Tree, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
     """Returns the tree of NamedShardings for a tree of arrays or shape structs.
 
     Raises:
@@ -100,10 +107,9 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def describe(mesh: Mesh) -> str:
-    """Returns the mesh in words: sizes by axis, and the kind of device."""
-    sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
-    return f"{sizes} ({mesh.devices.flat[0].platform})"
+def describe(mesh: Mesh | AbstractMesh) -> str:
+    """Returns the mesh in words, such as data=2 x fsdp=4 x tensor=1."""
+    return " x ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
 
 
 def check_rows(data: config.DataConfig, mesh: Mesh) -> None:
@@ -123,7 +129,9 @@ def check_rows(data: config.DataConfig, mesh: Mesh) -> None:
         raise ValueError("; ".join(bad) + "; change the rows or the mesh")
 
 
-def explain(params: tree.Tree, mesh: Mesh, *, trained: tree.Tree | None = None) -> str:
+def explain(
+    params: tree.Tree, mesh: Mesh | AbstractMesh, *, trained: tree.Tree | None = None
+) -> str:
     """Returns a table: path, shape, dtype, trained or frozen, spec, bytes per device, and the totals."""
     placed = tree.flatten(shardings(params, mesh))
     chosen = set(tree.flatten(trained or {}))

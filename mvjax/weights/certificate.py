@@ -256,7 +256,7 @@ def _hash(leaves: dict[str, np.ndarray]) -> str:
     for path in sorted(leaves):
         leaf = np.ascontiguousarray(leaves[path])
         digest.update(f"{path} {leaf.dtype.name} {leaf.shape}".encode())
-        digest.update(leaf.reshape(-1).view(np.uint8))
+        digest.update(memoryview(leaf.reshape(-1).view(np.uint8)))
     return digest.hexdigest()
 
 

@@ -120,6 +120,7 @@ def deviations(config: config_lib.ModelConfig, target: Target) -> list[str]:
     return [
         *notes,
         "kyuteye_mlx has eps 1e-5 in SigLIP's last norm; trained with 1e-6 (reference 3.2)",
+        "kyuteye_mlx rounds image keys and values to bfloat16 (reference 5.4)",
         f"kyuteye_mlx attends to {context + 1} frames; trained with {context} (reference 2.4)",
         "kyuteye_mlx reads its sizes from its source, not from config.json",
     ]

@@ -16,14 +16,25 @@ from mvjax.nn import model as model_lib
 from mvjax.tiny import world
 from mvjax.weights import locate
 
+Q = 3
 MODEL = dataclasses.replace(
     tiny.MODEL,
     backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=20, context=120),
     depformer=config_lib.DepformerConfig(width=12, layers=1, heads=2, hidden=14),
     siglip=config_lib.SiglipConfig(width=8, layers=1, heads=2, hidden=10, patch=8, image_size=48),
+    codebooks_out=Q,
+    delays=(0, *(0, 1, 1) * 2),
 )
 CODEC = dataclasses.replace(
-    tiny.CODEC, filters=2, latent=12, layers=1, heads=2, hidden=16, code_width=4
+    tiny.CODEC,
+    filters=2,
+    latent=12,
+    layers=1,
+    heads=2,
+    hidden=16,
+    code_width=4,
+    codebooks=Q,
+    stored_codebooks=Q,
 )
 FRAME = types.FRAME_SAMPLES
 
@@ -31,9 +42,9 @@ FRAME = types.FRAME_SAMPLES
 @pytest.fixture(scope="module")
 def toy() -> subject.Subject:
     config = config_lib.Config(frozen=tiny.FROZEN, model=MODEL, codec=CODEC)
-    params = model_lib.VisionSpeech(MODEL).init(jax.random.key(0))["params"]
+    params = jax.jit(model_lib.VisionSpeech(MODEL).init)(jax.random.key(0))["params"]
     audio = jax.random.normal(jax.random.key(2), (1, FRAME))
-    codec = mimi.Mimi(CODEC).init(jax.random.key(1), audio)["params"]
+    codec = jax.jit(mimi.Mimi(CODEC).init)(jax.random.key(1), audio)["params"]
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(locate.resolve(tiny.FROZEN.tokenizer))
     )
@@ -56,10 +67,10 @@ def test_written_answers_do_not_depend_on_the_batch(toy, monkeypatch):
 
 def test_conversations_do_not_depend_on_the_batch_and_gates_match_the_stream(toy, monkeypatch):
     rng = np.random.default_rng(0)
-    user = rng.integers(0, MODEL.audio_vocab, (5, 8, 11)).astype(np.int32)
+    user = rng.integers(0, MODEL.audio_vocab, (5, Q, 11)).astype(np.int32)
     pictures = _pictures(5)
     together = toy.converse(user, pictures)
-    assert together.text_ids.shape == (5, 11) and together.audio_codes.shape == (5, 8, 11)
+    assert together.text_ids.shape == (5, 11) and together.audio_codes.shape == (5, Q, 11)
     monkeypatch.setattr(subject, "ROWS", 2)
     again = toy.converse(user, pictures)
     np.testing.assert_array_equal(again.text_ids, together.text_ids)
@@ -84,7 +95,7 @@ def test_clips_keep_their_order_and_length(toy, monkeypatch):
     sizes = [3 * FRAME, 2 * FRAME - 5, 9 * FRAME]
     clips = [rng.standard_normal(n).astype(np.float32) for n in sizes]
     together = toy.hear(clips)
-    assert [c.shape for c in together] == [(8, 3), (8, 2), (8, 9)]
+    assert [c.shape for c in together] == [(Q, 3), (Q, 2), (Q, 9)]
     monkeypatch.setattr(subject, "_CODEC_ROWS", 1)
     for clip, codes in zip(clips, together, strict=True):
         np.testing.assert_array_equal(toy.hear([clip])[0], codes)

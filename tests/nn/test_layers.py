@@ -54,10 +54,10 @@ def test_norm_rope_and_gated_mlp_equal_moshi():
     np.testing.assert_allclose(got, norm(torch.tensor(x)).detach().numpy(), atol=1e-5)
 
     q, k = noise(2, 5, 4, 6), noise(2, 5, 4, 6, seed=1)
-    offset = torch.tensor([37])
+    offset = torch.tensor([37, 37])
     for mine, theirs in zip(
         (q, k),
-        rope.RotaryEmbedding(max_period=10_000.0)(
+        rope.RotaryEmbedding(True, max_period=10_000.0)(
             torch.tensor(q), torch.tensor(k), offset, time_before_heads=True
         ),
         strict=True,

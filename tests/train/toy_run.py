@@ -64,7 +64,10 @@ def part(rng: np.random.Generator, rows: int, frames: int, *, spoken: bool) -> t
 def write_frozen(folder: Path) -> config_lib.FrozenFiles:
     """Writes random frozen weights in the upstream layouts; there is no codec and no tokenizer."""
     files = config_lib.FrozenFiles(
-        moshi=str(folder / "moshi.safetensors"), siglip=str(folder / "siglip.npz"), codec="", tokenizer=""
+        moshi=str(folder / "moshi.safetensors"),
+        siglip=str(folder / "siglip.npz"),
+        codec="",
+        tokenizer="",
     )
     if not Path(files.siglip).exists():
         model = model_lib.VisionSpeech(MODEL)

@@ -1,0 +1,21 @@
+"""Can a frozen, blind Moshi learn to see through adapters alone, on a laptop?
+
+The digits world (`mvjax.tiny`): scanned digits in colours and places, spoken and written questions about
+them, 16 speech and 48 speechless rows a step. The values live in `mvjax/tiny/recipe.py`, inside the package,
+because the quickstart runs the same ones without this folder.
+
+    mvjax train experiments/digits.py --out runs/digits
+    mvjax eval runs/digits
+
+Hardware and time: two CPU cores, a few minutes, records included.
+Expected: over the question kinds that need the image at least 90% for text questions and at least 75%
+for spoken questions in held-out voices; without the image, or with another question's, near chance.
+"""
+
+from mvjax import config as config_lib
+from mvjax.tiny import recipe
+
+
+def config() -> config_lib.Config:
+    """The run."""
+    return recipe.digits()

@@ -1,0 +1,37 @@
+"""The digits world's training run; `experiments/digits.py` and the quickstart use these values."""
+
+from __future__ import annotations
+
+from mvjax import config, tiny
+from mvjax.tiny import records
+
+
+def digits() -> config.Config:
+    """Returns the run that teaches the tiny blind Moshi to see, in minutes on two CPU cores.
+
+    The learning rate, the number of steps and the loss weights are ours, tuned on this world.
+    """
+    return config.Config(
+        frozen=tiny.FROZEN,
+        model=tiny.MODEL,
+        codec=tiny.CODEC,
+        data=config.DataConfig(
+            root="data/digits",
+            prepare=records.prepare,
+            speech=(config.Source(records.VISUAL),),
+            speechless=(config.Source(records.TEXT), config.Source(records.VISUAL, weight=0.25)),
+            small_talk=(config.Source(records.SMALL_TALK),),
+            speech_rows=16,
+            speechless_rows=48,
+            speech_frames=128,
+            speechless_tokens=56,
+            p_concat=0.25,
+        ),
+        loss=config.LossConfig(semantic_weight=10.0),
+        optim=config.OptimConfig(
+            learning_rate=4e-3, warmup_steps=20, final_fraction=0.05, weight_decay=0.01
+        ),
+        train=config.TrainConfig(
+            steps=400, log_every=10, checkpoint_every=100, remat=False
+        ),
+    )

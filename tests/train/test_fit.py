@@ -1,0 +1,232 @@
+import dataclasses
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_run
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.train import checkpoint, fit, load
+
+MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+    """Every fit of one config compiles the same program: keep it on disk.
+
+    Promotion is not strict here, because optax promotes its step count (test_step.py is, for the loss).
+    """
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    earlier = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0.5)
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+    for name, value in earlier.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    return tmp_path_factory.mktemp("frozen")
+
+
+@pytest.fixture(scope="module")
+def config(frozen):
+    return toy_run.make_config(frozen, mesh=MESH)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """(run folder, summary) of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+
+
+class Interrupted(toy_run.Data):
+    """Sends SIGTERM to this process while it makes the batch of one step."""
+
+    def __init__(self, data, *, at):
+        super().__init__(data)
+        self._at = at
+
+    def __getitem__(self, step):
+        if step == self._at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(step)
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Same adapters, optimiser state and counters, bit for bit; same metrics but for the speed."""
+    states = []
+    for folder in (first, second):
+        found = checkpoint.newest(folder / load.CHECKPOINTS)
+        assert found.meta["step"] == toy_run.STEPS
+        states.append(checkpoint.read_raw(found))
+    assert states[0].keys() == states[1].keys()
+    for name, leaf in states[0].items():
+        np.testing.assert_array_equal(leaf, states[1][name], err_msg=name)
+    assert metrics(first) == metrics(second)
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def test_run_folder(whole, config):
+    folder, summary = whole
+    lines = metrics(folder)
+    assert [line["step"] for line in lines] == [1, 2, 4, 6, 8, 10, 12]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    expected = {
+        *("loss", "text_speech", "text_speechless", "audio_speech", "gate_speech"),
+        *("gate_speechless", "grad_norm", "learning_rate", "skipped", "step"),
+    }
+    assert set(lines[0]) == expected
+    assert summary.step == toy_run.STEPS and summary.finished and summary.skipped == 0
+    assert json.loads((folder / "summary.json").read_text())["frozen_hash"] == summary.frozen_hash
+    assert load.read_config(folder) == config
+    names = sorted(p.name for p in (folder / "checkpoints").iterdir())
+    assert names == ["00000008", "00000012"]
+    assert list((folder / "tensorboard").glob("events*"))
+
+
+def test_frozen_hash_is_of_the_files(whole, config):
+    stored = tree.flatten(load.from_files(config))
+    frozen = tree.unflatten({p: stored[p] for p in tree.flatten(load.shapes(config).frozen)})
+    assert whole[1].frozen_hash == load.tree_hash(frozen)
+
+
+def test_trained_gives_the_whole_model(whole, config):
+    run = load.trained(whole[0])
+    assert run.step == toy_run.STEPS
+    assert run.config == config
+    tree.assert_same_tree(tree.merge(*load.shapes(config)), run.params, place="trained")
+
+
+def test_sigterm_saves_and_resume_is_exact(whole, config, tmp_path):
+    folder = tmp_path / "run"
+    stopped = fit.fit(config, folder, data=Interrupted(config.data, at=6), quiet=True)
+    assert (stopped.step, stopped.finished) == (7, False)  # the step in progress is finished
+    with (folder / "metrics.jsonl").open("a") as file:  # a later line, and one cut short
+        file.write('{"step": 99}\n{"step": 7, "lo')
+    resumed = fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    assert resumed.finished and resumed.frozen_hash == stopped.frozen_hash
+    assert_same_run(whole[0], folder)
+
+
+def test_a_finished_run_does_nothing(whole, config):
+    folder, summary = whole
+    before = metrics(folder)
+    again = fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    assert again.step == toy_run.STEPS and again.metrics == summary.metrics
+    assert metrics(folder) == before
+
+
+def test_another_config_is_refused(whole, config):
+    changed = toy_run.with_train(config, seed=3, steps=20, log_every=5)
+    changed = toy_run.with_data(changed, p_concat=0.25)
+    with pytest.raises(ValueError, match="another config") as error:
+        fit.fit(changed, whole[0], data=toy_run.Data(config.data), quiet=True)
+    message = str(error.value)
+    for field in ("train.seed: the run has 0, now 3", "train.steps", "data.p_concat"):
+        assert field in message
+    assert "log_every" not in message  # it changes no number
+    assert load.read_config(whole[0]) == config
+
+
+def test_other_frozen_weights_are_refused(whole, config, tmp_path):
+    other = tmp_path / "moshi.safetensors"
+    data = bytearray(Path(config.frozen.moshi).read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)
+    frozen = dataclasses.replace(config.frozen, moshi=str(other))
+    changed = dataclasses.replace(config, frozen=frozen)
+    with pytest.raises(ValueError, match=r"frozen\.moshi: expected SHA-256"):
+        fit.fit(changed, whole[0], data=toy_run.Data(config.data), quiet=True)
+
+
+def test_a_damaged_checkpoint_falls_back(whole, config, tmp_path):
+    folder = tmp_path / "run"
+    fit.fit(config, folder, data=Interrupted(config.data, at=9), quiet=True)
+    newest = folder / "checkpoints" / "00000010"
+    largest = max(newest.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    os.truncate(largest, largest.stat().st_size // 2)
+    resumed = fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    assert resumed.finished
+    assert (folder / "checkpoints" / "00000010.damaged").is_dir()
+    assert_same_run(whole[0], folder)
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoint(whole, config, tmp_path):
+    folder = tmp_path / "run"
+
+    class Full(toy_run.Data):
+        def __getitem__(self, step):
+            if step == 6:  # after the checkpoint of step 4: no file may grow past 100 bytes
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+            return super().__getitem__(step)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(ValueError, match="cannot write") as error:
+            fit.fit(
+                toy_run.with_train(config, log_every=100),
+                folder,
+                data=Full(config.data),
+                quiet=True,
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "00000004" in str(error.value) and "resume" in str(error.value)
+    names = [p.name for p in (folder / "checkpoints").iterdir()]
+    assert names == ["00000004"]
+    fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    found = [checkpoint.newest(f / "checkpoints") for f in (whole[0], folder)]
+    first, second = (checkpoint.read_raw(f) for f in found)
+    assert all(np.array_equal(leaf, second[name]) for name, leaf in first.items())
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_exactly(tmp_path):
+    """SIGKILL in the middle of a run, the same command again: the same bits as without."""
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+    }
+
+    def start(folder: Path, seconds: float) -> subprocess.Popen:
+        command = [sys.executable, toy_run.__file__, str(folder), str(seconds)]
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+    undisturbed = start(tmp_path / "whole", 0.0)
+    assert undisturbed.wait(timeout=600) == 0, undisturbed.stderr.read()
+    undisturbed.stderr.close()
+    victim = start(tmp_path / "killed", 1.0)
+    seen = tmp_path / "killed" / "run" / "metrics.jsonl"
+    for _ in range(6000):
+        if seen.exists() and '"step": 6' in seen.read_text():
+            break
+        time.sleep(0.1)
+    victim.kill()
+    assert victim.wait() == -signal.SIGKILL
+    victim.stderr.close()
+    assert checkpoint.newest(tmp_path / "killed/run/checkpoints").meta["step"] == 4
+    again = start(tmp_path / "killed", 0.0)
+    assert again.wait(timeout=600) == 0, again.stderr.read()
+    assert "resumes at step 4" in again.stderr.read()
+    again.stderr.close()
+    assert_same_run(tmp_path / "whole" / "run", tmp_path / "killed" / "run")

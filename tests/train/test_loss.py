@@ -1,0 +1,116 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvjax import config as config_lib
+from mvjax.train import loss
+
+MODEL = config_lib.ModelConfig()  # PAD 3, EPAD 0
+SETTINGS = config_lib.LossConfig()
+
+
+def nats(logits: np.ndarray, target: int) -> float:
+    """Cross-entropy of one target, written out in float64."""
+    logits = logits.astype(np.float64)
+    return float(np.log(np.sum(np.exp(logits))) - logits[target])
+
+
+def random_logits(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32) * 3
+
+
+def test_text_weighs_padding_and_skips_absent_and_masked():
+    logits = random_logits(2, 5, 7)
+    targets = np.array([[4, 3, 0, -1, 6], [3, 5, -1, 0, 1]], np.int32)
+    mask = np.array([[1, 1, 1, 1, 0], [0, 1, 1, 1, 1]], bool)
+    counted = {(0, 0): 1.0, (0, 1): 0.5, (0, 2): 0.5, (1, 1): 1.0, (1, 3): 0.5, (1, 4): 1.0}
+    sums = loss.text(
+        jnp.array(logits), jnp.array(targets), jnp.array(mask), model=MODEL, loss=SETTINGS
+    )
+    expected = sum(w * nats(logits[i], targets[i]) for i, w in counted.items())
+    np.testing.assert_allclose(sums.loss, expected, rtol=1e-6)
+    assert float(sums.weight) == sum(counted.values()) == 4.5
+
+
+def test_audio_levels_share_one_normaliser_and_end_early_by_their_delay():
+    B, T, q, C = 2, 4, 3, 6
+    logits = random_logits(B, T, q, C)
+    codes = np.random.default_rng(1).integers(0, C, (B, q, T)).astype(np.int32)
+    codes[1, :, 0] = -1
+    delays = (0, 1, 2)
+    total, weight = 0.0, 0.0
+    for b in range(B):
+        for level, delay in enumerate(delays):
+            for t in range(T - delay):
+                if codes[b, level, t] != -1:
+                    w = 100.0 if level == 0 else 1.0
+                    total += w * nats(logits[b, t, level], codes[b, level, t])
+                    weight += w
+    sums = loss.audio(jnp.array(logits), jnp.array(codes), delays=delays, loss=SETTINGS)
+    np.testing.assert_allclose(sums.loss, total, rtol=1e-6)
+    assert float(sums.weight) == weight == 7 * 100 + 5 + 3
+
+
+def test_with_equal_frames_the_semantic_level_has_100_of_101_parts():
+    logits = random_logits(2, 3, 2, 5)
+    codes = np.random.default_rng(1).integers(0, 5, (2, 2, 3)).astype(np.int32)
+    sums = loss.audio(jnp.array(logits), jnp.array(codes), delays=(0, 0), loss=SETTINGS)
+    means = [
+        np.mean([nats(logits[b, t, k], codes[b, k, t]) for b in range(2) for t in range(3)])
+        for k in range(2)
+    ]
+    np.testing.assert_allclose(sums.mean(), (100 * means[0] + means[1]) / 101, rtol=1e-6)
+
+
+def test_total_is_one_weighted_mean_over_both_parts():
+    settings = dataclasses.replace(SETTINGS, text_weight=2.0, audio_weight=3.0)
+    speech = loss.Parts(sums(10, 4), sums(30, 5))
+    speechless = loss.Parts(sums(2, 8), loss.zero())
+    value = loss.total(speech, speechless, loss=settings)
+    np.testing.assert_allclose(value, 2 * 12 / 12 + 3 * 30 / 5, rtol=1e-6)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole():
+    logits, codes = random_logits(6, 5, 2, 4), np.ones((6, 2, 5), np.int32)
+    codes[0], codes[4, 1, 2:] = -1, -1
+    whole = loss.audio(jnp.array(logits), jnp.array(codes), delays=(0, 1), loss=SETTINGS)
+    halves = [
+        loss.audio(jnp.array(logits[i]), jnp.array(codes[i]), delays=(0, 1), loss=SETTINGS)
+        for i in (slice(0, 2), slice(2, 6))
+    ]
+    added = loss.add(*halves)
+    np.testing.assert_allclose(added.mean(), whole.mean(), rtol=1e-6)
+    # unlike the mean of means
+    assert abs(float((halves[0].mean() + halves[1].mean()) / 2 - whole.mean())) > 1e-3
+
+
+def test_nothing_to_count_is_a_loss_of_zero_with_zero_gradient():
+    def value(logits):
+        targets = jnp.full((2, 3), -1)
+        parts = loss.text(logits, targets, jnp.ones((2, 3), bool), model=MODEL, loss=SETTINGS)
+        return parts.mean()
+
+    loss_value, gradient = jax.value_and_grad(value)(jnp.array(random_logits(2, 3, 5)))
+    assert float(loss_value) == 0 and not np.any(gradient)
+
+
+def test_bfloat16_logits_are_summed_in_float32():
+    logits = jnp.array(random_logits(2, 3, 5)).astype(jnp.bfloat16)
+    targets = jnp.array([[1, 2, 4], [4, 1, 2]])
+    mask = jnp.ones((2, 3), bool)
+    rounded = loss.text(logits, targets, mask, model=MODEL, loss=SETTINGS)
+    full = loss.text(logits.astype(jnp.float32), targets, mask, model=MODEL, loss=SETTINGS)
+    assert rounded.loss.dtype == jnp.float32
+    np.testing.assert_array_equal(rounded.loss, full.loss)
+
+
+def test_wrong_number_of_delays_is_a_bug():
+    with pytest.raises(AssertionError):
+        loss.audio(jnp.zeros((1, 2, 3, 4)), jnp.zeros((1, 3, 2), int), delays=(0,), loss=SETTINGS)
+
+
+def sums(total: float, weight: float) -> loss.Sums:
+    return loss.Sums(jnp.float32(total), jnp.float32(weight))

@@ -1,0 +1,102 @@
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+import toy_run
+from jax.sharding import PartitionSpec as P
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.nn import gates
+from mvjax.nn import model as model_lib
+from mvjax.train import load, sharding
+
+MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
+
+
+def model_paths(**fields) -> set[str]:
+    xa = dataclasses.replace(toy_run.MODEL.cross_attention, **fields)
+    model = model_lib.VisionSpeech(dataclasses.replace(toy_run.MODEL, cross_attention=xa))
+    return set(tree.flatten(jax.eval_shape(model.init, jax.random.key(0))["params"]))
+
+
+def test_minus_one_takes_the_devices_that_are_left():
+    mesh = sharding.make_mesh(config_lib.MeshConfig(data=-1, fsdp=2, tensor=2))
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (2, 2, 1)])
+def test_mesh_that_does_not_fit(sizes):
+    with pytest.raises(ValueError, match=r"8 devices.*fsdp="):
+        sharding.make_mesh(config_lib.MeshConfig(*sizes))
+
+
+def test_specs():
+    assert sharding.spec("backbone/blocks/attn/qkv/kernel", 5) == P(
+        None, "fsdp", None, "tensor", None
+    )
+    assert sharding.spec("depformer/blocks/attn/qkv/kernel", 6) == P(
+        None, None, "fsdp", None, "tensor", None
+    )
+    assert sharding.spec("xa/out/kernel", 3) == P("tensor", None, "fsdp")
+    assert sharding.spec("backbone/blocks/xa/q/kernel", 4) == P(None, "fsdp", "tensor", None)
+    assert sharding.spec("backbone/blocks/gate/alpha", 1) == P(None)
+    assert sharding.spec("gate/down/kernel", 2) == P("fsdp", None)
+    assert sharding.spec("gate/alpha", 0) == P()
+
+
+def test_every_rule_has_a_parameter_and_is_the_first_to_match_it():
+    paths = (
+        model_paths()
+        | model_paths(share="none")
+        | model_paths(share_gate=True)
+        | model_paths(gate=gates.Constant())
+    )
+    unused = set(range(len(sharding.RULES)))
+    for path in paths:
+        first = next(i for i, (rule, _) in enumerate(sharding.RULES) if re.fullmatch(rule, path))
+        unused.discard(first)
+    assert not unused
+
+
+def test_large_parameters_of_the_7b_model_are_all_sharded():
+    config = config_lib.Config(frozen=config_lib.FrozenFiles("", "", "", ""))
+    for path, leaf in tree.flatten(tree.merge(*load.shapes(config))).items():
+        if np.prod(leaf.shape) > 4e6:
+            assert set(sharding.spec(path, len(leaf.shape))) - {None}, path
+
+
+def test_indivisible_dimensions_are_all_named():
+    params = {"image": {"proj": {"kernel": np.zeros((3, 5)), "bias": np.zeros(5)}}, "xa": {}}
+    params["xa"] = {"q": {"kernel": np.zeros((7, 3, 2))}}
+    with pytest.raises(ValueError) as error:
+        sharding.shardings(params, sharding.make_mesh(MESH))
+    message = str(error.value)
+    assert "image/proj/kernel: dimension 1 of [3, 5]" in message
+    assert "xa/q/kernel: dimension 0" in message and "dimension 1 of [7, 3, 2]" in message
+
+
+def test_rows_must_divide():
+    data = config_lib.DataConfig(speech_rows=30, speechless_rows=0)
+    with pytest.raises(ValueError, match=r"data\.speech_rows: 30 is not divisible by 4"):
+        sharding.check_rows(data, sharding.make_mesh(MESH))
+    sharding.check_rows(dataclasses.replace(data, speech_rows=4), sharding.make_mesh(MESH))
+
+
+def test_explain(tmp_path):
+    shapes = load.shapes(toy_run.make_config(tmp_path))
+    table = sharding.explain(
+        tree.merge(*shapes), sharding.make_mesh(MESH), trained=shapes.adapters
+    ).splitlines()
+    (line,) = [line for line in table if line.startswith("xa/q/kernel")]
+    assert line.split() == [
+        *("xa/q/kernel", "[24,", "4,", "6]", "float32", "yes", "(fsdp,tensor,-)"),
+        str(24 * 4 * 6 * 4 // 4),
+    ]
+    (line,) = [line for line in table if line.startswith("backbone/out_norm/scale")]
+    assert "yes" not in line and line.endswith(" 96")
+    trained = sum(leaf.size for leaf in tree.flatten(shapes.adapters).values())
+    assert f"{trained:,} trained" in table[-1] and "data=2 x fsdp=2 x tensor=2" in table[-1]
