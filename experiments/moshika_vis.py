@@ -15,15 +15,15 @@ defaults of `mvjax/config.py`. Weights and records are made as BUILD.md tells.
 from mvjax import config as config_lib
 
 # Paper, table 7: dataset and sampling weight. Speech is 30 of 84 in weight: 35.7%.
-SPEECH = {"docci_prop": 5, "docci_loc": 5, "pixmo_lead1": 5, "pixmo_comb": 15}
+SPEECH = {"docci_prop": 5.0, "docci_loc": 5.0, "pixmo_lead1": 5.0, "pixmo_comb": 15.0}
 SPEECHLESS = {
-    "pixelprose_ts1": 15,
-    "pixelprose_ts2": 15,
-    "pixelprose_lead2": 15,
-    "tallyqa": 1,
-    "ocr_vqa": 5,
-    "rendered_text": 1,
-    "docvqa": 2,
+    "pixelprose_ts1": 15.0,
+    "pixelprose_ts2": 15.0,
+    "pixelprose_lead2": 15.0,
+    "tallyqa": 1.0,
+    "ocr_vqa": 5.0,
+    "rendered_text": 1.0,
+    "docvqa": 2.0,
 }
 
 
@@ -55,5 +55,5 @@ def config() -> config_lib.Config:
     )
 
 
-def _sources(weights: dict[str, int]) -> tuple[config_lib.Source, ...]:
+def _sources(weights: dict[str, float]) -> tuple[config_lib.Source, ...]:
     return tuple(config_lib.Source(name, weight) for name, weight in weights.items())

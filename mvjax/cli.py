@@ -185,19 +185,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands, name, run, summary, example):  # noqa: ANN001, ANN202
+def _command(commands, name, run, summary, example):
     """Adds a subcommand; returns its `add_argument`."""
     parser = commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example: {example}",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     return parser.add_argument
 
 
-def _add_experiment(add) -> None:  # noqa: ANN001
+def _add_experiment(add) -> None:
     add("experiment", type=Path, metavar="EXP.py", help="defines config(), or sweep() by name")
     add("--pick", metavar="NAME", help="which config of a sweep")
     add(

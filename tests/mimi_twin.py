@@ -6,18 +6,18 @@ from mvjax import config as config_lib
 
 CONFIG = config_lib.MimiConfig(
     filters=6,
-    ratios=(4, 3, 2),
+    ratios=(3, 2),
     latent=24,
     layers=2,
     heads=3,
     hidden=40,
-    context=5,
+    context=7,
     codes=16,
     code_width=10,
     codebooks=4,
     stored_codebooks=6,
 )
-FRAME = 48  # samples
+FRAME = 12  # samples
 
 
 def build(config: config_lib.MimiConfig = CONFIG, *, seed: int = 0):

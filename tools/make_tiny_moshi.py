@@ -9,6 +9,9 @@ The model hears and speaks (17 streams) and reads and writes (text alone), and n
     told        the user describes a picture first: it learns to answer from what it was told
     small talk  greetings, counting, and an echo game that trains its ear
 
+Hearing comes late if only the answers ask for it, so a head that is not kept reads the user's words off
+the same hidden states, a quarter of a second after they begin.
+
 Speech comes from a bank: every utterance is spoken by eSpeak NG and encoded by the tiny Mimi in a few
 voices, at random places within the frame grid and with silence around it; dialogues are drawn afresh and
 laid out on the frame grid from the bank, so that no answer can be known by heart. (The codec is causal and its attention looks back one second,
@@ -40,10 +43,11 @@ from mvjax.train import loss as loss_lib
 from mvjax.weights import kyutai, locate
 from mvjax.weights import mimi as mimi_weights
 
+HEARD_AFTER = 0.24  # seconds from the start of a user's word to where the ear must know it
 LEAD, TAIL = 2, 4  # frames of silence encoded before and after an utterance
 SPEECH_FRAMES, SPEECHLESS_TOKENS = 144, 72
-SPEECH_ROWS, SPEECHLESS_ROWS = 20, 32
-DEPTH_FRAMES = 40  # frames of a step that the depth transformer learns from
+SPEECH_ROWS, SPEECHLESS_ROWS = 24, 12
+DEPTH_FRAMES = 24  # frames of a step that the depth transformer learns from
 LOSS = config_lib.LossConfig(
     semantic_weight=10.0, trained_codebooks=tiny.MODEL.codebooks_out, audio_weight=0.7
 )
@@ -99,7 +103,9 @@ def make_bank(draws: int, seed: int) -> Bank:
             continue  # long echoes, mostly: too many to speak them all
         user = speaker == "user"
         order = rng.permutation(len(voices.TRAIN_USERS))
-        for n in range(min(12 if user else 3, -(-count // 3))):
+        # Many clips of the assistant: the model hears its own voice, and would otherwise know from the
+        # sound of a sentence's first words how it ends, instead of listening to the user.
+        for n in range(min(12, -(-count // 3)) if user else min(8, count + 1)):
             voice = voices.TRAIN_USERS[order[n]] if user else voices.ASSISTANT
             clip, spans = _clip(text, voice, rng, gain=rng.uniform(-6, 0) if user else 0.0)
             keys.append((speaker, text))
@@ -152,23 +158,23 @@ def encode(clips: list[np.ndarray]) -> list[np.ndarray]:
 
 
 class Batches:
-    """Draws (frames whose audio counts, speech codes [B, K, T], text codes [B, 1, T]) without end."""
+    """Draws (frames whose audio counts, the user's words [B, T], streams to hear [B, K], speech codes [B, K, T], text codes [B, 1, T])."""
 
     def __init__(self, bank: Bank, tokenizer, seed: int):
         self.bank, self.tokenizer = bank, tokenizer
         self.rng = np.random.default_rng(seed + 1)
 
-    def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(self) -> tuple[np.ndarray, ...]:
         frames = np.sort(self.rng.permutation(SPEECH_FRAMES)[:DEPTH_FRAMES])
-        speech_rows = np.stack([self._speech() for _ in range(SPEECH_ROWS)])
+        rows, heard = zip(*(self._speech() for _ in range(SPEECH_ROWS)), strict=True)
         text_rows = np.stack([self._text() for _ in range(SPEECHLESS_ROWS)])
-        return frames, speech_rows, text_rows
+        return frames, np.stack(heard), self._kept(), np.stack(rows), text_rows
 
-    def _speech(self) -> np.ndarray:
+    def _speech(self) -> tuple[np.ndarray, np.ndarray]:
         """Freshly drawn dialogues one after the other until the row is full."""
         bank, rng = self.bank, self.rng
         user, assistant = bank.silence.copy(), bank.silence.copy()
-        words: list[speech.Span] = []
+        words: dict[str, list[speech.Span]] = {"user": [], "assistant": []}
         frame = int(rng.integers(0, 8))
         while frame < SPEECH_FRAMES:
             talked = dialogue(rng)
@@ -181,16 +187,30 @@ class Batches:
                 room = min(codes.shape[1], max(0, SPEECH_FRAMES - first))
                 side = user if turn.speaker == "user" else assistant
                 side[:, first : first + room] = codes[:, :room]
-                if turn.speaker == "assistant":
-                    shift = first * types.FRAME_SECONDS
-                    words += [speech.Span(w.text, w.start + shift, w.end + shift) for w in spans]
+                shift = first * types.FRAME_SECONDS
+                if turn.speaker == "user":
+                    shift += HEARD_AFTER
+                words[turn.speaker] += [
+                    speech.Span(w.text, w.start + shift, w.end + shift) for w in spans
+                ]
                 frame = first + codes.shape[1] - TAIL + int(rng.integers(2, 7))
             frame += int(rng.integers(0, 12))
-        text = streams.text_stream(words, SPEECH_FRAMES, self.tokenizer, pad=3, epad=0)
+        text, heard = (
+            streams.text_stream(words[who], SPEECH_FRAMES, self.tokenizer, pad=3, epad=0)
+            for who in ("assistant", "user")
+        )
         row = np.concatenate([text[None], assistant, user]).astype(np.int32)
-        kept = rng.integers(1, len(user) + 1) if rng.random() < 0.7 else len(user)
-        row[len(row) - len(user) + kept :] = types.ZERO_TOKEN  # hear by the first codebooks too
-        return row
+        return row, heard
+
+    def _kept(self) -> np.ndarray:
+        """Streams that the model may hear, bool [B, K]: of many voices, only the first codebooks."""
+        Q = tiny.MODEL.codebooks_out
+        kept = np.ones((SPEECH_ROWS, 1 + 2 * Q), bool)
+        for row in kept:
+            for start in (1, 1 + Q):
+                if self.rng.random() < 0.6:
+                    row[start + int(self.rng.integers(1, Q)) : start + Q] = False
+        return kept
 
     def _text(self) -> np.ndarray:
         """Freshly drawn dialogues as text, one after the other until the row is full."""
@@ -209,6 +229,8 @@ def train(batches: Batches, args: argparse.Namespace):
     params, _ = tree.partition(params, [r"(backbone|depformer)/(?!blocks/(gate|norm_xa|xa)).*"])
     if args.resume:
         params = kyutai.load_moshi(args.resume, tiny.MODEL)
+    shape = (tiny.MODEL.backbone.width, tiny.MODEL.text_vocab)
+    params = {"model": params, "ear": jax.random.normal(jax.random.key(1), shape) * 0.05}
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(0.9, 0.98),
@@ -216,16 +238,22 @@ def train(batches: Batches, args: argparse.Namespace):
     )
     state = tx.init(params)
 
-    def objective(params, frames, speech_codes, text_codes):
+    def objective(both, frames, heard, kept, speech_codes, text_codes):
+        params, ear = both["model"], both["ear"]
+
         def apply(method, *inputs, **options):
             return model.apply({"params": params}, *inputs, **options, method=method)
 
         delayed = model_lib.delay_codes(speech_codes, tiny.MODEL)
-        z, _ = apply("hidden", delayed[:, :, :-1], None)
+        heard_streams = jnp.where(kept[:, :, None], delayed[:, :, :-1], types.ZERO_TOKEN)
+        z, _ = apply("hidden", heard_streams, None)
         text = loss_lib.text(
             apply("text_logits", z), speech_codes[:, 0], speech_codes[:, 0] >= 0,
             model=tiny.MODEL, loss=LOSS,
         )  # fmt: skip
+        hears = loss_lib.text(
+            jnp.einsum("BTD,DV->BTV", z, ear), heard, heard >= 0, model=tiny.MODEL, loss=LOSS
+        )
         told = delayed[:, :9, 1:][:, :, frames]
         logits = apply(
             "depth_logits", z[:, frames], told[:, 0], jnp.moveaxis(told[:, 1:-1], 1, 2)
@@ -236,14 +264,12 @@ def train(batches: Batches, args: argparse.Namespace):
         plain = loss_lib.text(
             out.text_logits, text_codes[:, 0], text_codes[:, 0] >= 0, model=tiny.MODEL, loss=LOSS
         )
-        parts = jnp.stack([text.mean(), audio.mean(), plain.mean()])
-        return parts[0] + LOSS.audio_weight * parts[1] + parts[2], parts
+        parts = jnp.stack([text.mean(), audio.mean(), plain.mean(), hears.mean()])
+        return parts @ jnp.array([1, LOSS.audio_weight, 0.5, 1.5]), parts
 
     @jax.jit
-    def step(params, state, rate, frames, speech_codes, text_codes):
-        (_, parts), grads = jax.value_and_grad(objective, has_aux=True)(
-            params, frames, speech_codes, text_codes
-        )
+    def step(params, state, rate, *batch):
+        (_, parts), grads = jax.value_and_grad(objective, has_aux=True)(params, *batch)
         updates, state = tx.update(grads, state, params)
         params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
         return params, state, parts
@@ -258,15 +284,15 @@ def train(batches: Batches, args: argparse.Namespace):
         n += 1
         if time.time() - last > 30:
             last = time.time()
-            text, audio, plain = np.mean(jax.device_get(tally), 0)
+            text, audio, plain, hears = np.mean(jax.device_get(tally), 0)
             print(
                 f"{spent:5.1f} min step {n}: spoken text {text:.3f} audio {audio:.3f} "
-                f"written text {plain:.3f}",
+                f"written text {plain:.3f} heard words {hears:.3f}",
                 flush=True,
             )
             tally = []
-            kyutai.save_moshi(args.out, jax.device_get(params), tiny.MODEL, dtype=jnp.bfloat16)
-    return jax.device_get(params)
+            kyutai.save_moshi(args.out, jax.device_get(params["model"]), tiny.MODEL, dtype=jnp.bfloat16)
+    return jax.device_get(params["model"])
 
 
 if __name__ == "__main__":

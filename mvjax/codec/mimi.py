@@ -218,7 +218,7 @@ def frame_samples(config: config_lib.MimiConfig) -> int:
 
 def start(config: config_lib.MimiConfig, *, batch: int) -> State:
     """Returns the state of `batch` streams before their first frame."""
-    return Mimi(config).apply({}, batch, method="start")
+    return _bound({}, config).start(batch)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -226,7 +226,7 @@ def encode(
     params: Params, audio: Float[Array, "B samples"], *, config: config_lib.MimiConfig
 ) -> Int[Array, "B Q T"]:
     """`Mimi.encode`, compiled once for each shape."""
-    return Mimi(config).apply({"params": params}, audio, method="encode")
+    return _bound(params, config).encode(audio)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -234,7 +234,7 @@ def decode(
     params: Params, codes: Int[Array, "B Q T"], *, config: config_lib.MimiConfig
 ) -> Float[Array, "B samples"]:
     """`Mimi.decode`, compiled once for each shape."""
-    return Mimi(config).apply({"params": params}, codes, method="decode")
+    return _bound(params, config).decode(codes)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -246,7 +246,7 @@ def encode_step(
     config: config_lib.MimiConfig,
 ) -> tuple[State, Int[Array, "B Q T"]]:
     """`Mimi.encode_step`, compiled once for each shape."""
-    return Mimi(config).apply({"params": params}, state, audio, method="encode_step")
+    return _bound(params, config).encode_step(state, audio)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -258,4 +258,8 @@ def decode_step(
     config: config_lib.MimiConfig,
 ) -> tuple[State, Float[Array, "B samples"]]:
     """`Mimi.decode_step`, compiled once for each shape."""
-    return Mimi(config).apply({"params": params}, state, codes, method="decode_step")
+    return _bound(params, config).decode_step(state, codes)
+
+
+def _bound(params: Params, config: config_lib.MimiConfig) -> Mimi:
+    return Mimi(config).bind({"params": params})

@@ -41,7 +41,6 @@ class Transformer(nn.Module):
             Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
             length=self.config.layers,
         )
         self.blocks = scanned(self.config)
@@ -50,7 +49,7 @@ class Transformer(nn.Module):
         self, x: Float[Array, "B steps latent"], memory: Memory, position: Int[Array, ""]
     ) -> tuple[Float[Array, "B steps latent"], Memory]:
         """Runs the layers on the steps from `position` on."""
-        return self.blocks(x, memory, position)
+        return self.blocks(x, memory, jnp.broadcast_to(position, (self.config.layers,)))
 
     def start(self, batch: int) -> Memory:
         """The memory before the first step; its zeros are never attended to."""

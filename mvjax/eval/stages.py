@@ -104,7 +104,8 @@ def plan(out: Path, *, short: bool) -> Plan:
     if not short:
         return Plan(config, out, per_kind=48, taught=240, heard=72, short=False)
     train = dataclasses.replace(config.train, steps=20, log_every=5, checkpoint_every=10)
-    config = dataclasses.replace(config, train=train)
+    optim = dataclasses.replace(config.optim, warmup_steps=5)
+    config = dataclasses.replace(config, train=train, optim=optim)
     return Plan(config, out, per_kind=4, taught=120, heard=12, short=True)
 
 

@@ -119,9 +119,9 @@ class Subject:
     def hear(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Codes [Q, T] of clips float32 [samples]; a last part of a frame counts as one."""
         frames = [-(-len(clip) // types.FRAME_SAMPLES) for clip in clips]
+        longest = _rounded(max(frames))
         codes: list[np.ndarray] = []
-        for rows, filled in _batches(len(clips), min(_CODEC_ROWS, len(clips))):
-            longest = _rounded(max(frames[i] for i in filled))
+        for rows, filled in _batches(len(clips), _codec_rows(len(clips))):
             audio = np.zeros((len(filled), longest * types.FRAME_SAMPLES), np.float32)
             for row, i in zip(audio, filled, strict=True):
                 row[: len(clips[i])] = clips[i]
@@ -131,9 +131,9 @@ class Subject:
 
     def say(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Samples of codes [Q, T], at 24 kHz."""
+        longest = _rounded(max(c.shape[1] for c in codes))
         clips: list[np.ndarray] = []
-        for rows, filled in _batches(len(codes), min(_CODEC_ROWS, len(codes))):
-            longest = _rounded(max(codes[i].shape[1] for i in filled))
+        for rows, filled in _batches(len(codes), _codec_rows(len(codes))):
             padded = np.zeros((len(filled), self.config.codec.codebooks, longest), np.int32)
             for row, i in zip(padded, filled, strict=True):
                 row[:, : codes[i].shape[1]] = codes[i]
@@ -181,6 +181,10 @@ def _batches(n: int, size: int) -> Iterator[tuple[list[int], list[int]]]:
     for first in range(0, n, size):
         rows = list(range(first, min(first + size, n)))
         yield rows, rows + [rows[-1]] * (size - len(rows))
+
+
+def _codec_rows(n: int) -> int:
+    return 1 if n == 1 else _CODEC_ROWS
 
 
 def _rounded(frames: int) -> int:

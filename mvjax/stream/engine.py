@@ -103,17 +103,14 @@ def generate(
     start = (cache, columns[:, :, 0])
     xs = (jnp.moveaxis(columns[:, :, 1:], 2, 0), jnp.moveaxis(seen, 1, 0), keys)
     _, (said, text_logits, gates, audio_logits) = jax.lax.scan(body, start, xs)
-    said = [said[d : d + T, :, k] for k, d in enumerate(m.delays[: 1 + m.codebooks_out])]
-    if audio_logits is not None:
-        levels = m.delays[1 : 1 + m.codebooks_out]
-        moved = [audio_logits[d : d + T, :, k] for k, d in enumerate(levels)]
-        audio_logits = jnp.stack(moved, axis=2).swapaxes(0, 1)
+    delays = m.delays[: 1 + m.codebooks_out]
+    ids = _aligned(said, delays, T)
     return Generated(
-        text_ids=said[0].swapaxes(0, 1),
-        audio_codes=jnp.moveaxis(jnp.stack(said[1:], axis=1), 0, 2).swapaxes(0, 1),
-        text_logits=text_logits[m.delays[0] : m.delays[0] + T].swapaxes(0, 1),
+        text_ids=ids[:, :, 0],
+        audio_codes=ids[:, :, 1:].swapaxes(1, 2),
+        text_logits=_aligned(text_logits[:, :, None], delays[:1], T)[:, :, 0],
         gates=gates[:T].swapaxes(0, 1),
-        audio_logits=audio_logits,
+        audio_logits=None if audio_logits is None else _aligned(audio_logits, delays[1:], T),
     )
 
 
@@ -244,6 +241,12 @@ def _wanted_columns(
     own = jnp.concatenate([own, own_end], axis=2)
     user = jnp.concatenate([user_codes, user_end], axis=2)
     return model_lib.delay_codes(jnp.concatenate([own, user], axis=1), config)
+
+
+def _aligned(x: Array, delays: tuple[int, ...], frames: int) -> Array:
+    """Turns what was said call by call [steps, B, stream, ...] into frames [B, T, stream, ...]."""
+    moved = [x[d : d + frames, :, k] for k, d in enumerate(delays)]
+    return jnp.stack(moved, axis=2).swapaxes(0, 1)
 
 
 def _seen(

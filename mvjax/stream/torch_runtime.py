@@ -73,7 +73,8 @@ class Runtime:
         x = _norm(x, self.weights[f"{prefix}norm_xa.alpha"], *self.model.image_norm)
         fused = self.weights["llm.transformer.layers.0.cross_attention.mha.in_proj_weight"]
         _, w_k, w_v = fused.chunk(3)
-        self._image = tuple(_heads(F.linear(x, w), self.model.heads) for w in (w_k, w_v))
+        k, v = (_heads(F.linear(x, w), self.model.heads) for w in (w_k, w_v))
+        self._image = (k, v)
 
     @torch.inference_mode()
     def step(

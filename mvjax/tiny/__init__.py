@@ -11,7 +11,7 @@ from mvjax.nn import gates
 MODEL = config.ModelConfig(
     backbone=config.BackboneConfig(width=192, layers=4, heads=4, hidden=528, context=250),
     depformer=config.DepformerConfig(width=64, layers=2, heads=2, hidden=176),
-    siglip=config.SiglipConfig(width=64, layers=3, heads=4, hidden=128, patch=8, image_size=48),
+    siglip=config.SiglipConfig(width=64, layers=3, heads=4, hidden=128, patch=12, image_size=48),
     cross_attention=config.CrossAttentionConfig(gate=gates.Conditional(hidden=24)),
     text_vocab=204,
     audio_vocab=256,

@@ -130,13 +130,12 @@ def _told_by_jax(
     entering, leaving = columns[:, :, :-1], columns[:, :, 1:]
     z, gate_means = run("hidden", entering, kv)
     said = jnp.moveaxis(leaving[:, 1 : config.codebooks_out], 1, 2)
-    told = Told(
-        text_logits=run("text_logits", z)[0],
-        audio_logits=run("depth_logits", z, leaving[:, 0], said)[0],
-        gates=gate_means[:, 0].T,
-        hidden=_residual_streams(params, config, entering, kv),
+    return Told(
+        text_logits=np.asarray(run("text_logits", z)[0]),
+        audio_logits=np.asarray(run("depth_logits", z, leaving[:, 0], said)[0]),
+        gates=np.asarray(gate_means[:, 0].T),
+        hidden=np.asarray(_residual_streams(params, config, entering, kv)),
     )
-    return Told(*(np.asarray(x) for x in told))
 
 
 def _run(model: model_lib.VisionSpeech, params: tree.Tree, method: str, *args: Any) -> Any:
@@ -256,7 +255,7 @@ def _hash(leaves: dict[str, np.ndarray]) -> str:
     for path in sorted(leaves):
         leaf = np.ascontiguousarray(leaves[path])
         digest.update(f"{path} {leaf.dtype.name} {leaf.shape}".encode())
-        digest.update(memoryview(leaf.reshape(-1).view(np.uint8)))
+        digest.update(leaf.tobytes())
     return digest.hexdigest()
 
 

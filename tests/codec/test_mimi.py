@@ -15,11 +15,30 @@ from mvjax.codec import mimi, transformer
 from mvjax.weights import mimi as mimi_weights
 
 CONFIG, FRAME = mimi_twin.CONFIG, mimi_twin.FRAME
-B, T = 2, 13
+B, T = 2, 8
+MISSING = 5  # samples that the audio lacks to be whole frames
+AUDIO = np.random.default_rng(5).normal(size=(B, T * FRAME - MISSING)).astype(np.float32)
 
 
-def _audio(samples: int = T * FRAME) -> np.ndarray:
-    return np.random.default_rng(5).normal(size=(B, samples)).astype(np.float32)
+def _round_trip(params: dict, audio: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Latents, codes and decoded audio of a whole signal."""
+    model = mimi.Mimi(CONFIG).bind({"params": params})
+    latents = model.latents(audio)
+    codes = model.quantise(latents)
+    return latents, codes, model.decode(codes)
+
+
+@jax.jit
+def _stream(params: dict, state: mimi.State, audio: jax.Array):
+    """The state after some frames, and what `_round_trip` returns of them."""
+    model = mimi.Mimi(CONFIG).bind({"params": params})
+    _, latents = model.latents_step(state.encoder, audio)
+    state, codes = model.encode_step(state, audio)
+    state, decoded = model.decode_step(state, codes)
+    return state, (latents, codes, decoded)
+
+
+_whole = jax.jit(_round_trip)  # compiled once for all tests
 
 
 @pytest.fixture(scope="module")
@@ -37,100 +56,79 @@ def params() -> dict:
     return tree.unflatten(flat)
 
 
-def _apply(params: dict, *args, method: str, config: config_lib.MimiConfig = CONFIG):
-    return _compiled(method, config)({"params": params}, *args)
-
-
-@functools.cache
-def _compiled(method: str, config: config_lib.MimiConfig):
-    return jax.jit(functools.partial(mimi.Mimi(config).apply, method=method))
-
-
-def _twin(folder, config: config_lib.MimiConfig = CONFIG):
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
     """The PyTorch model, and its parameters through its file."""
     pytest.importorskip("torch")
     pytest.importorskip("moshi")
     from safetensors import torch as safetensors_torch
 
-    model = mimi_twin.build(config)
-    safetensors_torch.save_file(model.state_dict(), folder / "mimi.safetensors")
-    return model, mimi_weights.load_mimi(folder / "mimi.safetensors", config)
+    model = mimi_twin.build()
+    path = tmp_path_factory.mktemp("twin") / "mimi.safetensors"
+    safetensors_torch.save_file(model.state_dict(), path)
+    return model, mimi_weights.load_mimi(path, CONFIG)
 
 
 @pytest.mark.parity
-def test_whole_signals_agree_with_moshi(tmp_path):
-    model, params = _twin(tmp_path)
+def test_whole_signals_agree_with_moshi(twin):
     import torch
 
-    audio = _audio(T * FRAME - 17)
+    model, params = twin
     with torch.no_grad():
-        x = torch.from_numpy(audio)[:, None]
+        x = torch.from_numpy(AUDIO)[:, None]
         latents = model._encode_to_unquantized_latent(x).transpose(1, 2).numpy()
         codes = model.encode(x)
-        quantised = model.decode_latent(codes).transpose(1, 2).numpy()
         decoded = model.decode(codes)[:, 0].numpy()
+    assert CONFIG.context < 2 * T  # the attention window matters
     assert codes.shape == (B, CONFIG.codebooks, T)
     assert len(np.unique(codes)) > 8
-    np.testing.assert_allclose(_apply(params, audio, method="latents"), latents, atol=1e-4)
-    np.testing.assert_array_equal(mimi.encode(params, audio, config=CONFIG), codes)
-    ours = jnp.asarray(codes.numpy(), jnp.int32)
-    np.testing.assert_allclose(_apply(params, ours, method="dequantise"), quantised, atol=1e-4)
-    np.testing.assert_allclose(mimi.decode(params, ours, config=CONFIG), decoded, atol=1e-4)
+    found = _whole(params, AUDIO)
+    np.testing.assert_allclose(found[0], latents, atol=1e-4)
+    np.testing.assert_array_equal(found[1], codes)
+    np.testing.assert_allclose(found[2], decoded, atol=1e-4)
 
 
 @pytest.mark.parity
-def test_streams_agree_with_moshi(tmp_path):
-    # Within the context: past it, moshi's stream departs from moshi's whole signal (codec/transformer.py).
-    frames = 4
-    config = dataclasses.replace(CONFIG, context=2 * frames)
-    model, params = _twin(tmp_path, config)
+def test_streams_agree_with_moshi(twin):
     import torch
 
-    state = mimi.start(config, batch=B)
+    model, params = twin
+    # Past the context moshi's stream departs from moshi's whole signal: see codec/transformer.py.
+    frames = CONFIG.context // 2
+    state = mimi.start(CONFIG, batch=B)
     with torch.no_grad(), model.streaming(B):
-        for frame in np.split(_audio(frames * FRAME), frames, axis=1):
+        for frame in np.split(AUDIO[:, : frames * FRAME], frames, axis=1):
             codes = model.encode(torch.from_numpy(frame)[:, None])
             decoded = model.decode(codes)[:, 0].numpy()
-            state, ours = mimi.encode_step(params, state, frame, config=config)
-            np.testing.assert_array_equal(ours, codes)
-            state, audible = mimi.decode_step(params, state, ours, config=config)
-            np.testing.assert_allclose(audible, decoded, atol=1e-4)
+            state, found = _stream(params, state, frame)
+            np.testing.assert_array_equal(found[1], codes)
+            np.testing.assert_allclose(found[2], decoded, atol=1e-4)
 
 
-@pytest.mark.parametrize("sizes", [(1,) * T, (3, 1, 7, 2)])
-def test_streaming_equals_whole(params, sizes):
-    audio = _audio()
-    latents = _apply(params, audio, method="latents")
-    codes = mimi.encode(params, audio, config=CONFIG)
-    whole = mimi.decode(params, codes, config=CONFIG)
-    encoder = mimi.start(CONFIG, batch=B).encoder
+def test_streaming_equals_whole(params):
+    audio = np.pad(AUDIO, ((0, 0), (0, MISSING)))
     state = mimi.start(CONFIG, batch=B)
-    streamed, coded, heard, at = [], [], [], 0
-    for size in sizes:
+    streamed, at = [], 0
+    for size in (1, 3, 1, 1, 1, 1):
         chunk = audio[:, at * FRAME : (at + size) * FRAME]
-        encoder, z = _apply(params, encoder, chunk, method="latents_step")
-        state, ids = mimi.encode_step(params, state, chunk, config=CONFIG)
-        state, y = mimi.decode_step(params, state, ids, config=CONFIG)
-        streamed, coded, heard, at = [*streamed, z], [*coded, ids], [*heard, y], at + size
-    np.testing.assert_allclose(np.concatenate(streamed, 1), latents, atol=1e-5)
-    np.testing.assert_array_equal(np.concatenate(coded, 2), codes)
-    np.testing.assert_allclose(np.concatenate(heard, 1), whole, atol=1e-5)
+        state, found = _stream(params, state, chunk)
+        streamed.append(found)
+        at += size
+    assert at == T
+    assert state.encoder.position == state.decoder.position == 2 * T
+    latents, codes, decoded = _whole(params, AUDIO)
+    np.testing.assert_allclose(np.concatenate([s[0] for s in streamed], 1), latents, atol=1e-5)
+    np.testing.assert_array_equal(np.concatenate([s[1] for s in streamed], 2), codes)
+    np.testing.assert_allclose(np.concatenate([s[2] for s in streamed], 1), decoded, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, T])
+@pytest.mark.parametrize("chunk", [1, 3])
 def test_chunks_of_the_convolutions_change_nothing(params, monkeypatch, chunk):
-    audio = _audio(T * FRAME - 5)
-    codes = np.random.default_rng(2).integers(0, CONFIG.codes, (B, CONFIG.codebooks, T), np.int32)
-    results = []
-    for frames in (100, chunk):
-        monkeypatch.setattr(mimi.Mimi, "_chunk", lambda self, b, n, f=frames: min(n, f))
-        _compiled.cache_clear()
-        results.append(
-            (_apply(params, audio, method="latents"), _apply(params, codes, method="decode"))
-        )
-    assert results[0][0].shape == (B, T, CONFIG.latent)
-    assert results[0][1].shape == (B, T * FRAME)
-    for one, other in zip(*results, strict=True):
+    monkeypatch.setattr(mimi.Mimi, "_chunk", lambda self, batch, frames: min(chunk, frames))
+    found = jax.jit(lambda *args: _round_trip(*args))(params, AUDIO)
+    assert found[0].shape == (B, T, CONFIG.latent)
+    assert found[2].shape == (B, T * FRAME)
+    for one, other in zip(found, _whole(params, AUDIO), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -143,56 +141,57 @@ def test_long_signals_are_cut_into_chunks_on_a_cpu():
     assert chunk(64, 100) == 1
 
 
+def test_the_compiled_functions_are_the_methods(params):
+    _, codes, decoded = _whole(params, AUDIO)
+    np.testing.assert_array_equal(mimi.encode(params, AUDIO, config=CONFIG), codes)
+    np.testing.assert_allclose(mimi.decode(params, codes, config=CONFIG), decoded, atol=1e-6)
+
+
 def test_a_frame_knows_its_own_audio_and_none_after_it(params):
     frame = 6
 
-    def loudness(audio: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(_apply(params, audio, method="latents")[:, frame]))
+    def loudness(audio: jax.Array, params: dict) -> jax.Array:
+        return jnp.sum(jnp.square(_round_trip(params, audio)[0][:, frame]))
 
-    gradient = np.asarray(jax.grad(loudness)(jnp.asarray(_audio())))
+    gradient = np.asarray(jax.jit(jax.grad(loudness))(AUDIO, params))
     assert np.all(gradient[:, (frame + 1) * FRAME :] == 0)
-    assert np.all(np.any(gradient[:, frame * FRAME : (frame + 1) * FRAME] != 0, axis=1))
-    # Steps reach context - 1 steps back in every layer, and the convolutions a little further.
-    assert np.any(gradient[:, : (frame - CONFIG.context // 2) * FRAME] != 0)
+    assert np.all(gradient[:, frame * FRAME : (frame + 1) * FRAME] != 0)
+    assert np.any(gradient[:, : (frame - CONFIG.context // 2) * FRAME] != 0)  # layers add up
 
 
 def test_windowed_attention_equals_a_masked_one():
     W, N, H, steps = 4, 3, 6, 11
     q, k, v = jax.random.normal(jax.random.key(0), (3, B, steps, N, H))
-    none = jnp.zeros((B, W, N, H))
-    found = transformer.windowed(
-        q, jnp.concatenate([none, k], 1), jnp.concatenate([none, v], 1), jnp.int32(0)
-    )
+    before = ((0, 0), (W, 0), (0, 0), (0, 0))
+    found = jax.jit(transformer.windowed)(q, np.pad(k, before), np.pad(v, before), jnp.int32(0))
     distance = np.arange(steps)[:, None] - np.arange(steps)[None]
-    mask = (distance >= 0) & (distance < W)
-    logits = jnp.where(mask[None, None], jnp.einsum("BTNH,BSNH->BNTS", q, k) * H**-0.5, -jnp.inf)
-    expected = jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(logits), v)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    logits = np.einsum("BTNH,BSNH->BNTS", q, k) * H**-0.5
+    weights = np.exp(np.where((distance >= 0) & (distance < W), logits, -np.inf))
+    weights /= weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, np.einsum("BNTS,BSNH->BTNH", weights, v), atol=1e-5)
 
 
 def test_each_level_takes_the_nearest_centroid_of_what_is_left(params):
-    latents = np.asarray(_apply(params, _audio(), method="latents"))
-    codes = np.asarray(_apply(params, latents, method="quantise"))
+    latents, codes, _ = map(np.asarray, _whole(params, AUDIO))
     levels = []
     for name, count in (("semantic", 1), ("acoustic", CONFIG.codebooks - 1)):
         branch = params["quantiser"][name]
         left = latents @ branch["input"]["kernel"]
         for level in range(count):
-            usage = np.maximum(branch["cluster_usage"][level], 1e-5)
-            centroids = branch["embedding_sum"][level] / usage[:, None]
+            centroids = branch["embedding_sum"][level] / branch["cluster_usage"][level][:, None]
             levels.append(np.argmin(np.linalg.norm(left[:, :, None] - centroids, axis=-1), axis=-1))
             left = left - centroids[levels[-1]]
     np.testing.assert_array_equal(codes, np.stack(levels, axis=1))
 
 
-def test_stored_codebooks_beyond_the_used_ones_do_not_matter(params):
-    audio = _audio()
-    codes = mimi.encode(params, audio, config=CONFIG)
-    fewer = dataclasses.replace(CONFIG, codebooks=2)
-    np.testing.assert_array_equal(mimi.encode(params, audio, config=fewer), codes[:, :2])
-    semantic = dataclasses.replace(CONFIG, codebooks=1)
-    np.testing.assert_array_equal(mimi.encode(params, audio, config=semantic), codes[:, :1])
-    assert mimi.decode(params, codes[:, :1], config=semantic).shape == (B, T * FRAME)
+@pytest.mark.parametrize("used", [1, 2])
+def test_fewer_codebooks_are_the_first_ones(params, used):
+    latents, codes, _ = _whole(params, AUDIO)
+    model = mimi.Mimi(dataclasses.replace(CONFIG, codebooks=used))
+    quantise = jax.jit(functools.partial(model.apply, method="quantise"))
+    np.testing.assert_array_equal(quantise({"params": params}, latents), codes[:, :used])
+    dequantise = jax.jit(functools.partial(model.apply, method="dequantise"))
+    assert dequantise({"params": params}, codes[:, :used]).shape == latents.shape
 
 
 def test_the_real_size_has_the_parameters_of_the_released_file():
@@ -204,11 +203,11 @@ def test_the_real_size_has_the_parameters_of_the_released_file():
     assert count + flags == 96_151_393
 
 
-def test_steps_refuse_parts_of_frames(params):
+@pytest.mark.parametrize("samples", [0, FRAME + 1])
+def test_steps_refuse_parts_of_frames(params, samples):
     state = mimi.start(CONFIG, batch=B)
-    for samples in (0, FRAME + 1):
-        with pytest.raises(ValueError, match=f"whole frames of {FRAME} samples, got {samples}"):
-            mimi.encode_step(params, state, _audio(samples), config=CONFIG)
+    with pytest.raises(ValueError, match=f"whole frames of {FRAME} samples, got {samples}"):
+        mimi.encode_step(params, state, np.zeros((B, samples), np.float32), config=CONFIG)
 
 
 def test_codes_out_of_range_are_not_mistaken_for_sound(params):

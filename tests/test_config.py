@@ -1,0 +1,208 @@
+"""Experiment files, typed overrides, JSON; run as a script it rewrites the golden config texts."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mvjax import config as config_lib
+from mvjax import config_text, tree
+from mvjax.nn import gates
+from mvjax.train import load
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+CONFIG = config_lib.Config(
+    frozen=config_lib.FrozenFiles("moshi", "siglip", "codec", "tokenizer"),
+    data=config_lib.DataConfig(
+        speech=(config_lib.Source("a"), config_lib.Source("b", 2.0)), prepare=json.dumps
+    ),
+)
+
+
+def experiments() -> dict[str, str]:
+    """{golden file name: text}; a sweep shows the fields in which its runs differ from its first."""
+    texts = {}
+    for path in sorted((ROOT / "experiments").glob("*.py")):
+        names = runs(path)
+        first, *_ = names.values()
+        lines = [config_text.to_text(first)]
+        for name, run in names.items() if len(names) > 1 else ():
+            lines.append(f"\n[{name}]\n")
+            changed = config_text.differences(first, run)
+            lines += [f"{field} = {json.dumps(new)}\n" for field, (_, new) in changed.items()]
+        texts[f"{path.stem}.txt"] = "".join(lines)
+    return texts
+
+
+def runs(path: Path) -> dict[str, config_lib.Config]:
+    try:
+        return {"": config_text.load_experiment(path)}
+    except ValueError as error:
+        _, _, names = str(error).partition("of [")
+        names = [name.strip("'") for name in names.rstrip("]").split(", ")]
+        return {name: config_text.load_experiment(path, pick=name) for name in names}
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "experiments").glob("*.py")))
+def test_golden_config(name):
+    """A change here is a change of an experiment: review it, then run `python tests/test_config.py`."""
+    assert experiments()[f"{name}.txt"] == (GOLDEN / f"{name}.txt").read_text()
+
+
+def test_the_released_recipe_has_the_published_size():
+    run = config_text.load_experiment(ROOT / "experiments" / "moshika_vis.py")
+    adapters, frozen = (tree.flatten(part) for part in load.shapes(run))
+    assert sum(leaf.size for leaf in adapters.values()) == 206_184_448  # the paper's 206 M
+    language = [v for p, v in (adapters | frozen).items() if not p.startswith("image/")]
+    assert sum(leaf.size for leaf in language) == 7_889_186_816  # kyuteye_pt without image_prefix
+    rows = run.data.speech_rows + run.data.speechless_rows
+    assert rows == 64
+    speech, text = (sum(s.weight for s in x) for x in (run.data.speech, run.data.speechless))
+    assert (speech, speech + text) == (40 - 10, 84)
+
+
+def test_sweep_names_design_trees_that_differ():
+    designs = runs(ROOT / "experiments" / "gate_ablation.py")
+    shapes = {name: str(load.shapes(run).adapters) for name, run in designs.items()}
+    gate = {name: run.model.cross_attention.gate for name, run in designs.items()}
+    assert len({(shapes[name], str(gate[name])) for name in designs}) == len(designs) == 9
+
+
+def test_json_round_trip():
+    assert config_text.from_json(json.loads(json.dumps(config_text.to_json(CONFIG)))) == CONFIG
+    design = dataclasses.replace(CONFIG.model.cross_attention, gate=None)
+    run = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(CONFIG.model, cross_attention=design)
+    )
+    assert config_text.from_json(config_text.to_json(run)) == run
+    assert config_text.flatten(run)["data.prepare"] == "json:dumps"
+
+
+def test_every_line_of_the_text_is_an_override():
+    lines = config_text.to_text(CONFIG).splitlines()
+    assert "model.cross_attention.gate.hidden = 512" in lines
+    assert "data.speech.1.weight = 2.0" in lines
+    assert config_text.override(CONFIG, lines) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "value"),
+    [
+        ("train.steps=7", "train.steps", 7),
+        ("optim.learning_rate=1e-3", "optim.learning_rate", 1e-3),
+        ("optim.learning_rate=1", "optim.learning_rate", 1.0),
+        ("data.root=123", "data.root", "123"),
+        ('data.root="a b"', "data.root", "a b"),
+        ("train.remat=false", "train.remat", False),
+        ("train.remat=True", "train.remat", True),
+        ("optim.betas=(0.8, 0.9)", "optim.betas", [0.8, 0.9]),
+        ("train.trained=['xa/.*']", "train.trained", ["xa/.*"]),
+        ("data.prepare=none", "data.prepare", None),
+        ("data.prepare=json:loads", "data.prepare", "json:loads"),
+        ("model.cross_attention.share=kv", "model.cross_attention.share", "kv"),
+        ("model.cross_attention.gate=none", "model.cross_attention.gate", None),
+        ("model.cross_attention.gate=Constant", "model.cross_attention.gate", "Constant"),
+        ("model.cross_attention.gate.hidden=64", "model.cross_attention.gate.hidden", 64),
+        ("data.speech.1.weight=3", "data.speech.1.weight", 3.0),
+    ],
+)
+def test_override(setting, field, value):
+    changed = config_text.override(CONFIG, [setting])
+    assert config_text.flatten(changed)[field] == value
+    assert type(config_text.flatten(changed)[field]) is type(value)
+    others = set(config_text.differences(CONFIG, changed)) - {field}
+    assert all(other.startswith(field + ".") for other in others)
+
+
+def test_overrides_apply_in_order():
+    gate = "model.cross_attention.gate"
+    changed = config_text.override(CONFIG, [f"{gate}=Constant", f"{gate}.activation=sigmoid"])
+    assert changed.model.cross_attention.gate == gates.Constant("sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "optim.learing_rate=1",
+            "unknown field 'learing_rate' in optim.*did you mean 'learning_rate'",
+        ),
+        ("model.cross_attention.gate.hiden=3", "in Conditional|'hiden'.*did you mean 'hidden'"),
+        ("xyz=1", "unknown field 'xyz'.*its fields are.*frozen"),
+        ("train.steps=1.5", "train.steps: expected int, got 1.5"),
+        ("train.remat=1", "train.remat: expected bool, got 1"),
+        ("train.steps=many", "train.steps: expected int, got 'many'"),
+        ("train.steps.x=1", "train.steps is 50000 and has no field 'x'"),
+        ("model.dtype=float16", "model.dtype: expected one of .*bfloat16.*got 'float16'"),
+        ("model.cross_attention.gate=Constnt", "did you mean 'Constant'"),
+        ("optim.betas=[1]", "optim.betas: expected 2 values, got 1"),
+        ("data.prepare=json:none_such", "data.prepare: cannot import"),
+        ("train.steps", "expected PATH=VALUE"),
+        ("data.speech.5.name=x", "has no field '5'"),
+    ],
+)
+def test_bad_override(setting, message):
+    with pytest.raises(ValueError, match=message):
+        config_text.override(CONFIG, [setting])
+
+
+def test_all_bad_overrides_are_named():
+    with pytest.raises(ValueError) as error:
+        config_text.override(CONFIG, ["a=1", "train.steps=2", "train.seed=x"])
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
+        "--set a=1",
+        "--set train.seed=x",
+    ]
+
+
+def test_unknown_field_in_json():
+    data = config_text.to_json(CONFIG)
+    data["model"]["backbone"]["widht"] = 3
+    with pytest.raises(ValueError, match=r"'widht' in model\.backbone.*did you mean 'width'"):
+        config_text.from_json(data)
+
+
+def test_only_importable_functions_can_be_written():
+    run = dataclasses.replace(CONFIG, data=config_lib.DataConfig(prepare=lambda root: None))
+    with pytest.raises(ValueError, match="can be imported by name"):
+        config_text.to_json(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "expected an experiment file"),
+        ("x = 1", r"expected a function config\(\) or sweep\(\), found neither"),
+        ("def config(): return 1 / 0", "ZeroDivisionError"),
+        ("def config(:", "SyntaxError"),
+        ("def sweep(): return {'one': 1}", r"choose one with --pick, of \['one'\]"),
+    ],
+)
+def test_bad_experiment_file(tmp_path, text, message):
+    path = tmp_path / "exp.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        config_text.load_experiment(path)
+
+
+def test_pick_suggests_a_name():
+    path = ROOT / "experiments" / "gate_ablation.py"
+    with pytest.raises(ValueError, match="did you mean 'kv_layer_gate'"):
+        config_text.load_experiment(path, pick="kv_layr_gate")
+
+
+def test_shapes_make_no_parameter():
+    leaves = jax.tree.leaves(load.shapes(CONFIG))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    assert all(leaf.dtype == np.float32 for leaf in leaves)
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for file_name, golden in experiments().items():
+        (GOLDEN / file_name).write_text(golden)

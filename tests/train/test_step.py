@@ -1,0 +1,196 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_run
+
+from mvjax import config as config_lib
+from mvjax import tree, types
+from mvjax.data import images
+from mvjax.nn import model as model_lib
+from mvjax.train import load, sharding, step
+
+MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
+MODEL = model_lib.VisionSpeech(toy_run.MODEL)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return toy_run.make_config(tmp_path_factory.mktemp("frozen"), mesh=MESH)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(MESH)
+
+
+@pytest.fixture(scope="module")
+def params(config, mesh):
+    return load.weights(config, mesh)
+
+
+@pytest.fixture(scope="module")
+def train_step(config, mesh, params):
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes its step count
+        yield step.make(config, mesh, adapters=params.adapters, frozen=params.frozen)
+
+
+def new_state(config, mesh):
+    with jax.numpy_dtype_promotion("standard"):
+        return step.new_state(config, mesh, load.weights(config, mesh).adapters)
+
+
+def host(state):
+    return jax.tree.map(np.array, state)
+
+
+def assert_equal(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.fixture(scope="module")
+def jitted_loss(config):
+    return jax.jit(lambda a, f, batch: step.loss(a, f, batch, model=MODEL, run=config))
+
+
+@pytest.fixture(scope="module")
+def outputs(params, config):
+    """The model's outputs for the parts of batch 0, in numpy."""
+    batch = toy_run.Data(config.data)[0]
+    whole = tree.merge(*params)
+
+    @jax.jit
+    def forward(whole, part, pixels):
+        return MODEL.apply({"params": whole}, part.codes, pixels, part.has_image, depth_codebooks=2)
+
+    return [
+        jax.tree.map(np.asarray, forward(whole, part, images.normalise(part.images)))
+        for part in batch
+    ]
+
+
+def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    chosen = np.take_along_axis(logits, np.maximum(targets, 0)[..., None], -1)[..., 0]
+    return np.log(np.exp(logits).sum(-1)) - chosen
+
+
+def test_loss_of_a_batch_by_hand(config, params, jitted_loss, outputs):
+    batch = toy_run.Data(config.data)[0]
+    text_sum = text_weight = 0.0
+    for part, output in zip(batch, outputs, strict=True):
+        targets = part.codes[:, 0]
+        weight = np.where(np.isin(targets, (0, 3)), 0.5, 1.0) * part.loss_mask * (targets != -1)
+        text_sum += (weight * cross_entropy(output.text_logits, targets)).sum()
+        text_weight += weight.sum()
+    codes = batch.speech.codes[:, 1:3].swapaxes(1, 2)
+    weight = np.where(codes != -1, np.array([100.0, 1.0]), 0.0)
+    weight[:, -1:, 1] = 0  # the delay of the second level is one frame
+    audio = weight * cross_entropy(outputs[0].audio_logits, codes)
+    expected = text_sum / text_weight + audio.sum() / weight.sum()
+    value, metrics = jitted_loss(*params, batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["audio_speech"], audio.sum() / weight.sum(), rtol=1e-5)
+
+
+def test_gate_means_count_only_frames_that_see_an_image(config, params, jitted_loss, outputs):
+    batch = toy_run.Data(config.data)[0]
+    _, metrics = jitted_loss(*params, batch)
+    for name, part, output in zip(("speech", "speechless"), batch, outputs, strict=True):
+        counted = part.has_image[:, None] & np.any(part.codes != -1, axis=1)
+        assert 0 < counted.sum() < counted.size
+        expected = output.gates.mean(axis=0)[counted].mean()
+        np.testing.assert_allclose(metrics[f"gate_{name}"], expected, rtol=1e-5)
+
+
+def test_a_part_without_rows_changes_nothing(config, params, jitted_loss):
+    batch = toy_run.Data(config.data)[0]
+    empty = [types.Part(*(array[:0] for array in part)) for part in batch]
+    _, both = jitted_loss(*params, batch)
+    value, speech = jitted_loss(*params, types.Batch(batch.speech, empty[1]))
+    expected = both["text_speech"] + both["audio_speech"]
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert float(speech["text_speechless"]) == float(speech["gate_speechless"]) == 0
+    value, text = jitted_loss(*params, types.Batch(empty[0], batch.speechless))
+    np.testing.assert_allclose(value, both["text_speechless"], rtol=1e-6)
+    assert float(text["audio_speech"]) == 0
+
+
+@pytest.mark.parametrize("rows", [(0, 8), (4, 0)])
+def test_a_part_without_rows_can_be_trained_and_sharded(config, mesh, params, rows):
+    run = toy_run.with_data(config, speech_rows=rows[0], speechless_rows=rows[1])
+    with jax.numpy_dtype_promotion("standard"):
+        train_step = step.make(run, mesh, adapters=params.adapters, frozen=params.frozen)
+        like = step.like(run, mesh, params.adapters)
+        batch = jax.device_put(toy_run.Data(run.data)[0], sharding.rows(mesh))
+        state, metrics = jax.eval_shape(train_step, like, params.frozen, batch)
+    assert state.step.shape == metrics["loss"].shape == ()
+
+
+def test_only_adapters_are_trained(config, mesh, params, train_step):
+    state = new_state(config, mesh)
+    before, frozen = host(state), host(params.frozen)
+    state, metrics = train_step(state, params.frozen, toy_run.Data(config.data)[0])
+    assert_equal(host(params.frozen), frozen)
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), host(state.adapters), before.adapters)
+    assert all(tree.flatten(changed).values())
+    assert int(state.step) == 1 and int(metrics["skipped"]) == 0
+    assert float(metrics["grad_norm"]) > 0
+
+
+def test_moments_lie_where_their_parameters_lie(config, mesh):
+    state = new_state(config, mesh)
+    adapters = tree.flatten(state.adapters)
+    assert adapters["xa/q/kernel"].sharding.spec == jax.sharding.PartitionSpec(
+        "fsdp", "tensor", None
+    )
+    moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]
+    assert len(moments) == 2 * len(adapters)
+    for moment, parameter in zip(moments, 2 * jax.tree.leaves(state.adapters), strict=True):
+        assert moment.sharding == parameter.sharding and moment.shape == parameter.shape
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(config, mesh, params, train_step):
+    state, _ = train_step(new_state(config, mesh), params.frozen, toy_run.Data(config.data)[0])
+    before = host(state)
+    bad = toy_run.Data(config.data)[1]
+    bad.speechless.codes[0, 0, 1] = toy_run.MODEL.text_vocab + 3  # has no logit
+    bad.speechless.loss_mask[:] = True
+    state, metrics = train_step(state, params.frozen, bad)
+    assert np.isnan(metrics["loss"])
+    after = host(state)
+    assert_equal(after.adapters, before.adapters)
+    assert_equal(after.optimizer, before.optimizer)
+    assert (int(after.step), int(after.skipped)) == (2, 1)
+    state, metrics = train_step(state, params.frozen, toy_run.Data(config.data)[1])
+    assert np.isfinite(metrics["loss"]) and int(metrics["skipped"]) == 1
+    assert_equal(np.isfinite(metrics["grad_norm"]), np.True_)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), host(state), after)))
+
+
+def test_eight_devices_and_one_agree(config, mesh, params, train_step):
+    batch = toy_run.Data(config.data)[0]
+    sharded, metrics = train_step(new_state(config, mesh), params.frozen, batch)
+    alone = dataclasses.replace(config, mesh=config_lib.MeshConfig())
+    one = sharding.make_mesh(alone.mesh, jax.devices()[:1])
+    weights = load.weights(alone, one)
+    assert_equal(host(weights.adapters), host(load.weights(config, mesh).adapters))
+    with jax.numpy_dtype_promotion("standard"):
+        plain_step = step.make(alone, one, adapters=weights.adapters, frozen=weights.frozen)
+        state, plain = plain_step(
+            step.new_state(alone, one, weights.adapters), weights.frozen, batch
+        )
+    np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], plain["grad_norm"], rtol=1e-4)
+    first = tree.flatten(host(sharded.optimizer)[1][0].mu)
+    for path, moment in tree.flatten(host(state.optimizer)[1][0].mu).items():
+        np.testing.assert_allclose(first[path], moment, rtol=1e-3, atol=1e-6, err_msg=path)
+
+
+def test_pixels_equal_the_hosts():
+    picture = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    np.testing.assert_allclose(
+        step.pixels(jnp.asarray(picture)), images.normalise(picture), atol=1e-7
+    )
