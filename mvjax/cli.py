@@ -112,8 +112,8 @@ def show(args: argparse.Namespace) -> int:
     run = config_text.override(run, args.set)
     shapes = load.shapes(run)
     mesh = sharding.abstract_mesh(run.mesh)
-    print(config_text.to_text(run))
-    print(sharding.explain(tree.merge(*shapes), mesh, trained=shapes.adapters))
+    table = sharding.explain(tree.merge(*shapes), mesh, trained=shapes.adapters)
+    print(f"{config_text.to_text(run)}\n{table}")
     return 0
 
 

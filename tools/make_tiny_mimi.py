@@ -247,8 +247,16 @@ def train(model: MimiModel, probe: nn.Linear, corpus: Corpus, *, minutes: float,
 
 
 def save(model: MimiModel, probe: nn.Linear, out: str) -> None:
-    """Writes the codec to `out`, and the phoneme probe (not shipped) beside it for `--resume`."""
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out)
+    """Writes the codec to `out`, and the phoneme probe (not shipped) beside it for `--resume`.
+
+    What makes sound of codes is stored in half precision, which nobody hears; what makes codes is not.
+    """
+    half = ("decoder", "upsample")  # decoder.*, decoder_transformer.*, upsample.*
+    tensors = {
+        name: (value.half() if name.startswith(half) else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    save_file(tensors, out)
     torch.save(probe.state_dict(), f"{out}.probe")
 
 

@@ -46,7 +46,7 @@ from mvjax.weights import mimi as mimi_weights
 HEARD_AFTER = 0.24  # seconds from the start of a user's word to where the ear must know it
 LEAD, TAIL = 2, 4  # frames of silence encoded before and after an utterance
 SPEECH_FRAMES, SPEECHLESS_TOKENS = 144, 72
-SPEECH_ROWS, SPEECHLESS_ROWS = 24, 12
+SPEECH_ROWS, SPEECHLESS_ROWS = 24, 8
 DEPTH_FRAMES = 24  # frames of a step that the depth transformer learns from
 LOSS = config_lib.LossConfig(
     semantic_weight=10.0, trained_codebooks=tiny.MODEL.codebooks_out, audio_weight=0.7
@@ -265,7 +265,7 @@ def train(batches: Batches, args: argparse.Namespace):
             out.text_logits, text_codes[:, 0], text_codes[:, 0] >= 0, model=tiny.MODEL, loss=LOSS
         )
         parts = jnp.stack([text.mean(), audio.mean(), plain.mean(), hears.mean()])
-        return parts @ jnp.array([1, LOSS.audio_weight, 0.5, 1.5]), parts
+        return parts @ jnp.array([2.0, LOSS.audio_weight, 0.5, 0.5]), parts
 
     @jax.jit
     def step(params, state, rate, *batch):

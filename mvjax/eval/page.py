@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+import mvjax
 from mvjax.eval import metrics, plots, report, stages, switching
 from mvjax.train import runlog
 
@@ -43,7 +43,7 @@ def compose(results: stages.Results, timed: Sequence[report.Stage]) -> report.Re
         certificates=_certificates(results),
         codec=_codec(results.speech),
         stages=timed,
-        footer=f"mvjax {importlib.metadata.version('mvjax')}, jax {jax.__version__}, "
+        footer=f"mvjax {mvjax.__version__}, jax {jax.__version__}, "
         f"Python {platform.python_version()}. This page needs no network.",
     )
 

@@ -7,13 +7,14 @@ checkpoints/00000250/adapters/    orbax: the trained parameters, by path
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,7 +117,7 @@ def read_raw(found: Found) -> dict[str, Any]:
     """Returns every array of a checkpoint in numpy, by part and name, for inspection."""
     raw = {}
     for part in ("adapters", "optimizer"):
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _orbax() as checkpointer:
             leaves = checkpointer.restore((found.folder / part).absolute())
         raw |= {f"{part}/{name}": np.asarray(leaf) for name, leaf in leaves.items()}
     return raw
@@ -142,14 +143,27 @@ def _numbered(state: step_lib.State) -> dict[str, Any]:
     return {f"{i:06d}": leaf for i, leaf in enumerate(leaves)}
 
 
+@contextlib.contextmanager
+def _orbax() -> Iterator[ocp.StandardCheckpointer]:
+    """A checkpointer that leaves telling about errors to us: it would log each one several times."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            yield checkpointer
+    finally:
+        log.setLevel(level)
+
+
 def _write_tree(folder: Path, flat: Mapping[str, Any]) -> None:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _orbax() as checkpointer:
         checkpointer.save(folder.absolute(), {_key(path): leaf for path, leaf in flat.items()})
         checkpointer.wait_until_finished()
 
 
 def _read_tree(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _orbax() as checkpointer:
         found = checkpointer.restore(
             folder.absolute(), {_key(path): leaf for path, leaf in like.items()}
         )
@@ -164,9 +178,10 @@ def _verify(folder: Path) -> tuple[str, dict[str, Any]]:
     """Returns (what is wrong, or nothing; the metadata)."""
     try:
         meta = json.loads((folder / META).read_text())
-    except (OSError, ValueError) as error:
+        listed = dict(meta["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{META} is unreadable ({_first_line(error)})", {}
-    for name, (size, digest) in meta["files"].items():
+    for name, (size, digest) in listed.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing", meta
@@ -196,6 +211,3 @@ def _check_space(root: Path, state: step_lib.State) -> None:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
-
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells its whole story at WARNING

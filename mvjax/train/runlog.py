@@ -63,11 +63,14 @@ class RunLog:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        """Closes the files and the line."""
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Closes the line and the files; on a full disk that fails too, and must not hide the first error."""
         self._bar.stop()
-        self._file.close()
-        self._events.close()
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+            try:
+                self._file.close()
+            finally:
+                self._events.close()
 
     @property
     def seconds_per_step(self) -> float:
@@ -116,11 +119,17 @@ class RunLog:
             "seconds_per_step": _json_number(speed),
             "frames_per_second": self.frames_per_second,
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for name, value in line.items():
-            if name != "step" and value is not None:
-                self._events.add_scalar(name, value, step)
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            for name, value in line.items():
+                if name != "step" and value is not None:
+                    self._events.add_scalar(name, value, step)
+        except OSError as error:
+            raise ValueError(
+                f"{self._file.name}: cannot write the metrics of step {step}: {error}\n"
+                "Checkpoints are untouched. Free space, then run the same command to resume."
+            ) from error
         self.last = line
         self._show(step, metrics)
 

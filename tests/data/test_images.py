@@ -27,10 +27,8 @@ def test_png_comes_back_exactly():
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "I;16", "CMYK"])
 def test_every_mode_becomes_rgb(mode):
     grey = Image.fromarray(np.full((5, 7), 130, np.uint8))
-    if mode == "I;16":
-        image = Image.fromarray(np.full((5, 7), 130 * 257, np.uint16))
-    else:
-        image = grey.convert(mode)
+    deep = Image.fromarray(np.full((5, 7), 130 * 257, np.uint16))
+    image = deep if mode == "I;16" else grey.convert(mode)
     data = _bytes(image, format="TIFF" if mode == "CMYK" else "PNG")
     found = images.decode(data)
     assert found.shape == (5, 7, 3) and found.dtype == np.uint8

@@ -4,10 +4,16 @@ import dataclasses
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mvjax import tiny
+from mvjax.data import images
+from mvjax.nn import siglip
 from mvjax.tiny import world
+from mvjax.weights import big_vision, locate
 
 
 def test_splits_share_no_scan_and_cover_all():
@@ -72,3 +78,27 @@ def test_wrong_facts_are_refused():
 def test_importing_the_world_leaves_scikit_learn_alone():
     code = "import sys, mvjax.tiny.world; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_shipped_encoder_tells_the_facts_of_held_out_digits():
+    """By least squares on mean-pooled tokens; `tools/make_tiny_siglip.py` prints finer figures."""
+    assert locate.resolve(tiny.FROZEN.siglip).stat().st_size < 1.5e6
+    params = big_vision.load_siglip(tiny.FROZEN.siglip, tiny.MODEL.siglip)
+    encode = jax.jit(siglip.Siglip(tiny.MODEL.siglip).apply)
+
+    def tokens(scenes: list[world.Scene]) -> np.ndarray:
+        pixels = jnp.asarray(images.normalise(np.stack([scene.image for scene in scenes])))
+        x = np.asarray(encode({"params": params}, pixels).mean(1))
+        return np.concatenate([x, np.ones((len(x), 1), np.float32)], 1)
+
+    train, test = world.scenes("train", 800, seed=0), world.scenes("test", 400, seed=0)
+    x, x_test = tokens(train), tokens(test)
+    floors = {"digit": 0.95, "colour": 0.99, "place": 0.99}
+    for fact, floor in floors.items():
+        names = sorted({getattr(scene.facts, fact) for scene in train})
+        y, y_test = (
+            np.array([names.index(getattr(scene.facts, fact)) for scene in scenes])
+            for scenes in (train, test)
+        )
+        kernel = np.linalg.lstsq(x, np.eye(len(names))[y], rcond=None)[0]
+        assert ((x_test @ kernel).argmax(1) == y_test).mean() >= floor, fact

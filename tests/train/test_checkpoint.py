@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -66,10 +67,14 @@ def test_nothing_there(tmp_path):
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "empty"])
 def test_any_harm_to_any_file_is_seen(tmp_path, harm):
-    save(tmp_path, 4, 8)
-    for number in range(len(files(tmp_path / "00000008"))):
-        save(tmp_path, 8)
-        victim = files(tmp_path / "00000008")[number]
+    root = tmp_path / "checkpoints"
+    save(root, 4, 8)
+    whole = tmp_path / "whole"
+    shutil.copytree(root / "00000008", whole)
+    for number in range(len(files(whole))):
+        shutil.rmtree(root / "00000008")
+        shutil.copytree(whole, root / "00000008")
+        victim = files(root / "00000008")[number]
         data = bytearray(victim.read_bytes())
         if harm == "remove":
             victim.unlink()
@@ -78,7 +83,7 @@ def test_any_harm_to_any_file_is_seen(tmp_path, harm):
             victim.write_bytes(data)
         else:
             os.truncate(victim, 0 if harm == "empty" else len(data) - 1)
-        found = checkpoint.newest(tmp_path)
+        found = checkpoint.newest(root)
         assert found.folder.name == "00000004", victim
         (problem,) = found.damaged.values()
         assert victim.name in problem

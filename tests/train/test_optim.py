@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def test_cosine_ends_at_the_final_fraction():
     middle = 4 + 15 / 2
     np.testing.assert_allclose((rate(11) + rate(12)) / 2, 0.275, rtol=1e-2, err_msg=str(middle))
     rates = [rate(s) for s in range(4, 20)]
-    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates))
 
 
 def test_no_warmup():
