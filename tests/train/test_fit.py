@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -169,33 +168,22 @@ def test_a_damaged_checkpoint_falls_back(whole, config, tmp_path):
     assert_same_run(whole[0], folder)
 
 
-def test_a_full_disk_keeps_the_earlier_checkpoint(whole, config, tmp_path):
+def test_a_full_disk_stops_the_run_and_keeps_the_earlier_checkpoint(config, tmp_path, monkeypatch):
     folder = tmp_path / "run"
+    usage = checkpoint.shutil.disk_usage(tmp_path)
 
     class Full(toy_run.Data):
         def __getitem__(self, step):
-            if step == 6:  # after the checkpoint of step 4: no file may grow past 100 bytes
-                resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+            if step == 6:  # after the checkpoint of step 4
+                full = usage._replace(free=1000)
+                monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: full)
             return super().__getitem__(step)
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with pytest.raises(ValueError, match="cannot write") as error:
-            fit.fit(
-                toy_run.with_train(config, log_every=100),
-                folder,
-                data=Full(config.data),
-                quiet=True,
-            )
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(ValueError, match="the disk has 1,000 free") as error:
+        fit.fit(config, folder, data=Full(config.data), quiet=True)
     assert "00000004" in str(error.value) and "resume" in str(error.value)
-    names = [p.name for p in (folder / "checkpoints").iterdir()]
-    assert names == ["00000004"]
-    fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
-    found = [checkpoint.newest(f / "checkpoints") for f in (whole[0], folder)]
-    first, second = (checkpoint.read_raw(f) for f in found)
-    assert all(np.array_equal(leaf, second[name]) for name, leaf in first.items())
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["00000004"]
+    assert metrics(folder)[-1]["step"] == 8
 
 
 @pytest.mark.slow
@@ -203,7 +191,7 @@ def test_a_killed_process_resumes_exactly(tmp_path):
     """SIGKILL in the middle of a run, the same command again: the same bits as without."""
     env = {
         **os.environ,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # one device, quickly compiled
         "PYTHONPATH": os.pathsep.join(sys.path),
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
     }
