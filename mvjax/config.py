@@ -58,7 +58,9 @@ class CrossAttentionConfig:
     """The trained adapters between image tokens and the backbone."""
 
     gate: gates.Gate | None = gates.Conditional(hidden=512)  # None: no gate, g = 1
-    share: Literal["qkv", "kv", "none"] = "qkv"  # which projections all layers share; out goes with q
+    share: Literal["qkv", "kv", "none"] = (
+        "qkv"  # which projections all layers share; out goes with q
+    )
     share_gate: bool = False  # one gate for all layers; with share="qkv" adds a per-layer alpha
     image_norm: NormKind = "variance"  # what kyuteye_pt trains with; Rust and MLX use mean_square
     image_norm_eps: float = 1e-5
@@ -75,7 +77,10 @@ class ModelConfig:
     text_vocab: int = 32_000  # V; row V of the embedding is the initial token
     audio_vocab: int = 2048  # C; row C of each embedding is the initial and padding token
     codebooks_out: int = 8  # Q, the assistant's
-    delays: tuple[int, ...] = (0, *(0, 1, 1, 1, 1, 1, 1, 1) * 2)  # frames, one per stream: text, assistant, user
+    delays: tuple[int, ...] = (
+        0,
+        *(0, 1, 1, 1, 1, 1, 1, 1) * 2,
+    )  # frames, one per stream: text, assistant, user
     text_pad: int = 3  # no new text this frame
     text_epad: int = 0  # the frame before a word
     dtype: Dtype = "float32"  # of activations and matmuls
@@ -126,7 +131,9 @@ class DataConfig:
     """The mixture. Speech rows are exactly speech_rows / (speech_rows + speechless_rows) of every step."""
 
     root: str = "data"  # folder of records
-    prepare: Callable[[Path], None] | None = None  # makes the records in an empty root; None: they exist
+    prepare: Callable[[Path], None] | None = (
+        None  # makes the records in an empty root; None: they exist
+    )
     speech: tuple[Source, ...] = ()
     speechless: tuple[Source, ...] = ()
     small_talk: tuple[Source, ...] = ()  # unrelated dialogues for context switching

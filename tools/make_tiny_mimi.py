@@ -49,7 +49,9 @@ def main() -> None:
     torch.set_num_threads(2)
     torch.set_flush_denormal(True)  # silence would otherwise run ten times slower
     corpus = Corpus(args.utterances, args.seed)
-    print(f"{len(corpus.audio)} utterances, {corpus.seconds / 60:.0f} minutes, {len(corpus.names)} phonemes")
+    print(
+        f"{len(corpus.audio)} utterances, {corpus.seconds / 60:.0f} minutes, {len(corpus.names)} phonemes"
+    )
     model = build(tiny.CODEC)
     probe = nn.Linear(tiny.CODEC.latent, SLOTS * len(corpus.names))
     if args.resume:
@@ -107,7 +109,9 @@ class Corpus:
         self.seconds = sum(map(len, self.audio)) / types.SAMPLE_RATE
         self.names = ["_", *sorted({phone(p.text) for row in phonemes for p in row} - {"_"})]
         index = {name: i for i, name in enumerate(self.names)}
-        self.slots = [self._slots(a, row, index) for a, row in zip(self.audio, phonemes, strict=True)]
+        self.slots = [
+            self._slots(a, row, index) for a, row in zip(self.audio, phonemes, strict=True)
+        ]
 
     def _slots(self, audio, phonemes, index) -> np.ndarray:
         """Phoneme index at each millisecond of the utterance."""
@@ -131,7 +135,9 @@ class Corpus:
                 gain = np.float32(10 ** (self.rng.uniform(-6, 2) / 20))
                 place(clip, self.audio[pick] * gain, cursor)
                 place(times, self.slots[pick], cursor * 1000 // types.SAMPLE_RATE)
-                cursor += len(self.audio[pick]) + int(self.rng.uniform(0.05, 1.0) * types.SAMPLE_RATE)
+                cursor += len(self.audio[pick]) + int(
+                    self.rng.uniform(0.05, 1.0) * types.SAMPLE_RATE
+                )
             audio[row, 0] = clip
             targets[row] = times[at.astype(int)].reshape(CROP_FRAMES, SLOTS)
         return torch.from_numpy(audio), torch.from_numpy(targets)
@@ -172,6 +178,7 @@ class MelDistance(nn.Module):
             self.register_buffer(f"mel{size}", mel_bank(size, bands))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Distance of two batches [B, samples]."""
         total = x.new_zeros(())
         for size, _ in self.windows:
             a, b = self._mel(x, size), self._mel(y, size)
@@ -217,7 +224,9 @@ def train(model: MimiModel, probe: nn.Linear, corpus: Corpus, *, minutes: float,
     step, tally = 0, []
     model.train()
     while (spent := (time.time() - start) / 60) < minutes:
-        scale = min(1.0, (step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * spent / minutes)))
+        scale = min(1.0, (step + 1) / 100) * (
+            0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * spent / minutes))
+        )
         for group in optimiser.param_groups:
             group["lr"] = 1.5e-3 * scale
         audio, targets = corpus.crops()

@@ -1,6 +1,6 @@
 """Trains the digits world's blind speech model and writes it in the Kyutai file layout.
 
-    python tools/make_tiny_moshi.py --minutes 20 --out mvjax/tiny/assets/moshi.safetensors
+    python tools/make_tiny_moshi.py --minutes 40 --out mvjax/tiny/assets/moshi.safetensors
 
 The model hears and speaks (17 streams) and reads and writes (text alone), and never sees a picture:
 
@@ -14,8 +14,9 @@ the same hidden states, a quarter of a second after they begin.
 
 Speech comes from a bank: every utterance is spoken by eSpeak NG and encoded by the tiny Mimi in a few
 voices, at random places within the frame grid and with silence around it; dialogues are drawn afresh and
-laid out on the frame grid from the bank, so that no answer can be known by heart. (The codec is causal and its attention looks back one second,
-so this equals encoding the whole channel but for the first frames after a short gap.)
+laid out on the frame grid from the bank, so that no answer can be known by heart. (The codec is causal
+and its attention looks back one second, so this equals encoding the whole channel but for the first
+frames after a short gap.)
 """
 
 from __future__ import annotations
@@ -47,22 +48,19 @@ HEARD_AFTER = 0.24  # seconds from the start of a user's word to where the ear m
 LEAD, TAIL = 2, 4  # frames of silence encoded before and after an utterance
 SPEECH_FRAMES, SPEECHLESS_TOKENS = 144, 72
 SPEECH_ROWS, SPEECHLESS_ROWS = 24, 8
+WEIGHTS = (2.0, 0.7, 0.5, 0.5)  # of spoken text, audio, written text and the user's words
 DEPTH_FRAMES = 24  # frames of a step that the depth transformer learns from
-LOSS = config_lib.LossConfig(
-    semantic_weight=10.0, trained_codebooks=tiny.MODEL.codebooks_out, audio_weight=0.7
-)
+LOSS = config_lib.LossConfig(semantic_weight=10.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=20.0, help="of training")
+    parser.add_argument("--minutes", type=float, default=40.0, help="of training")
     parser.add_argument("--dialogues", type=int, default=25000, help="whose utterances are spoken")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", type=Path, help="continue from this file's weights")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument(
-        "--out", type=Path, default=Path("mvjax/tiny/assets/moshi.safetensors")
-    )
+    parser.add_argument("--out", type=Path, default=Path("mvjax/tiny/assets/moshi.safetensors"))
     args = parser.parse_args()
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(locate.resolve(tiny.FROZEN.tokenizer))
@@ -158,13 +156,18 @@ def encode(clips: list[np.ndarray]) -> list[np.ndarray]:
 
 
 class Batches:
-    """Draws (frames whose audio counts, the user's words [B, T], streams to hear [B, K], speech codes [B, K, T], text codes [B, 1, T])."""
+    """Draws batches without end from the bank (speech) and from fresh talk (text)."""
 
     def __init__(self, bank: Bank, tokenizer, seed: int):
         self.bank, self.tokenizer = bank, tokenizer
         self.rng = np.random.default_rng(seed + 1)
 
     def draw(self) -> tuple[np.ndarray, ...]:
+        """Returns one batch.
+
+        Frames whose audio counts, the user's words [B, T], streams to hear [B, K], speech codes
+        [B, K, T], text codes [B, 1, T].
+        """
         frames = np.sort(self.rng.permutation(SPEECH_FRAMES)[:DEPTH_FRAMES])
         rows, heard = zip(*(self._speech() for _ in range(SPEECH_ROWS)), strict=True)
         text_rows = np.stack([self._text() for _ in range(SPEECHLESS_ROWS)])
@@ -225,74 +228,82 @@ class Batches:
 def train(batches: Batches, args: argparse.Namespace):
     """Trains until the time is up; returns {"backbone", "depformer"}."""
     model = model_lib.VisionSpeech(tiny.MODEL)
-    params = model.init(jax.random.key(args.seed))["params"]
-    params, _ = tree.partition(params, [r"(backbone|depformer)/(?!blocks/(gate|norm_xa|xa)).*"])
     if args.resume:
         params = kyutai.load_moshi(args.resume, tiny.MODEL)
+    else:
+        params = model.init(jax.random.key(args.seed))["params"]
+        params, _ = tree.partition(params, [r"(backbone|depformer)/(?!blocks/(gate|norm_xa)).*"])
     shape = (tiny.MODEL.backbone.width, tiny.MODEL.text_vocab)
-    params = {"model": params, "ear": jax.random.normal(jax.random.key(1), shape) * 0.05}
-    tx = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.scale_by_adam(0.9, 0.98),
-        optax.add_decayed_weights(0.02, lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
-    )
-    state = tx.init(params)
-
-    def objective(both, frames, heard, kept, speech_codes, text_codes):
-        params, ear = both["model"], both["ear"]
-
-        def apply(method, *inputs, **options):
-            return model.apply({"params": params}, *inputs, **options, method=method)
-
-        delayed = model_lib.delay_codes(speech_codes, tiny.MODEL)
-        heard_streams = jnp.where(kept[:, :, None], delayed[:, :, :-1], types.ZERO_TOKEN)
-        z, _ = apply("hidden", heard_streams, None)
-        text = loss_lib.text(
-            apply("text_logits", z), speech_codes[:, 0], speech_codes[:, 0] >= 0,
-            model=tiny.MODEL, loss=LOSS,
-        )  # fmt: skip
-        hears = loss_lib.text(
-            jnp.einsum("BTD,DV->BTV", z, ear), heard, heard >= 0, model=tiny.MODEL, loss=LOSS
-        )
-        told = delayed[:, :9, 1:][:, :, frames]
-        logits = apply(
-            "depth_logits", z[:, frames], told[:, 0], jnp.moveaxis(told[:, 1:-1], 1, 2)
-        )
-        targets = jnp.where(told[:, 1:] == tiny.MODEL.audio_vocab, types.ZERO_TOKEN, told[:, 1:])
-        audio = loss_lib.audio(logits, targets, delays=(0,) * 8, loss=LOSS)
-        out = apply("__call__", text_codes, None, depth_codebooks=0)
-        plain = loss_lib.text(
-            out.text_logits, text_codes[:, 0], text_codes[:, 0] >= 0, model=tiny.MODEL, loss=LOSS
-        )
-        parts = jnp.stack([text.mean(), audio.mean(), plain.mean(), hears.mean()])
-        return parts @ jnp.array([2.0, LOSS.audio_weight, 0.5, 0.5]), parts
-
-    @jax.jit
-    def step(params, state, rate, *batch):
-        (_, parts), grads = jax.value_and_grad(objective, has_aux=True)(params, *batch)
-        updates, state = tx.update(grads, state, params)
-        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
-        return params, state, parts
-
+    both = {"model": params, "ear": jax.random.normal(jax.random.key(1), shape) * 0.05}
+    state, step = make_step(model, both)
     start = last = time.time()
     tally, n = [], 0
     while (spent := (time.time() - start) / 60) < args.minutes:
-        warm = min(1.0, (n + 1) / 100)
-        rate = args.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * spent / args.minutes)))
-        params, state, parts = step(params, state, np.float32(rate), *batches.draw())
-        tally.append(parts)
+        cosine = 0.5 * (1 + np.cos(np.pi * spent / args.minutes))
+        rate = args.learning_rate * min(1.0, (n + 1) / 100) * (0.02 + 0.98 * cosine)
+        both, state, parts = step(both, state, np.float32(rate), *batches.draw())
+        tally.append(np.asarray(parts))
         n += 1
         if time.time() - last > 30:
             last = time.time()
-            text, audio, plain, hears = np.mean(jax.device_get(tally), 0)
+            text, audio, plain, hears = np.mean(tally, 0)
             print(
                 f"{spent:5.1f} min step {n}: spoken text {text:.3f} audio {audio:.3f} "
                 f"written text {plain:.3f} heard words {hears:.3f}",
                 flush=True,
             )
             tally = []
-            kyutai.save_moshi(args.out, jax.device_get(params["model"]), tiny.MODEL, dtype=jnp.bfloat16)
-    return jax.device_get(params["model"])
+            kyutai.save_moshi(
+                args.out, jax.device_get(both["model"]), tiny.MODEL, dtype=jnp.bfloat16
+            )
+    return jax.device_get(both["model"])
+
+
+def make_step(model: model_lib.VisionSpeech, both):
+    """Returns the optimiser's state and step(both, state, rate, *batch) -> (both, state, losses)."""
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(0.9, 0.98),
+        optax.add_decayed_weights(0.02, lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+    )
+
+    @jax.jit
+    def step(both, state, rate, *batch):
+        grad = jax.value_and_grad(objective, has_aux=True)
+        (_, parts), grads = grad(both, *batch, model=model)
+        updates, state = tx.update(grads, state, both)
+        return jax.tree.map(lambda p, u: p - rate * u, both, updates), state, parts
+
+    return tx.init(both), step
+
+
+def objective(both, frames, heard, kept, speech_codes, text_codes, *, model):
+    """Returns (loss, its parts: spoken text, audio, written text, the user's words)."""
+
+    def apply(method, *inputs, **options):
+        return model.apply({"params": both["model"]}, *inputs, **options, method=method)
+
+    def text_loss(logits, targets):
+        every = targets >= 0
+        return loss_lib.text(logits, targets, every, model=tiny.MODEL, loss=LOSS).mean()
+
+    delayed = model_lib.delay_codes(speech_codes, tiny.MODEL)
+    audible = jnp.where(kept[:, :, None], delayed[:, :, :-1], types.ZERO_TOKEN)
+    z, _ = apply("hidden", audible, None)
+    told = delayed[:, :9, 1:][:, :, frames]
+    logits = apply("depth_logits", z[:, frames], told[:, 0], jnp.moveaxis(told[:, 1:-1], 1, 2))
+    targets = jnp.where(told[:, 1:] == tiny.MODEL.audio_vocab, types.ZERO_TOKEN, told[:, 1:])
+    audio = loss_lib.audio(logits, targets, delays=(0,) * 8, loss=LOSS).mean()
+    written = apply("__call__", text_codes, None, depth_codebooks=0).text_logits
+    parts = jnp.stack(
+        [
+            text_loss(apply("text_logits", z), speech_codes[:, 0]),
+            audio,
+            text_loss(written, text_codes[:, 0]),
+            text_loss(jnp.einsum("BTD,DV->BTV", z, both["ear"]), heard),
+        ]
+    )
+    return parts @ jnp.array(WEIGHTS), parts
 
 
 if __name__ == "__main__":

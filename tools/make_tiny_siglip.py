@@ -1,6 +1,6 @@
 """Trains the digits world's tiny SigLIP on train digits and writes it in big_vision's npz layout.
 
-    python tools/make_tiny_siglip.py            # 4 minutes on two cores; prints the accuracy table
+    python tools/make_tiny_siglip.py    # 3 minutes of one idle core; prints the accuracy table
 
 Objective: SigLIP's sigmoid loss between images (attention-pooled) and captions (a tiny text tower).
 So few images need help, hence also: digit, colour and place, read linearly off every patch token (any

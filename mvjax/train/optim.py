@@ -6,7 +6,8 @@ import re
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from mvjax import config, tree
 
@@ -14,9 +15,7 @@ from mvjax import config, tree
 DECAYED = r".*/(kernel|embedding)"
 
 
-def learning_rate(
-    step: Int[Array, ""] | int, *, settings: config.OptimConfig, steps: int
-) -> Float[Array, ""]:
+def learning_rate(step: ArrayLike, *, settings: config.OptimConfig, steps: int) -> Float[Array, ""]:
     """Returns the rate of a step: linear to the peak over `warmup_steps`, then half a cosine.
 
     Step 0 already learns (peak / warmup_steps); the last step of `steps` has `final_fraction` of the peak.

@@ -143,13 +143,11 @@ def part_result(
     zero = loss_lib.zero()
     if part.codes.shape[0] == 0:
         return PartResult(loss_lib.Parts(zero, zero), zero)
-    codes = part.codes if levels else part.codes[:, :1]
-    output: Any = model.apply(
-        {"params": params}, codes, pixels(part.images), part.has_image, depth_codebooks=levels
-    )
-    text = loss_lib.text(
-        output.text_logits, codes[:, 0], part.loss_mask, model=model.config, loss=settings
-    )
+    has_image, mask = jnp.asarray(part.has_image), jnp.asarray(part.loss_mask)
+    codes = jnp.asarray(part.codes if levels else part.codes[:, :1])
+    seen = pixels(jnp.asarray(part.images))
+    output: Any = model.apply({"params": params}, codes, seen, has_image, depth_codebooks=levels)
+    text = loss_lib.text(output.text_logits, codes[:, 0], mask, model=model.config, loss=settings)
     audio = zero
     if levels:
         audio = loss_lib.audio(
@@ -158,7 +156,7 @@ def part_result(
             delays=model.config.delays[1 : 1 + levels],
             loss=settings,
         )
-    return PartResult(loss_lib.Parts(text, audio), _gate_sums(output.gates, codes, part.has_image))
+    return PartResult(loss_lib.Parts(text, audio), _gate_sums(output.gates, codes, has_image))
 
 
 def pixels(

@@ -1,0 +1,36 @@
+"""Makes all the digits world's frozen parts, in the order in which they need each other.
+
+    python tools/make_tiny.py          # about 80 minutes on two cores; needs `make .venv/.dev`
+
+    tokenizer   seconds     SentencePiece over the digits world's talk
+    siglip      2 minutes   image encoder, in big_vision's npz layout
+    mimi        30 minutes  audio codec, in Kyutai's layout
+    moshi       45 minutes  blind speech model, in Kyutai's layout; needs the codec and the tokenizer
+
+Each has a script of its own with its options. Training stops by the clock, so another machine makes
+other weights; accuracies are what must come out alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+PARTS = ("tokenizer", "siglip", "mimi", "moshi")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    for part in parser.parse_args().only:
+        script = Path(__file__).with_name(f"make_tiny_{part}.py")
+        print(f"== {part}", flush=True)
+        subprocess.run([sys.executable, str(script)], check=True)
+
+
+if __name__ == "__main__":
+    main()
