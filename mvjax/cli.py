@@ -145,6 +145,27 @@ def _parser() -> argparse.ArgumentParser:
     _add_experiment(add)
     add("--out", type=Path, required=True, metavar="RUN", help="run folder, new or to be resumed")
 
+    _add_uses_of_a_run(commands)
+    data = commands.add_parser("data", help="make records").add_subparsers(
+        dest="dataset", required=True, metavar="DATASET"
+    )
+    add = _command(
+        data, "digits", data_digits, "the digits world: images, talk, speech, codes",
+        "mvjax data digits --out data/digits",
+    )  # fmt: skip
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of records")
+    add("--dialogues", type=int, default=600, metavar="N", help="spoken ones (%(default)s)")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+
+    add = _command(
+        commands, "show", show, "print an experiment's config and its parameters' sizes and places",
+        "mvjax show experiments/moshika_vis.py",
+    )  # fmt: skip
+    _add_experiment(add)
+    return parser
+
+
+def _add_uses_of_a_run(commands) -> None:
     add = _command(
         commands, "eval", evaluate, "ask a trained run held-out questions",
         "mvjax eval runs/digits --prompt text --prompt audio",
@@ -165,24 +186,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--to", choices=("torch", "mlx"), required=True, help="the runtime that will run it")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     add("--frames", type=int, default=120, metavar="N", help="frames to compare (%(default)s)")
-
-    data = commands.add_parser("data", help="make records").add_subparsers(
-        dest="dataset", required=True, metavar="DATASET"
-    )
-    add = _command(
-        data, "digits", data_digits, "the digits world: images, talk, speech, codes",
-        "mvjax data digits --out data/digits",
-    )  # fmt: skip
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of records")
-    add("--dialogues", type=int, default=600, metavar="N", help="spoken ones (%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
-
-    add = _command(
-        commands, "show", show, "print an experiment's config and its parameters' sizes and places",
-        "mvjax show experiments/moshika_vis.py",
-    )  # fmt: skip
-    _add_experiment(add)
-    return parser
 
 
 def _command(commands, name, run, summary, example):

@@ -16,6 +16,8 @@ from typing import Any
 
 from mvjax import config
 
+_NEITHER = "expected a function config() or sweep(), found neither"
+
 Json = Any  # None, bool, int, float, str, list or dict of the same
 
 
@@ -28,22 +30,20 @@ def load_experiment(path: Path, *, pick: str | None = None) -> config.Config:
     if not path.is_file():
         raise ValueError(f"{path}: expected an experiment file (Python), found none")
     try:
-        names = runpy.run_path(str(path))
-        one, many = names.get("config"), names.get("sweep")
-        configs = many() if callable(many) else {}
-        if pick is None and callable(one):
-            return one()
+        names: dict[str, Any] = runpy.run_path(str(path))
+        if pick is None and "config" in names:
+            return names["config"]()
+        configs: dict[str, config.Config] = names["sweep"]() if "sweep" in names else {}
     except Exception as error:
         raise ValueError(f"{path}: fails with {type(error).__name__}: {error}") from error
-    if pick in configs:
-        return configs[pick]
-    if pick is not None:
+    if pick is None:
+        problem = f"is a sweep; choose one with --pick, of {list(configs)}" if configs else _NEITHER
+        raise ValueError(f"{path}: {problem}")
+    if pick not in configs:
         close = difflib.get_close_matches(pick, configs, n=1, cutoff=0.5)
         remedy = f"did you mean '{close[0]}'? " if close else ""
         raise ValueError(f"{path}: no '{pick}' in sweep(); {remedy}names: {list(configs)}")
-    if configs:
-        raise ValueError(f"{path}: is a sweep; choose one with --pick, of {list(configs)}")
-    raise ValueError(f"{path}: expected a function config() or sweep(), found neither")
+    return configs[pick]
 
 
 def to_json(value: Any) -> Json:
@@ -192,7 +192,7 @@ def _decode(hint: Any, data: Json, place: str) -> Any:
 def _decode_union(args: tuple[Any, ...], data: Json, place: str) -> Any:
     if data is None and type(None) in args:
         return None
-    classes = {arg.__name__: arg for arg in args if dataclasses.is_dataclass(arg)}
+    classes: dict[str, type] = {a.__name__: a for a in args if dataclasses.is_dataclass(a)}  # pyright: ignore
     if not classes:
         (hint,) = [arg for arg in args if arg is not type(None)]
         return _decode(hint, data, place)

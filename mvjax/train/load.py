@@ -70,7 +70,7 @@ def from_files(run: config.Config) -> dict[str, Any]:
     """
     dtype = None if run.model.dtype == "bfloat16" else np.float32
     moshi = kyutai.load_moshi(locate.resolve(run.frozen.moshi), run.model, dtype=dtype)
-    encoder = big_vision.load_siglip(locate.resolve(run.frozen.siglip), run.model.siglip)
+    encoder = big_vision.load_siglip(run.frozen.siglip, run.model.siglip)
     return tree.merge(moshi, {"image": {"encoder": encoder}})
 
 
