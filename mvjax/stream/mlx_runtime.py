@@ -214,9 +214,24 @@ def _encode_image(w: Weights, encoder: folder_lib.Encoder, pixels: mx.array) -> 
 
 
 def _linear(w: Weights, name: str, x: mx.array) -> mx.array:
-    y = x @ w[f"{name}.weight"].T
+    y = _product(x, w[f"{name}.weight"])
     bias = w.get(f"{name}.bias")
     return y if bias is None else y + bias
+
+
+def _product(x: mx.array, weight: mx.array) -> mx.array:
+    """Returns x [rows, in] times weight [out, in], over the inputs.
+
+    MLX's CPU product adds the inputs up one after the other, so that its rounding error grows with
+    their number (5 times numpy's at 528). In blocks of up to 32 it is as exact as elsewhere.
+    """
+    if mx.default_device() != mx.Device(mx.cpu):
+        return x @ weight.T
+    out, width = weight.shape
+    block = math.gcd(width, 32)
+    parts = x.reshape(-1, width // block, block).transpose(1, 0, 2)
+    blocks = weight.reshape(out, width // block, block).transpose(1, 2, 0)
+    return mx.sum(parts @ blocks, axis=0).reshape(*x.shape[:-1], out)
 
 
 def _norm(x: mx.array, weight: mx.array, kind: folder_lib.NormKind, eps: float) -> mx.array:

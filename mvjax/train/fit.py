@@ -90,9 +90,10 @@ def fit(
     mesh = sharding.make_mesh(run.mesh)
     sharding.check_rows(run.data, mesh)
     identity = load.identity(run)
-    _claim(folder, run)
-    data = mixture.batches(run) if data is None else data
+    _check_config(folder, run)
     start = _start(run, folder, mesh, identity)
+    data = mixture.batches(run) if data is None else data  # the slow part, after all that can fail
+    _write_config(folder, run)
     before = load.tree_hash(start.frozen)
     meta = {"config": config_text.to_text(run), "frozen": identity, "frozen_hash": before}
     rows = run.data
@@ -184,30 +185,29 @@ def _start(
     return _Start(state, load.frozen(run, mesh), notice)
 
 
-def _claim(folder: Path, run: config.Config) -> None:
-    """Makes the run folder this config's.
+def _check_config(folder: Path, run: config.Config) -> None:
+    """Checks that what is in the folder was trained with this config; without checkpoints, nothing was.
 
     Raises:
-      ValueError: if it holds another run: naming every field that differs.
+      ValueError: naming every field that differs.
     """
-    if (folder / load.CONFIG_JSON).exists():
-        earlier = load.read_config(folder)
-        changed = config_text.differences(earlier, run)
-        bad = [
-            f"{path}: the run has {old!r}, now {new!r}"
-            for path, (old, new) in changed.items()
-            if not re.fullmatch(FREE, path)
-        ]
-        if bad:
-            raise ValueError(
-                f"{folder} holds a run of another config:\n  "
-                + "\n  ".join(bad)
-                + "\nSet these fields back to resume it, or choose another --out."
-            )
-    elif checkpoint.exists(folder / load.CHECKPOINTS):
+    if not checkpoint.exists(folder / load.CHECKPOINTS):
+        return
+    changed = config_text.differences(load.read_config(folder), run)
+    bad = [
+        f"{path}: the run has {old!r}, now {new!r}"
+        for path, (old, new) in changed.items()
+        if not re.fullmatch(FREE, path)
+    ]
+    if bad:
         raise ValueError(
-            f"{folder}: has checkpoints but no {load.CONFIG_JSON}; choose another --out"
+            f"{folder} holds a run of another config:\n  "
+            + "\n  ".join(bad)
+            + "\nSet these fields back to resume it, or choose another --out."
         )
+
+
+def _write_config(folder: Path, run: config.Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "config.txt", config_text.to_text(run))
     _write(folder / load.CONFIG_JSON, json.dumps(config_text.to_json(run), indent=1) + "\n")

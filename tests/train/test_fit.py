@@ -145,6 +145,29 @@ def test_another_config_is_refused(whole, config):
     assert load.read_config(whole[0]) == config
 
 
+def test_a_folder_without_checkpoints_takes_another_config(config, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="names no source"):
+        fit.fit(config, folder, quiet=True)
+    assert not folder.exists()
+    fit._write_config(folder, toy_run.with_train(config, seed=9))  # as of a run killed early
+    fit._check_config(folder, config)
+
+
+def test_a_truncated_weight_file_stops_before_the_data_are_made(config, tmp_path):
+    cut = tmp_path / "moshi.safetensors"
+    cut.write_bytes(Path(config.frozen.moshi).read_bytes()[:-100])
+
+    def never(root):
+        raise AssertionError(root)
+
+    frozen = dataclasses.replace(config.frozen, moshi=str(cut))
+    changed = dataclasses.replace(toy_run.with_data(config, prepare=never), frozen=frozen)
+    with pytest.raises(ValueError, match=str(cut)):
+        fit.fit(changed, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_frozen_weights_are_refused(whole, config, tmp_path):
     other = tmp_path / "moshi.safetensors"
     data = bytearray(Path(config.frozen.moshi).read_bytes())
