@@ -50,7 +50,8 @@ def params(config: config_lib.ModelConfig = CONFIG, seed: int = 0):
     filled = []
     for path, leaf in zip(paths, leaves, strict=True):
         noise = random.standard_normal(leaf.shape).astype(np.float32) * 0.2  # about 1/sqrt(D)
-        filled.append(jnp.asarray(noise + 1.0 if "scale" in path or "alpha" in path else noise))
+        with jax.ensure_compile_time_eval():  # the first caller may be inside a jit
+            filled.append(jnp.asarray(noise + 1.0 if "scale" in path or "alpha" in path else noise))
     return jax.tree.unflatten(structure, filled)
 
 
