@@ -1,7 +1,7 @@
 """Can a frozen, blind Moshi learn to see through adapters alone, on a laptop?
 
 The digits world (`mvjax.tiny`): scanned digits in colours and places, spoken and written questions about
-them, 8 speech and 24 speechless rows a step. The values live in `mvjax/tiny/recipe.py`, inside the package,
+them, 16 speech and 48 speechless rows a step. The values live in `mvjax/tiny/recipe.py`, inside the package,
 because the quickstart runs the same ones without this folder.
 
     mvjax train experiments/digits.py --out runs/digits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -35,8 +36,8 @@ def compose(results: stages.Results, timed: Sequence[report.Stage]) -> report.Re
         subtitle=f"mvjax quickstart on {_machine()}, {now:%d %B %Y}"
         + (": a short run, too short to learn" if results.plan.short else ""),
         tiles=_tiles(results, timed[-1]),
-        examples=results.speech.examples,
-        accuracy=results.evaluation.table,
+        examples=[dataclasses.replace(e, kind=_name(e.kind)) for e in results.speech.examples],
+        accuracy=[{**row, "kind": _name(row["kind"])} for row in results.evaluation.table],
         gate=_gate(results.speech.trace),
         trained=_trained(results),
         loss=_loss(results),
@@ -78,13 +79,15 @@ def _gate(trace: switching.Trace) -> report.Picture:
     asked = [(e.question, e.frames[0] + 1) for e in trace.exchanges]
     png = plots.gates(trace.opening, looks=looks, talks=talks, words=trace.words, asked=asked)
     seen, other = (switching.mean_opening(trace, topic) for topic in ("image", "small talk"))
+    wide = [switching.mean_peak(trace, topic) for topic in ("image", "small talk")]
     told = "; ".join(f"“{e.question}?” — “{e.said or '(silence)'}”" for e in trace.exchanges)
     return report.Picture(
         png=png,
         alt=f"Gate opening over time: mean {seen:.3f} while answering about the image, "
         f"{other:.3f} while answering small talk",
-        text=f"One spoken conversation, answered freely: {told}. While the model answers, the gates are "
-        f"open by {seen:.3f} on average about the image, and by {other:.3f} in small talk.",
+        text=f"One spoken conversation, answered freely: {told}. While the model answers, the gates open "
+        f"to {wide[0]:.3f} at most when it is about the image and {wide[1]:.3f} in small talk; on average "
+        f"they stand at {seen:.3f} and {other:.3f}.",
         audio=trace.audio,
     )
 
@@ -141,6 +144,10 @@ def _codec(speech: stages.Speech) -> list[tuple[str, int, float]]:
         ("Always guessing the most frequent word", codec.words, codec.chance),
     ]
     return [row for row in rows if row[1]]
+
+
+def _name(kind: str) -> str:
+    return {"yesno": "yes or no"}.get(kind, kind)
 
 
 def _machine() -> str:

@@ -17,10 +17,10 @@ from mvjax import types
 from mvjax.data import images
 
 MODES = {  # order and headings of the accuracy table
-    "text": "Written question",
-    "audio": "Spoken question",
+    "text": "Written",
+    "audio": "Spoken",
     "blind": "Blind",
-    "shuffled": "Shuffled image",
+    "shuffled": "Shuffled",
     "chance": "Guessing",
 }
 

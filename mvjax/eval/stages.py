@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def train(plan: Plan) -> subject.Subject:
 
 
 def evaluate(model: subject.Subject, plan: Plan) -> Evaluation:
-    """Asks held-out questions in every mode."""
+    """Asks held-out questions in every mode; every answer goes to RUN/eval/answers.json."""
     questions = benchmarks.digits_questions(per_kind=plan.per_kind, seed=SEED)
     spoken = benchmarks.spoken(model, questions)
     answers = {
@@ -135,6 +136,10 @@ def evaluate(model: subject.Subject, plan: Plan) -> Evaluation:
         else benchmarks.evaluate_digits(model, questions, mode)
         for mode in benchmarks.MODES
     }
+    path = plan.run / "eval" / "answers.json"
+    path.parent.mkdir(exist_ok=True)
+    listed = {mode: [dataclasses.asdict(a) for a in given] for mode, given in answers.items()}
+    path.write_text(json.dumps(listed, indent=1) + "\n")
     return Evaluation(questions, answers, spoken, benchmarks.accuracy_table(answers))
 
 
@@ -191,6 +196,8 @@ def summary(results: Results) -> dict[str, Any]:
         "gate_opening": {
             "image": switching.mean_opening(speech.trace, "image"),
             "small_talk": switching.mean_opening(speech.trace, "small talk"),
+            "image_peak": switching.mean_peak(speech.trace, "image"),
+            "small_talk_peak": switching.mean_peak(speech.trace, "small talk"),
         },
         "steps": plan.config.train.steps,
         "short": plan.short,

@@ -29,6 +29,7 @@ class Exchange:
       said: the model's words.
       frames: (first, last + 1), the answer included.
       opening: mean gate opening from the model's first word to its last; NaN if it was silent.
+      peak: the largest opening (mean over layers) there.
     """
 
     topic: Topic
@@ -36,6 +37,7 @@ class Exchange:
     said: str
     frames: tuple[int, int]
     opening: float
+    peak: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +83,12 @@ def converse(
 
 def mean_opening(trace: Trace, topic: Topic) -> float:
     """Mean gate opening while the model talks about a topic; NaN if it never does."""
-    values = [e.opening for e in trace.exchanges if e.topic == topic and np.isfinite(e.opening)]
-    return float(np.mean(values)) if values else float("nan")
+    return _mean([e.opening for e in trace.exchanges if e.topic == topic])
+
+
+def mean_peak(trace: Trace, topic: Topic) -> float:
+    """Mean over a topic's answers of the widest opening in each; NaN if there is none."""
+    return _mean([e.peak for e in trace.exchanges if e.topic == topic])
 
 
 def _user_side(
@@ -110,10 +116,16 @@ def _exchange(
     opening: np.ndarray,
 ) -> Exchange:
     inside = [(word, frame) for word, frame in words if span[0] <= frame < span[1]]
-    mean = float("nan")
-    if inside:
-        mean = float(opening[:, inside[0][1] : inside[-1][1] + 1].mean())
-    return Exchange(topic, question, " ".join(word for word, _ in inside), span, mean)
+    said = " ".join(word for word, _ in inside)
+    if not inside:
+        return Exchange(topic, question, said, span, float("nan"), float("nan"))
+    heard = opening[:, inside[0][1] : inside[-1][1] + 1].mean(axis=0)
+    return Exchange(topic, question, said, span, float(heard.mean()), float(heard.max()))
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _filled(samples: np.ndarray, size: int) -> np.ndarray:

@@ -21,15 +21,15 @@ def digits() -> config.Config:
             speech=(config.Source(records.VISUAL),),
             speechless=(config.Source(records.TEXT), config.Source(records.VISUAL, weight=0.25)),
             small_talk=(config.Source(records.SMALL_TALK),),
-            speech_rows=8,
-            speechless_rows=24,
+            speech_rows=16,
+            speechless_rows=48,
             speech_frames=128,
             speechless_tokens=56,
             p_concat=0.25,
         ),
-        loss=config.LossConfig(semantic_weight=10.0, audio_weight=0.3),
+        loss=config.LossConfig(semantic_weight=10.0),
         optim=config.OptimConfig(
             learning_rate=4e-3, warmup_steps=20, final_fraction=0.05, weight_decay=0.01
         ),
-        train=config.TrainConfig(steps=600, log_every=10, checkpoint_every=100, remat=False),
+        train=config.TrainConfig(steps=400, log_every=10, checkpoint_every=100, remat=False),
     )

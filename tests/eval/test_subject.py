@@ -114,14 +114,19 @@ def test_a_conversation_is_traced_by_topic(toy):
     assert [e.topic for e in trace.exchanges] == ["image", "small talk"]
     said = [w for w, f in trace.words if f < first.frames[1]]
     assert first.said.split() == said
+    for exchange in (e for e in trace.exchanges if e.said):
+        assert 0 < exchange.opening <= exchange.peak < 1
 
 
-def test_mean_opening_ignores_silence():
+def test_openings_ignore_silence():
+    nan = float("nan")
     exchanges = [
-        switching.Exchange("image", "q", "a", (0, 3), 0.2),
-        switching.Exchange("image", "q", "", (3, 5), float("nan")),
-        switching.Exchange("small talk", "q", "", (5, 6), float("nan")),
+        switching.Exchange("image", "q", "a", (0, 3), 0.2, 0.5),
+        switching.Exchange("image", "q", "b", (3, 5), 0.4, 0.6),
+        switching.Exchange("image", "q", "", (5, 7), nan, nan),
+        switching.Exchange("small talk", "q", "", (7, 8), nan, nan),
     ]
-    trace = switching.Trace(exchanges, np.zeros((2, 6)), [], np.zeros(6))
-    assert switching.mean_opening(trace, "image") == pytest.approx(0.2)
+    trace = switching.Trace(exchanges, np.zeros((2, 8)), [], np.zeros(8))
+    assert switching.mean_opening(trace, "image") == pytest.approx(0.3)
+    assert switching.mean_peak(trace, "image") == pytest.approx(0.55)
     assert np.isnan(switching.mean_opening(trace, "small talk"))
