@@ -100,8 +100,7 @@ def spoken(model: subject.Subject, questions: Sequence[Question]) -> Spoken:
     """Asks every question aloud; the answer is whatever is written once the user has begun."""
     user_codes = np.stack(model.hear([q.audio for q in questions]))
     pictures = np.stack([q.scene.image for q in questions])
-    reply_at = [[q.end + subject.REPLY] for q in questions]
-    talked = model.converse(user_codes, pictures, reply_at=reply_at)
+    talked = model.converse(user_codes, pictures)
     answers = [
         _scored(q, model.words(ids[q.start :]))
         for q, ids in zip(questions, talked.text_ids, strict=True)

@@ -22,7 +22,6 @@ from mvjax.tiny import talk
 from mvjax.weights import locate
 from mvjax.weights import mimi as mimi_weights
 
-REPLY = 3  # frames from the end of a question to the EPAD that makes the model reply
 ROWS = 64  # of a batch; the last one is filled up, so that every call has the same shape
 _CODEC_ROWS = 16
 _CODEC_STEP = 8  # frames; few lengths, few compilations
@@ -92,17 +91,8 @@ class Subject:
         pictures: UInt8[np.ndarray, "B height width 3"],
         *,
         has_image: bool = True,
-        reply_at: Sequence[Sequence[int]] = (),
     ) -> Talked:
-        """Listens to the user and talks, greedily, for as long as the user's codes last.
-
-        `reply_at` gives for each row the frames in which the model must write EPAD, and so begins a
-        word in the next one: how Moshi was made to reply at once (arXiv 2410.00037, section 5.5).
-        """
-        B, _, T = user_codes.shape
-        forced = np.full((B, T), types.UNGENERATED, np.int32)
-        for row, frames in enumerate(reply_at):
-            forced[row, list(frames)] = self.config.model.text_epad
+        """Listens to the user and talks, greedily, for as long as the user's codes last."""
         parts: list[Talked] = []
         size = min(ROWS, len(user_codes))
         for rows, filled in _batches(len(user_codes), size):
@@ -112,7 +102,6 @@ class Subject:
                 user_codes[filled],
                 self._look(pictures[filled]),
                 np.full(len(filled), has_image),
-                forced_text=forced[filled],
             )
             text, audio = np.asarray(out.text_ids), np.asarray(out.audio_codes)
             parts.append(Talked(text[: len(rows)], audio[: len(rows)]))

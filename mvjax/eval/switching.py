@@ -66,8 +66,7 @@ def converse(
     """Speaks the user's side of the script, lets the model answer freely, and reads its gates."""
     audio, spans = _user_side(script, voice)
     user_codes = model.hear([audio])[0]
-    replies = [end - _ANSWER + subject.REPLY for _, end in spans]
-    talked = model.converse(user_codes[None], picture[None], reply_at=[replies])
+    talked = model.converse(user_codes[None], picture[None])
     codes = np.concatenate([talked.text_ids[:, None], talked.audio_codes, user_codes[None]], axis=1)
     opening = model.gates(codes.astype(np.int32), picture)
     answers = model.say([talked.audio_codes[0]])[0]

@@ -21,13 +21,13 @@ def digits() -> config.Config:
             speech=(config.Source(records.VISUAL),),
             speechless=(config.Source(records.TEXT), config.Source(records.VISUAL, weight=0.25)),
             small_talk=(config.Source(records.SMALL_TALK),),
-            speech_rows=16,
-            speechless_rows=48,
-            speech_frames=128,
-            speechless_tokens=56,
+            speech_rows=8,
+            speechless_rows=24,
+            speech_frames=112,
+            speechless_tokens=32,
             p_concat=0.25,
         ),
-        loss=config.LossConfig(semantic_weight=10.0),
+        loss=config.LossConfig(text_padding_weight=0.25, semantic_weight=10.0, audio_weight=0.3),
         optim=config.OptimConfig(
             learning_rate=4e-3, warmup_steps=20, final_fraction=0.05, weight_decay=0.01
         ),

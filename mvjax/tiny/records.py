@@ -27,8 +27,9 @@ Progress = Callable[[str, int, int], None]  # what is made, how many are done, o
 
 VISUAL, TEXT, SMALL_TALK = "visual", "text", "small_talk"
 
+_QUESTIONS = 2  # about a picture; with their answers they fill the rows of the recipe
 _LEAD = (0.1, 0.5)  # seconds of silence before the first utterance
-_GAP = (0.2, 0.6)  # between utterances
+_GAP = {"assistant": (0.16, 0.32), "user": (0.2, 0.6)}  # before what a speaker says next
 _TAIL = (0.5, 1.0)  # after the last
 _QUIETEST = -6.0  # decibels of the softest user
 _GROUP = 32  # dialogues encoded at once, two channels each
@@ -53,13 +54,13 @@ class Conversation:
 def prepare(
     root: Path,
     *,
-    dialogues: int = 600,
+    dialogues: int = 500,
     seed: int = 0,
     speak: Speak = speech.speak,
     encode: Encode | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Writes visual (`dialogues` of them), text (4 times as many) and small_talk (a third).
+    """Writes visual (`dialogues` of them), text (4 times as many) and small_talk (a sixth).
 
     `encode` is the shipped tiny Mimi unless given; `progress` prints a line now and then.
     """
@@ -71,7 +72,7 @@ def prepare(
     for name, talks, shown in (
         (VISUAL, [_about(scene, seed, VISUAL) for scene in pictured], pictured),
         (TEXT, [_about(scene, seed, TEXT) for scene in written], written),
-        (SMALL_TALK, [_chat(i, seed) for i in range(max(2, dialogues // 3))], []),
+        (SMALL_TALK, [_chat(i, seed) for i in range(max(2, dialogues // 6))], []),
     ):
         pictures = {scene.id: images.encode_png(scene.image) for scene in shown}
         if name == TEXT:
@@ -88,16 +89,17 @@ def converse(
     gain = np.float32(10 ** (rng.uniform(_QUIETEST, 0) / 20))
     placed: list[tuple[str, int, np.ndarray]] = []
     words: list[records.Word] = []
-    seconds = rng.uniform(*_LEAD)
+    seconds = 0.0
     for turn in dialogue.turns:
+        seconds += rng.uniform(*(_GAP[turn.speaker] if placed else _LEAD))
         said = speak(turn.text, user if turn.speaker == "user" else voices.ASSISTANT)
         start = round(seconds * types.SAMPLE_RATE)
         placed.append((turn.speaker, start, said.samples))
         if turn.speaker == "assistant":
             begin = start / types.SAMPLE_RATE
             words += [records.Word(w.text, begin + w.start, begin + w.end) for w in said.words]
-        seconds = (start + len(said.samples)) / types.SAMPLE_RATE + rng.uniform(*_GAP)
-    seconds += rng.uniform(*_TAIL) - _GAP[0]
+        seconds = (start + len(said.samples)) / types.SAMPLE_RATE
+    seconds += rng.uniform(*_TAIL)
     frames = int(np.ceil(seconds * types.FRAME_RATE))
     sides = {
         name: np.zeros(frames * types.FRAME_SAMPLES, np.float32) for name in ("user", "assistant")
@@ -202,7 +204,7 @@ def _record(
 
 def _about(scene: world.Scene, seed: int, name: str) -> talk.Dialogue:
     rng = _rng(seed, name, int(scene.id.rsplit("-", 1)[1]), 0)
-    return talk.visual_dialogue(scene.facts, rng, name=scene.id)
+    return talk.visual_dialogue(scene.facts, rng, turns=_QUESTIONS, name=scene.id)
 
 
 def _chat(i: int, seed: int) -> talk.Dialogue:

@@ -163,8 +163,8 @@ def score(kind: Kind, asked: str, facts: world.Facts, answer_text: str) -> bool:
 
     The true value of the attribute in question must be said, and no other value of any attribute
     except the asked one after "not". `describe` needs all three values. `misleading` needs "not
-    <asked>" as well as the truth. `yesno` needs the right one of "yes" and "no" as first word; with
-    "yes" the asked value, with "no" its denial or the true value.
+    <asked>" as well as the truth. `yesno` needs the right one of "yes" and "no", once, and not the
+    other; with "yes" the asked value, with "no" its denial or the true value.
     """
     words = answer_text.split()
     said, denied = _mentions(words)
@@ -178,9 +178,10 @@ def score(kind: Kind, asked: str, facts: world.Facts, answer_text: str) -> bool:
     right = truth(facts, _attribute(asked))
     if kind == "misleading":
         return denied == {asked} and right in said
+    verdict = [word for word in words if word in ("yes", "no")]
     if asked == right:
-        return words[:1] == ["yes"] and "no" not in words and asked in said
-    return words[:1] == ["no"] and "yes" not in words and (asked in denied or right in said)
+        return verdict == ["yes"] and asked in said
+    return verdict == ["no"] and (asked in denied or right in said)
 
 
 def chance(kind: Kind) -> float:

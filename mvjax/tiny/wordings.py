@@ -128,15 +128,15 @@ ANSWERS = {
         "there is {scene}",
         "the picture shows {scene}",
     ),
-    "yes": (
-        "yes it is {X}",
-        "yes it really is {X}",
-        "yes i think it is {X}",
+    "yes": (  # the fact before the verdict, which then follows from what was asked and said
+        "it is {Y} so yes",
+        "i see it is {Y} so yes",
+        "i think it is {Y} so yes",
     ),
     "no": (
-        "no it is not {X} it is {Y}",
-        "no not {X} it is {Y}",
-        "no it is not {X} but {Y}",
+        "it is {Y} so no",
+        "i see it is {Y} so no",
+        "i think it is {Y} so no",
     ),
     "misleading": (
         "it is not {X} it is {Y}",

@@ -94,9 +94,8 @@ def test_spoken_answers_count_from_the_users_first_frame(questions):
         def hear(self, clips):
             return [np.full((8, len(c) // types.FRAME_SAMPLES), i) for i, c in enumerate(clips)]
 
-        def converse(self, user_codes, pictures, *, has_image=True, reply_at=()):
+        def converse(self, user_codes, pictures, *, has_image=True):
             heard["pictures"] = pictures
-            heard["reply_at"] = reply_at
             ids = np.zeros((len(user_codes), user_codes.shape[2]), np.int64)
             for row, i in zip(ids, user_codes[:, 0, 0], strict=True):
                 row[few[i].start - 1] = 1  # a word too early
@@ -109,4 +108,3 @@ def test_spoken_answers_count_from_the_users_first_frame(questions):
     out = benchmarks.spoken(Speaker(CONFIG, {}, {}, None), few)
     assert [a.said for a in out.answers] == right and all(a.correct for a in out.answers)
     np.testing.assert_array_equal(heard["pictures"], [q.scene.image for q in few])
-    assert heard["reply_at"] == [[q.end + subject.REPLY] for q in few]

@@ -94,7 +94,7 @@ def test_prepared_records_are_true_to_their_images(tmp_path, frozen):
     assert {name: len(file) for name, file in files.items()} == {
         "visual": 40,
         "text": 160,
-        "small_talk": 13,
+        "small_talk": 6,
     }
     scenes = {scene.id: scene for scene in world.scenes("train", 200, 3)}
     for name in ("visual", "text"):
@@ -129,7 +129,7 @@ def test_same_seed_same_files(tmp_path, frozen):
 def test_progress_counts_up(tmp_path, frozen):
     told = []
     _prepare(tmp_path, dialogues=40, progress=lambda *state: told.append(state))
-    assert told == [("visual", 32, 40), ("visual", 40, 40), ("small_talk", 13, 13)]
+    assert told == [("visual", 32, 40), ("visual", 40, 40), ("small_talk", 6, 6)]
 
 
 def test_the_mixture_reads_them(tmp_path, frozen):
