@@ -57,12 +57,13 @@ def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[Word]:
 
     Args:
       samples: float32 [n] at 24 kHz.
-      words: (text, start in seconds), in order.
+      words: (text, start in seconds), in order; none for an utterance that is all silence.
     """
     frames = [int(start * types.FRAME_RATE + 1e-6) for _, start in words]
     total = -(-len(samples) // types.FRAME_SAMPLES)
     cuts = []
-    for (text, _), first, after in zip(words, frames, [*frames[1:], total], strict=True):
+    for n, (text, _) in enumerate(words):
+        first, after = frames[n], frames[n + 1] if n + 1 < len(frames) else total
         last = min(max(after, first + 1), first + _LONGEST)
         begin = max(0, first * types.FRAME_SAMPLES - _LEAD * _HOP)
         piece = samples[begin : last * types.FRAME_SAMPLES]

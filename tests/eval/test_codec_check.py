@@ -39,6 +39,10 @@ def test_words_are_cut_from_their_first_frame_to_the_next_words():
     assert words[3].samples[0] == 7 * FRAME - lead and words[3].samples[-1] == 10 * FRAME - 1
 
 
+def test_an_utterance_without_words_is_cut_into_none():
+    assert codec_check.cut(np.zeros(5 * 1920, np.float32), []) == []
+
+
 def test_a_perfect_codec_keeps_the_ceiling_and_a_deaf_one_falls_to_chance():
     listener, held_out = _listener(), _utterances(10, seed=1)
     clean = [samples for samples, _ in held_out]
