@@ -60,7 +60,8 @@ def test_conversation_takes_turns_on_one_clock():
         talking = (made.assistant != 0) | (made.user != 0)
         edges = np.flatnonzero(np.diff(talking.astype(int))) / types.SAMPLE_RATE
         gaps = edges[2::2] - edges[1:-1:2]
-        assert len(gaps) == 3 and (gaps > 0.199).all() and (gaps < 0.601).all()
+        assert len(gaps) == 3 and (gaps > 0.159).all() and (gaps < 0.601).all()
+        assert (gaps[::2] < 0.321).all(), "the assistant answers at once"
         assert 0.25 <= made.user.max() <= 0.5
 
 
