@@ -45,6 +45,7 @@ from mvjax.weights import kyutai, locate
 from mvjax.weights import mimi as mimi_weights
 
 HEARD_AFTER = 0.24  # seconds from the start of a user's word to where the ear must know it
+WEIGHT_NOISE = 0.04  # relative, in training
 MISHEARD = 0.07  # of the user's semantic codes, in training
 LEAD, TAIL = 2, 4  # frames of silence encoded before and after an utterance
 SPEECH_FRAMES, SPEECHLESS_TOKENS = 144, 72
@@ -52,7 +53,8 @@ SPEECH_ROWS, SPEECHLESS_ROWS = 24, 8
 WEIGHTS = (3.0, 0.5, 0.5, 0.5)  # of spoken text, audio, written text and the user's words
 DEPTH_FRAMES = 24  # frames of a step that the depth transformer learns from
 LOSS = config_lib.LossConfig(semantic_weight=10.0, text_padding_weight=0.25)
-WEIGHT_DECAY = 0.1  # keeps logits small, and with them the rounding errors between runtimes
+WEIGHT_DECAY = 0.1
+LOGIT_DECAY = 5e-4  # of the mean square; small logits have small rounding errors between runtimes
 
 
 def main() -> None:
@@ -251,7 +253,7 @@ def train(batches: Batches, args: argparse.Namespace):
     while (spent := (time.time() - start) / 60) < args.minutes:
         cosine = 0.5 * (1 + np.cos(np.pi * spent / args.minutes))
         rate = args.learning_rate * min(1.0, (n + 1) / 100) * (0.02 + 0.98 * cosine)
-        both, state, parts = step(both, state, np.float32(rate), *batch)
+        both, state, parts = step(both, state, np.float32(rate), n, *batch)
         batch = batches.draw()  # while the step is still being computed
         tally.append(np.asarray(parts))
         n += 1
@@ -271,17 +273,29 @@ def train(batches: Batches, args: argparse.Namespace):
 
 
 def make_step(model: model_lib.VisionSpeech, both):
-    """Returns the optimiser's state and step(both, state, rate, *batch) -> (both, state, losses)."""
+    """Returns the optimiser's state and step(both, state, rate, *batch) -> (both, state, losses).
+
+    The gradient is taken at weights with noise: what is learned so does not hang on their last digits, and
+    runtimes that round differently agree more closely.
+    """
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(0.9, 0.98),
         optax.add_decayed_weights(WEIGHT_DECAY, lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
     )
 
+    def noisy(params, seed):
+        leaves, treedef = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(leaves))
+        return treedef.unflatten(
+            x * (1 + WEIGHT_NOISE * jax.random.normal(key, x.shape))
+            for x, key in zip(leaves, keys, strict=True)
+        )
+
     @jax.jit
-    def step(both, state, rate, *batch):
+    def step(both, state, rate, seed, *batch):
         grad = jax.value_and_grad(objective, has_aux=True)
-        (_, parts), grads = grad(both, *batch, model=model)
+        (_, parts), grads = grad(noisy(both, seed), *batch, model=model)
         updates, state = tx.update(grads, state, both)
         return jax.tree.map(lambda p, u: p - rate * u, both, updates), state, parts
 
@@ -305,15 +319,17 @@ def objective(both, frames, words, heard, speech_codes, text_codes, *, model):
     targets = jnp.where(told[:, 1:] == tiny.MODEL.audio_vocab, types.ZERO_TOKEN, told[:, 1:])
     audio = loss_lib.audio(logits, targets, delays=(0,) * 8, loss=LOSS).mean()
     written = apply("__call__", text_codes, None, depth_codebooks=0).text_logits
+    spoken = apply("text_logits", z)
     parts = jnp.stack(
         [
-            text_loss(apply("text_logits", z), speech_codes[:, 0]),
+            text_loss(spoken, speech_codes[:, 0]),
             audio,
             text_loss(written, text_codes[:, 0]),
             text_loss(jnp.einsum("BTD,DV->BTV", z, both["ear"]), words),
         ]
     )
-    return parts @ jnp.array(WEIGHTS), parts
+    squares = sum(jnp.square(x).mean() for x in (logits, spoken, written))
+    return parts @ jnp.array(WEIGHTS) + LOGIT_DECAY * squares, parts
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def _tiles(results: stages.Results, whole: report.Stage) -> list[report.Tile]:
         met = share >= bar if judged else None
         tiles.append(report.Tile(name, value, f"bar: at least {100 * bar:.0f} %", met))
     fast, small = whole.seconds <= BAR_SECONDS, whole.peak_gb <= BAR_GB
-    minutes = f"{whole.seconds // 60:.0f} min {whole.seconds % 60:.0f} s"
+    minutes = "{} min {} s".format(*divmod(round(whole.seconds), 60))
     return [
         *tiles,
         report.Tile("from start to report", minutes, "bar: 6 min", fast if judged else None),
