@@ -1,11 +1,11 @@
 """Makes all the digits world's frozen parts, in the order in which they need each other.
 
-    python tools/make_tiny.py          # about 80 minutes on two cores; needs `make .venv/.dev`
+    python tools/make_tiny.py          # about two hours on two cores; needs `make .venv/.dev`
 
     tokenizer   seconds     SentencePiece over the digits world's talk
     siglip      2 minutes   image encoder, in big_vision's npz layout
     mimi        30 minutes  audio codec, in Kyutai's layout
-    moshi       45 minutes  blind speech model, in Kyutai's layout; needs the codec and the tokenizer
+    moshi       90 minutes  blind speech model, in Kyutai's layout; needs the codec and the tokenizer
 
 Each has a script of its own with its options. Training stops by the clock, so another machine makes
 other weights; accuracies are what must come out alike.

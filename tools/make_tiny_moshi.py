@@ -1,6 +1,6 @@
 """Trains the digits world's blind speech model and writes it in the Kyutai file layout.
 
-    python tools/make_tiny_moshi.py --minutes 40 --out mvjax/tiny/assets/moshi.safetensors
+    python tools/make_tiny_moshi.py --minutes 80 --out mvjax/tiny/assets/moshi.safetensors
 
 The model hears and speaks (17 streams) and reads and writes (text alone), and never sees a picture:
 
@@ -59,7 +59,7 @@ LOGIT_DECAY = 5e-4  # of the mean square; small logits have small rounding error
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=40.0, help="of training")
+    parser.add_argument("--minutes", type=float, default=80.0, help="of training")
     parser.add_argument("--dialogues", type=int, default=25000, help="whose utterances are spoken")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", type=Path, help="continue from this file's weights")
