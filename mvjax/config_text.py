@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib
 import json
+import re
 import runpy
 import types
 import typing
@@ -16,6 +17,7 @@ from typing import Any
 
 from mvjax import config
 
+_UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 _NEITHER = "expected a function config() or sweep(), found neither"
 
 Json = Any  # None, bool, int, float, str, list or dict of the same
@@ -35,7 +37,7 @@ def load_experiment(path: Path, *, pick: str | None = None) -> config.Config:
             return names["config"]()
         configs: dict[str, config.Config] = names["sweep"]() if "sweep" in names else {}
     except Exception as error:
-        raise ValueError(f"{path}: fails with {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path}: {_failure(error)}") from error
     if pick is None:
         problem = f"is a sweep; choose one with --pick, of {list(configs)}" if configs else _NEITHER
         raise ValueError(f"{path}: {problem}")
@@ -222,6 +224,15 @@ def _build(kind: type, values: dict[str, Any], place: str) -> Any:
         return kind(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place} ({kind.__name__}): {error}") from error
+
+
+def _failure(error: Exception) -> str:
+    """What went wrong in an experiment file; a misspelt field gets a suggestion."""
+    found = _UNEXPECTED.match(str(error))
+    kind = vars(config).get(found[1]) if found else None
+    if found and dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _unknown(found[2], kind, "the experiment")
+    return f"fails with {type(error).__name__}: {error}"
 
 
 def _unknown(name: str, kind: type, place: str) -> str:
