@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from mvjax.nn import gates
+from mvjax.nn import gates, scopes
 
 NormKind = Literal["mean_square", "variance"]
 Dtype = Literal["float32", "bfloat16"]
+# "activations": in the dtype of what the operation is applied to
+Precision = Literal["float32", "activations"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,14 @@ class BackboneConfig:
     heads: int = 32  # N; H = width / heads
     hidden: int = 11264  # F, per half of the gated SiLU
     context: int = 3000  # frames a query may look back on, itself included (240 s)
+    context_has_self: bool = True  # False: itself comes on top, 3001 keys (reference section 2.4)
     rope_base: float = 10_000.0
     norm_eps: float = 1e-8
+
+    @property
+    def window(self) -> int:
+        """Keys that a query sees, its own among them."""
+        return self.context if self.context_has_self else self.context + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +45,7 @@ class DepformerConfig:
     layers: int = 6
     heads: int = 16
     hidden: int = 2816
-    norm: NormKind = "mean_square"  # "variance" imitates kyuteye_pt (reference section 2.2)
+    norm: NormKind = "mean_square"  # as the frozen weights were trained (reference section 2.2)
     norm_eps: float = 1e-8
 
 
@@ -62,18 +70,33 @@ class CrossAttentionConfig:
         "qkv"  # which projections all layers share; out goes with q
     )
     share_gate: bool = False  # one gate for all layers; with share="qkv" adds a per-layer alpha
-    image_norm: NormKind = "variance"  # what kyuteye_pt trains with; Rust and MLX use mean_square
+    gate_dtype: Precision = "float32"  # of gate logits; bfloat16 has steps of 1/64 (section 2.6)
+    scope: scopes.Scope = scopes.Scope()  # frames that may see the image (section 2.7)
+    image_norm: NormKind = "variance"  # as the released adapters were trained (section 2.2)
     image_norm_eps: float = 1e-5
+    image_norm_dtype: Precision = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+    """The first frames of a conversation; training alignment by default (reference section 5)."""
+
+    first_step_forcing: bool = True  # delayed levels of call 0 are told the initial id (5.3)
+    user_early: bool = False  # call s hears the user's frame s, not s - 1; frame 0 is lost (5.2)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and vocabulary of the whole model; the tiny one and the 8.3 B one are the same code."""
+    """Sizes and vocabulary of the whole model; the tiny one and the 8.3 B one are the same code.
+
+    `parity.imitate` sets the fields in which the released runtimes differ.
+    """
 
     backbone: BackboneConfig = BackboneConfig()
     depformer: DepformerConfig = DepformerConfig()
     siglip: SiglipConfig = SiglipConfig()
     cross_attention: CrossAttentionConfig = CrossAttentionConfig()
+    stream: StreamConfig = StreamConfig()
     text_vocab: int = 32_000  # V; row V of the embedding is the initial token
     audio_vocab: int = 2048  # C; row C of each embedding is the initial and padding token
     codebooks_out: int = 8  # Q, the assistant's
@@ -110,12 +133,17 @@ class MimiConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FrozenFiles:
-    """Where the frozen weights are: local paths, or `package:NAME/FILE` for files shipped in a package."""
+    """Where the frozen weights are: locations, as `weights/locate.py` tells.
 
-    moshi: str  # Kyutai base Moshi safetensors
-    siglip: str  # big_vision npz
+    A path, `package:NAME/FILE` for files shipped in a package, or `hf://OWNER/NAME[@REVISION][/FILE]`.
+    """
+
+    moshi: str  # Kyutai base Moshi safetensors, or the folder or repository that holds them
+    siglip: str  # big_vision npz (`FILE.npz:img` for a sub-tree), or Hugging Face safetensors
     codec: str  # Kyutai Mimi safetensors
     tokenizer: str  # SentencePiece model
+    moshi_lora: str | None = None  # moshi-finetune's lora.safetensors, merged into Moshi
+    lora_scaling: float | None = None  # None: that of the config.json beside it
 
 
 @dataclasses.dataclass(frozen=True)

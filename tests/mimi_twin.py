@@ -20,9 +20,8 @@ CONFIG = config_lib.MimiConfig(
 FRAME = 12  # samples
 
 
-def build(config: config_lib.MimiConfig = CONFIG, *, seed: int = 0):
-    """Returns the PyTorch model, assembled as `moshi.models.loaders.get_mimi` does."""
-    import torch
+def assemble(config: config_lib.MimiConfig = CONFIG):
+    """Returns the PyTorch model as `moshi.models.loaders.get_mimi` makes it, on torch's default device."""
     from moshi.models import compression, loaders
     from moshi.modules import SEANetDecoder, SEANetEncoder, transformer
     from moshi.quantization import SplitResidualVectorQuantizer
@@ -49,7 +48,7 @@ def build(config: config_lib.MimiConfig = CONFIG, *, seed: int = 0):
         output_dimension=config.latent,
     )
     rate = 2 * int(np.prod(config.ratios))
-    model = compression.MimiModel(
+    return compression.MimiModel(
         SEANetEncoder(**seanet),
         SEANetDecoder(**seanet),
         quantizer,
@@ -62,6 +61,13 @@ def build(config: config_lib.MimiConfig = CONFIG, *, seed: int = 0):
         encoder_transformer=transformer.ProjectedTransformer(**blocks),
         decoder_transformer=transformer.ProjectedTransformer(**blocks),
     )
+
+
+def build(config: config_lib.MimiConfig = CONFIG, *, seed: int = 0):
+    """Returns the model with random weights."""
+    import torch
+
+    model = assemble(config)
     rng = np.random.default_rng(seed)
     state = {
         name: torch.from_numpy(_random(name, tuple(value.shape), rng))

@@ -71,6 +71,10 @@ def test_show_prints_config_and_table(capsys):
         (["train", DIGITS, "--set", "frozen.moshi=none.safetensors", "--out", "."], "no such file"),
         (["eval", "tests"], "tests: expected a run folder"),
         (["export", "none", "--to", "torch", "--out", "x"], "none: expected a run folder"),
+        (
+            ["export", "none", "--target", "candle", "--quantize", "q8_0", "--out", "x"],
+            "none: expected a run folder",
+        ),
     ],
 )
 def test_user_errors_are_one_message_and_status_2(capsys, monkeypatch, argv, message):
@@ -95,3 +99,40 @@ def test_quickstart_passes_its_arguments(monkeypatch):
     )
     assert cli.main(["quickstart", "--out", "somewhere", "--short"]) == 3
     assert seen == {"out": Path("somewhere"), "short": True}
+
+
+def test_export_lists_its_targets_without_a_run(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", "--list"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "gate: conditional sigmoid (release)" in out and "(reference 5.4)" in out
+
+
+def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monkeypatch, tmp_path):
+    from mvjax import config as config_lib
+    from mvjax.train import load
+    from mvjax.weights import certificate, export
+
+    run_config = config_lib.Config(config_lib.FrozenFiles("", "", "", ""))
+    seen = {}
+
+    def certify(params, config, folder, target, *, pixels, user_codes, **how):
+        seen.update(target=target, shapes=(pixels.shape, user_codes.shape), certified=how)
+        return {"verdict": seen.get("verdict", "lossy")}
+
+    trained = load.Run(run_config, {"a": 1}, 600)
+    monkeypatch.setattr(load, "trained", lambda folder: trained)
+    monkeypatch.setattr(export, "export", lambda *a, **kw: seen.update(args=a, exported=kw))
+    monkeypatch.setattr(certificate, "certify", certify)
+    monkeypatch.setattr(certificate, "summary", lambda found: f"{found['verdict']}!")
+    words = ["export", str(tmp_path), "--to", "mlx", "--quantise", "q4", "--out", "o"]
+    status, out, _ = run(capsys, *words, "--frames", "150")
+    assert (status, out) == (0, "o: lossy!\n")
+    how = {"dtype": None, "quantisation": "q4"}
+    assert seen["args"] == ({"a": 1}, run_config, "mlx", Path("o"))
+    assert seen["exported"].pop("results").step == 600
+    assert seen["exported"] == seen["certified"] == how
+    assert seen["shapes"] == ((1, 448, 448, 3), (8, 150))
+    seen["verdict"] = "fail"
+    assert run(capsys, *words)[0] == 1

@@ -1,7 +1,7 @@
 """Images between bytes and the encoder: decode, resize to a square, normalise, encode as PNG.
 
-Square bicubic with antialias, rounded to 8 bits before normalising, as the reference (section 3.1).
-Unlike it, photos are turned upright by their EXIF tag, and every pixel mode becomes RGB.
+Square bicubic with antialias, rounded to 8 bits before normalising: the bits of kyuteye_pt (reference
+section 3.1). Unlike it, photos are turned upright by their EXIF tag, and every pixel mode becomes RGB.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
+
+from mvjax.data import resize
 
 MAX_BYTES = 20 * 2**20  # of an encoded image
 MAX_PIXELS = 50 * 10**6  # of a decoded one: 150 MB as RGB
@@ -51,7 +53,7 @@ def resize_square(
     """Squashes an image to size x size: bicubic (a = -0.5), antialiased, rounded to 8 bits."""
     if image.shape[:2] == (size, size):
         return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    return resize.bicubic(image, size, size)
 
 
 def normalise(

@@ -58,7 +58,7 @@ class SelfAttention(nn.Module):
         k = layers.rope(qkv[:, :, 1], positions, base=self.config.rope_base)
         v = qkv[:, :, 2]
         if cache is None:
-            u = windowed_causal_attention(q, k, v, context=self.config.context)
+            u = windowed_causal_attention(q, k, v, context=self.config.window)
         else:
             cache = _write(cache, layer, k, v)
             u = attend(q, cache.k[layer], cache.v[layer], seen_slots(cache))
@@ -68,8 +68,8 @@ class SelfAttention(nn.Module):
 def init_cache(
     config: config_lib.BackboneConfig, *, batch: int, dtype: config_lib.Dtype, slots: int
 ) -> Cache:
-    """Returns an empty cache; `slots` beyond the context would never be used."""
-    slots = min(slots, config.context)
+    """Returns an empty cache; `slots` beyond the window would never be used."""
+    slots = min(slots, config.window)
     N = config.heads
     shape = (config.layers, batch, slots, N, config.width // N)
     return Cache(jnp.int32(0), jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

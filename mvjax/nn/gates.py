@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mvjax.nn import rounding
+
 SIGMOID_SHIFT = 4.0  # reference section 2.6: sigmoid gates open from sigmoid(-4) = 0.018
 
 Activation = Literal["sigmoid", "tanh"]
@@ -43,11 +45,15 @@ class Constant:
         return {"alpha": "alpha"}
 
     def __call__(
-        self, params: Mapping[str, Array], u: Float[Array, "*batch D"]
+        self,
+        params: Mapping[str, Array],
+        u: Float[Array, "*batch D"],
+        *,
+        dtype: jnp.dtype | type = jnp.float32,
     ) -> Float[Array, "*batch D"]:
-        """Returns g, float32, broadcast to the shape of u."""
-        g = _activate(params["alpha"].astype(jnp.float32), self.activation)
-        return jnp.broadcast_to(g, u.shape)
+        """Returns g, float32, broadcast to the shape of u; logit and g are rounded to `dtype`."""
+        alpha = rounding.to(params["alpha"].astype(jnp.float32), dtype)
+        return jnp.broadcast_to(_activate(alpha, self.activation, dtype), u.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +75,20 @@ class Conditional:
         return {"down/kernel": "alpha.0.weight", "up/kernel": "alpha.2.weight"}
 
     def __call__(
-        self, params: Mapping[str, Array], u: Float[Array, "*batch D"]
+        self,
+        params: Mapping[str, Array],
+        u: Float[Array, "*batch D"],
+        *,
+        dtype: jnp.dtype | type = jnp.float32,
     ) -> Float[Array, "*batch D"]:
-        """Returns g, float32, in the shape of u; the products run in u's dtype."""
+        """Returns g, float32, in the shape of u; logits and g are rounded to `dtype`.
+
+        The products run in u's dtype.
+        """
         down, up = params["down/kernel"].astype(u.dtype), params["up/kernel"].astype(u.dtype)
         h = jax.nn.relu(jnp.einsum("...D,DG->...G", u, down))
-        return _activate(jnp.einsum("...G,GD->...D", h, up).astype(jnp.float32), self.activation)
+        logits = jnp.einsum("...G,GD->...D", h, up).astype(jnp.float32)
+        return _activate(logits, self.activation, dtype)
 
 
 Gate = Constant | Conditional
@@ -86,7 +100,7 @@ def torch_linear_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> 
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _activate(logits: Array, activation: Activation) -> Array:
+def _activate(logits: Array, activation: Activation, dtype: jnp.dtype | type) -> Array:
     if activation == "tanh":
-        return jnp.tanh(logits)
-    return jax.nn.sigmoid(logits - SIGMOID_SHIFT)
+        return rounding.to(jnp.tanh(logits), dtype)
+    return rounding.to(jax.nn.sigmoid(rounding.to(logits - SIGMOID_SHIFT, dtype)), dtype)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from mvjax import config as config_lib
 from mvjax import tree, types
-from mvjax.nn import gates
+from mvjax.nn import gates, rounding
 
 
 class Einsum(nn.Module):
@@ -74,17 +74,19 @@ def embed_with_zero(
 
 
 class RMSNorm(nn.Module):
-    """x * (scale * rsqrt(s + eps)) in float32.
+    """x * (scale * rsqrt(s + eps)).
 
     Attributes:
       width: of the last axis.
       kind: what s is: mean(x^2), or the unbiased variance of x (x itself is not centred).
       eps: added to s.
+      precision: "activations" rounds to the dtype of x after each operation.
     """
 
     width: int
     kind: config_lib.NormKind = "mean_square"
     eps: float = 1e-8
+    precision: config_lib.Precision = "float32"
 
     def setup(self) -> None:
         """Creates the scale, ones."""
@@ -92,7 +94,7 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Returns the normed x in the dtype of x."""
-        return rms_norm(x, self.scale, kind=self.kind, eps=self.eps)
+        return rms_norm(x, self.scale, kind=self.kind, eps=self.eps, precision=self.precision)
 
 
 def rms_norm(
@@ -101,15 +103,19 @@ def rms_norm(
     *,
     kind: config_lib.NormKind,
     eps: float,
+    precision: config_lib.Precision = "float32",
 ) -> Float[Array, "*batch D"]:
-    """Returns x * (scale * rsqrt(s + eps)), computed in float32; reference section 2.2."""
+    """Returns x * (scale * rsqrt(s + eps)) in the dtype of x; reference section 2.2."""
+    dtype = x.dtype if precision == "activations" else jnp.float32
     y = x.astype(jnp.float32)
     if kind == "variance":
         s = jnp.var(y, axis=-1, keepdims=True, ddof=1)
     else:
-        s = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
-    alpha = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-    return (y * (alpha * jax.lax.rsqrt(s + eps))).astype(x.dtype)
+        s = jnp.mean(rounding.to(jnp.square(y), dtype), axis=-1, keepdims=True)
+    s = rounding.to(rounding.to(s, dtype) + eps, dtype)
+    alpha = rounding.to(scale.astype(jnp.float32), dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    factor = rounding.to(alpha * rounding.to(jax.lax.rsqrt(s), dtype), dtype)
+    return (y * factor).astype(x.dtype)
 
 
 def gated_silu(halves: Float[Array, "*batch 2 F"]) -> Float[Array, "*batch F"]:

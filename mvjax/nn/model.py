@@ -118,7 +118,7 @@ class VisionSpeech(nn.Module):
         has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
         """Returns (z, gate means) for delayed codes, as they enter the backbone."""
-        seen = None if kv is None else _per_frame(has_image, codes)
+        seen = None if kv is None else self._seen(has_image, codes, jnp.int32(0))
         z, gate_means, _ = self.backbone(codes, kv, self._shared(kv), has_image=seen)
         return z, gate_means
 
@@ -143,9 +143,9 @@ class VisionSpeech(nn.Module):
     def init_cache(
         self, batch: int, dtype: config_lib.Dtype | None = None, *, max_frames: int | None = None
     ) -> attention.Cache:
-        """Returns an empty cache; `max_frames` makes it shorter than the context."""
+        """Returns an empty cache; `max_frames` makes it shorter than the window."""
         c = self.config.backbone
-        slots = c.context if max_frames is None else max_frames
+        slots = c.window if max_frames is None else max_frames
         return attention.init_cache(c, batch=batch, dtype=dtype or self.config.dtype, slots=slots)
 
     def step(
@@ -160,7 +160,7 @@ class VisionSpeech(nn.Module):
         The gate mean is over channels and the last ten layers.
         """
         column = codes[:, :, None]
-        seen = None if kv is None else _per_frame(has_image, column)
+        seen = None if kv is None else self._seen(has_image, column, cache.position)
         z, gate_means, further = self.backbone(
             column, kv, self._shared(kv), has_image=seen, cache=cache
         )
@@ -182,6 +182,20 @@ class VisionSpeech(nn.Module):
             shape = (z.shape[0], self.config.codebooks_out)
             wanted = jnp.full(shape, types.UNGENERATED, jnp.int32)
         return self.depformer.generate(z, text_ids, sample, key, wanted=wanted)
+
+    def _seen(
+        self,
+        has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None,
+        codes: Int[Array, "B rows T"],
+        start: Int[Array, ""],
+    ) -> Bool[Array, "B T"]:
+        """Returns which frames see the image; the codes are those of frames `start` and on."""
+        B, _, T = codes.shape
+        scope = self.config.cross_attention.scope
+        seen = jnp.tile(scope(start + jnp.arange(T, dtype=jnp.int32))[None], (B, 1))
+        if has_image is None:
+            return seen
+        return seen & (has_image if has_image.ndim == 2 else has_image[:, None])
 
     def _shared(self, kv: xattn.KeysValues | None) -> xattn.Shared | None:
         if kv is None:
@@ -226,14 +240,3 @@ def undelay(
         for k, delay in enumerate(delays)
     ]
     return jnp.stack(moved, axis=2)
-
-
-def _per_frame(
-    has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None, codes: Int[Array, "B rows T"]
-) -> Bool[Array, "B T"]:
-    B, _, T = codes.shape
-    if has_image is None:
-        return jnp.ones((B, T), bool)
-    if has_image.ndim == 1:
-        has_image = has_image[:, None]
-    return jnp.broadcast_to(has_image, (B, T))

@@ -38,7 +38,12 @@ class ImageTower(nn.Module):
         self.encoder = siglip.Siglip(c.siglip, c.dtype)
         self.proj = nn.Dense(c.backbone.width, dtype=c.dtype)
         xa = c.cross_attention
-        self.norm = layers.RMSNorm(c.backbone.width, kind=xa.image_norm, eps=xa.image_norm_eps)
+        self.norm = layers.RMSNorm(
+            c.backbone.width,
+            kind=xa.image_norm,
+            eps=xa.image_norm_eps,
+            precision=xa.image_norm_dtype,
+        )
 
     def encode(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B S E"]:
         """Returns the features of images with values in [-1, 1]."""
@@ -101,7 +106,7 @@ def gated_cross_attention(
     """Returns (u * g with u = out(attention(q(y), image)), mean of g over channels).
 
     Args:
-      config: which gate.
+      config: which gate, and its precision.
       y: normed residual stream.
       kv: this layer's keys and values.
       kernels: "q" and "out".
@@ -112,5 +117,6 @@ def gated_cross_attention(
     if config.gate is None:
         return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)
     assert gate is not None
-    g = config.gate(gate, u)
+    dtype = u.dtype if config.gate_dtype == "activations" else jnp.float32
+    g = config.gate(gate, u, dtype=dtype)
     return u.astype(jnp.float32) * g, jnp.mean(g, axis=-1)

@@ -10,6 +10,10 @@ start; this is the training alignment, and the Rust/MLX column of reference sect
 
 So a call fills the column that enters at the next call. Where that column is known beforehand (the
 user's codes, the start, teacher forcing) it is `wanted`; elsewhere (UNGENERATED) the model chooses.
+
+`config.stream` has the PyTorch column too. `user_early` shows the user's streams one call earlier, which
+costs their frame 0; without `first_step_forcing` the acoustic levels of call 0 are told what was chosen.
+Those codes are dropped either way (the column holds C), so only their logits tell the difference.
 """
 
 from __future__ import annotations
@@ -195,7 +199,11 @@ def advance(
     samplers: tuple[sampling.Sampler, sampling.Sampler],
 ) -> Advanced:
     """Runs one frame; `wanted` is the next column, with UNGENERATED where the model chooses."""
-    Q = model.config.codebooks_out
+    m = model.config
+    own = slice(1, 1 + m.codebooks_out)
+    told = wanted[:, own]
+    if not m.stream.first_step_forcing:
+        told = jnp.where(told == m.audio_vocab, types.UNGENERATED, told)
     text_sampler, audio_sampler = samplers
     key_text, key_audio = jax.random.split(key)
     variables = {"params": params}
@@ -209,11 +217,12 @@ def advance(
         text,
         lambda logits, level, level_key: audio_sampler(logits, level_key),
         key_audio,
-        wanted=wanted[:, 1 : 1 + Q],
+        wanted=told,
         method="depth_generate",
     )
     codes, audio_logits = spoken
-    column = jnp.concatenate([text[:, None], codes, wanted[:, 1 + Q :]], axis=1)
+    codes = jnp.where(wanted[:, own] == types.UNGENERATED, codes, wanted[:, own])
+    column = jnp.concatenate([text[:, None], codes, wanted[:, own.stop :]], axis=1)
     return Advanced(cache, column, text_logits, audio_logits, gate)
 
 
@@ -240,7 +249,20 @@ def _wanted_columns(
     user_end = jnp.full((*user_codes.shape[:2], lag), types.ZERO_TOKEN, jnp.int32)
     own = jnp.concatenate([own, own_end], axis=2)
     user = jnp.concatenate([user_codes, user_end], axis=2)
-    return model_lib.delay_codes(jnp.concatenate([own, user], axis=1), config)
+    columns = model_lib.delay_codes(jnp.concatenate([own, user], axis=1), config)
+    return _hear_early(columns, config) if config.stream.user_early else columns
+
+
+def _hear_early(
+    columns: Int[Array, "B K columns"], config: config_lib.ModelConfig
+) -> Int[Array, "B K columns"]:
+    """Moves the user's streams one call forward, over the first code but not over the start."""
+    users = slice(1 + config.codebooks_out, None)
+    rows = columns[:, users]
+    moved = jnp.pad(rows[:, :, 1:], ((0, 0), (0, 0), (0, 1)), constant_values=types.ZERO_TOKEN)
+    delays = jnp.array(config.delays[users], jnp.int32)
+    starting = jnp.arange(rows.shape[2], dtype=jnp.int32)[None] <= delays[:, None]
+    return columns.at[:, users].set(jnp.where(starting[None], rows[:, :, :1], moved))
 
 
 def _aligned(x: Array, delays: tuple[int, ...], frames: int) -> Array:

@@ -10,9 +10,19 @@ from typing import Any, Literal
 import yaml
 
 NormKind = Literal["mean_square", "variance"]
+GateKind = Literal["none", "constant", "conditional"]
+Activation = Literal["sigmoid", "tanh"]
 
 _TORCH_CONFIG = "moshika-vis.yaml"
 _MLX_CONFIG = "config.json"
+_CANDLE_CONFIGS = ("config-moshika-vis.json", "config-moshika-vis-q8.json")
+_CANDLE_GATES: dict[str, tuple[GateKind, Activation]] = {
+    "Normal": ("none", "sigmoid"),
+    "ConstantGatedTanh": ("constant", "tanh"),
+    "ConstantGatedSigmoid": ("constant", "sigmoid"),
+    "ConditionalGatedTanh": ("conditional", "tanh"),
+    "ConditionalGatedSigmoid": ("conditional", "sigmoid"),
+}
 _ENCODER_CONFIG = "siglip448.config"
 _TORCH_NORMS: dict[str, tuple[NormKind, float]] = {
     "rms_norm": ("variance", 1e-5),
@@ -34,6 +44,26 @@ class Encoder:
 
 
 @dataclasses.dataclass(frozen=True)
+class Quantised:
+    """How the codes of a quantised MLX file were made."""
+
+    bits: int
+    group_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """Frames that see the image."""
+
+    start: int
+    frames: int | None  # None: to the end
+
+    def __contains__(self, frame: int) -> bool:
+        """Whether a frame does."""
+        return self.start <= frame and (self.frames is None or frame < self.start + self.frames)
+
+
+@dataclasses.dataclass(frozen=True)
 class Model:
     """What the tensors alone do not say."""
 
@@ -46,13 +76,15 @@ class Model:
     depth_heads: int
     depth_norm: tuple[NormKind, float]
     image_norm: tuple[NormKind, float]
-    gate: Literal["none", "constant", "conditional"]
-    activation: Literal["sigmoid", "tanh"]
+    gate: GateKind
+    activation: Activation
+    scope: Scope
     delays: tuple[int, ...]
     codebooks_out: int
     text_vocab: int
     audio_vocab: int
     encoder: Encoder
+    quantised: Quantised | None = None
 
 
 def read_torch(folder: Path) -> Model:
@@ -77,6 +109,7 @@ def read_torch(folder: Path) -> Model:
         image_norm=_TORCH_NORMS[c["norm_xa"]],
         gate="none" if gating == "none" else conditional,
         activation="sigmoid" if gating == "none" else gating,
+        scope=Scope(c["xa_start"], None if c["xa_end"] == "end" else c["xa_end"]),
         delays=tuple(c["delays"]),
         codebooks_out=c["dep_q"],
         text_vocab=c["text_card"],
@@ -91,11 +124,12 @@ def read_mlx(folder: Path) -> Model:
     c = _Keys(path, _json(path))
     backbone, depformer = _Keys(path, c["transformer"]), _Keys(path, c["depformer"])
     depth, norm = _Keys(path, depformer["transformer"]), _Keys(path, c["image_norm"])
+    quantised = c["quantization"]
     return Model(
-        weights=folder / "model.safetensors",
+        weights=folder / c["moshi_name"],
         layers=backbone["num_layers"],
         heads=backbone["num_heads"],
-        context=backbone["context"],
+        context=backbone["context"] + 1,  # upstream adds the frame itself
         rope_base=backbone["max_period"],
         depth_layers=depth["num_layers"],
         depth_heads=depth["num_heads"],
@@ -103,10 +137,51 @@ def read_mlx(folder: Path) -> Model:
         image_norm=(norm["kind"], norm["eps"]),
         gate="none" if backbone["xa_gating"] == "none" else "conditional",
         activation="sigmoid",
+        scope=Scope(max(backbone["xa_start"] - 1, 0), None),  # upstream counts before it compares
         delays=(0, *c["audio_delays"]),
         codebooks_out=depformer["num_slices"],
         text_vocab=c["text_out_vocab_size"],
         audio_vocab=c["audio_vocab_size"] - 1,
+        encoder=_read_encoder(folder),
+        quantised=None if quantised is None else Quantised(**quantised),
+    )
+
+
+def is_candle(folder: Path) -> bool:
+    """Whether a folder is in the layout of kyuteye_rs."""
+    return any((folder / name).is_file() for name in _CANDLE_CONFIGS)
+
+
+def read_candle(folder: Path) -> Model:
+    """Reads a folder in the layout of kyuteye_rs, with mvjax's own key; errors as `read_torch`."""
+    there = [name for name in _CANDLE_CONFIGS if (folder / name).is_file()]
+    path = folder / (there or _CANDLE_CONFIGS)[0]
+    c = _Keys(path, _json(path))
+    told, own = _Keys(path, c["lm_config"]), _Keys(path, c["mvjax"])
+    norm = _Keys(path, own["image_norm"])
+    if c["cross_attention_gating"] not in _CANDLE_GATES:
+        raise ValueError(
+            f"{path}: cross_attention_gating: expected one of {list(_CANDLE_GATES)}, got"
+            f" {c['cross_attention_gating']!r}; export again"
+        )
+    gate, activation = _CANDLE_GATES[c["cross_attention_gating"]]
+    return Model(
+        weights=folder / c["lm_model_file"],
+        layers=own["num_layers"],
+        heads=own["num_heads"],
+        context=own["context"] + 1,  # upstream adds the frame itself
+        rope_base=own["max_period"],
+        depth_layers=own["depformer_num_layers"],
+        depth_heads=own["depformer_num_heads"],
+        depth_norm=("mean_square", 1e-8),
+        image_norm=(norm["kind"], norm["eps"]),
+        gate=gate,
+        activation=activation,
+        scope=Scope(own["xa_start"], None),
+        delays=tuple(own["delays"]),
+        codebooks_out=told["generated_audio_codebooks"],
+        text_vocab=told["text_start_token"],
+        audio_vocab=told["audio_vocab_size"] - 1,
         encoder=_read_encoder(folder),
     )
 

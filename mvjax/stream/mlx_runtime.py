@@ -1,7 +1,8 @@
 """Runs an exported MLX folder one frame at a time in MLX, in float32.
 
 Independent of the JAX model, so that agreement with it means something. Source of the equations:
-reference sections 2 and 3. Layout: reference section 4.5.
+reference sections 2 and 3. Layout: reference section 4.5. Quantised weights stay quantised on a GPU;
+on the CPU, where MLX is for correctness, they are dequantised once, exactly.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ import numpy as np
 
 from mvjax import types
 from mvjax.stream import folder as folder_lib
-from mvjax.stream import timeline
+from mvjax.stream import mlx_tensors, timeline
 
 REPORTED_LAYERS = 10  # of the gate mean; reference section 2.8
 GATE_SHIFT = 4.0  # of sigmoid gates; reference section 2.6
 
-Weights = dict[str, mx.array]
 Past = list[tuple[mx.array, mx.array]]
 
 
@@ -38,9 +38,7 @@ class Runtime:
         self, folder: Path, *, temperature: float = 0.0, top_k: int = 0, seed: int = 0
     ) -> None:
         self.model = folder_lib.read_mlx(Path(folder))
-        loaded = mx.load(str(self.model.weights))
-        assert isinstance(loaded, dict)
-        self.weights = {name: tensor.astype(mx.float32) for name, tensor in loaded.items()}
+        self.weights = mlx_tensors.load(self.model, dequantised=_on_cpu())
         self.sample = timeline.Sampler(temperature=temperature, top_k=top_k, seed=seed)
         m = self.model
         self.timeline = timeline.Timeline(
@@ -116,7 +114,7 @@ class Runtime:
         x = mx.zeros_like(self.weights["out_norm.weight"])
         for name, i in zip(names, column.tolist()):
             if i >= 0:
-                x = x + self.weights[f"{name}.weight"][i]
+                x = x + _row(self.weights, name, i)
         return x
 
     def _layer(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array]:
@@ -131,7 +129,7 @@ class Runtime:
         seen = min(s + 1, context)
         x = x + _linear(w, f"{p}self_attn.out_proj", _attend(q, keys[:, :seen], values[:, :seen]))
         gate = mx.array(0.0)
-        if self._image is not None:
+        if self._image is not None and s in self.model.scope:
             y, gate = self._look(p, _norm(x, w[f"{p}norm_cross.weight"], "mean_square", 1e-8))
             x = x + y
         return x + _mlp(
@@ -159,7 +157,7 @@ class Runtime:
         said, codes, logits = text, [], []
         for step in range(self.model.codebooks_out):
             p = f"depformer.slices.{step}."
-            x = _linear(self.weights, f"{p}linear_in", z) + self.weights[f"{p}emb.weight"][said]
+            x = _linear(self.weights, f"{p}linear_in", z) + _row(self.weights, f"{p}emb", said)
             for layer in range(self.model.depth_layers):
                 x = self._depth_layer(f"{p}transformer.layers.{layer}.", layer, x, past)
             logits.append(np.array(_linear(self.weights, f"{p}linear_out", x)))
@@ -182,7 +180,9 @@ class Runtime:
         return x + _mlp(w, f"{p}gating.", _norm(x, w[f"{p}norm2.weight"], *self.model.depth_norm))
 
 
-def _encode_image(w: Weights, encoder: folder_lib.Encoder, pixels: mx.array) -> mx.array:
+def _encode_image(
+    w: mlx_tensors.Weights, encoder: folder_lib.Encoder, pixels: mx.array
+) -> mx.array:
     """Returns SigLIP features [S, E] of one image [1, height, width, 3]; reference section 3.2."""
     size = encoder.image_size
     if pixels.shape != (1, size, size, 3):
@@ -213,8 +213,31 @@ def _encode_image(w: Weights, encoder: folder_lib.Encoder, pixels: mx.array) -> 
     return norm("post_layernorm", x)
 
 
-def _linear(w: Weights, name: str, x: mx.array) -> mx.array:
-    y = _product(x, w[f"{name}.weight"])
+def _on_cpu() -> bool:
+    return mx.default_device() == mx.Device(mx.cpu)
+
+
+def _row(w: mlx_tensors.Weights, name: str, i: int) -> mx.array:
+    """Returns row i of an embedding."""
+    weight, scales = w[f"{name}.weight"][i], w.get(f"{name}.scales")
+    if scales is None:
+        return weight
+    biases = w[f"{name}.biases"]
+    row = mx.dequantize(
+        weight[None], scales[i][None], biases[i][None], group_size=w.group_size, bits=w.bits
+    )
+    return row[0]
+
+
+def _linear(w: mlx_tensors.Weights, name: str, x: mx.array) -> mx.array:
+    weight, scales = w[f"{name}.weight"], w.get(f"{name}.scales")
+    if scales is None:
+        y = _product(x, weight)
+    else:
+        biases, rows = w[f"{name}.biases"], x.reshape(-1, x.shape[-1])
+        y = mx.quantized_matmul(
+            rows, weight, scales, biases, transpose=True, group_size=w.group_size, bits=w.bits
+        ).reshape(*x.shape[:-1], -1)
     bias = w.get(f"{name}.bias")
     return y if bias is None else y + bias
 
@@ -225,7 +248,7 @@ def _product(x: mx.array, weight: mx.array) -> mx.array:
     MLX's CPU product adds the inputs up one after the other, so that its rounding error grows with
     their number (5 times numpy's at 528). In blocks of up to 32 it is as exact as elsewhere.
     """
-    if mx.default_device() != mx.Device(mx.cpu):
+    if not _on_cpu():
         return x @ weight.T
     out, width = weight.shape
     block = math.gcd(width, 32)
@@ -263,6 +286,6 @@ def _attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     return u.reshape(-1)
 
 
-def _mlp(w: Weights, name: str, x: mx.array) -> mx.array:
+def _mlp(w: mlx_tensors.Weights, name: str, x: mx.array) -> mx.array:
     a, b = _linear(w, f"{name}linear_in", x).reshape(2, -1)
     return _linear(w, f"{name}linear_out", nn.silu(a) * b)

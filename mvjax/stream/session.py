@@ -119,13 +119,17 @@ def _frame(
     starting = s < jnp.array(m.delays, jnp.int32)
     wanted = jnp.where(starting, model_lib.initial_ids(m), types.UNGENERATED)
     wanted = jnp.tile(wanted[None], (user_codes.shape[0], 1))
+    column = state.column
     for u, delay in enumerate(m.delays[1 + Q :]):
-        wanted = wanted.at[:, 1 + Q + u].set(heard[:, u, lag - delay])
+        now = heard[:, u, lag - delay]
+        wanted = wanted.at[:, 1 + Q + u].set(now)
+        if m.stream.user_early:
+            column = column.at[:, 1 + Q + u].set(jnp.where(s > delay, now, column[:, 1 + Q + u]))
     out = engine.advance(
         session.model,
         params,
         cache,
-        state.column,
+        column,
         wanted,
         kv=state.kv,
         seen=state.has_image,

@@ -1,7 +1,7 @@
-"""Runs an exported torch folder one frame at a time in PyTorch, on the CPU in float32.
+"""Runs an exported torch or candle folder one frame at a time in PyTorch, on the CPU in float32.
 
 Independent of the JAX model, so that agreement with it means something. Source of the equations:
-reference sections 2 and 3. Layout: reference section 4.3.
+reference sections 2 and 3. Layout: reference section 4.3; candle's is translated to it first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from safetensors import torch as safetensors_torch
 
 from mvjax import types
+from mvjax.stream import candle_tensors, timeline
 from mvjax.stream import folder as folder_lib
-from mvjax.stream import timeline
 
 REPORTED_LAYERS = 10  # of the gate mean; reference section 2.8
 GATE_SHIFT = 4.0  # of sigmoid gates; reference section 2.6
@@ -28,7 +28,7 @@ class Runtime:
     """A conversation with an exported model.
 
     Args:
-      folder: written by `mvjax.weights.export`, target "torch".
+      folder: written by `mvjax.weights.export`, target "torch" or "candle".
       temperature: of text and audio; 0 is greedy.
       top_k: ids to draw from; 0: all.
       seed: of the draws.
@@ -37,8 +37,11 @@ class Runtime:
     def __init__(
         self, folder: Path, *, temperature: float = 0.0, top_k: int = 0, seed: int = 0
     ) -> None:
-        self.model = folder_lib.read_torch(Path(folder))
-        tensors = safetensors_torch.load_file(self.model.weights)
+        candle = folder_lib.is_candle(Path(folder))
+        read = folder_lib.read_candle if candle else folder_lib.read_torch
+        load = candle_tensors.load if candle else safetensors_torch.load_file
+        self.model = read(Path(folder))
+        tensors = load(self.model.weights)
         self.weights = {name: tensor.float() for name, tensor in tensors.items()}
         self.sample = timeline.Sampler(temperature=temperature, top_k=top_k, seed=seed)
         m = self.model
@@ -130,7 +133,7 @@ class Runtime:
         u = _attend(q, self._keys[layer, :, :seen], self._values[layer, :, :seen])
         x = x + F.linear(u, w[f"{p}self_attn.out_proj.weight"])
         gate = 0.0
-        if self._image is not None:
+        if self._image is not None and s in self.model.scope:
             y, gate = self._look(p, _norm(x, w[f"{p}norm_cross.alpha"], "mean_square", 1e-8))
             x = x + y
         y = _norm(x, w[f"{p}norm2.alpha"], "mean_square", 1e-8)

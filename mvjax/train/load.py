@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mvjax import config, config_text, tree
 from mvjax.nn import model as model_lib
 from mvjax.train import checkpoint, sharding
-from mvjax.weights import big_vision, kyutai, locate
+from mvjax.weights import frozen as frozen_lib
+from mvjax.weights import stored as stored_lib
+from mvjax.weights import stream
 
+V = TypeVar("V")
 Identity = dict[str, dict[str, str]]  # {"moshi": {"path": ..., "sha256": ...}, ...}
 
 CONFIG_JSON = "config.json"
@@ -45,22 +50,39 @@ def shapes(run: config.Config) -> Params:
     return Params(*tree.partition(whole, run.train.trained))
 
 
+def counts(run: config.Config) -> dict[str, int]:
+    """Returns how many parameters each part of the model has, by name, and the total."""
+    adapters, frozen_shapes = (tree.flatten(part) for part in shapes(run))
+    parts = {"backbone": "backbone/", "depth transformer": "depformer/", "SigLIP": "image/encoder/"}
+    found = {
+        name: sum(leaf.size for path, leaf in frozen_shapes.items() if path.startswith(prefix))
+        for name, prefix in parts.items()
+    }
+    found["adapters"] = sum(leaf.size for leaf in adapters.values())
+    found["total"] = sum(leaf.size for leaf in (adapters | frozen_shapes).values())
+    return found
+
+
 def weights(run: config.Config, mesh: Mesh) -> Params:
     """Returns both trees for a new run: from the files what they hold, and the rest initialised.
 
     A trained parameter that a file holds starts from the file, in float32.
+
+    Raises:
+      ValueError: naming a file, and every tensor in it that is damaged or does not fit the config.
     """
-    stored = tree.flatten(from_files(run))
+    stored = _open_verified(run)
     wanted = tree.flatten(shapes(run).adapters)
-    known = {path: stored[path].astype(np.float32) for path in wanted if path in stored}
+    known = {path: stored[path] for path in wanted if path in stored}
     fresh = _fresh(run, mesh, [path for path in wanted if path not in stored])
-    adapters = tree.merge(sharded(tree.unflatten(known), mesh), tree.unflatten(fresh))
-    return Params(adapters, sharded(_frozen(run, stored), mesh))
+    started = stream.place(known, _shardings(known, mesh), dtype=np.float32)
+    adapters = tree.unflatten({path: (started | fresh)[path] for path in wanted})
+    return Params(adapters, _placed(_frozen(run, stored), mesh))
 
 
 def frozen(run: config.Config, mesh: Mesh) -> dict[str, Any]:
-    """Returns the frozen tree, from the files."""
-    return sharded(_frozen(run, tree.flatten(from_files(run))), mesh)
+    """Returns the frozen tree, from the files; raises as `weights`."""
+    return _placed(_frozen(run, _open_verified(run)), mesh)
 
 
 def from_files(run: config.Config) -> dict[str, Any]:
@@ -68,25 +90,32 @@ def from_files(run: config.Config) -> dict[str, Any]:
 
     Moshi keeps its stored dtype for a bfloat16 model, else float32.
     """
-    dtype = None if run.model.dtype == "bfloat16" else np.float32
-    moshi = kyutai.load_moshi(locate.resolve(run.frozen.moshi), run.model, dtype=dtype)
-    encoder = big_vision.load_siglip(run.frozen.siglip, run.model.siglip)
-    return tree.merge(moshi, {"image": {"encoder": encoder}})
-
-
-def sharded(params: tree.Tree, mesh: Mesh) -> dict[str, Any]:
-    """Puts numpy parameters where the sharding rules say."""
-    placed = tree.flatten(sharding.shardings(params, mesh))
-    flat = tree.flatten(params)
-    return tree.unflatten({path: jax.device_put(flat[path], placed[path]) for path in flat})
+    stored = _open_verified(run)
+    return tree.unflatten({p: np.ascontiguousarray(leaf[()]) for p, leaf in stored.items()})
 
 
 def identity(run: config.Config) -> Identity:
-    """Returns path and SHA-256 of each file that frozen parameters come from."""
-    return {
-        name: {"path": location, "sha256": file_hash(locate.resolve(location))}
-        for name, location in (("moshi", run.frozen.moshi), ("siglip", run.frozen.siglip))
+    """Returns location and SHA-256 of the weights that frozen parameters come from.
+
+    Of several processes the first reads the files and tells the others.
+
+    Raises:
+      ValueError: if a file in the hub's cache is not the one that the hub listed.
+    """
+    locations = {
+        "moshi": run.frozen.moshi,
+        "siglip": run.frozen.siglip,
+        "moshi_lora": run.frozen.moshi_lora,
     }
+    found = {}
+    for name, files in frozen_lib.paths(run.frozen).items():
+        digest = np.zeros(32, np.uint8)
+        if jax.process_index() == 0:
+            digest = np.frombuffer(bytes.fromhex(_joint_hash(files)), np.uint8)
+        if jax.process_count() > 1:
+            digest = multihost_utils.broadcast_one_to_all(digest)
+        found[name] = {"path": locations[name], "sha256": bytes(np.asarray(digest)).hex()}
+    return found
 
 
 def file_hash(path: Path) -> str:
@@ -96,12 +125,15 @@ def file_hash(path: Path) -> str:
 
 
 def tree_hash(params: tree.Tree) -> str:
-    """Returns the SHA-256 over paths, dtypes, shapes and bytes: equal exactly if no bit differs."""
+    """Returns the SHA-256 over paths, dtypes, shapes and bytes: equal exactly if no bit differs.
+
+    Of several processes, each hashes what its own devices hold.
+    """
     digest = hashlib.sha256()
     for path, leaf in tree.flatten(params).items():
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
+        digest.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
+        for part in stream.host_parts(leaf):
+            digest.update(part.tobytes())
     return digest.hexdigest()
 
 
@@ -133,7 +165,8 @@ def trained(folder: Path) -> Run:
     check_identity(found.meta["frozen"], identity(run), place=str(found.folder))
     adapters = checkpoint.read_adapters(found, shapes(run).adapters)
     stored = tree.flatten(from_files(run))
-    params = tree.merge(jax.tree.map(np.asarray, adapters), _frozen(run, stored))
+    frozen = tree.unflatten(_frozen(run, stored))
+    params = tree.merge(jax.tree.map(np.asarray, adapters), frozen)
     return Run(run, params, found.meta["step"])
 
 
@@ -143,12 +176,15 @@ def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) ->
     Raises:
       ValueError: naming each file that differs.
     """
-    bad = [
-        f"frozen.{name}: expected SHA-256 {expected[name]['sha256']} ({expected[name]['path']}), "
-        f"got {got[name]['sha256']} ({got[name]['path']})"
-        for name in got
-        if got[name]["sha256"] != expected[name]["sha256"]
-    ]
+    none = {"path": None, "sha256": None}
+    bad = []
+    for name in sorted(expected.keys() | got.keys()):
+        a, b = expected.get(name, none), got.get(name, none)
+        if a["sha256"] != b["sha256"]:
+            bad.append(
+                f"frozen.{name}: expected SHA-256 {a['sha256']} ({a['path']}),"
+                f" got {b['sha256']} ({b['path']})"
+            )
     if bad:
         raise ValueError(
             f"{place} was trained on other frozen weights:\n  "
@@ -157,7 +193,14 @@ def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) ->
         )
 
 
-def _frozen(run: config.Config, stored: Mapping[str, Any]) -> dict[str, Any]:
+def _open_verified(run: config.Config) -> dict[str, stored_lib.Stored]:
+    """Opens the files; the first process also compares them with the checksums that they carry."""
+    if jax.process_index() == 0:
+        frozen_lib.verify(run.frozen)
+    return frozen_lib.open_weights(run.frozen, run.model)
+
+
+def _frozen(run: config.Config, stored: Mapping[str, V]) -> dict[str, V]:
     """Picks the frozen parameters out of what the files hold."""
     wanted = tree.flatten(shapes(run).frozen)
     missing = [path for path in wanted if path not in stored]
@@ -165,7 +208,31 @@ def _frozen(run: config.Config, stored: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"train.trained: no weight file holds these, so they cannot be frozen: {missing}"
         )
-    return tree.unflatten({path: stored[path] for path in wanted})
+    return {path: stored[path] for path in wanted}
+
+
+def _placed(leaves: Mapping[str, stored_lib.Stored], mesh: Mesh) -> dict[str, Any]:
+    return tree.unflatten(stream.place(leaves, _shardings(leaves, mesh)))
+
+
+def _shardings(leaves: Mapping[str, stored_lib.Stored], mesh: Mesh) -> dict[str, Any]:
+    return tree.flatten(sharding.shardings(tree.unflatten(leaves), mesh))
+
+
+def _joint_hash(files: Sequence[Path]) -> str:
+    """Returns the SHA-256 of a file, or of the digests of several."""
+    digests = [file_hash(file) for file in files]
+    for file, digest in zip(files, digests):
+        blob = file.resolve()  # the hub's cache names large files by their SHA-256
+        listed = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
+        if listed and blob.name != digest:
+            raise ValueError(
+                f"{file}: expected SHA-256 {blob.name}, as the hub listed it, got {digest};"
+                " the file is damaged: delete it and fetch it again"
+            )
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _fresh(run: config.Config, mesh: Mesh, paths: list[str]) -> dict[str, Any]:

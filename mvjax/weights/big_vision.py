@@ -8,10 +8,11 @@ one by one; bfloat16 comes back from numpy as 2-byte void. Nothing is ever unpic
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -22,11 +23,12 @@ import numpy as np
 from mvjax import config as config_lib
 from mvjax import tree as tree_lib
 from mvjax.nn import siglip
-from mvjax.weights import locate
+from mvjax.weights import locate, positions, stored
 
 ROOTS = ("params/", "opt/target/")  # what lies beside such a root is optimiser state
 TOWER = "img/"
 BLOCKS = "Transformer/encoderblock"
+POSITIONS = "pos_embedding"
 NOT_USED = (  # named parts of a file that the encoder has no use for
     r"(img/)?head/.*",  # PaliGemma's projection to the language model, or a classifier
     r"(img/)?MAPHead_0/.*",  # SigLIP's pooling head
@@ -37,37 +39,56 @@ NOT_USED = (  # named parts of a file that the encoder has no use for
 
 Shapes = dict[str, tuple[int, ...]]
 
+_VOID = np.dtype("V2")  # numpy forgets the name of bfloat16 in files
+
 
 def load_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict:
     """Reads the image tower as the parameter tree of `nn.siglip.Siglip`, in numpy float32.
 
+    Raises:
+      ValueError: as `open_siglip`.
+    """
+    return tree_lib.unflatten({p: leaf[()] for p, leaf in open_siglip(path, config).items()})
+
+
+def open_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, stored.Stored]:
+    """Returns {path: leaf} of the image tower, float32; one leaf at a time is in memory.
+
     Args:
-      path: npz file or `package:NAME/FILE`; `FILE.npz:img` names the sub-tree that is the tower.
-      config: the sizes that the file must have.
+      path: npz file, at a location of `locate`; `FILE.npz:img` names the sub-tree that is the tower.
+      config: the sizes that the file must have; positions of another image size are resampled.
 
     Raises:
       ValueError: naming the file, and every missing, unexpected or misshapen parameter.
     """
-    file, subtree = _split(str(path))
+    file, subtree = split_location(str(path))
+    file = locate.resolve(file)
     expected = _shapes(config)
     with _open(file) as archive:
-        names = _tower_names(archive.files, subtree, file)
-        one_by_one = any(name.startswith(f"{BLOCKS}_") for name in names)
-        stored = _unstacked(expected) if one_by_one else expected
-        arrays = {n: _read(archive, key, file) for n, key in names.items() if n in stored}
-    problems = [f"{name}: missing" for name in stored if name not in names]
-    problems += [f"{name}: unexpected" for name in names if name not in stored]
-    problems += [
-        _misfit(name, stored[name], array, config)
-        for name, array in arrays.items()
-        if array.dtype != np.float32 or array.shape != stored[name]
-    ]
+        keys = _tower_names(archive.files, subtree, file)
+        one_by_one = any(name.startswith(f"{BLOCKS}_") for name in keys)
+        headers = {name: _header(archive, key, file) for name, key in keys.items()}
+    arrays = _Arrays(file)
+    members: dict[str, stored.Stored] = {
+        name: _Member(arrays, (key,), headers[name][0]) for name, key in keys.items()
+    }
+    if POSITIONS in members:
+        members[POSITIONS] = positions.fit(members[POSITIONS], config, place=str(file))
+    wanted = _unstacked(expected) if one_by_one else expected
+    problems = [f"{n}: missing, expected {list(s)}" for n, s in wanted.items() if n not in members]
+    problems += [f"{name}: unexpected" for name in members if name not in wanted]
+    for name in [name for name in wanted if name in members]:
+        shape, dtype = members[name].shape, headers[name][1]
+        if shape != wanted[name]:
+            problems.append(f"{name}: expected {list(wanted[name])}, got {list(shape)}")
+        if not stored.is_float(dtype):
+            problems.append(f"{name}: expected floating point numbers, got {dtype}")
     if problems:
         raise ValueError(
             f"{path}: must hold the SigLIP image tower that the config describes, but"
             f" {len(problems)} parameters differ:\n  " + "\n  ".join(problems)
         )
-    return tree_lib.unflatten(_stacked(arrays, config.layers) if one_by_one else arrays)
+    return _stacked(members, keys, arrays, config.layers) if one_by_one else members
 
 
 def save_siglip(path: str | Path, tree: tree_lib.Tree) -> None:
@@ -77,11 +98,10 @@ def save_siglip(path: str | Path, tree: tree_lib.Tree) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def _split(path: str) -> tuple[Path, str]:
-    """Splits FILE.npz:SUB/TREE; without a sub-tree it is empty."""
+def split_location(path: str) -> tuple[str, str]:
+    """Splits FILE.npz:SUB/TREE into the file's location and `SUB/TREE/`; without a sub-tree it is empty."""
     found = re.fullmatch(r"(.+\.npz):([\w/]*\w)", path)
-    location, subtree = (found[1], f"{found[2]}/") if found else (path, "")
-    return locate.resolve(location), subtree
+    return (found[1], f"{found[2]}/") if found else (path, "")
 
 
 @contextlib.contextmanager
@@ -138,44 +158,81 @@ def _unstacked(shapes: Shapes) -> Shapes:
     return each
 
 
-def _stacked(arrays: dict[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
-    """Inverse of `_unstacked`, on arrays."""
+def _stacked(
+    members: Mapping[str, stored.Stored], keys: Mapping[str, str], arrays: _Arrays, layers: int
+) -> dict[str, stored.Stored]:
+    """Inverse of `_unstacked`, on members."""
     first = f"{BLOCKS}_0/"
-    stacked = {n: a for n, a in arrays.items() if not n.startswith(f"{BLOCKS}_")}
-    for rest in (n.removeprefix(first) for n in arrays if n.startswith(first)):
-        each = [arrays[f"{BLOCKS}_{i}/{rest}"] for i in range(layers)]
-        stacked[f"{BLOCKS}/{rest}"] = np.stack(each)
-    return stacked
+    found = {n: member for n, member in members.items() if not n.startswith(f"{BLOCKS}_")}
+    for rest in (n.removeprefix(first) for n in members if n.startswith(first)):
+        each = tuple(keys[f"{BLOCKS}_{i}/{rest}"] for i in range(layers))
+        found[f"{BLOCKS}/{rest}"] = _Member(arrays, each, (layers, *members[first + rest].shape))
+    return found
 
 
-def _read(archive: np.lib.npyio.NpzFile, key: str, file: Path) -> np.ndarray:
-    """Returns an array in float32, or as it is if it holds no floating point numbers."""
+class _Arrays:
+    """The arrays of a file, the last one read being kept for the other devices that need parts of it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._last: tuple[tuple[str, ...], np.ndarray] | None = None
+
+    def read(self, keys: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+        """Returns one array, or several as one of the given shape, in float32."""
+        if self._last is None or self._last[0] != keys:
+            self._last = None  # before the next one takes memory
+            whole = np.empty(shape, np.float32)
+            with _open(self._file) as archive:
+                for part, key in zip(whole.reshape(len(keys), -1), keys, strict=True):
+                    part[:] = _values(archive, key).reshape(-1)
+                    if not np.isfinite(part).all():
+                        raise ValueError(
+                            f"{self._file}: {key}: holds NaN or infinite values; fetch it again"
+                        )
+            self._last = (keys, whole)
+        return self._last[1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Member:
+    """One parameter: an array of the file, or several stacked."""
+
+    arrays: _Arrays
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Float32, whatever the file has."""
+        return np.dtype(np.float32)
+
+    def __getitem__(self, index: stored.Index) -> np.ndarray:
+        """Reads the arrays whole, so that zip's checksums are compared, and returns the part."""
+        return self.arrays.read(self.keys, self.shape)[(*index, ...)]
+
+
+def _header(
+    archive: np.lib.npyio.NpzFile, key: str, file: Path
+) -> tuple[tuple[int, ...], np.dtype]:
+    """Returns shape and dtype of an array without reading it."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     try:
-        array = archive[key]
-    except ValueError as error:  # a pickle, or a header that numpy cannot read
+        assert archive.zip is not None  # as long as it is open
+        member = archive.zip.open(key if key in archive.zip.namelist() else f"{key}.npy")
+        with member:
+            shape, _, dtype = readers[np.lib.format.read_magic(member)](member)
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{file}: {key}: must be a plain array ({error})") from error
-    if array.dtype == np.dtype("V2"):
-        array = array.view(ml_dtypes.bfloat16)  # numpy forgets the name of bfloat16 in files
-    elif array.dtype.kind != "f":
-        return array
-    return array.astype(np.float32)
-
-
-def _misfit(
-    name: str,
-    expected: tuple[int, ...],
-    found: np.ndarray,
-    config: config_lib.SiglipConfig,
-) -> str:
-    """Says how an array differs from what was expected."""
-    if found.dtype != np.float32:
-        return f"{name}: expected floating point numbers, got {found.dtype}"
-    text = f"{name}: expected {list(expected)}, got {list(found.shape)}"
-    if name == "pos_embedding" and found.ndim == 3:
-        side = round(found.shape[1] ** 0.5)
-        text += (
-            f" (the file is for images of {side * config.patch} pixels, the config asks for"
-            f" {config.image_size}; positions are not resampled: take the file of that size, or"
-            f" set model.siglip.image_size={side * config.patch})"
+    if dtype.hasobject:
+        raise ValueError(
+            f"{file}: {key}: must be a plain array, got a pickle, which is never opened"
         )
-    return text
+    return shape, np.dtype(ml_dtypes.bfloat16) if dtype == _VOID else dtype
+
+
+def _values(archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+    array = archive[key]
+    return array.view(ml_dtypes.bfloat16) if array.dtype == _VOID else array

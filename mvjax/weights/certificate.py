@@ -1,8 +1,10 @@
 """Compares an exported folder, reloaded by a real-time runtime, with the JAX model that wrote it.
 
-Two comparisons on the same image and user codes. *Greedy*: both sides talk on their own, and their
-tokens are compared. *Told*: JAX runs once over the whole sequence with the runtime's own tokens,
-and every text and audio logit, gate and layer of every frame is compared.
+Three questions. *Values*: does the reloaded file hold the model's weights, rounded as its format rounds?
+*Computation*: does the runtime compute what JAX computes with the reloaded weights? Both sides talk on
+their own, greedily, and their tokens are compared; then JAX is told the runtime's tokens and every text and
+audio logit, gate and layer of every frame is compared. *Loss*, if the format rounds: the same against the
+model as trained. The verdict is "pass", "lossy" (the file is right, and its loss is stated) or "fail".
 """
 
 from __future__ import annotations
@@ -13,33 +15,24 @@ import hashlib
 import importlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.nn import backbone, xattn
-from mvjax.nn import model as model_lib
-from mvjax.weights import big_vision, export, kyutai, targets
-
-CERTIFICATE_FILE = "certificate.json"
+from mvjax.weights import agreement, candle, deviations, export, targets
+from mvjax.weights import frozen as frozen_lib
 
 # By name, since `weights` comes before `stream`, and the runtimes need packages that may be absent.
-_ENGINE = "mvjax.stream.engine"
-_RUNTIMES = {"torch": "mvjax.stream.torch_runtime", "mlx": "mvjax.stream.mlx_runtime"}
-
-
-class Told(NamedTuple):
-    """One side of the second comparison, one entry a frame."""
-
-    text_logits: Float[np.ndarray, "T V"]
-    audio_logits: Float[np.ndarray, "T Q C"]
-    gates: Float[np.ndarray, "T L"]
-    hidden: Float[np.ndarray, "T L D"]
+_RUNTIMES = {
+    "torch": "mvjax.stream.torch_runtime",
+    "mlx": "mvjax.stream.mlx_runtime",
+    "candle": "mvjax.stream.torch_runtime",
+}
+_EXTRAS = {"torch": "torch", "mlx": "mlx", "candle": "torch,candle"}
+_ALSO = {"candle": ", on the reloaded files; kyuteye_rs itself was not run"}
 
 
 def certify(
@@ -50,6 +43,8 @@ def certify(
     *,
     pixels: Float[np.ndarray, "1 height width 3"],
     user_codes: Int[np.ndarray, "U T"],
+    dtype: config_lib.Dtype | None = None,
+    quantisation: targets.Quantisation | None = None,
     tolerance: float = 1e-4,
 ) -> dict[str, Any]:
     """Returns the certificate and writes it to `folder/certificate.json`.
@@ -61,6 +56,8 @@ def certify(
       target: as told to `export`.
       pixels: the image, in [-1, 1].
       user_codes: what the user says, undelayed; at least 100 frames.
+      dtype: as told to `export`.
+      quantisation: as told to `export`.
       tolerance: on absolute differences of logits and gate means, in float32.
 
     Raises:
@@ -70,33 +67,52 @@ def certify(
     T = user_codes.shape[1]
     if T < 100:
         raise ValueError(f"certify: expected at least 100 frames of user codes, got {T}")
-    model = dataclasses.replace(config.model, dtype="float32")
-    leaves = tree.flatten(params)
-    exact = tree.unflatten({p: jnp.asarray(x, jnp.float32) for p, x in leaves.items()})
+    model = dataclasses.replace(config.model, dtype="float32", stream=config_lib.StreamConfig())
     runtime = _runtime_module(target).Runtime(folder)
     runtime.image(np.asarray(pixels, np.float32))
     outs = [runtime.step(user_codes[:, t]) for t in range(T)]
-    codes = np.concatenate([_spoken(outs, model), user_codes])[None].astype(np.int32)
-    with jax.default_matmul_precision("highest"):
-        kv = _run(model_lib.VisionSpeech(model), exact, "look", jnp.asarray(pixels, jnp.float32))
-        greedy = _compare_greedy(exact, model, kv, user_codes, outs)
-        told = _told_by_jax(exact, model, kv, codes)
-    found = Told(*(np.stack([getattr(out, name) for out in outs]) for name in Told._fields))
+    weights = folder / targets.weight_file(target, quantisation)
+    reloaded = export.load_exported(weights, config.model, target, dtype=np.float32)
+    compare = functools.partial(
+        agreement.compare, model=model, pixels=pixels, user=user_codes, outs=outs
+    )
     certificate = {
         "target": target,
         "upstream": targets.UPSTREAM[target],
-        "file": targets.MODEL_FILE,
-        "file_sha256": _file_hash(folder / targets.MODEL_FILE),
+        "runtime": f"{_RUNTIMES[target]}{_ALSO.get(target, '')}",
+        "file": weights.name,
+        "file_sha256": _file_hash(weights),
+        "stored_as": quantisation or dtype or "as trained",
         "frames": T,
         "tolerance": tolerance,
-        **_errors(told, found),
-        **greedy,
-        "frozen": _frozen_hashes(params, config, folder, target),
-        "upstream_differences": targets.deviations(config.model, target),
+        **compare(reloaded),
+        **_values(params, config, reloaded, target, dtype=dtype, quantisation=quantisation),
+        "upstream_differences": deviations.deviations(config.model, target),
     }
+    if weights.suffix == candle.GGUF_SUFFIX:
+        certificate["vision_file_sha256"] = _file_hash(candle.vision_file(weights))
+    lossy = bool(_differing(reloaded, params))
+    certificate["loss"] = _loss(compare(params)) if lossy else None
     certificate |= _verdict(certificate)
-    (folder / CERTIFICATE_FILE).write_text(json.dumps(certificate, indent=1))
+    (folder / export.CERTIFICATE_FILE).write_text(json.dumps(certificate, indent=1))
     return certificate
+
+
+def summary(certificate: dict[str, Any]) -> str:
+    """Returns verdict, errors, what rounding costs, and every reason to fail, for people."""
+    lines = [
+        f"{certificate['verdict']}: largest logit error {certificate['max_abs_logit_error']:.2g},"
+        f" greedy tokens agree over {certificate['greedy_frames_equal']} frames",
+        *certificate["reasons"],
+    ]
+    if loss := certificate["loss"]:
+        lines.append(
+            f"stored as {certificate['stored_as']}, so beside the model as trained: logit error"
+            f" {loss['max_abs_logit_error']:.2g} at most, {loss['mean_abs_logit_error']:.2g} in the"
+            f" mean; same greedy text in {loss['text_agreement']:.1%} and audio in"
+            f" {loss['audio_agreement']:.1%} of cases"
+        )
+    return "\n  ".join(lines)
 
 
 def _runtime_module(target: targets.Target) -> Any:
@@ -104,156 +120,80 @@ def _runtime_module(target: targets.Target) -> Any:
         return importlib.import_module(_RUNTIMES[target])
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the {target} runtime needs {error.name!r}: pip install 'mvjax[{target}]'"
+            f"the {target} runtime needs {error.name!r}: pip install 'mvjax[{_EXTRAS[target]}]'"
         ) from error
 
 
-def _spoken(outs: list[Any], config: config_lib.ModelConfig) -> Int[np.ndarray, "rows T"]:
-    """Returns the runtime's own text and audio as undelayed rows; the unknown end is zeros."""
-    T, Q = len(outs), config.codebooks_out
-    rows = np.zeros((1 + Q, T), np.int32)
-    rows[0] = [out.text_token for out in outs]
-    for q, delay in enumerate(config.delays[1 : 1 + Q]):
-        rows[1 + q, : T - delay] = [out.audio_tokens[q] for out in outs[delay:]]
-    return rows
-
-
-def _told_by_jax(
-    params: tree.Tree,
-    config: config_lib.ModelConfig,
-    kv: xattn.KeysValues,
-    codes: Int[np.ndarray, "1 K T"],
-) -> Told:
-    """Runs the JAX model over the whole sequence, in the training form."""
-    run = functools.partial(_run, model_lib.VisionSpeech(config), params)
-    columns = model_lib.delay_codes(jnp.asarray(codes), config)
-    entering, leaving = columns[:, :, :-1], columns[:, :, 1:]
-    z, gate_means = run("hidden", entering, kv)
-    said = jnp.moveaxis(leaving[:, 1 : config.codebooks_out], 1, 2)
-    return Told(
-        text_logits=np.asarray(run("text_logits", z)[0]),
-        audio_logits=np.asarray(run("depth_logits", z, leaving[:, 0], said)[0]),
-        gates=np.asarray(gate_means[:, 0].T),
-        hidden=np.asarray(_residual_streams(params, config, entering, kv)),
+def _loss(compared: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the rounding of the weights costs, as `compared` with the model as trained."""
+    kept = (
+        "max_abs_logit_error",
+        "mean_abs_logit_error",
+        "max_abs_gate_error",
+        "text_agreement",
+        "audio_agreement",
+        "greedy_frames_equal",
     )
+    return {name: compared[name] for name in kept}
 
 
-def _run(model: model_lib.VisionSpeech, params: tree.Tree, method: str, *args: Any) -> Any:
-    def apply(p: tree.Tree, *rest: Any) -> Any:
-        return model.apply({"params": p}, *rest, method=method)
-
-    return jax.jit(apply)(params, *args)
-
-
-def _residual_streams(
+def _values(
     params: tree.Tree,
-    config: config_lib.ModelConfig,
-    columns: Int[Array, "1 K T"],
-    kv: xattn.KeysValues,
-) -> Float[Array, "T L D"]:
-    """Returns the residual stream after each layer, by running the blocks one by one."""
-    shared = xattn.Shared(
-        kernels={name: leaf["kernel"] for name, leaf in params["xa"].items()},
-        gate=tree.flatten(params["gate"]) if "gate" in params else None,
-    )
-    everywhere = jnp.ones((1, columns.shape[2]), bool)
-    block = jax.jit(
-        lambda p, x: backbone.Block(config).apply(
-            {"params": p}, (x, None), jnp.int32(0), kv, shared, everywhere
-        )
-    )
-    own = backbone.Backbone(config)
-    x = own.apply({"params": params["backbone"]}, columns, method="embed")
-    streams = []
-    for layer in range(config.backbone.layers):
-        of_layer = jax.tree.map(lambda leaf: leaf[layer], params["backbone"]["blocks"])  # noqa: B023
-        (x, _), _ = block(of_layer, x)
-        streams.append(x[0])
-    return jnp.stack(streams, axis=1)
-
-
-def _compare_greedy(
-    params: tree.Tree,
-    config: config_lib.ModelConfig,
-    kv: xattn.KeysValues,
-    user_codes: Int[np.ndarray, "U T"],
-    outs: list[Any],
+    config: config_lib.Config,
+    reloaded: tree.Tree,
+    target: targets.Target,
+    *,
+    dtype: config_lib.Dtype | None,
+    quantisation: targets.Quantisation | None,
 ) -> dict[str, Any]:
-    """Lets the JAX engine talk on its own; compares until the first call whose tokens differ."""
-    engine = importlib.import_module(_ENGINE)
-    model = model_lib.VisionSpeech(config)
-    users = jnp.asarray(user_codes, jnp.int32)[None]
-    own = engine.generate(model, params, users, kv, with_audio_logits=True)
-    ids, codes, text_logits, gates, audio_logits = (np.asarray(x[0]) for x in own)
-    T, Q = len(outs), config.codebooks_out
-    text = np.asarray([out.text_token for out in outs])
-    audio = np.stack([out.audio_tokens for out in outs])
-    error = np.zeros((T, Q))
-    same = np.ones((T, 1 + Q), bool)
-    same[:, 0] = text == ids
-    for q, d in enumerate(config.delays[1 : 1 + Q]):
-        # level q of call s belongs to frame s - d; before frame 0 it is nobody's
-        same[d:, 1 + q] = audio[d:, q] == codes[q, : T - d]
-        found = np.stack([out.audio_logits[q] for out in outs[d:]])
-        error[d:, q] = np.abs(audio_logits[: T - d, q] - found).max(axis=-1)
-    differing = np.flatnonzero(~same.all(axis=1))
-    equal = int(differing[0]) if len(differing) else T
-    text_error = [np.abs(text_logits[s] - outs[s].text_logits).max() for s in range(T)]
-    gate_error = [abs(gates[s] - outs[s].gate) for s in range(T)]
-    agreeing = slice(0, max(equal, 1))
+    """Compares the reloaded weights with those that training started from and those it made.
+
+    The frozen ones are read again from their source, then rounded as the file rounds.
+    """
+    adapters, frozen = tree.partition(params, config.train.trained)
+    source = frozen_lib.open_weights(config.frozen, config.model)
+    start = {
+        path: np.asarray(source[path][()]).astype(leaf.dtype) if path in source else leaf
+        for path, leaf in tree.flatten(frozen).items()
+    }
+    expected = export.as_stored(
+        tree.merge(adapters, tree.unflatten(start)),
+        config.model,
+        target,
+        dtype=dtype,
+        quantisation=quantisation,
+    )
+    files = [path for path in start if path in source]
+    of_export, of_file = tree.flatten(expected), tree.flatten(reloaded)
     return {
-        "greedy_frames_equal": equal,
-        "greedy": {
-            "max_abs_text_logit_error": float(np.max(text_error[agreeing])),
-            "max_abs_audio_logit_error": float(error[agreeing].max()),
-            "max_abs_gate_error": float(np.max(gate_error[agreeing])),
+        "values": {
+            "tensors": len(of_export),
+            "not_as_exported": _differing(reloaded, expected),
+        },
+        "frozen": {
+            "tensors": len(files),
+            "sha256_at_start": _hash({p: start[p] for p in files}),
+            "sha256_as_stored": _hash({p: of_export[p] for p in files}),
+            "sha256_in_export": _hash({p: of_file[p] for p in files}),
         },
     }
 
 
-def _errors(told: Told, found: Told) -> dict[str, Any]:
-    """Returns the largest absolute difference of each kind."""
-    error = {name: np.abs(a - b) for name, a, b in zip(Told._fields, told, found)}
-    text, audio = float(error["text_logits"].max()), float(error["audio_logits"].max())
-    return {
-        "max_abs_logit_error": max(text, audio),
-        "max_abs_text_logit_error": text,
-        "max_abs_audio_logit_error": audio,
-        "max_abs_gate_error": float(error["gates"].max()),
-        "layers": [
-            {
-                "max_abs_residual_error": float(error["hidden"][:, layer].max()),
-                "max_abs_residual": float(np.abs(told.hidden[:, layer]).max()),
-                "max_abs_gate_error": float(error["gates"][:, layer].max()),
-                "mean_gate": float(told.gates[:, layer].mean()),
-            }
-            for layer in range(told.gates.shape[1])
-        ],
-    }
-
-
-def _frozen_hashes(
-    params: tree.Tree, config: config_lib.Config, folder: Path, target: targets.Target
-) -> dict[str, Any]:
-    """Hashes the frozen tensors as training loaded them and as the exported file holds them."""
-    _, frozen = tree.partition(params, config.train.trained)
-    source = tree.flatten(kyutai.load_moshi(config.frozen.moshi, config.model))
-    encoder = big_vision.load_siglip(config.frozen.siglip, config.model.siglip)
-    source |= {f"image/encoder/{p}": x for p, x in tree.flatten(encoder).items()}
-    exported = tree.flatten(export.load_exported(folder / targets.MODEL_FILE, config.model, target))
-    # in the dtype that the model kept them in; a file may hold another
-    dtypes = {p: np.asarray(x).dtype for p, x in tree.flatten(frozen).items() if p in source}
-    return {
-        "tensors": len(dtypes),
-        "sha256_at_start": _hash({p: source[p].astype(dtype) for p, dtype in dtypes.items()}),
-        "sha256_in_export": _hash({p: exported[p].astype(dtype) for p, dtype in dtypes.items()}),
-    }
+def _differing(a: tree.Tree, b: tree.Tree) -> list[str]:
+    """Returns the paths whose values, in float32, are not the same."""
+    of_b = tree.flatten(b)
+    return [
+        path
+        for path, leaf in tree.flatten(a).items()
+        if not np.array_equal(np.asarray(leaf, np.float32), np.asarray(of_b[path], np.float32))
+    ]
 
 
 def _hash(leaves: dict[str, np.ndarray]) -> str:
+    """Returns the SHA-256 over paths, shapes and float32 values."""
     digest = hashlib.sha256()
     for path in sorted(leaves):
-        leaf = np.ascontiguousarray(leaves[path])
+        leaf = np.ascontiguousarray(leaves[path], np.float32)
         digest.update(f"{path} {leaf.dtype.name} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
@@ -265,7 +205,7 @@ def _file_hash(path: Path) -> str:
 
 
 def _verdict(certificate: dict[str, Any]) -> dict[str, Any]:
-    """Returns pass or fail, with every reason to fail."""
+    """Returns pass, lossy or fail, with every reason to fail."""
     tolerance, frozen = certificate["tolerance"], certificate["frozen"]
     reasons = [
         f"{name} = {certificate[name]:.3g} exceeds {tolerance:g}"
@@ -275,6 +215,9 @@ def _verdict(certificate: dict[str, Any]) -> dict[str, Any]:
     equal, frames = certificate["greedy_frames_equal"], certificate["frames"]
     if equal < frames:
         reasons.append(f"greedy tokens agree over {equal} of {frames} frames")
-    if frozen["sha256_at_start"] != frozen["sha256_in_export"]:
+    if frozen["sha256_as_stored"] != frozen["sha256_in_export"]:
         reasons.append("the frozen tensors are not those that training started from")
-    return {"verdict": "fail" if reasons else "pass", "reasons": reasons}
+    if differing := certificate["values"]["not_as_exported"]:
+        reasons.append(f"the file does not hold these parameters of the model: {differing}")
+    passed = "pass" if certificate["loss"] is None else "lossy"
+    return {"verdict": "fail" if reasons else passed, "reasons": reasons}

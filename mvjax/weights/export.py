@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import yaml
 
 from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.weights import kyutai, locate, mlx, targets
+from mvjax.weights import (
+    candle,
+    kyutai,
+    locate,
+    mlx,
+    model_card,
+    rules,
+    runtime_configs,
+    safetensors_io,
+    stored,
+    targets,
+)
+
+CERTIFICATE_FILE = "certificate.json"
+
+_CONFIG_FILES = {
+    ("torch", False): "moshika-vis.yaml",
+    ("mlx", False): "config.json",
+    ("mlx", True): "config.json",
+    ("candle", False): "config-moshika-vis.json",
+    ("candle", True): "config-moshika-vis-q8.json",
+}
+_TORCH_LINK = "model_pt.safetensors"  # what kyuteye_pt opens when its config names no repository
+_NUMPY: dict[config_lib.Dtype, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+_ENCODER = "image/encoder/"
 
 
 def export(
@@ -21,16 +47,20 @@ def export(
     target: targets.Target,
     out: Path,
     *,
-    dtype: np.dtype | type | None = None,
+    dtype: config_lib.Dtype | None = None,
+    quantisation: targets.Quantisation | None = None,
+    results: model_card.Results | None = None,
 ) -> Path:
     """Writes weights, config files, codec, tokenizer and a model card into the folder `out`.
 
     Args:
       params: the whole parameter tree, adapters and frozen parts.
       config: of the run; its model is what is exported, its frozen files give codec and tokenizer.
-      target: "torch" (kyuteye_pt) or "mlx" (kyuteye_mlx).
-      out: made if needed; files of an earlier export are replaced.
-      dtype: of all tensors; None keeps each leaf's.
+      target: the upstream runtime.
+      out: made if needed; files of an earlier export are replaced, and its certificate is removed.
+      dtype: of the weights, mixed as in upstream's file; None keeps each leaf's.
+      quantisation: one of the target's.
+      results: of the run, for the card.
 
     Returns:
       The folder.
@@ -39,27 +69,70 @@ def export(
       ValueError: if the target would run this design wrongly, or a tensor read back differs.
       OSError: if the folder cannot be written.
     """
-    if problems := targets.refusals(config.model, target):
-        raise ValueError(
-            f"cannot export to {target}: {targets.UPSTREAM[target]} would run this model wrongly:"
-            + "".join(f"\n  {problem}" for problem in problems)
-        )
+    _refuse(config.model, target, dtype, quantisation)
     codec = locate.resolve(config.frozen.codec)
     tokenizer = locate.resolve(config.frozen.tokenizer)
-    leaves = tree.flatten(params)
-    written = {
-        p: np.asarray(x) if dtype is None else np.asarray(x, dtype) for p, x in leaves.items()
-    }
     out.mkdir(parents=True, exist_ok=True)
-    weights = out / targets.MODEL_FILE
-    save = kyutai.save_vis if target == "torch" else mlx.save_mlx
-    save(weights, tree.unflatten(written), config.model)
+    (out / CERTIFICATE_FILE).unlink(missing_ok=True)
+    weights = out / targets.weight_file(target, quantisation)
+    tensors = to_tensors(params, config.model, target, dtype=dtype, quantisation=quantisation)
+    write = candle.write if target == "candle" else safetensors_io.write
+    write(weights, tensors)
+    assert_written(weights, tensors)
     shutil.copyfile(codec, out / targets.CODEC_FILE)
     shutil.copyfile(tokenizer, out / targets.TOKENIZER_FILE)
-    _write_configs(config.model, target, out)
-    (out / "README.md").write_text(_model_card(config, target, written))
-    assert_written(weights, tree.unflatten(written), config.model, target)
+    _write_configs(config.model, target, quantisation, out)
+    card = model_card.text(
+        params, config, target, dtype=dtype, quantisation=quantisation, results=results
+    )
+    (out / model_card.FILE).write_text(card)
     return out
+
+
+def to_tensors(
+    params: tree.Tree,
+    config: config_lib.ModelConfig,
+    target: targets.Target,
+    *,
+    dtype: config_lib.Dtype | None = None,
+    quantisation: targets.Quantisation | None = None,
+) -> rules.Tensors:
+    """Returns {name in the file: tensor}; those of a GGUF still in the leaves' dtype."""
+    place = f"writing {targets.weight_file(target, quantisation)}"
+    leaves = {
+        path: np.asarray(leaf, _kept(path, target, dtype))
+        for path, leaf in tree.flatten(params).items()
+    }
+    if quantisation in ("q8", "q4"):
+        return mlx.to_tensors(tree.unflatten(leaves), config, mode=quantisation, place=place)
+    table = _table(config, target, quantisation)
+    return rules.to_upstream(leaves, table, kyutai.sizes(config), place=place)
+
+
+def as_stored(
+    params: tree.Tree,
+    config: config_lib.ModelConfig,
+    target: targets.Target,
+    *,
+    dtype: config_lib.Dtype | None = None,
+    quantisation: targets.Quantisation | None = None,
+) -> dict[str, Any]:
+    """Returns the tree, in float32, that an export of `params` holds: rounded as the file rounds."""
+    tensors = to_tensors(params, config, target, dtype=dtype, quantisation=quantisation)
+    place = f"rounding as {targets.weight_file(target, quantisation)}"
+    if quantisation == "q8_0":
+        image = candle.image_tensors(tensors)
+        language = {name: t for name, t in tensors.items() if name not in image}
+        tensors = {n: candle.gguf_io().rounded(t) for n, t in language.items()} | image
+    match target:
+        case "torch":
+            table, sizes = kyutai.vis_rules(config), kyutai.sizes(config)
+            views = rules.leaves(tensors, table, sizes, place=place)
+        case "mlx":
+            views = mlx.from_tensors(tensors, config, place=place)
+        case "candle":
+            views = candle.from_tensors(tensors, config, place=place)
+    return tree.unflatten(rules.read_leaves(views, place=place))
 
 
 def load_exported(
@@ -70,102 +143,116 @@ def load_exported(
     dtype: np.dtype | type | None = None,
 ) -> dict[str, Any]:
     """Reads the weights of an export back into the parameter tree; dtype None keeps the file's."""
-    load = kyutai.load_vis if target == "torch" else mlx.load_mlx
+    load = {"torch": kyutai.load_vis, "mlx": mlx.load_mlx, "candle": candle.load_candle}[target]
     return load(path, config, dtype=dtype)
 
 
-def assert_written(
-    path: Path, params: tree.Tree, config: config_lib.ModelConfig, target: targets.Target
-) -> None:
-    """Reads a weight file back and compares it with `params`, bit for bit.
+def config_file(target: targets.Target, quantisation: targets.Quantisation | None = None) -> str:
+    """Returns upstream's name of the config file."""
+    return _CONFIG_FILES[target, quantisation is not None]
+
+
+def assert_written(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Reads a weight file back and compares it with what was to be written, bit for bit.
 
     Raises:
-      ValueError: naming the file and every differing parameter.
+      ValueError: naming the file and every tensor that is missing, unexpected or different.
     """
-    found = load_exported(path, config, target)
-    tree.assert_same_tree(params, found, place=str(path))
-    have = tree.flatten(found)
-    differing = [p for p, leaf in tree.flatten(params).items() if not _same_bits(leaf, have[p])]
+    if path.suffix == candle.GGUF_SUFFIX:
+        gguf_io, image = candle.gguf_io(), candle.image_tensors(tensors)
+        rounded = {n: gguf_io.rounded(t) for n, t in tensors.items() if n not in image}
+        _compare(path, gguf_io.tensors(path), rounded)
+        vision = candle.vision_file(path)
+        _compare(vision, safetensors_io.tensors(vision), image)
+    else:
+        _compare(path, safetensors_io.tensors(path), tensors)
+
+
+def _compare(
+    path: Path, found: Mapping[str, stored.Stored], expected: Mapping[str, np.ndarray]
+) -> None:
+    differing = [
+        name
+        for name in sorted({*expected, *found})
+        if name not in found
+        or name not in expected
+        or not _same_bits(np.asarray(found[name][()]), expected[name])
+    ]
     if differing:
         raise ValueError(
-            f"{path}: read back, {len(differing)} parameters differ from what was written:"
+            f"{path}: read back, {len(differing)} tensors differ from what was written:"
             f" {differing}; the disk or the file is damaged, export again"
         )
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
     raw_a, raw_b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
     return np.array_equal(raw_a, raw_b)
 
 
-def _write_configs(config: config_lib.ModelConfig, target: targets.Target, out: Path) -> None:
-    path = out / targets.CONFIG_FILE[target]
+def _refuse(
+    config: config_lib.ModelConfig,
+    target: targets.Target,
+    dtype: config_lib.Dtype | None,
+    quantisation: targets.Quantisation | None,
+) -> None:
+    name = targets.weight_file(target, quantisation)
+    if dtype is not None and quantisation is not None:
+        raise ValueError(
+            f"cannot export {name} as {dtype}: {quantisation} says what the weights are;"
+            " drop one of dtype and quantisation"
+        )
+    problems = targets.refusals(config, target)
+    if quantisation in ("q8", "q4"):
+        problems += mlx.width_refusals(config, quantisation)
+    if problems:
+        raise ValueError(
+            f"cannot export to {target}: {targets.UPSTREAM[target]} would run this model wrongly:"
+            + "".join(f"\n  {problem}" for problem in problems)
+        )
+
+
+def _kept(
+    path: str, target: targets.Target, dtype: config_lib.Dtype | None
+) -> np.dtype | type | None:
+    """The dtype a leaf is written in; upstream's PyTorch file keeps its encoder in float32."""
+    if dtype == "bfloat16" and target == "torch" and path.startswith(_ENCODER):
+        return np.float32
+    return None if dtype is None else _NUMPY[dtype]
+
+
+def _table(
+    config: config_lib.ModelConfig,
+    target: targets.Target,
+    quantisation: targets.Quantisation | None,
+) -> list[rules.Rule]:
     if target == "torch":
-        path.write_text(yaml.safe_dump(targets.torch_config(config), sort_keys=False))
-    else:
-        path.write_text(json.dumps(targets.mlx_config(config), indent=1))
-    encoder = json.dumps(targets.encoder_config(config.siglip), indent=1)
+        return kyutai.vis_rules(config)
+    if target == "mlx":
+        return mlx.mlx_rules(config)
+    return candle.candle_rules(config, split=quantisation is not None)
+
+
+def _write_configs(
+    config: config_lib.ModelConfig,
+    target: targets.Target,
+    quantisation: targets.Quantisation | None,
+    out: Path,
+) -> None:
+    path = out / config_file(target, quantisation)
+    match target:
+        case "torch":
+            path.write_text(yaml.safe_dump(runtime_configs.torch_config(config), sort_keys=False))
+            link = out / _TORCH_LINK
+            link.unlink(missing_ok=True)
+            link.symlink_to(targets.MODEL_FILE)
+        case "mlx":
+            assert quantisation != "q8_0"
+            path.write_text(json.dumps(runtime_configs.mlx_config(config, quantisation), indent=1))
+        case "candle":
+            content = runtime_configs.candle_config(config, quantisation)
+            path.write_text(json.dumps(content, indent=1))
+    encoder = json.dumps(runtime_configs.encoder_config(config.siglip), indent=1)
     (out / targets.ENCODER_FILE).write_text(encoder)
-
-
-def _model_card(
-    config: config_lib.Config, target: targets.Target, leaves: dict[str, np.ndarray]
-) -> str:
-    model, upstream = config.model, targets.UPSTREAM[target]
-    count = sum(leaf.size for leaf in leaves.values())
-    adapters, _ = tree.partition(tree.unflatten(leaves), config.train.trained)
-    trained = sum(leaf.size for leaf in tree.flatten(adapters).values())
-    dtypes = sorted({leaf.dtype.name for leaf in leaves.values()})
-    deviations = "\n".join(f"- {note}" for note in targets.deviations(model, target))
-    return _CARD.format(
-        upstream=upstream,
-        count=count,
-        trained=trained,
-        dtypes=", ".join(dtypes),
-        backbone=model.backbone,
-        depformer=model.depformer,
-        siglip=model.siglip,
-        adapters=model.cross_attention,
-        frozen=config.frozen,
-        use=_USE[target],
-        deviations=deviations,
-    )
-
-
-_USE = {
-    "torch": (
-        "    from mvjax.stream import torch_runtime\n"
-        '    runtime = torch_runtime.Runtime("this folder")\n\n'
-        "kyuteye_pt's server, inside this folder: `ln -s model.safetensors model_pt.safetensors`\n"
-        "(the name it opens when `hf_repo` is null), then its command `server moshika-vis.yaml`."
-    ),
-    "mlx": (
-        "    from mvjax.stream import mlx_runtime\n"
-        '    runtime = mlx_runtime.Runtime("this folder")\n\n'
-        "kyuteye_mlx's server, inside this folder (it opens `siglip448.config` from there):\n"
-        "`python -m kyuteye_mlx.local_web --moshi-weights model.safetensors"
-        f" --mimi-weights {targets.CODEC_FILE} --tokenizer {targets.TOKENIZER_FILE}`."
-    ),
-}
-
-_CARD = """# A vision-speech model, in the layout of {upstream}
-
-Written by mvjax. {count:,} parameters, of which {trained:,} were trained; stored as {dtypes}.
-`certificate.json`, once written, compares this file, reloaded, with the JAX model that wrote it.
-
-| part | sizes |
-|---|---|
-| backbone | `{backbone}` |
-| depth transformer | `{depformer}` |
-| image encoder | `{siglip}` |
-| cross-attention | `{adapters}` |
-| frozen files | `{frozen}` |
-
-## Use
-
-{use}
-
-## Where {upstream} differs from the model as trained
-
-{deviations}
-"""

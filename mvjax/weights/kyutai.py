@@ -16,11 +16,19 @@ import numpy as np
 
 from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.weights import locate, rules, safetensors_io, siglip_names
+from mvjax.weights import (
+    int8,
+    leaf,
+    locate,
+    lora,
+    rules,
+    safetensors_io,
+    siglip_names,
+    split_names,
+)
 
 Params = dict[str, Any]
 
-_SPLIT = re.compile(r"(.*\.self_attn\.)(in|out)_projs\.(\d+)\.weight")
 _BASE_TO_VIS = (
     (r"(text_emb|text_linear|out_norm|transformer)\.", r"llm.\1."),
     (r"emb\.", "audio_emb."),
@@ -28,28 +36,49 @@ _BASE_TO_VIS = (
 )
 
 
-def load_moshi(
-    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> Params:
-    """Reads a base Moshi file.
+def open_moshi(
+    path: str | Path,
+    config: config_lib.ModelConfig,
+    *,
+    dtype: np.dtype | type | None = np.float32,
+    lora_path: str | Path | None = None,
+    lora_scaling: float | None = None,
+) -> dict[str, leaf.Leaf]:
+    """Returns {our path: leaf} of a base Moshi, to be read slice by slice.
 
     Args:
-      path: safetensors with the names of `moshi.models.lm.LMModel`, or `package:NAME/FILE`; the
-        split names `in_projs.{s}` that moshi-finetune writes are accepted too.
+      path: location of safetensors with the names of `moshi.models.lm.LMModel`: split or fused
+        attention projections, int8 with `weight_scb`, one file or several with an index.
       config: the sizes that the file must have.
-      dtype: of the parameters; None keeps the file's.
-
-    Returns:
-      `{"backbone": ..., "depformer": ...}` of numpy arrays.
+      dtype: of the parameters; None keeps the file's (bfloat16 for int8 weights, whose products
+        with their scales are exact in float32 only).
+      lora_path: location of a LoRA file of moshi-finetune to merge in.
+      lora_scaling: None takes that of the config.json beside it.
 
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
     """
-    path = locate.resolve(path)
-    tensors = _fuse_split_projections(safetensors_io.read(path))
-    table = moshi_rules(config)
-    flat = rules.from_upstream(tensors, table, sizes(config), place=str(path), dtype=dtype)
-    return tree.unflatten(flat)
+    path = locate.resolve(path, names=locate.WEIGHTS)
+    tensors = int8.dequantised(safetensors_io.tensors(path), place=str(path))
+    tensors = split_names.fused(tensors, place=str(path))
+    if lora_path is not None:
+        lora_path = locate.resolve(lora_path, names=lora.NAMES)
+        tensors = lora.merged(tensors, lora_path, scaling=lora_scaling)
+    return rules.leaves(tensors, moshi_rules(config), sizes(config), place=str(path), dtype=dtype)
+
+
+def load_moshi(
+    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+) -> Params:
+    """Reads a base Moshi whole, as `{"backbone": ..., "depformer": ...}` of numpy arrays.
+
+    Raises:
+      ValueError: as `open_moshi`; also naming tensors that are damaged.
+    """
+    path = locate.resolve(path, names=locate.WEIGHTS)
+    safetensors_io.verify(path)
+    views = open_moshi(path, config, dtype=dtype)
+    return tree.unflatten(rules.read_leaves(views, place=str(path)))
 
 
 def save_moshi(
@@ -70,15 +99,23 @@ def save_moshi(
     _write(path, flat, table, config, dtype)
 
 
+def open_vis(
+    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+) -> dict[str, leaf.Leaf]:
+    """Returns {our path: leaf} of a MoshiVis file (Moshi, adapters, image encoder), as `open_moshi`."""
+    path = locate.resolve(path, names=locate.WEIGHTS)
+    tensors = safetensors_io.tensors(path)
+    return rules.leaves(tensors, vis_rules(config), sizes(config), place=str(path), dtype=dtype)
+
+
 def load_vis(
     path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
 ) -> Params:
-    """Reads a MoshiVis file: Moshi, adapters and image encoder; otherwise as `load_moshi`."""
-    path = locate.resolve(path)
-    tensors = safetensors_io.read(path)
-    table = vis_rules(config)
-    flat = rules.from_upstream(tensors, table, sizes(config), place=str(path), dtype=dtype)
-    return tree.unflatten(flat)
+    """Reads a MoshiVis file whole, as `load_moshi`; dtype None keeps each tensor's."""
+    path = locate.resolve(path, names=locate.WEIGHTS)
+    safetensors_io.verify(path)
+    views = open_vis(path, config, dtype=dtype)
+    return tree.unflatten(rules.read_leaves(views, place=str(path)))
 
 
 def save_vis(
@@ -273,19 +310,3 @@ def _write(
     if dtype is not None:
         tensors = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
     safetensors_io.write(path, tensors)
-
-
-def _fuse_split_projections(tensors: Mapping[str, np.ndarray]) -> rules.Tensors:
-    """Joins `in_projs.{s}.weight` and `out_projs.{s}.weight` into the fused names."""
-    fused: rules.Tensors = {}
-    split: dict[str, dict[int, np.ndarray]] = {}
-    for name, tensor in tensors.items():
-        if match := _SPLIT.fullmatch(name):
-            parent, side, step = match.groups()
-            target = parent + ("in_proj_weight" if side == "in" else "out_proj.weight")
-            split.setdefault(target, {})[int(step)] = tensor
-        else:
-            fused[name] = tensor
-    for target, parts in split.items():
-        fused[target] = np.concatenate([parts[step] for step in sorted(parts)])
-    return fused

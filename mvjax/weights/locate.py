@@ -1,37 +1,74 @@
-"""Turns a file location into a local path: `package:NAME/FILE` (shipped) or a plain path."""
+"""Turns a location into a local file: a path, a folder, `package:NAME/FILE`, or `hf://OWNER/NAME@REVISION/FILE`."""
 
 from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE_PREFIX = "package:"
+HUB_PREFIX = "hf://"
+# What a folder or repository without a file name is taken for, first match first.
+WEIGHTS = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "consolidated.safetensors",  # moshi-finetune's name
+)
+
+_INDEX_SUFFIX = ".index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
 
 
-def resolve(location: str | Path) -> Path:
+def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
     """Returns the existing file behind a location.
 
     Args:
-      location: `package:mvjax.tiny/assets/moshi.safetensors`, or a path (`~` is expanded).
+      location: a path (`~` is expanded); `package:mvjax.tiny/assets/moshi.safetensors`; or
+        `hf://kyutai/moshika-pytorch-bf16@main/model.safetensors`, fetched into the hub's cache, the
+        revision being optional. An index is fetched with the files that it names.
+      names: what to look for in a folder, or in a repository without a file; the first one there counts.
 
     Raises:
-      ValueError: if the location has no package or file part, or names a folder.
+      ValueError: if the location has no package, repository or file part, names a folder without one
+        of `names`, or a pickle.
       FileNotFoundError: naming the location, where it was looked for, and what lies there instead.
+      ModuleNotFoundError: if a location on the hub is asked for and huggingface_hub is not installed.
     """
     text = str(location)
-    shipped = text.startswith(PACKAGE_PREFIX)
-    path = _in_package(text) if shipped else Path(text).expanduser()
-    if path.is_dir():
-        raise ValueError(f"{text}: expected a file, got the folder {path}; name a file in it")
-    if not path.is_file():
-        parent = path.parent
-        near = sorted(p.name for p in parent.iterdir())[:20] if parent.is_dir() else None
-        fact = (
-            f"{parent} holds {near}" if near is not None else f"the folder {parent} does not exist"
+    if text.endswith(_PICKLES):
+        raise ValueError(
+            f"{text}: expected safetensors or npz, got a pickle, which can run code and is never"
+            " opened; convert it with its own framework (safetensors.torch.save_file)"
         )
+    if text.startswith(HUB_PREFIX):
+        return _on_hub(text, names)
+    path = _in_package(text) if text.startswith(PACKAGE_PREFIX) else Path(text).expanduser()
+    if path.is_dir():
+        return _in_folder(path, text, names)
+    if not path.is_file():
+        fact = _neighbours(path.parent)
         raise FileNotFoundError(f"{text}: no such file; {fact}. Check the path in `frozen`.")
     return path
+
+
+def _in_folder(folder: Path, text: str, names: Sequence[str]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    one_of = f" or a folder with one of {list(names)}" if names else ""
+    raise ValueError(
+        f"{text}: expected a file{one_of}, got the folder; {_neighbours(folder)}. Name a file in it."
+    )
+
+
+def _neighbours(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist"
+    return f"{folder} holds {sorted(path.name for path in folder.iterdir())[:20]}"
 
 
 def _in_package(text: str) -> Path:
@@ -45,3 +82,64 @@ def _in_package(text: str) -> Path:
     if found is None:
         raise FileNotFoundError(f"{text}: no package {package!r} is installed; check the name")
     return Path(str(importlib.resources.files(package))) / name
+
+
+def _on_hub(text: str, names: Sequence[str]) -> Path:
+    parts = _HUB.fullmatch(text)
+    if parts is None or not (parts[3] or names):
+        raise ValueError(f"{text}: expected hf://OWNER/NAME[@REVISION]/FILE")
+    repository, revision, file = parts.groups()
+    candidates = [file] if file else list(names)
+    reasons: list[str] = []
+    for name in candidates:
+        path = _fetch(repository, name, revision, reasons)
+        if path is not None:
+            if name.endswith(_INDEX_SUFFIX):
+                _fetch_indexed(path, repository, name)
+            return path
+    at = f" --revision {revision}" if revision else ""
+    raise FileNotFoundError(
+        f"{text}: neither on the hub nor in its local cache:\n  "
+        + "\n  ".join(reasons)
+        + "\nCheck repository, revision and file name. Without a network, run this where there is one"
+        f" and copy the cache (HF_HOME): hf download {repository} {candidates[-1]}{at}"
+    )
+
+
+def _fetch_indexed(index: Path, repository: str, name: str) -> None:
+    """Fetches the files that an index names, of the same commit."""
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{index}: expected JSON with "weight_map" ({error!r})') from error
+    depth = name.count("/")
+    commit = index.parents[depth].name  # the cache keeps snapshots/COMMIT/NAME
+    reasons: list[str] = []
+    fetched = [_fetch(repository, _beside(name, shard), commit, reasons) for shard in shards]
+    if None in fetched:
+        raise FileNotFoundError(
+            f"{index} names files that are neither on the hub nor in its local cache:\n  "
+            + "\n  ".join(reasons)
+        )
+
+
+def _beside(name: str, other: str) -> str:
+    return f"{name[: name.rfind('/') + 1]}{other}"
+
+
+def _fetch(repository: str, name: str, revision: str | None, reasons: list[str]) -> Path | None:
+    """Returns the cached or downloaded file, or None and adds a reason."""
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{HUB_PREFIX}{repository}: needs huggingface_hub: pip install 'mvjax[hub]', or download"
+            " the files and give their path"
+        ) from error
+    missing = (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled)
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+    except missing as error:
+        reasons.append(f"{name}: {str(error).strip().splitlines()[0]}")
+        return None

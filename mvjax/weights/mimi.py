@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.codec import quantiser
+from mvjax.codec import interface, quantiser, rusty
 from mvjax.weights import rules, safetensors_io
 
 Params = dict[str, Any]
@@ -41,10 +41,10 @@ def load_mimi(path: Path, config: config_lib.MimiConfig) -> Params:
       ValueError: naming the file and every missing, unexpected or misshapen tensor, tensors under two
         spellings, or codebooks that were never trained.
     """
-    tensors = _respell(safetensors_io.read(path), place=str(path))
-    table = mimi_rules(config) + _flag_rules()
+    tensors = released_names(safetensors_io.read(path), place=str(path))
+    table = mimi_rules(config) + flag_rules()
     flat = rules.from_upstream(tensors, table, sizes(config), place=str(path))
-    for rule in _flag_rules():
+    for rule in flag_rules():
         flags = flat.pop(rule.leaves[0])
         if not flags.all():
             levels = np.flatnonzero(flags == 0).tolist()
@@ -55,6 +55,25 @@ def load_mimi(path: Path, config: config_lib.MimiConfig) -> Params:
     return tree.unflatten(flat)
 
 
+def open_codec(
+    path: Path, config: config_lib.MimiConfig, *, backend: Literal["flax", "rusty"] = "flax"
+) -> interface.Codec:
+    """Opens a Mimi file as a codec.
+
+    Args:
+      path: as `load_mimi`.
+      config: the sizes that the file must have.
+      backend: "flax" for batches, accelerators and every size; "rusty" for serving on a CPU.
+
+    Raises:
+      ValueError: as `load_mimi`, or for sizes that the backend does not have.
+      ModuleNotFoundError: if the backend's package is not installed, with the remedy.
+    """
+    if backend == "rusty":
+        return rusty.Rusty(path, config)
+    return interface.Flax(load_mimi(path, config), config)
+
+
 def save_mimi(path: Path, params: tree.Tree, config: config_lib.MimiConfig) -> None:
     """Writes the parameters of `codec.mimi.Mimi` under the names of the released file.
 
@@ -63,9 +82,9 @@ def save_mimi(path: Path, params: tree.Tree, config: config_lib.MimiConfig) -> N
       OSError: when the file cannot be written.
     """
     axes = sizes(config)
-    flags = rules.leaf_shapes(_flag_rules(), axes)
+    flags = rules.leaf_shapes(flag_rules(), axes)
     flat = tree.flatten(params) | {p: np.ones(shape, np.float32) for p, shape in flags.items()}
-    table = mimi_rules(config) + _flag_rules()
+    table = mimi_rules(config) + flag_rules()
     safetensors_io.write(path, rules.to_upstream(flat, table, axes, place=f"writing {path}"))
 
 
@@ -172,7 +191,8 @@ def _transformer_rules(name: str) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
 
 
-def _flag_rules() -> list[rules.Rule]:
+def flag_rules() -> list[rules.Rule]:
+    """Returns the table of what says that a codebook was trained."""
     return [
         rules.Rule(
             f"quantiser/{ours}/trained",
@@ -183,8 +203,12 @@ def _flag_rules() -> list[rules.Rule]:
     ]
 
 
-def _respell(tensors: Mapping[str, np.ndarray], *, place: str) -> rules.Tensors:
-    """Renames other spellings."""
+def released_names(tensors: Mapping[str, np.ndarray], *, place: str) -> rules.Tensors:
+    """Returns the tensors under the names of the released file.
+
+    Raises:
+      ValueError: naming tensors that are there under two spellings.
+    """
     renamed: rules.Tensors = {}
     twice = []
     for name, tensor in tensors.items():

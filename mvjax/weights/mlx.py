@@ -1,11 +1,13 @@
-"""The layout of `kyuteye_mlx` (reference section 4.5), float32 or bfloat16.
+"""The layout of `kyuteye_mlx` (reference section 4.5): float32, bfloat16, or quantised.
 
 Differs from Kyutai's PyTorch layout: norms are vectors, the depth transformer is one slice per step
 with the shared norms copied into each, and keys and values are fused without the queries.
+What quantised files hold instead is in `mlx_quantised`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +15,52 @@ import numpy as np
 from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.nn import gates
-from mvjax.weights import kyutai, locate, rules, safetensors_io, siglip_names, targets
+from mvjax.weights import (
+    kyutai,
+    leaf,
+    locate,
+    mlx_quantised,
+    quantise,
+    rules,
+    safetensors_io,
+    siglip_names,
+    stored,
+    targets,
+)
+
+NAMES = (*locate.WEIGHTS, *(f"model.{mode}.safetensors" for mode in quantise.SCHEMES))
+
+
+def open_mlx(
+    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+) -> dict[str, leaf.Leaf]:
+    """Returns {our path: leaf} of a file of `kyuteye_mlx`, to be read slice by slice.
+
+    Args:
+      path: location of safetensors, quantised or not.
+      config: the sizes that the file must have.
+      dtype: of the parameters; quantised weights are exact in float32. None keeps the file's, in
+        which they are rounded as `mlx.core.dequantize` rounds them.
+
+    Raises:
+      ValueError: naming the file and every missing, unexpected or misshapen tensor.
+    """
+    path = locate.resolve(path, names=NAMES)
+    return from_tensors(safetensors_io.tensors(path), config, dtype=dtype, place=str(path))
 
 
 def load_mlx(
     path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
 ) -> kyutai.Params:
-    """Reads a file of `kyuteye_mlx` into the whole parameter tree.
-
-    Args:
-      path: safetensors, not quantised.
-      config: the sizes that the file must have.
-      dtype: of the parameters; None keeps the file's.
+    """Reads a file of `kyuteye_mlx` whole, as the parameter tree in numpy; otherwise as `open_mlx`.
 
     Raises:
-      ValueError: naming the file and every missing, unexpected or misshapen tensor.
+      ValueError: also naming tensors that are damaged.
     """
-    path = locate.resolve(path)
-    tensors = safetensors_io.read(path)
-    table, sizes = mlx_rules(config), kyutai.sizes(config)
-    return tree.unflatten(rules.from_upstream(tensors, table, sizes, place=str(path), dtype=dtype))
+    path = locate.resolve(path, names=NAMES)
+    safetensors_io.verify(path)
+    views = open_mlx(path, config, dtype=dtype)
+    return tree.unflatten(rules.read_leaves(views, place=str(path)))
 
 
 def save_mlx(
@@ -41,13 +69,76 @@ def save_mlx(
     config: config_lib.ModelConfig,
     *,
     dtype: np.dtype | type | None = None,
+    mode: quantise.Mode | None = None,
 ) -> None:
-    """Writes the whole tree as one file of `kyuteye_mlx`; dtype None keeps each leaf's."""
-    table, sizes = mlx_rules(config), kyutai.sizes(config)
-    tensors = rules.to_upstream(tree.flatten(params), table, sizes, place=f"writing {path}")
-    if dtype is not None:
-        tensors = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    """Writes the whole tree as one file of `kyuteye_mlx`.
+
+    Args:
+      path: to write.
+      params: the tree.
+      config: its sizes.
+      dtype: of all tensors; None keeps each leaf's.
+      mode: quantises, as its server asks for; the rest is bfloat16, whatever `dtype` says.
+    """
+    tensors = to_tensors(params, config, dtype=dtype, mode=mode, place=f"writing {path}")
     safetensors_io.write(path, tensors)
+
+
+def to_tensors(
+    params: tree.Tree,
+    config: config_lib.ModelConfig,
+    *,
+    dtype: np.dtype | type | None = None,
+    mode: quantise.Mode | None = None,
+    place: str,
+) -> rules.Tensors:
+    """Returns {name in the file: tensor}; arguments as `save_mlx`, `place` for messages."""
+    if mode is not None and (problems := width_refusals(config, mode)):
+        raise ValueError(f"{place}: cannot quantise to {mode}:\n  " + "\n  ".join(problems))
+    table, sizes = mlx_rules(config), kyutai.sizes(config)
+    tensors = rules.to_upstream(tree.flatten(params), table, sizes, place=place)
+    if mode is not None:
+        return mlx_quantised.quantised(
+            tensors, quantise.SCHEMES[mode], layers=config.backbone.layers
+        )
+    if dtype is not None:
+        return {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    return tensors
+
+
+def from_tensors(
+    tensors: Mapping[str, stored.Stored],
+    config: config_lib.ModelConfig,
+    *,
+    dtype: np.dtype | type | None = np.float32,
+    place: str,
+) -> dict[str, leaf.Leaf]:
+    """Returns {our path: leaf} for {name in the file: tensor}; arguments as `open_mlx`."""
+    table, sizes = mlx_rules(config), kyutai.sizes(config)
+    single = mlx_quantised.without_copies(tensors, layers=config.backbone.layers, place=place)
+    shapes = rules.tensor_shapes(table, sizes)
+    plain = mlx_quantised.dequantised(single, shapes, dtype=dtype, place=place)
+    return rules.leaves(plain, table, sizes, place=place, dtype=dtype)
+
+
+def width_refusals(config: config_lib.ModelConfig, mode: quantise.Mode) -> list[str]:
+    """Returns which widths do not fill the groups of a mode; `nn.quantize` would stop at them."""
+    group, gate = quantise.SCHEMES[mode].group, config.cross_attention.gate
+    widths = {
+        "backbone.width": config.backbone.width,
+        "backbone.hidden": config.backbone.hidden,
+        "depformer.width": config.depformer.width,
+        "depformer.hidden": config.depformer.hidden,
+        "siglip.width": config.siglip.width,
+    }
+    if isinstance(gate, gates.Conditional):
+        widths["cross_attention.gate.hidden"] = gate.hidden
+    return [
+        f"{path}={width}: {mode} needs a multiple of {group}, the inputs that share a scale"
+        " (reference 4.5); export bfloat16 instead, or retrain with such a width"
+        for path, width in widths.items()
+        if width % group
+    ]
 
 
 def mlx_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
@@ -59,7 +150,7 @@ def mlx_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
     if problems := targets.refusals(config, "mlx"):
         raise ValueError("no MLX layout for this design:\n  " + "\n  ".join(problems))
     encoder = siglip_names.siglip_rules(ours="image/encoder/", theirs="img_embedder.model.")
-    table = _backbone_rows() + _depformer_rows(config.codebooks_out)
+    table = _backbone_rows() + depformer_rows(config.codebooks_out)
     return [rules.Rule(*row) for row in table] + _adapter_rules(config) + encoder
 
 
@@ -81,7 +172,8 @@ def _backbone_rows() -> list[tuple]:
     ]
 
 
-def _depformer_rows(steps: int) -> list[tuple]:
+def depformer_rows(steps: int) -> list[tuple]:
+    """Returns the rows of the depth transformer, one slice per step."""
     block, part = "depformer/blocks/", "depformer.slices.{step}."
     layer, copies = f"{part}transformer.layers.{{depth_layer}}.", (("step", steps),)
     return [

@@ -1,44 +1,137 @@
-"""Reads and writes safetensors files as {name: numpy array}; bfloat16 through ml_dtypes."""
+"""Reads and writes safetensors files, one or several with an index; bfloat16 through ml_dtypes.
+
+Values are mapped, not loaded, until they are asked for, and a file is mapped one tensor at a time: what was
+read and dropped takes no memory. The format has no checksums, so `write` adds the CRC-32 of every tensor to
+the metadata, and `verify` and `read` compare them; other readers take no notice.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
+
+from mvjax.weights import stored
 
 Tensors = dict[str, np.ndarray]
 
+INDEX_SUFFIX = ".safetensors.index.json"
+CHECKSUMS = "mvjax.crc32"  # metadata: {tensor name: CRC-32 of its bytes} as JSON
+
 _HEADER_LENGTH = struct.calcsize("<Q")
 _MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
+_ALIGNMENT = 8
+_CHUNK = 2**24  # bytes checked at a time
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tensor:
+    """One tensor in a file; what it returns is a view of the file's pages."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    begin: int  # bytes from the start of the file
+
+    def __getitem__(self, index: stored.Index) -> np.ndarray:
+        """Maps the tensor and returns the part."""
+        part = stored.slices(stored.box(index, self.shape))
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)[part]
+        mapped = np.memmap(self.file, self.dtype, "r", offset=self.begin, shape=self.shape)
+        return np.asarray(mapped)[(*part, ...)]
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """Returns {name: tensor} of a file, or of all files that an index (`*.index.json`) names.
+
+    Raises:
+      ValueError: if a file is truncated or corrupt, naming it and the tensors that are cut off, or an
+        index and its files contradict each other, naming every tensor.
+    """
+    return _indexed(path) if path.name.endswith(INDEX_SUFFIX) else _contents(path)
 
 
 def read(path: Path, *, prefix: str = "") -> Tensors:
-    """Returns the tensors whose name starts with `prefix`, names unchanged.
+    """Returns the values of the tensors whose name starts with `prefix`, names unchanged.
 
     Raises:
-      ValueError: if the file is truncated or corrupt, naming it and the tensors that are cut off.
+      ValueError: as `tensors` and `verify`.
     """
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            return {name: file.get_tensor(name) for name in names}
-    except safetensors.SafetensorError as error:
-        raise ValueError(_explain(path, error)) from error
+    found = {name: t for name, t in tensors(path).items() if name.startswith(prefix)}
+    values = {name: np.array(tensor[()]) for name, tensor in found.items()}
+    sums = {file: _checksums(file) for file in files(path)}
+    bad = [
+        name
+        for name, tensor in found.items()
+        if name in sums[tensor.file] and _crc(values[name]) != sums[tensor.file][name]
+    ]
+    _refuse_changed(path, bad)
+    return values
+
+
+def verify(path: Path) -> int:
+    """Compares tensors with the checksums in their file; returns how many had one.
+
+    Raises:
+      ValueError: naming the file and every tensor whose bytes are not those that were written.
+    """
+    found, count = tensors(path), 0
+    bad = []
+    for file in files(path):
+        sums = _checksums(file)
+        with file.open("rb") as stream:
+            for name in [n for n, t in found.items() if t.file == file and n in sums]:
+                tensor = found[name]
+                stream.seek(tensor.begin)
+                left, crc = int(np.prod(tensor.shape)) * tensor.dtype.itemsize, 0
+                while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
+                    crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+                count += 1
+                if crc != sums[name]:
+                    bad.append(name)
+    _refuse_changed(path, bad)
+    return count
+
+
+def files(path: Path) -> list[Path]:
+    """Returns the files that hold the tensors: the path itself, or those that an index names."""
+    if not path.name.endswith(INDEX_SUFFIX):
+        return [path]
+    return [path.parent / name for name in sorted(set(_weight_map(path).values()))]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Returns the text metadata of a file; raises as `read`."""
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
-    except safetensors.SafetensorError as error:
-        raise ValueError(_explain(path, error)) from error
+    """Returns the text metadata of a file less the checksums; raises as `read`."""
+    return {key: text for key, text in _metadata(path).items() if key != CHECKSUMS}
 
 
 def write(
@@ -46,22 +139,126 @@ def write(
 ) -> None:
     """Writes a file whole or not at all: a partial write never replaces an existing file.
 
+    Equal tensors and metadata give equal bytes.
+
     Raises:
       OSError: naming the file, when the disk is full or the folder cannot be written.
     """
-    # The format stores raw bytes: anything but C order would be written scrambled.
-    dense = {name: np.require(t, requirements="C") for name, t in tensors.items()}
+    # Widest dtypes first, so that every tensor is aligned.
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted((metadata or {}).items()))}
+    sums, end = {}, 0
+    for name in order:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.nbytes
+        dtype = _NAMES[tensor.dtype]
+        header[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
+        sums[name] = _crc(tensor)
+    header["__metadata__"][CHECKSUMS] = json.dumps(sums)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.numpy.save_file(dense, partial, metadata=metadata)
+        with partial.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name in order:
+                file.write(_bytes(tensors[name]))
         os.replace(partial, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        need = sum(t.nbytes for t in dense.values())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise OSError(
-            f"{path}: could not write {need:,} bytes: {error}; check free space and permissions"
+            f"{path}: could not write {end:,} bytes: {error}; check free space and permissions"
         ) from error
+
+
+def _contents(path: Path) -> dict[str, Tensor]:
+    _metadata(path)  # the package checks header, offsets and file size
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(_HEADER_LENGTH))
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    start = _HEADER_LENGTH + length
+    unknown = sorted(f"{n} ({e['dtype']})" for n, e in header.items() if e["dtype"] not in _DTYPES)
+    if unknown:
+        raise ValueError(f"{path}: expected dtypes of {sorted(_DTYPES)}, got {unknown}")
+    return {
+        name: Tensor(
+            path, tuple(entry["shape"]), _DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
+        )
+        for name, entry in sorted(header.items())
+    }
+
+
+def _indexed(index: Path) -> dict[str, Tensor]:
+    where = _weight_map(index)
+    absent = [str(file) for file in files(index) if not file.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{index}: no such files, though it names them: {absent}")
+    contents = {file.name: _contents(file) for file in files(index)}
+    problems = [
+        f"{name}: expected in {file}, not there"
+        for name, file in where.items()
+        if name not in contents[file]
+    ]
+    problems += [
+        f"{name}: found in {file}, not in the index or elsewhere in it"
+        for file, held in contents.items()
+        for name in held
+        if where.get(name) != file
+    ]
+    if problems:
+        listing = "\n  ".join(problems)
+        raise ValueError(f"{index}: the index and its files differ:\n  {listing}")
+    return {name: contents[file][name] for name, file in where.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        where = dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{index}: expected JSON with "weight_map": {{tensor: file}} ({error!r})'
+        ) from error
+    outside = sorted({str(file) for file in where.values() if Path(str(file)).name != file})
+    if outside:
+        raise ValueError(f"{index}: expected names of files beside it, got {outside}")
+    return where
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise ValueError(_explain(path, error)) from error
+
+
+def _checksums(path: Path) -> dict[str, int]:
+    text = _metadata(path).get(CHECKSUMS, "{}")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: its header is corrupt, in {CHECKSUMS}: {error}") from error
+
+
+def _crc(tensor: np.ndarray) -> int:
+    return zlib.crc32(_bytes(tensor))
+
+
+def _bytes(tensor: np.ndarray) -> memoryview:
+    # The format stores raw bytes: anything but C order would be written scrambled.
+    dense = np.require(tensor, requirements="C")
+    return dense.reshape(-1).view(np.uint8).data
+
+
+def _refuse_changed(path: Path, names: list[str]) -> None:
+    if names:
+        raise ValueError(
+            f"{path}: the bytes of these tensors are not those that were written: {sorted(names)};"
+            " the file is damaged. Fetch or make it again."
+        )
 
 
 def _explain(path: Path, error: Exception) -> str:

@@ -1,255 +1,287 @@
-"""What each upstream runtime can run: the designs it would run wrongly, and its config files."""
+"""The compatibility matrix: which designs and file formats each upstream runtime can run, and why not.
+
+A runtime refuses a model if any line of the matrix that the model's config falls under does.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+import dataclasses
+import operator
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 from mvjax import config as config_lib
-from mvjax.nn import gates
+from mvjax.nn import gates, scopes
 
-Target = Literal["torch", "mlx"]
+Target = Literal["torch", "mlx", "candle"]
+Quantisation = Literal["q8", "q4", "q8_0"]
 
-UPSTREAM = {"torch": "kyuteye_pt", "mlx": "kyuteye_mlx"}
+TARGETS: tuple[Target, ...] = get_args(Target)
+UPSTREAM: dict[Target, str] = {"torch": "kyuteye_pt", "mlx": "kyuteye_mlx", "candle": "kyuteye_rs"}
+
 MODEL_FILE = "model.safetensors"
+_QUANTISED_FILES: dict[Target, dict[Quantisation, str]] = {
+    "torch": {},
+    "mlx": {"q8": "model.q8.safetensors", "q4": "model.q4.safetensors"},
+    "candle": {"q8_0": "model.q8_0.gguf"},
+}
 CODEC_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TOKENIZER_FILE = "tokenizer_spm_32k_3.model"
-CONFIG_FILE = {"torch": "moshika-vis.yaml", "mlx": "config.json"}
 ENCODER_FILE = "siglip448.config"  # the name kyuteye_mlx opens, whatever the sizes
 
-_NORM_EPS = 1e-8  # of every norm in both runtimes but the image's
-# kyuteye_pt: {name of a norm: (kind, eps)}; reference section 2.2
-_IMAGE_NORMS: dict[str, tuple[config_lib.NormKind, float]] = {
-    "rms_norm": ("variance", 1e-5),
-    "rms_norm_f32": ("variance", 1e-8),
-    "real_rms_norm": ("mean_square", 1e-5),
-    "real_rms_norm_f32": ("mean_square", 1e-8),
+NORM_EPS = 1e-8  # of every norm but the image's, in all runtimes
+# kyuteye_pt: {(kind, eps): name}; reference section 2.2
+TORCH_NORMS: dict[tuple[config_lib.NormKind, float], str] = {
+    ("variance", 1e-5): "rms_norm",
+    ("variance", 1e-8): "rms_norm_f32",
+    ("mean_square", 1e-5): "real_rms_norm",
+    ("mean_square", 1e-8): "real_rms_norm_f32",
 }
-_DEPTH_NORMS: dict[config_lib.NormKind, str] = {
-    "variance": "rms_norm_f32",
-    "mean_square": "real_rms_norm_f32",
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One choice of a design.
+
+    Attributes:
+      choice: what `mvjax export --list` calls it.
+      fields: paths below ModelConfig that make the choice, for messages.
+      made_by: whether a model makes it.
+      refused: why a target cannot run it; a target that is not named can.
+      remedy: for whoever meets a refusal.
+      nearly: what a target makes of it that can run it in another way only.
+    """
+
+    choice: str
+    fields: tuple[str, ...]
+    made_by: Callable[[config_lib.ModelConfig], bool]
+    refused: Mapping[Target, str] = dataclasses.field(default_factory=dict)
+    remedy: str = ""
+    nearly: Mapping[Target, str] = dataclasses.field(default_factory=dict)
+
+
+_MLX_GATE = "no gate but the conditional sigmoid one is ever built there (reference 1.5, 2.6)"
+_WIDTH = "gates are built with hidden = int(0.125 x backbone.width) (reference 2.6)"
+_LAYER_0 = (
+    "keys and values are computed once, with layer 0's weights, for all layers (reference 5.4)"
+)
+_EPS = "1e-8 is built in (reference 2.2)"
+_NO_END = "vision has no end there: only its start can be told (reference 2.7)"
+_LEVELS = (
+    "of the assistant's levels the first has delay 0 and all others 1 there (reference 5.2, 5.3)"
+)
+_ACOUSTIC = "one acoustic delay holds for the assistant and the user there (reference 1.5)"
+
+
+def _all(reason: str) -> dict[Target, str]:
+    return {target: reason for target in TARGETS}
+
+
+def _gate(model: config_lib.ModelConfig) -> gates.Gate | None:
+    return model.cross_attention.gate
+
+
+def _conditional(activation: gates.Activation) -> Callable[[config_lib.ModelConfig], bool]:
+    def made_by(model: config_lib.ModelConfig) -> bool:
+        gate = _gate(model)
+        return isinstance(gate, gates.Conditional) and gate.activation == activation
+
+    return made_by
+
+
+def _other_width(model: config_lib.ModelConfig) -> bool:
+    gate = _gate(model)
+    width = int(0.125 * model.backbone.width)
+    return isinstance(gate, gates.Conditional) and gate.hidden != width
+
+
+def _image_norm(model: config_lib.ModelConfig) -> tuple[config_lib.NormKind, float]:
+    return model.cross_attention.image_norm, model.cross_attention.image_norm_eps
+
+
+def _delays(model: config_lib.ModelConfig) -> tuple[bool, bool]:
+    """Returns whether the assistant's delays are 0 1 1 .., and whether all acoustic ones agree."""
+    own, users = model.codebooks_out, model.codebooks - 1 - model.codebooks_out
+    late = max(model.delays)
+    by_one = model.delays[: 1 + own] == (0, 0, *[1] * (own - 1))
+    return by_one, model.delays == (0, *(0, *[late] * own)[:own], *(0, *[late] * users)[:users])
+
+
+_SHARE = ("cross_attention.share",)
+_GATE = ("cross_attention.gate",)
+_NORM = ("cross_attention.image_norm", "cross_attention.image_norm_eps")
+_MEAN_SQUARE = "image tokens are normed by their mean square, eps 1e-8, there (reference 2.2)"
+_SCOPE = ("cross_attention.scope",)
+_TO_CONDITIONAL = "retrain with gates.Conditional() or gate=None, or export to torch or candle"
+
+MATRIX: tuple[Line, ...] = (
+    Line("gate: none", _GATE, lambda m: _gate(m) is None),
+    Line(
+        "gate: constant tanh", _GATE, lambda m: _gate(m) == gates.Constant("tanh"),
+        {"mlx": _MLX_GATE}, _TO_CONDITIONAL,
+    ),
+    Line(
+        "gate: constant sigmoid", _GATE, lambda m: _gate(m) == gates.Constant("sigmoid"),
+        {"mlx": _MLX_GATE}, _TO_CONDITIONAL,
+    ),
+    Line("gate: conditional tanh", _GATE, _conditional("tanh"), {"mlx": _MLX_GATE}, _TO_CONDITIONAL),
+    Line("gate: conditional sigmoid (release)", _GATE, _conditional("sigmoid")),
+    Line(
+        "gate: conditional, hidden not width / 8", (*_GATE, "backbone.width"), _other_width,
+        _all(_WIDTH), "retrain with Conditional(hidden=int(0.125 x backbone.width))",
+    ),
+    Line(
+        "gate: shared by all layers, with an alpha each", ("cross_attention.share_gate",),
+        lambda m: _gate(m) is not None and m.cross_attention.share_gate,
+        {
+            "mlx": "no shared gate and no per-layer alpha there (reference 1.5)",
+            "candle": "each layer has its own gate and no alpha there (reference 2.6, 4.6)",
+        },
+        "retrain with share_gate=False, or export to torch",
+    ),
+    Line("share: qkv (release)", _SHARE, lambda m: m.cross_attention.share == "qkv"),
+    Line(
+        "share: kv", _SHARE, lambda m: m.cross_attention.share == "kv",
+        _all("no layer has queries of its own beside shared keys there (reference 2.6, 4.3)"),
+        "retrain with share='qkv'",
+    ),
+    Line(
+        "share: none", _SHARE, lambda m: m.cross_attention.share == "none",
+        _all(_LAYER_0), "retrain with share='qkv'",
+    ),
+    Line(
+        "scope: all frames (release)", _SCOPE, lambda m: m.cross_attention.scope == scopes.Scope()
+    ),
+    Line(
+        "scope: from a frame on", _SCOPE,
+        lambda m: m.cross_attention.scope.start > 0 and m.cross_attention.scope.frames is None,
+        nearly={
+            "mlx": "no file says it: start the server with --xa-start (reference 5.4)",
+            "candle": "no file says it: the client sends xa_start (reference 5.5)",
+        },
+    ),
+    Line(
+        "scope: so many frames", _SCOPE, lambda m: m.cross_attention.scope.frames is not None,
+        {"mlx": _NO_END, "candle": _NO_END}, "retrain with frames=None, or export to torch",
+    ),
+    Line(
+        "image norm: variance, eps 1e-5 (release)", _NORM,
+        lambda m: _image_norm(m) == ("variance", 1e-5),
+        nearly={"mlx": _MEAN_SQUARE, "candle": _MEAN_SQUARE},
+    ),
+    Line(
+        "image norm: mean square, eps 1e-8", _NORM,
+        lambda m: _image_norm(m) == ("mean_square", 1e-8),
+    ),
+    Line(
+        "image norm: another", _NORM,
+        lambda m: _image_norm(m) not in {("variance", 1e-5), ("mean_square", 1e-8)},
+        nearly={"mlx": _MEAN_SQUARE, "candle": _MEAN_SQUARE},
+    ),
+    Line(
+        "image norm: an eps that is not 1e-5 or 1e-8", _NORM,
+        lambda m: _image_norm(m) not in TORCH_NORMS,
+        {"torch": "norms have eps 1e-5 or 1e-8 there (reference 2.2)"},
+        "retrain with one of these",
+    ),
+    Line(
+        "depth transformer norm: mean square (release)", ("depformer.norm",),
+        lambda m: m.depformer.norm == "mean_square",
+    ),
+    Line(
+        "depth transformer norm: variance", ("depformer.norm",),
+        lambda m: m.depformer.norm == "variance",
+        {
+            "mlx": "computes the mean square (reference 2.2)",
+            "candle": "computes the mean square (reference 2.2)",
+        },
+        "set depformer.norm='mean_square', which the frozen weights were trained with",
+    ),
+    Line(
+        "norm eps: not 1e-8", ("backbone.norm_eps", "depformer.norm_eps"),
+        lambda m: {m.backbone.norm_eps, m.depformer.norm_eps} != {NORM_EPS},
+        _all(_EPS), "retrain with 1e-8",
+    ),
+    Line("delays: 0, then 1 (release)", ("delays",), lambda m: _delays(m) == (True, True)),
+    Line(
+        "delays: 0, then another for all", ("delays",), lambda m: _delays(m) == (False, True),
+        {"mlx": _LEVELS}, "use delays of 1, or export to torch or candle",
+    ),
+    Line(
+        "delays: others for the user only", ("delays",), lambda m: _delays(m) == (True, False),
+        {"candle": _ACOUSTIC}, "use delays of 1, or export to torch or mlx",
+    ),
+    Line(
+        "delays: several for the assistant", ("delays",), lambda m: _delays(m) == (False, False),
+        {"mlx": _LEVELS, "candle": _ACOUSTIC}, "use delays of 1, or export to torch",
+    ),
+)  # fmt: skip
+
+_QUANTISED: dict[Quantisation, Mapping[Target, str]] = {
+    "q8": {
+        "torch": "kyuteye_pt loads no quantised weights (reference 4.2)",
+        "candle": "kyuteye_rs reads its own kind, q8_0 (reference 4.6)",
+    },
+    "q4": {
+        "torch": "kyuteye_pt loads no quantised weights (reference 4.2)",
+        "candle": "kyuteye_rs reads its own kind, q8_0 (reference 4.6)",
+    },
+    "q8_0": {
+        "torch": "kyuteye_pt loads no quantised weights (reference 4.2)",
+        "mlx": "kyuteye_mlx reads what nn.quantize makes: q8 or q4 (reference 4.5)",
+    },
 }
 
 
 def refusals(config: config_lib.ModelConfig, target: Target) -> list[str]:
     """Returns why the target would run this design wrongly, each with a remedy; empty if it can."""
-    adapters, backbone = config.cross_attention, config.backbone
-    name = UPSTREAM[target]
-    found = []
-    if adapters.share != "qkv":
-        found.append(
-            f"cross_attention.share={adapters.share!r}: {name} computes keys and values once, with"
-            " layer 0's weights, for all layers (reference 5.4); retrain with share='qkv'"
-        )
-    hidden = int(0.125 * backbone.width)
-    if isinstance(adapters.gate, gates.Conditional) and adapters.gate.hidden != hidden:
-        found.append(
-            f"cross_attention.gate={adapters.gate}: {name} builds gates with hidden ="
-            f" int(0.125 x backbone.width) = {hidden}; retrain with Conditional(hidden={hidden})"
-        )
-    for path, eps in (
-        ("backbone.norm_eps", backbone.norm_eps),
-        ("depformer.norm_eps", config.depformer.norm_eps),
-    ):
-        if eps != _NORM_EPS:
-            found.append(f"{path}={eps}: {name} has {_NORM_EPS} built in; retrain with that")
-    return found + (_mlx_refusals(config) if target == "mlx" else _torch_refusals(config))
-
-
-def _torch_refusals(config: config_lib.ModelConfig) -> list[str]:
-    adapters = config.cross_attention
-    norm = (adapters.image_norm, adapters.image_norm_eps)
-    if norm in _IMAGE_NORMS.values():
-        return []
     return [
-        f"cross_attention.image_norm, image_norm_eps = {norm}: kyuteye_pt has only"
-        f" {sorted(_IMAGE_NORMS.values())}; retrain with one of these"
+        f"{_values(config, line.fields)}: {UPSTREAM[target]}: {line.refused[target]}; {line.remedy}"
+        for line in MATRIX
+        if target in line.refused and line.made_by(config)
     ]
 
 
-def _mlx_refusals(config: config_lib.ModelConfig) -> list[str]:
-    adapters = config.cross_attention
-    found = []
-    always = "kyuteye_mlx always builds the conditional sigmoid gate (reference 1.5, 2.6)"
-    remedy = "retrain with gates.Conditional() or gate=None, or export to torch"
-    if adapters.gate is not None and not (
-        isinstance(adapters.gate, gates.Conditional) and adapters.gate.activation == "sigmoid"
-    ):
-        found.append(f"cross_attention.gate={adapters.gate}: {always}; {remedy}")
-    if adapters.gate is not None and adapters.share_gate:
-        found.append(
-            "cross_attention.share_gate=True: kyuteye_mlx has no per-layer alpha and no shared"
-            " gate; retrain with share_gate=False, or export to torch"
+def weight_file(target: Target, quantisation: Quantisation | None = None) -> str:
+    """Returns upstream's name of the weight file.
+
+    Raises:
+      ValueError: if the target reads no such file.
+    """
+    if quantisation is None:
+        return MODEL_FILE
+    if target in _QUANTISED[quantisation]:
+        known = list(_QUANTISED_FILES[target]) or "none"
+        raise ValueError(
+            f"cannot export {quantisation} to {target}: {_QUANTISED[quantisation][target]};"
+            f" its quantisations: {known}"
         )
-    if config.depformer.norm != "mean_square":
-        found.append(
-            f"depformer.norm={config.depformer.norm!r}: kyuteye_mlx computes the mean square;"
-            " set depformer.norm='mean_square', which the frozen weights were trained with"
-        )
-    levels = (0, *[1] * (config.codebooks_out - 1))
-    if config.delays[0] != 0 or config.delays[1 : config.codebooks_out + 1] != levels:
-        found.append(
-            f"delays={config.delays}: kyuteye_mlx assumes text 0 and assistant {levels}; use these"
-        )
-    return found
+    return _QUANTISED_FILES[target][quantisation]
 
 
-def deviations(config: config_lib.ModelConfig, target: Target) -> list[str]:
-    """Returns where the upstream runtime differs from this one without being told so by a file."""
-    adapters, siglip = config.cross_attention, config.siglip
-    notes = []
-    if (siglip.width, siglip.layers, siglip.hidden, siglip.patch) != (1152, 27, 4304, 14):
-        notes.append(
-            f"{UPSTREAM[target]} builds SigLIP So400m/14 whatever {ENCODER_FILE} says, so this"
-            " encoder runs in mvjax's own runtimes only"
-        )
-    if target == "torch":
-        return [
-            *notes,
-            "kyuteye_pt shows the user's frame to the model one call (80 ms) earlier and drops the"
-            " first (reference 5.2)",
-            "kyuteye_pt feeds its own samples to the depth transformer at call 0, where training"
-            " had the initial id (reference 5.3)",
-        ]
-    if (adapters.image_norm, adapters.image_norm_eps) != ("mean_square", _NORM_EPS):
-        notes.append(
-            f"kyuteye_mlx norms image tokens by the mean square, eps 1e-8; these were trained with"
-            f" {adapters.image_norm}, eps {adapters.image_norm_eps} (reference 2.2)"
-        )
-    context = config.backbone.context
-    return [
-        *notes,
-        "kyuteye_mlx has eps 1e-5 in SigLIP's last norm; trained with 1e-6 (reference 3.2)",
-        "kyuteye_mlx rounds image keys and values to bfloat16 (reference 5.4)",
-        f"kyuteye_mlx attends to {context + 1} frames; trained with {context} (reference 2.4)",
-        "kyuteye_mlx reads its sizes from its source, not from config.json",
-    ]
+def table() -> str:
+    """Returns the matrix as text, with numbered reasons below."""
+    nothing: Mapping[Target, str] = {}
+    lines = [(line.choice, line.refused, line.nearly) for line in MATRIX]
+    lines += [(f"file: {name}", nothing, nothing) for name in get_args(config_lib.Dtype)]
+    lines += [(f"file: {name}", refused, nothing) for name, refused in _QUANTISED.items()]
+    width = max(len(choice) for choice, *_ in lines)
+    reasons: dict[str, int] = {}
+    rows = ["".ljust(width) + "".join(f"  {target:11}" for target in TARGETS)]
+    for choice, refused, nearly in lines:
+        cells = [_cell(refused.get(t), nearly.get(t), reasons) for t in TARGETS]
+        rows.append(choice.ljust(width) + "".join(f"  {cell:11}" for cell in cells))
+    rows += ["", *(f"[{number}] {reason}" for reason, number in reasons.items())]
+    return "\n".join(row.rstrip() for row in rows)
 
 
-def torch_config(config: config_lib.ModelConfig) -> dict[str, Any]:
-    """Returns `moshika-vis.yaml`: the keys of the release, then the sizes of MoshiConfig."""
-    backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
-    gate = adapters.gate
-    feedforward = _feedforward(backbone.width, backbone.hidden)
-    norm = (adapters.image_norm, adapters.image_norm_eps)
-    return {
-        "hf_repo": None,
-        "model": MODEL_FILE,
-        "mimi_codec": CODEC_FILE,
-        "text_tokenizer": TOKENIZER_FILE,
-        "encoder_name": f"siglip_gemma2_{_nearest_encoder(config.siglip.image_size)}",
-        "image_size": config.siglip.image_size,
-        "interpolation": "bicubic",
-        "num_crossattended_tokens": -1,
-        "num_extra_tokens": 0,
-        "add_boi_eoi": False,
-        "align_img_and_speech_tokens_dim": True,
-        "norm_xa": next(name for name, known in _IMAGE_NORMS.items() if known == norm),
-        "norm_extra": None,
-        "xa_dim": None,
-        "xa_gating": "none" if gate is None else gate.activation,
-        "xa_conditional_gating": isinstance(gate, gates.Conditional),
-        "xa_shared": True,
-        "xa_gate_shared": adapters.share_gate,
-        "xa_layers": [],
-        "xa_start": 0,  # the release says "start", at which its server stops (reference 5.5)
-        "xa_end": "end",
-        "xa_step": 1,
-        "xa_delay": 0,
-        # MoshiConfig; `norm` reaches the depth transformer only (reference 1.4)
-        "dim": backbone.width,
-        "num_layers": backbone.layers,
-        "num_heads": backbone.heads,
-        "hidden_scale": _scale(feedforward, backbone.width),
-        "context": backbone.context,
-        "max_period": backbone.rope_base,
-        "norm": _DEPTH_NORMS[depformer.norm],
-        "text_card": config.text_vocab,
-        "padding_token_id": config.text_pad,
-        "audio_card": config.audio_vocab,
-        "n_q": config.codebooks - 1,
-        "dep_q": config.codebooks_out,
-        "delays": list(config.delays),
-        "depformer_dim": depformer.width,
-        "depformer_num_layers": depformer.layers,
-        "depformer_num_heads": depformer.heads,
-        "depformer_dim_feedforward": _feedforward(depformer.width, depformer.hidden),
-        "depformer_context": config.codebooks_out,
-    }
+def _cell(refused: str | None, nearly: str | None, reasons: dict[str, int]) -> str:
+    """Returns yes, no or nearly, and the number of the reason, which may be a new one."""
+    reason = refused or nearly
+    if reason is None:
+        return "yes"
+    return f"{'no' if refused else 'nearly'} [{reasons.setdefault(reason, len(reasons) + 1)}]"
 
 
-def mlx_config(config: config_lib.ModelConfig) -> dict[str, Any]:
-    """Returns `config.json`: the fields of kyuteye_mlx's LmConfig, and the image norm."""
-    backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
-    return {
-        "transformer": {
-            "d_model": backbone.width,
-            "num_heads": backbone.heads,
-            "num_layers": backbone.layers,
-            "dim_feedforward": _mlx_feedforward(backbone.width, backbone.hidden),
-            "context": backbone.context,
-            "max_period": backbone.rope_base,
-            "norm": "rms_norm",
-            "cross_attention": True,
-            "xa_shared": True,
-            "xa_gating": "none" if adapters.gate is None else "sigmoid",
-            "xa_start": 0,
-            "img_emb_dim": config.siglip.width,
-        },
-        "depformer": {
-            "transformer": {
-                "d_model": depformer.width,
-                "num_heads": depformer.heads,
-                "num_layers": depformer.layers,
-                "dim_feedforward": _mlx_feedforward(depformer.width, depformer.hidden),
-                "context": config.codebooks_out,
-                "norm": "rms_norm",
-                "positional_embedding": "none",
-                "cross_attention": False,
-            },
-            "num_slices": config.codebooks_out,
-        },
-        "text_in_vocab_size": config.text_vocab + 1,
-        "text_out_vocab_size": config.text_vocab,
-        "audio_vocab_size": config.audio_vocab + 1,
-        "audio_codebooks": config.codebooks - 1,
-        "audio_delays": list(config.delays[1:]),
-        "image_norm": {"kind": adapters.image_norm, "eps": adapters.image_norm_eps},
-    }
-
-
-def encoder_config(config: config_lib.SiglipConfig) -> dict[str, Any]:
-    """Returns `siglip448.config`, with this encoder's sizes."""
-    return {
-        "model_type": "siglip_vision_model",
-        "num_hidden_layers": config.layers,
-        "hidden_size": config.width,
-        "intermediate_size": config.hidden,
-        "num_attention_heads": config.heads,
-        "patch_size": config.patch,
-        "projection_dim": 2 * config.width,  # unused
-        "image_size": config.image_size,
-        "num_channels": 3,
-        "layer_norm_eps": 1e-6,
-    }
-
-
-def _feedforward(width: int, hidden: int) -> int:
-    """The nominal width whose two thirds are `hidden`; upstream special-cases 4 x width."""
-    nominal = math.ceil(1.5 * hidden)
-    return nominal + 1 if nominal == 4 * width else nominal
-
-
-def _mlx_feedforward(width: int, hidden: int) -> int:
-    """As `_feedforward`, where 4 x width means 11/4 x width."""
-    return 4 * width if hidden == 11 * width // 4 else _feedforward(width, hidden)
-
-
-def _scale(feedforward: int, width: int) -> float:
-    """A factor with int(factor * width) == feedforward in floating point."""
-    exact = feedforward / width
-    return exact if int(exact * width) == feedforward else (feedforward + 0.5) / width
-
-
-def _nearest_encoder(image_size: int) -> int:
-    return min((224, 448, 896), key=lambda size: abs(size - image_size))
+def _values(config: config_lib.ModelConfig, fields: tuple[str, ...]) -> str:
+    return ", ".join(f"{path}={operator.attrgetter(path)(config)!r}" for path in fields)

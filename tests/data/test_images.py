@@ -24,12 +24,20 @@ def test_png_comes_back_exactly():
     np.testing.assert_array_equal(images.decode(images.encode_png(_picture())), _picture())
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "I;16", "CMYK"])
-def test_every_mode_becomes_rgb(mode):
+@pytest.mark.parametrize(
+    ("mode", "form"),
+    [
+        *((mode, "PNG") for mode in ("L", "1", "P", "LA", "RGBA", "I;16")),
+        ("I;16", "TIFF"),
+        ("CMYK", "TIFF"),
+        ("CMYK", "JPEG"),
+        ("YCbCr", "JPEG"),
+    ],
+)
+def test_every_mode_becomes_rgb(mode, form):
     grey = Image.fromarray(np.full((5, 7), 130, np.uint8))
     deep = Image.fromarray(np.full((5, 7), 130 * 257, np.uint16))
-    image = deep if mode == "I;16" else grey.convert(mode)
-    data = _bytes(image, format="TIFF" if mode == "CMYK" else "PNG")
+    data = _bytes(deep if mode == "I;16" else grey.convert(mode), format=form)
     found = images.decode(data)
     assert found.shape == (5, 7, 3) and found.dtype == np.uint8
     if mode != "1":
@@ -46,15 +54,29 @@ def test_transparent_parts_show_white(palette):
     np.testing.assert_allclose(found[0, 0], [200, 10, 10], atol=8)
 
 
-def test_exif_rotation_is_applied():
-    picture = np.zeros((16, 32, 3), np.uint8)
-    picture[:, :16] = 255  # the left half is white
-    image = Image.fromarray(picture)
+@pytest.mark.parametrize(
+    ("tag", "turned"),
+    [
+        (1, lambda x: x),
+        (2, lambda x: x[:, ::-1]),
+        (3, lambda x: x[::-1, ::-1]),
+        (4, lambda x: x[::-1]),
+        (5, lambda x: x.swapaxes(0, 1)),
+        (6, lambda x: x[::-1].swapaxes(0, 1)),
+        (7, lambda x: x[::-1, ::-1].swapaxes(0, 1)),
+        (8, lambda x: x[:, ::-1].swapaxes(0, 1)),
+    ],
+)
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_exif_rotation_is_applied(tag, turned, form):
+    corners = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255] * 3, [0] * 3, [99] * 3]])
+    picture = np.kron(corners, np.ones((16, 16, 1))).astype(np.uint8)  # blocks as JPEG has them
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned clockwise: left becomes top
-    found = images.decode(_bytes(image, format="JPEG", exif=exif.tobytes(), quality=95))
-    assert found.shape == (32, 16, 3)
-    assert found[:14].min() > 200 and found[-14:].max() < 50
+    exif[0x0112] = tag
+    options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
+    found = images.decode(_bytes(Image.fromarray(picture), format=form, exif=exif, **options))
+    assert found.shape == turned(picture).shape
+    np.testing.assert_allclose(found, turned(picture), atol=4)
 
 
 def test_too_many_bytes_or_pixels_are_refused_with_numbers():
@@ -73,21 +95,58 @@ def test_truncated_and_foreign_bytes_are_refused(form):
             images.decode(broken)
 
 
+SHAPES = [(40, 60), (37, 53), (1, 7), (5, 3), (24, 91), (211, 24), (301, 199), (20, 1201)]
+
+
 @pytest.mark.parity
-def test_resizing_is_the_reference_within_one_level():
+@pytest.mark.parametrize("size", [24, 35])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_resizing_gives_the_bits_of_torch(shape, size):
+    """What torchvision calls for uint8 pixels, as kyuteye_pt resizes."""
     torch = pytest.importorskip("torch")
-    picture = _picture(40, 60)
-    ours = images.resize_square(picture, 24)
-    assert ours.shape == (24, 24, 3) and ours.dtype == np.uint8
+    picture = _picture(*shape)
     theirs = torch.nn.functional.interpolate(
-        torch.from_numpy(picture).permute(2, 0, 1)[None].float(),
-        size=(24, 24),
+        torch.from_numpy(picture).permute(2, 0, 1)[None],
+        size=(size, size),
         mode="bicubic",
         antialias=True,
-        align_corners=False,
     )
-    theirs = theirs[0].permute(1, 2, 0).round().clamp(0, 255).numpy()
-    assert np.abs(ours.astype(np.float32) - theirs).max() <= 1
+    ours = images.resize_square(picture, size)
+    assert ours.shape == (size, size, 3) and ours.dtype == np.uint8
+    np.testing.assert_array_equal(ours, theirs[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("shape", [(37, 53), (1, 7), (61, 24)])
+def test_resizing_is_the_formula_within_one_level(shape):
+    """Rows, a rounding, columns, a rounding, with the cubic kernel in floating point."""
+    picture = _picture(*shape)
+    rows = _filtered(picture.astype(np.float64).swapaxes(0, 1), 35).swapaxes(0, 1)
+    want = _filtered(rows, 35)
+    ours = images.resize_square(picture, 35)
+    assert np.abs(ours - want).max() <= 1 and np.mean(ours != want) < 0.02
+
+
+def _filtered(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes the first axis; Catmull-Rom, stretched to cover what a new pixel stands for."""
+    old = len(image)
+    stretch = max(old / size, 1.0)
+    new, pixel = np.mgrid[:size, :old]
+    x = np.abs((pixel + 0.5 - old / size * (new + 0.5)) / stretch)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.clip(np.rint(np.einsum("ij,jkc->ikc", weights, image)), 0, 255)
+
+
+def test_large_noise_and_edges_stay_in_range():
+    checks = np.zeros((31, 17, 3), np.uint8)
+    checks[::2, ::3] = 255
+    ours = images.resize_square(checks, 64)
+    assert ours.min() == 0 and ours.max() == 255  # overshoot is cut, not wrapped
+    flat = np.full((9, 1000, 3), (0, 77, 255), np.uint8)
+    np.testing.assert_array_equal(
+        images.resize_square(flat, 24), flat[:1, :1] + np.zeros((24, 24, 3))
+    )
 
 
 def test_a_square_of_the_right_size_is_left_alone():

@@ -48,6 +48,27 @@ def test_ring_buffer_equals_the_whole_sequence(frames):
     assert not np.any(cache.k[0])  # the other layer is left alone
 
 
+@pytest.mark.parametrize("has_self", [True, False])
+def test_the_frame_itself_counts_or_comes_on_top(has_self):
+    """kyuteye_pt sees `context` keys, Rust and MLX one more; reference 2.4."""
+    config = config_lib.BackboneConfig(
+        width=24, layers=2, heads=3, context=CONTEXT, context_has_self=has_self
+    )
+    keys = CONTEXT if has_self else CONTEXT + 1
+    T = 2 * keys + 1
+    module = attention.SelfAttention(config)
+    x = jnp.asarray(noise(2, T, 24))
+    variables = module.init(jax.random.key(0), x, None, jnp.int32(0))
+
+    def last(x):
+        return module.apply(variables, x, None, jnp.int32(0))[0][:, -1].sum()
+
+    moved = np.any(np.asarray(jax.grad(last)(x)) != 0, axis=(0, 2))
+    np.testing.assert_array_equal(moved, np.arange(T) >= T - keys)
+    cache = attention.init_cache(config, batch=2, dtype="float32", slots=100)
+    assert cache.k.shape[2] == keys
+
+
 def test_causality_by_gradient():
     q, k, v = (jnp.asarray(noise(2, 7, 3, 5, seed=s)) for s in range(3))
 

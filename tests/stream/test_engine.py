@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 import small_model as small
 
-from mvjax import types
+from mvjax import parity, types
 from mvjax.nn import model as model_lib
 from mvjax.stream import engine, sampling, session
 
 MODEL = model_lib.VisionSpeech(small.CONFIG)
 V, C = small.CONFIG.text_vocab, small.CONFIG.audio_vocab
 FREE = types.UNGENERATED
+
+
+def like(runtime):
+    """The toy model as a runtime has it, with the norms left alone: one set of parameters for all."""
+    stream = parity.imitate(small.CONFIG, runtime).stream
+    return model_lib.VisionSpeech(dataclasses.replace(small.CONFIG, stream=stream))
 
 
 def split(codes):
@@ -102,8 +108,9 @@ def test_image_seen_in_some_frames_only():
     assert np.abs(some.text_logits[0, 4] - blind.text_logits[0, 4]).max() > 1e-3
 
 
-def test_token_timeline_by_hand(monkeypatch):
-    """Reference section 5.2, column "Rust, MLX": user frame s holds 10 (s + 1) + stream."""
+@pytest.mark.parametrize("runtime", ["kyuteye_mlx", "kyuteye_pt"])
+def test_token_timeline_by_hand(monkeypatch, runtime):
+    """Reference sections 5.2 and 5.3, both columns: user frame s holds 10 (s + 1) + stream."""
     entered, told = [], []
     real_step = model_lib.VisionSpeech.step
     real_depth = model_lib.VisionSpeech.depth_generate
@@ -118,39 +125,80 @@ def test_token_timeline_by_hand(monkeypatch):
 
     monkeypatch.setattr(model_lib.VisionSpeech, "step", step)
     monkeypatch.setattr(model_lib.VisionSpeech, "depth_generate", depth)
-    config = dataclasses.replace(small.CONFIG, audio_vocab=59)
+    config = dataclasses.replace(like(runtime).config, audio_vocab=59)
     talk = session.Session(model_lib.VisionSpeech(config))
+    weights = small.params(dataclasses.replace(small.CONFIG, audio_vocab=59))
     state, outs = talk.start(batch=2), []
     for s in range(4):
         user = 10 * (s + 1) + jnp.tile(jnp.arange(3, dtype=jnp.int32)[None], (2, 1))
-        state, out = talk.frame(small.params(config), state, user)
+        state, out = talk.frame(weights, state, user)
         outs.append(out)
     jax.effects_barrier()
     w = [np.array(out.text_ids)[0] for out in outs]
     a = [np.argmax(out.audio_logits, -1)[0] for out in outs]  # as the depformer chose
     V, C = 31, 59
-    table = [  # text, semantic and two acoustic of the assistant, the same of the user
-        [V, C, C, C, C, C, C],
-        [w[0], a[0][0], C, C, 10, C, C],
-        [w[1], a[1][0], a[1][1], a[1][2], 20, 11, 12],
-        [w[2], a[2][0], a[2][1], a[2][2], 30, 21, 22],
+    table = [  # text, semantic and two acoustic of the assistant
+        [V, C, C, C],
+        [w[0], a[0][0], C, C],
+        [w[1], a[1][0], a[1][1], a[1][2]],
+        [w[2], a[2][0], a[2][1], a[2][2]],
     ]
+    heard = {  # the same of the user
+        "kyuteye_mlx": [[C, C, C], [10, C, C], [20, 11, 12], [30, 21, 22]],
+        "kyuteye_pt": [[C, C, C], [20, C, C], [30, 21, 22], [40, 31, 32]],
+    }[runtime]
+    table = np.concatenate([table, heard], axis=1)
     np.testing.assert_array_equal([ids[0] for ids in entered], table)
     # first-step forcing: the acoustic levels of call 0 are told C
-    np.testing.assert_array_equal(
-        [wanted[0] for _, wanted in told], [[FREE, C, C]] + [[FREE] * 3] * 3
-    )
+    first = {"kyuteye_mlx": [FREE, C, C], "kyuteye_pt": [FREE, FREE, FREE]}[runtime]
+    np.testing.assert_array_equal([wanted[0] for _, wanted in told], [first] + [[FREE] * 3] * 3)
     # codec frame f = (semantic of call f, acoustics of call f + 1)
     frames = [[a[s - 1][0], a[s][1], a[s][2]] for s in range(1, 4)]
     np.testing.assert_array_equal([out.audio_codes[0] for out in outs], [[-1] * 3, *frames])
 
 
-def test_session_equals_generate():
+def test_an_early_user_is_a_user_whose_first_frame_is_lost():
+    user = split(small.codes())[2]
+    got = engine.generate(like("kyuteye_pt"), small.params(), user)
+    later = np.concatenate([user[:, :, 1:], np.full_like(user[:, :, :1], -1)], axis=2)
+    want = engine.generate(MODEL, small.params(), later)
+    np.testing.assert_array_equal(got.text_ids, want.text_ids)
+    np.testing.assert_array_equal(got.audio_codes, want.audio_codes)
+    other = user.copy()
+    other[:, :, 0] = (other[:, :, 0] + 1) % C  # frame 0 is not heard
+    same = engine.generate(like("kyuteye_pt"), small.params(), other)
+    np.testing.assert_array_equal(same.text_logits, got.text_logits)
+    assert np.any(engine.generate(MODEL, small.params(), other).text_logits != got.text_logits)
+
+
+def test_first_step_forcing_changes_the_logits_of_call_0_alone():
+    user = jnp.asarray(split(small.codes())[2])
+    outs = {}
+    for forcing in (True, False):
+        stream = dataclasses.replace(small.CONFIG.stream, first_step_forcing=forcing)
+        config = dataclasses.replace(small.CONFIG, stream=stream)
+        talk = session.Session(model_lib.VisionSpeech(config))
+        state = talk.start(batch=small.B)
+        outs[forcing] = []
+        for t in range(3):
+            state, out = talk.frame(small.params(), state, user[:, :, t])
+            outs[forcing].append(out)
+    (first, *rest), (free, *others) = outs[True], outs[False]
+    np.testing.assert_allclose(first.audio_logits[:, :2], free.audio_logits[:, :2], atol=1e-6)
+    assert np.all(np.abs(first.audio_logits[:, 2] - free.audio_logits[:, 2]).max(-1) > 1e-3)
+    for one, other in zip(rest, others):
+        np.testing.assert_array_equal(one.audio_codes, other.audio_codes)
+        np.testing.assert_allclose(one.audio_logits, other.audio_logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("runtime", ["ours", "kyuteye_pt"])
+def test_session_equals_generate(runtime):
     user = jnp.asarray(split(small.codes())[2])
     kv = small.apply("look", small.pixels())
     has_image = jnp.array([True, False])
-    want = engine.generate(MODEL, small.params(), user, kv, has_image, with_audio_logits=True)
-    talk = session.Session(MODEL)
+    model = like(runtime)
+    want = engine.generate(model, small.params(), user, kv, has_image, with_audio_logits=True)
+    talk = session.Session(model)
     state = talk.start(batch=small.B, kv=kv, has_image=has_image)
     for t in range(small.T):
         state, out = talk.frame(small.params(), state, user[:, :, t])

@@ -2,28 +2,19 @@
 
 import dataclasses
 
+import exported
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.nn import gates
+from mvjax.nn import gates, scopes
 from mvjax.nn import model as model_lib
-from mvjax.stream import folder as folder_lib
 from mvjax.stream import timeline
-from mvjax.weights import export, kyutai, rules, targets
+from mvjax.weights import targets
 
-TOY = config_lib.ModelConfig(
-    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=5),
-    depformer=config_lib.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
-    siglip=config_lib.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
-    text_vocab=37,
-    audio_vocab=13,
-    codebooks_out=3,
-    delays=(0, 0, 1, 1, 0, 1),
-)
+TOY = exported.TOY
 GATES = {
     "none": {"gate": None},
     "constant_tanh": {"gate": gates.Constant()},
@@ -38,43 +29,6 @@ FRAMES = 12  # more than twice the context
 def toy(name):
     adapters = config_lib.CrossAttentionConfig(**GATES[name])
     return dataclasses.replace(TOY, cross_attention=adapters)
-
-
-def random_params(config):
-    """Neither tiny nor saturating: norms around 1, contractions around 0.3."""
-    rng = np.random.default_rng(0)
-    flat = {}
-    for path, shape in rules.leaf_shapes(kyutai.vis_rules(config), kyutai.sizes(config)).items():
-        noise = 0.3 * rng.standard_normal(shape)
-        centre = 1.0 if path.endswith(("scale", "gate_alpha")) else 0.0
-        flat[path] = (centre + noise).astype(np.float32)
-    return tree.unflatten(flat)
-
-
-def write(config, target, folder):
-    (folder / "codec").write_bytes(b"codec")
-    (folder / "tokenizer").write_bytes(b"tokenizer")
-    files = config_lib.FrozenFiles("", "", str(folder / "codec"), str(folder / "tokenizer"))
-    params = random_params(config)
-    run = config_lib.Config(frozen=files, model=config)
-    return params, export.export(params, run, target, folder / target)
-
-
-def open_runtime(target, folder, **options):
-    if target == "torch":
-        pytest.importorskip("torch")
-        from mvjax.stream import torch_runtime as module
-    else:
-        pytest.importorskip("mlx.core")
-        from mvjax.stream import mlx_runtime as module
-    return module.Runtime(folder, **options)
-
-
-def inputs(frames=FRAMES):
-    rng = np.random.default_rng(1)
-    users = len(TOY.delays) - 1 - TOY.codebooks_out
-    pixels = rng.uniform(-1, 1, (1, 12, 12, 3)).astype(np.float32)
-    return pixels, rng.integers(0, TOY.audio_vocab, (users, frames))
 
 
 def jax_logits(config, params, pixels, outs, user):
@@ -140,9 +94,9 @@ def test_sampler():
 @pytest.mark.parametrize("name", GATES)
 def test_torch_agrees_with_jax_for_every_gate(name, tmp_path):
     config = toy(name)
-    params, folder = write(config, "torch", tmp_path)
-    runtime = open_runtime("torch", folder)
-    pixels, user = inputs()
+    params, folder = exported.write(config, "torch", tmp_path)
+    runtime = exported.open_runtime("torch", folder)
+    pixels, user = exported.inputs(FRAMES)
     runtime.image(pixels)
     outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
     assert_agree(config, params, pixels, outs, user)
@@ -150,20 +104,33 @@ def test_torch_agrees_with_jax_for_every_gate(name, tmp_path):
 
 def test_mlx_agrees_with_jax(tmp_path):
     config = toy("conditional_sigmoid")
-    params, folder = write(config, "mlx", tmp_path)
-    runtime = open_runtime("mlx", folder)
-    pixels, user = inputs()
+    params, folder = exported.write(config, "mlx", tmp_path)
+    runtime = exported.open_runtime("mlx", folder)
+    pixels, user = exported.inputs(FRAMES)
     runtime.image(pixels)
     outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
     assert_agree(config, params, pixels, outs, user)
 
 
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_the_image_is_seen_within_the_scope_only(target, tmp_path):
+    scope = scopes.Scope(2, 5 if target == "torch" else None)
+    adapters = dataclasses.replace(TOY.cross_attention, gate=gates.Conditional(3), scope=scope)
+    config = dataclasses.replace(TOY, cross_attention=adapters)
+    params, folder = exported.write(config, target, tmp_path)
+    outs = exported.talk(exported.open_runtime(target, folder), FRAMES)
+    last = 7 if target == "torch" else FRAMES
+    assert [out.gate > 0 for out in outs] == [2 <= s < last for s in range(FRAMES)]
+    if target == "torch":
+        assert_agree(config, params, exported.inputs(FRAMES)[0], outs, exported.inputs(FRAMES)[1])
+
+
 @pytest.mark.parametrize("target", ["torch", "mlx"])
 def test_without_an_image_both_are_plain_moshi(target, tmp_path):
     config = toy("conditional_sigmoid")
-    params, folder = write(config, target, tmp_path)
-    runtime = open_runtime(target, folder)
-    pixels, user = inputs()
+    params, folder = exported.write(config, target, tmp_path)
+    runtime = exported.open_runtime(target, folder)
+    pixels, user = exported.inputs(FRAMES)
     runtime.image(pixels)
     seen = runtime.step(user[:, 0])
     runtime.image(None)
@@ -177,9 +144,9 @@ def test_without_an_image_both_are_plain_moshi(target, tmp_path):
 
 @pytest.mark.parametrize("target", ["torch", "mlx"])
 def test_reset_forced_tokens_and_seeds(target, tmp_path):
-    _, folder = write(toy("conditional_sigmoid"), target, tmp_path)
-    pixels, user = inputs(6)
-    greedy = open_runtime(target, folder)
+    _, folder = exported.write(toy("conditional_sigmoid"), target, tmp_path)
+    pixels, user = exported.inputs(6)
+    greedy = exported.open_runtime(target, folder)
     greedy.image(pixels)
     first = [greedy.step(user[:, t]) for t in range(6)]
     greedy.reset()
@@ -188,7 +155,8 @@ def test_reset_forced_tokens_and_seeds(target, tmp_path):
         [out.audio_logits for out in first], [out.audio_logits for out in again]
     )
     one, other = (
-        open_runtime(target, folder, temperature=2.0, top_k=5, seed=seed) for seed in (3, 3)
+        exported.open_runtime(target, folder, temperature=2.0, top_k=5, seed=seed)
+        for seed in (3, 3)
     )
     one.image(pixels)
     other.image(pixels)
@@ -210,42 +178,9 @@ def test_reset_forced_tokens_and_seeds(target, tmp_path):
 @pytest.mark.parametrize("target", ["torch", "mlx"])
 def test_absent_user_codes_add_nothing(target, tmp_path):
     config = toy("conditional_sigmoid")
-    params, folder = write(config, target, tmp_path)
-    runtime = open_runtime(target, folder)
-    _, user = inputs()
+    params, folder = exported.write(config, target, tmp_path)
+    runtime = exported.open_runtime(target, folder)
+    _, user = exported.inputs(FRAMES)
     user[:, 3:7] = -1
     outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
     assert_agree(config, params, None, outs, user)
-
-
-@pytest.mark.parametrize("target", ["torch", "mlx"])
-def test_folders_and_images_that_do_not_fit(target, tmp_path):
-    _, folder = write(toy("conditional_sigmoid"), target, tmp_path)
-    runtime = open_runtime(target, folder)
-    with pytest.raises(ValueError, match=r"expected \[1, 12, 12, 3\], got \[1, 8, 12, 3\]"):
-        runtime.image(np.zeros((1, 8, 12, 3), np.float32))
-    path = folder / targets.CONFIG_FILE[target]
-    text = path.read_text()
-    read = folder_lib.read_torch if target == "torch" else folder_lib.read_mlx
-    path.write_text(text.replace("num_layers", "n_layers"))
-    with pytest.raises(ValueError, match=f"{path.name}: key 'num_layers' is missing"):
-        read(folder)
-    path.unlink()
-    with pytest.raises(ValueError, match=f"{path.name}: missing"):
-        read(folder)
-
-
-def test_the_config_of_a_folder_says_what_the_model_config_says(tmp_path):
-    config = toy("shared")
-    config = dataclasses.replace(
-        config, depformer=dataclasses.replace(config.depformer, norm="variance")
-    )
-    _, folder = write(config, "torch", tmp_path)
-    found = folder_lib.read_torch(folder)
-    assert (found.layers, found.heads, found.context) == (3, 2, 5)
-    assert found.delays == config.delays
-    assert (found.codebooks_out, found.text_vocab, found.audio_vocab) == (3, 37, 13)
-    assert found.depth_norm == ("variance", 1e-8)
-    assert found.image_norm == ("variance", 1e-5)
-    assert (found.gate, found.activation) == ("conditional", "sigmoid")
-    assert (found.encoder.layers, found.encoder.heads, found.encoder.patch) == (2, 5, 4)

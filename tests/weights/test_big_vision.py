@@ -11,7 +11,7 @@ import pytest
 from mvjax import config as config_lib
 from mvjax import tree as tree_lib
 from mvjax.nn import siglip
-from mvjax.weights import big_vision
+from mvjax.weights import big_vision, positions
 
 CONFIG = config_lib.SiglipConfig(width=20, layers=3, heads=2, hidden=36, patch=4, image_size=24)
 BLOCKS = "Transformer/encoderblock"
@@ -121,11 +121,47 @@ def test_a_wrong_number_of_blocks_is_listed(tmp_path, flat):
         big_vision.load_siglip(_write(tmp_path / "a.npz", arrays), CONFIG)
 
 
-def test_another_resolution_names_both_sizes(tmp_path, flat):
-    arrays = dict(flat) | {"pos_embedding": np.zeros((1, 64, 20), np.float32)}
+@pytest.mark.parametrize("side", [4, 8])
+def test_positions_of_another_resolution_are_resampled_and_said_to_be(tmp_path, flat, side, caplog):
+    table = np.random.default_rng(1).normal(size=(1, side * side, 20)).astype(np.float32)
+    path = _write(tmp_path / "a.npz", dict(flat) | {"pos_embedding": table})
+    _assert_loads(path, flat | {"pos_embedding": positions.resample(table[0], 36)[None]})
+    (record,) = caplog.records
+    assert f"from images of {4 * side} pixels" in record.message and str(path) in record.message
+    assert "config's 24 (6 x 6)" in record.message
+
+
+def test_positions_of_another_width_or_of_no_square_are_refused(tmp_path, flat):
+    for shape in ((1, 64, 21), (1, 63, 20), (64, 20)):
+        arrays = dict(flat) | {"pos_embedding": np.zeros(shape, np.float32)}
+        with pytest.raises(ValueError, match=r"pos_embedding: expected \[1, 36, 20\], got "):
+            big_vision.load_siglip(_write(tmp_path / "a.npz", arrays), CONFIG)
+
+
+@pytest.mark.parametrize("blocks", ["stacked", "one by one"])
+def test_leaves_are_read_in_part_and_shapes_without_reading(tmp_path, flat, blocks, monkeypatch):
+    arrays = flat if blocks == "stacked" else _one_by_one(flat)
     path = _write(tmp_path / "a.npz", arrays)
-    with pytest.raises(ValueError, match="images of 32 pixels, the config asks for 24"):
-        big_vision.load_siglip(path, CONFIG)
+    seen = []
+    read = big_vision._values
+    monkeypatch.setattr(big_vision, "_values", lambda a, key: seen.append(key) or read(a, key))
+    leaves = big_vision.open_siglip(path, CONFIG)
+    assert seen == [] and {n: leaf.shape for n, leaf in leaves.items()} == {
+        n: a.shape for n, a in flat.items()
+    }
+    name = f"{BLOCKS}/MlpBlock_0/Dense_0/kernel"
+    for columns in (slice(0, 12), slice(12, 36)):  # as two devices ask
+        part = leaves[name][(slice(1, 3), slice(None), columns)]
+        np.testing.assert_array_equal(part, flat[name][1:3, :, columns])
+    assert len(seen) == (1 if blocks == "stacked" else 3)
+
+
+def test_values_that_are_no_numbers_are_named(tmp_path, flat):
+    arrays = _one_by_one(flat)
+    name = f"{BLOCKS}_1/LayerNorm_0/bias"
+    arrays[name] = np.full(20, np.nan, np.float32)
+    with pytest.raises(ValueError, match=rf"a\.npz: {name}: holds NaN"):
+        big_vision.load_siglip(_write(tmp_path / "a.npz", arrays), CONFIG)
 
 
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.999])

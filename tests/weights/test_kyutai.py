@@ -1,6 +1,7 @@
 """Kyutai layouts: names, round trips, variants, errors, and the public `moshi` package."""
 
 import dataclasses
+import json
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.nn import gates
-from mvjax.weights import kyutai, rules, safetensors_io
+from mvjax.weights import kyutai, rules, safetensors_io, split_names
 
 TOY = config_lib.ModelConfig(
     backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
@@ -206,3 +207,49 @@ def test_the_public_moshi_package_loads_a_base_file(tmp_path, monkeypatch):
     out = model.transformer.layers[1].self_attn.out_projs[0].weight
     want = params["backbone"]["blocks"]["attn"]["out"]["kernel"][1].reshape(24, 24).T
     np.testing.assert_array_equal(out.detach().numpy(), want)
+
+
+def test_the_mixed_dtypes_of_the_released_vis_file_are_kept_on_request(tmp_path):
+    """The release holds the image encoder in float32, the rest in bfloat16."""
+    params = random_params(TOY, kyutai.vis_rules(TOY))
+    path = tmp_path / "m.safetensors"
+    flat = tree.flatten(params)
+    mixed = {
+        p: leaf if p.startswith("image/encoder/") else leaf.astype(ml_dtypes.bfloat16)
+        for p, leaf in flat.items()
+    }
+    kyutai.save_vis(path, tree.unflatten(mixed), TOY)
+    kept = tree.flatten(kyutai.load_vis(path, TOY, dtype=None))
+    assert {p: leaf.dtype for p, leaf in kept.items()} == {p: x.dtype for p, x in mixed.items()}
+    assert_equal(kept, mixed)
+    exact = tree.flatten(kyutai.load_vis(path, TOY))
+    assert {leaf.dtype for leaf in exact.values()} == {np.dtype(np.float32)}
+    assert_equal(exact, {p: x.astype(np.float32) for p, x in mixed.items()})
+
+
+def test_a_base_in_several_files(tmp_path):
+    params = random_params(TOY, kyutai.moshi_rules(TOY))
+    kyutai.save_moshi(tmp_path / "whole.safetensors", params, TOY)
+    tensors = safetensors_io.read(tmp_path / "whole.safetensors")
+    where = {}
+    for k in range(3):
+        part = {name: tensors[name] for name in sorted(tensors)[k::3]}
+        safetensors_io.write(tmp_path / f"model-{k}.safetensors", part)
+        where |= dict.fromkeys(part, f"model-{k}.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    assert_equal(kyutai.load_moshi(tmp_path, TOY), params)
+
+
+def test_projections_under_other_names_must_be_complete_and_unique():
+    def given(*names):
+        return {f"l.self_attn.{name}": np.zeros((4, 3), np.float32) for name in names}
+
+    fused = split_names.fused(given("in_proj.weight", "out_projs.0.weight"), place="f")
+    assert fused.keys() == {"l.self_attn.in_proj_weight", "l.self_attn.out_proj.weight"}
+    twice = given("in_proj_weight", "in_proj.weight", "out_projs.2.weight", "out_projs.0.weight")
+    with pytest.raises(ValueError, match="f: 2 tensors") as error:
+        split_names.fused(twice, place="f")
+    assert "in_proj_weight: found twice, also as l.self_attn.in_proj.weight" in str(error.value)
+    assert "l.self_attn.out_projs.1.weight: missing" in str(error.value)
+    with pytest.raises(ValueError, match=r"out_proj\.weight: found twice, also as .*out_projs\.0"):
+        split_names.fused(given("out_proj.weight", "out_projs.0.weight"), place="f")

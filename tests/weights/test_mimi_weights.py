@@ -78,6 +78,22 @@ def test_the_real_table_is_that_of_the_released_file():
     assert {name: shapes.get(name) for name in expected} == expected
 
 
+@pytest.mark.parity
+def test_every_name_of_moshis_full_size_model_is_accepted_exactly_once():
+    """The `moshi` package's modules on the meta device: no memory, all 318 names and shapes."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("moshi")
+    config = config_lib.MimiConfig()
+    with torch.device("meta"):
+        theirs = {n: tuple(x.shape) for n, x in mimi_twin.assemble(config).state_dict().items()}
+    views = {n: np.broadcast_to(np.float32(0), shape) for n, shape in theirs.items()}
+    known = mimi_weights.released_names(views, place="moshi")
+    table = mimi_weights.mimi_rules(config) + mimi_weights.flag_rules()
+    expected = rules.tensor_shapes(table, mimi_weights.sizes(config))
+    assert {name: view.shape for name, view in known.items()} == expected
+    assert len(known) == len(theirs)
+
+
 def test_other_spellings_are_accepted(path, params):
     renames = (
         ("_initialized", "inited"),

@@ -1,10 +1,10 @@
-"""The rule engine, locations and safetensors files."""
+"""The rule engine, both ways."""
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from mvjax.weights import locate, rules, safetensors_io
+from mvjax.weights import rules
 
 SIZES = {"layer": 2, "D": 5, "N": 3, "H": 4, "step": 3}
 TABLE = [
@@ -83,59 +83,17 @@ def test_bfloat16_is_read_and_kept_on_request():
     np.testing.assert_array_equal(kept["qkv"], flat["qkv"])
 
 
-def test_safetensors_round_trip_of_any_memory_order(tmp_path):
-    path = tmp_path / "sub" / "x.safetensors"
-    tensors = {
-        "a": np.arange(12, dtype=np.float32).reshape(3, 4).T,
-        "b": np.float32([[1.5]]).astype(ml_dtypes.bfloat16),
-    }
-    safetensors_io.write(path, tensors, metadata={"made": "here"})
-    back = safetensors_io.read(path)
-    for name, tensor in tensors.items():
-        assert back[name].dtype == tensor.dtype
-        np.testing.assert_array_equal(back[name], tensor)
-    assert list(safetensors_io.read(path, prefix="a")) == ["a"]
-    assert safetensors_io.read_metadata(path) == {"made": "here"}
-    assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
+def test_integers_are_refused_where_numbers_are_expected():
+    tensors = rules.to_upstream(leaves(), TABLE, SIZES, place="x")
+    tensors["e.2"] = tensors["e.2"].astype(np.int8)
+    with pytest.raises(ValueError, match=r"e\.2: expected floating point numbers, got int8"):
+        read(tensors)
 
 
-def test_truncated_files_name_the_file_and_the_tensors(tmp_path):
-    path = tmp_path / "x.safetensors"
-    safetensors_io.write(path, {"a": np.zeros((2, 3), "f"), "b": np.zeros((50,), "f")})
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-8])
-    with pytest.raises(ValueError, match=r"x\.safetensors.*cut off: \['b'\]"):
-        safetensors_io.read(path)
-    path.write_bytes(whole[:20])
-    with pytest.raises(ValueError, match=r"x\.safetensors.*header is cut off"):
-        safetensors_io.read(path)
-    path.write_bytes(whole[:3])
-    with pytest.raises(ValueError, match="before its header"):
-        safetensors_io.read(path)
-    path.write_bytes(whole[:10] + b"\xff\xfe" + whole[12:])
-    with pytest.raises(ValueError, match="header is corrupt"):
-        safetensors_io.read(path)
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path):
-    path = tmp_path / "x.safetensors"
-    safetensors_io.write(path, {"a": np.zeros((2, 3), "f")})
-    (tmp_path / "x.safetensors.partial").mkdir()
-    with pytest.raises(OSError, match=r"x\.safetensors"):
-        safetensors_io.write(path, {"a": np.ones((2, 3), "f")})
-    assert not safetensors_io.read(path)["a"].any()
-
-
-def test_resolve(tmp_path):
-    file = tmp_path / "x.npz"
-    file.touch()
-    assert locate.resolve(str(file)) == file
-    assert locate.resolve("package:mvjax/config.py").name == "config.py"
-    with pytest.raises(FileNotFoundError, match=r"y\.npz.*x\.npz"):
-        locate.resolve(str(tmp_path / "y.npz"))
-    with pytest.raises(FileNotFoundError, match="no package 'nowhere'"):
-        locate.resolve("package:nowhere/x")
-    with pytest.raises(ValueError, match="expected package:NAME/FILE"):
-        locate.resolve("package:mvjax")
-    with pytest.raises(ValueError, match="expected a file"):
-        locate.resolve(tmp_path)
+def test_mixed_dtypes_within_a_leaf_lose_nothing():
+    tensors = rules.to_upstream(leaves(), TABLE, SIZES, place="x")
+    tensors["e.1"] = tensors["e.1"].astype(ml_dtypes.bfloat16)
+    kept = rules.from_upstream(tensors, TABLE, SIZES, place="x", dtype=None)
+    assert kept["emb"].dtype == np.float32
+    np.testing.assert_array_equal(kept["emb"][1], tensors["e.2"])
+    np.testing.assert_array_equal(kept["emb"][0], tensors["e.1"].astype(np.float32))

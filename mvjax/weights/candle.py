@@ -1,0 +1,227 @@
+"""The layout of `kyuteye_rs` (reference section 4.6): safetensors, or a q8_0 GGUF.
+
+Differs from Kyutai's PyTorch layout: the depth transformer is one slice per step with the shared
+norms copied into each, cross-attention has no `mha`, and a GGUF holds queries apart from keys and
+values, since its blocks cannot be split. The Rust server takes the image part, unquantised, from a second
+file beside the GGUF. By its size the released GGUF holds it, too, where nothing reads it; ours do not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.weights import kyutai, leaf, locate, mlx, rules, safetensors_io, stored, targets
+
+GGUF_SUFFIX = ".gguf"
+NAMES = (*locate.WEIGHTS, "model.q8_0.gguf")
+_VISION_SUFFIX = "_vision_tower_unquant.safetensors"
+IMAGE = "image_prefix."
+_FUSED = "transformer.layers.0.cross_attention.in_proj_weight"
+_GGUF_IO = "mvjax.weights.gguf_io"  # by name: the `gguf` package may be absent
+
+_FROM_TORCH = (  # names of the backbone, adapters and image
+    (r"llm\.", ""),
+    (r"audio_emb\.", "emb."),
+    (r"(.*\.cross_attention\.)mha\.", r"\1"),
+)
+_FROM_MLX = (  # names of the depth transformer
+    (r"depformer\.slices\.", "depformer."),
+    (r"(.*\.norm[12])\.weight$", r"\1.alpha"),
+    (r"(.*\.in_proj)\.weight$", r"\1_weight"),
+)
+
+
+def open_candle(
+    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+) -> dict[str, leaf.Leaf]:
+    """Returns {our path: leaf} of a safetensors file, or of a GGUF with its vision file.
+
+    Args:
+      path: location; one that ends in .gguf is read with the vision file beside it, or where there
+        is none, with the image tensors of the GGUF itself.
+      config: the sizes that the file must have.
+      dtype: of the parameters; None keeps the file's (float32 for what a GGUF holds).
+
+    Raises:
+      ValueError: naming the file and every missing, unexpected or misshapen tensor.
+    """
+    found = locate.resolve(path, names=NAMES)
+    if found.suffix == GGUF_SUFFIX:
+        tensors = _open_gguf(found, _vision_beside(path, found))
+    else:
+        tensors = safetensors_io.tensors(found)
+    return from_tensors(tensors, config, dtype=dtype, place=str(found))
+
+
+def load_candle(
+    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+) -> kyutai.Params:
+    """Reads the whole parameter tree, in numpy; otherwise as `open_candle`.
+
+    Raises:
+      ValueError: also naming tensors that are damaged.
+    """
+    found = locate.resolve(path, names=NAMES)
+    if found.suffix == GGUF_SUFFIX:
+        gguf_io().verify(found)
+        vision = _vision_beside(path, found)
+        if vision is not None:
+            safetensors_io.verify(vision)
+    else:
+        safetensors_io.verify(found)
+    views = open_candle(path, config, dtype=dtype)
+    return tree.unflatten(rules.read_leaves(views, place=str(found)))
+
+
+def from_tensors(
+    tensors: Mapping[str, stored.Stored],
+    config: config_lib.ModelConfig,
+    *,
+    dtype: np.dtype | type | None = np.float32,
+    place: str,
+) -> dict[str, leaf.Leaf]:
+    """Returns {our path: leaf} for {name in the file: tensor}; arguments as `open_candle`."""
+    table, sizes = candle_rules(config, split=_FUSED not in tensors), kyutai.sizes(config)
+    return rules.leaves(tensors, table, sizes, place=place, dtype=dtype)
+
+
+def save_candle(
+    path: Path,
+    params: tree.Tree,
+    config: config_lib.ModelConfig,
+    *,
+    dtype: np.dtype | type | None = None,
+) -> None:
+    """Writes the whole tree: safetensors, or if `path` ends in .gguf q8_0 and its vision file.
+
+    Args:
+      path: to write.
+      params: the tree.
+      config: its sizes.
+      dtype: of the tensors of a safetensors file; None keeps each leaf's.
+
+    Raises:
+      ModuleNotFoundError: if the `gguf` package is needed and not installed, with the remedy.
+    """
+    split = path.suffix == GGUF_SUFFIX
+    write(path, to_tensors(params, config, split=split, dtype=dtype, place=f"writing {path}"))
+
+
+def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes {name in the file: tensor}; otherwise as `save_candle`."""
+    if path.suffix == GGUF_SUFFIX:
+        language = {name: t for name, t in tensors.items() if not name.startswith(IMAGE)}
+        gguf_io().write(path, language)
+        safetensors_io.write(vision_file(path), image_tensors(tensors))
+    else:
+        safetensors_io.write(path, tensors)
+
+
+def image_tensors(tensors: Mapping[str, np.ndarray]) -> rules.Tensors:
+    """Returns what the file beside a GGUF holds, in bfloat16."""
+    return {n: t.astype(ml_dtypes.bfloat16) for n, t in tensors.items() if n.startswith(IMAGE)}
+
+
+def to_tensors(
+    params: tree.Tree,
+    config: config_lib.ModelConfig,
+    *,
+    split: bool = False,
+    dtype: np.dtype | type | None = None,
+    place: str,
+) -> rules.Tensors:
+    """Returns {name in the file: tensor}; `split` keeps queries apart from keys and values."""
+    table, sizes = candle_rules(config, split=split), kyutai.sizes(config)
+    tensors = rules.to_upstream(tree.flatten(params), table, sizes, place=place)
+    if dtype is None:
+        return tensors
+    return {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+
+
+def vision_file(path: Path) -> Path:
+    """Returns where the Rust server looks for the image part of a GGUF: X.q8_0.gguf -> X_vision..."""
+    return path.with_name(path.name.rsplit(".", 2)[0] + _VISION_SUFFIX)
+
+
+def gguf_io() -> Any:
+    """Returns the module of GGUF files.
+
+    Raises:
+      ModuleNotFoundError: if the `gguf` package is not installed, with the remedy.
+    """
+    try:
+        return importlib.import_module(_GGUF_IO)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"GGUF files need {error.name!r}: pip install 'mvjax[candle]'"
+        ) from error
+
+
+def candle_rules(config: config_lib.ModelConfig, *, split: bool) -> list[rules.Rule]:
+    """Returns the table.
+
+    Args:
+      config: of the model.
+      split: queries apart from keys and values, as a GGUF must have them.
+
+    Raises:
+      ValueError: for a design that the layout has no place for, naming it.
+    """
+    if problems := targets.refusals(config, "candle"):
+        raise ValueError("no candle layout for this design:\n  " + "\n  ".join(problems))
+    table = [
+        rules.Rule(rule.paths, _rename(rule.name, _FROM_TORCH), rule.axes, rule.copies)
+        for rule in kyutai.vis_rules(config)
+        if "depformer/" not in rule.leaves[0]
+    ]
+    for paths, name, axes, *copies in mlx.depformer_rows(config.codebooks_out):
+        renamed = _rename(name, _FROM_MLX)
+        ours = axes if not renamed.endswith(".alpha") else f"{axes} -> 1 1 d_"
+        table.append(rules.Rule(paths, renamed, ours, *copies))
+    return [part for rule in table for part in (_split(rule) if split else [rule])]
+
+
+def _split(rule: rules.Rule) -> list[rules.Rule]:
+    if rule.name != _FUSED:
+        return [rule]
+    q, *kv = rule.leaves
+    return [
+        rules.Rule(q, f"{_FUSED}_q", "D N H -> (N H) D"),
+        rules.Rule(tuple(kv), f"{_FUSED}_kv", "2 D N H -> (2 N H) D"),
+    ]
+
+
+def _rename(name: str, replacements: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in replacements:
+        name = re.sub(f"^{pattern}", replacement, name)
+    return name
+
+
+def _open_gguf(path: Path, vision: Path | None) -> dict[str, stored.Stored]:
+    """Returns the tensors of a GGUF, the image part from the vision file if there is one."""
+    tensors = gguf_io().tensors(path)
+    if vision is not None:
+        return {**tensors, **safetensors_io.tensors(vision)}
+    if not any(name.startswith(IMAGE) for name in tensors):
+        raise ValueError(
+            f"{path}: holds no {IMAGE}* tensors, and {vision_file(path)} does not exist; fetch it"
+        )
+    return tensors
+
+
+def _vision_beside(location: str | Path, path: Path) -> Path | None:
+    """Returns the vision file of the GGUF at a location, fetched if that is on the hub."""
+    text = str(location)
+    if not text.startswith(locate.HUB_PREFIX):
+        return vision_file(path) if vision_file(path).is_file() else None
+    repository = text.removesuffix(f"/{path.name}")
+    return locate.resolve(f"{repository}/{vision_file(path).name}")

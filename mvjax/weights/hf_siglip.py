@@ -1,0 +1,74 @@
+"""Hugging Face SigLIP and PaliGemma safetensors: the image encoder in them, as big_vision's tree.
+
+The encoder's names are those of reference section 3.4 behind a prefix that depends on the model around it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.weights import leaf, locate, positions, rules, safetensors_io, siglip_names, stored
+
+# `SiglipVisionModel`, `SiglipModel`; PaliGemma as saved by older and newer transformers
+PREFIXES = (
+    "",
+    "vision_model.",
+    "vision_tower.",
+    "vision_tower.vision_model.",
+    "model.vision_tower.",
+    "model.vision_tower.vision_model.",
+)
+NOT_USED = (  # named parts of a file that the encoder has no use for
+    r"{prefix}head\..*",  # SigLIP's pooling head
+    r"{prefix}embeddings\.position_ids",
+    r"text_model\..*",  # SigLIP's text tower
+    r"logit_(scale|bias)",
+    r"(model\.)?(language_model|multi_modal_projector)\..*",  # PaliGemma
+    r"lm_head\..*",
+)
+_FIRST = "embeddings.patch_embedding.weight"
+_POSITIONS = "embeddings.position_embedding.weight"
+
+
+def load_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, Any]:
+    """Reads the encoder as the parameter tree of `nn.siglip.Siglip`, in numpy float32.
+
+    Raises:
+      ValueError: as `open_siglip`; also naming tensors that are damaged.
+    """
+    path = locate.resolve(path, names=locate.WEIGHTS)
+    safetensors_io.verify(path)
+    return tree.unflatten(rules.read_leaves(open_siglip(path, config), place=str(path)))
+
+
+def open_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, leaf.Leaf]:
+    """Returns {path in `nn.siglip.Siglip`: leaf} in float32, to be read slice by slice.
+
+    Args:
+      path: location of a safetensors file, or of an index of several, or of a folder with either.
+      config: the sizes that the file must have; positions of another image size are resampled.
+
+    Raises:
+      ValueError: naming the file and every missing, unexpected or misshapen tensor.
+    """
+    path = locate.resolve(path, names=locate.WEIGHTS)
+    tensors = safetensors_io.tensors(path)
+    found = [p for p in PREFIXES if f"{p}{_FIRST}" in tensors]
+    if len(found) != 1:
+        raise ValueError(
+            f"{path}: expected one image encoder, a tensor {_FIRST} behind one of {list(PREFIXES)},"
+            f" found {len(found)} among {len(tensors)} tensors such as {sorted(tensors)[:5]}"
+        )
+    prefix = found[0]
+    unused = [pattern.format(prefix=re.escape(prefix)) for pattern in NOT_USED]
+    used: dict[str, stored.Stored] = {
+        n: t for n, t in tensors.items() if not any(re.fullmatch(r, n) for r in unused)
+    }
+    if (name := prefix + _POSITIONS) in used:
+        used[name] = positions.fit(used[name], config, place=str(path))
+    table = siglip_names.siglip_rules(ours="", theirs=prefix)
+    return rules.leaves(used, table, siglip_names.sizes(config), place=str(path))

@@ -1,0 +1,70 @@
+"""Kyutai's int8 files: a weight is int8 and `weight_scb`, the largest magnitude of each of its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+
+from mvjax.weights import stored
+
+SUFFIX = "_scb"
+_STEP = np.float32(7.874015718698502e-3)  # 1 / 127, as bitsandbytes writes it
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scaled:
+    """weight x scb / 127 in float32, row by row."""
+
+    weight: stored.Stored
+    scb: stored.Stored
+    # What is kept where no dtype is asked for: float32 would take four times the file.
+    dtype: np.dtype = np.dtype(ml_dtypes.bfloat16)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the weight."""
+        return tuple(self.weight.shape)
+
+    def __getitem__(self, index: stored.Index) -> np.ndarray:
+        """Returns float32 values, in the order of operations of `bitsandbytes`, bit for bit."""
+        rows, *_ = stored.slices(stored.box(index, self.shape))
+        scale = np.asarray(self.scb[(rows,)], np.float32)[:, None]
+        return self.weight[index].astype(np.float32) * scale * _STEP
+
+
+def dequantised(tensors: Mapping[str, stored.Stored], *, place: str) -> dict[str, stored.Stored]:
+    """Returns the tensors with each int8 weight and its scales as one.
+
+    Source: moshi/utils/quantize.py, `QLinear`.
+
+    Raises:
+      ValueError: naming the place, every int8 weight without scales or with misshapen ones, and scales
+        without a weight.
+    """
+    found, problems = {}, []
+    for name, tensor in tensors.items():
+        if name.endswith(SUFFIX):
+            if name.removesuffix(SUFFIX) not in tensors:
+                problems.append(f"{name}: unexpected, there is no {name.removesuffix(SUFFIX)}")
+            continue
+        if tensor.dtype != np.int8:
+            found[name] = tensor
+            if name + SUFFIX in tensors:
+                problems.append(f"{name}: expected int8 beside {name}{SUFFIX}, got {tensor.dtype}")
+            continue
+        scb = tensors.get(name + SUFFIX)
+        if scb is None:
+            problems.append(f"{name}{SUFFIX}: missing, expected {[*tensor.shape[:1]]}")
+        elif tuple(scb.shape) != tuple(tensor.shape[:1]) or len(tensor.shape) != 2:
+            problems.append(f"{name}{SUFFIX}: expected {[*tensor.shape[:1]]}, got {[*scb.shape]}")
+        else:
+            found[name] = Scaled(tensor, scb)
+    if problems:
+        raise ValueError(
+            f"{place}: {len(problems)} int8 tensors do not fit together:\n  "
+            + "\n  ".join(problems)
+        )
+    return found

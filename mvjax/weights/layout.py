@@ -1,0 +1,103 @@
+"""One rule of a file format: which of our axes go where in upstream's tensors.
+
+A rule such as
+
+    Rule("blocks/attn/qkv/kernel", "layers.{layer}.in_proj_weight", "layer D 3 N H -> (3 N H) D")
+
+reads: our leaf has axes (layer, D, 3, N, H); upstream stores one tensor per `layer`, each with the
+axes on the right, where a group in parentheses is one fused axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+Sizes = Mapping[str, int]
+
+_SLOT = re.compile(r"\{(\w+)(\+\d+)?\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One correspondence; see the module docstring.
+
+    Attributes:
+      paths: our path, or several of one shape, stacked along a new first axis (named by its size).
+      name: upstream name; `{axis}` is an index along that axis, `{axis+1}` the index plus one.
+      axes: "ours -> upstream", or one side if both are the same. A number is an axis of that size.
+      copies: (axis, size) of name slots that our leaf lacks: written repeatedly, read if all agree.
+    """
+
+    paths: str | tuple[str, ...]
+    name: str
+    axes: str
+    copies: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Our paths as a tuple."""
+        return (self.paths,) if isinstance(self.paths, str) else self.paths
+
+    @property
+    def stacked(self) -> bool:
+        """Whether several leaves share one tensor."""
+        return not isinstance(self.paths, str)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A rule with its axes resolved to numbers."""
+
+    ours: tuple[int, ...]  # shape of the (stacked) leaf
+    order: tuple[int, ...]  # permutation of our axes: slots first, then upstream's order
+    groups: tuple[tuple[int, ...], ...]  # sizes of our axes within each axis of upstream's
+    slots: tuple[tuple[str, int], ...]  # (axis, size) of the name's indices, copies last
+
+    @property
+    def theirs(self) -> tuple[int, ...]:
+        """Shape of one upstream tensor."""
+        return tuple(math.prod(group) for group in self.groups)
+
+    @property
+    def n_inside(self) -> int:
+        """How many of our axes one upstream tensor holds."""
+        return sum(len(group) for group in self.groups)
+
+
+def resolve(rule: Rule, sizes: Sizes) -> Layout:
+    """Looks the axes up in {axis name: size}."""
+    left, _, right = rule.axes.partition("->")
+    ours = left.split()
+    groups = [g.strip("()").split() for g in re.findall(r"\([^)]*\)|\S+", right or left)]
+    copied = dict(rule.copies)
+    slots = [m[1] for m in _SLOT.finditer(rule.name) if m[1] not in copied]
+    if not right:
+        groups = [group for group in groups if group[0] not in slots]
+    used = [axis for part in [ours, *groups] for axis in part]
+    size = {axis: int(axis) if axis.isdigit() else sizes[axis] for axis in used}
+    upstream = [axis for group in groups for axis in group if axis in ours]
+    order = [ours.index(axis) for axis in (*slots, *upstream)]
+    # Axes of size 1 may exist on one side only; they carry no data.
+    dropped = [k for k, axis in enumerate(ours) if axis == "1" and axis not in upstream]
+    order = [*order[: len(slots)], *dropped, *order[len(slots) :]]
+    assert sorted(order) == list(range(len(ours))), f"{rule.name}: axes {rule.axes!r} do not match"
+    return Layout(
+        ours=tuple(size[axis] for axis in ours),
+        order=tuple(order),
+        groups=tuple(tuple(size[a] for a in group if a in ours) for group in groups),
+        slots=tuple((axis, size[axis]) for axis in slots) + rule.copies,
+    )
+
+
+def names(rule: Rule, layout: Layout) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields (upstream name, index into the permuted leaf); copies share an index."""
+    owned = len(layout.slots) - len(rule.copies)
+    for values in itertools.product(*(range(size) for _, size in layout.slots)):
+        index = dict(zip((axis for axis, _ in layout.slots), values, strict=True))
+        # a lambda: the test run decorates each function anew that is defined in a loop
+        name = _SLOT.sub(lambda m, at=index: str(at[m[1]] + int(m[2] or 0)), rule.name)
+        yield name, values[:owned]

@@ -1,0 +1,69 @@
+"""Resamples a grid of position embeddings, for images of another size than the file was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+
+import numpy as np
+import scipy.ndimage
+from jaxtyping import Float
+
+from mvjax import config as config_lib
+from mvjax.weights import stored
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Resampled:
+    """A table of positions [.., S, E] on a square grid, as one of `count` positions."""
+
+    table: stored.Stored
+    count: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The table's, with other positions."""
+        return (*self.table.shape[:-2], self.count, self.table.shape[-1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the table."""
+        return np.dtype(self.table.dtype)
+
+    def __getitem__(self, index: stored.Index) -> np.ndarray:
+        """Reads the whole table and resamples it: it is small."""
+        whole = np.asarray(self.table[()], np.float32).reshape(self.table.shape[-2:])
+        return resample(whole, self.count).reshape(self.shape)[(*index, ...)]
+
+
+def fit(table: stored.Stored, config: config_lib.SiglipConfig, *, place: str) -> stored.Stored:
+    """Returns the table for the config's image size, resampled if it is for another, which is logged.
+
+    A table of another width, or not of a square, is returned as it is, to be refused by its shape.
+    """
+    count = (config.image_size // config.patch) ** 2
+    *_, rows, width = (0, 0, *table.shape)
+    side = math.isqrt(rows)
+    if rows in (0, count) or side * side != rows or width != config.width:
+        return table
+    _LOG.warning(
+        "%s: positions were resampled from images of %d pixels (%d x %d) to the config's %d (%d x %d)",
+        place, side * config.patch, side, side, config.image_size, *[math.isqrt(count)] * 2,
+    )  # fmt: skip
+    return Resampled(table, count)
+
+
+def resample(table: Float[np.ndarray, "positions E"], count: int) -> Float[np.ndarray, "count E"]:
+    """Resizes a square grid bilinearly, corner on corner.
+
+    Source: big_vision/models/vit.py, `resample_posemb`. Differs: the edge is extended. Without that
+    scipy takes a last point that rounding puts 4e-15 beyond the corner for outside, and the last row
+    and column of a 32 x 32 grid made 16 x 16 become zeros.
+    """
+    old, new = math.isqrt(table.shape[0]), math.isqrt(count)
+    grid = table.reshape(old, old, -1)
+    zoomed = scipy.ndimage.zoom(grid, (new / old, new / old, 1), order=1, mode="nearest")
+    return np.asarray(zoomed).reshape(count, -1)

@@ -1,0 +1,118 @@
+"""A tensor that is read slice by slice: the protocol that every file format speaks.
+
+A numpy array is such a tensor too, so whatever takes `Stored` takes arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import ml_dtypes
+import numpy as np
+
+Index = tuple[slice, ...]
+Box = tuple[tuple[int, int], ...]  # [first, past the last) along each axis
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """What can be read in part: `tensor[slices]` is a numpy array, `tensor[()]` the whole."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes, known without reading."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What the values are kept as where no other dtype is asked for."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """Returns the part that slices (one an axis, or none at all) select."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Joined:
+    """Tensors one after the other along their first axis."""
+
+    parts: Sequence[Stored]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows of all parts, and the other axes of the first."""
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype that holds the values of all parts."""
+        return common_dtype([part.dtype for part in self.parts])
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        """Reads the parts that hold the rows asked for, no others."""
+        (first, last), *others = box(index, self.shape)
+        rest = slices(others)
+        pieces, start = [], 0
+        for part in self.parts:
+            low, high = max(first - start, 0), min(last - start, part.shape[0])
+            if low < high:
+                pieces.append(part[(slice(low, high), *rest)])
+            start += part.shape[0]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """The k-th of `count` equal parts of a tensor's rows."""
+
+    whole: Stored
+    k: int
+    count: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """An equal share of the rows."""
+        return (self.whole.shape[0] // self.count, *self.whole.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the whole."""
+        return np.dtype(self.whole.dtype)
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        """Reads the same part of the whole, further down."""
+        (low, high), *others = box(index, self.shape)
+        first = self.k * self.shape[0]
+        return self.whole[slices(((first + low, first + high), *others))]
+
+
+def box(index: Index, shape: Sequence[int]) -> Box:
+    """Returns the bounds that slices select; axes beyond the index are whole."""
+    bounds = [part.indices(size) for part, size in zip(index, shape)]
+    assert all(step == 1 for _, _, step in bounds), f"slices with steps are not read: {index}"
+    named = [(low, max(low, high)) for low, high, _ in bounds]
+    return (*named, *((0, size) for size in shape[len(index) :]))
+
+
+def slices(bounds: Sequence[tuple[int, int]]) -> Index:
+    """Inverse of `box`."""
+    return tuple(slice(low, high) for low, high in bounds)
+
+
+def common_dtype(dtypes: Sequence[np.dtype]) -> np.dtype:
+    """Returns the one dtype of several, or float32 where they differ."""
+    if len(set(dtypes)) == 1:
+        return np.dtype(dtypes[0])
+    return np.dtype(np.float64 if np.dtype(np.float64) in dtypes else np.float32)
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether values of this dtype are floating point numbers, those of ml_dtypes included."""
+    try:
+        ml_dtypes.finfo(dtype)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,108 @@
+"""The codec interface: both backends do the same, whole and streamed, and what Rust refuses."""
+
+import dataclasses
+import sys
+
+import jax
+import jax.numpy as jnp
+import mimi_twin
+import numpy as np
+import pytest
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.codec import mimi, rusty
+from mvjax.weights import mimi as mimi_weights
+
+B, T = 2, 3
+
+
+def _write(path, config: config_lib.MimiConfig) -> None:
+    """A file of the config's structure with random values that leave no part without influence."""
+    audio = jnp.zeros((1, mimi.frame_samples(config)))
+    shapes = jax.eval_shape(mimi.Mimi(config).init, jax.random.key(0), audio)["params"]
+    random = np.random.default_rng(0)
+
+    def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name.endswith("cluster_usage"):
+            return random.uniform(0.5, 3.0, shape).astype(np.float32)
+        noise = random.standard_normal(shape, dtype=np.float32)
+        if name.endswith("embedding_sum"):
+            return noise
+        if not name.endswith("kernel"):
+            return noise * np.float32(0.3)
+        fan_in = shape[1] if "blocks" in name else np.prod(shape[:-1])
+        fan_in = shape[0] if name.startswith("upsample") else fan_in
+        return noise * np.float32(fan_in**-0.5)
+
+    flat = {name: values(name, leaf.shape) for name, leaf in tree.flatten(shapes).items()}
+    mimi_weights.save_mimi(path, tree.unflatten(flat), config)
+
+
+def _audio(config: config_lib.MimiConfig, frames: int, batch: int = B) -> np.ndarray:
+    samples = frames * mimi.frame_samples(config)
+    random = np.random.default_rng(1)
+    return (random.standard_normal((batch, samples)) * 0.3).astype(np.float32)
+
+
+def _streamed(stream, audio: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and decoded audio, frame by frame."""
+    codes = [stream.encode(part) for part in np.split(audio, frames, axis=1)]
+    return np.concatenate(codes, axis=2), np.concatenate([stream.decode(c) for c in codes], axis=1)
+
+
+def test_the_flax_codec_is_mimi(tmp_path):
+    config = mimi_twin.CONFIG
+    _write(tmp_path / "mimi.safetensors", config)
+    codec = mimi_weights.open_codec(tmp_path / "mimi.safetensors", config)
+    params = mimi_weights.load_mimi(tmp_path / "mimi.safetensors", config)
+    audio = _audio(config, T)
+    codes = codec.encode(audio)
+    assert isinstance(codes, np.ndarray) and codes.shape == (B, config.codebooks, T)
+    np.testing.assert_array_equal(codes, mimi.encode(params, audio, config=config))
+    decoded = codec.decode(codes)
+    np.testing.assert_array_equal(decoded, mimi.decode(params, codes, config=config))
+    for _ in range(2):  # a second stream starts from nothing
+        streamed, sound = _streamed(codec.stream(batch=B), audio, T)
+        np.testing.assert_array_equal(streamed, codes)
+        np.testing.assert_allclose(sound, decoded, atol=1e-5)
+
+
+def test_rust_refuses_other_sizes_by_name(tmp_path):
+    config = dataclasses.replace(config_lib.MimiConfig(codebooks=4), latent=128, codes=256)
+    with pytest.raises(ValueError, match=r"latent=128 \(released: 512\), codes=256 .*Flax codec"):
+        mimi_weights.open_codec(tmp_path / "mimi.safetensors", config, backend="rusty")
+
+
+def test_without_the_package_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rustymimi", None)
+    codec = rusty.Rusty(tmp_path / "mimi.safetensors", config_lib.MimiConfig())
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mvjax\[rustymimi\]'"):
+        codec.stream()
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+def test_rust_agrees_with_flax_at_the_real_size(tmp_path):
+    """A file that we write, 385 MB, read by both: the same codes, and audio to 1e-4."""
+    pytest.importorskip("rustymimi")
+    config = config_lib.MimiConfig()
+    path = tmp_path / "mimi.safetensors"
+    _write(path, config)
+    ours, theirs = (
+        mimi_weights.open_codec(path, config, backend=backend) for backend in ("flax", "rusty")
+    )
+    audio = _audio(config, T)
+    codes = ours.encode(audio)
+    assert len(np.unique(codes)) > 2 * B * T
+    np.testing.assert_array_equal(theirs.encode(audio), codes)
+    np.testing.assert_array_equal(theirs.encode(audio[:, :-100])[:, :, :-1], codes[:, :, :-1])
+    decoded = ours.decode(codes)
+    np.testing.assert_allclose(theirs.decode(codes), decoded, atol=1e-4)
+    for _ in range(2):
+        streamed, sound = _streamed(theirs.stream(batch=B), audio, T)
+        np.testing.assert_array_equal(streamed, codes)
+        np.testing.assert_allclose(sound, decoded, atol=1e-4)
+    with pytest.raises(ValueError, match="expected 2 rows as at its start, got 1"):
+        stream = theirs.stream(batch=B)
+        stream.encode(audio[:1, : mimi.frame_samples(config)])

@@ -1,0 +1,76 @@
+"""Gates as they begin (reference section 2.6), and what is reported of them (2.8)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_model as small
+
+from mvjax import config as config_lib
+from mvjax.nn import gates
+from mvjax.nn import model as model_lib
+
+U = np.random.default_rng(0).standard_normal((2, 5, 24)).astype(np.float32)
+
+
+def initial(gate):
+    return {
+        path: spec.init(jax.random.key(i), spec.shape)
+        for i, (path, spec) in enumerate(gate.params(24).items())
+    }
+
+
+@pytest.mark.parametrize(
+    ("gate", "opening", "spread"),
+    [
+        (gates.Constant("tanh"), 0.0, 0.0),
+        (gates.Constant("sigmoid"), 0.01799, 1e-5),
+        (gates.Conditional(7, "tanh"), 0.0, 0.9),
+        (gates.Conditional(7, "sigmoid"), 0.018, 0.025),
+    ],
+    ids=str,
+)
+def test_initial_opening(gate, opening, spread):
+    g = np.asarray(gate(initial(gate), jnp.asarray(U)))
+    assert g.shape == U.shape and g.dtype == np.float32
+    np.testing.assert_allclose(g, opening, atol=spread)
+    constant = isinstance(gate, gates.Constant)
+    assert np.all(g == g[0, 0, 0]) == constant
+    assert constant or np.all(g.std(axis=(0, 1)) > 0)  # one value a channel, of its own input
+
+
+def test_the_released_gate_has_an_eighth_of_the_width():
+    config = config_lib.ModelConfig()
+    gate = config.cross_attention.gate
+    assert gate == gates.Conditional(int(0.125 * config.backbone.width), "sigmoid")
+    sizes = [int(np.prod(spec.shape)) for spec in gate.params(4096).values()]
+    assert sum(sizes) * config.backbone.layers == 134_217_728  # reference section 4.1
+
+
+@pytest.mark.parametrize("share", ["qkv", "kv"])
+@pytest.mark.parametrize("share_gate", [True, False])
+def test_a_layer_has_its_own_factor_where_all_else_is_shared(share, share_gate):
+    config = small.with_cross_attention(share=share, share_gate=share_gate)
+    params = jax.eval_shape(model_lib.VisionSpeech(config).init, jax.random.key(0))["params"]
+    assert ("gate_alpha" in params["backbone"]["blocks"]) == (share_gate and share == "qkv")
+    assert ("gate" in params) == share_gate
+    if share_gate and share == "qkv":
+        init = model_lib.VisionSpeech(config).init
+        alpha = jax.jit(lambda k: init(k)["params"]["backbone"]["blocks"]["gate_alpha"])
+        np.testing.assert_array_equal(alpha(jax.random.key(0)), np.ones(3))
+
+
+def test_the_last_ten_layers_are_reported():
+    deep = dataclasses.replace(small.CONFIG.backbone, layers=12)
+    config = dataclasses.replace(small.CONFIG, backbone=deep)
+    codes = small.codes(config=config)
+    kv = small.apply("look", small.pixels(), config=config)
+    _, openings = small.apply("hidden", codes[:, :, :1], kv, config=config)
+    assert openings.shape == (12, small.B, 1)
+    model = model_lib.VisionSpeech(config)
+    cache = model.init_cache(small.B)
+    _, _, _, reported = small.apply("step", cache, codes[:, :, 0], kv, None, config=config)
+    np.testing.assert_allclose(reported, np.mean(openings[2:, :, 0], axis=0), atol=1e-6)
+    assert np.all(np.abs(reported - np.mean(openings[:, :, 0], axis=0)) > 1e-6)

@@ -1,0 +1,46 @@
+"""Keeps what each comparison found, for the table of `tools/check_upstream.py`."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPORT = "MVJAX_PARITY_REPORT"  # a file to which one JSON line a comparison is added
+
+
+class Compare:
+    """Compares arrays and asserts; `compare(what, found, want, atol)` or `compare.same(what, ..)`."""
+
+    def __init__(self, check: str) -> None:
+        self.check = check
+
+    def __call__(self, what: str, found, want, atol: float) -> None:
+        """Numbers: the largest absolute difference is at most `atol`."""
+        found, want = np.asarray(found, np.float64), np.asarray(want, np.float64)
+        assert found.shape == want.shape, (what, found.shape, want.shape)
+        error = float(np.abs(found - want).max())
+        # also catches NaN, and zeros that agree with zeros
+        self._judge(what, f"{error:.1e}", f"{atol:.0e}", error <= atol and want.any())
+
+    def same(self, what: str, found, want) -> None:
+        """Tokens or bits: none differs."""
+        found, want = np.asarray(found), np.asarray(want)
+        assert found.shape == want.shape, (what, found.shape, want.shape)
+        differing = int(np.sum(found != want))
+        self._judge(what, f"{differing} of {found.size} differ", "0", differing == 0)
+
+    def _judge(self, what: str, error: str, allowed: str, passed) -> None:
+        passed = bool(passed)
+        line = {"check": self.check, "what": what, "error": error, "allowed": allowed}
+        if path := os.environ.get(REPORT):
+            with Path(path).open("a") as file:
+                file.write(json.dumps(line | {"passed": passed}) + "\n")
+        assert passed, f"{what}: {error}, allowed {allowed}"
+
+
+@pytest.fixture
+def compare(request) -> Compare:
+    """Named after the test."""
+    return Compare(f"{request.path.stem.removeprefix('test_')}: {request.node.name[5:]}")

@@ -1,0 +1,144 @@
+"""kyuteye_mlx's own code beside ours: the encoder, and greedy streaming steps on MLX's CPU backend."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import upstream
+
+from mvjax.data import images
+from mvjax.nn import model as model_lib
+from mvjax.nn import scopes
+from mvjax.stream import session
+from mvjax.weights import mlx as mlx_weights
+from mvjax.weights import runtime_configs, targets
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+
+MLX = upstream.kyuteye_mlx()
+mx = pytest.importorskip("mlx.core")
+nn = pytest.importorskip("mlx.nn")
+
+
+def build(config, params, folder, monkeypatch, *, mode=None):
+    """Returns (Lm, SiglipWrapper) as upstream's server loads them, from files that we write."""
+    MLX.cross_attention.SharedModuleType._instances.clear()  # else shared with the model before
+    monkeypatch.setattr(MLX.kv_cache.XACache, "set", _keep)
+    monkeypatch.chdir(folder)  # where it looks for the encoder's sizes
+    sizes = runtime_configs.encoder_config(config.siglip)
+    (folder / "siglip448.config").write_text(json.dumps(sizes))
+    file = folder / targets.weight_file("mlx", mode)
+    mlx_weights.save_mlx(file, params, config, mode=mode)
+    told, release = runtime_configs.mlx_config(config, mode), MLX.models.config_v0_1()
+    depth = dataclasses.replace(
+        release.depformer.transformer, **told["depformer"].pop("transformer")
+    )
+    transformer = dataclasses.replace(release.transformer, **told["transformer"])
+    model = MLX.models.Lm(
+        dataclasses.replace(
+            release,
+            transformer=transformer,
+            depformer=dataclasses.replace(
+                release.depformer, transformer=depth, **told["depformer"]
+            ),
+        )
+    )
+    if mode is not None:
+        model.set_dtype(mx.bfloat16)
+        bits = {"q8": 8, "q4": 4}[mode]
+        nn.quantize(model, bits=bits, group_size=32 if bits == 4 else 64)
+    weights = mx.load(str(file))
+    weights = MLX.loading.repeat_shared_weights(weights, config.backbone.layers)
+    weights, encoder = MLX.loading.split_embedder_weights(weights)
+    model.load_weights(list(weights.items()), strict=True)
+    kernel = "model.embeddings.patch_embedding.weight"
+    encoder[kernel] = encoder[kernel].transpose(0, 2, 3, 1)
+    embedder = MLX.siglip.SiglipWrapper()
+    embedder.load_weights(list(encoder.items()), strict=True)
+    return model, embedder
+
+
+def _keep(self, k, v):
+    """In place of rounding to bfloat16, which would hide what is compared to 1e-4."""
+    self.keys, self.values, self.is_set = k, v, True
+
+
+class Recorder:
+    """Greedy, and keeps the logits."""
+
+    def __init__(self):
+        self.logits = []
+
+    def __call__(self, logits):
+        self.logits.append(np.array(logits).reshape(-1))
+        return mx.argmax(logits, axis=-1), logits
+
+
+def converse(model, features, user):
+    """Returns (text ids, codec frames, text logits, audio logits) of upstream's steps."""
+    text, audio = Recorder(), Recorder()
+    gen = MLX.models.LmGen(model, max_steps=user.shape[1], text_sampler=text, audio_sampler=audio)
+    gen.reset()
+    ids, frames = [], []
+    for codes in user.T:
+        ids.append(gen.step(mx.array(codes)[None], features).item())
+        tokens = gen.last_audio_tokens()
+        frames.append(np.full(8, -1) if tokens is None else np.array(tokens)[0])
+    T = user.shape[1]
+    return ids, frames, np.stack(text.logits), np.stack(audio.logits).reshape(T, 8, -1)
+
+
+@pytest.mark.parametrize(("name", "frames"), [("from the start", 200), ("from frame 3", 12)])
+def test_streaming_steps(name, frames, tmp_path, monkeypatch, compare):
+    scope = scopes.Scope(start=3 if name == "from frame 3" else 0)
+    config = upstream.like("kyuteye_mlx", scope=scope)
+    params = upstream.params(config)
+    model, embedder = build(config, params, tmp_path, monkeypatch)
+    if scope.start:  # before that it would add norm_cross(x): reference 5.4
+        assert all(layer.xa_start == scope.start + 1 for layer in model.transformer.layers)
+    user = upstream.user_codes(frames)
+    features = embedder(mx.array(upstream.image()))
+    theirs = converse(model, features, user)
+
+    run = model_lib.VisionSpeech(config)
+    pixels = jnp.asarray(images.normalise(upstream.image()))[None]
+    mine = jax.jit(lambda p, x: run.apply({"params": p}, x, method="encode_images"))(params, pixels)
+    compare("image features", mine, np.array(features), 1e-4)
+    kv = jax.jit(lambda p, x: run.apply({"params": p}, x, method="look"))(params, pixels)
+    live = session.Session(run)
+    state, outs = live.start(batch=1, kv=kv), []
+    for codes in user.T:
+        state, out = live.frame(params, state, jnp.asarray(codes)[None])
+        outs.append(jax.tree.map(lambda x: np.asarray(x[0]), out))
+    ours = jax.tree.map(lambda *x: np.stack(x), *outs)
+    compare.same("text ids", ours.text_ids, theirs[0])
+    compare.same("codec frames", ours.audio_codes, theirs[1])
+    compare("text logits", ours.text_logits, theirs[2], 1e-4)
+    compare("audio logits", ours.audio_logits, theirs[3], 1e-4)
+    np.testing.assert_array_equal(ours.gate > 0, scope(jnp.arange(frames)))
+    assert frames < 100 or len(np.unique(theirs[0])) > 20
+
+
+def test_gate_in_bfloat16(compare):
+    """The logit is shifted in bfloat16 here too; products are exact, as one weight a column is not 0."""
+    width = upstream.CONFIG.backbone.width
+    gate = upstream.CONFIG.cross_attention.gate
+    release = MLX.models.config_v0_1().transformer
+    theirs = MLX.cross_attention.XAGate(dataclasses.replace(release, d_model=width))
+    rng = np.random.default_rng(2)
+    weights = {}
+    for path, spec in gate.params(width).items():
+        values = (rng.standard_normal(spec.shape) * 3).astype(jnp.bfloat16).astype(np.float32)
+        rows, columns = np.arange(spec.shape[0])[:, None], np.arange(spec.shape[1])[None]
+        weights[path] = np.where(rows == columns % spec.shape[0], values, 0).astype(np.float32)
+    names = {"down/kernel": "alpha.layers.0.weight", "up/kernel": "alpha.layers.2.weight"}
+    theirs.load_weights([(names[p], mx.array(w.T)) for p, w in weights.items()], strict=True)
+    theirs.set_dtype(mx.bfloat16)
+    u = rng.standard_normal((1, 40, width)).astype(jnp.bfloat16)
+    x = mx.array(u.astype(np.float32)).astype(mx.bfloat16)
+    want = np.array(theirs.act(theirs.alpha(x)).astype(mx.float32))
+    found = jax.jit(lambda w, u: gate(w, u, dtype=u.dtype))(weights, jnp.asarray(u))
+    compare("g", found, want, 2**-8)  # one step below 1: its sigmoid rounds in between, too

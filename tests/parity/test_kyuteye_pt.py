@@ -1,0 +1,253 @@
+"""kyuteye_pt's own code beside ours: parts, whole forward passes, and 200 greedy streaming steps."""
+
+import contextlib
+import dataclasses
+import types
+import unittest.mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import upstream
+import yaml
+
+from mvjax.data import images
+from mvjax.nn import gates, scopes
+from mvjax.nn import model as model_lib
+from mvjax.stream import session
+from mvjax.weights import kyutai, runtime_configs
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+
+PT = upstream.kyuteye_pt()
+torch = pytest.importorskip("torch")
+
+# V=31 C=19 K=7 Q=3: smaller, since nothing is built in; context 8 of 13 frames
+SMALL = dataclasses.replace(
+    upstream.CONFIG,
+    backbone=dataclasses.replace(upstream.CONFIG.backbone, context=8),
+    text_vocab=31,
+    audio_vocab=19,
+    codebooks_out=3,
+    delays=(0, 0, 1, 1, 0, 1, 1),
+)
+B, T = 2, 13
+DESIGNS = {
+    "no gate": {"gate": None},
+    "tanh": {"gate": gates.Constant("tanh")},
+    "sigmoid": {"gate": gates.Constant("sigmoid")},
+    "conditional tanh": {"gate": gates.Conditional(6, "tanh")},
+    "conditional sigmoid": {},
+    "shared gate": {"share_gate": True},
+    "shared constant gate": {"gate": gates.Constant("sigmoid"), "share_gate": True},
+    "nothing shared": {"share": "none"},
+    "norm of mean squares": {"image_norm": "mean_square"},
+    "from frame 3": {"scope": scopes.Scope(start=3)},
+    "first 5 frames": {"scope": scopes.Scope(frames=5)},
+    "5 frames from frame 3": {"scope": scopes.Scope(start=3, frames=5)},
+    "from beyond the end": {"scope": scopes.Scope(start=40)},
+}
+
+
+def design(name: str):
+    """A config of `DESIGNS` as kyuteye_pt computes it."""
+    fields = DESIGNS[name]
+    config = upstream.like("kyuteye_pt", SMALL)
+    xa = dataclasses.replace(config.cross_attention, **fields)
+    return dataclasses.replace(config, cross_attention=xa)
+
+
+def build(config, params, folder):
+    """Returns (MoshiVisGen, ImageProjection) through upstream's loader, from files that we write."""
+    PT.cross_attention.SharedModuleType._instances.clear()  # else shared with the model before
+    path = folder / "model.safetensors"
+    kyutai.save_vis(path, params, config)
+    told = runtime_configs.torch_config(config)
+    told["xa_shared"] = config.cross_attention.share == "qkv"  # no export of other designs
+    (folder / "model.yaml").write_text(yaml.safe_dump(told))
+    with _siglip_of(config.siglip):
+        gen, embedder = PT.loaders.get_moshi_vis(
+            PT.config.KyuteyeConfig.from_yml(folder / "model.yaml"),
+            str(path),
+            device="cpu",
+            dtype=torch.float32,
+            gen_kwargs={"use_sampling": False, "check": True},
+        )
+    _assert_every_name_is_used(path, gen.lm_model, embedder)
+    return gen, embedder.eval()
+
+
+def _siglip_of(siglip):
+    """kyuteye_pt builds So400m whatever its config says: these sizes instead, while it builds."""
+    transformers = pytest.importorskip("transformers")
+    sizes = transformers.SiglipVisionConfig(
+        hidden_size=siglip.width,
+        num_hidden_layers=siglip.layers,
+        num_attention_heads=siglip.heads,
+        intermediate_size=siglip.hidden,
+        patch_size=siglip.patch,
+        image_size=siglip.image_size,
+        vision_use_head=False,
+    )
+
+    def model(config):
+        del config
+        return types.SimpleNamespace(vision_model=transformers.SiglipVisionModel(sizes))
+
+    encoder = unittest.mock.patch.multiple(
+        PT.image_encoder, SiglipVisionModel=model, SiglipVisionConfig=lambda **_: None
+    )
+    width = property(lambda _: siglip.width)
+    stack = contextlib.ExitStack()
+    stack.enter_context(encoder)
+    stack.enter_context(unittest.mock.patch.object(PT.enums.ImageEncoder, "out_dims", width))
+    return stack
+
+
+def _assert_every_name_is_used(path, lm, embedder):
+    """Upstream ignores what it does not know; shared weights stand once in the file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        written = set(file.keys())
+    wanted = set(lm.state_dict()) | {f"image_prefix.{n}" for n in embedder.state_dict()}
+    assert written <= wanted
+    assert all("cross_attention" in name and "layers.0." not in name for name in wanted - written)
+
+
+def codes_of(config):
+    rng = np.random.default_rng(7)
+    ids = rng.integers(0, config.audio_vocab, (B, config.codebooks, T))
+    ids[:, 0] = rng.integers(0, config.text_vocab, (B, T))
+    ids[0, 2:, 3] = -1
+    return ids.astype(np.int32)
+
+
+@pytest.mark.parametrize("name", list(DESIGNS))
+@torch.no_grad()
+def test_forward_text(name, tmp_path, compare):
+    config = design(name)
+    params = upstream.params(config)
+    gen, embedder = build(config, params, tmp_path)
+    pixels = np.stack([images.normalise(upstream.image())] * B)
+    pixels[1] = -pixels[1]
+    tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]
+    # Upstream has no causal mask of its own: reference 2.4.
+    distance = np.arange(T)[:, None] - np.arange(T)[None]
+    mask = torch.tensor((distance >= 0) & (distance < config.backbone.window))
+    ids = codes_of(config)
+    z, logits, gate = gen.lm_model.forward_text(
+        torch.tensor(ids).long(), cross_attention_src=tokens, attention_mask=mask
+    )
+
+    @jax.jit
+    def ours(params):
+        run = model_lib.VisionSpeech(config).bind({"params": params})
+        tokens = run.project(run.encode_images(jnp.asarray(pixels)))
+        z, openings = run.hidden(jnp.asarray(ids), run.keys_values(tokens))
+        blind, _ = run.hidden(jnp.asarray(ids), None)
+        return tokens, z, run.text_logits(z), openings, blind
+
+    found = ours(params)
+    compare("image tokens", found[0], tokens, 1e-4)
+    compare("z", found[1], z, 1e-4)
+    compare("text logits", found[2], logits[:, 0], 1e-4)
+    seen = np.asarray(config.cross_attention.scope(jnp.arange(T)))
+    if config.cross_attention.gate is not None and seen.all():
+        compare("gate opening", found[3].mean(), gate, 1e-5)
+    moved = np.abs(found[1] - found[4]).max((0, 2)) > 1e-5
+    np.testing.assert_array_equal(moved, np.cumsum(seen) > 0)
+
+
+@torch.no_grad()
+def test_keys_and_values_once(tmp_path, compare):
+    """Raw image tokens and precomputed keys and values are the same source."""
+    config = design("conditional sigmoid")
+    gen, embedder = build(config, upstream.params(config), tmp_path)
+    pixels = torch.tensor(images.normalise(upstream.image()))[None].permute(0, 3, 1, 2)
+    tokens = embedder(pixels)["cross_attention_src"]
+    ids = torch.tensor(codes_of(config)[:1, :, :1]).long()
+    _, one, _ = gen.lm_model.forward_text(ids, cross_attention_src=tokens)
+    _, other, _ = gen.lm_model.forward_text(ids, cross_attention_src=gen.precompte_ca_kv(tokens))
+    compare("upstream's two sources", one, other, 1e-5)
+
+
+def talk(config, params, user, pixels):
+    """Returns what our session says of `user` [U, frames], one entry a call."""
+    model = model_lib.VisionSpeech(config)
+    look = jax.jit(lambda p, x: model.apply({"params": p}, x, method="look"))
+    kv = look(params, jnp.asarray(pixels))
+    live = session.Session(model)
+    state = live.start(batch=1, kv=kv)
+    outs = []
+    for codes in user.T:
+        state, out = live.frame(params, state, jnp.asarray(codes)[None])
+        outs.append(jax.tree.map(lambda x: np.asarray(x[0]), out))
+    return jax.tree.map(lambda *x: np.stack(x), *outs)
+
+
+@torch.no_grad()
+def converse(gen, source, user):
+    """Returns (text ids, codec frames, text logits, audio logits, gates) of upstream's steps."""
+    logits = []
+    choose = PT.moshivis.sample_token
+
+    def recorded(x, *rest):
+        logits.append(x.reshape(-1).numpy().copy())
+        return choose(x, *rest)
+
+    outs = []
+    with (
+        unittest.mock.patch.object(PT.moshivis, "sample_token", recorded),
+        gen.streaming(),
+    ):
+        for codes in user.T:
+            outs.append(gen.step(torch.tensor(codes).long()[None, :, None], ca_src=source))
+    every = 1 + gen.num_audio_codebooks_out
+    assert outs[0][0] is None and len(logits) == every * len(outs)
+    spoken = np.stack([tokens[0, :, 0].numpy() for tokens, _ in outs[1:]])
+    audio = np.stack([x for i, x in enumerate(logits) if i % every])
+    return types.SimpleNamespace(
+        text=spoken[:, 0],  # of the call before: reference 5.2
+        frames=spoken[:, 1:],
+        text_logits=np.stack(logits[::every]),
+        audio_logits=audio.reshape(len(outs), every - 1, -1),
+        gates=np.array([gate for _, gate in outs[1:]]),
+    )
+
+
+def test_200_streaming_steps(tmp_path, compare):
+    config = upstream.like("kyuteye_pt")
+    params = upstream.params(config)
+    gen, embedder = build(config, params, tmp_path)
+    pixels = images.normalise(upstream.image())[None]
+    user = upstream.user_codes(200)
+    with torch.no_grad():
+        tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]
+    theirs = converse(gen, gen.precompte_ca_kv(tokens), user)
+    ours = talk(config, params, user, pixels)
+    compare.same("text ids", ours.text_ids[:-1], theirs.text)
+    compare.same("codec frames", ours.audio_codes[1:], theirs.frames)
+    compare("text logits", ours.text_logits, theirs.text_logits, 1e-4)
+    compare("audio logits", ours.audio_logits, theirs.audio_logits, 1e-4)
+    compare("gate opening", ours.gate[1:], theirs.gates, 1e-5)
+    assert len(np.unique(theirs.text)) > 20 and theirs.gates.std() > 1e-3
+    blind = converse(gen, None, user)
+    assert np.any(blind.text != theirs.text)
+
+
+@pytest.mark.parametrize("name", ["from frame 3", "first 5 frames", "5 frames from frame 3"])
+def test_scopes_in_streaming_steps(name, tmp_path, compare):
+    config = design(name)
+    params = upstream.params(config)
+    gen, embedder = build(config, params, tmp_path)
+    pixels = images.normalise(upstream.image())[None]
+    user = upstream.user_codes(T)[:3] % config.audio_vocab
+    with torch.no_grad():
+        tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]
+    theirs = converse(gen, gen.precompte_ca_kv(tokens), user)
+    ours = talk(config, params, user, pixels)
+    compare("text logits", ours.text_logits, theirs.text_logits, 1e-4)
+    compare("audio logits", ours.audio_logits, theirs.audio_logits, 1e-4)
+    compare("gate opening", ours.gate[1:], theirs.gates, 1e-5)

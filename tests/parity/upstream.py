@@ -1,0 +1,179 @@
+"""Upstream's own code from checkouts outside this repository, and one toy model that all of it can run.
+
+The checkouts are named by environment variables; `tools/check_upstream.py` sets them. What upstream
+imports and these checks do not need is replaced by an empty module for as long as the import lasts.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.machinery
+import os
+import subprocess
+import sys
+import types
+import unittest.mock
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_model as small
+
+from mvjax import config as config_lib
+from mvjax import parity, tree
+from mvjax.nn import gates
+
+MOSHIVIS, BIG_VISION = "MVJAX_MOSHIVIS", "MVJAX_BIG_VISION"
+_URLS = {
+    MOSHIVIS: "https://github.com/kyutai-labs/moshivis",
+    BIG_VISION: "https://github.com/google-research/big_vision",
+}
+
+# kyuteye_mlx has the ids 32000 and 2048 and eight levels in its source. D=48 N=4 H=12 F=132 L=3 G=6
+# E=24 S=16, depformer d=32 n=2 h=16 f=88 L=2; the hidden widths are 11/4 of the widths in all backends
+CONFIG = config_lib.ModelConfig(
+    backbone=config_lib.BackboneConfig(width=48, layers=3, heads=4, hidden=132, context=20),
+    depformer=config_lib.DepformerConfig(width=32, layers=2, heads=2, hidden=88),
+    siglip=config_lib.SiglipConfig(width=24, layers=2, heads=3, hidden=40, patch=7, image_size=28),
+    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=6)),
+)
+
+
+def like(runtime: str, config: config_lib.ModelConfig = CONFIG, **fields) -> config_lib.ModelConfig:
+    """The toy model as a runtime computes it; `fields` are of its cross-attention."""
+    xa = dataclasses.replace(config.cross_attention, **fields)
+    return parity.imitate(dataclasses.replace(config, cross_attention=xa), runtime)
+
+
+def params(config: config_lib.ModelConfig) -> dict:
+    """Random parameters in numpy: products of unit variance, and gates between closed and open."""
+    flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(small.params(config)).items()}
+    for path, leaf in flat.items():
+        scale = 5.0  # of the noise, back to 1
+        if path.endswith("gate/alpha"):
+            scale = 3.0
+        elif "gate/up" in path:
+            scale *= 3.0
+        elif path.endswith(("kernel", "embedding")) and not path.startswith("image/encoder"):
+            scale *= _fan_in(path, config) ** -0.5
+        else:
+            scale = 1.0
+        flat[path] = leaf * np.float32(scale)
+    return tree.unflatten(flat)
+
+
+def _fan_in(path: str, config: config_lib.ModelConfig) -> int:
+    part = config.depformer if path.startswith("depformer/") else config.backbone
+    if path.endswith("mlp/out/kernel"):
+        return part.hidden
+    if path == "image/proj/kernel":
+        return config.siglip.width
+    return config.backbone.width if path == "depformer/in/kernel" else part.width
+
+
+def image() -> np.ndarray:
+    """A random picture, uint8."""
+    side = CONFIG.siglip.image_size
+    return np.random.default_rng(3).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def user_codes(frames: int) -> np.ndarray:
+    """Random codes [8, frames]."""
+    return np.random.default_rng(4).integers(0, 2048, (8, frames)).astype(np.int32)
+
+
+def checkout(variable: str) -> Path:
+    """Returns the checkout that an environment variable names; skips where there is none."""
+    root = os.environ.get(variable)
+    if not root:
+        pytest.skip(f"{variable} names no checkout of {_URLS[variable]}", allow_module_level=True)
+    return Path(root).resolve(strict=True)
+
+
+def kyuteye_pt() -> types.SimpleNamespace:
+    """Imports the modules of kyuteye_pt that are used here."""
+    _put_on_path(checkout(MOSHIVIS) / "kyuteye_pt")
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    empty = {
+        "torchvision.transforms.v2": {"Transform": object},
+        "transformers.models.pixtral.image_processing_pixtral": {"PixtralImageProcessor": None},
+    }
+    names = {
+        "loaders": "kyuteye.models.loaders",
+        "moshivis": "kyuteye.models.moshivis",
+        "config": "kyuteye.config.kyuteye_config",
+        "enums": "kyuteye.config.enums",
+        "cross_attention": "kyuteye.modules.cross_attention",
+        "image_encoder": "kyuteye.modules.image_encoder",
+        "utils": "kyuteye.modules.utils",
+    }
+    with _standing_in(empty):
+        return _import(names)
+
+
+def kyuteye_mlx() -> types.SimpleNamespace:
+    """Imports the modules of kyuteye_mlx that are used here; it asks which Mac it is on."""
+    _put_on_path(checkout(MOSHIVIS) / "kyuteye_mlx")
+    pytest.importorskip("mlx.core")
+    names = {
+        "models": "kyuteye_mlx.models",
+        "siglip": "kyuteye_mlx.models.siglip",
+        "loading": "kyuteye_mlx.utils.loading",
+        "cross_attention": "kyuteye_mlx.modules.cross_attention",
+        "kv_cache": "kyuteye_mlx.modules.kv_cache",
+    }
+    answer = unittest.mock.patch.object(subprocess, "check_output", return_value=b"hw.model: none")
+    with answer:
+        return _import(names)
+
+
+def big_vision() -> types.SimpleNamespace:
+    """Imports big_vision's ViT and its tree utilities, without TensorFlow."""
+    _put_on_path(checkout(BIG_VISION))
+    _import({"flax": "flax.training.checkpoints"})  # it would take the stand-in for TensorFlow
+    empty = {"tensorflow.io.gfile": {"GFile": open}, "ml_collections": {"ConfigDict": dict}}
+    with _standing_in(empty):
+        return _import({"vit": "big_vision.models.vit", "utils": "big_vision.utils"})
+
+
+def _import(names: dict[str, str]) -> types.SimpleNamespace:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        modules = {short: importlib.import_module(name) for short, name in names.items()}
+    return types.SimpleNamespace(**modules)
+
+
+def _put_on_path(folder: Path) -> None:
+    assert folder.is_dir(), f"{folder}: expected a folder of the checkout"
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+@contextlib.contextmanager
+def _standing_in(modules: dict[str, dict]):
+    """Makes each module importable, with these attributes, unless it is installed."""
+    added = []
+    for name, attributes in modules.items():
+        try:
+            importlib.import_module(name)
+            continue
+        except Exception:  # a broken installation is none
+            parts = name.split(".")
+        for i in range(len(parts)):
+            path = ".".join(parts[: i + 1])
+            if path in sys.modules:
+                continue
+            module = types.ModuleType(path)
+            module.__spec__ = importlib.machinery.ModuleSpec(path, None)
+            sys.modules[path] = module
+            added.append(path)
+            if i:
+                setattr(sys.modules[".".join(parts[:i])], parts[i], module)
+        vars(sys.modules[name]).update(attributes)
+    try:
+        yield
+    finally:
+        for path in added:
+            del sys.modules[path]

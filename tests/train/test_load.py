@@ -1,0 +1,319 @@
+"""Frozen weights into a run: every format, placed as the rules say, and everything wrong named.
+
+Run as a script it rewrites the golden parameter table of the released model.
+"""
+
+import dataclasses
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import toy_run
+
+from mvjax import config as config_lib
+from mvjax import config_text, tree
+from mvjax.train import load, sharding
+from mvjax.weights import frozen as frozen_lib
+from mvjax.weights import kyutai, rules, safetensors_io, siglip_names, stream
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "moshika_vis_parameters.txt"
+MESHES = ({"fsdp": 4, "data": 2}, {"fsdp": 2, "tensor": 2, "data": 2}, {"data": 8})
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return toy_run.make_config(tmp_path_factory.mktemp("frozen"))
+
+
+def with_frozen(config, **fields):
+    return dataclasses.replace(config, frozen=dataclasses.replace(config.frozen, **fields))
+
+
+def mesh_of(**sizes):
+    return sharding.make_mesh(config_lib.MeshConfig(**sizes))
+
+
+def assert_equal(found, expected):
+    found, expected = tree.flatten(found), tree.flatten(expected)
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        assert found[path].dtype == leaf.dtype, path
+        np.testing.assert_array_equal(np.asarray(found[path]), leaf, err_msg=path)
+
+
+def frozen_part(config, stored):
+    flat = tree.flatten(stored)
+    return {path: flat[path] for path in tree.flatten(load.shapes(config).frozen)}
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_the_frozen_tree_is_in_its_place_and_each_value_was_read_once(config, sizes, monkeypatch):
+    read = []
+    inner = safetensors_io.Tensor.__getitem__
+
+    def counted(self, index):
+        part = inner(self, index)
+        read.append(part.size)
+        return part
+
+    expected = frozen_part(config, load.from_files(config))
+    monkeypatch.setattr(safetensors_io.Tensor, "__getitem__", counted)
+    mesh = mesh_of(**sizes)
+    placed = load.frozen(config, mesh)
+    assert_equal(placed, tree.unflatten(expected))
+    assert sum(read) == sum(
+        leaf.size for path, leaf in expected.items() if not path.startswith("image/")
+    )
+    for path, spec in tree.flatten(sharding.shardings(placed, mesh)).items():
+        assert tree.flatten(placed)[path].sharding == spec
+
+
+def test_trained_parameters_of_the_file_start_from_it_in_float32(config, tmp_path):
+    moshi = kyutai.load_moshi(config.frozen.moshi, config.model)
+    kyutai.save_moshi(tmp_path / "m.safetensors", moshi, config.model, dtype=ml_dtypes.bfloat16)
+    model = dataclasses.replace(config.model, dtype="bfloat16")
+    run = dataclasses.replace(
+        with_frozen(config, moshi=str(tmp_path / "m.safetensors")), model=model
+    )
+    trained = (*run.train.trained, "backbone/text_head/.*")
+    run = toy_run.with_train(run, trained=trained)
+    params = load.weights(run, mesh_of(fsdp=2, tensor=2, data=2))
+    head = params.adapters["backbone"]["text_head"]["kernel"]
+    stored = moshi["backbone"]["text_head"]["kernel"].astype(ml_dtypes.bfloat16)
+    assert head.dtype == np.float32
+    np.testing.assert_array_equal(np.asarray(head), stored.astype(np.float32))
+    assert params.frozen["backbone"]["text_emb"]["embedding"].dtype == ml_dtypes.bfloat16
+    assert params.frozen["image"]["encoder"]["embedding"]["kernel"].dtype == np.float32
+    tree.assert_same_tree(params.adapters, load.shapes(run).adapters, place="adapters")
+
+
+def test_hash_is_that_of_the_values_wherever_they_are(config, monkeypatch):
+    monkeypatch.setattr(stream, "PART_BYTES", 3000)
+    stored = tree.unflatten(frozen_part(config, load.from_files(config)))
+    expected = load.tree_hash(stored)
+    assert load.tree_hash(load.frozen(config, mesh_of(fsdp=4, data=2))) == expected
+    stored["backbone"]["out_norm"]["scale"][3] += 1
+    assert load.tree_hash(stored) != expected
+
+
+def write_hf_siglip(config, folder):
+    """The run's image encoder as Hugging Face would write it, in two files."""
+    encoder = frozen_lib.load_siglip(config.frozen.siglip, config.model.siglip)
+    table = siglip_names.siglip_rules(ours="", theirs="vision_tower.vision_model.")
+    sizes = siglip_names.sizes(config.model.siglip)
+    tensors = rules.to_upstream(tree.flatten(encoder), table, sizes, place="x")
+    where = {}
+    for k, names in enumerate((sorted(tensors)[:9], sorted(tensors)[9:])):
+        file = f"model-{k}.safetensors"
+        safetensors_io.write(folder / file, {name: tensors[name] for name in names})
+        where |= dict.fromkeys(names, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+
+
+def test_the_image_encoder_may_be_npz_or_safetensors(config, tmp_path):
+    expected = load.from_files(config)
+    write_hf_siglip(config, tmp_path)
+    shutil.copy(config.frozen.moshi, tmp_path / "model.safetensors")
+    for location in (f"{config.frozen.siglip}:img", str(tmp_path)):
+        run = with_frozen(config, siglip=location)
+        assert_equal(load.from_files(run), expected)
+        identity = load.identity(run)["siglip"]
+        assert identity["path"] == location and len(identity["sha256"]) == 64
+    before = load.identity(run)
+    file = tmp_path / "model-1.safetensors"
+    tensors = safetensors_io.read(file)
+    tensors[sorted(tensors)[0]] += 1
+    safetensors_io.write(file, tensors)
+    with pytest.raises(ValueError, match=r"here(.|\n)*frozen\.siglip: expected SHA-256"):
+        load.check_identity(before, load.identity(run), place="here")
+
+
+def test_lora_is_part_of_the_run_and_of_its_identity(config, tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {
+        "text_linear.lora_A.weight": rng.standard_normal((2, 24)).astype("f"),
+        "text_linear.lora_B.weight": rng.standard_normal((34, 2)).astype("f"),
+    }
+    safetensors_io.write(tmp_path / "lora.safetensors", tensors)
+    run = with_frozen(config, moshi_lora=str(tmp_path), lora_scaling=2.0)
+    plain, merged = tree.flatten(load.from_files(config)), tree.flatten(load.from_files(run))
+    changed = [path for path in plain if not np.array_equal(plain[path], merged[path])]
+    assert changed == ["backbone/text_head/kernel"]
+    with pytest.raises(
+        ValueError, match=r"frozen\.moshi_lora: expected SHA-256 None.*got [0-9a-f]{64}"
+    ):
+        load.check_identity(load.identity(config), load.identity(run), place="x")
+
+
+def test_a_file_of_the_hub_must_have_the_bytes_it_is_named_by(config, tmp_path):
+    digest = load.file_hash(Path(config.frozen.moshi))
+    blob = tmp_path / "blobs" / digest
+    blob.parent.mkdir()
+    shutil.copy(config.frozen.moshi, blob)
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    run = with_frozen(config, moshi=str(link))
+    assert load.identity(run)["moshi"]["sha256"] == digest
+    damaged = bytearray(blob.read_bytes())
+    damaged[-1] ^= 1
+    blob.write_bytes(damaged)
+    with pytest.raises(ValueError, match=rf"model\.safetensors: expected SHA-256 {digest}, as the"):
+        load.identity(run)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    tensor = safetensors_io.tensors(path)["text_emb.weight"]
+    data[tensor.begin + 10 : tensor.begin + 14] = bytes(x ^ 0x11 for x in data[10:14])
+    path.write_bytes(data)
+
+
+def not_a_number(path):
+    """As a fault before the file was written, or in one without checksums."""
+    tensors = safetensors_io.read(path)
+    tensors["text_emb.weight"][1, 2] = np.nan
+    safetensors_io.write(path, tensors)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def change(path, **changes):
+    tensors = safetensors_io.read(path)
+    for name, value in changes.items():
+        tensors[name.replace("__", ".")] = value
+    safetensors_io.write(path, tensors)
+
+
+def reshape(path):
+    change(path, text_emb__weight=np.zeros((35, 25), np.float32))
+
+
+def rename(path):
+    tensors = safetensors_io.read(path)
+    tensors["text_embedding.weight"] = tensors.pop("text_emb.weight")
+    safetensors_io.write(path, tensors)
+
+
+def as_int8(path):
+    change(path, text_emb__weight=np.zeros((35, 24), np.int8))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip, r"not those that were written: \['text_emb\.weight'\]"),
+        (not_a_number, r"\n  text_emb\.weight: expected numbers, got 1 NaN"),
+        (
+            truncate,
+            r"expected [\d,]+ bytes, so these tensors are cut off: \['transformer\.layers\.",
+        ),
+        (reshape, r"\n  text_emb\.weight: expected \[35, 24\], got \[35, 25\]"),
+        (rename, r"\n  text_emb\.weight: missing(.|\n)*\n  text_embedding\.weight: unexpected"),
+        (as_int8, r"\n  text_emb\.weight_scb: missing, expected \[35\]"),
+    ],
+)
+def test_damage_names_the_file_and_the_tensor(config, tmp_path, damage, message):
+    path = tmp_path / "moshi.safetensors"
+    shutil.copy(config.frozen.moshi, path)
+    damage(path)
+    run = with_frozen(config, moshi=str(path))
+    with pytest.raises(ValueError, match=rf"{path}(.|\n)*{message}"):
+        load.frozen(run, mesh_of(fsdp=4, data=2))
+
+
+def test_a_pickle_is_refused(config, tmp_path):
+    (tmp_path / "moshi.pt").touch()
+    with pytest.raises(ValueError, match=r"moshi\.pt: expected safetensors or npz, got a pickle"):
+        load.frozen(with_frozen(config, moshi=str(tmp_path / "moshi.pt")), mesh_of(data=8))
+
+
+def parameter_table() -> str:
+    run = config_text.load_experiment(ROOT / "experiments" / "moshika_vis.py")
+    shapes = load.shapes(run)
+    counts = "".join(f"{name} {count:,}\n" for name, count in load.counts(run).items())
+    mesh = sharding.abstract_mesh(run.mesh)
+    table = sharding.explain(tree.merge(*shapes), mesh, trained=shapes.adapters)
+    return f"{counts}\n{table}\n"
+
+
+def test_parameter_table_of_the_released_model():
+    """A change here is a change of the model or of its sharding; then run this file as a script."""
+    found = parameter_table()
+    assert found == GOLDEN.read_text()
+    for line in (
+        "backbone 6,973,366,272",
+        "depth transformer 714,362,880",
+        "adapters 206,184,448",
+        "SigLIP 413,327,088",
+        "total 8,307,240,688",
+    ):
+        assert f"{line}\n" in found
+
+
+PROCESS = """
+import sys, jax, toy_run
+from pathlib import Path
+port, index, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=index)
+import dataclasses
+from mvjax import config as config_lib, tree
+from mvjax.train import load, sharding
+from mvjax.weights import safetensors_io
+config = toy_run.make_config(folder)
+read, inner = [0], safetensors_io.Tensor.__getitem__
+def counted(self, index):
+    part = inner(self, index)
+    read[0] += part.size
+    return part
+safetensors_io.Tensor.__getitem__ = counted
+mesh = sharding.make_mesh(config_lib.MeshConfig(fsdp=2, data=1, tensor=2))
+identity = load.identity(config)
+params = load.weights(config, mesh)
+held = 0
+for path, leaf in tree.flatten(params.frozen).items():
+    if not path.startswith("image/"):
+        boxes = {str(shard.index): shard.data.size for shard in leaf.addressable_shards}
+        held += sum(boxes.values())
+print("RESULT", read[0], held, identity["moshi"]["sha256"], len(load.tree_hash(params.frozen)))
+"""
+
+
+@pytest.mark.slow
+def test_each_of_two_processes_reads_what_its_devices_hold(config, tmp_path):
+    folder = Path(config.frozen.moshi).parent
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "PATH": "/usr/bin",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": f"{ROOT}:{Path(toy_run.__file__).parent}",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(port), str(k), str(folder)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for k in range(2)
+    ]  # fmt: skip
+    ends = [process.communicate(timeout=600) for process in processes]
+    lines = [out.split("RESULT ")[1].split() if "RESULT" in out else err for out, err in ends]
+    total = sum(t.size for t in safetensors_io.read(Path(config.frozen.moshi)).values())
+    for read, held, digest, length in lines:
+        assert read == held and 0.4 * total < int(read) < 0.65 * total, (read, held, total)
+        assert digest == load.file_hash(Path(config.frozen.moshi)) and length == "64"
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(parameter_table())

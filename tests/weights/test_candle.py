@@ -1,0 +1,211 @@
+"""The layouts of kyuteye_rs: names, round trips, relation to the PyTorch layout, refusals."""
+
+import dataclasses
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+import quantisable
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.nn import gates
+from mvjax.weights import candle, kyutai, rules, safetensors_io
+
+CONFIG = quantisable.CONFIG
+XA = "transformer.layers.0.cross_attention."
+
+
+def toy(**changes):
+    small = {
+        "backbone": config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
+        "depformer": config_lib.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
+        "siglip": config_lib.SiglipConfig(
+            width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12
+        ),
+    }
+    adapters = config_lib.CrossAttentionConfig(**({"gate": gates.Conditional(hidden=3)} | changes))
+    return dataclasses.replace(CONFIG, cross_attention=adapters, **small)
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory):
+    """(parameters, path of the GGUF)."""
+    pytest.importorskip("gguf")
+    path = tmp_path_factory.mktemp("candle") / "model.q8_0.gguf"
+    params = quantisable.params()
+    candle.save_candle(path, params, CONFIG)
+    return params, path
+
+
+def test_the_same_tree_in_both_layouts(tmp_path):
+    config = toy()
+    params = quantisable.params(config)
+    kyutai.save_vis(tmp_path / "pt.safetensors", params, config)
+    candle.save_candle(tmp_path / "rs.safetensors", params, config)
+    a = safetensors_io.read(tmp_path / "pt.safetensors")
+    b = safetensors_io.read(tmp_path / "rs.safetensors")
+    layer, step1 = "transformer.layers.1.", "depformer.1.transformer.layers.0."
+    depth_in = np.split(a["depformer.layers.0.self_attn.in_proj_weight"], 3)
+    depth_out = np.split(a["depformer.layers.0.self_attn.out_proj.weight"], 3)
+    # reference section 4.6, row by row
+    for name, want in {
+        "text_emb.weight": a["llm.text_emb.weight"],
+        "text_linear.weight": a["llm.text_linear.weight"],
+        "out_norm.alpha": a["llm.out_norm.alpha"],
+        "emb.4.weight": a["audio_emb.4.weight"],
+        f"{layer}self_attn.in_proj_weight": a[f"llm.{layer}self_attn.in_proj_weight"],
+        f"{layer}gating.linear_out.weight": a[f"llm.{layer}gating.linear_out.weight"],
+        f"{layer}norm_cross.alpha": a[f"llm.{layer}norm_cross.alpha"],
+        f"{XA}in_proj_weight": a[f"llm.{XA}mha.in_proj_weight"],
+        f"{XA}out_proj.weight": a[f"llm.{XA}mha.out_proj.weight"],
+        f"{layer}cross_attention.gate.alpha.2.weight": a[
+            f"llm.{layer}cross_attention.gate.alpha.2.weight"
+        ],
+        "depformer.1.linear_in.weight": a["depformer_in.1.weight"],
+        "depformer.1.linear_out.weight": a["audio_linears.1.weight"],
+        "depformer.0.emb.weight": a["depformer_text_emb.weight"],
+        "depformer.2.emb.weight": a["depformer_emb.1.weight"],
+        f"{step1}self_attn.in_proj_weight": depth_in[1],
+        f"{step1}self_attn.out_proj.weight": depth_out[1],
+        f"{step1}norm2.alpha": a["depformer.layers.0.norm2.alpha"],
+        f"{step1}gating.linear_in.weight": a["depformer.layers.0.gating.1.linear_in.weight"],
+        "image_prefix.norm_xa.alpha": a["image_prefix.norm_xa.alpha"],
+        "image_prefix.enc.model.embeddings.patch_embedding.weight": a[
+            "image_prefix.enc.model.embeddings.patch_embedding.weight"
+        ],
+    }.items():
+        np.testing.assert_array_equal(b[name], want, err_msg=name)
+    assert b[f"{step1}norm1.alpha"].shape == (1, 1, 16)
+    assert not any(re.match(r"llm\.|.*\.mha\.|depformer_|audio_", name) for name in b)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        gates.Conditional(3),
+        gates.Conditional(3, "tanh"),
+        gates.Constant(),
+        gates.Constant("sigmoid"),
+        None,
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_import_then_export_gives_the_same_bytes(gate, dtype, tmp_path):
+    config = toy(gate=gate)
+    first, again = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    candle.save_candle(first, quantisable.params(config), config, dtype=dtype)
+    loaded = candle.load_candle(first, config, dtype=None)
+    assert {leaf.dtype for leaf in tree.flatten(loaded).values()} == {np.dtype(dtype)}
+    candle.save_candle(again, loaded, config)
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_gguf_and_its_vision_file_keep_their_bytes_too(quantised, tmp_path):
+    _, path = quantised
+    again = tmp_path / "again.q8_0.gguf"
+    candle.save_candle(again, candle.load_candle(path, CONFIG), CONFIG)
+    assert again.read_bytes() == path.read_bytes()
+    # the name that kyuteye_rs derives: X.q8_0.gguf -> X_vision_tower_unquant.safetensors
+    vision = path.with_name("model_vision_tower_unquant.safetensors")
+    assert candle.vision_file(path) == vision
+    assert candle.vision_file(again).read_bytes() == vision.read_bytes()
+
+
+def test_what_a_gguf_holds(quantised):
+    params, path = quantised
+    import gguf
+
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
+    tensors = candle.to_tensors(params, CONFIG, split=True, place="")
+    plain = {name: t for name, t in tensors.items() if not name.startswith(candle.IMAGE)}
+    assert kinds.keys() == plain.keys()
+    vision = safetensors_io.tensors(candle.vision_file(path))
+    assert {*vision, *plain} == {*tensors}
+    assert {t.dtype for t in vision.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    for name, tensor in plain.items():
+        matrix = tensor.ndim == 2 and tensor.shape[1] % 32 == 0
+        assert kinds[name] == ("Q8_0" if matrix else "F32"), name
+    assert f"{XA}in_proj_weight" not in kinds  # a fused one is refused by kyuteye_rs
+    assert plain[f"{XA}in_proj_weight_q"].shape == (512, 512)
+    assert plain[f"{XA}in_proj_weight_kv"].shape == (1024, 512)
+    loaded = tree.flatten(candle.load_candle(path, CONFIG))
+    for our_path, leaf in tree.flatten(params).items():
+        if our_path.startswith("image/"):  # from the vision file
+            np.testing.assert_array_equal(loaded[our_path], leaf.astype(ml_dtypes.bfloat16))
+        elif our_path.endswith("scale"):
+            np.testing.assert_array_equal(loaded[our_path], leaf)
+        else:
+            assert 0 < np.abs(loaded[our_path] - leaf).max() < np.abs(leaf).max() / 200, our_path
+
+
+def test_a_gguf_may_hold_the_image_part_itself(quantised, tmp_path):
+    params, path = quantised
+    gguf_io, alone = candle.gguf_io(), tmp_path / "alone.q8_0.gguf"
+    tensors = candle.to_tensors(params, CONFIG, split=True, place="")
+    gguf_io.write(alone, tensors)  # as the released one does, by its size
+    loaded = candle.load_candle(alone, CONFIG)["image"]["proj"]
+    np.testing.assert_array_equal(loaded["bias"], params["image"]["proj"]["bias"])
+    assert np.abs(loaded["kernel"] - params["image"]["proj"]["kernel"]).max() > 1e-5
+    vision = candle.vision_file(alone)
+    vision.write_bytes(candle.vision_file(path).read_bytes())
+    loaded = tree.flatten(candle.load_candle(alone, CONFIG))
+    for name, leaf in tree.flatten(candle.load_candle(path, CONFIG)).items():
+        np.testing.assert_array_equal(loaded[name], leaf, err_msg=name)
+    vision.unlink()
+    alone.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=r"no image_prefix.*alone_vision_tower_unquant"):
+        candle.load_candle(alone, CONFIG)
+
+
+def test_damage_is_named(quantised, tmp_path):
+    gguf_io = candle.gguf_io()
+    tensors = candle.to_tensors(quantised[0], CONFIG, split=True, place="")
+    name = "depformer.2.transformer.layers.1.norm1.alpha"
+    tensors[name] = tensors[name] + 1
+    gguf_io.write(tmp_path / "m.q8_0.gguf", tensors)
+    with pytest.raises(ValueError, match=f"m.q8_0.gguf.*\n  {re.escape(name)}: expected a copy"):
+        candle.load_candle(tmp_path / "m.q8_0.gguf", CONFIG)
+    del tensors[name], tensors["text_emb.weight"]
+    tensors["nobody"] = np.zeros(3, np.float32)
+    gguf_io.write(tmp_path / "m.q8_0.gguf", tensors)
+    with pytest.raises(ValueError, match="3 of") as error:
+        candle.load_candle(tmp_path / "m.q8_0.gguf", CONFIG)
+    for problem in (f"{name}: missing", "text_emb.weight: missing", "nobody: unexpected"):
+        assert problem in str(error.value)
+
+
+def test_a_safetensors_file_may_have_separate_projections(tmp_path):
+    config = toy()
+    params = quantisable.params(config)
+    tensors = candle.to_tensors(params, config, split=True, place="")
+    safetensors_io.write(tmp_path / "m.safetensors", tensors)
+    loaded = tree.flatten(candle.load_candle(tmp_path / "m.safetensors", config))
+    for path, leaf in tree.flatten(params).items():
+        np.testing.assert_array_equal(loaded[path], leaf)
+
+
+def test_released_sizes_count_every_parameter():
+    config = config_lib.ModelConfig()
+    copied = 7 * 6 * 2 * 1024  # norms of the depth transformer
+    for split in (False, True):
+        table = candle.candle_rules(config, split=split)
+        shapes = rules.tensor_shapes(table, kyutai.sizes(config))
+        assert sum(int(np.prod(s)) for s in shapes.values()) == 8_307_240_688 + copied
+    image = sum(int(np.prod(s)) for n, s in shapes.items() if n.startswith(candle.IMAGE))
+    assert 2 * image == 836_107_744  # bytes; 836 MB are listed (reference section 4.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"gate": gates.Conditional(5)}, "Conditional(hidden=5"),
+        ({"share_gate": True}, "share_gate=True"),
+        ({"share": "kv"}, "share='kv'"),
+        ({"share": "none"}, "share='none'"),
+    ],
+)
+def test_designs_without_a_place_are_refused_by_name(changes, name):
+    with pytest.raises(ValueError, match=re.escape(name)):
+        candle.candle_rules(toy(**changes), split=False)
