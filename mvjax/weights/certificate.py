@@ -49,6 +49,8 @@ def certify(
 ) -> dict[str, Any]:
     """Returns the certificate and writes it to `folder/certificate.json`.
 
+    The conversation begins in the training alignment, whatever the config's `stream` says.
+
     Args:
       params: what was exported.
       config: of the run; its frozen files are hashed again.
@@ -80,8 +82,7 @@ def certify(
         "target": target,
         "upstream": targets.UPSTREAM[target],
         "runtime": f"{_RUNTIMES[target]}{_ALSO.get(target, '')}",
-        "file": weights.name,
-        "file_sha256": _file_hash(weights),
+        **_files(weights),
         "stored_as": quantisation or dtype or "as trained",
         "frames": T,
         "tolerance": tolerance,
@@ -89,8 +90,6 @@ def certify(
         **_values(params, config, reloaded, target, dtype=dtype, quantisation=quantisation),
         "upstream_differences": deviations.deviations(config.model, target),
     }
-    if weights.suffix == candle.GGUF_SUFFIX:
-        certificate["vision_file_sha256"] = _file_hash(candle.vision_file(weights))
     lossy = bool(_differing(reloaded, params))
     certificate["loss"] = _loss(compare(params)) if lossy else None
     certificate |= _verdict(certificate)
@@ -197,6 +196,13 @@ def _hash(leaves: dict[str, np.ndarray]) -> str:
         digest.update(f"{path} {leaf.dtype.name} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
+
+
+def _files(weights: Path) -> dict[str, str]:
+    found = {"file": weights.name, "file_sha256": _file_hash(weights)}
+    if weights.suffix == candle.GGUF_SUFFIX:
+        found["vision_file_sha256"] = _file_hash(candle.vision_file(weights))
+    return found
 
 
 def _file_hash(path: Path) -> str:

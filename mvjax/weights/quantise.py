@@ -115,7 +115,8 @@ def requantise(weight: np.ndarray, scheme: Scheme) -> Affine:
     narrower than MLX's smallest step (2.6e-5 in all) the values survive, but maybe not the sign of
     the scale.
     """
-    return _on_grid(weight, scheme) or quantise(weight.astype(ml_dtypes.bfloat16), scheme)
+    found = _on_grid(weight, scheme) if weight.dtype == np.float32 else None
+    return found or quantise(weight.astype(ml_dtypes.bfloat16), scheme)
 
 
 def dequantise(

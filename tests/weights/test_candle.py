@@ -159,6 +159,18 @@ def test_a_gguf_may_hold_the_image_part_itself(quantised, tmp_path):
         candle.load_candle(alone, CONFIG)
 
 
+@pytest.mark.parametrize("location", ["hf://o/n@v1/model.q8_0.gguf", "hf://o/n@v1"])
+def test_the_vision_file_of_a_gguf_on_the_hub_is_fetched_too(location, quantised, monkeypatch):
+    _, path = quantised
+    vision = "model_vision_tower_unquant.safetensors"
+    there = {location: path, f"hf://o/n@v1/{vision}": path.with_name(vision)}
+    monkeypatch.setattr(candle.locate, "resolve", lambda text, names=(): there[str(text)])
+    loaded = tree.flatten(candle.load_candle(location, CONFIG))
+    monkeypatch.undo()
+    for name, leaf in tree.flatten(candle.load_candle(path, CONFIG)).items():
+        np.testing.assert_array_equal(loaded[name], leaf)
+
+
 def test_damage_is_named(quantised, tmp_path):
     gguf_io = candle.gguf_io()
     tensors = candle.to_tensors(quantised[0], CONFIG, split=True, place="")

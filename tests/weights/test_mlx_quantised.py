@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import quantisable
 
+from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.nn import gates
-from mvjax.weights import mlx, quantise, safetensors_io
+from mvjax.weights import kyutai, mlx, quantise, rules, safetensors_io
 
 CONFIG = quantisable.CONFIG
 MODES = pytest.mark.parametrize("mode", ["q8", "q4"])
@@ -194,6 +195,22 @@ def test_widths_that_do_not_fill_groups_are_all_named(params, tmp_path):
     with pytest.raises(ValueError, match=r"cannot quantise to q4:.*\n.*backbone\.hidden=100"):
         mlx.save_mlx(tmp_path / "m", quantisable.params(config), config, mode="q4")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("mode", "listed"), [("q8", 10.384), ("q4", 6.540)])
+def test_released_files_have_the_size_that_these_rules_give(mode, listed):
+    config, scheme = config_lib.ModelConfig(), quantise.SCHEMES[mode]
+    shapes = rules.tensor_shapes(mlx.mlx_rules(config), kyutai.sizes(config))
+    size = 0  # bytes; reference section 4.2
+    for name, shape in shapes.items():
+        count = int(np.prod(shape))
+        if len(shape) != 2 or name.startswith("img_embedder."):
+            size += 2 * count
+            continue
+        codes, others = count * scheme.bits // 8, 4 * count // scheme.group
+        copies = 31 if XA.format(0) in name else 0
+        size += codes + others + copies * (others + (0 if "kv_proj" in name else codes))
+    assert round(size / 1e9, 3) == listed
 
 
 def test_only_conditional_gates_have_a_width():
