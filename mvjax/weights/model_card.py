@@ -133,7 +133,8 @@ def _shown(location: str) -> str:
 def _training(config: config_lib.Config, results: Results | None) -> str:
     step = "an unknown number of" if results is None else f"{results.step:,}"
     data = config.data
-    sources = [s.name for part in (data.speech, data.speechless, data.small_talk) for s in part]
+    parts = (data.speech, data.speechless, data.small_talk)
+    sources = dict.fromkeys(source.name for part in parts for source in part)
     return (
         f"{step} steps of {data.speech_rows} rows of speech ({data.speech_frames} frames of 80 ms)"
         f" and {data.speechless_rows} of text ({data.speechless_tokens} tokens); AdamW,"
