@@ -6,7 +6,6 @@ the one that made them. A record is valid or it is refused, on writing as on rea
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -94,8 +93,8 @@ class Index(msgspec.Struct, frozen=True):
 def identity(frozen: config_lib.FrozenFiles) -> Identity:
     """Hashes the codec and the tokenizer of a run."""
     return Identity(
-        codec=_sha256(locate.resolve(frozen.codec)),
-        tokenizer=_sha256(locate.resolve(frozen.tokenizer)),
+        codec=locate.file_hash(locate.resolve(frozen.codec)),
+        tokenizer=locate.file_hash(locate.resolve(frozen.tokenizer)),
     )
 
 
@@ -136,7 +135,7 @@ def write(path: Path, items: Iterable[Record], made_with: Identity) -> Index:
     written = array_record_module.ArrayRecordReader(str(draft), _READER_OPTIONS).num_records()
     if written != count:
         raise OSError(f"{draft}: expected {count} records, wrote {written}; is the disk full?")
-    index = Index(VERSION, count, draft.stat().st_size, _sha256(draft), made_with)
+    index = Index(VERSION, count, draft.stat().st_size, locate.file_hash(draft), made_with)
     index_path(path).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1))
     draft.replace(path)
     return index
@@ -198,7 +197,7 @@ def verify(path: Path) -> list[str]:
     except (ValueError, FileNotFoundError) as error:
         return [str(error)]
     found = []
-    if _sha256(path) != reader.index.sha256:
+    if locate.file_hash(path) != reader.index.sha256:
         found.append(f"{path}: its SHA-256 is not the one in {index_path(path).name}")
     for i in range(len(reader)):
         try:
@@ -267,8 +266,3 @@ def _identity_message(path: Path, found: Identity, expected: Identity) -> str:
         if getattr(found, name) != getattr(expected, name)
     ]
     return f"{path}: made with {' and '.join(parts)}; make the records again with this run's files"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

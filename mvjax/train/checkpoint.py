@@ -8,7 +8,6 @@ checkpoints/00000250/adapters/    orbax: the trained parameters, by path
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ import orbax.checkpoint as ocp
 
 from mvjax import tree
 from mvjax.train import step as step_lib
+from mvjax.weights import locate
 
 META = "meta.json"
 SPARE_BYTES = 2**20  # metadata and block rounding, on top of the arrays
@@ -198,8 +198,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _size_and_hash(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stat().st_size, locate.file_hash(path)
 
 
 def _check_space(root: Path, state: step_lib.State) -> None:

@@ -18,8 +18,8 @@ from mvjax import config, config_text, tree
 from mvjax.nn import model as model_lib
 from mvjax.train import checkpoint, sharding
 from mvjax.weights import frozen as frozen_lib
+from mvjax.weights import locate, stream
 from mvjax.weights import stored as stored_lib
-from mvjax.weights import stream
 
 V = TypeVar("V")
 Identity = dict[str, dict[str, str]]  # {"moshi": {"path": ..., "sha256": ...}, ...}
@@ -116,12 +116,6 @@ def identity(run: config.Config) -> Identity:
             digest = multihost_utils.broadcast_one_to_all(digest)
         found[name] = {"path": locations[name], "sha256": bytes(np.asarray(digest)).hex()}
     return found
-
-
-def file_hash(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_hash(params: tree.Tree) -> str:
@@ -221,7 +215,7 @@ def _shardings(leaves: Mapping[str, stored_lib.Stored], mesh: Mesh) -> dict[str,
 
 def _joint_hash(files: Sequence[Path]) -> str:
     """Returns the SHA-256 of a file, or of the digests of several."""
-    digests = [file_hash(file) for file in files]
+    digests = [locate.file_hash(file) for file in files]
     for file, digest in zip(files, digests):
         blob = file.resolve()  # the hub's cache names large files by their SHA-256
         listed = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.weights import agreement, candle, deviations, export, targets
+from mvjax.weights import agreement, candle, deviations, export, locate, targets
 from mvjax.weights import frozen as frozen_lib
 
 # By name, since `weights` comes before `stream`, and the runtimes need packages that may be absent.
@@ -199,15 +199,10 @@ def _hash(leaves: dict[str, np.ndarray]) -> str:
 
 
 def _files(weights: Path) -> dict[str, str]:
-    found = {"file": weights.name, "file_sha256": _file_hash(weights)}
+    found = {"file": weights.name, "file_sha256": locate.file_hash(weights)}
     if weights.suffix == candle.GGUF_SUFFIX:
-        found["vision_file_sha256"] = _file_hash(candle.vision_file(weights))
+        found["vision_file_sha256"] = locate.file_hash(candle.vision_file(weights))
     return found
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _verdict(certificate: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import importlib.util
 import json
@@ -53,6 +54,12 @@ def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
         fact = _neighbours(path.parent)
         raise FileNotFoundError(f"{text}: no such file; {fact}. Check the path in `frozen`.")
     return path
+
+
+def file_hash(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _in_folder(folder: Path, text: str, names: Sequence[str]) -> Path:

@@ -20,7 +20,7 @@ from mvjax import config as config_lib
 from mvjax import config_text, tree
 from mvjax.train import load, sharding
 from mvjax.weights import frozen as frozen_lib
-from mvjax.weights import kyutai, rules, safetensors_io, siglip_names, stream
+from mvjax.weights import kyutai, locate, rules, safetensors_io, siglip_names, stream
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "moshika_vis_parameters.txt"
@@ -153,7 +153,7 @@ def test_lora_is_part_of_the_run_and_of_its_identity(config, tmp_path):
 
 
 def test_a_file_of_the_hub_must_have_the_bytes_it_is_named_by(config, tmp_path):
-    digest = load.file_hash(Path(config.frozen.moshi))
+    digest = locate.file_hash(Path(config.frozen.moshi))
     blob = tmp_path / "blobs" / digest
     blob.parent.mkdir()
     shutil.copy(config.frozen.moshi, blob)
@@ -312,7 +312,7 @@ def test_each_of_two_processes_reads_what_its_devices_hold(config, tmp_path):
     total = sum(t.size for t in safetensors_io.read(Path(config.frozen.moshi)).values())
     for read, held, digest, length in lines:
         assert read == held and 0.4 * total < int(read) < 0.65 * total, (read, held, total)
-        assert digest == load.file_hash(Path(config.frozen.moshi)) and length == "64"
+        assert digest == locate.file_hash(Path(config.frozen.moshi)) and length == "64"
 
 
 if __name__ == "__main__":

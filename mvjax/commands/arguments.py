@@ -1,0 +1,29 @@
+"""What subcommands share: how one is declared, and the arguments that name an experiment."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def command(commands, name, run, summary, example):
+    """Adds a subcommand; returns its `add_argument`."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser.add_argument
+
+
+def experiment(add) -> None:
+    """Adds EXP.py, --pick and --set."""
+    add("experiment", type=Path, metavar="EXP.py", help="defines config(), or sweep() by name")
+    add("--pick", metavar="NAME", help="which config of a sweep")
+    add(
+        "--set", action="append", default=[], metavar="PATH=VALUE",
+        help="override a field, such as train.steps=100; may be repeated",
+    )  # fmt: skip

@@ -1,0 +1,105 @@
+"""`mvjax eval` and `export`: uses of a trained run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvjax.commands import arguments
+
+
+def add(commands) -> None:
+    """Adds the subcommands."""
+    add = arguments.command(
+        commands, "eval", evaluate, "ask a trained run held-out questions",
+        "mvjax eval runs/digits --prompt text --prompt audio",
+    )  # fmt: skip
+    add("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
+    add(
+        "--prompt", action="append", choices=("text", "audio", "blind", "shuffled"),
+        help="how to ask, may be repeated; default: all four",
+    )  # fmt: skip
+    add("--per-kind", type=int, default=24, metavar="N", help="questions a kind (%(default)s)")
+    add("--seed", type=int, default=1, help="of images and wording (%(default)s)")
+
+    add = arguments.command(
+        commands, "export", export, "write a ready-to-serve folder with its parity certificate",
+        "mvjax export runs/digits --target mlx --quantise q8 --out exported/digits",
+    )  # fmt: skip
+    add("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
+    add(
+        "--target", "--to", choices=("torch", "mlx", "candle"), required=True,
+        help="the runtime that will run it",
+    )  # fmt: skip
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    add(
+        "--dtype", choices=("float32", "bfloat16"),
+        help="of the weights, mixed as in upstream's file; default: as they were trained",
+    )  # fmt: skip
+    add(
+        "--quantise", "--quantize", choices=("q8", "q4", "q8_0"),
+        help="q8 or q4 for mlx, q8_0 (a GGUF) for candle",
+    )  # fmt: skip
+    add("--frames", type=int, default=120, metavar="N", help="frames to compare (%(default)s)")
+    add("--list", action=_ListTargets, help="print which designs each target can run, and why not")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Asks held-out questions; writes RUN/eval/digits.json."""
+    from mvjax.eval import benchmarks, metrics, subject
+    from mvjax.train import load
+
+    trained = load.trained(args.run_folder)
+    model = subject.load(trained.config, trained.params)
+    questions = benchmarks.digits_questions(per_kind=args.per_kind, seed=args.seed)
+    modes = args.prompt or list(benchmarks.MODES)
+    answers = {mode: benchmarks.evaluate_digits(model, questions, mode) for mode in modes}
+    rows = benchmarks.accuracy_table(answers)
+    print(metrics.text_table(rows))
+    path = args.run_folder / "eval" / "digits.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"step": trained.step, "table": rows}, indent=1) + "\n")
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Writes an upstream runtime's folder, runs it, and certifies that it agrees."""
+    import numpy as np
+
+    from mvjax.train import load
+    from mvjax.weights import certificate, model_card
+    from mvjax.weights import export as export_lib
+
+    trained = load.trained(args.run_folder)
+    model = trained.config.model
+    results = model_card.read_results(args.run_folder, step=trained.step)
+    how = {"dtype": args.dtype, "quantisation": args.quantise}
+    export_lib.export(trained.params, trained.config, args.target, args.out, results=results, **how)
+    rng = np.random.default_rng(0)
+    side, users = model.siglip.image_size, model.codebooks - 1 - model.codebooks_out
+    result = certificate.certify(
+        trained.params,
+        trained.config,
+        args.out,
+        args.target,
+        pixels=rng.uniform(-1, 1, (1, side, side, 3)).astype(np.float32),
+        user_codes=rng.integers(0, model.audio_vocab, (users, args.frames)).astype(np.int32),
+        **how,
+    )
+    print(f"{args.out}: {certificate.summary(result)}")
+    return 1 if result["verdict"] == "fail" else 0
+
+
+class _ListTargets(argparse.Action):
+    """Prints the compatibility matrix and stops, as `--help` does, whatever else is missing."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from mvjax.weights import targets
+
+        print(targets.table())
+        parser.exit()

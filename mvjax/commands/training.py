@@ -1,0 +1,71 @@
+"""`mvjax quickstart`, `train` and `show`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mvjax.commands import arguments
+
+STOPPED = 143  # what a shell reports for a process that SIGTERM ended
+
+
+def add(commands) -> None:
+    """Adds the subcommands."""
+    add = arguments.command(
+        commands, "quickstart", quickstart, "the whole chain on a laptop CPU, with a report",
+        "mvjax quickstart --out runs/quickstart",
+    )  # fmt: skip
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/quickstart"),
+        metavar="DIR",
+        help="default: %(default)s",
+    )
+    add("--short", action="store_true", help="few steps: shows that it works, not that it learns")
+
+    add = arguments.command(
+        commands, "train", train, "train an experiment; run it again to resume",
+        "mvjax train experiments/digits.py --set optim.learning_rate=1e-3 --out runs/digits",
+    )  # fmt: skip
+    arguments.experiment(add)
+    add("--out", type=Path, required=True, metavar="RUN", help="run folder, new or to be resumed")
+
+    add = arguments.command(
+        commands, "show", show, "print an experiment's config and its parameters' sizes and places",
+        "mvjax show experiments/moshika_vis.py",
+    )  # fmt: skip
+    arguments.experiment(add)
+
+
+def quickstart(args: argparse.Namespace) -> int:
+    """The whole chain in the digits world."""
+    from mvjax.eval import quickstart as quickstart_lib
+
+    return quickstart_lib.run(args.out, short=args.short)
+
+
+def train(args: argparse.Namespace) -> int:
+    """Trains, or resumes."""
+    from mvjax import config_text
+    from mvjax.train import fit
+
+    run = config_text.load_experiment(args.experiment, pick=args.pick)
+    summary = fit.fit(config_text.override(run, args.set), args.out)
+    return 0 if summary.finished else STOPPED
+
+
+def show(args: argparse.Namespace) -> int:
+    """Prints config and parameter table; makes no parameter."""
+    from mvjax import config_text, tree
+    from mvjax.train import load, sharding
+
+    run = config_text.load_experiment(args.experiment, pick=args.pick)
+    run = config_text.override(run, args.set)
+    shapes = load.shapes(run)
+    mesh = sharding.abstract_mesh(run.mesh)
+    table = sharding.explain(tree.merge(*shapes), mesh, trained=shapes.adapters)
+    parts = "; ".join(f"{name} {count:,}" for name, count in load.counts(run).items())
+    print(f"{config_text.to_text(run)}\nparameters: {parts}\n\n{table}")
+    return 0
