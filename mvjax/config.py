@@ -147,10 +147,20 @@ class FrozenFiles:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """One dataset of the mixture: a record file below `data.root` and its sampling weight."""
+class LimitsConfig:
+    """What one record may hold; more is refused as a bad record. All values are our choice."""
 
-    name: str  # `NAME.array_record` below the root
+    record_bytes: int = 64 * 2**20  # without its image
+    image_bytes: int = 20 * 2**20  # of the encoded file
+    image_pixels: int = 50_000_000  # of the decoded one: 150 MB as RGB, up to 800 while decoding
+    audio_seconds: float = 1800.0  # of one dialogue: 345 MB as stereo float32 samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One dataset of the mixture: records below `data.root` and its sampling weight."""
+
+    name: str  # `NAME.json` below the root
     weight: float = 1.0
 
 
@@ -171,6 +181,10 @@ class DataConfig:
     speechless_tokens: int = 128  # T of the speechless part
     p_concat: float = 0.5  # probability of unrelated talk before and after (paper, figure 5)
     bad_record_budget: int = 0  # records that may be skipped before training stops
+    limits: LimitsConfig = LimitsConfig()
+    features: bool = (
+        False  # read what `mvjax data features` made; False: the step encodes the images
+    )
     workers: int = 0  # threads that read ahead; 0: read in the training thread
 
 

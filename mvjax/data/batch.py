@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
 
 from mvjax import config as config_lib
 from mvjax import types
-from mvjax.data import images, records, streams
-
-
-def pixels(record: records.Record, size: int) -> UInt8[np.ndarray, "size size 3"] | None:
-    """The record's image as the encoder's square, or None.
-
-    Raises:
-      ValueError: if the bytes are not an image.
-    """
-    if record.image is None:
-        return None
-    return images.resize_square(images.decode(record.image), size)
+from mvjax.data import records, streams
 
 
 def speech_codes(
-    record: records.Record, tokenizer: streams.Tokenizer, model: config_lib.ModelConfig
+    record: records.Record | records.Row,
+    tokenizer: streams.Tokenizer,
+    model: config_lib.ModelConfig,
 ) -> Int32[np.ndarray, "K T"]:
     """Text, assistant and user rows of a spoken record, undelayed.
 
@@ -45,7 +37,7 @@ def speech_codes(
     return np.concatenate([text[None], audio.astype(np.int32)])
 
 
-def last_word_frame(record: records.Record) -> int:
+def last_word_frame(record: records.Record | records.Row) -> int:
     """How many frames to keep so that the last answer stays whole; all if the user speaks last."""
     frames = record.array().shape[1]
     if not record.words or record.turns[-1].speaker != "assistant":
@@ -53,41 +45,47 @@ def last_word_frame(record: records.Record) -> int:
     return min(frames, math.floor(record.words[-1].end * types.FRAME_RATE) + 2)
 
 
-def crop(
-    codes: Int32[np.ndarray, "K T"], frames: int, rng: np.random.Generator
-) -> Int32[np.ndarray, "K cropped"]:
+def crop(length: int, frames: int, rng: np.random.Generator) -> slice:
     """A random window of at most `frames`."""
-    start = int(rng.integers(max(1, codes.shape[1] - frames + 1)))
-    return codes[:, start : start + frames]
+    start = int(rng.integers(max(1, length - frames + 1)))
+    return slice(start, min(start + frames, length))
 
 
 def switch(
-    before: Int32[np.ndarray, "K before"],
-    codes: Int32[np.ndarray, "K T"],
-    after: Int32[np.ndarray, "K after"],
-    *,
-    keep: int,
-    frames: int,
-    rng: np.random.Generator,
-) -> Int32[np.ndarray, "K joined"]:
-    """Joins the end of one dialogue, a dialogue, and the start of a third, within `frames`.
+    before: int, length: int, after: int, *, keep: int, frames: int, rng: np.random.Generator
+) -> tuple[slice, slice, slice]:
+    """What remains of three dialogues of these lengths, so that together they have at most `frames`.
 
-    The lengths of all three are random; of the middle one at least the first `keep` frames stay,
-    and `keep` must not exceed `frames`.
+    Of the first its end, of the last its start; all three lengths are random; of the middle one at
+    least the first `keep` frames stay, and `keep` must not exceed `frames`.
     """
-    codes = codes[:, : int(rng.integers(keep, min(frames, codes.shape[1]) + 1))]
-    room = frames - codes.shape[1]
-    first = int(rng.integers(min(room, before.shape[1]) + 1))
-    last = int(rng.integers(min(room - first, after.shape[1]) + 1))
-    return np.concatenate([before[:, before.shape[1] - first :], codes, after[:, :last]], axis=1)
+    middle = int(rng.integers(keep, min(frames, length) + 1))
+    room = frames - middle
+    first = int(rng.integers(min(room, before) + 1))
+    last = int(rng.integers(min(room - first, after) + 1))
+    return slice(before - first, before), slice(0, middle), slice(0, last)
 
 
-def stack(samples: Sequence[types.Sample], *, codebooks: int, frames: int, size: int) -> types.Part:
+class Form(NamedTuple):
+    """Shape and dtype of one row's image: pixels or features."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def pixel_form(size: int) -> Form:
+    """What one image is in a batch that has pixels."""
+    return Form((size, size, 3), np.dtype(np.uint8))
+
+
+def stack(
+    samples: Sequence[types.Sample], *, codebooks: int, frames: int, image: Form
+) -> types.Part:
     """Stacks rows of at most `frames`, filled up with -1."""
     part = types.Part(
         codes=np.full((len(samples), codebooks, frames), types.ZERO_TOKEN, np.int32),
         loss_mask=np.zeros((len(samples), frames), bool),
-        images=np.zeros((len(samples), size, size, 3), np.uint8),
+        images=np.zeros((len(samples), *image.shape), image.dtype),
         has_image=np.zeros(len(samples), bool),
     )
     for row, sample in enumerate(samples):

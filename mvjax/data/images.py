@@ -14,15 +14,16 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
+from mvjax import config as config_lib
 from mvjax.data import resize
 
-MAX_BYTES = 20 * 2**20  # of an encoded image
-MAX_PIXELS = 50 * 10**6  # of a decoded one: 150 MB as RGB
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no format that starts other programs
+
+_LIMITS = config_lib.LimitsConfig()
 
 
 def decode(
-    data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+    data: bytes, *, limits: config_lib.LimitsConfig = _LIMITS
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Returns the upright RGB pixels of an encoded image.
 
@@ -31,20 +32,18 @@ def decode(
     Raises:
       ValueError: if the data is too large, or not a whole image of one of FORMATS.
     """
-    if len(data) > max_bytes:
-        raise ValueError(
-            f"image: at most {max_bytes} bytes, got {len(data)}; shrink it or raise max_bytes"
-        )
-    with _named_errors(len(data)):
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ValueError(
-            f"image: at most {max_pixels} pixels, got {width}x{height} = {width * height};"
-            " shrink it or raise max_pixels"
-        )
+    image = _open(data, limits)
     with _named_errors(len(data)):
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def problems(data: bytes, limits: config_lib.LimitsConfig = _LIMITS) -> list[str]:
+    """What the first bytes tell against an encoded image: its format or its size; usually nothing."""
+    try:
+        _open(data, limits)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def resize_square(
@@ -70,11 +69,29 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     return file.getvalue()
 
 
+def _open(data: bytes, limits: config_lib.LimitsConfig) -> Image.Image:
+    """Reads the header and checks the limits; the pixels are still encoded."""
+    if len(data) > limits.image_bytes:
+        raise ValueError(
+            f"image: at most {limits.image_bytes} bytes (limits.image_bytes), got {len(data)};"
+            " shrink it or raise the limit"
+        )
+    with _named_errors(len(data)):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > limits.image_pixels:
+        raise ValueError(
+            f"image: at most {limits.image_pixels} pixels (limits.image_pixels), got"
+            f" {width}x{height} = {width * height}; shrink it or raise the limit"
+        )
+    return image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts any pixel mode to RGB; transparency is laid on white."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-        levels = np.asarray(image).astype(np.float64).clip(0, 2**16 - 1) / 257
-        image = Image.fromarray(np.rint(levels).astype(np.uint8))
+        levels = np.asarray(image).astype(np.int32).clip(0, 2**16 - 1)
+        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -87,6 +104,8 @@ def _named_errors(n_bytes: int) -> Iterator[None]:
     """Turns whatever Pillow raises on foreign bytes into one kind of error."""
     try:
         yield
+    except MemoryError:  # the limits are there to prevent it: no image is to blame
+        raise
     except Exception as error:  # its plugins raise OSError, SyntaxError, struct.error and more
         raise ValueError(
             f"image: {n_bytes} bytes do not decode as a whole image ({error});"

@@ -1,268 +1,287 @@
-"""Dialogues on disk: NAME.array_record (one msgpack Record each) and NAME.json (what it holds).
+"""Dialogues on disk: one msgpack row each in ArrayRecord shards, images stored once, an index NAME.json.
 
-The index names the codec and the tokenizer by hash: records cannot be read with another codec than
-the one that made them. A record is valid or it is refused, on writing as on reading.
+    with records.Writer(root / "name", records.Identity(codec=..., tokenizer=...)) as writer:
+        writer.add(records.Record(...))
+    records.Reader(root / "name", expected=None)[0]
+
+The index names codec and tokenizer by hash: codes cannot be read with another codec than the one that
+made them. A record is valid or it is refused, on writing as on reading. BUILD.md, "Records".
 """
 
 from __future__ import annotations
 
-import math
+import array
+import hashlib
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator
+from concurrent import futures
 from pathlib import Path
 
-import msgspec
 import numpy as np
-from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
-from jaxtyping import UInt16
 
 from mvjax import config as config_lib
-from mvjax import types
-from mvjax.weights import locate
+from mvjax.data import images, shards
+from mvjax.data import index as index_lib
+from mvjax.data import record as record_lib
 
-SUFFIX = ".array_record"
-VERSION = 1
-_WRITER_OPTIONS = "group_size:1"  # one record a chunk, for random access
-_READER_OPTIONS = "readahead_buffer_size:0"  # reads are random
+Turn = record_lib.Turn
+Word = record_lib.Word
+Record = record_lib.Record
+Row = record_lib.Row
+encode_codes = record_lib.encode_codes
+problems = record_lib.problems
+Identity = index_lib.Identity
+Index = index_lib.Index
+identity = index_lib.identity
+index_path = index_lib.path
 
+SHARD_BYTES = 4 * 2**30  # of content; a dataset of 1 TB is 250 open files
 
-class Turn(msgspec.Struct, frozen=True):
-    """One utterance; the speaker is "user" or "assistant"."""
-
-    speaker: str
-    text: str
-
-
-class Word(msgspec.Struct, frozen=True, array_like=True):
-    """One of the assistant's words, in seconds from the record's first sample."""
-
-    text: str
-    start: float
-    end: float
+_THREADS, _AT_ONCE = 4, 256  # images that are verified at once; that wait for it
 
 
-class Record(msgspec.Struct, frozen=True):
-    """One dialogue.
+class Writer:
+    """Writes a dataset record by record, in constant memory; the files appear when the block ends.
 
-    Attributes:
-      id: unique within its file.
-      kinds: question kinds, for statistics.
-      turns: the transcript of both sides.
-      facts: what the image shows, where that is known.
-      image: an encoded image file (PNG, JPEG, ...) or None.
-      words: the assistant's words; None: there is no transcript (the text row is then -1).
-      codes: little-endian uint16 [2Q, T]: the assistant's codebooks, then the user's; empty if the
-        dialogue is text only.
-      codebooks: 2Q; 0 if text only.
-      seconds: duration of the speech; 0 if text only.
+    If the block raises, nothing is left, and an earlier dataset of that name stays as it was. An
+    image that was added before is stored once.
+
+    Args:
+      path: ROOT/NAME, without a suffix.
+      made_with: of the codes; `Identity()` where there are none.
+      limits: what a record may hold.
+      shard_bytes: of content in a shard; the last entry may exceed it.
     """
 
-    id: str
-    kinds: tuple[str, ...]
-    turns: tuple[Turn, ...]
-    facts: dict[str, str | int] | None = None
-    image: bytes | None = None
-    words: tuple[Word, ...] | None = None
-    codes: bytes = b""
-    codebooks: int = 0
-    seconds: float = 0.0
+    index: Index  # once the block has ended
 
-    def array(self) -> UInt16[np.ndarray, "streams T"]:
-        """The codes [2Q, T]; [0, 0] if the dialogue is text only."""
-        flat = np.frombuffer(self.codes, "<u2").astype(np.uint16)
-        return flat.reshape(self.codebooks, -1) if self.codebooks else flat.reshape(0, 0)
+    def __init__(
+        self,
+        path: Path,
+        made_with: Identity,
+        *,
+        limits: config_lib.LimitsConfig = record_lib.LIMITS,
+        shard_bytes: int = SHARD_BYTES,
+    ):
+        index_lib.check_name(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise OSError(f"{path}: expected a writable folder; choose another data.root")
+        self._path, self._made_with, self._limits = path, made_with, limits
+        self._hashes = array.array("Q")
+        self._rows = shards.Writer(path, shard_bytes=shard_bytes, compressed=True)
+        stem = index_lib.images_stem(path)
+        self._images = shards.Writer(stem, shard_bytes=shard_bytes, compressed=False)
+        # Private, in memory until it is large, then in a temporary file.
+        self._seen = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._seen.execute("PRAGMA journal_mode = OFF")
+        self._seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._seen.execute("CREATE TABLE images (hash BLOB PRIMARY KEY, n INT) WITHOUT ROWID")
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            self._seen.close()
+            self._rows.discard()
+            self._images.discard()
+
+    def add(self, record: Record) -> None:
+        """Writes one record.
+
+        Raises:
+          ValueError: naming every problem of the record; it is then left out, and others may follow.
+        """
+        place = f"{self._path} record {len(self._hashes)} ({record.id!r})"
+        try:
+            row = record_lib.decode(record_lib.encode(record, None), self._limits)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        found = problems(row, self._limits)
+        key, number = self._stored(record.image)
+        if record.image is not None and number is None:
+            found += images.problems(record.image, self._limits)
+        if record.codes and self._made_with.codec is None:
+            found.append("codes: expected the identity of their codec in made_with, got None")
+        if self._seen.execute("SELECT 1 FROM ids WHERE id = ?", (record.id,)).fetchone():
+            found.append(f"id {record.id!r} used twice")
+        if found:
+            raise ValueError(f"{place}: {'; '.join(found)}")
+        self._seen.execute("INSERT INTO ids VALUES (?)", (record.id,))
+        if record.image is not None and number is None:
+            number = self._images.write(record.image)
+            self._seen.execute("INSERT INTO images VALUES (?, ?)", (key, number))
+        self._rows.write(record_lib.encode(record, number))
+        self._hashes.append(index_lib.hash_id(record.id))
+
+    def _stored(self, image: bytes | None) -> tuple[bytes, int | None]:
+        """An image's hash, and its number if it is in the dataset already."""
+        if image is None:
+            return b"", None
+        key = hashlib.sha256(image).digest()
+        known = self._seen.execute("SELECT n FROM images WHERE hash = ?", (key,)).fetchone()
+        return key, known[0] if known else None
+
+    def _publish(self) -> None:
+        """Takes the old index away, puts the new files in place, then the index that names them."""
+        self._rows.close()
+        self._images.close()
+        index_path(self._path).unlink(missing_ok=True)
+        self.index = Index(
+            format=index_lib.FORMAT,
+            version=index_lib.VERSION,
+            count=len(self._hashes),
+            identity=self._made_with,
+            records=self._rows.publish(),
+            images=self._images.publish(),
+            ids_sha256=index_lib.write_ids(self._path, np.array(self._hashes, np.uint64)),
+        )
+        index_lib.write(self._path, self.index)
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """SHA-256 of the files that gave the codes and the ids their meaning."""
-
-    codec: str
-    tokenizer: str
-
-
-class Index(msgspec.Struct, frozen=True):
-    """What NAME.json says about NAME.array_record."""
-
-    version: int
-    count: int
-    bytes: int
-    sha256: str
-    identity: Identity
-
-
-def identity(frozen: config_lib.FrozenFiles) -> Identity:
-    """Hashes the codec and the tokenizer of a run."""
-    return Identity(
-        codec=locate.file_hash(locate.resolve(frozen.codec)),
-        tokenizer=locate.file_hash(locate.resolve(frozen.tokenizer)),
-    )
-
-
-def encode_codes(codes: np.ndarray) -> bytes:
-    """Packs codes [2Q, T] for `Record.codes`."""
-    return np.ascontiguousarray(codes, dtype="<u2").tobytes()
-
-
-def write(path: Path, items: Iterable[Record], made_with: Identity) -> Index:
-    """Writes a record file and its index; neither appears under its name before both are whole.
+def write(
+    path: Path,
+    items: Iterable[Record],
+    made_with: Identity,
+    *,
+    limits: config_lib.LimitsConfig = record_lib.LIMITS,
+    shard_bytes: int = SHARD_BYTES,
+) -> Index:
+    """Writes a whole dataset ROOT/NAME, as `Writer` does.
 
     Raises:
-      ValueError: naming every problem of the first invalid record.
+      ValueError: naming every problem of the first invalid record; nothing is written then.
       OSError: if the folder cannot be written or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise OSError(f"{path}: expected a writable folder; choose another data.root")
-    draft = path.with_name(f"{path.name}.part")
-    writer = array_record_module.ArrayRecordWriter(str(draft), _WRITER_OPTIONS)
-    count = 0
-    seen: set[str] = set()
-    try:
+    with Writer(path, made_with, limits=limits, shard_bytes=shard_bytes) as writer:
         for record in items:
-            found = problems(record) + (
-                [f"id {record.id!r} used twice"] if record.id in seen else []
-            )
-            if found:
-                raise ValueError(f"{path.name} record {count} ({record.id!r}): {'; '.join(found)}")
-            seen.add(record.id)
-            writer.write(msgspec.msgpack.encode(record))
-            count += 1
-        writer.close()
-    except BaseException:
-        writer.close()
-        draft.unlink(missing_ok=True)
-        raise
-    written = array_record_module.ArrayRecordReader(str(draft), _READER_OPTIONS).num_records()
-    if written != count:
-        raise OSError(f"{draft}: expected {count} records, wrote {written}; is the disk full?")
-    index = Index(VERSION, count, draft.stat().st_size, locate.file_hash(draft), made_with)
-    index_path(path).write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1))
-    draft.replace(path)
-    return index
+            writer.add(record)
+    return writer.index
 
 
 class Reader:
-    """Random access to a record file.
+    """Random access to a dataset; opening it reads the index alone.
 
     Args:
-      path: NAME.array_record.
+      path: ROOT/NAME.
       expected: the identity of the run; None: read records of any.
+      limits: what a record may hold.
 
     Raises:
-      ValueError: if the file and its index disagree, or the records were made with other files.
-      FileNotFoundError: if either is missing.
+      ValueError: if files and index disagree, or the records were made with other files.
+      FileNotFoundError: if any is missing.
     """
 
-    def __init__(self, path: Path, *, expected: Identity | None):
-        self.path = path
-        self.index = _read_index(path)
-        if expected is not None and self.index.identity != expected:
-            raise ValueError(_identity_message(path, self.index.identity, expected))
-        self._reader = array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
-        if self._reader.num_records() != self.index.count:
-            raise ValueError(
-                f"{path}: expected {self.index.count} records by its index, "
-                f"found {self._reader.num_records()}; the file is damaged: make it again"
-            )
+    def __init__(
+        self,
+        path: Path,
+        *,
+        expected: Identity | None,
+        limits: config_lib.LimitsConfig = record_lib.LIMITS,
+    ):
+        self.path, self.limits, self._expected = path, limits, expected
+        self.index = index_lib.read(path)
+        if expected is not None:
+            index_lib.check_identity(path, self.index.identity, expected)
+        self._rows = shards.Reader(path, self.index.records)
+        self._images = shards.Reader(index_lib.images_stem(path), self.index.images)
+        self._ids = index_lib.read_ids(path, self.index.count)
+
+    def __reduce__(self):
+        return _reopen, (self.path, self._expected, self.limits)
 
     def __len__(self) -> int:
         return self.index.count
 
     def __getitem__(self, i: int) -> Record:
-        """Reads and validates one record.
+        """Reads and validates one record with its image.
 
         Raises:
-          ValueError: naming the file, the record's number and, if it can be read, its id.
+          ValueError: naming the dataset, the record's number and, if it can be read, its id.
         """
-        place = f"{self.path} record {i}"
-        if not 0 <= i < len(self):
-            raise IndexError(f"{place}: expected 0 <= number < {len(self)}")
-        try:
-            record = msgspec.msgpack.decode(self._reader.read([i])[0], type=Record)
-        except (RuntimeError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise ValueError(f"{place}: expected a Record, cannot read it: {error}") from error
-        found = problems(record)
-        if found:
-            raise ValueError(f"{place} ({record.id!r}): {'; '.join(found)}")
-        return record
+        row = self.row(i)
+        return record_lib.join(row, None if row.image is None else self.image(row.image))
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
 
+    def row(self, i: int) -> Row:
+        """Reads and validates one record without its image; raises as reading with it does."""
+        place = f"{self.path} record {i}"
+        if not 0 <= i < len(self):
+            raise IndexError(f"{place}: expected 0 <= number < {len(self)}")
+        try:
+            row = record_lib.decode(self._rows[i], self.limits)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        found = problems(row, self.limits)
+        if row.image is not None and not 0 <= row.image < len(self._images):
+            found.append(f"image: expected a number below {len(self._images)}, got {row.image}")
+        if found:
+            raise ValueError(f"{place} ({row.id!r}): {'; '.join(found)}")
+        return row
 
-def verify(path: Path) -> list[str]:
-    """Reads a whole file and returns what is wrong with it: its hash and every bad record."""
+    def image(self, number: int) -> bytes:
+        """An encoded image by the number in a row.
+
+        Raises:
+          ValueError: if it cannot be read.
+        """
+        try:
+            return self._images[number]
+        except ValueError as error:
+            raise ValueError(f"{self.path} image {number}: {error}") from error
+
+    def find(self, id: str) -> int:
+        """The number of the record with an id, without a scan.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        return index_lib.find(self.path, self._ids, id, lambda i: self.row(i).id)
+
+
+def verify(path: Path, limits: config_lib.LimitsConfig = record_lib.LIMITS) -> list[str]:
+    """Reads a whole dataset: what is wrong with its hashes, records, images and ids."""
     try:
-        reader = Reader(path, expected=None)
+        reader = Reader(path, expected=None, limits=limits)
     except (ValueError, FileNotFoundError) as error:
         return [str(error)]
-    found = []
-    if locate.file_hash(path) != reader.index.sha256:
-        found.append(f"{path}: its SHA-256 is not the one in {index_path(path).name}")
+    found = index_lib.wrong_hashes(path, reader.index)
+    hashes = []
     for i in range(len(reader)):
         try:
-            reader[i]
+            hashes.append(index_lib.hash_id(reader.row(i).id))
         except ValueError as error:
             found.append(str(error))
+    if len(hashes) == len(reader):
+        found += index_lib.wrong_ids(path, np.array(hashes, np.uint64))
+    return found + _wrong_images(reader)
+
+
+def _wrong_images(reader: Reader) -> list[str]:
+    """Decodes all images, some at a time."""
+
+    def check(number: int) -> str | None:
+        try:
+            images.decode(reader.image(number), limits=reader.limits)
+        except ValueError as error:
+            return f"{reader.path} image {number}: {error}"
+        return None
+
+    found: list[str] = []
+    total = sum(shard.count for shard in reader.index.images)
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, total, _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, total))
+            found += [problem for problem in pool.map(check, numbers) if problem]
     return found
 
 
-def problems(record: Record) -> list[str]:
-    """What is wrong with a record, as phrases; empty if it is valid."""
-    found = []
-    if not record.id:
-        found.append("id: expected a name, got an empty one")
-    if not record.turns:
-        found.append("turns: expected at least one, got none")
-    for n, turn in enumerate(record.turns):
-        if turn.speaker not in ("user", "assistant") or not turn.text.strip():
-            found.append(f"turn {n}: expected words of user or assistant, got {turn}")
-    frames = record.seconds / types.FRAME_SECONDS
-    if not math.isfinite(frames) or frames < 0:
-        return [*found, f"seconds: expected a duration, got {record.seconds}"]
-    expected = 2 * record.codebooks * math.ceil(round(frames, 3))
-    if record.codebooks < 0 or record.codebooks % 2 or len(record.codes) != expected:
-        found.append(
-            f"codes: expected {expected} bytes for {record.codebooks} (even) codebooks and "
-            f"{record.seconds} s, got {len(record.codes)}"
-        )
-    for n, word in enumerate(record.words or ()):
-        if not 0 <= word.start <= word.end <= record.seconds + types.FRAME_SECONDS:
-            found.append(f"word {n}: expected times within {record.seconds} s, got {word}")
-    return found
-
-
-def index_path(path: Path) -> Path:
-    """NAME.json beside NAME.array_record."""
-    return path.with_name(path.name.removesuffix(SUFFIX) + ".json")
-
-
-def _read_index(path: Path) -> Index:
-    beside = index_path(path)
-    for file in (path, beside):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file}: no such file; records are {path.name} and {beside.name}"
-            )
-    try:
-        index = msgspec.json.decode(beside.read_bytes(), type=Index)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"{beside}: expected an index of records: {error}") from error
-    if index.version != VERSION:
-        raise ValueError(f"{beside}: expected version {VERSION}, got {index.version}")
-    size = path.stat().st_size
-    if size != index.bytes:
-        raise ValueError(
-            f"{path}: expected {index.bytes} bytes by its index, got {size}; "
-            "the file is truncated or not the index's own: copy or make it again"
-        )
-    return index
-
-
-def _identity_message(path: Path, found: Identity, expected: Identity) -> str:
-    parts = [
-        f"{name} {getattr(found, name)[:12]}, this run has {getattr(expected, name)[:12]}"
-        for name in ("codec", "tokenizer")
-        if getattr(found, name) != getattr(expected, name)
-    ]
-    return f"{path}: made with {' and '.join(parts)}; make the records again with this run's files"
+def _reopen(path: Path, expected: Identity | None, limits: config_lib.LimitsConfig) -> Reader:
+    return Reader(path, expected=expected, limits=limits)

@@ -44,6 +44,7 @@ class Conversation:
     assistant: Float32[np.ndarray, " samples"]
     user: Float32[np.ndarray, " samples"]
     words: tuple[records.Word, ...]  # the assistant's
+    user_words: tuple[records.Word, ...]
 
     @property
     def frames(self) -> int:
@@ -79,7 +80,7 @@ def prepare(
             made = (_record(talked, pictures) for talked in talks)
         else:
             made = _spoken(talks, pictures, name, seed, speak, encode, progress)
-        records.write(root / f"{name}{records.SUFFIX}", made, made_with)
+        records.write(root / name, made, made_with)
 
 
 def converse(
@@ -88,16 +89,17 @@ def converse(
     """Speaks a dialogue with natural gaps; utterances start anywhere within a frame."""
     gain = np.float32(10 ** (rng.uniform(_QUIETEST, 0) / 20))
     placed: list[tuple[str, int, np.ndarray]] = []
-    words: list[records.Word] = []
+    words: dict[str, list[records.Word]] = {"assistant": [], "user": []}
     seconds = 0.0
     for turn in dialogue.turns:
         seconds += rng.uniform(*(_GAP[turn.speaker] if placed else _LEAD))
         said = speak(turn.text, user if turn.speaker == "user" else voices.ASSISTANT)
         start = round(seconds * types.SAMPLE_RATE)
         placed.append((turn.speaker, start, said.samples))
-        if turn.speaker == "assistant":
-            begin = start / types.SAMPLE_RATE
-            words += [records.Word(w.text, begin + w.start, begin + w.end) for w in said.words]
+        begin = start / types.SAMPLE_RATE
+        words[turn.speaker] += [
+            records.Word(w.text, begin + w.start, begin + w.end) for w in said.words
+        ]
         seconds = (start + len(said.samples)) / types.SAMPLE_RATE
     seconds += rng.uniform(*_TAIL)
     frames = int(np.ceil(seconds * types.FRAME_RATE))
@@ -107,7 +109,9 @@ def converse(
     for speaker, start, samples in placed:
         loudness = gain if speaker == "user" else np.float32(1)
         sides[speaker][start : start + len(samples)] = samples * loudness
-    return Conversation(sides["assistant"], sides["user"], tuple(words))
+    return Conversation(
+        sides["assistant"], sides["user"], tuple(words["assistant"]), tuple(words["user"])
+    )
 
 
 def encode_all(
@@ -188,6 +192,7 @@ def _record(
     if conversation is not None and codes is not None:
         spoken = {
             "words": conversation.words,
+            "user_words": conversation.user_words,
             "codes": records.encode_codes(codes),
             "codebooks": len(codes),
             "seconds": conversation.frames * types.FRAME_SECONDS,

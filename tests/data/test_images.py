@@ -1,11 +1,13 @@
 """Images: every pixel mode to RGB, EXIF rotation, limits, reference-like resizing, normalising."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mvjax import config
 from mvjax.data import images
 
 
@@ -81,10 +83,15 @@ def test_exif_rotation_is_applied(tag, turned, form):
 
 def test_too_many_bytes_or_pixels_are_refused_with_numbers():
     data = images.encode_png(_picture())
-    with pytest.raises(ValueError, match=f"at most 100 bytes, got {len(data)}"):
-        images.decode(data, max_bytes=100)
-    with pytest.raises(ValueError, match="at most 400 pixels, got 29x17 = 493"):
-        images.decode(data, max_pixels=400)
+    for limits, message in (
+        (config.LimitsConfig(image_bytes=100), rf"at most 100 bytes .*, got {len(data)}"),
+        (config.LimitsConfig(image_pixels=400), r"at most 400 pixels .*, got 29x17 = 493"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            images.decode(data, limits=limits)
+        (found,) = images.problems(data, limits)
+        assert re.search(message, found)
+    assert images.problems(data) == []
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
