@@ -1,0 +1,48 @@
+"""`mvjax data align`: word times of speech that has none."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mvjax.commands import arguments
+
+_LISTING = "not_aligned.log"  # a JSON object a line; not .jsonl, which would be taken for a listing
+
+
+def add(commands) -> None:
+    """Adds the subcommand."""
+    add = arguments.command(
+        commands, "align", align, "word times beside stereo files, by Whisper (extra align)",
+        "mvjax data align data.jsonl --model medium --device cuda",
+    )  # fmt: skip
+    add(
+        "source", type=Path, metavar="SOURCE",
+        help="a jsonl that lists the files, as of moshi-finetune, or a folder of such",
+    )  # fmt: skip
+    add("--model", default="medium", help="a Whisper size, or a checkpoint's path (%(default)s)")
+    add("--language", default="en", help="two letters (%(default)s)")
+    add("--device", default="cpu", help="of PyTorch (%(default)s)")
+    add("--assistant-only", action="store_true", help="not the user's side; half the time")
+
+
+def align(args: argparse.Namespace) -> int:
+    """Writes a transcript beside each file that has none."""
+    from mvjax.data import align as align_lib
+    from mvjax.data.ingest import items
+
+    aligner = align_lib.WhisperTimestamped(args.model, args.language, args.device)
+    folder = args.source if args.source.is_dir() else args.source.parent
+    listing = folder / _LISTING
+    with items.Skips(listing) as skips:
+        count = align_lib.annotate_files(
+            args.source,
+            aligner,
+            skips=skips,
+            user=not args.assistant_only,
+            progress=lambda name: print(f"{name} ...", flush=True),
+        )
+    print(f"{count} transcripts written")
+    if skips.counts:
+        print(f"left out: {skips.summary()}; listed in {listing}")
+    return 0

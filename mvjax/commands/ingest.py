@@ -1,0 +1,81 @@
+"""`mvjax data ingest`: makes records of a published dataset."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mvjax.commands import arguments
+from mvjax.data.ingest import catalogue
+
+
+def add(commands) -> None:
+    """Adds the subcommand."""
+    add = arguments.command(
+        commands, "ingest", ingest, "records of a published dataset of images and text",
+        "mvjax data ingest coco karpathy/ --images coco/ --split train --out data/vision",
+    )  # fmt: skip
+    names = [name for name, dataset in catalogue.DATASETS.items() if not dataset.spoken]
+    add("name", metavar="DATASET", help=f"one of {', '.join(names)}")
+    add("source", type=Path, metavar="SOURCE", help="folder with the dataset's files as published")
+    add("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
+    add("--name", dest="called", metavar="NAME", help="of the records (DATASET-SPLIT)")
+    add("--split", help="one of those that the dataset has (the first)")
+    add(
+        "--images", type=Path, action="append", default=[], metavar="DIR",
+        help="where the images are; may be repeated, searched in order (SOURCE, SOURCE/images)",
+    )  # fmt: skip
+    add("--limit", type=int, metavar="N", help="stop after so many records")
+    add("--max-skipped", type=int, metavar="N", help="stop past so many items left out (no limit)")
+    add("--workers", type=int, default=4, metavar="N", help="threads for images (%(default)s)")
+    add("--list", action=_List, help="print the datasets: their splits, files and image folders")
+
+
+def ingest(args: argparse.Namespace) -> int:
+    """Writes the records and says what was left out."""
+    from rich import console, progress
+
+    from mvjax.data.ingest import write
+
+    split = catalogue.find(args.name, args.split)[1]
+    dataset = args.out / (args.called or f"{args.name}-{split}")
+    terminal = console.Console(stderr=True)
+    shown = progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.TimeElapsedColumn(),
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+    )
+    with shown:
+        task = shown.add_task(f"{dataset}: opening")
+
+        def tell(written: int, skipped: int) -> None:
+            shown.update(task, description=f"{dataset}: {written} records, {skipped} left out")
+
+        found = write.write_text(
+            args.name, args.source, dataset, split=split, images=args.images, limit=args.limit,
+            workers=args.workers, budget=args.max_skipped, progress=tell,
+        )  # fmt: skip
+    images = sum(shard.count for shard in found.index.images)
+    total = sum(shard.bytes for shard in (*found.index.records, *found.index.images))
+    print(f"{dataset}: {found.index.count} records, {images} images, {total / 1e6:.1f} MB")
+    if found.skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
+        print(f"left out: {reasons}; listed in {found.listing}")
+    return 0
+
+
+class _List(argparse.Action):
+    """Prints the catalogue; needs no dataset."""
+
+    def __init__(self, option_strings, dest, **options):
+        super().__init__(option_strings, dest, nargs=0, **options)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for name, dataset in catalogue.DATASETS.items():
+            if not dataset.spoken:
+                print(f"{name}: {dataset.summary}\n  splits  {', '.join(dataset.splits)}")
+                print(f"  SOURCE  {dataset.source}\n  images  {dataset.images or 'in those files'}")
+        parser.exit()

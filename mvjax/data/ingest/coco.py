@@ -1,0 +1,62 @@
+"""COCO captions in the Karpathy split: one record a caption.
+
+Published as `dataset_coco.json` in caption_datasets.zip (cs.stanford.edu/people/karpathy/deepimagesent),
+with images in `train2014/` and `val2014/` from cocodataset.org:
+
+    {"images": [{"filepath": "val2014", "filename": "COCO_val2014_000000391895.jpg", "split": "test",
+                 "cocoid": 391895, "imgid": 0, "sentids": [...],
+                 "sentences": [{"raw": "A man ...", "tokens": [...], "sentid": 770337, "imgid": 0}]}],
+     "dataset": "coco"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mvjax.data.ingest import files, items, templates
+
+# "restval" is the rest of val2014, which all published results train on.
+_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
+
+
+class _Sentence(msgspec.Struct):
+    raw: str
+    sentid: int
+
+
+class _Image(msgspec.Struct):
+    filename: str
+    split: str
+    cocoid: int
+    sentences: list[_Sentence]
+    filepath: str = ""
+
+
+class _Dataset(msgspec.Struct):
+    images: list[_Image]
+
+
+def read(
+    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+) -> Iterator[items.Item]:
+    """Yields the captions of a split; `images` hold `train2014/` and `val2014/`."""
+    path = files.the_file(source, "dataset_coco.json", "karpathy/dataset_coco.json")
+    for image in files.decode_json(path, msgspec.json.Decoder(_Dataset)).images:
+        if image.split not in _SPLITS[split]:
+            continue
+        picture = files.find_image(images, f"{image.filepath}/{image.filename}")
+        for sentence in image.sentences:
+            name = f"coco-{split}-{sentence.sentid}"
+            if not sentence.raw.strip():
+                skips.add(name, "empty caption", image.filename)
+                continue
+            yield items.Item(
+                name,
+                picture,
+                templates.caption(name, sentence.raw),
+                ("caption",),
+                {"image_id": image.cocoid},
+            )

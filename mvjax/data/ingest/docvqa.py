@@ -1,0 +1,95 @@
+"""DocVQA (single page): one record a question, answered with the first accepted answer.
+
+Published in two forms, of which the one that SOURCE holds is read.
+On rrc.cvc.uab.es (challenge 17): `train_v1.0_withQT.json` or `train_v1.0.json` (and `val_...`) with the pages
+in `spdocvqa_images/`, or in `train/documents/` in the older archives:
+
+    {"dataset_name": "SP-DocVQA", "dataset_split": "train", "data": [
+        {"questionId": 337, "question": "what is the date ...?", "question_types": ["handwritten", "form"],
+         "image": "documents/xnbl0037_1.png", "docId": 279, "ucsf_document_id": "xnbl0037",
+         "ucsf_document_page_no": "1", "answers": ["1/8/93"], "data_split": "train"}]}
+
+On huggingface.co as lmms-lab/DocVQA: `DocVQA/train-*.parquet`, `DocVQA/validation-*.parquet`, the same
+columns (questionId as string) with `image` as {"bytes", "path"}. The test splits have no public answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mvjax.data.ingest import files, items, templates
+
+_HUB_SPLITS = {"train": "train", "val": "validation"}
+
+
+class _Question(msgspec.Struct):
+    questionId: int | str
+    question: str
+    answers: list[str] | None
+    image: str
+    question_types: list[str] | None = None
+
+
+class _Row(msgspec.Struct):
+    questionId: int | str
+    question: str
+    question_types: list[str] | None
+    image: files.Media | None
+    answers: list[str] | None
+
+
+class _Dataset(msgspec.Struct):
+    data: list[_Question]
+
+
+def read(
+    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+) -> Iterator[items.Item]:
+    """Yields the questions of a split; `images` hold the folders of pages, if they are files."""
+    found = (
+        _from_hub(source, split, skips) if _is_hub(source) else _from_json(source, split, images)
+    )
+    for question, picture in found:
+        name = f"docvqa-{split}-{question.questionId}"
+        answers = [a for a in map(templates.tidy, question.answers or ()) if a]
+        if not answers or not question.question.strip():
+            skips.add(name, "empty question or answer", f"{question.question!r}, {answers}")
+            continue
+        yield items.Item(
+            name,
+            picture,
+            templates.question(question.question, answers[0]),
+            ("reading", *(question.question_types or ())),
+            {"question_id": str(question.questionId), "answers": "\n".join(answers)},
+        )
+
+
+def _is_hub(source: Path) -> bool:
+    return any(source.glob("*.parquet")) or any(source.glob("DocVQA/*.parquet"))
+
+
+def _from_json(
+    source: Path, split: str, images: Sequence[Path]
+) -> Iterator[tuple[_Question, Path]]:
+    names = [f"{split}_v1.0_withQT.json", f"{split}_v1.0.json"]
+    folders = ("", "spdocvqa_qas/", f"{split}/")
+    path = files.the_file(source, *(f"{folder}{name}" for folder in folders for name in names))
+    roots = [r for root in images for r in (root, root / split, root / "spdocvqa_images")]
+    for question in files.decode_json(path, msgspec.json.Decoder(_Dataset)).data:
+        page = files.find_image(roots, question.image)
+        if not page.is_file():
+            page = files.find_image(roots, Path(question.image).name)
+        yield question, page
+
+
+def _from_hub(source: Path, split: str, skips: items.Skips) -> Iterator[tuple[_Row, bytes]]:
+    pattern = f"{_HUB_SPLITS[split]}-*.parquet"
+    paths = files.the_files(source, f"DocVQA/{pattern}", pattern)
+    for place, row in files.parquet_rows(paths, _Row, skips, rows_at_once=16):
+        if row.image is None or not row.image.content:
+            skips.add(place, "missing image", "the row holds no image bytes")
+            continue
+        yield row, row.image.content

@@ -1,0 +1,162 @@
+"""Reading released dataset files: JSON checked against a type, Parquet row by row, images in folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from mvjax.data.ingest import items
+
+T = TypeVar("T")
+Row = TypeVar("Row", bound=msgspec.Struct)
+_LONGEST = 200  # characters of a file name; longer ones are errors to the system
+# What msgspec raises for damaged JSON, the last for brackets within brackets within ...
+DAMAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", "")
+
+
+class Media(msgspec.Struct):
+    """An image or a sound in a Parquet file of the Hugging Face hub: {"bytes": ..., "path": ...}."""
+
+    content: bytes | None = msgspec.field(name="bytes")
+
+
+def the_file(source: Path, *names: str) -> Path:
+    """The first of `names` that is a file below `source` (or `source` itself, by its name).
+
+    Raises:
+      FileNotFoundError: saying what was looked for and what is there.
+    """
+    for name in names:
+        if source.is_file() and source.name == Path(name).name:
+            return source
+        if (source / name).is_file():
+            return source / name
+    raise FileNotFoundError(
+        f"{source}: expected {' or '.join(names)} in it, found {_contents(source)}"
+    )
+
+
+def the_files(source: Path, *patterns: str) -> list[Path]:
+    """All files of the first pattern (as of `Path.glob`) that matches any, in order of name.
+
+    Raises:
+      FileNotFoundError: saying what was looked for and what is there.
+    """
+    for pattern in patterns:
+        found = sorted(path for path in source.glob(pattern) if path.is_file())
+        if found:
+            return found
+    raise FileNotFoundError(
+        f"{source}: expected files {' or '.join(patterns)} in it, found {_contents(source)}"
+    )
+
+
+def decode_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decodes a JSON file; fields that the decoder's type does not have are ignored.
+
+    Raises:
+      ValueError: naming the file, and the place in it that is not as expected.
+    """
+    try:
+        return decoder.decode(path.read_bytes())
+    except DAMAGE as error:
+        raise ValueError(
+            f"{path}: not as this dataset was published: {error}; is it the right file, and whole?"
+        ) from error
+
+
+def json_lines(
+    path: Path, decoder: msgspec.json.Decoder[T], skips: items.Skips
+) -> Iterator[tuple[str, T]]:
+    """Decodes a file of one JSON object a line; yields (place, object); bad lines are skipped."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            place = f"{path.name}:{number}"
+            if not line.strip():
+                continue
+            try:
+                decoded = decoder.decode(line)
+            except DAMAGE as error:
+                skips.add(place, "damaged line", error)
+                continue
+            yield place, decoded
+
+
+def parquet_rows(
+    paths: Sequence[Path], kind: type[Row], skips: items.Skips, *, rows_at_once: int = 64
+) -> Iterator[tuple[str, Row]]:
+    """Yields (file:row, struct) of the columns that `kind`, a msgspec.Struct, has as fields.
+
+    A row of other types is skipped, and a damaged file from where it is bad.
+
+    Raises:
+      ValueError: if a file lacks a column, naming those it has.
+      ModuleNotFoundError: without pyarrow.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{paths[0]}: Parquet files need pyarrow: pip install "mvjax[data]"'
+        ) from error
+    columns = [field.encode_name for field in msgspec.structs.fields(kind)]
+    for path in paths:
+        row = 0
+        try:
+            with parquet.ParquetFile(path) as file:
+                have = file.schema_arrow.names
+                missing = [name for name in columns if name not in have]
+                if missing:
+                    raise ValueError(f"{path}: expected columns {missing}, it has {have}")
+                for batch in file.iter_batches(rows_at_once, columns=columns):
+                    for values in batch.to_pylist():
+                        place = f"{path.name}:{row}"
+                        row += 1
+                        try:
+                            converted = msgspec.convert(values, kind)
+                        except msgspec.ValidationError as error:
+                            skips.add(place, "damaged row", error)
+                            continue
+                        yield place, converted
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+            skips.add(f"{path.name}:{row}", "damaged file", error)
+
+
+def find_image(folders: Sequence[Path], name: str, *, suffixes: Sequence[str] = ("",)) -> Path:
+    """The file `name` (with one of `suffixes`) in the first folder that has it.
+
+    Without one, the path that it should have: reading it tells what is missing.
+    """
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or max(map(len, parts)) > _LONGEST:
+        return Path(f"(not a name inside the image folders) {name[:_LONGEST]}")
+    candidates = [folder / f"{name}{suffix}" for folder in folders for suffix in suffixes]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def check_folders(folders: Sequence[Path]) -> None:
+    """Raises if an image folder is not there: otherwise every image would be missing.
+
+    Raises:
+      FileNotFoundError: naming all such folders.
+    """
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"expected image folders, got {missing}; name them with --images, or unpack the images"
+        )
+
+
+def _contents(source: Path) -> str:
+    if not source.exists():
+        return "no such folder"
+    if source.is_file():
+        return f"a file {source.name}"
+    names = sorted(path.name for path in source.iterdir())
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{', '.join(names[:8]) or 'nothing'}{more}"

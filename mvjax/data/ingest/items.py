@@ -1,0 +1,163 @@
+"""What the readers of written datasets have in common: items, their images, and what was left out."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Generator, Iterable, Iterator
+from concurrent import futures
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from mvjax import config as config_lib
+from mvjax.data import images, records
+
+_AHEAD = 4  # items per thread that are read before their turn
+_LIMITS = config_lib.LimitsConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One sample as a dataset's own files tell it.
+
+    Attributes:
+      id: unique within the dataset and the same each time it is read.
+      image: a file or its bytes.
+      turns: the transcript, by `templates`.
+      kinds: question kinds, for statistics.
+      facts: the dataset's own ids, and all accepted answers, one a line.
+    """
+
+    id: str
+    image: Path | bytes
+    turns: tuple[records.Turn, ...]
+    kinds: tuple[str, ...]
+    facts: dict[str, str | int]
+
+
+class Skips:
+    """Counts what is left out, by reason, and lists it as it happens: one JSON object a line.
+
+    Args:
+      listing: where; None: only counts.
+      budget: past so many the reading stops; None: without limit.
+    """
+
+    def __init__(self, listing: Path | None = None, *, budget: int | None = None):
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._path, self._budget = listing, budget
+        self._file = listing.open("w", encoding="utf-8") if listing else None
+
+    def add(self, place: str, reason: str, detail: object = "") -> None:
+        """Counts one; `place` is the item's id, or its file and line.
+
+        Raises:
+          ValueError: past the budget.
+        """
+        self.counts[reason] += 1
+        if self._file:
+            line = {"id": _writable(place), "reason": reason, "detail": _writable(str(detail))}
+            self._file.write(msgspec.json.encode(line).decode() + "\n")
+        if self._budget is not None and self.counts.total() > self._budget:
+            raise ValueError(
+                f"at most {self._budget} items may be left out, got {self.summary()}; the last is"
+                f" {place}: {detail}{self._listed()}; repair the files or raise the budget"
+            )
+
+    def summary(self) -> str:
+        """All reasons with their counts, such as "3 missing image, 1 empty caption"."""
+        return ", ".join(f"{n} {reason}" for reason, n in self.counts.most_common()) or "none"
+
+    def refuse_nothing_read(self, source: Path) -> None:
+        """Raises: for readers that have come to their end without one item.
+
+        Raises:
+          ValueError: naming what was left out.
+        """
+        raise ValueError(
+            f"{source}: expected at least one whole item, got none; left out: {self.summary()}"
+            f"{self._listed()}; are the source and the image folders the right ones?"
+        )
+
+    def close(self) -> None:
+        """Closes the list."""
+        if self._file:
+            self._file.close()
+
+    def __enter__(self) -> Skips:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _listed(self) -> str:
+        if not self._file:
+            return ""
+        self._file.flush()
+        return f", listed in {self._path}"
+
+
+def records_of(
+    items: Iterable[Item], skips: Skips, *, workers: int = 4
+) -> Generator[records.Record, None, None]:
+    """Reads and decodes the images in threads; yields the items as text records, in order.
+
+    An item whose image is missing, too large or damaged goes to `skips`.
+    """
+    waiting: collections.deque[tuple[Item, futures.Future[bytes]]] = collections.deque()
+    with futures.ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            # Datasets list the questions of an image one after the other: it is read once.
+            same = waiting and waiting[-1][0].image == item.image
+            image = waiting[-1][1] if same else pool.submit(load_image, item.image)
+            waiting.append((item, image))
+            if len(waiting) >= _AHEAD * workers:
+                yield from _finish(*waiting.popleft(), skips)
+        while waiting:
+            yield from _finish(*waiting.popleft(), skips)
+
+
+def load_image(image: Path | bytes) -> bytes:
+    """The encoded image, once it has been seen to decode.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is too large or damaged.
+    """
+    if isinstance(image, bytes):
+        data = image
+    else:
+        if not image.is_file():
+            raise FileNotFoundError(f"{image}: no such file")
+        if image.stat().st_size > _LIMITS.image_bytes:
+            raise ValueError(f"at most {_LIMITS.image_bytes} bytes, got {image.stat().st_size}")
+        data = image.read_bytes()
+    images.decode(data, limits=_LIMITS)
+    return data
+
+
+def _finish(item: Item, image: futures.Future[bytes], skips: Skips) -> Iterator[records.Record]:
+    try:
+        data = image.result()
+    except FileNotFoundError as error:
+        skips.add(item.id, "missing image", error)
+    except (ValueError, OSError) as error:
+        skips.add(item.id, "unreadable image", f"{_name(item.image)}: {error}")
+    else:
+        yield records.Record(item.id, item.kinds, item.turns, facts=item.facts, image=data)
+
+
+def _writable(text: str) -> str:
+    """The text with "?" for half characters, which names of files may have."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _name(image: Path | bytes) -> str:
+    return str(image) if isinstance(image, Path) else f"{len(image)} bytes in the dataset's file"

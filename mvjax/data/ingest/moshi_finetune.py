@@ -1,0 +1,195 @@
+"""moshi-finetune's format: stereo files listed in a jsonl, each with its word times beside it.
+
+Published in github.com/kyutai-labs/moshi-finetune (README, `annotate.py`); kyutai/DailyTalkContiguous has it:
+
+    data.jsonl      {"path": "data_stereo/a.wav", "duration": 24.52}      relative to the jsonl, one a line
+    a.wav           left the assistant, right the user, any rate
+    a.json          {"alignments": [["hello", [0.24, 0.61], "SPEAKER_MAIN"], ...]}
+
+It is also how dialogues travel between synthesis and encoding: a.json may have further keys, which
+moshi-finetune ignores, as it ignores words of other speakers than SPEAKER_MAIN:
+
+    "id": "...", "kinds": ["LOC"], "facts": {...}, "turns": [["user", "Where is it?"], ["assistant", "..."]],
+    "image": "a.png"                                                       relative to a.json
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import soundfile
+
+from mvjax import types
+from mvjax.data import records, spoken
+from mvjax.data.ingest import files, items
+
+MAIN, USER = "SPEAKER_MAIN", "SPEAKER_USER"
+_TOLERANCE = 0.5  # seconds between a listed duration and the file's
+
+
+class _Listed(msgspec.Struct):
+    path: str
+    duration: float
+
+
+class _Word(msgspec.Struct, array_like=True):
+    text: str
+    times: tuple[float, float]
+    speaker: str
+
+
+class _Transcript(msgspec.Struct, omit_defaults=True):
+    alignments: list[_Word]
+    id: str | None = None
+    kinds: tuple[str, ...] = ()
+    turns: tuple[tuple[str, str], ...] = ()
+    facts: dict[str, str | int] | None = None
+    image: str | None = None
+
+
+def read(
+    source: Path,
+    *,
+    split: str = "all",
+    images: Sequence[Path] = (),
+    skips: items.Skips,
+    untranscribed: bool = False,
+) -> Iterator[spoken.Spoken]:
+    """Yields the dialogues that a jsonl (or every jsonl below a folder) lists; audio stays on disk.
+
+    The id is the transcript's own, else the listed path. Where a transcript has no turns they are
+    made of its words. Times are clipped to the audio. What is damaged or empty is skipped, and so
+    is audio without a transcript, unless `untranscribed`: it then has neither words nor turns, and
+    is for `align.annotate`.
+    """
+    del split, images
+    listings = [source] if source.is_file() else files.the_files(source, "**/*.jsonl")
+    for listing in listings:
+        for place, listed in files.json_lines(listing, msgspec.json.Decoder(_Listed), skips):
+            try:
+                found = _dialogue(listing.parent / listed.path, listed, untranscribed=untranscribed)
+            except FileNotFoundError as error:
+                skips.add(place, "missing file", error)
+            except (ValueError, OSError) as error:
+                skips.add(place, "damaged item", error)
+            else:
+                if found.turns or found.words is None:
+                    yield found
+                else:
+                    skips.add(found.id, "empty transcript", listing.parent / listed.path)
+
+
+def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data") -> Path:
+    """Writes FOLDER/NAME.jsonl and FOLDER/NAME/ID.wav, .json and image; returns the jsonl.
+
+    The jsonl appears last, so a folder without it is unfinished. Samples are kept as 16 bits.
+
+    Raises:
+      ValueError: if two ids are the same file name, or a dialogue has no word times.
+    """
+    media = folder / name
+    media.mkdir(parents=True, exist_ok=True)
+    lines, stems = [], set()
+    for dialogue in dialogues:
+        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in dialogue.id)
+        if stem in stems:
+            raise ValueError(f"{media / stem}: expected ids that differ, {dialogue.id!r} does not")
+        stems.add(stem)
+        if dialogue.words is None:
+            raise ValueError(f"{dialogue.id}: expected word times; make them with align.annotate")
+        samples = dialogue.samples()
+        wav = media / f"{stem}.wav"
+        spoken.write_audio(wav, samples)
+        save_transcript(media / f"{stem}.json", dialogue)
+        seconds = samples.shape[1] / types.SAMPLE_RATE
+        lines.append({"path": f"{name}/{wav.name}", "duration": seconds})
+    listing = folder / f"{name}.jsonl"
+    draft = listing.with_name(f"{listing.name}.part")
+    draft.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    draft.replace(listing)
+    return listing
+
+
+def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:
+    """Writes A.json with the words and everything else but the audio, and A.image if there is one."""
+    said = [(MAIN, word) for word in dialogue.words or ()]
+    said += [(USER, word) for word in dialogue.user_words or ()]
+    found: dict[str, Any] = {
+        # In order of start, as upstream finds words by bisection.
+        "alignments": [
+            [word.text, [word.start, word.end], speaker]
+            for speaker, word in sorted(said, key=lambda item: item[1].start)
+        ],
+        "id": dialogue.id,
+        "kinds": dialogue.kinds,
+        "turns": [[turn.speaker, turn.text] for turn in dialogue.turns],
+    }
+    if dialogue.facts:
+        found["facts"] = dialogue.facts
+    if dialogue.image is not None:
+        picture = path.with_suffix(".image")
+        picture.write_bytes(dialogue.image)
+        found["image"] = picture.name
+    draft = path.with_name(f"{path.name}.part")
+    draft.write_bytes(msgspec.json.encode(found))
+    draft.replace(path)
+
+
+def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spoken:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    seconds = _duration(path)
+    if abs(seconds - listed.duration) > _TOLERANCE:
+        raise ValueError(
+            f"{path}: expected {listed.duration:.2f} s as listed, it has {seconds:.2f} s;"
+            " is it truncated?"
+        )
+    name = os.path.splitext(listed.path)[0]
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        if untranscribed:
+            return spoken.Spoken(id=name, audio=path, words=None, turns=())
+        raise FileNotFoundError(f"{beside}: no such transcript; an aligner can make word times")
+    transcript = files.decode_json(beside, msgspec.json.Decoder(_Transcript))
+    words, user_words = (
+        spoken.fit_words(_said(transcript, main=main), seconds) for main in (True, False)
+    )
+    turns = tuple(records.Turn(*turn) for turn in transcript.turns)
+    return spoken.Spoken(
+        id=transcript.id or name,
+        audio=path,
+        words=words,
+        turns=turns or spoken.turns_of(words, user_words),
+        user_words=user_words or None,
+        kinds=transcript.kinds,
+        facts=transcript.facts,
+        image=items.load_image(beside.parent / transcript.image) if transcript.image else None,
+    )
+
+
+def _duration(path: Path) -> float:
+    """Of a stereo file, by its header."""
+    try:
+        header = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: expected an audio file: {error}") from error
+    if header.channels != 2:
+        raise ValueError(
+            f"{path}: expected 2 channels (left the assistant, right the user), got"
+            f" {header.channels}"
+        )
+    return header.frames / header.samplerate
+
+
+def _said(transcript: _Transcript, *, main: bool) -> list[records.Word]:
+    """The words of the assistant, or of everyone else, in order of start."""
+    said = [
+        records.Word(word.text, *word.times)
+        for word in transcript.alignments
+        if (word.speaker == MAIN) == main and word.text.strip()
+    ]
+    return sorted(said, key=lambda word: word.start)

@@ -1,0 +1,40 @@
+"""PixMo-Cap: long human captions, one record each.
+
+Published on huggingface.co as allenai/pixmo-cap: `data/train-*.parquet` with the columns `image_url`,
+`caption` and `transcripts` (what the annotators said); the images are to be downloaded (`by_url` tells the
+layouts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mvjax.data.ingest import by_url, files, items, templates
+
+
+class _Row(msgspec.Struct):
+    image_url: str | None
+    caption: str | None
+
+
+def read(
+    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+) -> Iterator[items.Item]:
+    """Yields the captions; URLs repeat, so the id is the file and the row."""
+    paths = files.the_files(source, f"data/{split}-*.parquet", f"{split}-*.parquet")
+    pictures = by_url.Images(images, skips)
+    for place, row in files.parquet_rows(paths, _Row, skips):
+        name = f"pixmo-cap-{place.replace('.parquet:', '-')}"
+        if not row.caption or not row.caption.strip() or not row.image_url:
+            skips.add(name, "empty caption", row.image_url)
+            continue
+        yield items.Item(
+            name,
+            pictures.find(row.image_url),
+            templates.caption(name, row.caption),
+            ("caption",),
+            {"image_url": row.image_url},
+        )

@@ -1,0 +1,88 @@
+"""RenderedText: pictures of handwriting-like text, one record a picture.
+
+Published on huggingface.co as wendlerc/RenderedText, in WebDataset form: tar shards (`000000.tar`, ..., and
+`remaining/*.tar`) with `KEY.png` beside `KEY.json`, whose `ocr_annotation.text` lists the lines of text.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from mvjax import config as config_lib
+from mvjax.data.ingest import files, items, templates
+
+_LARGEST = config_lib.LimitsConfig().image_bytes  # of a member
+
+
+class _Ocr(msgspec.Struct):
+    text: list[str]
+
+
+class _Annotation(msgspec.Struct):
+    ocr_annotation: _Ocr
+
+
+def read(
+    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+) -> Iterator[items.Item]:
+    """Yields the pictures; there is one split, and images are in the shards."""
+    del split, images
+    for shard in files.the_files(source, "**/*.tar"):
+        for key, members in _samples(shard, skips):
+            name = f"rendered-text-{key}"
+            if not {".png", ".json"} <= members.keys():
+                skips.add(name, "incomplete sample", f"{shard.name} has {sorted(members)} of it")
+                continue
+            try:
+                found = msgspec.json.decode(members[".json"], type=_Annotation)
+            except files.DAMAGE as error:
+                skips.add(name, "damaged annotation", f"{shard.name}: {error}")
+                continue
+            if not "".join(found.ocr_annotation.text).strip():
+                skips.add(name, "empty text", shard.name)
+                continue
+            yield items.Item(
+                name,
+                members[".png"],
+                templates.rendered_text(name, found.ocr_annotation.text),
+                ("reading",),
+                {"shard": shard.name},
+            )
+
+
+def _samples(shard: Path, skips: items.Skips) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, suffix -> bytes) of members that follow each other and differ in suffix only."""
+    key, members = "", {}
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                path = PurePosixPath(member.name)
+                if not member.isfile() or path.name.startswith("."):
+                    continue
+                if member.size > _LARGEST:
+                    skips.add(f"{shard.name}:{member.name}", "file too large", member.size)
+                    continue
+                here = str(path.with_suffix(""))
+                if here != key and members:
+                    yield key, members
+                    members = {}
+                key = here
+                file = archive.extractfile(member)
+                members[path.suffix] = file.read() if file else b""
+            _check_end(shard, archive.offset)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        skips.add(shard.name, "damaged file", error)
+    if members:
+        yield key, members
+
+
+def _check_end(shard: Path, offset: int) -> None:
+    """Raises if the archive has no end: `tarfile` takes a header that is cut for one."""
+    with shard.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("expected a block of zeros at its end; it is truncated")

@@ -1,0 +1,49 @@
+"""TallyQA: counting questions, one record each.
+
+Published on github.com/manoja328/tallyqa as tallyqa.zip with `train.json` and `test.json`; the images are
+COCO's (`train2014/`, `val2014/`) and Visual Genome's (`VG_100K/`, `VG_100K_2/`):
+
+    [{"answer": 4, "data_source": "imported_genome", "image": "VG_100K_2/2410408.jpg", "image_id": 92410408,
+      "issimple": false, "question": "How many headlights does the black bus have?", "question_id": 30095774}]
+
+The train split does not tell simple from complex questions: `issimple` may be absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mvjax.data.ingest import files, items, templates
+
+
+class _Entry(msgspec.Struct):
+    answer: int
+    image: str
+    question: str
+    question_id: int
+    issimple: bool | None = None
+
+
+def read(
+    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+) -> Iterator[items.Item]:
+    """Yields the questions of a split; `images` together hold all the image folders."""
+    path = files.the_file(source, f"{split}.json", f"tallyqa/{split}.json")
+    for entry in files.decode_json(path, msgspec.json.Decoder(list[_Entry])):
+        name = f"tallyqa-{split}-{entry.question_id}"
+        if not entry.question.strip():
+            skips.add(name, "empty question", path.name)
+            continue
+        kinds = ("counting",)
+        if entry.issimple is not None:
+            kinds = ("counting", "simple" if entry.issimple else "complex")
+        yield items.Item(
+            name,
+            files.find_image(images, entry.image),
+            templates.question(entry.question, str(entry.answer)),
+            kinds,
+            {"question_id": entry.question_id, "answers": str(entry.answer)},
+        )

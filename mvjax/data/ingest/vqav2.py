@@ -1,0 +1,80 @@
+"""VQAv2: one record a question, answered with the most frequent of the ten human answers.
+
+Published on visualqa.org as `v2_OpenEnded_mscoco_train2014_questions.json` and
+`v2_mscoco_train2014_annotations.json` (and val2014), with COCO's images `train2014/COCO_train2014_%012d.jpg`:
+
+    {"questions": [{"image_id": 458752, "question": "What ...?", "question_id": 458752000}], ...}
+    {"annotations": [{"question_id": 458752000, "image_id": 458752, "question_type": "what is this",
+                      "answer_type": "other", "multiple_choice_answer": "net",
+                      "answers": [{"answer": "net", "answer_confidence": "maybe", "answer_id": 1}, ...]}]}
+
+All ten answers go to the facts, one a line, for VQA accuracy. The test splits have no public answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mvjax.data.ingest import files, items, templates
+
+_FOLDERS = {"train": "train2014", "val": "val2014"}
+
+
+class _Question(msgspec.Struct):
+    image_id: int
+    question: str
+    question_id: int
+
+
+class _Questions(msgspec.Struct):
+    questions: list[_Question]
+
+
+class _Answer(msgspec.Struct):
+    answer: str
+
+
+class _Annotation(msgspec.Struct):
+    question_id: int
+    multiple_choice_answer: str
+    answers: list[_Answer]
+    answer_type: str
+
+
+class _Annotations(msgspec.Struct):
+    annotations: list[_Annotation]
+
+
+def read(
+    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+) -> Iterator[items.Item]:
+    """Yields the questions of a split; `images` hold `train2014/` and `val2014/`."""
+    folder = _FOLDERS[split]
+    asked = files.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
+    answered = files.the_file(source, f"v2_mscoco_{folder}_annotations.json")
+    found = files.decode_json(answered, msgspec.json.Decoder(_Annotations)).annotations
+    annotations = {annotation.question_id: annotation for annotation in found}
+    for question in files.decode_json(asked, msgspec.json.Decoder(_Questions)).questions:
+        name = f"vqav2-{split}-{question.question_id}"
+        annotation = annotations.get(question.question_id)
+        if annotation is None or not annotation.multiple_choice_answer.strip():
+            skips.add(name, "no answer", f"{answered.name} has none for this question")
+            continue
+        if not question.question.strip():
+            skips.add(name, "empty question", asked.name)
+            continue
+        image = f"{folder}/COCO_{folder}_{question.image_id:012d}.jpg"
+        yield items.Item(
+            name,
+            files.find_image(images, image),
+            templates.question(question.question, annotation.multiple_choice_answer),
+            ("question", annotation.answer_type),
+            {
+                "image_id": question.image_id,
+                "question_id": question.question_id,
+                "answers": "\n".join(answer.answer for answer in annotation.answers),
+            },
+        )

@@ -1,0 +1,94 @@
+"""Writes a dataset's records below a root, and beside them the list of what was left out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mvjax.data import records
+from mvjax.data.ingest import catalogue, files, items
+
+BAD_RECORDS = ".bad_records.jsonl"  # after the dataset's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What an ingestion did.
+
+    Attributes:
+      index: of the records.
+      skipped: how many items were left out, by reason.
+      listing: the file that lists them.
+    """
+
+    index: records.Index
+    skipped: dict[str, int]
+    listing: Path
+
+
+def write_text(
+    name: str,
+    source: Path,
+    dataset: Path,
+    *,
+    split: str | None = None,
+    images: Sequence[Path] = (),
+    limit: int | None = None,
+    workers: int = 4,
+    budget: int | None = None,
+    progress: Callable[[int, int], None] = lambda written, skipped: None,
+) -> Summary:
+    """Reads a dataset of images and text and writes its records as ROOT/NAME.
+
+    Args:
+      name: in the catalogue.
+      source: the folder with the dataset's files as published.
+      dataset: ROOT/NAME.
+      split: None: the first in the catalogue.
+      images: folders searched in order for what the dataset calls an image; none: `source`, and
+        `source`/images where it exists.
+      limit: stop after so many records.
+      workers: threads that read and decode images.
+      budget: items that may be left out; None: any number.
+      progress: is told the numbers of records written and items skipped after each record.
+
+    Raises:
+      ValueError: if the dataset, split or its files are not as expected, nothing could be read,
+        or more was left out than the budget allows. Nothing is then written but the list.
+      FileNotFoundError: naming the files or folders that are missing.
+    """
+    entry, split = catalogue.find(name, split)
+    if entry.spoken:
+        raise ValueError(
+            f"{name}: has speech; use mvjax data encode EXP.py {source} --dataset {name}"
+        )
+    files.check_folders(images)
+    folders = list(images) or _default_folders(source)
+    listing = dataset.with_name(f"{dataset.name}{BAD_RECORDS}")
+    count = 0
+    with (
+        records.Writer(dataset, records.Identity()) as writer,
+        items.Skips(listing, budget=budget) as skips,
+    ):
+        found = catalogue.reader(name).read(source, split=split, images=folders, skips=skips)
+        with contextlib.closing(items.records_of(found, skips, workers=workers)) as complete:
+            for record in complete:
+                try:
+                    writer.add(record)
+                except ValueError as error:
+                    skips.add(record.id, "refused record", error)
+                    continue
+                count += 1
+                progress(count, skips.counts.total())
+                if count == limit:
+                    break
+        if not count:
+            skips.refuse_nothing_read(source)
+    return Summary(writer.index, dict(skips.counts), listing)
+
+
+def _default_folders(source: Path) -> list[Path]:
+    folder = source if source.is_dir() else source.parent
+    return [path for path in (folder, folder / "images") if path.is_dir()]

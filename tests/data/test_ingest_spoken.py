@@ -1,0 +1,150 @@
+import json
+
+import numpy as np
+import pytest
+import released
+import soundfile
+
+from mvjax.data import records, spoken
+from mvjax.data.ingest import babillage, items, moshi_finetune
+
+
+def read(reader, source, tmp_path, **options):
+    """The dialogues by id, and id -> reason of what was left out."""
+    listing = tmp_path / "skipped.jsonl"
+    with items.Skips(listing) as skips:
+        found = {d.id: d for d in reader.read(source, skips=skips, **options)}
+    lines = [json.loads(line) for line in listing.read_text().splitlines()]
+    return found, {line["id"]: line["reason"] for line in lines}
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_moshi_finetune_as_its_users_have_it(tmp_path, folder):
+    released.moshi_finetune(tmp_path)
+    source = tmp_path if folder else tmp_path / "mycooldataset.jsonl"
+    found, skipped = read(moshi_finetune, source, tmp_path / "..")
+    assert list(found) == ["data_stereo/a", "data_stereo/b", "data_stereo/c"] and not skipped
+    first = found["data_stereo/a"]
+    assert first.words == (
+        records.Word("Hello", 0.24, 0.61),
+        records.Word("there.", 0.7, 0.98),
+    )
+    assert first.turns == (records.Turn("assistant", "Hello there."),)
+    assert (first.user_words, first.image, first.kinds) == (None, None, ())
+    samples = first.samples()
+    assert samples.shape == (2, 36_000)
+    assert np.abs(samples[0]).max() > 0.25 and np.abs(samples[1]).max() == 0
+    third = found["data_stereo/c"]
+    assert third.user_words == (records.Word("Hi!", 0.0, 0.2),)
+    assert [turn.speaker for turn in third.turns] == ["user", "assistant"]
+
+
+def test_what_is_written_reads_back_and_upstream_can_read_it(tmp_path):
+    rng = np.random.default_rng(0)
+    audio = (0.1 * rng.standard_normal((2, 31_000))).astype(np.float32)
+    dialogue = spoken.Spoken(
+        id="docci/7 LOC",
+        audio=audio,
+        words=(records.Word("There.", 0.8, 1.1),),
+        turns=(records.Turn("user", "Where is it?"), records.Turn("assistant", "There.")),
+        user_words=(records.Word("Where", 0.1, 0.2), records.Word("is", 0.9, 1.0)),
+        kinds=("LOC",),
+        facts={"seed": 3, "place": "left"},
+        image=released.picture(1),
+    )
+    listing = moshi_finetune.write(tmp_path, [dialogue], name="spoken")
+    (found,) = read(moshi_finetune, listing, tmp_path)[0].values()
+    np.testing.assert_allclose(found.samples(), audio, atol=2**-15)
+    for name in ("id", "words", "turns", "user_words", "kinds", "facts", "image"):
+        assert getattr(found, name) == getattr(dialogue, name), name
+
+    line = json.loads(listing.read_text())
+    assert line == {"path": "spoken/docci_7_LOC.wav", "duration": 31_000 / 24_000}
+    wav = tmp_path / line["path"]
+    assert soundfile.info(wav).samplerate == 24_000
+    upstream = json.loads(wav.with_suffix(".json").read_text())["alignments"]
+    assert upstream == [
+        ["Where", [0.1, 0.2], "SPEAKER_USER"],
+        ["There.", [0.8, 1.1], "SPEAKER_MAIN"],
+        ["is", [0.9, 1.0], "SPEAKER_USER"],
+    ]
+    with pytest.raises(ValueError, match="ids that differ, 'docci_7_LOC' does not"):
+        twin = spoken.Spoken("docci_7_LOC", audio, dialogue.words, dialogue.turns)
+        moshi_finetune.write(tmp_path, [dialogue, twin])
+
+
+def test_moshi_finetune_leaves_out_what_is_damaged_and_says_so(tmp_path):
+    source = tmp_path / "data"
+    released.moshi_finetune(source)
+    media = source / "data_stereo"
+    with (source / "mycooldataset.jsonl").open("a") as listing:
+        for name in "defghi":
+            listing.write(json.dumps({"path": f"data_stereo/{name}.wav", "duration": 1.0}) + "\n")
+        listing.write("not json\n\n")
+    good = json.loads((media / "a.json").read_text())
+    soundfile.write(media / "d.wav", np.zeros(24_000), 24_000)  # mono
+    soundfile.write(media / "e.wav", np.zeros((24_000 // 3, 2)), 24_000)  # cut
+    soundfile.write(media / "f.wav", np.zeros((24_000, 2)), 24_000)
+    soundfile.write(media / "g.wav", np.zeros((24_000, 2)), 24_000)  # without words
+    soundfile.write(media / "h.wav", np.zeros((24_000, 2)), 24_000)  # not transcribed
+    for name in "def":
+        released.save_json(media / f"{name}.json", good)
+    released.save_json(media / "f.json", good | {"alignments": [["x", [0.1], "SPEAKER_MAIN"]]})
+    released.save_json(media / "g.json", {"alignments": []})
+    found, skipped = read(moshi_finetune, source, tmp_path)
+    assert sorted(found) == [f"data_stereo/{name}" for name in "abc"]
+    assert skipped == {
+        "mycooldataset.jsonl:4": "damaged item",
+        "mycooldataset.jsonl:5": "damaged item",
+        "mycooldataset.jsonl:6": "damaged item",
+        "data_stereo/g": "empty transcript",
+        "mycooldataset.jsonl:8": "missing file",
+        "mycooldataset.jsonl:9": "missing file",
+        "mycooldataset.jsonl:10": "damaged line",
+    }
+    found, skipped = read(moshi_finetune, source, tmp_path, untranscribed=True)
+    assert found["data_stereo/h"].words is None and found["data_stereo/h"].turns == ()
+    assert "mycooldataset.jsonl:8" not in skipped
+
+
+def test_babillage_puts_question_and_answer_on_their_sides(tmp_path):
+    released.babillage(tmp_path / "babillage", tmp_path / "pictures")
+    images = [tmp_path / "pictures"]
+    source = tmp_path / "babillage"
+    found, skipped = read(babillage, source, tmp_path, split="coco-test", images=images)
+    assert skipped == {"babillage-coco-test-770338": "damaged item"}
+    (dialogue,) = found.values()
+    assert [(t.speaker, t.text) for t in dialogue.turns] == [
+        ("user", "What's here?"),
+        ("assistant", "I see a man."),
+    ]
+    assistant, user = dialogue.samples()
+    start = 12_000 + 9_600  # the question and the gap
+    assert len(user) == len(assistant) == start + 24_000  # an answer of 1 s at 16 kHz
+    assert np.abs(assistant[:start]).max() == 0 and np.abs(user[12_000:]).max() == 0
+    for side, sounding in ((user, slice(1000, 11_000)), (assistant, slice(start + 500, -500))):
+        assert np.abs(side[sounding]).max() == pytest.approx(0.3, abs=0.05)
+    assert dialogue.user_words[1].start == 0.25
+    assert dialogue.words[0].start == pytest.approx(0.9)
+    assert dialogue.words[3].end == pytest.approx(0.9 + 0.975)
+    assert dialogue.image == released.picture(1)
+    assert dialogue.facts == {"sample_id": 770337, "image_id": 1}
+
+
+def test_babillage_needs_image_folders(tmp_path):
+    with pytest.raises(ValueError, match="has no pictures; name the folders"):
+        read(babillage, tmp_path, tmp_path, split="coco-test", images=[])
+
+
+def test_babillage_of_the_other_datasets(tmp_path):
+    released.babillage(tmp_path / "babillage", tmp_path / "pictures")
+    options = {"images": [tmp_path / "pictures"]}
+    source = tmp_path / "babillage"
+    found, _ = read(babillage, source, tmp_path, split="ocrvqa-validation", **options)
+    assert next(iter(found.values())).image == released.picture(3)
+    found, skipped = read(babillage, source, tmp_path, split="vqav2-validation", **options)
+    (question,) = found.values()
+    assert question.words == () and [t.speaker for t in question.turns] == ["user"]
+    assert question.image == released.picture(2) and question.facts["image_id"] == 2
+    assert np.abs(question.samples()[0]).max() == 0
+    assert skipped == {"babillage-vqav2-validation-9007": "missing image"}

@@ -1,0 +1,93 @@
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from mvjax.data import records, spoken
+
+
+def tones(seconds, rate, hertz=(300.0, 1000.0)):
+    t = np.arange(round(seconds * rate)) / rate
+    return np.stack([0.4 * np.sin(2 * np.pi * f * t) for f in hertz]).astype(np.float32)
+
+
+def encoded(samples, rate, form="WAV", **options):
+    file = io.BytesIO()
+    soundfile.write(file, samples.T, rate, format=form, **options)
+    return file.getvalue()
+
+
+def dialogue(audio):
+    return spoken.Spoken("a", audio, words=(), turns=(records.Turn("user", "hi"),))
+
+
+def test_a_file_keeps_its_sides_and_is_converted(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(encoded(tones(1.5, 44_100), 44_100))
+    samples = dialogue(path).samples()
+    assert samples.shape == (2, 36_000) and samples.dtype == np.float32
+    inside = slice(1000, 35_000)  # the ends ring
+    np.testing.assert_allclose(samples[:, inside], tones(1.5, 24_000)[:, inside], atol=2e-3)
+
+
+@pytest.mark.parametrize(("form", "tolerance"), [("FLAC", 1e-4), ("OGG", 0.05), ("MP3", 0.05)])
+def test_formats(form, tolerance):
+    samples = spoken.read_audio(encoded(tones(1.0, 24_000), 24_000, form), channels=2)
+    inside = slice(4000, 20_000)
+    np.testing.assert_allclose(samples[:, inside], tones(1.0, 24_000)[:, inside], atol=tolerance)
+
+
+def test_writing_and_reading(tmp_path):
+    path = tmp_path / "a.wav"
+    spoken.write_audio(path, tones(0.5, 24_000))
+    samples = spoken.read_audio(path, channels=2)
+    np.testing.assert_allclose(samples, tones(0.5, 24_000), atol=2**-15)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "audio of 0 bytes: expected WAV, FLAC"),
+        (b"RIFF" + bytes(60), "expected WAV, FLAC"),
+        (encoded(tones(0.1, 24_000)[:1], 24_000), r"expected 2 channels \(left the .*, got 1"),
+        (encoded(tones(0.1, 24_000), 4_000), "a rate of 8000 to 192000 Hz, got 4000"),
+        (encoded(tones(0, 24_000), 24_000), "expected audio, got no samples"),
+        (encoded(tones(2.5, 24_000), 24_000), "at most 2 s of audio, got 2.5 s"),
+        (encoded(np.full((2, 9), np.nan), 24_000, subtype="FLOAT"), "some are NaN"),
+        (encoded(tones(1.0, 24_000), 24_000, "FLAC")[:9000], "(promises|expected WAV, FLAC)"),
+    ],
+)
+def test_refused_audio_is_named(data, message):
+    with pytest.raises(ValueError, match=message):
+        spoken.read_audio(data, channels=2, max_seconds=2.0)
+
+
+def test_long_samples_and_missing_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="a: at most 1 s of audio, got 1.5 s"):
+        dialogue(tones(1.5, 24_000)).samples(max_seconds=1.0)
+    with pytest.raises(FileNotFoundError, match=r"none\.wav: no such audio file"):
+        dialogue(tmp_path / "none.wav").samples()
+
+
+def test_words_imply_turns():
+    word = records.Word
+    turns = spoken.turns_of(
+        [word("Hello ", 0.1, 0.3), word("there.", 0.4, 0.6), word("Yes.", 2.0, 2.2)],
+        [word("Can", 1.0, 1.1), word("you?", 1.2, 1.4)],
+    )
+    assert [(t.speaker, t.text) for t in turns] == [
+        ("assistant", "Hello there."),
+        ("user", "Can you?"),
+        ("assistant", "Yes."),
+    ]
+
+
+def test_word_times_are_fitted_to_the_audio():
+    word = records.Word
+    fitted = spoken.fit_words([word("a", -0.01, 0.2), word("b", 0.9, 1.2), word("c", 1, 0.5)], 1.0)
+    assert fitted == (word("a", 0.0, 0.2), word("b", 0.9, 1.0), word("c", 1.0, 1.0))
+    with pytest.raises(ValueError, match=r"within 1.00 s .*Word\(text='d'.*\(1 of 1\)"):
+        spoken.fit_words([word("d", 1.01, 1.2)], 1.0)
+    with pytest.raises(ValueError, match="1 of 1"):
+        spoken.fit_words([word("d", float("nan"), 1.2)], 1.0)
