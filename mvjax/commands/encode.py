@@ -1,0 +1,123 @@
+"""`mvjax data encode`: makes records of speech."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mvjax.commands import arguments
+
+
+def add(commands) -> None:
+    """Adds the subcommand."""
+    add = arguments.command(
+        commands, "encode", encode, "records of spoken dialogues: stereo audio to codes",
+        "mvjax data encode experiments/digits.py speech/ --out data/speech --name chat",
+    )  # fmt: skip
+    add("experiment", type=Path, metavar="EXP.py", help="names the codec and the tokenizer")
+    add("source", type=Path, metavar="SOURCE", help="folder with the dataset's files")
+    add("--pick", metavar="NAME", help="which config of a sweep")
+    add(
+        "--dataset", default="moshi-finetune", choices=("moshi-finetune", "babillage"),
+        help="its format: moshi-finetune's jsonl, wav and json (default), or Babillage's Parquet",
+    )  # fmt: skip
+    add("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
+    add("--name", required=True, help="of the records")
+    add("--split", help="of Babillage (the first)")
+    add("--images", type=Path, action="append", default=[], metavar="DIR", help="of Babillage")
+    add("--augment", action="store_true", help="other levels, noise and echo for the user's side")
+    add("--noise", metavar="DIR", help="recordings of noise for --augment (pink noise)")
+    add("--copies", type=int, default=1, metavar="N", help="of each dialogue, with --augment")
+    add("--seed", type=int, default=0, help="of --augment (%(default)s)")
+    add("--workers", type=int, metavar="N", help="processes (one a core; 0 on an accelerator)")
+    add("--batch-seconds", type=float, default=200.0, metavar="S", help="of audio (%(default)s)")
+    add("--max-skipped", type=int, metavar="N", help="stop past so many left out (no limit)")
+    add(
+        "--beam", metavar="OPTIONS",
+        help="encode on Apache Beam with these options: --beam='--runner=DirectRunner'",
+    )  # fmt: skip
+
+
+def encode(args: argparse.Namespace) -> int:
+    """Encodes, writes the records, and says how fast it went and what was left out."""
+    from mvjax import config_text
+    from mvjax.data import augment, records
+    from mvjax.data import encode as encode_lib
+    from mvjax.data.ingest import catalogue, files, items, write
+
+    run = config_text.load_experiment(args.experiment, pick=args.pick)
+    split = catalogue.find(args.dataset, args.split)[1]
+    files.check_folders(args.images)
+    dataset = args.out / args.name
+    settings = encode_lib.Settings(
+        codec=run.frozen.codec,
+        config=run.codec,
+        codebooks=run.model.codebooks_out,
+        store=args.out / encode_lib.STORE,
+        augment=augment.Augment(seed=args.seed, noise=args.noise) if args.augment else None,
+        max_seconds=run.data.limits.audio_seconds,
+        batch_seconds=args.batch_seconds,
+    )
+    listing = dataset.with_name(f"{dataset.name}{write.BAD_RECORDS}")
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    def dialogues(skips: items.Skips) -> Iterator:
+        reader = catalogue.reader(args.dataset)
+        return reader.read(args.source, split=split, images=args.images, skips=skips)
+
+    fresh = None
+    if args.beam is not None:
+        from mvjax.data import encode_beam
+
+        tasks = encode_lib.tasks(dialogues(items.Skips()), settings, copies=args.copies)
+        fresh = encode_beam.fill(tasks, settings, options=shlex.split(args.beam))
+    workers = encode_lib.default_workers() if args.workers is None else args.workers
+    with items.Skips(listing, budget=args.max_skipped) as skips, _shown(dataset) as tell:
+        tally = encode_lib.write(
+            dialogues(skips),
+            dataset,
+            settings=settings,
+            made_with=records.identity(run.frozen),
+            skips=skips,
+            copies=args.copies,
+            workers=0 if args.beam is not None else workers,
+            limits=run.data.limits,
+            progress=tell,
+        )
+    print(f"{dataset}: {tally.records} records, {tally.seconds / 3600:.2f} h of audio")
+    if fresh is not None:
+        print(f"encoded on Beam: {fresh}")
+    elif tally.fresh_seconds:
+        print(
+            f"encoded {tally.fresh_seconds / 3600:.2f} h in {tally.elapsed / 60:.1f} min:"
+            f" {tally.hours_per_minute():.2f} hours of audio a minute"
+        )
+    if skips.counts:
+        print(f"left out: {skips.summary()}; listed in {listing}")
+    return 0
+
+
+@contextlib.contextmanager
+def _shown(dataset: Path) -> Iterator[Callable]:
+    """A line that tells how far an encoding is."""
+    from rich import console, progress
+
+    shown = progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.TimeElapsedColumn(),
+        console=console.Console(stderr=True),
+        transient=True,
+    )
+    with shown:
+        task = shown.add_task(f"{dataset}: opening")
+
+        def tell(tally) -> None:
+            text = f"{dataset}: {tally.records} records, {tally.seconds / 3600:.2f} h"
+            rate = f"{tally.hours_per_minute():.2f} h/min, {tally.skipped} left out"
+            shown.update(task, description=f"{text}, {rate}")
+
+        yield tell

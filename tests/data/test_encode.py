@@ -1,0 +1,192 @@
+import dataclasses
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from mvjax import tiny, types
+from mvjax.codec import interface
+from mvjax.data import augment, code_store, encode, records, spoken
+from mvjax.data.ingest import items, moshi_finetune
+from mvjax.weights import locate, mimi
+
+CODEC = tiny.FROZEN.codec
+SECONDS = (1.3, 0.5, 2.03, 1.3, 0.07)
+Q = 8
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return interface.Flax(mimi.load_mimi(locate.resolve(CODEC), tiny.CODEC), tiny.CODEC)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A folder in moshi-finetune's format: five dialogues of noise, of different lengths."""
+    folder = tmp_path_factory.mktemp("speech")
+    rng = np.random.default_rng(0)
+
+    def dialogues():
+        for n, seconds in enumerate(SECONDS):
+            samples = round(seconds * types.SAMPLE_RATE)
+            audio = (0.2 * rng.standard_normal((2, samples))).astype(np.float32)
+            words = (records.Word("hi", 0.0, seconds / 2),)
+            turns = (records.Turn("assistant", "hi"),)
+            yield spoken.Spoken(id=f"talk-{n}", audio=audio, words=words, turns=turns)
+
+    moshi_finetune.write(folder, dialogues())
+    return folder
+
+
+def settings(root, **fields) -> encode.Settings:
+    chosen = {"codec": CODEC, "config": tiny.CODEC, "codebooks": Q, "store": root / encode.STORE}
+    return encode.Settings(**{**chosen, "batch_seconds": 6.0, **fields})
+
+
+def run(root, source, *, skips=None, name="chat", workers=0, copies=1, **fields):
+    skips = skips or items.Skips()
+    chosen = settings(root, **fields)
+    found = moshi_finetune.read(source, skips=skips)
+    return encode.write(
+        found, root / name, settings=chosen, made_with=records.identity(tiny.FROZEN),
+        skips=skips, workers=workers, copies=copies,
+    )  # fmt: skip
+
+
+def test_codes_are_those_of_each_side_alone(tmp_path, source, codec):
+    tally = run(tmp_path, source)
+    assert tally.records == len(SECONDS) and tally.fresh_seconds == pytest.approx(sum(SECONDS))
+    reader = records.Reader(tmp_path / "chat", expected=records.identity(tiny.FROZEN))
+    dialogues = moshi_finetune.read(source, skips=items.Skips())
+    for found, dialogue in zip(reader, dialogues, strict=True):
+        audio = dialogue.samples()
+        assert found.id == dialogue.id and found.words == dialogue.words
+        assert found.seconds == audio.shape[1] / types.SAMPLE_RATE
+        wanted = codec.encode(audio).reshape(2 * Q, -1)
+        got = found.array()
+        assert got.shape == wanted.shape
+        # Filling up changes no sum but its order: a tie between two codes may fall otherwise.
+        assert np.mean(got == wanted) > 0.99
+
+
+def test_what_was_encoded_is_not_encoded_again(tmp_path, source, monkeypatch):
+    run(tmp_path, source)
+    first = records.Reader(tmp_path / "chat", expected=None)
+    wanted = [record.codes for record in first]
+    monkeypatch.setattr(interface.Flax, "encode", None)  # would fail if it were called
+    tally = run(tmp_path, source, name="again")
+    assert tally.fresh_seconds == 0 and tally.seconds == pytest.approx(sum(SECONDS))
+    assert [r.codes for r in records.Reader(tmp_path / "again", expected=None)] == wanted
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path, source, monkeypatch):
+    encoded = interface.Flax.encode
+    calls = []
+
+    def dies(self, audio):
+        calls.append(len(audio))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encoded(self, audio)
+
+    monkeypatch.setattr(interface.Flax, "encode", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, source)
+    assert not (tmp_path / "chat.json").exists()
+    monkeypatch.setattr(interface.Flax, "encode", encoded)
+    tally = run(tmp_path, source)
+    assert 0 < tally.fresh_seconds < tally.seconds
+
+
+def test_a_damaged_entry_is_made_again(tmp_path, source):
+    run(tmp_path, source)
+    entries = sorted(path for path in (tmp_path / encode.STORE).rglob("*") if path.is_file())
+    wanted = entries[0].read_bytes()
+    entries[0].write_bytes(wanted[:-9] + b"x" * 9)
+    entries[1].write_bytes(b"")
+    tally = run(tmp_path, source)
+    assert 0 < tally.fresh_seconds < tally.seconds
+    assert entries[0].read_bytes() == wanted
+
+
+def test_other_settings_are_other_codes(tmp_path, source):
+    path = next(moshi_finetune.read(source, skips=items.Skips())).audio
+    keys = {
+        code_store.key(path, "a", "b"), code_store.key(path, "ab", ""), code_store.key(path, "a"),
+        code_store.key(np.zeros((2, 4), np.float32), "a", "b"),
+    }  # fmt: skip
+    assert len(keys) == 4
+    run(tmp_path, source)
+    assert run(tmp_path, source, codebooks=3).fresh_seconds == pytest.approx(sum(SECONDS))
+
+
+def test_what_cannot_be_read_is_listed(tmp_path, source):
+    broken = tmp_path / "speech"
+    skips = items.Skips(tmp_path / "bad.jsonl")
+    dialogues = list(moshi_finetune.read(source, skips=skips))
+    broken.mkdir()
+    for n, dialogue in enumerate(dialogues[:2]):
+        data = dialogue.audio.read_bytes()
+        path = broken / dialogue.audio.name
+        path.write_bytes(data if n else data[:900])
+        dialogues[n] = dataclasses.replace(dialogue, audio=path)
+    dialogues[2] = dataclasses.replace(dialogues[2], audio=broken / "none.wav")
+    tally = encode.write(
+        dialogues, tmp_path / "chat", settings=settings(tmp_path, max_seconds=1.0),
+        made_with=records.identity(tiny.FROZEN), skips=skips,
+    )  # fmt: skip
+    skips.close()
+    lines = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert (tally.records, tally.skipped) == (2, 3)
+    assert [line["id"] for line in lines] == ["talk-0", "talk-2", "talk-3"]
+    assert "none.wav" in lines[1]["detail"] and "1" in lines[2]["detail"]
+
+
+def test_processes_write_the_same_records(tmp_path, source):
+    run(tmp_path / "one", source)
+    run(tmp_path / "two", source, workers=2)
+    one, two = (records.Reader(tmp_path / n / "chat", expected=None) for n in ("one", "two"))
+    assert [r.codes for r in one] == [r.codes for r in two]
+
+
+def test_beam_fills_the_store(tmp_path, source):
+    pytest.importorskip("apache_beam")
+    from mvjax.data import encode_beam
+
+    chosen = settings(tmp_path)
+    tasks = encode.tasks(moshi_finetune.read(source, skips=items.Skips()), chosen)
+    assert encode_beam.fill(tasks, chosen, options=["--runner=DirectRunner"]) == len(SECONDS)
+    tally = run(tmp_path, source)
+    assert (tally.records, tally.fresh_seconds) == (len(SECONDS), 0)
+
+
+def test_without_beam_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "mvjax.data.encode_beam", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"mvjax\[beam\]"):
+        importlib.import_module("mvjax.data.encode_beam")
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 100, 1249])
+def test_bucket_wastes_a_quarter_at_most(frames):
+    found = encode.bucket(frames * types.FRAME_SAMPLES - 5)
+    assert frames <= found <= max(1.25 * frames, frames + 1)
+    assert encode.bucket(found * types.FRAME_SAMPLES) == found
+
+
+def test_copies_differ_and_are_the_same_again(tmp_path, source):
+    chosen = augment.Augment(seed=3, p_gain=1.0)
+    run(tmp_path, source, augment=chosen, copies=2)
+    reader = records.Reader(tmp_path / "chat", expected=None)
+    ids = [record.id for record in reader]
+    assert ids[:2] == ["talk-0", "talk-0#1"] and len(ids) == 2 * len(SECONDS)
+    one, two = reader[0].array(), reader[1].array()
+    np.testing.assert_array_equal(one[:Q], two[:Q])  # the assistant as recorded
+    assert np.any(one[Q:] != two[Q:])
+    run(tmp_path / "other", source, augment=chosen, copies=2)
+    again = records.Reader(tmp_path / "other" / "chat", expected=None)
+    assert [r.codes for r in again] == [r.codes for r in reader]
+    with pytest.raises(ValueError, match="copies: expected 1"):
+        run(tmp_path, source, copies=2)
