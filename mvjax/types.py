@@ -36,7 +36,7 @@ class Sample:
       id: names the record (and its crop) for logs and bad-record lists.
       codes: int32 [K, T]; row 0 text, then the assistant's and the user's audio codes; -1 where absent.
       loss_mask: bool [T]; text targets that count.
-      image: uint8 [height, width, 3] or None.
+      image: uint8 [height, width, 3], or the encoder's features [S, E], or None.
     """
 
     id: str
@@ -51,7 +51,7 @@ class Part(NamedTuple):
     Attributes:
       codes: int32 [B, K, T]; -1 where absent (also where a row is shorter than T).
       loss_mask: bool [B, T]; text targets that count.
-      images: uint8 [B, height, width, 3]; zeros where a row has none.
+      images: uint8 [B, height, width, 3], or the encoder's features [B, S, E]; zeros where a row has none.
       has_image: bool [B]; False switches cross-attention off for the row, exactly.
     """
 

@@ -1,18 +1,17 @@
-"""`mvjax data`: makes records."""
+"""`mvjax data`: makes records, and looks into them."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from mvjax.commands import arguments
+from mvjax.commands import align, arguments, encode, features, ingest
 
 
 def add(commands) -> None:
     """Adds the subcommands."""
-    data = commands.add_parser("data", help="make records").add_subparsers(
-        dest="dataset", required=True, metavar="DATASET"
-    )
+    data = commands.add_parser("data", help="make records; validate, count and show them")
+    data = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     add = arguments.command(
         data, "digits", digits, "the digits world: images, talk, speech, codes",
         "mvjax data digits --out data/digits",
@@ -21,6 +20,35 @@ def add(commands) -> None:
     add("--dialogues", type=int, default=500, metavar="N", help="spoken ones (%(default)s)")
     add("--seed", type=int, default=0, help="(%(default)s)")
 
+    ingest.add(data)
+    encode.add(data)
+    features.add(data)
+    align.add(data)
+
+    add = arguments.command(
+        data, "validate", validate, "lists everything that is wrong with the datasets of a folder",
+        "mvjax data validate data/digits",
+    )  # fmt: skip
+    _folder(add)
+
+    add = arguments.command(
+        data, "stats", stats, "counts records, hours, words, turns per kind, lengths",
+        "mvjax data stats data/digits --json",
+    )  # fmt: skip
+    _folder(add)
+    _tokenizer(add)
+    add("--json", action="store_true", help="print JSON")
+
+    add = arguments.command(
+        data, "show", show, "prints the timeline of one record and draws it",
+        "mvjax data show data/digits --id train-0-00003 --out record.png",
+    )  # fmt: skip
+    _folder(add)
+    _tokenizer(add)
+    add("--id", required=True, metavar="X", help="of the record")
+    add("--name", metavar="NAME", help="of the dataset, if several have this id")
+    add("--out", type=Path, metavar="PNG", help="also draw image, speakers and text stream")
+
 
 def digits(args: argparse.Namespace) -> int:
     """Makes the digits world's records."""
@@ -28,3 +56,72 @@ def digits(args: argparse.Namespace) -> int:
 
     records.prepare(args.out, dialogues=args.dialogues, seed=args.seed)
     return 0
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Lists all problems; 1 if there is one."""
+    from mvjax.data import inspect_folder
+
+    count = 0
+    for place, problems in inspect_folder.validate(args.folder):
+        if not problems and place != args.folder:
+            print(f"{inspect_folder.summary(place)}: good", flush=True)
+        for problem in problems:
+            print(problem, flush=True)
+        count += len(problems)
+    print(f"{args.folder}: {count} problems" if count else f"{args.folder}: good")
+    return 1 if count else 0
+
+
+def stats(args: argparse.Namespace) -> int:
+    """Prints the statistics of each dataset."""
+    import dataclasses
+    import json
+
+    from mvjax.data import inspect_folder, inspect_statistics
+
+    pieces = _pieces(args)
+    found = [
+        inspect_statistics.statistics(dataset, pieces)
+        for dataset in inspect_folder.datasets(args.folder)
+    ]
+    if args.json:
+        print(json.dumps({one.name: dataclasses.asdict(one) for one in found}, indent=1))
+    else:
+        print("\n\n".join(inspect_statistics.table(one) for one in found))
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """Prints one record's timeline and draws it."""
+    from mvjax import config
+    from mvjax.data import inspect_folder, inspect_timeline
+
+    record = inspect_folder.find(args.folder, args.id, name=args.name)
+    shown = inspect_timeline.timeline(record, _pieces(args), config.ModelConfig())
+    print(inspect_timeline.text(shown))
+    if args.out is not None:
+        from mvjax.data import inspect_picture
+
+        args.out.write_bytes(inspect_picture.png(shown))
+        print(args.out)
+    return 0
+
+
+def _folder(add) -> None:
+    add("folder", type=Path, metavar="DIR", help="folder of datasets: NAME.json and its files")
+
+
+def _tokenizer(add) -> None:
+    add(
+        "--tokenizer", metavar="LOCATION",
+        help="SentencePiece model, such as package:mvjax.tiny/assets/tokenizer.model; "
+        "without it, a token is a word",
+    )  # fmt: skip
+
+
+def _pieces(args: argparse.Namespace):
+    from mvjax.data import inspect_pieces
+    from mvjax.weights import locate
+
+    return inspect_pieces.pieces(locate.resolve(args.tokenizer) if args.tokenizer else None)

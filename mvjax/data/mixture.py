@@ -9,33 +9,39 @@ processes share the work by rows, and a resume needs nothing but the step.
 from __future__ import annotations
 
 import functools
-import logging
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from typing import cast
 
 import grain
-import numpy as np
-import sentencepiece
 
 from mvjax import config as config_lib
 from mvjax import types
+from mvjax.data import bad_records, records
 from mvjax.data import batch as batch_lib
-from mvjax.data import records, streams
-from mvjax.weights import locate
-
-_LOG = logging.getLogger(__name__)
-_ENDLESS = 1 << 48  # elements; grain adds and multiplies lengths, so not sys.maxsize
+from mvjax.data import rows as rows_lib
+from mvjax.data import weights as weights_lib
 
 
 class Batches:
-    """`batches[step]` is this process's rows of global batch `step`, for any step >= 0."""
+    """`batches[step]` is this process's rows of global batch `step`, for any step >= 0.
 
-    def __init__(self, speech: grain.MapDataset, speechless: grain.MapDataset, *, workers: int):
+    Attributes:
+      ids: builds the samples of that batch once more and returns their ids by part.
+    """
+
+    def __init__(
+        self,
+        speech: grain.MapDataset,
+        speechless: grain.MapDataset,
+        *,
+        workers: int,
+        ids: Callable[[int], dict[str, list[str]]],
+    ):
         self._parts = (speech, speechless)
         self._workers = workers
+        self.ids = ids
         self._pool = futures.ThreadPoolExecutor(workers) if workers else None
         self._ahead: dict[int, futures.Future[types.Batch]] = {}
 
@@ -58,9 +64,21 @@ class Batches:
 
 
 def batches(
-    config: config_lib.Config, *, process_index: int = 0, process_count: int = 1
+    config: config_lib.Config,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    history: weights_lib.History | None = None,
+    listing: Path | None = None,
 ) -> Batches:
     """Opens the records of a run, making them first if they are missing and the config can.
+
+    Args:
+      config: the run.
+      process_index: whose rows.
+      process_count: among how many.
+      history: the sampling weights of this run's steps; None: those of the config, from step 0 on.
+      listing: the jsonl of bad records.
 
     Raises:
       FileNotFoundError: if records are missing.
@@ -70,33 +88,47 @@ def batches(
     data = config.data
     _check(data, process_count)
     ensure_records(data)
-    build = _Rows(config)
+    history = history or weights_lib.start(data)
+    build = rows_lib.Rows(config, bad_records.BadRecords(data.bad_record_budget, listing))
     parts = []
-    for number, (rows, sources, make, frames) in enumerate(
+    samples: dict[str, Callable[[int], list[str]]] = {}
+    for number, (rows, make, frames) in enumerate(
         (
-            (data.speech_rows, data.speech, build.speech, data.speech_frames),
-            (data.speechless_rows, data.speechless, build.speechless, data.speechless_tokens),
+            (data.speech_rows, build.speech, data.speech_frames),
+            (data.speechless_rows, build.speechless, data.speechless_tokens),
         )
     ):
         stack = functools.partial(
             batch_lib.stack,
             codebooks=config.model.codebooks,
             frames=frames,
-            size=config.model.siglip.image_size,
+            image=build.image,
         )
         if not rows:
             empty = stack([])
             parts.append(grain.MapDataset.source([empty]).repeat())
             continue
         seed = config.train.seed * 2 + number
-        mixed = _mix(build, sources, seed, spoken=number == 0)
-        local = mixed.random_map(make).batch(rows // process_count, batch_fn=stack)
-        parts.append(local[process_index::process_count])
-    return Batches(*parts, workers=data.workers)
+
+        def source(name: str, n: int, *, seed: int = seed, spoken: bool = number == 0):
+            return build.source(name, seed=seed * 1000 + n, spoken=spoken)
+
+        part = weights_lib.PARTS[number]
+        mixed = weights_lib.mix(history, part, rows=rows, source=source, seed=seed)
+        single, share = mixed.random_map(make), rows // process_count
+        parts.append(single.batch(share, batch_fn=stack)[process_index::process_count])
+        samples[make.__name__] = functools.partial(
+            _ids, single, share=share, index=process_index, count=process_count
+        )
+    return Batches(
+        *parts,
+        workers=data.workers,
+        ids=lambda step: {name: ids(step) for name, ids in samples.items()},
+    )
 
 
 def ensure_records(data: config_lib.DataConfig) -> None:
-    """Checks that all record files of the mixture exist; makes them if `data.prepare` is given.
+    """Checks that all records of the mixture exist; makes them if `data.prepare` is given.
 
     Raises:
       FileNotFoundError: listing the missing files.
@@ -105,144 +137,22 @@ def ensure_records(data: config_lib.DataConfig) -> None:
 
     def missing() -> list[str]:
         sources = (*data.speech, *data.speechless, *data.small_talk)
-        paths = [record_path(data, source.name) for source in sources]
+        paths = [rows_lib.record_path(data, source.name) for source in sources]
         return sorted({str(path) for path in paths if not records.index_path(path).is_file()})
 
     if missing() and data.prepare is not None:
         data.prepare(root)
     if missing():
         raise FileNotFoundError(
-            f"data.root {root}: expected record files that are not there: {missing()}; "
+            f"data.root {root}: expected records that are not there: {missing()}; "
             "make them, or change data.root or the sources"
         )
 
 
-def record_path(data: config_lib.DataConfig, name: str) -> Path:
-    """NAME.array_record below the root."""
-    return Path(data.root).expanduser() / f"{name}{records.SUFFIX}"
-
-
-class _Source:
-    """An endless view of one record file: shuffled anew each epoch, bad records replaced."""
-
-    def __init__(self, reader: records.Reader, load, bad: _BadRecords, seed: int):
-        if not len(reader):
-            raise ValueError(f"{reader.path}: expected records, got none; make the file again")
-        self._reader, self._load, self._bad, self._seed = reader, load, bad, seed
-        self._order = functools.lru_cache(maxsize=2)(self._permutation)
-
-    def __len__(self) -> int:
-        return _ENDLESS
-
-    def __getitem__(self, index: int):
-        """One element; a bad record is replaced by the next good one of the file."""
-        count = len(self._reader)
-        epoch, place = divmod(index, count)
-        number = int(self._order(epoch)[place])
-        for _ in range(count):
-            try:
-                return self._load(self._reader[number])
-            except ValueError as error:
-                self._bad.add(f"{self._reader.path.name}[{number}]", error)
-            number = (number + 1) % count
-        raise ValueError(f"{self._reader.path}: expected a readable record, every one is bad")
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._reader))
-
-
-class _BadRecords:
-    """Counts the bad records met so far, in all files, and stops the run past the budget."""
-
-    def __init__(self, budget: int):
-        self._budget = budget
-        self._found: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def add(self, name: str, error: ValueError) -> None:
-        with self._lock:
-            if name not in self._found:
-                self._found[name] = str(error)
-                _LOG.warning(
-                    "skipping bad record %s (%d so far): %s", name, len(self._found), error
-                )
-            if len(self._found) > self._budget:
-                listed = "\n  ".join(f"{name}: {why}" for name, why in sorted(self._found.items()))
-                raise ValueError(
-                    f"data: at most {self._budget} bad records (data.bad_record_budget), got "
-                    f"{len(self._found)}; repair the files or raise the budget:\n  {listed}"
-                ) from error
-
-
-class _Rows:
-    """Builds the rows of both parts from loaded records."""
-
-    def __init__(self, config: config_lib.Config):
-        self._config = config
-        self._size = config.model.siglip.image_size
-        self._tokenizer = sentencepiece.SentencePieceProcessor(
-            model_file=str(locate.resolve(config.frozen.tokenizer))
-        )
-        self._made_with = records.identity(config.frozen)
-        self._bad = _BadRecords(config.data.bad_record_budget)
-        self._open = functools.cache(self._reader)
-        talk = config.data.small_talk if config.data.p_concat > 0 else ()
-        self._talk = [self.source(s.name, seed=0, spoken=True) for s in talk]
-        weights = np.array([s.weight for s in talk], float)
-        self._talk_weights = weights / weights.sum()
-
-    def source(self, name: str, *, seed: int, spoken: bool) -> _Source:
-        """Opens a record file as (record, image, codes) or (record, image)."""
-        load = self._load_spoken if spoken else self._load_text
-        return _Source(self._open(name), load, self._bad, seed)
-
-    def speech(self, loaded, rng: np.random.Generator) -> types.Sample:
-        """A spoken dialogue, with unrelated talk around it with probability p_concat."""
-        data = self._config.data
-        record, image, codes = loaded
-        keep = batch_lib.last_word_frame(record)
-        if self._talk and rng.random() < data.p_concat and keep <= data.speech_frames:
-            before, after = (self._unrelated(rng) for _ in range(2))
-            codes = batch_lib.switch(
-                before, codes, after, keep=keep, frames=data.speech_frames, rng=rng
-            )
-        else:
-            codes = batch_lib.crop(codes, data.speech_frames, rng)
-        return types.Sample(record.id, codes, np.ones(codes.shape[1], bool), image)
-
-    def speechless(self, loaded, rng: np.random.Generator) -> types.Sample:
-        """A dialogue's transcript."""
-        record, image = loaded
-        ids, mask = streams.speechless_row(
-            record.turns, self._tokenizer, self._config.data.speechless_tokens
-        )
-        return types.Sample(record.id, ids[None], mask, image)
-
-    def _unrelated(self, rng: np.random.Generator) -> np.ndarray:
-        source = self._talk[int(rng.choice(len(self._talk), p=self._talk_weights))]
-        return source[int(rng.integers(1 << 40))][2]
-
-    def _load_spoken(self, record: records.Record):
-        codes = batch_lib.speech_codes(record, self._tokenizer, self._config.model)
-        return record, batch_lib.pixels(record, self._size), codes
-
-    def _load_text(self, record: records.Record):
-        return record, batch_lib.pixels(record, self._size)
-
-    def _reader(self, name: str) -> records.Reader:
-        path = record_path(self._config.data, name)
-        return records.Reader(path, expected=self._made_with)
-
-
-def _mix(
-    build: _Rows, sources: Sequence[config_lib.Source], seed: int, *, spoken: bool
-) -> grain.MapDataset:
-    """All sources, endless, in proportion to their weights."""
-    datasets = [
-        grain.MapDataset.source(build.source(s.name, seed=seed * 1000 + n, spoken=spoken))
-        for n, s in enumerate(sources)
-    ]
-    return grain.MapDataset.mix(datasets, weights=[s.weight for s in sources]).seed(seed)
+def _ids(samples: grain.MapDataset, step: int, *, share: int, index: int, count: int) -> list[str]:
+    """The ids of a process's share of the rows of a batch."""
+    first = (step * count + index) * share
+    return [cast(types.Sample, samples[i]).id for i in range(first, first + share)]
 
 
 def _check(data: config_lib.DataConfig, process_count: int) -> None:

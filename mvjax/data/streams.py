@@ -6,7 +6,7 @@ speechless   BOS question EOS answer BOS question EOS answer BOS
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -23,6 +23,15 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, /) -> list[int]:
         """Returns ids without BOS and EOS."""
+        ...
+
+
+@runtime_checkable
+class Vocabulary(Tokenizer, Protocol):
+    """A tokenizer that may not know a word."""
+
+    def unk_id(self) -> int:
+        """Returns the id of what it does not know."""
         ...
 
 
@@ -121,6 +130,21 @@ def prompt(turns: Sequence[Utterance], tokenizer: Tokenizer) -> list[int]:
     """The start of a speechless row, up to where the assistant is to answer the last user turn."""
     row = speechless_row(turns, tokenizer, 1 << 16)[0]
     return [int(i) for i in row[: int(np.flatnonzero(row == EOS)[-1]) + 1]]
+
+
+def check_known(texts: Iterable[str], tokenizer: Vocabulary, *, place: str) -> None:
+    """Checks that a tokenizer knows every word: its unknown token would be heard as an EPAD.
+
+    Raises:
+      ValueError: naming the words.
+    """
+    unknown = tokenizer.unk_id()
+    words = dict.fromkeys(word for text in texts for word in text.split())
+    strange = [word for word in words if unknown in word_tokens(tokenizer, word)]
+    if strange:
+        raise ValueError(
+            f"{place}: the tokenizer does not know {strange[:5]} ({len(strange)} words)"
+        )
 
 
 def word_tokens(tokenizer: Tokenizer, text: str) -> list[int]:

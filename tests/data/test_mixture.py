@@ -8,7 +8,7 @@ import pytest
 
 from mvjax import config as config_lib
 from mvjax import types
-from mvjax.data import batch, images, mixture, records, streams
+from mvjax.data import bad_records, batch, images, mixture, records, rows, shards, streams
 
 CODES, FRAMES, SIZE = 50, 40, 16
 VISUAL, TALK = 20, 9  # records; visual codes are below 25, talk codes from 25 on
@@ -37,9 +37,15 @@ def _record(i, name, *, low=0, image=True, spoken=True):
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, monkeypatch):
+    # So that `_spoil` finds a record by its id.
+    monkeypatch.setitem(shards._WRITER, "compressed", shards._WRITER["plain"])
     codec = tmp_path / "codec"
     codec.write_text("a codec")
+    return make_config(tmp_path / "records", codec)
+
+
+def make_config(root, codec):
     model = config_lib.ModelConfig(
         siglip=config_lib.SiglipConfig(image_size=SIZE, patch=8),
         audio_vocab=CODES,
@@ -55,7 +61,7 @@ def config(tmp_path):
         ),
         model=model,
         data=config_lib.DataConfig(
-            root=str(tmp_path / "records"),
+            root=str(root),
             prepare=_prepare(codec),
             speech=(config_lib.Source("visual"),),
             speechless=(config_lib.Source("text", 3.0), config_lib.Source("visual", 1.0)),
@@ -82,7 +88,7 @@ def _prepare(codec):
             ("text", [_record(i, "text", spoken=False) for i in range(30)]),
             ("talk", [_record(i, "talk", low=CODES // 2, image=False) for i in range(TALK)]),
         ):
-            records.write(root / f"{name}.array_record", items, made_with)
+            records.write(root / name, items, made_with)
 
     return prepare
 
@@ -138,20 +144,13 @@ def test_reading_ahead_changes_nothing(config):
 def test_every_record_once_an_epoch_and_sources_by_weight(config):
     config = _data(config, p_concat=0.0, speechless=(config_lib.Source("text"),))
     seen = []
-    build = mixture._Rows(config) if mixture.ensure_records(config.data) is None else None
+    mixture.ensure_records(config.data)
+    build = rows.Rows(config, bad_records.BadRecords(0))
     source = build.source("visual", seed=3, spoken=True)
     for epoch in range(2):
-        seen.append([source[epoch * VISUAL + i][0].id for i in range(VISUAL)])
+        seen.append([source[epoch * VISUAL + i].record.id for i in range(VISUAL)])
     assert sorted(seen[0]) == sorted(seen[1]) == sorted(f"visual-{i}" for i in range(VISUAL))
     assert seen[0] != seen[1]
-    weighted = mixture._mix(
-        build,
-        (config_lib.Source("text", 3.0), config_lib.Source("visual", 1.0)),
-        0,
-        spoken=False,
-    )
-    names = [weighted[i][0].id.split("-")[0] for i in range(400)]
-    assert names.count("visual") == 100
 
 
 def test_context_switch_keeps_the_answer_and_the_image(config):
@@ -192,14 +191,14 @@ def test_long_dialogues_are_cropped_at_random(config):
     parts = [batches[s].speech for s in range(5)]
     assert all(part.loss_mask.all() for part in parts)
     rng = np.random.default_rng(0)
-    codes = np.arange(3 * 9, dtype=np.int32).reshape(3, 9)
-    starts = {int(batch.crop(codes, 4, rng)[0, 0]) for _ in range(200)}
-    assert starts == {0, 1, 2, 3, 4, 5}
-    np.testing.assert_array_equal(batch.crop(codes, 20, rng), codes)
+    windows = [batch.crop(9, 4, rng) for _ in range(200)]
+    assert {w.start for w in windows} == {0, 1, 2, 3, 4, 5}
+    assert {w.stop - w.start for w in windows} == {4}
+    assert batch.crop(9, 20, rng) == slice(0, 9)
 
 
 def _spoil(config, name, numbers):
-    path = mixture.record_path(config.data, name)
+    (path,) = shards.paths(rows.record_path(config.data, name), 1)
     data = bytearray(path.read_bytes())
     for i in numbers:
         data[data.index(f"{name}-{i}".encode())] ^= 255
@@ -214,7 +213,7 @@ def test_bad_records_are_replaced_within_the_budget(config, caplog):
         one, two = mixture.batches(config), mixture.batches(config)
         for step in range(8):
             _equal(one[step], two[step])
-    logged = {re.search(r"visual.array_record\[(\d+)\]", m).group(1) for m in caplog.messages}
+    logged = {re.search(r"visual\[(\d+)\]", m).group(1) for m in caplog.messages}
     assert logged == {"4", "5"}
 
 
@@ -226,18 +225,18 @@ def test_too_many_bad_records_stop_the_run_and_are_listed(config):
         for step in range(20):
             batches[step]
     for number in (4, 5):
-        assert f"visual.array_record[{number}]" in str(caught.value)
+        assert f"visual[{number}]" in str(caught.value)
 
 
 def test_a_bad_image_and_foreign_codes_are_bad_records(config, tmp_path):
     made_with = records.identity(config.frozen)
     good = _record(0, "visual")
     items = [
-        msgspec.structs.replace(good, image=b"junk"),
+        msgspec.structs.replace(good, image=good.image[: len(good.image) // 2]),
         msgspec.structs.replace(good, id="loud", codes=b"\xff" * len(good.codes)),
         records.Record("mute", good.kinds, good.turns),
     ]
-    path = mixture.record_path(config.data, "visual")
+    path = rows.record_path(config.data, "visual")
     config.data.prepare(path.parent)
     records.write(path, items, made_with)
     batches = mixture.batches(_data(config, bad_record_budget=3, speechless_rows=0))
@@ -246,7 +245,11 @@ def test_a_bad_image_and_foreign_codes_are_bad_records(config, tmp_path):
     batches = mixture.batches(_data(config, bad_record_budget=2, speechless_rows=0))
     with pytest.raises(ValueError, match="at most 2 bad records") as caught:
         batches[0]
-    for problem in ("image: 4 bytes", "loud: expected 4 codebooks", "mute: expected 4 codebooks"):
+    for problem in (
+        f"image: {len(good.image) // 2} bytes",
+        "loud: expected 4 codebooks",
+        "mute: expected 4 codebooks",
+    ):
         assert problem in str(caught.value)
 
 
@@ -270,3 +273,58 @@ def test_clear_errors(config, tmp_path):
     (tmp_path / "codec").write_text("another codec")
     with pytest.raises(ValueError, match="made with codec"):
         mixture.batches(config)
+
+
+def test_ids_name_the_records_and_what_of_them_is_in_the_row(config):
+    found = mixture.batches(_data(config, p_concat=1.0))
+    readers = {
+        name: records.Reader(rows.record_path(config.data, name), expected=None)
+        for name in ("visual", "talk", "text")
+    }
+    for step in (0, 5):
+        ids, part = found.ids(step), found[step].speech
+        for name, codes in zip(ids["speech"], part.codes, strict=True):
+            pieces = [
+                re.fullmatch(r"(\w+)/(.+)\[(\d+):(\d+)\]", p).groups() for p in name.split("+")
+            ]
+            audio = [
+                readers[dataset][readers[dataset].find(id)].array()[:, int(a) : int(b)]
+                for dataset, id, a, b in pieces
+            ]
+            joined = np.concatenate(audio, axis=1)
+            np.testing.assert_array_equal(codes[1:, : joined.shape[1]], joined)
+            assert (codes[1:, joined.shape[1] :] == types.ZERO_TOKEN).all()
+        assert all(re.fullmatch(r"(text|visual)/\w+-\d+", name) for name in ids["speechless"])
+    shares = [mixture.batches(config, process_index=p, process_count=2).ids(5) for p in range(2)]
+    whole = mixture.batches(config).ids(5)
+    assert whole["speech"] == shares[0]["speech"] + shares[1]["speech"]
+
+
+def test_bad_records_are_listed_once_and_count_over_resumes(config, tmp_path):
+    mixture.ensure_records(config.data)
+    _spoil(config, "visual", [4, 5])
+    listing = tmp_path / "run" / bad_records.FILE
+    config = _data(config, bad_record_budget=2)
+    for _ in range(2):
+        batches = mixture.batches(config, listing=listing)
+        for step in range(8):
+            batches[step]
+    lines = [msgspec.json.decode(line) for line in listing.read_bytes().splitlines()]
+    assert sorted(line["record"] for line in lines) == ["visual[4]", "visual[5]"]
+    assert all(line["problem"] for line in lines)
+    with listing.open("ab") as file:
+        file.write(b'{"record": "cut sho')
+    found = bad_records.BadRecords(2, listing)
+    found.add("visual[4]", ValueError("again"))
+    with pytest.raises(ValueError, match="at most 2 bad records"):
+        found.add("visual[6]", ValueError("third"))
+
+
+def test_words_that_the_tokenizer_does_not_know_are_bad_records(config):
+    made_with = records.identity(config.frozen)
+    strange = records.Turn("assistant", "the digit is \u4e03")
+    items = [msgspec.structs.replace(_record(0, "text", spoken=False), turns=(strange,))]
+    config.data.prepare(rows.record_path(config.data, "text").parent)
+    records.write(rows.record_path(config.data, "text"), items, made_with)
+    with pytest.raises(ValueError, match="text-0: the tokenizer does not know"):
+        mixture.batches(config)[0]

@@ -1,0 +1,46 @@
+"""`mvjax data features`: encodes the images of a run once, so that training need not."""
+
+from __future__ import annotations
+
+import argparse
+
+from mvjax.commands import arguments
+
+
+def add(commands) -> None:
+    """Adds the subcommand."""
+    add = arguments.command(
+        commands, "features", features, "encode the images of an experiment's datasets once",
+        "mvjax data features experiments/digits.py",
+    )  # fmt: skip
+    arguments.experiment(add)
+
+
+def features(args: argparse.Namespace) -> int:
+    """Makes what is missing; a run reads it with data.features=True."""
+    from rich import console, progress
+
+    from mvjax import config_text
+    from mvjax.train import features as features_lib
+
+    run = config_text.load_experiment(args.experiment, pick=args.pick)
+    run = config_text.override(run, args.set)
+    bar = progress.Progress(console=console.Console(stderr=True), transient=True)
+    with bar:
+        tasks: dict[str, progress.TaskID] = {}
+
+        def tell(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done)
+
+        made = features_lib.make(run, progress=tell)
+    for name, index in made.items():
+        if index is None:
+            print(f"{name}: up to date")
+            continue
+        count = sum(shard.count for shard in index.features)
+        size = sum(shard.bytes for shard in index.features)
+        print(f"{name}: {count} images, {index.tokens} x {index.width} each, {size / 1e6:.1f} MB")
+    print("train with --set data.features=True")
+    return 0

@@ -1,0 +1,71 @@
+"""Makes the image features of a run's datasets with the frozen encoder, on all devices of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mvjax import config as config_lib
+from mvjax.data import features, mixture, rows
+from mvjax.nn import siglip
+from mvjax.train import sharding
+from mvjax.train import step as step_lib
+from mvjax.weights import frozen as frozen_lib
+
+BATCH = 16  # images on one device at a time
+
+
+def make(
+    run: config_lib.Config,
+    *,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> dict[str, features.Index | None]:
+    """Makes what is missing or out of date; returns {dataset: its index, None where nothing was to do}.
+
+    Args:
+      run: names the datasets, the encoder and the image size.
+      progress: is told a dataset, and its numbers of images done and in all.
+    """
+    mixture.ensure_records(run.data)
+    made_with = features.made_with(run.frozen, run.model)
+    names = dict.fromkeys(source.name for source in (*run.data.speech, *run.data.speechless))
+    datasets = {name: rows.record_path(run.data, name) for name in names}
+    stale = {name: path for name, path in datasets.items() if not features.fresh(path, made_with)}
+    made: dict[str, features.Index | None] = dict.fromkeys(names)
+    if not stale:
+        return made
+    encode = encoder(run)
+    for name, path in stale.items():
+        made[name] = features.write(
+            path,
+            encode,
+            made_with,
+            batch=BATCH * jax.local_device_count(),
+            limits=run.data.limits,
+            progress=lambda done, total, name=name: progress(name, done, total),
+        )
+    return made
+
+
+def encoder(run: config_lib.Config) -> features.Encode:
+    """Returns the frozen encoder as a function of 8-bit images, whose rows are spread over the devices."""
+    mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.local_devices())
+    weights = frozen_lib.load_siglip(run.frozen.siglip, run.model.siglip)
+    params = jax.device_put(weights, sharding.replicated(mesh))
+    model = siglip.Siglip(run.model.siglip, run.model.dtype)
+
+    def apply(params: dict, images: Array) -> Any:
+        return model.apply({"params": params}, step_lib.pixels(images))
+
+    placed = (sharding.replicated(mesh), sharding.rows(mesh))
+    compiled = jax.jit(apply, in_shardings=placed, out_shardings=sharding.rows(mesh))
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        return np.asarray(compiled(params, jnp.asarray(images)))
+
+    return encode

@@ -1,0 +1,87 @@
+import collections
+
+import pytest
+
+from mvjax import config as config_lib
+from mvjax.data import weights
+
+ROWS = 4
+
+
+def sources(**chosen: float) -> tuple[config_lib.Source, ...]:
+    return tuple(config_lib.Source(name, float(weight)) for name, weight in chosen.items())
+
+
+def segment(step: int, **chosen: float) -> weights.Segment:
+    return weights.Segment(step, sources(**chosen), sources(**chosen))
+
+
+class Numbers:
+    """An endless dataset of (name, number of the element)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __len__(self) -> int:
+        return weights.ENDLESS
+
+    def __getitem__(self, index: int):
+        return self.name, index
+
+
+def stream(history: weights.History, steps: int) -> list[tuple[str, int]]:
+    opened = {}
+
+    def source(name, n):
+        opened[name] = n
+        return Numbers(name)
+
+    mixed = weights.mix(history, "speech", rows=ROWS, source=source, seed=0)
+    return [mixed[i] for i in range(steps * ROWS)]
+
+
+def test_weights_are_proportions():
+    counts = collections.Counter(name for name, _ in stream((segment(0, a=3, b=1, c=0.5),), 90))
+    assert counts == {"a": 240, "b": 80, "c": 40}
+
+
+def test_every_source_goes_on_where_it_was():
+    history = (segment(0, a=3, b=1), segment(7, a=1, b=1, c=2), segment(11, c=1, a=5))
+    found = stream(history, 30)
+    assert found[: 7 * ROWS] == stream(history[:1], 7)
+    seen = collections.defaultdict(list)
+    for name, index in found:
+        seen[name].append(index)
+    for name, indices in seen.items():
+        assert indices == list(range(len(indices))), name
+    late = collections.Counter(name for name, _ in found[11 * ROWS :])
+    assert set(late) == {"a", "c"} and late["a"] > 4 * late["c"]
+    middle = collections.Counter(name for name, _ in found[7 * ROWS : 11 * ROWS])
+    assert middle == {"a": 4, "b": 4, "c": 8}
+
+
+def test_the_history_is_kept_and_forgets_what_is_trained_anew(tmp_path):
+    path = tmp_path / weights.FILE
+    data = config_lib.DataConfig(speech=sources(a=3), speechless=sources(b=1))
+    history, notice = weights.resume(path, data, 0)
+    assert (history, notice) == (weights.start(data), "")
+    weights.write(path, history)
+    assert weights.resume(path, data, 40) == (history, "")
+    other = config_lib.DataConfig(speech=sources(a=1, c=2), speechless=sources(b=1))
+    changed, notice = weights.resume(path, other, 40)
+    assert changed == (*history, weights.Segment(40, other.speech, other.speechless))
+    assert notice == "weights change at step 40: speech a 3 -> a 1, c 2"
+    weights.write(path, changed)
+    assert weights.resume(path, other, 60) == (changed, "")
+    assert weights.resume(path, data, 30) == (history, "")  # back to before the change
+    assert len(weights.resume(path, data, 60)[0]) == 3
+
+
+def test_a_damaged_history_is_an_error(tmp_path):
+    path = tmp_path / weights.FILE
+    path.write_text("[")
+    with pytest.raises(ValueError, match="expected a history of weights"):
+        weights.resume(path, config_lib.DataConfig(), 5)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="from step 0 on"):
+        weights.resume(path, config_lib.DataConfig(), 5)
