@@ -8,7 +8,7 @@ from mvjax import cli
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
-COMMANDS = ("quickstart", "train", "eval", "export", "data", "show")
+COMMANDS = ("quickstart", "train", "eval", "export", "data", "dialogues", "show")
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -30,7 +30,13 @@ def test_help_lists_every_command(capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [[name] for name in COMMANDS if name != "data"] + [["data", "digits"]]
+    "argv",
+    [[name] for name in COMMANDS if name not in ("data", "dialogues")]
+    + [
+        ["data", action]
+        for action in ("digits", "ingest", "align", "encode", "validate", "stats", "show")
+    ]
+    + [["dialogues", step] for step in ("write", "speak")],
 )
 def test_each_command_explains_itself_with_an_example_that_parses(capsys, argv):
     text = help_of(capsys, *argv)

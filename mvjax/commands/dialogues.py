@@ -1,0 +1,143 @@
+"""`mvjax dialogues`: synthetic visual dialogues, written by a language model and spoken by a synthesiser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mvjax.commands import arguments
+
+KINDS = ("PROP", "LOC", "NUM", "LEAD1", "LEAD2", "TS1", "TS2", "COMB")
+ESPEAK, KYUTAI = "espeak", "kyutai"
+
+
+def add(commands) -> None:
+    """Adds the subcommands."""
+    dialogues = commands.add_parser(
+        "dialogues", help="make synthetic visual dialogues"
+    ).add_subparsers(dest="step", required=True, metavar="STEP")
+    _add_write(
+        arguments.command(
+            dialogues, "write", write, "captions -> dialogues, by a language model in both roles",
+            "mvjax dialogues write captions.jsonl --kind COMB --endpoint http://localhost:8000/v1"
+            " --out dialogues.jsonl",
+        )
+    )  # fmt: skip
+    _add_speak(
+        arguments.command(
+            dialogues, "speak", speak, "dialogues -> stereo speech with word times",
+            "mvjax dialogues speak dialogues.jsonl --out data/spoken",
+        )
+    )  # fmt: skip
+
+
+def _add_write(add) -> None:
+    add(
+        "source", type=Path, nargs="?", metavar="SOURCE",
+        help="captions: a JSONL of {id, caption, image}, or records ROOT/NAME",
+    )  # fmt: skip
+    add(
+        "--out", type=Path, required=True, metavar="FILE",
+        help="FILE.jsonl, or FILE.db (SQLite); run again to continue",
+    )  # fmt: skip
+    add(
+        "--kind", action="append", choices=KINDS, dest="kinds",
+        help="of dialogue, may be repeated (COMB)",
+    )  # fmt: skip
+    add("--per-image", type=int, default=1, metavar="N", help="of each kind (%(default)s)")
+    add("--unrelated", type=int, metavar="N", help="instead of SOURCE: N dialogues, no picture")
+    add(
+        "--endpoint", default="http://localhost:8000/v1", metavar="URL",
+        help="OpenAI-compatible; a key is read from OPENAI_API_KEY (%(default)s)",
+    )  # fmt: skip
+    add(
+        "--model", default="mistralai/Mistral-Nemo-Instruct-2407", metavar="NAME",
+        help="as the server calls it (%(default)s)",
+    )  # fmt: skip
+    add("--temperature", type=float, default=0.7, help="of sampling (%(default)s)")
+    add("--concurrency", type=int, default=32, metavar="N", help="dialogues at once (%(default)s)")
+    add("--tries", type=int, default=5, metavar="N", help="a dialogue, then dropped (%(default)s)")
+    add("--timeout", type=float, default=120.0, metavar="S", help="seconds an answer (%(default)s)")
+    add(
+        "--no-system-role", action="store_true",
+        help="instructions go into the first user message, for models without a system role",
+    )  # fmt: skip
+    add("--seed", type=int, default=0, help="of lengths, instructions, requests (%(default)s)")
+
+
+def _add_speak(add) -> None:
+    add("file", type=Path, metavar="FILE", help="of `mvjax dialogues write`")
+    add(
+        "--out", type=Path, required=True, metavar="DIR",
+        help="folder in moshi-finetune's format; run again to continue",
+    )  # fmt: skip
+    add(
+        "--tts", default=ESPEAK, metavar="TTS",
+        help="espeak, kyutai, kyutai:REPO_OR_FOLDER, or a command such as"
+        " 'piper -m voice.onnx -f {wav}'; it may take {text}, {voice}, {seed} and write word times"
+        " to {json} (%(default)s)",
+    )  # fmt: skip
+    add("--assistant-voice", metavar="VOICE", help="default: one of the synthesiser's")
+    add(
+        "--user-voice", action="append", metavar="VOICE", dest="user_voices",
+        help="may be repeated: one is drawn for each dialogue",
+    )  # fmt: skip
+    add("--jobs", type=int, metavar="N", help="processes (1 for kyutai, else one a CPU)")
+    add("--seed", type=int, default=0, help="of voices, gaps, loudness (%(default)s)")
+
+
+def write(args: argparse.Namespace) -> int:
+    """Writes dialogues; status 1 if the endpoint failed on some."""
+    from mvjax.dialogues import endpoint, writer
+
+    if (args.source is None) == (args.unrelated is None):
+        raise ValueError("dialogues write: expected SOURCE or --unrelated N, one of them")
+    if args.unrelated is None:
+        kinds = args.kinds or ["COMB"]
+        plans = writer.visual_plans(args.source, args.out, kinds, per_image=args.per_image)
+    elif args.kinds or args.per_image != 1:
+        raise ValueError("dialogues write: --kind and --per-image go with SOURCE")
+    else:
+        plans = writer.unrelated_plans(args.unrelated, seed=args.seed)
+    asked = endpoint.Endpoint(
+        args.endpoint,
+        args.model,
+        endpoint.key_from_environment(),
+        temperature=args.temperature,
+        timeout=args.timeout,
+        system_role=not args.no_system_role,
+    )
+    summary = writer.write(
+        plans, args.out, asked, concurrency=args.concurrency, tries=args.tries, seed=args.seed
+    )
+    print(f"{args.out}: {summary.text()}")
+    return 1 if summary.unanswered else 0
+
+
+def speak(args: argparse.Namespace) -> int:
+    """Speaks dialogues; status 1 if some could not be spoken."""
+    from mvjax.dialogues import speaking
+
+    voices = _voices(args.tts, args.assistant_voice, args.user_voices)
+    usual = 1 if args.tts.startswith(KYUTAI) else os.cpu_count() or 1
+    jobs = usual if args.jobs is None else args.jobs
+    summary = speaking.speak(args.file, args.out, voices, jobs=jobs, seed=args.seed)
+    print(f"{args.out}: {summary.text()}")
+    if summary.failed:
+        print(f"reasons: {args.out / speaking.FAILURES}; run again to retry")
+    return 1 if summary.failed else 0
+
+
+def _voices(name: str, assistant: str | None, users: list[str] | None):
+    """The synthesiser that `--tts` names, with the voices that were asked for."""
+    from mvjax.dialogues import kyutai_tts, tts
+
+    chosen = {"assistant": assistant, "users": tuple(users) if users else None}
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    if name == ESPEAK:
+        return tts.Espeak(**chosen)
+    engine, _, repo = name.partition(":")
+    if engine == KYUTAI:
+        return kyutai_tts.Kyutai(repo or kyutai_tts.REPO, **chosen)
+    return tts.Command(name, **chosen)

@@ -1,0 +1,127 @@
+"""Captions to talk about: a JSONL of {id, caption, image, facts}, or records that were ingested."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from mvjax.data import records
+
+LONGEST = 1000  # characters; longer captions are cut after a sentence (the reference's limit)
+
+
+class Caption(msgspec.Struct, frozen=True):
+    """What a picture shows.
+
+    Attributes:
+      id: names it.
+      caption: in sentences, as detailed as possible.
+      image: the picture's file, relative to the folder of the JSONL; or its bytes.
+      facts: more about it, kept with the dialogues.
+    """
+
+    id: str
+    caption: str
+    image: str | bytes | None = None
+    facts: dict[str, str | int] | None = None
+
+
+class _Line(msgspec.Struct):
+    id: str
+    caption: str
+    image: str | None = None
+    facts: dict[str, str | int] | None = None
+
+
+def read(source: Path) -> Iterator[Caption]:
+    """The captions of a source, in order.
+
+    Of records, what the assistant says is the caption.
+
+    Raises:
+      ValueError: naming the line that is no caption, or the picture that is missing.
+      FileNotFoundError: if there is no such source.
+    """
+    if source.suffix == ".jsonl":
+        found = _from_jsonl(source)
+    elif records.index_path(source).is_file():
+        found = _from_records(source)
+    else:
+        raise FileNotFoundError(
+            f"{source}: expected captions in a FILE.jsonl, or records: there is no"
+            f" {records.index_path(source)}; make some by `mvjax data ingest`"
+        )
+    for caption in found:
+        yield msgspec.structs.replace(caption, caption=shorten(caption.caption))
+
+
+def shorten(text: str, *, longest: int = LONGEST) -> str:
+    """One line of at most `longest` characters, cut after a sentence, or a word if it has but one."""
+    text = " ".join(text.split())
+    if len(text) <= longest:
+        return text
+    ends = [m.end() for m in re.finditer(r"[.!?](?=\s)", text[: longest + 1])]
+    return text[: ends[-1]] if ends else text[:longest].rpartition(" ")[0]
+
+
+def picture(caption: Caption, *, source: Path, out: Path) -> str | None:
+    """The picture's file relative to `out`'s folder; bytes are written into a folder beside `out`.
+
+    Raises:
+      ValueError: if the picture's file does not exist.
+    """
+    if caption.image is None:
+        return None
+    if isinstance(caption.image, str):
+        path = source.parent / caption.image
+        if not path.is_file():
+            raise ValueError(
+                f"{source} caption {caption.id!r}: no such picture {path}; 'image' is a path"
+                " relative to the file of captions"
+            )
+        return os.path.relpath(path, out.parent)
+    suffix = next(s for magic, s in _MAGIC.items() if caption.image.startswith(magic))
+    name = hashlib.sha256(caption.image).hexdigest()[:32]  # one file for all captions of a picture
+    path = out.with_name(f"{out.stem}_images") / f"{name}{suffix}"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_name(f"{path.name}.part")
+        draft.write_bytes(caption.image)
+        draft.replace(path)
+    return os.path.relpath(path, out.parent)
+
+
+_MAGIC = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"": ".img"}
+
+
+def _from_jsonl(source: Path) -> Iterator[Caption]:
+    seen: set[str] = set()
+    with source.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            place = f"{source} line {number}"
+            try:
+                found = msgspec.json.decode(line, type=_Line)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise ValueError(
+                    f'{place}: expected {{"id": ..., "caption": ..., "image": ...}}: {error}'
+                ) from error
+            if not found.caption.strip() or not found.id or found.id in seen:
+                raise ValueError(
+                    f"{place}: expected a caption with an id of its own, got {line[:80]!r}"
+                )
+            seen.add(found.id)
+            yield Caption(found.id, found.caption, found.image, found.facts)
+
+
+def _from_records(source: Path) -> Iterator[Caption]:
+    for record in records.Reader(source, expected=None):
+        said = " ".join(turn.text for turn in record.turns if turn.speaker == "assistant")
+        if said:
+            yield Caption(record.id, said, record.image, record.facts)

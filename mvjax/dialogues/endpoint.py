@@ -1,0 +1,202 @@
+"""Asks a language model behind an OpenAI-compatible endpoint: vLLM, the llama.cpp server, Ollama, and others.
+
+POST BASE/chat/completions with model, messages, temperature, max_tokens and seed. Busy or broken answers
+(429, 5xx, time-outs, lost connections, no JSON) are asked for again with growing waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import random
+from collections.abc import Sequence
+from urllib import parse
+
+import aiohttp
+import msgspec
+
+from mvjax.dialogues import prompts
+
+MODEL = "mistralai/Mistral-Nemo-Instruct-2407"  # what the paper used
+KEY = "OPENAI_API_KEY"  # environment variable; local servers need none
+
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds; doubled from attempt to attempt, with jitter
+_AGAIN = (408, 409, 425, 429)  # and 5xx
+_HOPELESS = (401, 402, 403, 404, 405)  # of every request: wrong key, model or address
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """Which model, and how it is asked.
+
+    Attributes:
+      url: base URL as OpenAI clients take it; /v1 is added to a bare host.
+      model: the name under which the server knows it.
+      key: sent as a bearer token; None: nothing is sent.
+      temperature: of sampling; the reference's.
+      max_tokens: of an utterance; the reference's.
+      timeout: seconds for one answer.
+      attempts: per answer, the first included.
+      first_wait: seconds before the second.
+      system_role: False puts the instructions into the first user message, for chat templates
+        without a system role.
+    """
+
+    url: str
+    model: str = MODEL
+    key: str | None = None
+    temperature: float = 0.7
+    max_tokens: int = 150
+    timeout: float = 120.0
+    attempts: int = 6
+    first_wait: float = _FIRST_WAIT
+    system_role: bool = True
+
+    def __post_init__(self):
+        parts = parse.urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(
+                f"endpoint: expected a URL such as http://localhost:8000/v1, got {self.url!r}"
+            )
+        if self.attempts < 1 or self.timeout <= 0:
+            raise ValueError(f"endpoint: expected attempts >= 1 and a positive timeout, got {self}")
+
+    @property
+    def completions(self) -> str:
+        """Where requests go."""
+        base = self.url.rstrip("/")
+        bare = parse.urlsplit(base).path == ""
+        return f"{base}{'/v1' if bare else ''}/chat/completions"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the model said; `cut`: it ran into its token limit."""
+
+    text: str
+    cut: bool
+    tokens: int
+
+
+class Hopeless(ValueError):
+    """No request to this endpoint can succeed; says why and what to do."""
+
+
+class Unanswered(Exception):
+    """One request failed for good; its message is a short reason."""
+
+
+def key_from_environment() -> str | None:
+    """The key, if there is one."""
+    return os.environ.get(KEY) or None
+
+
+class Client:
+    """Connections to an endpoint; use as `async with`."""
+
+    def __init__(self, endpoint: Endpoint, *, connections: int):
+        self._endpoint = endpoint
+        self._connections = connections
+        self.retries = 0  # how often something was asked again
+
+    async def __aenter__(self) -> Client:
+        key = self._endpoint.key
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections),
+            timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def ask(self, chat: Sequence[prompts.Message], *, seed: int) -> Answer:
+        """Returns the model's next message.
+
+        Raises:
+          Unanswered: after the last attempt, or if the server refuses this request.
+          Hopeless: if it would refuse every request.
+        """
+        endpoint = self._endpoint
+        body = {
+            "model": endpoint.model,
+            "messages": list(chat) if endpoint.system_role else _merged(chat),
+            "temperature": endpoint.temperature,
+            "max_tokens": endpoint.max_tokens,
+            "seed": seed,
+        }
+        jitter = random.Random(seed)
+        for attempt in range(endpoint.attempts):
+            if attempt:
+                self.retries += 1
+            wait = min(_LONGEST_WAIT, endpoint.first_wait * 2**attempt) * jitter.uniform(0.5, 1)
+            try:
+                async with self._session.post(endpoint.completions, json=body) as response:
+                    if response.status == 200:
+                        return _parse(await response.read())
+                    reason = await self._refusal(response)
+                    wait = _asked_wait(response) or wait
+            except (aiohttp.ClientError, TimeoutError) as error:
+                reason = f"{type(error).__name__} {error}".strip()
+            except msgspec.MsgspecError as error:
+                reason = f"no chat completion: {error}"
+            if attempt + 1 < endpoint.attempts:
+                await asyncio.sleep(wait)
+        raise Unanswered(reason)
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> str:
+        """Why a request failed, if it may be repeated."""
+        said = " ".join((await response.text(errors="replace")).split())[:300]
+        reason = f"{response.status} {said}"
+        if response.status in _HOPELESS:
+            raise Hopeless(
+                f"{self._endpoint.completions}: expected an answer from model "
+                f"{self._endpoint.model!r}, got {reason}; check the endpoint, the model's name and, "
+                f"if a key is needed, ${KEY}"
+            )
+        if response.status in _AGAIN or response.status >= 500:
+            return reason
+        raise Unanswered(reason)
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int = 0
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+def _parse(body: bytes) -> Answer:
+    completion = msgspec.json.decode(body, type=_Completion)
+    if not completion.choices:
+        raise msgspec.ValidationError("expected choices, got none")
+    choice = completion.choices[0]
+    tokens = completion.usage.completion_tokens if completion.usage else 0
+    return Answer(choice.message.content or "", choice.finish_reason == "length", tokens)
+
+
+def _asked_wait(response: aiohttp.ClientResponse) -> float | None:
+    """Seconds of a Retry-After header, within reason."""
+    try:
+        seconds = float(response.headers.get("Retry-After", ""))
+    except ValueError:
+        return None
+    return min(max(0.0, seconds), _LONGEST_WAIT)
+
+
+def _merged(chat: Sequence[prompts.Message]) -> list[prompts.Message]:
+    """The chat with its system text in front of the first user message."""
+    system, first, *rest = chat
+    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]

@@ -1,0 +1,219 @@
+"""Speaks written dialogues: text -> stereo audio with word times, in moshi-finetune's format, in parallel.
+
+    DIR/part-00000.jsonl, DIR/part-00000/ID.wav .json .image      what `mvjax data encode` reads
+
+A part's listing appears when the part is finished. Run again to continue: dialogues of finished parts are
+skipped, unfinished parts are made anew, failures are tried again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import multiprocessing
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from mvjax import types
+from mvjax.data import spoken
+from mvjax.data.ingest import items, moshi_finetune
+from mvjax.dialogues import conversation, store, tts
+
+FAILURES = "not_spoken.log"  # in DIR: a JSON object a line
+_MOST_IN_PART = 64  # dialogues: what a killed run may lose, for each process
+_PARTS_PER_JOB = 4
+_PART = re.compile(r"part-(\d{5})")
+
+
+@dataclasses.dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+      spoken: dialogues.
+      skipped: dialogues that an earlier run had spoken.
+      failed: (id, reason) of dialogues that could not be spoken.
+      seconds: of audio, this run's.
+      gaps: seconds before each utterance but the first, this run's.
+    """
+
+    spoken: int = 0
+    skipped: int = 0
+    failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    gaps: list[float] = dataclasses.field(default_factory=list)
+
+    def text(self) -> str:
+        """A few lines for people."""
+        line = (
+            f"{self.spoken} spoken ({self.seconds / 3600:.2f} hours), {self.skipped} there before,"
+            f" {len(self.failed)} failed"
+        )
+        if self.gaps:
+            low, middle, high = np.percentile(self.gaps, [10, 50, 90])
+            early = 100 * np.mean(np.array(self.gaps) < 0)
+            line += (
+                f"\n  gaps between utterances: median {middle:.2f} s, 80% within {low:.2f} to {high:.2f} s;"
+                f" {early:.0f}% overlap"
+            )
+        return "\n".join([line, *(f"  {name}: {reason}" for name, reason in self.failed[:10])])
+
+
+def speak(
+    source: Path,
+    out: Path,
+    voices: tts.Tts,
+    *,
+    jobs: int = 1,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> Summary:
+    """Speaks what `out` does not hold yet.
+
+    Args:
+      source: as `store.read`; pictures are found relative to its folder.
+      out: folder, new or begun.
+      voices: the synthesiser.
+      jobs: processes; 1 works in this one.
+      seed: of voices, gaps, loudness; what is drawn for a dialogue follows from it and the id.
+      report: gets a line a part.
+
+    Raises:
+      ValueError: if nothing of the first part of all can be spoken, with the reasons.
+    """
+    if jobs < 1:
+        raise ValueError(f"speak: expected jobs >= 1, got {jobs}")
+    out.mkdir(parents=True, exist_ok=True)
+    done = _finished(out)
+    wanted = list(store.read(source))
+    left = [dialogue for dialogue in wanted if dialogue.id not in done]
+    total = Summary(skipped=len(wanted) - len(left))
+    with (out / FAILURES).open("wb") as failures:
+        for part in _made(_parts(left, out, source, voices, jobs, seed), jobs):
+            total.spoken += part.spoken
+            total.seconds += part.seconds
+            total.gaps += part.gaps
+            total.failed += part.failed
+            for name, reason in part.failed:
+                failures.write(msgspec.json.encode({"id": name, "reason": reason}) + b"\n")
+            if total.failed and not total.spoken + total.skipped:
+                reasons = "\n".join(f"  {name}: {reason}" for name, reason in total.failed[:3])
+                raise ValueError(f"{source}: none of the first dialogues can be spoken:\n{reasons}")
+            report(f"dialogues: {total.spoken + len(total.failed)}/{len(left)} spoken")
+    return total
+
+
+def say(
+    dialogue: store.Dialogue, voices: tts.Tts, *, seed: int, image: bytes | None = None
+) -> tuple[spoken.Spoken, tuple[float, ...]]:
+    """One dialogue as audio, and the gaps between its utterances.
+
+    Raises:
+      ValueError: if an utterance cannot be spoken.
+    """
+    digest = hashlib.sha256(f"{seed}/{dialogue.id}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+    user = voices.users[int(rng.integers(len(voices.users)))]
+    lines = [
+        tts.Line(
+            turn.text,
+            voices.assistant if turn.speaker == "assistant" else user,
+            int(rng.integers(2**31)),
+        )
+        for turn in dialogue.turns
+    ]
+    speakers = [turn.speaker for turn in dialogue.turns]
+    made = conversation.converse(speakers, voices.speak(lines), rng)
+    return spoken.Spoken(
+        id=dialogue.id,
+        audio=made.audio,
+        words=made.words,
+        turns=dialogue.turns,
+        user_words=made.user_words,
+        kinds=dialogue.kinds,
+        facts=dialogue.facts,
+        image=image,
+    ), made.gaps
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Work for one process."""
+
+    name: str
+    dialogues: tuple[store.Dialogue, ...]
+    out: Path
+    pictures: Path  # the folder that `image` is relative to
+    voices: tts.Tts
+    seed: int
+
+
+def _parts(
+    left: Sequence[store.Dialogue], out: Path, source: Path, voices: tts.Tts, jobs: int, seed: int
+) -> list[_Part]:
+    size = max(1, min(_MOST_IN_PART, -(-len(left) // (_PARTS_PER_JOB * jobs))))
+    numbers = [int(m[1]) for f in out.glob("*.jsonl") if (m := _PART.fullmatch(f.stem))]
+    first = max(numbers, default=-1) + 1
+    return [
+        _Part(f"part-{first + n:05d}", tuple(left[i : i + size]), out, source.parent, voices, seed)
+        for n, i in enumerate(range(0, len(left), size))
+    ]
+
+
+def _made(parts: Sequence[_Part], jobs: int) -> Iterator[Summary]:
+    """What became of each part, as they are finished."""
+    if jobs == 1 or len(parts) <= 1:
+        yield from map(_make, parts)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(parts)), context) as pool:
+        running = [pool.submit(_make, part) for part in parts]
+        try:
+            for future in concurrent.futures.as_completed(running):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _make(part: _Part) -> Summary:
+    """Speaks and writes a part."""
+    summary = Summary()
+
+    def said() -> Iterator[spoken.Spoken]:
+        for dialogue in part.dialogues:
+            try:
+                image = items.load_image(part.pictures / dialogue.image) if dialogue.image else None
+                made, gaps = say(dialogue, part.voices, seed=part.seed, image=image)
+            except (ValueError, FileNotFoundError) as error:
+                summary.failed.append((dialogue.id, str(error)))
+                continue
+            summary.spoken += 1
+            summary.seconds += made.samples().shape[1] / types.SAMPLE_RATE
+            summary.gaps += gaps
+            yield made
+
+    moshi_finetune.write(part.out, said(), name=part.name)
+    return summary
+
+
+def _finished(out: Path) -> set[str]:
+    """Ids of the dialogues in finished parts; removes what is left of unfinished ones."""
+    for folder in out.iterdir():
+        if _PART.fullmatch(folder.name) and not folder.with_name(f"{folder.name}.jsonl").is_file():
+            shutil.rmtree(folder)
+    done = set()
+    for listing in sorted(out.glob("part-*.jsonl")):
+        for line in listing.read_bytes().splitlines():
+            beside = (out / msgspec.json.decode(line)["path"]).with_suffix(".json")
+            done.add(msgspec.json.decode(beside.read_bytes(), type=_Named).id)
+    return done
+
+
+class _Named(msgspec.Struct):
+    id: str

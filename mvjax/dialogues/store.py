@@ -1,0 +1,220 @@
+"""Written dialogues on disk: one JSON object a line (FILE.jsonl), or SQLite (FILE.db, .sqlite, .sqlite3).
+
+Every dialogue is on disk before the next is asked for, so a killed run loses only those in the making. What
+was dropped is kept by id with its reasons: FILE.dropped.jsonl, or the table `dropped`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from mvjax.data import records
+
+SQLITE = (".db", ".sqlite", ".sqlite3")
+
+
+class Dialogue(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A dialogue as text.
+
+    Attributes:
+      id: unique within its file.
+      turns: in time order.
+      kinds: one for each of the user's turns.
+      caption_id: names the caption (or record) that it was made from.
+      caption: what both roles were told; None if there was no picture.
+      image: the picture's file, relative to the folder of this file; None if there is no picture.
+      facts: what the picture shows, where the source says so.
+      model: who wrote it.
+      seed: of the requests.
+    """
+
+    id: str
+    turns: tuple[records.Turn, ...]
+    kinds: tuple[str, ...] = ()
+    caption_id: str | None = None
+    caption: str | None = None
+    image: str | None = None
+    facts: dict[str, str | int] | None = None
+    model: str = ""
+    seed: int = 0
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """A dialogue that was given up, with the reason of each attempt."""
+
+    id: str
+    reasons: tuple[str, ...]
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where dialogues are added as they are finished."""
+
+    def done(self) -> set[str]:
+        """Ids that are written or dropped."""
+        ...
+
+    def add(self, dialogue: Dialogue | Dropped) -> None:
+        """Writes one, durably against a kill of this process."""
+        ...
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Store]:
+    """Opens a file to add to, new or begun.
+
+    Raises:
+      ValueError: if the suffix says neither, or the file is not what its suffix says.
+    """
+    _check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix in SQLITE:
+        with _database(path) as db, db:
+            db.executescript(_SCHEMA)
+        with _database(path) as db:
+            yield _Sqlite(db)
+    else:
+        for file in (path, _dropped_file(path)):
+            _repair(file)
+        with path.open("ab") as kept, _dropped_file(path).open("ab") as dropped:
+            yield _Jsonl(path, kept, dropped)
+
+
+def read(path: Path) -> Iterator[Dialogue]:
+    """The dialogues of a file, in the order in which they were added.
+
+    Raises:
+      ValueError: naming the line that is no dialogue, or a turn without words or speaker.
+      FileNotFoundError: if there is no such file.
+    """
+    _check_suffix(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; write one by `mvjax dialogues write`")
+    found = _read_sqlite(path) if path.suffix in SQLITE else _read_jsonl(path, Dialogue)
+    seen: set[str] = set()
+    for number, dialogue in enumerate(found, 1):
+        _check(dialogue, f"{path} dialogue {number}", seen)
+        seen.add(dialogue.id)
+        yield dialogue
+
+
+def _check(dialogue: Dialogue, place: str, seen: set[str]) -> None:
+    bad = [
+        t for t in dialogue.turns if t.speaker not in ("user", "assistant") or not t.text.strip()
+    ]
+    if not dialogue.id or not dialogue.turns or bad:
+        raise ValueError(
+            f"{place} ({dialogue.id!r}): expected an id and turns with words of user or assistant,"
+            f" got {bad or dialogue.turns}"
+        )
+    if dialogue.id in seen:
+        raise ValueError(f"{place}: id {dialogue.id!r} used twice")
+
+
+class _Jsonl:
+    def __init__(self, path: Path, kept, dropped):
+        self._path, self._kept, self._dropped = path, kept, dropped
+
+    def done(self) -> set[str]:
+        ids = {dialogue.id for dialogue in _read_jsonl(self._path, Dialogue)}
+        return ids | {lost.id for lost in _read_jsonl(_dropped_file(self._path), Dropped)}
+
+    def add(self, dialogue: Dialogue | Dropped) -> None:
+        file = self._kept if isinstance(dialogue, Dialogue) else self._dropped
+        file.write(msgspec.json.encode(dialogue) + b"\n")
+        file.flush()
+
+
+class _Sqlite:
+    def __init__(self, db: sqlite3.Connection):
+        self._db = db
+
+    def done(self) -> set[str]:
+        rows = self._db.execute("SELECT id FROM dialogues UNION SELECT id FROM dropped")
+        return {row[0] for row in rows}
+
+    def add(self, dialogue: Dialogue | Dropped) -> None:
+        with self._db:
+            if isinstance(dialogue, Dropped):
+                row = (dialogue.id, _json(dialogue.reasons))
+                self._db.execute("INSERT INTO dropped VALUES (?, ?)", row)
+                return
+            values = [getattr(dialogue, name) for name in _COLUMNS]
+            values = [_json(v) if isinstance(v, (tuple, dict)) else v for v in values]
+            marks = ", ".join("?" * len(values))
+            self._db.execute(f"INSERT INTO dialogues VALUES ({marks})", values)
+            self._db.executemany(
+                "INSERT INTO turns VALUES (?, ?, ?, ?)",
+                [(dialogue.id, n, t.speaker, t.text) for n, t in enumerate(dialogue.turns)],
+            )
+
+
+_COLUMNS = ("id", "kinds", "caption_id", "caption", "image", "facts", "model", "seed")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS dialogues (id TEXT PRIMARY KEY, kinds TEXT, caption_id TEXT, caption TEXT,
+    image TEXT, facts TEXT, model TEXT, seed INTEGER);
+CREATE TABLE IF NOT EXISTS turns (id TEXT, turn INTEGER, speaker TEXT, text TEXT, PRIMARY KEY (id, turn));
+CREATE TABLE IF NOT EXISTS dropped (id TEXT PRIMARY KEY, reasons TEXT);
+"""
+
+
+@contextlib.contextmanager
+def _database(path: Path) -> Iterator[sqlite3.Connection]:
+    db = sqlite3.connect(path)
+    try:
+        yield db
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"{path}: expected SQLite with dialogues: {error}") from error
+    finally:
+        db.close()
+
+
+def _read_sqlite(path: Path) -> Iterator[Dialogue]:
+    with _database(path) as db:
+        for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM dialogues ORDER BY rowid"):
+            fields = dict(zip(_COLUMNS, row, strict=True))
+            for name in ("kinds", "facts"):
+                fields[name] = msgspec.json.decode(fields[name]) if fields[name] else None
+            said = "SELECT speaker, text FROM turns WHERE id = ? ORDER BY turn"
+            turns = tuple(records.Turn(*turn) for turn in db.execute(said, (fields["id"],)))
+            yield Dialogue(**fields | {"turns": turns, "kinds": tuple(fields["kinds"] or ())})
+
+
+def _read_jsonl(path: Path, form: type) -> Iterator:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield msgspec.json.decode(line, type=form)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise ValueError(
+                    f"{path} line {number}: expected a {form.__name__}: {error}"
+                ) from error
+
+
+def _repair(path: Path) -> None:
+    """Cuts off a last line that a kill left unfinished."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+
+
+def _dropped_file(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.dropped{path.suffix}")
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in (*SQLITE, ".jsonl"):
+        raise ValueError(f"{path}: expected FILE.jsonl or SQLite (FILE{', FILE'.join(SQLITE)})")
+
+
+def _json(value: Sequence | dict) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,185 @@
+"""Text to speech behind one small interface: eSpeak NG, or any command; Kyutai's is in `kyutai_tts`.
+
+A command is a template such as
+
+    piper --model voice.onnx --output_file {wav}             (reads the text from its standard input)
+    my-tts --say {text} --voice {voice} --seed {seed} --out {wav} --times {json}
+
+It writes a WAV (or FLAC, OGG, MP3) of any rate. If {json} is in the template, it also writes the times of
+the text's words there, in seconds: [["is", 0.08, 0.21], ["it", 0.21, 0.30], ...]. Without, every word gets
+time by its number of letters within what sounds; good enough to try things, not to train a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import msgspec
+import numpy as np
+
+from mvjax import types
+from mvjax.data import spoken
+from mvjax.dialogues import conversation, speech
+
+_LONGEST = 180.0  # seconds of one utterance; more is taken for a runaway
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One utterance to be said."""
+
+    text: str
+    voice: str
+    seed: int
+
+
+@runtime_checkable
+class Tts(Protocol):
+    """A synthesiser; it is sent to other processes, so it holds settings and no state."""
+
+    @property
+    def assistant(self) -> str:
+        """The assistant's voice."""
+        ...
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """The users' voices, one of which is drawn for a dialogue."""
+        ...
+
+    def speak(self, lines: Sequence[Line]) -> list[speech.Speech]:
+        """Says lines, at 24 kHz, with the times of their whitespace-separated words."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Espeak:
+    """eSpeak NG (`speech`): offline, quick, robotic; word times come from the synthesiser.
+
+    A voice is a name such as "en-us+f2", and may add rate (words a minute) and pitch (0 to 99):
+    "en-us+f2:185:60".
+    """
+
+    assistant: str = "en-us:180:45"
+    users: tuple[str, ...] = (
+        "en-us+m1:180:40", "en-us+m2:170:50", "en-us+m3:175:45", "en-us+m4:190:45", "en-us+m5:165:35",
+        "en-us+m7:185:55", "en+m8:175:45", "en+f1:180:50", "en-us+f2:190:60", "en-us+f3:175:52",
+        "en-us+f4:170:45", "en+f5:185:55", "en-gb-scotland+m3:175:48", "en-us+steph:180:50",
+        "en-us+adam:180:45",
+    )  # fmt: skip
+
+    def speak(self, lines: Sequence[Line]) -> list[speech.Speech]:
+        """Says lines one after the other; the seed changes nothing, and samples vary as in `speech`."""
+        return [speech.speak(line.text, self._voice(line.voice)) for line in lines]
+
+    def _voice(self, text: str) -> speech.Voice:
+        name, *numbers = text.split(":")
+        try:
+            return speech.Voice(
+                name, **dict(zip(("rate", "pitch"), map(int, numbers), strict=False))
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"eSpeak NG voice: expected NAME[:RATE[:PITCH]] such as en-us+f2:185:60, got {text!r}"
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Any program that writes an audio file; see the module's docstring.
+
+    Attributes:
+      template: split as a shell would, without running one.
+      timeout: seconds for one utterance.
+    """
+
+    template: str
+    assistant: str = ""
+    users: tuple[str, ...] = ("",)
+    timeout: float = 300.0
+
+    def __post_init__(self):
+        if not any("{wav}" in word for word in shlex.split(self.template)[1:]):
+            raise ValueError(
+                "text-to-speech command: expected {wav} among its arguments, the file to write; got"
+                f" {self.template!r}"
+            )
+        named = bool(self.assistant) and "" not in self.users
+        if ("{voice}" in self.template) != named:
+            raise ValueError(
+                "text-to-speech command: expected voices of the assistant and the users with {voice} in the"
+                f" template, and none without; got {self}"
+            )
+
+    def speak(self, lines: Sequence[Line]) -> list[speech.Speech]:
+        """Runs the program once a line.
+
+        Raises:
+          ValueError: if it fails, or writes no audio, or times for other words.
+        """
+        return [self._one(line) for line in lines]
+
+    def _one(self, line: Line) -> speech.Speech:
+        with tempfile.TemporaryDirectory() as folder:
+            wav, times = Path(folder, "said.wav"), Path(folder, "said.json")
+            values = {
+                "text": line.text, "voice": line.voice, "seed": line.seed, "wav": wav, "json": times
+            }  # fmt: skip
+            argv = shlex.split(self.template)
+            for name, value in values.items():
+                argv = [word.replace(f"{{{name}}}", str(value)) for word in argv]
+            self._run(argv, "" if "{text}" in self.template else line.text)
+            samples = spoken.read_audio(wav, channels=1, max_seconds=_LONGEST)[0]
+            if "{json}" not in self.template:
+                return speech.Speech(samples, estimate(line.text, samples), ())
+            words = _read_times(times, line.text, len(samples) / types.SAMPLE_RATE)
+            return speech.Speech(samples, words, ())
+
+    def _run(self, argv: Sequence[str], text: str) -> None:
+        try:
+            done = subprocess.run(
+                argv, input=text.encode(), capture_output=True, timeout=self.timeout, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ValueError(
+                f"text-to-speech command {argv[0]!r}: cannot be run: {error}"
+            ) from error
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()[-300:]
+            raise ValueError(
+                f"text-to-speech command {argv[0]!r}: exit status {done.returncode}: {said}"
+            )
+
+
+def estimate(text: str, samples: np.ndarray) -> tuple[speech.Span, ...]:
+    """Word times by number of letters, over the part that sounds."""
+    first, last = conversation.sounding(samples)
+    words = text.split()
+    letters = np.cumsum([0] + [len(word) + 1 for word in words])
+    edges = (first + (last - first) * letters / letters[-1]) / types.SAMPLE_RATE
+    return tuple(speech.Span(w, float(a), float(b)) for w, a, b in zip(words, edges, edges[1:]))
+
+
+def _read_times(path: Path, text: str, seconds: float) -> tuple[speech.Span, ...]:
+    """The times that a command wrote, checked against its text and audio."""
+    if not path.is_file():
+        raise ValueError(f"text-to-speech command: expected word times in {path.name}, got no file")
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=list[tuple[str, float, float]])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"word times: expected [[word, start, end], ...]: {error}") from error
+    if [word for word, _, _ in found] != text.split():
+        raise ValueError(
+            f"word times: expected one for each of {text.split()}, got {[w for w, _, _ in found]}"
+        )
+    edges = [0.0, *(t for _, start, end in found for t in (start, end)), seconds + 0.1]
+    if any(b < a for a, b in itertools.pairwise(edges)):
+        raise ValueError(f"word times: expected them in order within {seconds:.2f} s, got {found}")
+    return tuple(speech.Span(w, a, min(b, seconds)) for w, a, b in found)

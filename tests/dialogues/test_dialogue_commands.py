@@ -1,0 +1,56 @@
+import pytest
+import standin_llm
+
+from mvjax import cli
+from mvjax.commands import dialogues
+from mvjax.dialogues import endpoint, kyutai_tts, tts
+
+
+def run(capsys, *argv):
+    status = cli.main(["dialogues", *map(str, argv)])
+    return status, *capsys.readouterr()
+
+
+def test_defaults_of_the_command_line_are_the_librarys():
+    words = ["dialogues", "write", "c.jsonl", "--out", "d.jsonl"]
+    args = cli._parser().parse_args(words)
+    default = endpoint.Endpoint(args.endpoint)
+    assert args.model == endpoint.MODEL == default.model
+    assert (args.temperature, args.timeout) == (default.temperature, default.timeout)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected SOURCE or --unrelated N, one of them"),
+        (["c.jsonl", "--unrelated", 3], "expected SOURCE or --unrelated N, one of them"),
+        (["--unrelated", 3, "--kind", "LOC"], "--kind and --per-image go with SOURCE"),
+        (["none.jsonl"], "none.jsonl"),
+        (["none", "--per-image", 0], "expected at least one an image, got 0"),
+        (["none", "--endpoint", "localhost"], "expected a URL"),
+    ],
+)
+def test_users_errors_of_write(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, "write", "--out", tmp_path / "d.jsonl", *words)
+    assert status == 2 and err.startswith("mvjax dialogues: ") and message in err
+
+
+def test_status_1_if_the_server_failed_on_some(capsys, tmp_path):
+    captions = standin_llm.captions(tmp_path, 2)
+    with standin_llm.serving(faults={3: 400}) as server:
+        words = ("--endpoint", server.url, "--concurrency", 1, "--kind", "LOC")
+        out = tmp_path / "d.jsonl"
+        status, said, _ = run(capsys, "write", captions, "--out", out, *words)
+        assert status == 1 and "1 written, 0 there before, 0 dropped, 1 unanswered" in said
+        status, said, _ = run(capsys, "write", captions, "--out", out, *words)
+    assert status == 0 and "1 written, 1 there before" in said
+
+
+def test_synthesisers_by_name():
+    assert dialogues._voices("espeak", None, None) == tts.Espeak()
+    assert dialogues._voices("espeak", "en", ["en+f1"]) == tts.Espeak("en", ("en+f1",))
+    assert dialogues._voices("kyutai", None, ["a.wav"]).users == ("a.wav",)
+    assert dialogues._voices("kyutai:folder", None, None) == kyutai_tts.Kyutai("folder")
+    command = dialogues._voices("piper -f {wav} -m {voice}", "a", ["b", "c"])
+    assert command == tts.Command("piper -f {wav} -m {voice}", "a", ("b", "c"))

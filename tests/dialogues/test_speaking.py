@@ -1,0 +1,147 @@
+"""From written dialogues to stereo files with word times."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mvjax import types
+from mvjax.data import images, records
+from mvjax.data.ingest import items, moshi_finetune
+from mvjax.dialogues import speaking, speech, store, tts
+from mvjax.tiny import world
+
+TEXTS = ("what is it", "it is a seven", "which colour", "i see it in red")
+QUIET = 1e-4
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return images.encode_png(world.scenes("test", 1, 0)[0].image)
+
+
+def written(path, picture, *names, bad=()):
+    """Dialogues of these names; those in `bad` have a turn that no voice can say."""
+    (path.parent / "p.png").write_bytes(picture)
+    with store.opened(path) as kept:
+        for name in names:
+            texts = (*TEXTS[:3], "...") if name in bad else TEXTS
+            turns = tuple(
+                records.Turn("assistant" if n % 2 else "user", t) for n, t in enumerate(texts)
+            )
+            facts = {"digit": 7}
+            kept.add(store.Dialogue(name, turns, ("PROP", "PROP"), image="p.png", facts=facts))
+    return path
+
+
+def read(folder):
+    skips = items.Skips()
+    found = {s.id: s for s in moshi_finetune.read(folder, skips=skips)}
+    assert not skips.counts
+    return found
+
+
+def speak(source, out, voices=None, **options):
+    return speaking.speak(
+        source, out, voices or tts.Espeak(), **({"report": lambda line: None} | options)
+    )
+
+
+def test_both_sides_sound_where_their_words_are(tmp_path, picture):
+    source = written(tmp_path / "d.jsonl", picture, "a", "b")
+    summary = speak(source, tmp_path / "out")
+    found = read(tmp_path / "out")
+    assert (summary.spoken, summary.failed, set(found)) == (2, [], {"a", "b"})
+    seconds = 0.0
+    for dialogue in found.values():
+        audio = dialogue.samples()
+        seconds += audio.shape[1] / types.SAMPLE_RATE
+        assert audio.shape[1] % types.FRAME_SAMPLES == 0
+        assert (dialogue.kinds, dialogue.facts) == (("PROP", "PROP"), {"digit": 7})
+        assert dialogue.image == picture
+        assert [t.text for t in dialogue.turns] == list(TEXTS)
+        for row, words, texts in (
+            (audio[0], dialogue.words, TEXTS[1::2]),
+            (audio[1], dialogue.user_words, TEXTS[::2]),
+        ):
+            assert [w.text for w in words] == " ".join(texts).split()
+            silent = np.ones(len(row), bool)
+            for word in words:
+                assert word.end > word.start
+                span = slice(*(round(t * types.SAMPLE_RATE) for t in (word.start, word.end)))
+                assert np.abs(row[span]).max() > 0.02, word
+                silent[max(0, span.start - 1200) : span.stop + 1200] = False
+            assert silent.mean() > 0.3 and np.abs(row[silent]).max() < QUIET
+    assert abs(summary.seconds - seconds) < 1e-6 and len(summary.gaps) == 6
+
+
+def test_assistants_sound_alike_and_users_differ(tmp_path, picture):
+    seen = []
+
+    class Listening(tts.Espeak):
+        def speak(self, lines):
+            seen.append([line.voice for line in lines])
+            return super().speak(lines)
+
+    names = [f"d{n}" for n in range(8)]
+    speak(written(tmp_path / "d.jsonl", picture, *names), tmp_path / "out", Listening())
+    assert {v for voices in seen for v in voices[1::2]} == {tts.Espeak().assistant}
+    users = [set(voices[::2]) for voices in seen]
+    assert all(len(voices) == 1 for voices in users) and len(set.union(*users)) > 3
+
+
+class Tones:
+    """Every word is 0.2 s of a tone that its seed decides."""
+
+    assistant, users = "a", ("u", "v")
+
+    def speak(self, lines):
+        return [self._one(line) for line in lines]
+
+    def _one(self, line):
+        words = line.text.split()
+        tone = np.sin(np.arange(len(words) * 4800) * (0.05 + line.seed % 100 / 1000))
+        spans = tuple(speech.Span(w, n / 5, (n + 1) / 5) for n, w in enumerate(words))
+        return speech.Speech(tone.astype(np.float32), spans, ())
+
+
+def test_one_seed_one_dialogue_whatever_comes_before(tmp_path, picture):
+    one = written(tmp_path / "1.jsonl", picture, "a", "b")
+    other = written(tmp_path / "2.jsonl", picture, "b")
+    for source, out, seed in ((one, "o1", 0), (other, "o2", 0), (other, "o3", 1)):
+        speak(source, tmp_path / out, Tones(), seed=seed)
+    first, second, third = (read(tmp_path / out)["b"] for out in ("o1", "o2", "o3"))
+    np.testing.assert_array_equal(first.samples(), second.samples())
+    assert first.words == second.words != third.words
+
+
+def test_several_processes_speak_all_and_a_second_run_adds_what_is_new(tmp_path, picture):
+    out = tmp_path / "out"
+    source = written(tmp_path / "d.jsonl", picture, *(f"d{n}" for n in range(5)))
+    first = speak(source, out, jobs=2)
+    kept = {p: p.stat().st_mtime_ns for p in out.rglob("*.wav")}
+    (out / "part-00009").mkdir()  # as a kill leaves it: no listing
+    (out / "part-00009" / "d7.wav").write_bytes(b"RIFF")
+    second = speak(written(tmp_path / "d.jsonl", picture, "e0", "e1"), out)
+    assert (first.spoken, second.spoken, second.skipped) == (5, 2, 5)
+    assert set(read(out)) == {*(f"d{n}" for n in range(5)), "e0", "e1"}
+    assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
+    assert not (out / "part-00009" / "d7.wav").exists()
+
+
+def test_what_cannot_be_spoken_is_listed_and_tried_again(tmp_path, picture):
+    source = written(tmp_path / "d.jsonl", picture, "a", "b", "c", "d", "e", bad=("d",))
+    summary = speak(source, tmp_path / "out")
+    assert summary.spoken == 4 and [name for name, _ in summary.failed] == ["d"]
+    (line,) = (tmp_path / "out" / speaking.FAILURES).read_text().splitlines()
+    assert json.loads(line)["id"] == "d" and "silence" in json.loads(line)["reason"]
+    again = speak(source, tmp_path / "out")
+    assert (again.spoken, again.skipped, len(again.failed)) == (0, 4, 1)
+    assert "1 failed" in again.text() and "d: " in again.text()
+
+
+def test_a_missing_picture_and_a_voice_that_never_speaks(tmp_path, picture):
+    source = written(tmp_path / "d.jsonl", picture, "a")
+    (tmp_path / "p.png").unlink()
+    with pytest.raises(ValueError, match="none of the first .*\\n  a: .*p.png: no such file"):
+        speak(source, tmp_path / "out")

@@ -1,0 +1,76 @@
+import sqlite3
+
+import pytest
+
+from mvjax.data import records
+from mvjax.dialogues import store
+
+TURNS = (records.Turn("user", "Ist es blau?"), records.Turn("assistant", "Ja, ‘blau’."))
+FULL = store.Dialogue(
+    "a/b", TURNS, ("PROP",), "b", "A caption.", "b.png", {"digit": 3, "colour": "blue"}, "m", 7
+)
+BARE = store.Dialogue("c", TURNS)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".db", ".sqlite", ".sqlite3"])
+def test_dialogues_come_back_and_dropped_ones_count_as_done(tmp_path, suffix):
+    path = tmp_path / "new" / f"d{suffix}"
+    with store.opened(path) as kept:
+        assert kept.done() == set()
+        kept.add(FULL)
+        kept.add(store.Dropped("lost", ("repeats", "repeats")))
+    with store.opened(path) as kept:
+        kept.add(BARE)
+        assert kept.done() == {"a/b", "lost", "c"}
+    assert list(store.read(path)) == [FULL, BARE]
+
+
+def test_sqlite_can_be_queried(tmp_path):
+    with store.opened(tmp_path / "d.db") as kept:
+        kept.add(FULL)
+    db = sqlite3.connect(tmp_path / "d.db")
+    asked = "SELECT text FROM turns WHERE id = 'a/b' AND speaker = 'user' ORDER BY turn"
+    assert db.execute(asked).fetchall() == [("Ist es blau?",)]
+    db.close()
+
+
+def test_a_line_that_a_kill_cut_off_is_removed_and_the_rest_stays(tmp_path):
+    path = tmp_path / "d.jsonl"
+    with store.opened(path) as kept:
+        kept.add(FULL)
+        kept.add(BARE)
+    path.write_bytes(path.read_bytes()[:-9])
+    with store.opened(path) as kept:
+        assert kept.done() == {"a/b"}
+        kept.add(BARE)
+    assert list(store.read(path)) == [FULL, BARE]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "x"}', "line 1: expected a Dialogue: .*turns"),
+        ('{"id": "x", "turns": []}', "dialogue 1 .'x'.: expected an id and turns"),
+        ('{"id": "x", "turns": [{"speaker": "me", "text": "hm"}]}', "words of user or assistant"),
+        ("junk", "line 1: expected a Dialogue"),
+    ],
+)
+def test_what_is_no_dialogue_is_named(tmp_path, line, message):
+    (tmp_path / "d.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=message):
+        list(store.read(tmp_path / "d.jsonl"))
+
+
+def test_wrong_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected FILE.jsonl or SQLite"):
+        list(store.read(tmp_path / "d.txt"))
+    with pytest.raises(FileNotFoundError, match="dialogues write"):
+        list(store.read(tmp_path / "d.jsonl"))
+    (tmp_path / "d.db").write_text("no database, but long enough to have a header" * 9)
+    with pytest.raises(ValueError, match="expected SQLite"):
+        list(store.read(tmp_path / "d.db"))
+    with store.opened(tmp_path / "twice.jsonl") as kept:
+        kept.add(BARE)
+        kept.add(BARE)
+    with pytest.raises(ValueError, match="'c' used twice"):
+        list(store.read(tmp_path / "twice.jsonl"))
