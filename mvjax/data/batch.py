@@ -13,7 +13,9 @@ from mvjax import types
 from mvjax.data import images, records, streams
 
 
-def pixels(record: records.Record, size: int) -> UInt8[np.ndarray, "size size 3"] | None:
+def pixels(
+    record: records.Record, encoder: config_lib.SiglipConfig
+) -> UInt8[np.ndarray, "size size 3"] | None:
     """The record's image as the encoder's square, or None.
 
     Raises:
@@ -21,7 +23,8 @@ def pixels(record: records.Record, size: int) -> UInt8[np.ndarray, "size size 3"
     """
     if record.image is None:
         return None
-    return images.resize_square(images.decode(record.image), size)
+    picture = images.decode(record.image)
+    return images.resize_square(picture, encoder.image_size, resampler=encoder.resampler)
 
 
 def speech_codes(

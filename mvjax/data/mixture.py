@@ -179,7 +179,7 @@ class _Rows:
 
     def __init__(self, config: config_lib.Config):
         self._config = config
-        self._size = config.model.siglip.image_size
+        self._encoder = config.model.siglip
         self._tokenizer = sentencepiece.SentencePieceProcessor(
             model_file=str(locate.resolve(config.frozen.tokenizer))
         )
@@ -224,10 +224,10 @@ class _Rows:
 
     def _load_spoken(self, record: records.Record):
         codes = batch_lib.speech_codes(record, self._tokenizer, self._config.model)
-        return record, batch_lib.pixels(record, self._size), codes
+        return record, batch_lib.pixels(record, self._encoder), codes
 
     def _load_text(self, record: records.Record):
-        return record, batch_lib.pixels(record, self._size)
+        return record, batch_lib.pixels(record, self._encoder)
 
     def _reader(self, name: str) -> records.Reader:
         path = record_path(self._config.data, name)

@@ -270,3 +270,16 @@ def test_clear_errors(config, tmp_path):
     (tmp_path / "codec").write_text("another codec")
     with pytest.raises(ValueError, match="made with codec"):
         mixture.batches(config)
+
+
+@pytest.mark.parametrize("resampler", ["torch", "pillow", "image_rs"])
+def test_images_become_square_with_the_arithmetic_of_the_config(resampler):
+    encoder = config_lib.SiglipConfig(image_size=SIZE + 7, resampler=resampler)
+    record = _record(0, "visual")
+    assert record.image is not None
+    picture = images.decode(record.image)
+    want = images.resize_square(picture, SIZE + 7, resampler=resampler)
+    np.testing.assert_array_equal(batch.pixels(record, encoder), want)
+    others = {"torch", "pillow", "image_rs"} - {resampler}
+    for other in others:
+        assert np.any(images.resize_square(picture, SIZE + 7, resampler=other) != want)
