@@ -41,6 +41,8 @@ from mvjax.weights import (
 from mvjax.weights import frozen as frozen_lib
 
 # By name, since `weights` comes before `stream`, and the runtimes need packages that may be absent.
+MIN_FRAMES = 100  # that a certificate says something about
+
 _RUNTIMES = {
     "torch": "mvjax.stream.torch_runtime",
     "mlx": "mvjax.stream.mlx_runtime",
@@ -73,18 +75,18 @@ def certify(
       folder: written by `export`.
       target: as told to `export`.
       pixels: the image, in [-1, 1].
-      user_codes: what the user says, undelayed; at least 100 frames.
+      user_codes: what the user says, undelayed; at least MIN_FRAMES frames.
       dtype: as told to `export`.
       quantisation: as told to `export`.
       tolerance: on absolute differences of logits and gate means, in float32.
 
     Raises:
-      ValueError: if there are fewer than 100 frames.
+      ValueError: if there are fewer than MIN_FRAMES frames.
       ModuleNotFoundError: if the runtime's package is not installed, with the remedy.
     """
     T = user_codes.shape[1]
-    if T < 100:
-        raise ValueError(f"certify: expected at least 100 frames of user codes, got {T}")
+    if T < MIN_FRAMES:
+        raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
     model = _as_trained(config.model)
     outs = _talk(folder, target, pixels, user_codes)
     weights = folder / targets.weight_file(target, quantisation)
