@@ -5,8 +5,8 @@ OUT ?= runs/quickstart
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-# `moshi` 0.2.13 asks for torch < 2.10 but runs on 2.13: without --no-deps pip would replace torch.
-MOSHI := moshi==0.2.13
+# They ask for torch < 2.10 and mlx < 0.27 but run on ours: without --no-deps pip would replace those.
+MOSHI := moshi==0.2.13 moshi_mlx==0.3.0
 export NO_TORCH_COMPILE := 1
 
 .PHONY: help quickstart test slow lint format types clean

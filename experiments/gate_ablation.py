@@ -31,6 +31,10 @@ def sweep() -> dict[str, config_lib.Config]:
         "conditional_tanh": _design(gate=gates.Conditional(HIDDEN, "tanh")),
         "constant_tanh": _design(gate=gates.Constant("tanh")),
         "constant_sigmoid": _design(gate=gates.Constant("sigmoid")),
+        "learned_bias": _design(gate=gates.Conditional(HIDDEN, bias=True)),
+        # where, and of what, the image is seen
+        "every_second_layer": _design(layers=(0, 2)),
+        "tokens_as_wide_as_features": _design(dim=recipe.digits().model.siglip.width),
     }
 
 

@@ -16,6 +16,8 @@ NormKind = Literal["mean_square", "variance"]
 Dtype = Literal["float32", "bfloat16"]
 # "activations": in the dtype of what the operation is applied to
 Precision = Literal["float32", "activations"]
+# whose bicubic arithmetic: kyuteye_pt's, kyuteye_mlx's or kyuteye_rs's; see data/resize.py
+Resampler = Literal["torch", "pillow", "image_rs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,8 @@ class SiglipConfig:
     hidden: int = 4304
     patch: int = 14  # pixels
     image_size: int = 448  # pixels; S = (image_size / patch) ** 2
+    resampler: Resampler = "torch"  # that makes images square
+    final_norm_eps: float = 1e-6  # as trained; kyuteye_mlx has 1e-5 (reference section 3.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +70,29 @@ class CrossAttentionConfig:
     """The trained adapters between image tokens and the backbone."""
 
     gate: gates.Gate | None = gates.Conditional(hidden=512)  # None: no gate, g = 1
-    share: Literal["qkv", "kv", "none"] = (
-        "qkv"  # which projections all layers share; out goes with q
-    )
+    # which projections all layers share; out goes with q
+    share: Literal["qkv", "kv", "none"] = "qkv"
     share_gate: bool = False  # one gate for all layers; with share="qkv" adds a per-layer alpha
     gate_dtype: Precision = "float32"  # of gate logits; bfloat16 has steps of 1/64 (section 2.6)
-    scope: scopes.Scope = scopes.Scope()  # frames that may see the image (section 2.7)
+    dim: int | None = None  # width of image tokens; None: the backbone's (kyuteye_pt: xa_dim)
+    layers: tuple[int, ...] = ()  # that look at the image, from 0 on; (): all (xa_layers)
+    # frames that may see the image (section 2.7)
+    scope: scopes.Scope | scopes.AroundImage = scopes.Scope()
     image_norm: NormKind = "variance"  # as the released adapters were trained (section 2.2)
     image_norm_eps: float = 1e-5
     image_norm_dtype: Precision = "float32"
+    # what keys and values are rounded to; kyuteye_mlx takes bfloat16 whatever it serves in, for all but
+    # the first layer at the first frame
+    keys_values: Literal["activations", "bfloat16"] = "activations"
+    # kyuteye_mlx adds norm_xa(x) in place of what an image would add, where none was given at all
+    norm_without_image: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the numbers of the layers."""
+        if self.layers != tuple(sorted({layer for layer in self.layers if layer >= 0})):
+            raise ValueError(
+                f"layers: expected different numbers from 0 on, in rising order, got {self.layers}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +101,8 @@ class StreamConfig:
 
     first_step_forcing: bool = True  # delayed levels of call 0 are told the initial id (5.3)
     user_early: bool = False  # call s hears the user's frame s, not s - 1; frame 0 is lost (5.2)
+    # kyuteye_rs keeps what delayed levels chose at call 0 as their codes of frame 0 (5.2)
+    first_acoustic_kept: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +120,38 @@ class ModelConfig:
     text_vocab: int = 32_000  # V; row V of the embedding is the initial token
     audio_vocab: int = 2048  # C; row C of each embedding is the initial and padding token
     codebooks_out: int = 8  # Q, the assistant's
-    delays: tuple[int, ...] = (
-        0,
-        *(0, 1, 1, 1, 1, 1, 1, 1) * 2,
-    )  # frames, one per stream: text, assistant, user
+    # frames, one per stream: text, assistant, user
+    delays: tuple[int, ...] = (0, *(0, 1, 1, 1, 1, 1, 1, 1) * 2)
     text_pad: int = 3  # no new text this frame
     text_epad: int = 0  # the frame before a word
     dtype: Dtype = "float32"  # of activations and matmuls
+
+    def __post_init__(self) -> None:
+        """Checks that the layers that look at the image exist."""
+        layers = self.cross_attention.layers
+        if layers and layers[-1] >= self.backbone.layers:
+            raise ValueError(
+                f"cross_attention.layers: expected numbers below backbone.layers ="
+                f" {self.backbone.layers}, got {layers}"
+            )
+
+    @property
+    def looking(self) -> tuple[int, ...]:
+        """The layers that look at the image."""
+        return self.cross_attention.layers or tuple(range(self.backbone.layers))
+
+    @property
+    def image_width(self) -> int:
+        """Width of the image tokens that keys and values are made of."""
+        return self.cross_attention.dim or self.backbone.width
+
+    @property
+    def projects_image(self) -> bool:
+        """Whether image features go through a linear layer: unless tokens are as wide.
+
+        Source: kyuteye/models/image_projection.py, `ImageProjection.init_proj_module`.
+        """
+        return self.image_width != self.siglip.width
 
     @property
     def codebooks(self) -> int:
@@ -124,11 +169,17 @@ class MimiConfig:
     layers: int = 8  # of each of the two transformers
     heads: int = 8
     hidden: int = 2048
-    context: int = 250  # transformer steps (25 Hz)
+    context: int = 250  # transformer steps (25 Hz) that a query may look back on, itself included
+    context_has_self: bool = True  # False: itself comes on top, as in rustymimi
     codes: int = 2048  # C
     code_width: int = 256
     codebooks: int = 8  # used, of which the first is semantic
     stored_codebooks: int = 32  # in the file
+
+    @property
+    def window(self) -> int:
+        """Transformer steps that a query sees, its own among them."""
+        return self.context if self.context_has_self else self.context + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,9 +220,8 @@ class DataConfig:
     """The mixture. Speech rows are exactly speech_rows / (speech_rows + speechless_rows) of every step."""
 
     root: str = "data"  # folder of records
-    prepare: Callable[[Path], None] | None = (
-        None  # makes the records in an empty root; None: they exist
-    )
+    # makes the records in an empty root; None: they exist
+    prepare: Callable[[Path], None] | None = None
     speech: tuple[Source, ...] = ()
     speechless: tuple[Source, ...] = ()
     small_talk: tuple[Source, ...] = ()  # unrelated dialogues for context switching

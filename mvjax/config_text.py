@@ -199,6 +199,11 @@ def _decode_union(args: tuple[Any, ...], data: Json, place: str) -> Any:
         (hint,) = [arg for arg in args if arg is not type(None)]
         return _decode(hint, data, place)
     name = data.get("type") if isinstance(data, dict) else data
+    if isinstance(data, dict) and name is None:  # written when the field had one class only
+        whole = {
+            n for n, c in classes.items() if {f.name for f in dataclasses.fields(c)} == set(data)
+        }
+        name = whole.pop() if len(whole) == 1 else None
     if name not in classes:
         close = difflib.get_close_matches(str(name), classes, n=1, cutoff=0.5)
         hint = f"; did you mean '{close[0]}'?" if close else ""

@@ -4,9 +4,8 @@
 
 The backends of MoshiVis do not agree with each other. "ours" is what the frozen weights were trained with,
 as far as that is known, and it is the default of `mvjax.config`; the others say what it takes to get a
-runtime's own numbers. Reference sections 2.2, 2.4, 2.6, 5.2, 5.3. Not imitated, since no field would
-be of use elsewhere: kyuteye_mlx rounds image keys and values to bfloat16 and has another eps in SigLIP's
-last norm; candle keeps the acoustic codes of call 0 in codec frame 0.
+runtime's own numbers. Reference sections 2.2, 2.4, 2.6, 3.1, 3.2, 5.2 - 5.4. Not imitated: limits on the
+length of a conversation, and the order of sums, which rounds differently.
 """
 
 from __future__ import annotations
@@ -26,9 +25,14 @@ _TABLE: dict[str, tuple[Any, Any, Any, Any]] = {
     "cross_attention.image_norm_eps":   (1e-5,          1e-5,          1e-8,          1e-8),
     "cross_attention.image_norm_dtype": ("float32",     "activations", "float32",     "float32"),
     "cross_attention.gate_dtype":       ("float32",     "activations", "activations", "activations"),
+    "cross_attention.keys_values":      ("activations", "activations", "bfloat16",    "activations"),
+    "cross_attention.norm_without_image": (False,       False,         True,          False),
+    "siglip.resampler":                 ("torch",       "torch",       "pillow",      "image_rs"),
+    "siglip.final_norm_eps":            (1e-6,          1e-6,          1e-5,          1e-6),
     "backbone.context_has_self":        (True,          True,          False,         False),
     "stream.first_step_forcing":        (True,          False,         True,          True),
     "stream.user_early":                (False,         True,          False,         False),
+    "stream.first_acoustic_kept":       (False,         False,         False,         True),
 }  # fmt: skip
 
 

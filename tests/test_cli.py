@@ -78,6 +78,10 @@ def test_show_prints_config_and_table(capsys):
         (["eval", "tests"], "tests: expected a run folder"),
         (["export", "none", "--to", "torch", "--out", "x"], "none: expected a run folder"),
         (
+            ["export", "none", "--to", "torch", "--out", "x", "--frames", "9"],
+            "--frames: expected 100 or more, got 9",
+        ),
+        (
             ["export", "none", "--target", "candle", "--quantize", "q8_0", "--out", "x"],
             "none: expected a run folder",
         ),

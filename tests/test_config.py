@@ -69,7 +69,7 @@ def test_sweep_names_design_trees_that_differ():
     designs = runs(ROOT / "experiments" / "gate_ablation.py")
     shapes = {name: str(load.shapes(run).adapters) for name, run in designs.items()}
     gate = {name: run.model.cross_attention.gate for name, run in designs.items()}
-    assert len({(shapes[name], str(gate[name])) for name in designs}) == len(designs) == 9
+    assert len({(shapes[name], str(gate[name])) for name in designs}) == len(designs) == 12
 
 
 def test_json_round_trip():
@@ -80,6 +80,18 @@ def test_json_round_trip():
     )
     assert config_text.from_json(config_text.to_json(run)) == run
     assert config_text.flatten(run)["data.prepare"] == "json:dumps"
+
+
+def test_a_scope_written_before_there_were_two_kinds_is_read():
+    data = config_text.to_json(CONFIG)
+    around = config_text.override(CONFIG, ["model.cross_attention.scope=AroundImage"])
+    assert config_text.from_json(config_text.to_json(around)) == around != CONFIG
+    scope = data["model"]["cross_attention"]["scope"]
+    assert scope.pop("type") == "Scope"
+    assert config_text.from_json(data) == CONFIG
+    scope["begin"] = 3
+    with pytest.raises(ValueError, match=r"scope: expected one of \['AroundImage', 'Scope'\]"):
+        config_text.from_json(data)
 
 
 def test_every_line_of_the_text_is_an_override():

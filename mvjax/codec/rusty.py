@@ -3,9 +3,10 @@
 It reads the released file directly and knows its sizes only. On a CPU it needs no compilation and little
 memory, which suits serving; batches and accelerators are the Flax codec's.
 
-Its transformers attend to 251 steps, where PyTorch's and ours attend to 250: from 10 s on its audio differs
-a little: by 8e-4 of 1.3 with random weights, and by 1e-6 before that. A stream ends after 8192 steps,
-5 minutes and 27 seconds.
+Its transformers attend to 251 steps, where PyTorch's and (by default) ours attend to 250: from 10 s on its
+audio differs a little: by 8e-4 of 1.3 with random weights, and by 1e-6 before that. With
+`MimiConfig.context_has_self=False` the Flax codec has 251, too. A stream ends after 8192 steps, 5 minutes and
+27 seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Rusty:
 
     Attributes:
       path: the released file, or one of its structure.
-      config: its sizes; only the number of codebooks in use may differ from the release.
+      config: its sizes; only the number of codebooks in use may differ from the release, and
+        `context_has_self`, which is False here whatever it says.
 
     Raises:
       ValueError: for other sizes, naming them.
@@ -40,7 +42,9 @@ class Rusty:
     config: config_lib.MimiConfig
 
     def __post_init__(self) -> None:
-        released = config_lib.MimiConfig(codebooks=self.config.codebooks)
+        released = config_lib.MimiConfig(
+            codebooks=self.config.codebooks, context_has_self=self.config.context_has_self
+        )
         differing = [
             f"{f.name}={getattr(self.config, f.name)} (released: {getattr(released, f.name)})"
             for f in dataclasses.fields(released)

@@ -1,11 +1,12 @@
 """Mimi's transformers: causal, windowed, LayerNorm and LayerScale, 25 steps a second.
 
-Keys and values of the last `context` steps are carried from call to call; a whole signal is one call
+Keys and values of the last `window` steps are carried from call to call; a whole signal is one call
 that starts with none.
 
 Source: moshi/modules/transformer.py. Differs: upstream's stream overwrites its oldest key with the second
 step of a frame before the first step has met it, so that step sees context - 1 steps; ours sees `context`
-of them, as upstream does over whole signals.
+of them, as upstream does over whole signals. With `context_has_self=False` they are context + 1, as in
+rustymimi.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _ROPE_BASE, _NORM_EPS, _LAYER_SCALE = 10_000.0, 1e-5, 0.01
 
 
 class Memory(NamedTuple):
-    """Rotated keys, and values, of the last `context` steps, oldest first."""
+    """Rotated keys, and values, of the last `window` steps, oldest first."""
 
-    k: Float[Array, "*layers B context N H"]
-    v: Float[Array, "*layers B context N H"]
+    k: Float[Array, "*layers B window N H"]
+    v: Float[Array, "*layers B window N H"]
 
 
 class Transformer(nn.Module):
@@ -54,7 +55,7 @@ class Transformer(nn.Module):
     def start(self, batch: int) -> Memory:
         """The memory before the first step; its zeros are never attended to."""
         c = self.config
-        zeros = jnp.zeros((c.layers, batch, c.context, c.heads, c.latent // c.heads))
+        zeros = jnp.zeros((c.layers, batch, c.window, c.heads, c.latent // c.heads))
         return Memory(zeros, zeros)
 
 
@@ -91,7 +92,7 @@ class LayerScale(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each step attends to itself and the context - 1 steps before it."""
+    """Each step attends to itself and the window - 1 steps before it."""
 
     config: config_lib.MimiConfig
 

@@ -72,6 +72,8 @@ def export(args: argparse.Namespace) -> int:
     from mvjax.weights import certificate, model_card
     from mvjax.weights import export as export_lib
 
+    if args.frames < certificate.MIN_FRAMES:
+        raise ValueError(f"--frames: expected {certificate.MIN_FRAMES} or more, got {args.frames}")
     trained = load.trained(args.run_folder)
     model = trained.config.model
     results = model_card.read_results(args.run_folder, step=trained.step)

@@ -30,10 +30,17 @@ Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [B, size, size, 3] -> [B, S
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What features depend on besides the image: a hash of the encoder's files, pixels of a side."""
+    """What features depend on besides the image.
+
+    Attributes:
+      siglip: a hash of the encoder's files.
+      image_size: pixels of a side.
+      resampler: that made the images square.
+    """
 
     siglip: str
     image_size: int
+    resampler: config_lib.Resampler = "torch"
 
 
 class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +95,7 @@ def write(
             for row, number in enumerate(numbers):
                 try:
                     decoded = images.decode(reader.image(number), limits=limits)
-                    pixels[row] = images.resize_square(decoded, size)
+                    pixels[row] = images.resize_square(decoded, size, resampler=made_with.resampler)
                     good.append(row)
                 except ValueError:
                     continue
@@ -170,7 +177,7 @@ def made_with(frozen: config_lib.FrozenFiles, model: config_lib.ModelConfig) -> 
     digest = hashlib.sha256()
     for file in frozen_lib.paths(frozen)["siglip"]:
         digest.update(locate.file_hash(file).encode())
-    return Made(digest.hexdigest(), model.siglip.image_size)
+    return Made(digest.hexdigest(), model.siglip.image_size, model.siglip.resampler)
 
 
 def form(model: config_lib.ModelConfig) -> batch_lib.Form:

@@ -1,7 +1,8 @@
 """Images between bytes and the encoder: decode, resize to a square, normalise, encode as PNG.
 
-Square bicubic with antialias, rounded to 8 bits before normalising: the bits of kyuteye_pt (reference
-section 3.1). Unlike it, photos are turned upright by their EXIF tag, and every pixel mode becomes RGB.
+Square bicubic with antialias, rounded to 8 bits before normalising, with the arithmetic of one of the
+runtimes (reference section 3.1). Unlike all of them, photos are turned upright by their EXIF tag and every
+pixel mode becomes RGB first: kyuteye_pt drops transparency, and kyuteye_mlx takes other modes as they are.
 """
 
 from __future__ import annotations
@@ -47,12 +48,22 @@ def problems(data: bytes, limits: config_lib.LimitsConfig = _LIMITS) -> list[str
 
 
 def resize_square(
-    image: UInt8[np.ndarray, "height width 3"], size: int
+    image: UInt8[np.ndarray, "height width 3"],
+    size: int,
+    *,
+    resampler: config_lib.Resampler = "torch",
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Squashes an image to size x size: bicubic (a = -0.5), antialiased, rounded to 8 bits."""
+    """Squashes an image to size x size: bicubic (a = -0.5), antialiased, rounded to 8 bits.
+
+    Args:
+      image: upright RGB.
+      size: pixels.
+      resampler: whose arithmetic; see `data/resize.py`.
+    """
     if image.shape[:2] == (size, size):
         return image
-    return resize.bicubic(image, size, size)
+    chosen = {"torch": resize.torch, "pillow": resize.pillow, "image_rs": resize.image_rs}
+    return chosen[resampler](image, size, size)
 
 
 def normalise(

@@ -1,9 +1,16 @@
-"""Bicubic resizing of 8-bit pixels with PyTorch's own integer arithmetic, so that the bits are the same.
+"""Bicubic resizing of 8-bit pixels with the arithmetic of each runtime: one kernel, three roundings.
 
-kyuteye_pt resizes with torchvision, which hands uint8 pixels to `torch.nn.functional.interpolate` (bicubic,
-antialias). That filters rows, rounds to 8 bits, then filters columns; each weight is a 16-bit integer.
-Pillow, which kyuteye_mlx uses, has wider weights and may begin with the columns: of pure noise one or two
-pixels in 100,000 differ by two grey levels, or 1 in 70 by up to four if the order is the other one.
+*torch*: kyuteye_pt resizes with torchvision, which hands uint8 pixels to `torch.nn.functional.interpolate`
+(bicubic, antialias). That filters rows, rounds to 8 bits, then filters columns; each weight is a 16-bit
+integer. The bits here are the same.
+
+*pillow*: what kyuteye_mlx calls, and so is this. Its weights are wider and it may begin with the columns: of
+pure noise one or two pixels in 100,000 differ from torch's by two grey levels, or 1 in 70 by up to four if
+the order is the other one.
+
+*image_rs*: kyuteye_rs calls `resize_exact` of the Rust crate `image` 0.25.5 with CatmullRom, which filters
+columns, then rows, in float32, and rounds to 8 bits once, halves away from zero (its
+src/imageops/sample.rs). Sums here are float64, so that a value near a half may round the other way.
 """
 
 from __future__ import annotations
@@ -11,13 +18,14 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 _A = -0.5  # of the cubic kernel
 _REACH = 2  # of the cubic kernel, in pixels of the coarser grid
 _WEIGHT_BITS, _MAX_SHIFT = 15, 22  # weights are signed 16-bit; no more fraction than this
 
 
-def bicubic(
+def torch(
     image: UInt8[np.ndarray, "height width channels"], height: int, width: int
 ) -> UInt8[np.ndarray, "new_height new_width channels"]:
     """Returns the image at another size; what keeps its size along an axis is not filtered there."""
@@ -27,6 +35,31 @@ def bicubic(
     if image.shape[0] != height:
         image = _along_first(np.ascontiguousarray(image), height)
     return np.ascontiguousarray(image)
+
+
+def pillow(
+    image: UInt8[np.ndarray, "height width 3"], height: int, width: int
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """Returns the image at another size, by Pillow itself."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def image_rs(
+    image: UInt8[np.ndarray, "height width channels"], height: int, width: int
+) -> UInt8[np.ndarray, "new_height new_width channels"]:
+    """Returns the image at another size; nothing is rounded or cut between the two axes."""
+    columns = _exactly(image.astype(np.float64), height)
+    rows = _exactly(columns.swapaxes(0, 1), width).swapaxes(0, 1)
+    return np.floor(np.clip(rows, 0, 255) + 0.5).astype(np.uint8)
+
+
+def _exactly(
+    image: Float[np.ndarray, "old rest channels"], size: int
+) -> Float[np.ndarray, "size rest channels"]:
+    old = image.shape[0]
+    weights, first = _weights(old, size)
+    filtered = _filters(weights, first, old) @ np.ascontiguousarray(image).reshape(old, -1)
+    return filtered.reshape(size, *image.shape[1:])
 
 
 def _along_first(
@@ -39,12 +72,17 @@ def _along_first(
     while shift < _MAX_SHIFT and int(0.5 + weights.max() * 2 ** (shift + 1)) < 2**_WEIGHT_BITS:
         shift += 1
     rounded = (weights * 2**shift + np.copysign(0.5, weights)).astype(np.int32)
-    pixels = np.minimum(first[:, None] + np.arange(weights.shape[1]), old - 1)  # beyond: weight 0
-    starts = np.arange(size + 1) * weights.shape[1]
-    filters = scipy.sparse.csr_array((rounded.ravel(), pixels.ravel(), starts), shape=(size, old))
-    total = filters @ image.reshape(old, -1).astype(np.int32)
+    total = _filters(rounded, first, old) @ image.reshape(old, -1).astype(np.int32)
     total = (total + (1 << shift >> 1)) >> shift
     return np.clip(total, 0, 255).astype(np.uint8).reshape(size, *image.shape[1:])
+
+
+def _filters(weights: np.ndarray, first: np.ndarray, old: int) -> scipy.sparse.csr_array:
+    """Returns a matrix [size, old] of the weights [size, taps]."""
+    size, taps = weights.shape
+    pixels = np.minimum(first[:, None] + np.arange(taps), old - 1)  # beyond: weight 0
+    starts = np.arange(size + 1) * taps
+    return scipy.sparse.csr_array((weights.ravel(), pixels.ravel(), starts), shape=(size, old))
 
 
 def _weights(old: int, size: int) -> tuple[Float[np.ndarray, "size taps"], np.ndarray]:

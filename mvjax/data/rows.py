@@ -159,9 +159,9 @@ class Rows:
             return None
         if self._features is not None:
             return self._features(reader.path)[row.image]
-        limits = self._config.data.limits
-        decoded = images.decode(reader.image(row.image), limits=limits)
-        return images.resize_square(decoded, self.image.shape[0])
+        encoder = self._config.model.siglip
+        decoded = images.decode(reader.image(row.image), limits=self._config.data.limits)
+        return images.resize_square(decoded, encoder.image_size, resampler=encoder.resampler)
 
     def _reader(self, name: str) -> records.Reader:
         data = self._config.data

@@ -62,8 +62,7 @@ def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[Word]:
     frames = [int(start * types.FRAME_RATE + 1e-6) for _, start in words]
     total = -(-len(samples) // types.FRAME_SAMPLES)
     cuts = []
-    for n, (text, _) in enumerate(words):
-        first, after = frames[n], frames[n + 1] if n + 1 < len(frames) else total
+    for (text, _), first, after in zip(words, frames, [*frames, total][1:], strict=True):
         last = min(max(after, first + 1), first + _LONGEST)
         begin = max(0, first * types.FRAME_SAMPLES - _LEAD * _HOP)
         piece = samples[begin : last * types.FRAME_SAMPLES]

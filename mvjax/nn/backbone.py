@@ -1,15 +1,24 @@
-"""The temporal transformer: ids -> residual stream -> z; gated cross-attention in every layer."""
+"""The temporal transformer: ids -> residual stream -> z; gated cross-attention in the layers that look.
+
+Where not all layers look, the parameters of cross-attention are stacked over those that do, in rising
+order. For the scan they are spread over all layers, and a layer that does not look skips what it got.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mvjax import config as config_lib
-from mvjax.nn import attention, layers, xattn
+from mvjax.nn import attention, layers, scopes, xattn
+
+_ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block: what only a layer that looks has
 
 
 class Mlp(nn.Module):
@@ -42,7 +51,7 @@ class Block(nn.Module):
         self.mlp = Mlp(c, self.config.dtype)
         self.norm_xa = layers.RMSNorm(c.width, eps=c.norm_eps)
         if xattn.own_names(xa.share):
-            self.xa = xattn.Projections(xattn.own_names(xa.share), c, self.config.dtype)
+            self.xa = xattn.Projections(xattn.own_names(xa.share), self.config)
         if xa.gate is not None and not xa.share_gate:
             self.gate = layers.GateWeights(xa.gate, c.width)
         if xa.share_gate and xa.share == "qkv":
@@ -61,23 +70,66 @@ class Block(nn.Module):
         y, cache = self.attn(self.norm1(x), cache, layer)
         x = x + y
         opening = jnp.zeros(x.shape[:2], jnp.float32)
+        looks = self._looks(layer)
+        if has_image is not None and looks is not None:
+            has_image = has_image & looks
         if kv is not None:
             assert shared is not None and has_image is not None
-            y, opening = self._look(x, kv, shared)
+            newly = self._newly(layer, cache, x.shape[1])
+            y, opening = self._look_or_skip(looks, x, kv, shared, newly)
             # not x + 0: a row without an image is untouched, whatever its image tokens hold
             x = jnp.where(has_image[:, :, None], x + y.astype(x.dtype), x)
             opening = jnp.where(has_image, opening, jnp.zeros_like(opening))
+        elif has_image is not None:
+            x = jnp.where(has_image[:, :, None], x + self.norm_xa(x), x)
         x = x + self.mlp(self.norm2(x))
         return (x, cache), opening
 
     def keys_values(
-        self, carry: None, tokens: Float[Array, "B S D"]
+        self, carry: None, tokens: Float[Array, "B S dim"]
     ) -> tuple[None, xattn.KeysValues]:
         """Returns this layer's own keys and values; shaped as the body of a scan."""
         return carry, xattn.keys_values(self.xa(), tokens)
 
+    def _looks(self, layer: Int[Array, ""]) -> Bool[Array, ""] | None:
+        """Returns whether a layer looks at the image; None if all do."""
+        if _all_look(self.config):
+            return None
+        return jnp.any(jnp.array(self.config.looking) == layer)
+
+    def _look_or_skip(
+        self,
+        looks: Bool[Array, ""] | None,
+        x: Float[Array, "B T D"],
+        kv: xattn.KeysValues,
+        shared: xattn.Shared,
+        newly: Bool[Array, "T"] | None,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
+        """Returns what `_look` does, or zeros."""
+        if looks is None:
+            return self._look(x, kv, shared, newly)
+        nothing = jnp.zeros(x.shape, jnp.float32), jnp.zeros(x.shape[:2], jnp.float32)
+        return nn.cond(
+            looks, lambda block: block._look(x, kv, shared, newly), lambda _: nothing, self
+        )
+
+    def _newly(
+        self, layer: Int[Array, ""], cache: attention.Cache | None, frames: int
+    ) -> Bool[Array, "T"] | None:
+        """Returns where kyuteye_mlx makes keys and values, and uses them before it rounds them."""
+        m, xa = self.config, self.config.cross_attention
+        if xa.keys_values == "activations" or not isinstance(xa.scope, scopes.Scope):
+            return None
+        start = jnp.int32(0) if cache is None else cache.position
+        first = start + jnp.arange(frames, dtype=jnp.int32) == xa.scope.start
+        return first & (layer == m.looking[0])
+
     def _look(
-        self, x: Float[Array, "B T D"], kv: xattn.KeysValues, shared: xattn.Shared
+        self,
+        x: Float[Array, "B T D"],
+        kv: xattn.KeysValues,
+        shared: xattn.Shared,
+        newly: Bool[Array, "T"] | None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
         xa = self.config.cross_attention
         kernels = dict(shared.kernels)
@@ -86,7 +138,7 @@ class Block(nn.Module):
         own_gate = xa.gate is not None and not xa.share_gate
         gate = self.gate() if own_gate else shared.gate
         y, opening = xattn.gated_cross_attention(
-            xa, self.norm_xa(x), kv, kernels=kernels, gate=gate
+            xa, self.norm_xa(x), kv, kernels=kernels, gate=gate, newly=newly
         )
         if xa.share_gate and xa.share == "qkv":
             y = y * self.gate_alpha.astype(jnp.float32)
@@ -130,7 +182,7 @@ class Backbone(nn.Module):
           codes: delayed ids, as they enter.
           kv: None leaves cross-attention out entirely.
           shared: adapters that all layers share.
-          has_image: frames that may see the image.
+          has_image: frames that may see the image; without `kv`, those of `norm_without_image`.
           cache: of the frames before, with T = 1; None: the codes are a whole sequence.
         """
         index = jnp.arange(self.config.backbone.layers, dtype=jnp.int32)
@@ -140,7 +192,7 @@ class Backbone(nn.Module):
             cache = cache._replace(position=cache.position + 1)
         return self.out_norm(x), openings, cache
 
-    def keys_values(self, tokens: Float[Array, "B S D"]) -> xattn.KeysValues:
+    def keys_values(self, tokens: Float[Array, "B S dim"]) -> xattn.KeysValues:
         """Returns every layer's own keys and values, for share="none"."""
         _, kv = self.blocks.keys_values(None, tokens)
         return kv
@@ -163,4 +215,41 @@ def _stacked(config: config_lib.ModelConfig, *, remat: bool) -> Any:
         "__call__": {**common, "in_axes": (0, own_kv, nn.broadcast, nn.broadcast)},
         "keys_values": {**common, "in_axes": (nn.broadcast,)},
     }
-    return nn.scan(block, methods=methods)(config)
+    scanned: Any = nn.scan(block, methods=methods)
+    if _all_look(config):
+        return scanned(config)
+    mapped = nn.map_variables(
+        scanned,
+        "params",
+        trans_in_fn=lambda variables: {"params": spread(variables["params"], config)},
+        methods=list(methods),
+    )
+    return mapped(config)
+
+
+def spread(blocks: Mapping[str, Any], config: config_lib.ModelConfig) -> dict[str, Any]:
+    """Returns the blocks' parameters with a row for every layer; one that does not look borrows its."""
+    if _all_look(config):
+        return dict(blocks)
+    rows = np.searchsorted(config.looking, np.arange(config.backbone.layers), side="right") - 1
+    return _adapter_rows(blocks, np.maximum(rows, 0))
+
+
+def gathered(blocks: Mapping[str, Any], config: config_lib.ModelConfig) -> dict[str, Any]:
+    """Returns the blocks' parameters as they are kept, of those with a row for every layer."""
+    if _all_look(config):
+        return dict(blocks)
+    return _adapter_rows(blocks, np.array(config.looking))
+
+
+def _adapter_rows(blocks: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    taken = {
+        name: jax.tree.map(lambda leaf: leaf[rows], blocks[name])
+        for name in _ADAPTERS
+        if name in blocks
+    }
+    return {**blocks, **taken}
+
+
+def _all_look(config: config_lib.ModelConfig) -> bool:
+    return len(config.looking) == config.backbone.layers

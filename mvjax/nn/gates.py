@@ -58,21 +58,31 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Conditional:
-    """g = act(up(relu(down(u)))), one value a channel; sigmoid logits are shifted by -4."""
+    """g = act(up(relu(down(u)))), one value a channel; sigmoid logits are shifted by -4.
+
+    With `bias`, candle's LearnableBias, `up` has a bias in place of the shift. No code that trains it is
+    public; it starts where the gate without it does: at -4 for sigmoid, at 0 for tanh (our choice).
+    """
 
     hidden: int = 512
     activation: Activation = "sigmoid"
+    bias: bool = False  # a learned one; runs in candle only
 
     def params(self, width: int) -> dict[str, ParamSpec]:
         """Parameter paths below `gate/`, with shapes for a backbone `width` wide."""
-        return {
+        specs = {
             "down/kernel": ParamSpec((width, self.hidden), torch_linear_init),
             "up/kernel": ParamSpec((self.hidden, width), torch_linear_init),
         }
+        if self.bias:
+            start = -SIGMOID_SHIFT if self.activation == "sigmoid" else 0.0
+            specs["up/bias"] = ParamSpec((width,), nn.initializers.constant(start))
+        return specs
 
     def upstream(self) -> dict[str, str]:
         """Parameter path -> name below `cross_attention.gate.` in the Kyutai layout."""
-        return {"down/kernel": "alpha.0.weight", "up/kernel": "alpha.2.weight"}
+        names = {"down/kernel": "alpha.0.weight", "up/kernel": "alpha.2.weight"}
+        return {**names, "up/bias": "alpha.2.bias"} if self.bias else names
 
     def __call__(
         self,
@@ -87,8 +97,12 @@ class Conditional:
         """
         down, up = params["down/kernel"].astype(u.dtype), params["up/kernel"].astype(u.dtype)
         h = jax.nn.relu(jnp.einsum("...D,DG->...G", u, down))
-        logits = jnp.einsum("...G,GD->...D", h, up).astype(jnp.float32)
-        return _activate(logits, self.activation, dtype)
+        logits = jnp.einsum("...G,GD->...D", h, up)
+        if self.bias:
+            bias = params["up/bias"].astype(u.dtype).reshape((1,) * (u.ndim - 1) + (-1,))
+            logits = logits + bias
+        shift = 0.0 if self.bias else SIGMOID_SHIFT
+        return _activate(logits.astype(jnp.float32), self.activation, dtype, shift=shift)
 
 
 Gate = Constant | Conditional
@@ -100,7 +114,13 @@ def torch_linear_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> 
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _activate(logits: Array, activation: Activation, dtype: jnp.dtype | type) -> Array:
+def _activate(
+    logits: Array,
+    activation: Activation,
+    dtype: jnp.dtype | type,
+    *,
+    shift: float = SIGMOID_SHIFT,
+) -> Array:
     if activation == "tanh":
         return rounding.to(jnp.tanh(logits), dtype)
-    return rounding.to(jax.nn.sigmoid(rounding.to(logits - SIGMOID_SHIFT, dtype)), dtype)
+    return rounding.to(jax.nn.sigmoid(rounding.to(logits - shift, dtype)), dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mvjax import config as config_lib
 from mvjax import types
-from mvjax.nn import attention, backbone, depformer, layers, xattn
+from mvjax.nn import attention, backbone, depformer, layers, scopes, xattn
 
 REPORTED_LAYERS = 10  # a frame's gate mean is over the last so many layers; reference section 2.8
 
@@ -22,12 +23,12 @@ class Output(NamedTuple):
     Attributes:
       text_logits: at t they predict codes[:, 0, t].
       audio_logits: at [t, q] they predict codes[:, 1 + q, t]; zeros in the last `delay` frames.
-      gates: mean over channels; 0 where there is no image.
+      gates: mean over channels, of the layers that look; 0 where there is no image.
     """
 
     text_logits: Float[Array, "B T V"]
     audio_logits: Float[Array, "B T levels C"] | None
-    gates: Float[Array, "L B T"]
+    gates: Float[Array, "looking B T"]
 
 
 class VisionSpeech(nn.Module):
@@ -48,21 +49,34 @@ class VisionSpeech(nn.Module):
         self.depformer = depformer.Depformer(m, self.remat)
         self.image = xattn.ImageTower(m)
         if xattn.shared_names(xa.share):
-            self.xa = xattn.Projections(xattn.shared_names(xa.share), m.backbone, m.dtype)
+            self.xa = xattn.Projections(xattn.shared_names(xa.share), m)
         if xa.gate is not None and xa.share_gate:
             self.gate = layers.GateWeights(xa.gate, m.backbone.width)
 
     @nn.nowrap
     def init(self, rngs: Any, *args: Any, method: Any = "build", **kwargs: Any) -> Any:
-        """Returns {"params": every parameter}; `init(key)` needs no example input."""
-        return super().init(rngs, *args, method=method, **kwargs)
+        """Returns {"params": every parameter}; `init(key)` needs no example input.
+
+        A layer begins alike whether or not others look at the image: all are made, and some kept.
+        """
+        xa = dataclasses.replace(self.config.cross_attention, layers=())
+        config = dataclasses.replace(self.config, cross_attention=xa)
+        made = super(VisionSpeech, self.clone(config=config)).init(
+            rngs, *args, method=method, **kwargs
+        )
+        spine = made["params"]["backbone"]
+        spine = {**spine, "blocks": backbone.gathered(spine["blocks"], self.config)}
+        return {**made, "params": {**made["params"], "backbone": spine}}
 
     def build(self) -> None:
         """Touches every parameter once."""
         m = self.config
         side = m.siglip.image_size
         pixels = jnp.zeros((1, side, side, 3), jnp.float32)
-        self(jnp.zeros((1, m.codebooks, 2), jnp.int32), pixels, depth_codebooks=m.codebooks_out)
+        codes, none = jnp.zeros((1, m.codebooks, 2), jnp.int32), jnp.zeros((1, 2), bool)
+        counted = isinstance(m.cross_attention.scope, scopes.AroundImage)
+        told = none if counted else None
+        self(codes, pixels, image_tokens=told, depth_codebooks=m.codebooks_out)
 
     def __call__(
         self,
@@ -70,6 +84,7 @@ class VisionSpeech(nn.Module):
         pixels: Float[Array, "B height width 3"] | None,
         has_image: Bool[Array, "B"] | None = None,
         *,
+        image_tokens: Bool[Array, "B T"] | None = None,
         depth_codebooks: int,
     ) -> Output:
         """The training forward: predicts every frame from the frames before it.
@@ -79,11 +94,13 @@ class VisionSpeech(nn.Module):
             text row alone (rows = 1) the audio embeddings are not computed.
           pixels: in [-1, 1]; None is exactly plain Moshi.
           has_image: rows that see their image; None: all.
+          image_tokens: where the row holds the image itself, for a scope `AroundImage`.
           depth_codebooks: levels whose audio logits are computed; 0: none.
         """
         kv = None if pixels is None else self.look(pixels)
         streams = delay_codes(codes, self.config)
-        z, gate_means = self.hidden(streams[:, :, :-1], kv, has_image)
+        z, openings = self.hidden(streams[:, :, :-1], kv, has_image, image_tokens=image_tokens)
+        gate_means = openings[jnp.array(self.config.looking)]
         delays = self.config.delays
         text_logits = undelay(self.text_logits(z)[:, :, None], delays[:1])[:, :, 0]
         if depth_codebooks == 0:
@@ -101,11 +118,11 @@ class VisionSpeech(nn.Module):
         """Returns the frozen encoder's features of images with values in [-1, 1]."""
         return self.image.encode(pixels)
 
-    def project(self, features: Float[Array, "B S E"]) -> Float[Array, "B S D"]:
+    def project(self, features: Float[Array, "B S E"]) -> Float[Array, "B S dim"]:
         """Returns image tokens."""
         return self.image.project(features)
 
-    def keys_values(self, tokens: Float[Array, "B S D"]) -> xattn.KeysValues:
+    def keys_values(self, tokens: Float[Array, "B S dim"]) -> xattn.KeysValues:
         """Returns what the layers attend to, computed once per image."""
         if self.config.cross_attention.share == "none":
             return self.backbone.keys_values(tokens)
@@ -116,9 +133,11 @@ class VisionSpeech(nn.Module):
         codes: Int[Array, "B rows T"],
         kv: xattn.KeysValues | None,
         has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
+        *,
+        image_tokens: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
-        """Returns (z, gate means) for delayed codes, as they enter the backbone."""
-        seen = None if kv is None else self._seen(has_image, codes, jnp.int32(0))
+        """Returns (z, gate means) for delayed codes, as they enter; a layer that does not look has 0."""
+        seen = self._seen(kv, has_image, codes, jnp.int32(0), image_tokens)
         z, gate_means, _ = self.backbone(codes, kv, self._shared(kv), has_image=seen)
         return z, gate_means
 
@@ -157,10 +176,10 @@ class VisionSpeech(nn.Module):
     ) -> tuple[attention.Cache, Float[Array, "B D"], Float[Array, "B V"], Float[Array, "B"]]:
         """Returns (cache, z, text logits, gate mean) of one frame of delayed ids.
 
-        The gate mean is over channels and the last ten layers.
+        The gate mean is over channels and the last ten layers, those that do not look included.
         """
         column = codes[:, :, None]
-        seen = None if kv is None else self._seen(has_image, column, cache.position)
+        seen = self._seen(kv, has_image, column, cache.position)
         z, gate_means, further = self.backbone(
             column, kv, self._shared(kv), has_image=seen, cache=cache
         )
@@ -185,17 +204,39 @@ class VisionSpeech(nn.Module):
 
     def _seen(
         self,
+        kv: xattn.KeysValues | None,
         has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None,
         codes: Int[Array, "B rows T"],
         start: Int[Array, ""],
-    ) -> Bool[Array, "B T"]:
-        """Returns which frames see the image; the codes are those of frames `start` and on."""
+        image_tokens: Bool[Array, "B T"] | None = None,
+    ) -> Bool[Array, "B T"] | None:
+        """Returns which frames see the image (or would see one, if `norm_without_image`).
+
+        The codes are those of frames `start` and on.
+        """
+        if kv is None and not self.config.cross_attention.norm_without_image:
+            return None
         B, _, T = codes.shape
-        scope = self.config.cross_attention.scope
-        seen = jnp.tile(scope(start + jnp.arange(T, dtype=jnp.int32))[None], (B, 1))
+        seen = self._inside(B, T, start, image_tokens)
         if has_image is None:
             return seen
         return seen & (has_image if has_image.ndim == 2 else has_image[:, None])
+
+    def _inside(
+        self, B: int, T: int, start: Int[Array, ""], image_tokens: Bool[Array, "B T"] | None
+    ) -> Bool[Array, "B T"]:
+        """Returns which of T frames from `start` on are in the config's scope."""
+        scope = self.config.cross_attention.scope
+        if isinstance(scope, scopes.AroundImage):
+            if image_tokens is None:
+                raise ValueError(
+                    f"cross_attention.scope: {scope} counts from image tokens in the row: call the model"
+                    " with image_tokens (which training and conversations have not), or choose a Scope"
+                )
+            return scope(image_tokens)
+        if image_tokens is not None:
+            raise ValueError(f"image_tokens: of no use to {scope}; choose an AroundImage")
+        return jnp.tile(scope(start + jnp.arange(T, dtype=jnp.int32))[None], (B, 1))
 
     def _shared(self, kv: xattn.KeysValues | None) -> xattn.Shared | None:
         if kv is None:

@@ -74,7 +74,7 @@ class Encoder(nn.Module):
             length=self.config.layers,
         )
         x, _ = blocks(self.config, self.dtype, name="encoderblock")(x)
-        return _norm(x, self.dtype, "encoder_norm")
+        return _norm(x, self.dtype, "encoder_norm", eps=self.config.final_norm_eps)
 
 
 class Block(nn.Module):
@@ -129,10 +129,10 @@ class Mlp(nn.Module):
         return nn.Dense(self.config.width, dtype=self.dtype, kernel_init=init, name="Dense_1")(y)
 
 
-def _norm(x: Array, dtype: config_lib.Dtype, name: str) -> Array:
+def _norm(x: Array, dtype: config_lib.Dtype, name: str, *, eps: float = NORM_EPS) -> Array:
     """LayerNorm in float32, cast back to the matmul dtype; called inside a compact method."""
     norm = nn.LayerNorm(
-        epsilon=NORM_EPS,
+        epsilon=eps,
         dtype=jnp.float32,
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits on the large-mean channels of a ViT
         name=name,

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mvjax import config as config_lib
-from mvjax.nn import attention, layers, siglip
+from mvjax.nn import attention, layers, rounding, siglip
 
 
 class KeysValues(NamedTuple):
@@ -33,13 +33,14 @@ class ImageTower(nn.Module):
     config: config_lib.ModelConfig
 
     def setup(self) -> None:
-        """Creates `encoder`, `proj` and `norm`."""
+        """Creates `encoder`, `proj` unless features have the width of tokens, and `norm`."""
         c = self.config
         self.encoder = siglip.Siglip(c.siglip, c.dtype)
-        self.proj = nn.Dense(c.backbone.width, dtype=c.dtype)
+        if c.projects_image:
+            self.proj = nn.Dense(c.image_width, dtype=c.dtype)
         xa = c.cross_attention
         self.norm = layers.RMSNorm(
-            c.backbone.width,
+            c.image_width,
             kind=xa.image_norm,
             eps=xa.image_norm_eps,
             precision=xa.image_norm_dtype,
@@ -49,33 +50,36 @@ class ImageTower(nn.Module):
         """Returns the features of images with values in [-1, 1]."""
         return self.encoder(pixels)
 
-    def project(self, features: Float[Array, "B S E"]) -> Float[Array, "B S D"]:
-        """Returns norm(proj(features))."""
-        return self.norm(self.proj(features))
+    def project(self, features: Float[Array, "B S E"]) -> Float[Array, "B S dim"]:
+        """Returns norm(proj(features)), of width `config.image_width`."""
+        return self.norm(self.proj(features) if self.config.projects_image else features)
 
 
 class Projections(nn.Module):
-    """Owns some of the kernels q, k, v [D, N, H] and out [N, H, D].
+    """Owns some of the kernels q [D, N, H], k and v [width of image tokens, N, H] and out [N, H, D].
 
     Attributes:
       names: the kernels that live here.
-      config: the backbone's, which gives the sizes.
-      dtype: of the kernels as returned.
+      config: sizes.
     """
 
     names: tuple[str, ...]
-    config: config_lib.BackboneConfig
-    dtype: config_lib.Dtype = "float32"
+    config: config_lib.ModelConfig
 
     @nn.compact
     def __call__(self) -> dict[str, Array]:
         """Returns {name: kernel}."""
-        D, N = self.config.width, self.config.heads
+        m, D, N = self.config, self.config.backbone.width, self.config.backbone.heads
         H = D // N
-        shapes = {name: (N, H, D) if name == "out" else (D, N, H) for name in self.names}
+        inputs = {"q": D, "k": m.image_width, "v": m.image_width, "out": D}
         return {
-            name: layers.Einsum(shape, fan_in=D, dtype=self.dtype, name=name).weights()
-            for name, shape in shapes.items()
+            name: layers.Einsum(
+                (N, H, D) if name == "out" else (inputs[name], N, H),
+                fan_in=inputs[name],
+                dtype=m.dtype,
+                name=name,
+            ).weights()
+            for name in self.names
         }
 
 
@@ -89,9 +93,9 @@ def own_names(share: str) -> tuple[str, ...]:
     return tuple(n for n in ("q", "k", "v", "out") if n not in shared_names(share))
 
 
-def keys_values(kernels: Mapping[str, Array], tokens: Float[Array, "B S D"]) -> KeysValues:
+def keys_values(kernels: Mapping[str, Array], tokens: Float[Array, "B S dim"]) -> KeysValues:
     """Returns the keys and values of image tokens."""
-    k, v = (jnp.einsum("BSD,DNH->BSNH", tokens, kernels[name]) for name in ("k", "v"))
+    k, v = (jnp.einsum("BSd,dNH->BSNH", tokens, kernels[name]) for name in ("k", "v"))
     return KeysValues(k, v)
 
 
@@ -102,6 +106,7 @@ def gated_cross_attention(
     *,
     kernels: Mapping[str, Array],
     gate: Mapping[str, Array] | None,
+    newly: Bool[Array, "T"] | None = None,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
     """Returns (u * g with u = out(attention(q(y), image)), mean of g over channels).
 
@@ -111,12 +116,27 @@ def gated_cross_attention(
       kv: this layer's keys and values.
       kernels: "q" and "out".
       gate: the gate's parameters; None without a gate (g = 1).
+      newly: frames at which `kv` is not yet rounded, if `config.keys_values` rounds it; None: none.
     """
     q = jnp.einsum("BTD,DNH->BTNH", y, kernels["q"])
-    u = jnp.einsum("BTNH,NHD->BTD", attention.cross_attend(q, kv.k, kv.v), kernels["out"])
+    u = jnp.einsum("BTNH,NHD->BTD", _attend(config, q, kv, newly), kernels["out"])
     if config.gate is None:
         return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)
     assert gate is not None
     dtype = u.dtype if config.gate_dtype == "activations" else jnp.float32
     g = config.gate(gate, u, dtype=dtype)
     return u.astype(jnp.float32) * g, jnp.mean(g, axis=-1)
+
+
+def _attend(
+    config: config_lib.CrossAttentionConfig,
+    q: Float[Array, "B T N H"],
+    kv: KeysValues,
+    newly: Bool[Array, "T"] | None,
+) -> Float[Array, "B T N H"]:
+    u = attention.cross_attend(q, kv.k, kv.v)
+    if config.keys_values == "activations":
+        return u
+    k, v = (rounding.to(x.astype(jnp.float32), jnp.bfloat16).astype(x.dtype) for x in kv)
+    rounded = attention.cross_attend(q, k, v)
+    return rounded if newly is None else jnp.where(newly[None, :, None, None], u, rounded)

@@ -27,9 +27,6 @@ def load(path: Path) -> Tensors:
       ValueError: if the slices of the depth transformer do not share their norms.
     """
     tensors = _load_gguf(path) if path.suffix == ".gguf" else safetensors_torch.load_file(path)
-    if f"{_XA}in_proj_weight_q" in tensors:
-        parts = [tensors.pop(f"{_XA}in_proj_weight_{part}") for part in ("q", "kv")]
-        tensors[f"{_XA}in_proj_weight"] = torch.cat(parts)
     found: Tensors = {}
     chunks: dict[str, dict[int, torch.Tensor]] = {}
     for name, tensor in tensors.items():
@@ -53,7 +50,7 @@ def _name(name: str) -> str:
         return name
     if name.startswith("emb."):
         return f"audio_{name}"
-    for part in ("in_proj_weight", "out_proj.weight"):
+    for part in ("in_proj_weight", "in_proj_weight_q", "in_proj_weight_kv", "out_proj.weight"):
         if name == _XA + part:
             return f"llm.{_XA}mha.{part}"
     return f"llm.{name}"

@@ -22,6 +22,8 @@ _CANDLE_GATES: dict[str, tuple[GateKind, Activation]] = {
     "ConstantGatedSigmoid": ("constant", "sigmoid"),
     "ConditionalGatedTanh": ("conditional", "tanh"),
     "ConditionalGatedSigmoid": ("conditional", "sigmoid"),
+    "ConditionalGatedTanhLearnableBias": ("conditional", "tanh"),
+    "ConditionalGatedSigmoidLearnableBias": ("conditional", "sigmoid"),
 }
 _ENCODER_CONFIG = "siglip448.config"
 _TORCH_NORMS: dict[str, tuple[NormKind, float]] = {
@@ -78,6 +80,7 @@ class Model:
     image_norm: tuple[NormKind, float]
     gate: GateKind
     activation: Activation
+    looking: tuple[int, ...]  # the layers that have cross-attention
     scope: Scope
     delays: tuple[int, ...]
     codebooks_out: int
@@ -109,6 +112,7 @@ def read_torch(folder: Path) -> Model:
         image_norm=_TORCH_NORMS[c["norm_xa"]],
         gate="none" if gating == "none" else conditional,
         activation="sigmoid" if gating == "none" else gating,
+        looking=tuple(c["xa_layers"]) or tuple(range(c["num_layers"])),
         scope=Scope(c["xa_start"], None if c["xa_end"] == "end" else c["xa_end"]),
         delays=tuple(c["delays"]),
         codebooks_out=c["dep_q"],
@@ -137,6 +141,7 @@ def read_mlx(folder: Path) -> Model:
         image_norm=(norm["kind"], norm["eps"]),
         gate="none" if backbone["xa_gating"] == "none" else "conditional",
         activation="sigmoid",
+        looking=tuple(range(backbone["num_layers"])),
         scope=Scope(max(backbone["xa_start"] - 1, 0), None),  # upstream counts before it compares
         delays=(0, *c["audio_delays"]),
         codebooks_out=depformer["num_slices"],
@@ -177,6 +182,7 @@ def read_candle(folder: Path) -> Model:
         image_norm=(norm["kind"], norm["eps"]),
         gate=gate,
         activation=activation,
+        looking=tuple(range(own["num_layers"])),
         scope=Scope(own["xa_start"], None),
         delays=tuple(own["delays"]),
         codebooks_out=told["generated_audio_codebooks"],

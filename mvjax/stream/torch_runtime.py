@@ -19,7 +19,8 @@ from mvjax.stream import candle_tensors, timeline
 from mvjax.stream import folder as folder_lib
 
 REPORTED_LAYERS = 10  # of the gate mean; reference section 2.8
-GATE_SHIFT = 4.0  # of sigmoid gates; reference section 2.6
+GATE_SHIFT = 4.0  # of sigmoid gates without a bias of their own; reference section 2.6
+_SHARED = "llm.transformer.layers.0.cross_attention.mha."
 
 Past = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -70,12 +71,11 @@ class Runtime:
             return
         x = _encode_image(self.weights, self.model.encoder, torch.from_numpy(np.asarray(pixels)))
         prefix = "image_prefix."
-        x = F.linear(
-            x, self.weights[f"{prefix}proj_xa.weight"], self.weights[f"{prefix}proj_xa.bias"]
-        )
+        if f"{prefix}proj_xa.weight" in self.weights:
+            w, b = (self.weights[f"{prefix}proj_xa.{part}"] for part in ("weight", "bias"))
+            x = F.linear(x, w, b)
         x = _norm(x, self.weights[f"{prefix}norm_xa.alpha"], *self.model.image_norm)
-        fused = self.weights["llm.transformer.layers.0.cross_attention.mha.in_proj_weight"]
-        _, w_k, w_v = fused.chunk(3)
+        w_k, w_v = self._projections()[1].chunk(2)
         k, v = (_heads(F.linear(x, w), self.model.heads) for w in (w_k, w_v))
         self._image = (k, v)
 
@@ -133,7 +133,7 @@ class Runtime:
         u = _attend(q, self._keys[layer, :, :seen], self._values[layer, :, :seen])
         x = x + F.linear(u, w[f"{p}self_attn.out_proj.weight"])
         gate = 0.0
-        if self._image is not None and s in self.model.scope:
+        if self._image is not None and s in self.model.scope and layer in self.model.looking:
             y, gate = self._look(p, _norm(x, w[f"{p}norm_cross.alpha"], "mean_square", 1e-8))
             x = x + y
         y = _norm(x, w[f"{p}norm2.alpha"], "mean_square", 1e-8)
@@ -143,11 +143,11 @@ class Runtime:
 
     def _look(self, p: str, y: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Returns (gated cross-attention result, mean gate opening)."""
-        w, shared = self.weights, "llm.transformer.layers.0.cross_attention.mha."
+        w = self.weights
         assert self._image is not None
         k, v = self._image
-        q = F.linear(y, w[f"{shared}in_proj_weight"][: len(y)]).view(self.model.heads, -1)
-        u = F.linear(_attend(q, k, v), w[f"{shared}out_proj.weight"])
+        q = F.linear(y, self._projections()[0]).view(self.model.heads, -1)
+        u = F.linear(_attend(q, k, v), w[f"{_SHARED}out_proj.weight"])
         gate = f"{p}cross_attention.gate.alpha"
         match self.model.gate:
             case "none":
@@ -156,14 +156,25 @@ class Runtime:
                 g = self._activate(w[gate].reshape(()))
             case "conditional":
                 inner = F.linear(u, w[f"{gate}.0.weight"]).relu()
-                g = self._activate(F.linear(inner, w[f"{gate}.2.weight"]))
+                bias = w.get(f"{gate}.2.bias")
+                logits = F.linear(inner, w[f"{gate}.2.weight"], bias)
+                g = self._activate(logits, shift=GATE_SHIFT if bias is None else 0.0)
         alpha = w.get(f"{p}cross_attention.per_layer_alpha", torch.ones(1)).reshape(())
         return u * g * alpha, float(g.mean())
 
-    def _activate(self, logits: torch.Tensor) -> torch.Tensor:
+    def _projections(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the shared weights of queries, and of keys and values."""
+        fused = self.weights.get(f"{_SHARED}in_proj_weight")
+        if fused is not None:
+            return fused[: fused.shape[1]], fused[fused.shape[1] :]
+        return self.weights[f"{_SHARED}in_proj_weight_q"], self.weights[
+            f"{_SHARED}in_proj_weight_kv"
+        ]
+
+    def _activate(self, logits: torch.Tensor, *, shift: float = GATE_SHIFT) -> torch.Tensor:
         if self.model.activation == "tanh":
             return logits.tanh()
-        return torch.sigmoid(logits - GATE_SHIFT)
+        return torch.sigmoid(logits - shift)
 
     def _speak(
         self, z: torch.Tensor, text: int, forced: np.ndarray | None

@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Array
 
 from mvjax import config as config_lib
+from mvjax import tree
 from mvjax.data import features, mixture, rows
 from mvjax.nn import siglip
 from mvjax.train import sharding
 from mvjax.train import step as step_lib
 from mvjax.weights import frozen as frozen_lib
+from mvjax.weights import rules
 
 BATCH = 16  # images on one device at a time
 
@@ -55,7 +57,8 @@ def make(
 def encoder(run: config_lib.Config) -> features.Encode:
     """Returns the frozen encoder as a function of 8-bit images, whose rows are spread over the devices."""
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.local_devices())
-    weights = frozen_lib.load_siglip(run.frozen.siglip, run.model.siglip)
+    leaves = frozen_lib.open_siglip(run.frozen.siglip, run.model.siglip)
+    weights = tree.unflatten(rules.read_leaves(leaves, place=run.frozen.siglip))
     params = jax.device_put(weights, sharding.replicated(mesh))
     model = siglip.Siglip(run.model.siglip, run.model.dtype)
 

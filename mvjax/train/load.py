@@ -91,7 +91,7 @@ def from_files(run: config.Config) -> dict[str, Any]:
     Moshi keeps its stored dtype for a bfloat16 model, else float32.
     """
     stored = _open_verified(run)
-    return tree.unflatten({p: np.ascontiguousarray(leaf[()]) for p, leaf in stored.items()})
+    return tree.unflatten({path: np.asarray(leaf[()]) for path, leaf in stored.items()})
 
 
 def identity(run: config.Config) -> Identity:

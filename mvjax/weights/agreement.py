@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,9 @@ from jaxtyping import Array, Float, Int
 
 from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.nn import backbone, xattn
+from mvjax.nn import backbone, scopes, xattn
 from mvjax.nn import model as model_lib
+from mvjax.weights import stored
 
 _ENGINE = "mvjax.stream.engine"  # by name, since `weights` comes before `stream`
 
@@ -34,7 +36,7 @@ class Told(NamedTuple):
 
 
 def compare(
-    params: tree.Tree,
+    params: Mapping[str, stored.Stored],
     model: config_lib.ModelConfig,
     *,
     pixels: Float[np.ndarray, "1 height width 3"],
@@ -44,14 +46,13 @@ def compare(
     """Returns errors, agreement and, layer by layer, the residual stream.
 
     Args:
-      params: of the JAX model.
+      params: {path: leaf} of the JAX model, which are read one after the other.
       model: its config, in float32.
       pixels: the image that the runtime was shown.
       user: the codes that it heard, undelayed.
       outs: what its steps returned.
     """
-    leaves = tree.flatten(params)
-    exact = tree.unflatten({p: jnp.asarray(x, jnp.float32) for p, x in leaves.items()})
+    exact = tree.unflatten({p: jnp.asarray(x[()], jnp.float32) for p, x in params.items()})
     codes = np.concatenate([_spoken(outs, model), user])[None].astype(np.int32)
     with jax.default_matmul_precision("highest"):
         shown = jnp.asarray(pixels, jnp.float32)
@@ -101,14 +102,17 @@ def _run(params: tree.Tree, *args: Any, config: config_lib.ModelConfig, method: 
 def _block(
     params: tree.Tree,
     x: Float[Array, "1 T D"],
+    layer: Int[Array, ""],
     kv: xattn.KeysValues,
     shared: xattn.Shared,
     *,
     config: config_lib.ModelConfig,
 ) -> Float[Array, "1 T D"]:
-    seen = config.cross_attention.scope(jnp.arange(x.shape[1], dtype=jnp.int32))[None]
+    scope = config.cross_attention.scope
+    assert isinstance(scope, scopes.Scope)  # no runtime has another
+    seen = scope(jnp.arange(x.shape[1], dtype=jnp.int32))[None]
     block = backbone.Block(config)
-    (y, _), _ = block.apply({"params": params}, (x, None), jnp.int32(0), kv, shared, seen)
+    (y, _), _ = block.apply({"params": params}, (x, None), layer, kv, shared, seen)
     return y
 
 
@@ -125,10 +129,10 @@ def _residual_streams(
     )
     own = backbone.Backbone(config)
     x = own.apply({"params": params["backbone"]}, columns, method="embed")
-    streams = []
+    blocks, streams = backbone.spread(params["backbone"]["blocks"], config), []
     for layer in range(config.backbone.layers):
-        of_layer = jax.tree.map(lambda leaf: leaf[layer], params["backbone"]["blocks"])  # noqa: B023
-        x = _block(of_layer, x, kv, shared, config=config)
+        of_layer = jax.tree.map(lambda leaf: leaf[layer], blocks)  # noqa: B023
+        x = _block(of_layer, x, jnp.int32(layer), kv, shared, config=config)
         streams.append(x[0])
     return jnp.stack(streams, axis=1)
 

@@ -70,16 +70,24 @@ def load_candle(
     Raises:
       ValueError: also naming tensors that are damaged.
     """
-    found = locate.resolve(path, names=NAMES)
-    if found.suffix == GGUF_SUFFIX:
-        gguf_io().verify(found)
-        vision = _vision_beside(path, found)
-        if vision is not None:
-            safetensors_io.verify(vision)
-    else:
-        safetensors_io.verify(found)
+    verify(path)
     views = open_candle(path, config, dtype=dtype)
-    return tree.unflatten(rules.read_leaves(views, place=str(found)))
+    return tree.unflatten(rules.read_leaves(views, place=str(path)))
+
+
+def verify(path: str | Path) -> None:
+    """Compares all files of a location of `open_candle` with the checksums that they carry.
+
+    Raises:
+      ValueError: naming a file and every tensor in it whose bytes changed.
+    """
+    found = locate.resolve(path, names=NAMES)
+    if found.suffix != GGUF_SUFFIX:
+        safetensors_io.verify(found)
+        return
+    gguf_io().verify(found)
+    if (vision := _vision_beside(path, found)) is not None:
+        safetensors_io.verify(vision)
 
 
 def from_tensors(
@@ -116,7 +124,7 @@ def save_candle(
     write(path, to_tensors(params, config, split=split, dtype=dtype, place=f"writing {path}"))
 
 
-def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
     """Writes {name in the file: tensor}; otherwise as `save_candle`."""
     if path.suffix == GGUF_SUFFIX:
         language = {name: t for name, t in tensors.items() if not name.startswith(IMAGE)}
@@ -126,9 +134,10 @@ def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         safetensors_io.write(path, tensors)
 
 
-def image_tensors(tensors: Mapping[str, np.ndarray]) -> rules.Tensors:
+def image_tensors(tensors: Mapping[str, stored.Stored]) -> dict[str, stored.Stored]:
     """Returns what the file beside a GGUF holds, in bfloat16."""
-    return {n: t.astype(ml_dtypes.bfloat16) for n, t in tensors.items() if n.startswith(IMAGE)}
+    image = {name: tensor for name, tensor in tensors.items() if name.startswith(IMAGE)}
+    return {name: stored.cast(tensor, ml_dtypes.bfloat16) for name, tensor in image.items()}
 
 
 def to_tensors(
@@ -138,13 +147,10 @@ def to_tensors(
     split: bool = False,
     dtype: np.dtype | type | None = None,
     place: str,
-) -> rules.Tensors:
-    """Returns {name in the file: tensor}; `split` keeps queries apart from keys and values."""
+) -> dict[str, stored.Stored]:
+    """Returns {name in the file: tensor}, made when read; `split` keeps queries apart."""
     table, sizes = candle_rules(config, split=split), kyutai.sizes(config)
-    tensors = rules.to_upstream(tree.flatten(params), table, sizes, place=place)
-    if dtype is None:
-        return tensors
-    return {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    return rules.views(tree.flatten(params), table, sizes, place=place, dtype=dtype)
 
 
 def vision_file(path: Path) -> Path:

@@ -5,6 +5,10 @@ Three questions. *Values*: does the reloaded file hold the model's weights, roun
 their own, greedily, and their tokens are compared; then JAX is told the runtime's tokens and every text and
 audio logit, gate and layer of every frame is compared. *Loss*, if the format rounds: the same against the
 model as trained. The verdict is "pass", "lossy" (the file is right, and its loss is stated) or "fail".
+
+Besides the parameters that it is given, one whole model at a time is in memory, in float32: first the
+runtime's, then that of JAX with the reloaded weights, then that of JAX as trained. Files and parameters are
+compared leaf by leaf.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import functools
 import hashlib
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +27,22 @@ from jaxtyping import Float, Int
 
 from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.weights import agreement, candle, deviations, export, locate, targets
+from mvjax.weights import (
+    agreement,
+    candle,
+    checksums,
+    deviations,
+    export,
+    locate,
+    stored,
+    stream,
+    targets,
+)
 from mvjax.weights import frozen as frozen_lib
 
 # By name, since `weights` comes before `stream`, and the runtimes need packages that may be absent.
+MIN_FRAMES = 100  # that a certificate says something about
+
 _RUNTIMES = {
     "torch": "mvjax.stream.torch_runtime",
     "mlx": "mvjax.stream.mlx_runtime",
@@ -49,7 +66,8 @@ def certify(
 ) -> dict[str, Any]:
     """Returns the certificate and writes it to `folder/certificate.json`.
 
-    The conversation begins in the training alignment, whatever the config's `stream` says.
+    Both sides compute as trained: what the config imitates of an upstream runtime, and no file tells one
+    (how a conversation begins, roundings and eps of the image part), is left out.
 
     Args:
       params: what was exported.
@@ -57,24 +75,22 @@ def certify(
       folder: written by `export`.
       target: as told to `export`.
       pixels: the image, in [-1, 1].
-      user_codes: what the user says, undelayed; at least 100 frames.
+      user_codes: what the user says, undelayed; at least MIN_FRAMES frames.
       dtype: as told to `export`.
       quantisation: as told to `export`.
       tolerance: on absolute differences of logits and gate means, in float32.
 
     Raises:
-      ValueError: if there are fewer than 100 frames.
+      ValueError: if there are fewer than MIN_FRAMES frames.
       ModuleNotFoundError: if the runtime's package is not installed, with the remedy.
     """
     T = user_codes.shape[1]
-    if T < 100:
-        raise ValueError(f"certify: expected at least 100 frames of user codes, got {T}")
-    model = dataclasses.replace(config.model, dtype="float32", stream=config_lib.StreamConfig())
-    runtime = _runtime_module(target).Runtime(folder)
-    runtime.image(np.asarray(pixels, np.float32))
-    outs = [runtime.step(user_codes[:, t]) for t in range(T)]
+    if T < MIN_FRAMES:
+        raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
+    model = _as_trained(config.model)
+    outs = _talk(folder, target, pixels, user_codes)
     weights = folder / targets.weight_file(target, quantisation)
-    reloaded = export.load_exported(weights, config.model, target, dtype=np.float32)
+    reloaded = export.open_exported(weights, config.model, target, dtype=np.float32)
     compare = functools.partial(
         agreement.compare, model=model, pixels=pixels, user=user_codes, outs=outs
     )
@@ -90,8 +106,9 @@ def certify(
         **_values(params, config, reloaded, target, dtype=dtype, quantisation=quantisation),
         "upstream_differences": deviations.deviations(config.model, target),
     }
-    lossy = bool(_differing(reloaded, params))
-    certificate["loss"] = _loss(compare(params)) if lossy else None
+    trained = _on_host(params)
+    lossy = any(not _equal(leaf, trained[path]) for path, leaf in reloaded.items())
+    certificate["loss"] = _loss(compare(trained)) if lossy else None
     certificate |= _verdict(certificate)
     (folder / export.CERTIFICATE_FILE).write_text(json.dumps(certificate, indent=1))
     return certificate
@@ -114,6 +131,20 @@ def summary(certificate: dict[str, Any]) -> str:
     return "\n  ".join(lines)
 
 
+def _as_trained(model: config_lib.ModelConfig) -> config_lib.ModelConfig:
+    """Returns the config in float32, as the runtimes of `mvjax.stream` compute."""
+    siglip, adapters = config_lib.SiglipConfig(), config_lib.CrossAttentionConfig()
+    return dataclasses.replace(
+        model,
+        dtype="float32",
+        stream=config_lib.StreamConfig(),
+        siglip=dataclasses.replace(model.siglip, final_norm_eps=siglip.final_norm_eps),
+        cross_attention=dataclasses.replace(
+            model.cross_attention, keys_values=adapters.keys_values
+        ),
+    )
+
+
 def _runtime_module(target: targets.Target) -> Any:
     try:
         return importlib.import_module(_RUNTIMES[target])
@@ -121,6 +152,18 @@ def _runtime_module(target: targets.Target) -> Any:
         raise ModuleNotFoundError(
             f"the {target} runtime needs {error.name!r}: pip install 'mvjax[{_EXTRAS[target]}]'"
         ) from error
+
+
+def _talk(
+    folder: Path,
+    target: targets.Target,
+    pixels: Float[np.ndarray, "1 height width 3"],
+    user_codes: Int[np.ndarray, "U T"],
+) -> list[Any]:
+    """Returns what the runtime says; it is gone afterwards."""
+    runtime = _runtime_module(target).Runtime(folder)
+    runtime.image(np.asarray(pixels, np.float32))
+    return [runtime.step(user_codes[:, t]) for t in range(user_codes.shape[1])]
 
 
 def _loss(compared: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +182,7 @@ def _loss(compared: dict[str, Any]) -> dict[str, Any]:
 def _values(
     params: tree.Tree,
     config: config_lib.Config,
-    reloaded: tree.Tree,
+    reloaded: Mapping[str, stored.Stored],
     target: targets.Target,
     *,
     dtype: config_lib.Dtype | None,
@@ -152,8 +195,8 @@ def _values(
     adapters, frozen = tree.partition(params, config.train.trained)
     source = frozen_lib.open_weights(config.frozen, config.model)
     start = {
-        path: np.asarray(source[path][()]).astype(leaf.dtype) if path in source else leaf
-        for path, leaf in tree.flatten(frozen).items()
+        path: stored.cast(source[path], leaf.dtype) if path in source else leaf
+        for path, leaf in _on_host(frozen).items()
     }
     expected = export.as_stored(
         tree.merge(adapters, tree.unflatten(start)),
@@ -163,38 +206,36 @@ def _values(
         quantisation=quantisation,
     )
     files = [path for path in start if path in source]
-    of_export, of_file = tree.flatten(expected), tree.flatten(reloaded)
     return {
         "values": {
-            "tensors": len(of_export),
-            "not_as_exported": _differing(reloaded, expected),
+            "tensors": len(expected),
+            "not_as_exported": [p for p, x in reloaded.items() if not _equal(x, expected[p])],
         },
         "frozen": {
             "tensors": len(files),
             "sha256_at_start": _hash({p: start[p] for p in files}),
-            "sha256_as_stored": _hash({p: of_export[p] for p in files}),
-            "sha256_in_export": _hash({p: of_file[p] for p in files}),
+            "sha256_as_stored": _hash({p: expected[p] for p in files}),
+            "sha256_in_export": _hash({p: reloaded[p] for p in files}),
         },
     }
 
 
-def _differing(a: tree.Tree, b: tree.Tree) -> list[str]:
-    """Returns the paths whose values, in float32, are not the same."""
-    of_b = tree.flatten(b)
-    return [
-        path
-        for path, leaf in tree.flatten(a).items()
-        if not np.array_equal(np.asarray(leaf, np.float32), np.asarray(of_b[path], np.float32))
-    ]
+def _on_host(params: tree.Tree) -> dict[str, stored.Stored]:
+    return {path: stream.on_host(leaf) for path, leaf in tree.flatten(params).items()}
 
 
-def _hash(leaves: dict[str, np.ndarray]) -> str:
+def _equal(a: stored.Stored, b: stored.Stored) -> bool:
+    """Whether the values, in float32, are the same."""
+    return np.array_equal(np.asarray(a[()], np.float32), np.asarray(b[()], np.float32))
+
+
+def _hash(leaves: Mapping[str, stored.Stored]) -> str:
     """Returns the SHA-256 over paths, shapes and float32 values."""
     digest = hashlib.sha256()
     for path in sorted(leaves):
-        leaf = np.ascontiguousarray(leaves[path], np.float32)
+        leaf = np.require(leaves[path][()], np.float32, "C")
         digest.update(f"{path} {leaf.dtype.name} {leaf.shape}".encode())
-        digest.update(leaf.tobytes())
+        digest.update(checksums.raw(leaf))
     return digest.hexdigest()
 
 

@@ -27,6 +27,18 @@ _NOTES = {
     ): "norms image tokens in the dtype it serves in",
     ("cross_attention.gate_dtype", "activations"): "computes gates in the dtype it serves in (in"
     " bfloat16 a logit moves in steps of 1/64)",
+    ("cross_attention.keys_values", "activations"): "keeps image keys and values as they are",
+    ("cross_attention.keys_values", "bfloat16"): "rounds image keys and values to bfloat16",
+    ("cross_attention.norm_without_image", False): "adds nothing where there is no image",
+    ("cross_attention.norm_without_image", True): "adds norm_cross(x) to the residual of a"
+    " conversation without an image",
+    ("siglip.resampler", "torch"): "makes images square as torch does",
+    ("siglip.resampler", "pillow"): "makes images square as Pillow does (up to 4 grey levels"
+    " from torch on noise)",
+    ("siglip.resampler", "image_rs"): "makes images square as the Rust crate image does (up to"
+    " 24 grey levels from torch on noise, since nothing is cut between the two axes)",
+    ("siglip.final_norm_eps", 1e-6): "has eps 1e-6 in SigLIP's last norm",
+    ("siglip.final_norm_eps", 1e-5): "has eps 1e-5 in SigLIP's last norm",
     ("backbone.context_has_self", True): "counts a frame itself among those it attends to",
     ("backbone.context_has_self", False): "attends to one frame more than its context says",
     ("stream.first_step_forcing", True): "tells the depth transformer the initial ids at call 0",
@@ -36,6 +48,8 @@ _NOTES = {
         True,
     ): "shows the user's frame one call (80 ms) earlier, and drops the first",
     ("stream.user_early", False): "shows the user's frame one call (80 ms) later",
+    ("stream.first_acoustic_kept", False): "drops the acoustic codes of call 0",
+    ("stream.first_acoustic_kept", True): "keeps the acoustic codes of call 0 in codec frame 0",
 }
 # what a file of the target tells the runtime, so that nothing differs
 _TOLD = {
@@ -50,15 +64,8 @@ _TOLD = {
 }
 _ALWAYS: dict[targets.Target, tuple[str, ...]] = {
     "torch": (),
-    "mlx": (
-        "kyuteye_mlx has eps 1e-5 in SigLIP's last norm; trained with 1e-6 (reference 3.2)",
-        "kyuteye_mlx rounds image keys and values to bfloat16 (reference 5.4)",
-        "kyuteye_mlx adds norm_cross(x) to the residual where there is no image (reference 5.4)",
-    ),
-    "candle": (
-        "kyuteye_rs keeps the acoustic codes of call 0 in codec frame 0 (reference 5.2)",
-        "kyuteye_rs stops at 4096 frames (reference 2.4)",
-    ),
+    "mlx": (),
+    "candle": ("kyuteye_rs stops at 4096 frames (reference 2.4)",),
 }
 _RELEASE = config_lib.ModelConfig()
 

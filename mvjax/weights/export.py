@@ -1,4 +1,8 @@
-"""Writes a trained model as a folder that an upstream runtime can serve, and reads it back."""
+"""Writes a trained model as a folder that an upstream runtime can serve, and reads it back.
+
+Tensors are made one at a time, as they are written and compared, so that an export takes the memory of the
+model that it is given and of its largest parameter.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from mvjax import tree
 from mvjax.weights import (
     candle,
     kyutai,
+    leaf,
     locate,
     mlx,
     model_card,
@@ -24,6 +29,7 @@ from mvjax.weights import (
     runtime_configs,
     safetensors_io,
     stored,
+    stream,
     targets,
 )
 
@@ -96,17 +102,17 @@ def to_tensors(
     *,
     dtype: config_lib.Dtype | None = None,
     quantisation: targets.Quantisation | None = None,
-) -> rules.Tensors:
-    """Returns {name in the file: tensor}; those of a GGUF still in the leaves' dtype."""
+) -> dict[str, stored.Stored]:
+    """Returns {name in the file: tensor}, made when read; those of a GGUF in the leaves' dtype."""
     place = f"writing {targets.weight_file(target, quantisation)}"
     leaves = {
-        path: np.asarray(leaf, _kept(path, target, dtype))
-        for path, leaf in tree.flatten(params).items()
+        path: stored.cast(stream.on_host(values), _kept(path, target, dtype))
+        for path, values in tree.flatten(params).items()
     }
     if quantisation in ("q8", "q4"):
         return mlx.to_tensors(tree.unflatten(leaves), config, mode=quantisation, place=place)
     table = _table(config, target, quantisation)
-    return rules.to_upstream(leaves, table, kyutai.sizes(config), place=place)
+    return rules.views(leaves, table, kyutai.sizes(config), place=place)
 
 
 def as_stored(
@@ -116,23 +122,22 @@ def as_stored(
     *,
     dtype: config_lib.Dtype | None = None,
     quantisation: targets.Quantisation | None = None,
-) -> dict[str, Any]:
-    """Returns the tree, in float32, that an export of `params` holds: rounded as the file rounds."""
+) -> dict[str, leaf.Leaf]:
+    """Returns {path: leaf}, in float32, as an export of `params` holds it: rounded as the file rounds."""
     tensors = to_tensors(params, config, target, dtype=dtype, quantisation=quantisation)
     place = f"rounding as {targets.weight_file(target, quantisation)}"
     if quantisation == "q8_0":
         image = candle.image_tensors(tensors)
         language = {name: t for name, t in tensors.items() if name not in image}
-        tensors = {n: candle.gguf_io().rounded(t) for n, t in language.items()} | image
+        tensors = {n: candle.gguf_io().Rounded(t) for n, t in language.items()} | image
     match target:
         case "torch":
             table, sizes = kyutai.vis_rules(config), kyutai.sizes(config)
-            views = rules.leaves(tensors, table, sizes, place=place)
+            return rules.leaves(tensors, table, sizes, place=place)
         case "mlx":
-            views = mlx.from_tensors(tensors, config, place=place)
+            return mlx.from_tensors(tensors, config, place=place)
         case "candle":
-            views = candle.from_tensors(tensors, config, place=place)
-    return tree.unflatten(rules.read_leaves(views, place=place))
+            return candle.from_tensors(tensors, config, place=place)
 
 
 def load_exported(
@@ -143,8 +148,21 @@ def load_exported(
     dtype: np.dtype | type | None = None,
 ) -> dict[str, Any]:
     """Reads the weights of an export back into the parameter tree; dtype None keeps the file's."""
-    load = {"torch": kyutai.load_vis, "mlx": mlx.load_mlx, "candle": candle.load_candle}[target]
-    return load(path, config, dtype=dtype)
+    views = open_exported(path, config, target, dtype=dtype)
+    return tree.unflatten(rules.read_leaves(views, place=str(path)))
+
+
+def open_exported(
+    path: Path,
+    config: config_lib.ModelConfig,
+    target: targets.Target,
+    *,
+    dtype: np.dtype | type | None = None,
+) -> dict[str, leaf.Leaf]:
+    """Returns {path: leaf} of an export whose checksums are right; otherwise as `load_exported`."""
+    candle.verify(path)  # of any safetensors file, too
+    look = {"torch": kyutai.open_vis, "mlx": mlx.open_mlx, "candle": candle.open_candle}[target]
+    return look(path, config, dtype=dtype)
 
 
 def config_file(target: targets.Target, quantisation: targets.Quantisation | None = None) -> str:
@@ -152,7 +170,7 @@ def config_file(target: targets.Target, quantisation: targets.Quantisation | Non
     return _CONFIG_FILES[target, quantisation is not None]
 
 
-def assert_written(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def assert_written(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
     """Reads a weight file back and compares it with what was to be written, bit for bit.
 
     Raises:
@@ -160,7 +178,7 @@ def assert_written(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """
     if path.suffix == candle.GGUF_SUFFIX:
         gguf_io, image = candle.gguf_io(), candle.image_tensors(tensors)
-        rounded = {n: gguf_io.rounded(t) for n, t in tensors.items() if n not in image}
+        rounded = {n: gguf_io.Rounded(t) for n, t in tensors.items() if n not in image}
         _compare(path, gguf_io.tensors(path), rounded)
         vision = candle.vision_file(path)
         _compare(vision, safetensors_io.tensors(vision), image)
@@ -169,14 +187,14 @@ def assert_written(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _compare(
-    path: Path, found: Mapping[str, stored.Stored], expected: Mapping[str, np.ndarray]
+    path: Path, found: Mapping[str, stored.Stored], expected: Mapping[str, stored.Stored]
 ) -> None:
     differing = [
         name
         for name in sorted({*expected, *found})
         if name not in found
         or name not in expected
-        or not _same_bits(np.asarray(found[name][()]), expected[name])
+        or not _same_bits(np.asarray(found[name][()]), np.asarray(expected[name][()]))
     ]
     if differing:
         raise ValueError(

@@ -41,12 +41,6 @@ def open_siglip(location: str | Path, config: config_lib.SiglipConfig) -> dict[s
     return {**hf_siglip.open_siglip(location, config)}
 
 
-def load_siglip(location: str | Path, config: config_lib.SiglipConfig) -> dict:
-    """Reads either format whole, as the parameter tree of `nn.siglip.Siglip`, in numpy float32."""
-    module = big_vision if _is_npz(location) else hf_siglip
-    return module.load_siglip(location, config)
-
-
 def paths(files: config_lib.FrozenFiles) -> dict[str, list[Path]]:
     """Returns {name: local files} of the weights: moshi, siglip, and moshi_lora if there is one."""
     encoder, _ = big_vision.split_location(files.siglip)

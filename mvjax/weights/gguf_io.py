@@ -7,9 +7,7 @@ As candle's own `tensor-tools quantize`: matrices whose rows are whole blocks of
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,13 @@ import gguf
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from mvjax.weights import stored
+from mvjax.weights import checksums, stored
 
 ARCHITECTURE = "moshi-vis"  # candle asks for none, the format for one
-CHECKSUMS = "mvjax.crc32"  # metadata: {tensor name: CRC-32 of its bytes} as JSON
 BLOCK = 32  # values that share a scale
 _Q8_0 = gguf.GGMLQuantizationType.Q8_0
 _SCALE_BYTES = 2
+_BEFORE_CHECKSUMS = 2**12  # bytes: more than a header has before them
 
 
 def quantised(shape: tuple[int, ...]) -> bool:
@@ -58,6 +56,28 @@ def rounded(tensor: np.ndarray) -> Float32[np.ndarray, "*shape"]:
     """Returns what is left of a tensor in a file."""
     values = np.asarray(tensor, np.float32)
     return dequantise(quantise(values)) if quantised(values.shape) else values
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rounded:
+    """A tensor as a file would hold it, made when it is read."""
+
+    tensor: stored.Stored
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the tensor."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Float32, whatever is stored."""
+        return np.dtype(np.float32)
+
+    def __getitem__(self, index: stored.Index) -> np.ndarray:
+        """Rounds the whole, and returns a part."""
+        whole = rounded(np.asarray(self.tensor[()]))
+        return whole[stored.slices(stored.box(index, self.shape))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,32 +124,28 @@ def verify(path: Path) -> int:
       ValueError: naming the file and every tensor whose bytes are not those that were written.
     """
     reader = _open(path)
-    field = reader.get_field(CHECKSUMS)
-    sums = {} if field is None else json.loads(field.contents())
+    field = reader.get_field(checksums.KEY)
+    sums = {} if field is None else checksums.parse(field.contents(), place=str(path))
     found = {name: tensor for name, tensor in reader.found.items() if name in sums}
-    if bad := sorted(name for name, tensor in found.items() if _crc(tensor.data) != sums[name]):
-        raise ValueError(
-            f"{path}: the bytes of these tensors are not those that were written: {bad};"
-            " the file is damaged. Fetch or make it again."
-        )
+    bad = [name for name, tensor in found.items() if checksums.crc(tensor.data) != sums[name]]
+    checksums.refuse_changed(path, bad)
     return len(found)
 
 
-def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a file whole or not at all; equal tensors give equal bytes.
+def write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
+    """Writes a file whole or not at all; equal tensors give equal bytes. One is read at a time.
 
     Raises:
       ValueError: naming the tensor that cannot be quantised.
       OSError: naming the file, when the disk is full or the folder cannot be written.
     """
-    stored_as = {name: _stored(name, tensor) for name, tensor in tensors.items()}
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(partial, stored_as)
+        _write(partial, tensors)
         os.replace(partial, path)
     except OSError as error:
-        need = sum(array.nbytes for array in stored_as.values())
+        need = sum(_stored_bytes(tuple(tensor.shape)) for tensor in tensors.values())
         raise OSError(
             f"{path}: could not write {need:,} bytes: {error}; check free space and permissions"
         ) from error
@@ -137,9 +153,14 @@ def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _stored(name: str, tensor: np.ndarray) -> np.ndarray:
+def _stored_bytes(shape: tuple[int, ...]) -> int:
+    values = int(np.prod(shape))
+    return values // BLOCK * (BLOCK + _SCALE_BYTES) if quantised(shape) else values * 4
+
+
+def _stored(name: str, tensor: stored.Stored) -> np.ndarray:
     """Returns q8_0 bytes, or float32."""
-    values = np.asarray(tensor, np.float32)
+    values = np.asarray(tensor[()], np.float32)
     if not quantised(values.shape):
         return np.ascontiguousarray(values)
     try:
@@ -148,22 +169,33 @@ def _stored(name: str, tensor: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _write(path: Path, stored_as: Mapping[str, np.ndarray]) -> None:
+def _write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
+    """Writes header and tensors, and then the checksums over the zeros that the header had."""
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
+    sums = dict.fromkeys(tensors, 0)
+    placeholder = checksums.text(sums).encode()
     try:
-        writer.add_string(CHECKSUMS, json.dumps({n: _crc(a) for n, a in stored_as.items()}))
-        for name, array in stored_as.items():
-            kind = _Q8_0 if array.dtype == np.uint8 else None
-            writer.add_tensor(name, array, raw_dtype=kind)
+        writer.add_string(checksums.KEY, placeholder.decode())
+        for name, tensor in tensors.items():
+            shape = tuple(tensor.shape)
+            kind = _Q8_0 if quantised(shape) else gguf.GGMLQuantizationType.F32
+            writer.add_tensor_info(
+                name, shape, np.dtype(np.float32), _stored_bytes(shape), raw_dtype=kind
+            )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        for name, tensor in tensors.items():
+            array = _stored(name, tensor)
+            sums[name] = checksums.crc(array)
+            writer.write_tensor_data(array)
+            del array  # before the next is made
     finally:
         writer.close()
-
-
-def _crc(array: np.ndarray) -> int:
-    return zlib.crc32(array.tobytes())
+    with path.open("r+b") as file:
+        head = file.read(len(placeholder) + _BEFORE_CHECKSUMS)
+        file.seek(head.index(placeholder))
+        file.write(checksums.text(sums).encode())
 
 
 class _Reader(gguf.GGUFReader):

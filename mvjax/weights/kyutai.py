@@ -1,8 +1,9 @@
 """Kyutai's PyTorch layouts: base Moshi (`moshika-pytorch-bf16`) and MoshiVis (`kyuteye_pt`).
 
 Reference sections 4.3 and 4.4. Fused rows are Q|K|V, then head-major; in the depformer one chunk
-per step comes first. Differs: share="kv", which kyuteye_pt does not have, is stored as
-`in_proj_weight_q` per layer and `in_proj_weight_kv` under layer 0.
+per step comes first. Where image tokens have another width, `in_proj_weight_q` and `_kv` stand apart.
+Differs: share="kv", which kyuteye_pt does not have, is stored as the one per layer and the other under
+the first that looks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mvjax.weights import (
     safetensors_io,
     siglip_names,
     split_names,
+    stored,
 )
 
 Params = dict[str, Any]
@@ -136,7 +138,9 @@ def sizes(config: config_lib.ModelConfig) -> dict[str, int]:
     gate_shapes = gate.params(backbone.width) if gate is not None else {}
     return {
         "layer": backbone.layers,
+        "look": len(config.looking),
         "D": backbone.width,
+        "X": config.image_width,
         "N": backbone.heads,
         "H": backbone.width // backbone.heads,
         "F": backbone.hidden,
@@ -221,49 +225,57 @@ def vis_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
                 name = re.sub(f"^{pattern}", replacement, name)
                 break
         moshi.append(rules.Rule(rule.paths, name, rule.axes))
-    image = [
-        rules.Rule("image/proj/kernel", "image_prefix.proj_xa.weight", "E D -> D E"),
-        rules.Rule("image/proj/bias", "image_prefix.proj_xa.bias", "D"),
-        rules.Rule("image/norm/scale", "image_prefix.norm_xa.alpha", "D -> 1 1 D"),
-    ]
+    image = [rules.Rule("image/norm/scale", "image_prefix.norm_xa.alpha", "X -> 1 1 X")]
+    if config.projects_image:
+        image += [
+            rules.Rule("image/proj/kernel", "image_prefix.proj_xa.weight", "E X -> X E"),
+            rules.Rule("image/proj/bias", "image_prefix.proj_xa.bias", "X"),
+        ]
     encoder = siglip_names.siglip_rules(ours="image/encoder/", theirs="image_prefix.enc.model.")
     return moshi + _attention_rules(config) + gate_rules(config) + image + encoder
 
 
 def _attention_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
-    """Cross-attention projections and the norm before them; shared ones sit under layer 0."""
-    layers = "llm.transformer.layers."
-    norm = rules.Rule(
-        "backbone/blocks/norm_xa/scale", layers + "{layer}.norm_cross.alpha", "layer D -> 1 1 D"
-    )
-    first, each = f"{layers}0.cross_attention.mha.", f"{layers}{{layer}}.cross_attention.mha."
-    own = "backbone/blocks/xa/"
-    match config.cross_attention.share:
-        case "qkv":
-            return [
-                norm,
-                rules.Rule(
-                    _kernels("xa/", "qkv"), f"{first}in_proj_weight", "3 D N H -> (3 N H) D"
-                ),
-                rules.Rule("xa/out/kernel", f"{first}out_proj.weight", "N H D -> D (N H)"),
-            ]
-        case "kv":
-            return [
-                norm,
-                rules.Rule(
-                    _kernels("xa/", "kv"), f"{first}in_proj_weight_kv", "2 D N H -> (2 N H) D"
-                ),
-                rules.Rule(f"{own}q/kernel", f"{each}in_proj_weight_q", "layer D N H -> (N H) D"),
-                rules.Rule(f"{own}out/kernel", f"{each}out_proj.weight", "layer N H D -> D (N H)"),
-            ]
-        case "none":
-            return [
-                norm,
-                rules.Rule(
-                    _kernels(own, "qkv"), f"{each}in_proj_weight", "3 layer D N H -> (3 N H) D"
-                ),
-                rules.Rule(f"{own}out/kernel", f"{each}out_proj.weight", "layer N H D -> D (N H)"),
-            ]
+    """Cross-attention projections and the norm before them; shared ones sit under the first layer."""
+    each = _looking(config)
+    norm = rules.Rule("backbone/blocks/norm_xa/scale", f"{each}norm_cross.alpha", "look D -> 1 1 D")
+    each += "cross_attention.mha."
+    first = f"llm.transformer.layers.{config.looking[0]}.cross_attention.mha."
+    own, shared = "backbone/blocks/xa/", "xa/"
+    fused = config.image_width == config.backbone.width
+    share = config.cross_attention.share
+    table = [norm]
+    if share == "qkv":
+        table.append(rules.Rule("xa/out/kernel", f"{first}out_proj.weight", "N H D -> D (N H)"))
+        table += _inputs(shared, first, fused=fused)
+    else:
+        out = f"{each}out_proj.weight"
+        table.append(rules.Rule(f"{own}out/kernel", out, "look N H D -> D (N H)"))
+    if share == "kv":
+        query, *_ = _inputs(own, each, fused=False, layer="look ")
+        _, keys_values = _inputs(shared, first, fused=False)
+        table += [query, keys_values]
+    if share == "none":
+        table += _inputs(own, each, fused=fused, layer="look ")
+    return table
+
+
+def _inputs(parent: str, name: str, *, fused: bool, layer: str = "") -> list[rules.Rule]:
+    """The projections into attention: queries apart where keys and values have other inputs."""
+    if fused:
+        paths = tuple(f"{parent}{letter}/kernel" for letter in "qkv")
+        return [rules.Rule(paths, f"{name}in_proj_weight", f"3 {layer}D N H -> (3 N H) D")]
+    q, kv = f"{parent}q/kernel", (f"{parent}k/kernel", f"{parent}v/kernel")
+    return [
+        rules.Rule(q, f"{name}in_proj_weight_q", f"{layer}D N H -> (N H) D"),
+        rules.Rule(kv, f"{name}in_proj_weight_kv", f"2 {layer}X N H -> (2 N H) X"),
+    ]
+
+
+def _looking(config: config_lib.ModelConfig) -> str:
+    """The beginning of names that every layer has which looks at the image."""
+    numbers = ",".join(map(str, config.cross_attention.layers))
+    return f"llm.transformer.layers.{{look{':' if numbers else ''}{numbers}}}."
 
 
 def gate_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
@@ -271,28 +283,25 @@ def gate_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
     adapters, width = config.cross_attention, config.backbone.width
     if adapters.gate is None:
         return []
-    parent = "llm.transformer.layers.{layer}.cross_attention."
+    parent = f"{_looking(config)}cross_attention."
     names = adapters.gate.upstream()
     table = []
     for path, spec in adapters.gate.params(width).items():
         axes = [_gate_axis(path, k) for k in range(len(spec.shape))]
-        theirs = " ".join(reversed(axes)) or "1 1 1"  # matrices transposed; scalars are (1, 1, 1)
+        # matrices are transposed; scalars are (1, 1, 1)
+        theirs = " ".join(reversed(axes)) or "1 1 1"
         name = f"{parent}gate.{names[path]}"
         if adapters.share_gate:
-            copies = (("layer", config.backbone.layers),)
+            copies = (("look", len(config.looking)),)
             table.append(rules.Rule(f"gate/{path}", name, f"{' '.join(axes)} -> {theirs}", copies))
         else:
-            ours = " ".join(["layer", *axes])
+            ours = " ".join(["look", *axes])
             table.append(rules.Rule(f"backbone/blocks/gate/{path}", name, f"{ours} -> {theirs}"))
     if adapters.share_gate and adapters.share == "qkv":
         table.append(
-            rules.Rule("backbone/blocks/gate_alpha", f"{parent}per_layer_alpha", "layer -> 1 1 1")
+            rules.Rule("backbone/blocks/gate_alpha", f"{parent}per_layer_alpha", "look -> 1 1 1")
         )
     return table
-
-
-def _kernels(parent: str, letters: str) -> tuple[str, ...]:
-    return tuple(f"{parent}{letter}/kernel" for letter in letters)
 
 
 def _gate_axis(path: str, k: int) -> str:
@@ -301,12 +310,10 @@ def _gate_axis(path: str, k: int) -> str:
 
 def _write(
     path: Path,
-    flat: Mapping[str, np.ndarray],
+    flat: Mapping[str, stored.Stored],
     table: list[rules.Rule],
     config: config_lib.ModelConfig,
     dtype: np.dtype | type | None,
 ) -> None:
-    tensors = rules.to_upstream(flat, table, sizes(config), place=f"writing {path}")
-    if dtype is not None:
-        tensors = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
-    safetensors_io.write(path, tensors)
+    place = f"writing {path}"
+    safetensors_io.write(path, rules.views(flat, table, sizes(config), place=place, dtype=dtype))

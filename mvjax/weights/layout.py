@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 
 Sizes = Mapping[str, int]
 
-_SLOT = re.compile(r"\{(\w+)(\+\d+)?\}")
+_SLOT = re.compile(r"\{(\w+)(?:\+(\d+)|:([\d,]+))?\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Rule:
 
     Attributes:
       paths: our path, or several of one shape, stacked along a new first axis (named by its size).
-      name: upstream name; `{axis}` is an index along that axis, `{axis+1}` the index plus one.
+      name: upstream name; `{axis}` is an index along that axis, `{axis+1}` the index plus one, and
+        `{axis:0,4,8}` the number in its place.
       axes: "ours -> upstream", or one side if both are the same. A number is an axis of that size.
       copies: (axis, size) of name slots that our leaf lacks: written repeatedly, read if all agree.
     """
@@ -99,5 +100,12 @@ def names(rule: Rule, layout: Layout) -> Iterator[tuple[str, tuple[int, ...]]]:
     for values in itertools.product(*(range(size) for _, size in layout.slots)):
         index = dict(zip((axis for axis, _ in layout.slots), values, strict=True))
         # a lambda: the test run decorates each function anew that is defined in a loop
-        name = _SLOT.sub(lambda m, at=index: str(at[m[1]] + int(m[2] or 0)), rule.name)
+        name = _SLOT.sub(lambda m, at=index: _number(m, at[m[1]]), rule.name)
         yield name, values[:owned]
+
+
+def _number(slot: re.Match[str], index: int) -> str:
+    """Returns what a slot of a name says at an index."""
+    if slot[3]:
+        return slot[3].split(",")[index]
+    return str(index + int(slot[2] or 0))

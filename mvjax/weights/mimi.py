@@ -52,7 +52,8 @@ def load_mimi(path: Path, config: config_lib.MimiConfig) -> Params:
                 f"{path}: {rule.name}: expected 1, got 0 at levels {levels}: "
                 "these codebooks were never trained; use a finished checkpoint"
             )
-    return tree.unflatten(flat)
+    # in C order, since callers hand them to jit again and again
+    return tree.unflatten({name: np.require(x, requirements="C") for name, x in flat.items()})
 
 
 def open_codec(
@@ -85,7 +86,7 @@ def save_mimi(path: Path, params: tree.Tree, config: config_lib.MimiConfig) -> N
     flags = rules.leaf_shapes(flag_rules(), axes)
     flat = tree.flatten(params) | {p: np.ones(shape, np.float32) for p, shape in flags.items()}
     table = mimi_rules(config) + flag_rules()
-    safetensors_io.write(path, rules.to_upstream(flat, table, axes, place=f"writing {path}"))
+    safetensors_io.write(path, rules.views(flat, table, axes, place=f"writing {path}"))
 
 
 def sizes(config: config_lib.MimiConfig) -> dict[str, int]:

@@ -91,19 +91,19 @@ def to_tensors(
     dtype: np.dtype | type | None = None,
     mode: quantise.Mode | None = None,
     place: str,
-) -> rules.Tensors:
-    """Returns {name in the file: tensor}; arguments as `save_mlx`, `place` for messages."""
+) -> dict[str, stored.Stored]:
+    """Returns {name in the file: tensor}, made when read; as `save_mlx`, `place` for messages."""
     if mode is not None and (problems := width_refusals(config, mode)):
         raise ValueError(f"{place}: cannot quantise to {mode}:\n  " + "\n  ".join(problems))
     table, sizes = mlx_rules(config), kyutai.sizes(config)
-    tensors = rules.to_upstream(tree.flatten(params), table, sizes, place=place)
-    if mode is not None:
-        return mlx_quantised.quantised(
-            tensors, quantise.SCHEMES[mode], layers=config.backbone.layers
-        )
-    if dtype is not None:
-        return {name: tensor.astype(dtype) for name, tensor in tensors.items()}
-    return tensors
+    flat = tree.flatten(params)
+    if mode is None:
+        return rules.views(flat, table, sizes, place=place, dtype=dtype)
+    return mlx_quantised.quantised(
+        rules.views(flat, table, sizes, place=place),
+        quantise.SCHEMES[mode],
+        layers=config.backbone.layers,
+    )
 
 
 def from_tensors(
@@ -164,7 +164,7 @@ def _backbone_rows() -> list[tuple]:
         ("backbone/out_norm/scale", "out_norm.weight", "D"),
         (f"{block}norm1/scale", f"{layer}norm1.weight", "layer D"),
         (f"{block}norm2/scale", f"{layer}norm2.weight", "layer D"),
-        (f"{block}norm_xa/scale", f"{layer}norm_cross.weight", "layer D"),
+        (f"{block}norm_xa/scale", "transformer.layers.{look}.norm_cross.weight", "look D"),
         (f"{block}attn/qkv/kernel", f"{attention}in_proj.weight", "layer D 3 N H -> (3 N H) D"),
         (f"{block}attn/out/kernel", f"{attention}out_proj.weight", "layer N H D -> D (N H)"),
         (f"{block}mlp/in/kernel", f"{layer}gating.linear_in.weight", "layer D 2 F -> (2 F) D"),
@@ -228,8 +228,8 @@ def _adapter_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
         return table
     assert isinstance(gate, gates.Conditional)
     # as the PyTorch layout, through the `layers` of an mlx.nn.Sequential
-    parent = "llm.transformer.layers.{layer}.cross_attention.gate.alpha."
-    ours = "transformer.layers.{layer}.cross_attention.gate.alpha.layers."
+    parent = "llm.transformer.layers.{look}.cross_attention.gate.alpha."
+    ours = "transformer.layers.{look}.cross_attention.gate.alpha.layers."
     renamed = [
         rules.Rule(rule.paths, rule.name.replace(parent, ours), rule.axes)
         for rule in kyutai.gate_rules(config)

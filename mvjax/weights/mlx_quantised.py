@@ -31,24 +31,74 @@ _COPY = re.compile(
 
 
 def quantised(
-    tensors: Mapping[str, np.ndarray], scheme: quantise.Scheme, *, layers: int
-) -> dict[str, np.ndarray]:
-    """Returns the tensors that upstream's `quantize` saves."""
-    found: dict[str, np.ndarray] = {}
+    tensors: Mapping[str, stored.Stored], scheme: quantise.Scheme, *, layers: int
+) -> dict[str, stored.Stored]:
+    """Returns the tensors that upstream's `quantize` saves, made when they are read.
+
+    Scales and biases are kept from then on (1/16 of a q8 file, 1/5 of a q4 file), and so are the codes
+    that the file repeats.
+    """
+    found: dict[str, stored.Stored] = {}
+    first = _SHARED.format(layer=0)
     for name, tensor in tensors.items():
-        if tensor.ndim != 2 or name.startswith(_ENCODER):
-            found[name] = tensor.astype(ml_dtypes.bfloat16)
+        if len(tensor.shape) != 2 or name.startswith(_ENCODER):
+            found[name] = stored.cast(tensor, ml_dtypes.bfloat16)
             continue
         module = name.removesuffix(".weight")
-        packed = quantise.requantise(tensor, scheme)
-        found |= {f"{module}.{part}": array for part, array in packed._asdict().items()}
-    first = _SHARED.format(layer=0)
+        matrix = _Quantised(tensor, scheme, keeps_codes=name.startswith(first))
+        found |= {f"{module}.{part}": _Part(matrix, part) for part in quantise.Affine._fields}
     for layer in range(1, layers):
         for module, parts in _REPEATED.items():
             for part in parts:
                 copy = f"{_SHARED.format(layer=layer)}{module}.{part}"
                 found[copy] = found[f"{first}{module}.{part}"]
     return found
+
+
+class _Quantised:
+    """A matrix that is quantised when one of its parts is read.
+
+    Args:
+      tensor: the matrix.
+      scheme: bits and group.
+      keeps_codes: for the next time; scales and biases are kept in any case.
+    """
+
+    def __init__(
+        self, tensor: stored.Stored, scheme: quantise.Scheme, *, keeps_codes: bool
+    ) -> None:
+        rows, inputs = tensor.shape
+        words, groups = (rows, inputs // scheme.per_word), (rows, inputs // scheme.group)
+        self.shapes = {"weight": words, "scales": groups, "biases": groups}
+        self._tensor, self._scheme = tensor, scheme
+        self._kept = quantise.Affine._fields if keeps_codes else ("scales", "biases")
+        self._made: dict[str, np.ndarray] = {}
+
+    def part(self, name: str) -> np.ndarray:
+        if name in self._made:
+            return self._made[name]
+        parts = quantise.requantise(np.asarray(self._tensor[()]), self._scheme)._asdict()
+        self._made = {kept: parts[kept] for kept in self._kept}
+        return parts[name]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """Codes, scales or biases of a matrix."""
+
+    matrix: _Quantised
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.matrix.shapes[self.name]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint32 if self.name == "weight" else ml_dtypes.bfloat16)
+
+    def __getitem__(self, index: stored.Index) -> np.ndarray:
+        return self.matrix.part(self.name)[stored.slices(stored.box(index, self.shape))]
 
 
 def without_copies(

@@ -13,6 +13,7 @@ import yaml
 
 from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.nn import scopes
 from mvjax.weights import deviations, targets
 
 FILE = "README.md"
@@ -167,7 +168,9 @@ def _use(
     quantisation: targets.Quantisation | None,
 ) -> str:
     file = targets.weight_file(target, quantisation)
-    start = config.model.cross_attention.scope.start
+    scope = config.model.cross_attention.scope
+    assert isinstance(scope, scopes.Scope)  # no target runs another
+    start = scope.start
     match target:
         case "torch":
             return _TORCH_USE

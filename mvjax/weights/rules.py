@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mvjax.weights import layout, leaf, stored
+from mvjax.weights import layout, leaf, stored, stream, theirs
 
 Rule = layout.Rule
 Sizes = layout.Sizes
@@ -39,23 +39,40 @@ def tensor_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, .
 
 
 def to_upstream(
-    flat: Mapping[str, np.ndarray], rules: Sequence[Rule], sizes: Sizes, *, place: str
+    flat: Mapping[str, stored.Stored], rules: Sequence[Rule], sizes: Sizes, *, place: str
 ) -> Tensors:
-    """Returns {upstream name: tensor} for {our path: leaf}.
+    """Returns {upstream name: tensor} for {our path: leaf}, all made at once; otherwise as `views`."""
+    return {name: view[()] for name, view in views(flat, rules, sizes, place=place).items()}
+
+
+def views(
+    flat: Mapping[str, stored.Stored],
+    rules: Sequence[Rule],
+    sizes: Sizes,
+    *,
+    place: str,
+    dtype: np.dtype | type | None = None,
+) -> dict[str, stored.Stored]:
+    """Returns {upstream name: tensor} for {our path: leaf}; each is made when it is read.
+
+    Args:
+      flat: exactly the paths of the table, on the host or on devices.
+      rules: the format.
+      sizes: {axis name: size}.
+      place: for messages.
+      dtype: of the tensors; None keeps that of the leaves.
 
     Raises:
       ValueError: naming the place and every missing, unexpected or misshapen path.
     """
     _check(leaf_shapes(rules, sizes), flat, place=place, kind="parameters")
-    tensors: Tensors = {}
+    tensors: dict[str, stored.Stored] = {}
     for rule in rules:
         resolved = layout.resolve(rule, sizes)
-        values = [np.asarray(flat[path]) for path in rule.leaves]
-        whole = np.stack(values) if rule.stacked else values[0]
-        permuted = whole.reshape(resolved.ours).transpose(resolved.order)
-        for name, index in layout.names(rule, resolved):
+        values = tuple(stream.on_host(flat[path]) for path in rule.leaves)
+        for name, slots in layout.names(rule, resolved):
             assert name not in tensors, f"two rules produce {name}"
-            tensors[name] = np.ascontiguousarray(permuted[index]).reshape(resolved.theirs)
+            tensors[name] = stored.cast(theirs.Theirs(rule, resolved, slots, values), dtype)
     return tensors
 
 
@@ -76,7 +93,7 @@ def from_upstream(
 
 
 def read_leaves(views: Mapping[str, leaf.Leaf], *, place: str) -> dict[str, np.ndarray]:
-    """Returns {our path: values}, each whole and in C order.
+    """Returns {our path: values}, each whole, in the file's order: ours are strides, nothing is moved.
 
     Raises:
       ValueError: naming the place and every tensor with damaged values or an unequal copy.
@@ -85,7 +102,7 @@ def read_leaves(views: Mapping[str, leaf.Leaf], *, place: str) -> dict[str, np.n
     problems: list[str] = []
     for path, view in views.items():
         values, found = view.read(())
-        flat[path] = np.ascontiguousarray(values).reshape(view.shape)
+        flat[path] = values
         problems += found
     leaf.refuse_damage(problems, place)
     return flat

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from mvjax import config as config_lib
-from mvjax.nn import gates
+from mvjax.nn import gates, scopes
 from mvjax.weights import quantise, targets
 
 OWN = "mvjax"  # key of what upstream does not ask for, and mvjax's own runtimes need
@@ -25,7 +25,7 @@ _PORT = 8008
 def torch_config(config: config_lib.ModelConfig) -> dict[str, Any]:
     """Returns `moshika-vis.yaml`: the keys of the release, then the sizes of MoshiConfig."""
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
-    gate, scope = adapters.gate, adapters.scope
+    gate, scope = adapters.gate, _scope(config)
     feedforward = _feedforward(backbone.width, backbone.hidden)
     return {
         "hf_repo": None,
@@ -41,12 +41,12 @@ def torch_config(config: config_lib.ModelConfig) -> dict[str, Any]:
         "align_img_and_speech_tokens_dim": True,
         "norm_xa": targets.TORCH_NORMS[adapters.image_norm, adapters.image_norm_eps],
         "norm_extra": None,
-        "xa_dim": None,
+        "xa_dim": adapters.dim,
         "xa_gating": "none" if gate is None else gate.activation,
         "xa_conditional_gating": isinstance(gate, gates.Conditional),
         "xa_shared": True,
         "xa_gate_shared": adapters.share_gate,
-        "xa_layers": [],
+        "xa_layers": list(adapters.layers),
         "xa_start": scope.start,  # the release says "start", where its server stops (reference 5.5)
         "xa_end": "end" if scope.frames is None else scope.frames,
         "xa_step": 1,
@@ -76,7 +76,7 @@ def torch_config(config: config_lib.ModelConfig) -> dict[str, Any]:
 def mlx_config(config: config_lib.ModelConfig, mode: quantise.Mode | None = None) -> dict[str, Any]:
     """Returns `config.json`: the fields of kyuteye_mlx's LmConfig, files, quantisation, image norm."""
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
-    start = adapters.scope.start
+    start = _scope(config).start
     scheme = None if mode is None else quantise.SCHEMES[mode]
     return {
         "moshi_name": targets.weight_file("mlx", mode),
@@ -128,7 +128,8 @@ def candle_config(
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
     gate = adapters.gate
     if isinstance(gate, gates.Conditional):
-        gating = f"ConditionalGated{gate.activation.capitalize()}"
+        bias = "LearnableBias" if gate.bias else ""
+        gating = f"ConditionalGated{gate.activation.capitalize()}{bias}"
     else:
         gating = "Normal" if gate is None else _CANDLE_GATES[gate]
     return {
@@ -155,7 +156,7 @@ def candle_config(
         "image_prefix_backbone": f"Siglip{_nearest_encoder(config.siglip.image_size)}",
         "image_prefix_use_rms_norm": True,
         "cross_attention_gating": gating,
-        "cross_attention_in_dims": None,
+        "cross_attention_in_dims": adapters.dim,
         OWN: {
             "num_layers": backbone.layers,
             "num_heads": backbone.heads,
@@ -164,7 +165,7 @@ def candle_config(
             "depformer_num_layers": depformer.layers,
             "depformer_num_heads": depformer.heads,
             "delays": list(config.delays),
-            "xa_start": adapters.scope.start,
+            "xa_start": _scope(config).start,
             "image_norm": _image_norm(config),
         },
     }
@@ -184,6 +185,12 @@ def encoder_config(config: config_lib.SiglipConfig) -> dict[str, Any]:
         "num_channels": 3,
         "layer_norm_eps": 1e-6,
     }
+
+
+def _scope(config: config_lib.ModelConfig) -> scopes.Scope:
+    scope = config.cross_attention.scope
+    assert isinstance(scope, scopes.Scope)  # no target runs another
+    return scope
 
 
 def _image_norm(config: config_lib.ModelConfig) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Reads and writes safetensors files, one or several with an index; bfloat16 through ml_dtypes.
 
 Values are mapped, not loaded, until they are asked for, and a file is mapped one tensor at a time: what was
-read and dropped takes no memory. The format has no checksums, so `write` adds the CRC-32 of every tensor to
-the metadata, and `verify` and `read` compare them; other readers take no notice.
+read and dropped takes no memory. Writing takes tensors one at a time, too, which the `safetensors` package
+does not. The format has no checksums, so `write` adds the CRC-32 of every tensor to the metadata, and
+`verify` and `read` compare them; other readers take no notice.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from mvjax.weights import stored
+from mvjax.weights import checksums, stored
 
 Tensors = dict[str, np.ndarray]
 
 INDEX_SUFFIX = ".safetensors.index.json"
-CHECKSUMS = "mvjax.crc32"  # metadata: {tensor name: CRC-32 of its bytes} as JSON
 
 _HEADER_LENGTH = struct.calcsize("<Q")
 _MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
@@ -92,9 +92,9 @@ def read(path: Path, *, prefix: str = "") -> Tensors:
     bad = [
         name
         for name, tensor in found.items()
-        if name in sums[tensor.file] and _crc(values[name]) != sums[tensor.file][name]
+        if name in sums[tensor.file] and checksums.crc(values[name]) != sums[tensor.file][name]
     ]
-    _refuse_changed(path, bad)
+    checksums.refuse_changed(path, bad)
     return values
 
 
@@ -118,7 +118,7 @@ def verify(path: Path) -> int:
                 count += 1
                 if crc != sums[name]:
                     bad.append(name)
-    _refuse_changed(path, bad)
+    checksums.refuse_changed(path, bad)
     return count
 
 
@@ -131,15 +131,15 @@ def files(path: Path) -> list[Path]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Returns the text metadata of a file less the checksums; raises as `read`."""
-    return {key: text for key, text in _metadata(path).items() if key != CHECKSUMS}
+    return {key: text for key, text in _metadata(path).items() if key != checksums.KEY}
 
 
 def write(
-    path: Path, tensors: Mapping[str, np.ndarray], *, metadata: dict[str, str] | None = None
+    path: Path, tensors: Mapping[str, stored.Stored], *, metadata: dict[str, str] | None = None
 ) -> None:
     """Writes a file whole or not at all: a partial write never replaces an existing file.
 
-    Equal tensors and metadata give equal bytes.
+    Equal tensors and metadata give equal bytes. One tensor is read at a time, and dropped.
 
     Raises:
       OSError: naming the file, when the disk is full or the folder cannot be written.
@@ -147,23 +147,24 @@ def write(
     # Widest dtypes first, so that every tensor is aligned.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(sorted((metadata or {}).items()))}
-    sums, end = {}, 0
+    end = 0
     for name in order:
-        tensor = tensors[name]
-        begin, end = end, end + tensor.nbytes
-        dtype = _NAMES[tensor.dtype]
-        header[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
-        sums[name] = _crc(tensor)
-    header["__metadata__"][CHECKSUMS] = json.dumps(sums)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
+        shape, dtype = tuple(tensors[name].shape), np.dtype(tensors[name].dtype)
+        begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [begin, end]}
+    sums = dict.fromkeys(order, 0)
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
+            file.write(_header(header, sums))
             for name in order:
-                file.write(_bytes(tensors[name]))
+                values = np.asarray(tensors[name][()])
+                sums[name] = checksums.crc(values)
+                file.write(checksums.raw(values))
+                del values  # before the next is made
+            file.seek(0)
+            file.write(_header(header, sums))
         os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -171,6 +172,14 @@ def write(
         raise OSError(
             f"{path}: could not write {end:,} bytes: {error}; check free space and permissions"
         ) from error
+
+
+def _header(entries: dict[str, Any], sums: dict[str, int]) -> bytes:
+    """Returns length and header; as long whatever the sums are."""
+    metadata = {**entries["__metadata__"], checksums.KEY: checksums.text(sums)}
+    text = json.dumps({**entries, "__metadata__": metadata}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
 
 
 def _contents(path: Path) -> dict[str, Tensor]:
@@ -236,29 +245,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _checksums(path: Path) -> dict[str, int]:
-    text = _metadata(path).get(CHECKSUMS, "{}")
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: its header is corrupt, in {CHECKSUMS}: {error}") from error
-
-
-def _crc(tensor: np.ndarray) -> int:
-    return zlib.crc32(_bytes(tensor))
-
-
-def _bytes(tensor: np.ndarray) -> memoryview:
-    # The format stores raw bytes: anything but C order would be written scrambled.
-    dense = np.require(tensor, requirements="C")
-    return dense.reshape(-1).view(np.uint8).data
-
-
-def _refuse_changed(path: Path, names: list[str]) -> None:
-    if names:
-        raise ValueError(
-            f"{path}: the bytes of these tensors are not those that were written: {sorted(names)};"
-            " the file is damaged. Fetch or make it again."
-        )
+    return checksums.parse(_metadata(path).get(checksums.KEY, "{}"), place=str(path))
 
 
 def _explain(path: Path, error: Exception) -> str:

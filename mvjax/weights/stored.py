@@ -89,6 +89,30 @@ class Part:
         return self.whole[slices(((first + low, first + high), *others))]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cast:
+    """A tensor in another dtype, converted as it is read."""
+
+    tensor: Stored
+    dtype: np.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the tensor."""
+        return tuple(self.tensor.shape)
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        """Reads and converts the part."""
+        return np.asarray(self.tensor[index]).astype(self.dtype, copy=False)
+
+
+def cast(tensor: Stored, dtype: Any) -> Stored:
+    """Returns the tensor in a dtype; None, or its own, leaves it as it is."""
+    if dtype is None or np.dtype(dtype) == np.dtype(tensor.dtype):
+        return tensor
+    return Cast(tensor, np.dtype(dtype))
+
+
 def box(index: Index, shape: Sequence[int]) -> Box:
     """Returns the bounds that slices select; axes beyond the index are whole."""
     bounds = [part.indices(size) for part, size in zip(index, shape)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,30 @@ def host_parts(leaf: np.ndarray | jax.Array) -> Iterator[np.ndarray]:
         return
     for first in range(0, leaf.shape[0], rows):
         yield _rows(leaf, first, min(first + rows, leaf.shape[0]))
+
+
+def on_host(leaf: stored.Stored | jax.Array) -> stored.Stored:
+    """Returns a leaf that gives numpy arrays; of one on devices no host copy is kept."""
+    return _Hosted(leaf) if isinstance(leaf, jax.Array) else leaf
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Hosted:
+    array: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    def __getitem__(self, index: stored.Index) -> np.ndarray:
+        if not self.shape:
+            return np.asarray(self.array)
+        (low, high), *rest = stored.box(index, self.shape)
+        return _rows(self.array, low, high)[(slice(None), *stored.slices(rest))]
 
 
 def _rows(leaf: np.ndarray | jax.Array, first: int, last: int) -> np.ndarray:

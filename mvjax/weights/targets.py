@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 from mvjax import config as config_lib
-from mvjax.nn import gates, scopes
+from mvjax.nn import gates
+from mvjax.weights import designs
 
 Target = Literal["torch", "mlx", "candle"]
 Quantisation = Literal["q8", "q4", "q8_0"]
@@ -61,6 +62,10 @@ class Line:
 
 
 _MLX_GATE = "no gate but the conditional sigmoid one is ever built there (reference 1.5, 2.6)"
+_NO_BIAS = "no gate has a bias there: sigmoid logits are shifted by 4 (reference 2.6)"
+_EVERY_LAYER = (
+    "every layer has cross-attention there, and nothing says otherwise (reference 4.5, 4.6)"
+)
 _WIDTH = "gates are built with hidden = int(0.125 x backbone.width) (reference 2.6)"
 _LAYER_0 = (
     "keys and values are computed once, with layer 0's weights, for all layers (reference 5.4)"
@@ -77,62 +82,46 @@ def _all(reason: str) -> dict[Target, str]:
     return {target: reason for target in TARGETS}
 
 
-def _gate(model: config_lib.ModelConfig) -> gates.Gate | None:
-    return model.cross_attention.gate
-
-
-def _conditional(activation: gates.Activation) -> Callable[[config_lib.ModelConfig], bool]:
-    def made_by(model: config_lib.ModelConfig) -> bool:
-        gate = _gate(model)
-        return isinstance(gate, gates.Conditional) and gate.activation == activation
-
-    return made_by
-
-
-def _other_width(model: config_lib.ModelConfig) -> bool:
-    gate = _gate(model)
-    width = int(0.125 * model.backbone.width)
-    return isinstance(gate, gates.Conditional) and gate.hidden != width
-
-
-def _image_norm(model: config_lib.ModelConfig) -> tuple[config_lib.NormKind, float]:
-    return model.cross_attention.image_norm, model.cross_attention.image_norm_eps
-
-
-def _delays(model: config_lib.ModelConfig) -> tuple[bool, bool]:
-    """Returns whether the assistant's delays are 0 1 1 .., and whether all acoustic ones agree."""
-    own, users = model.codebooks_out, model.codebooks - 1 - model.codebooks_out
-    late = max(model.delays)
-    by_one = model.delays[: 1 + own] == (0, 0, *[1] * (own - 1))
-    return by_one, model.delays == (0, *(0, *[late] * own)[:own], *(0, *[late] * users)[:users])
-
-
 _SHARE = ("cross_attention.share",)
 _GATE = ("cross_attention.gate",)
 _NORM = ("cross_attention.image_norm", "cross_attention.image_norm_eps")
+_LAYERS = ("cross_attention.layers",)
+_DIM = ("cross_attention.dim", "backbone.width")
 _MEAN_SQUARE = "image tokens are normed by their mean square, eps 1e-8, there (reference 2.2)"
 _SCOPE = ("cross_attention.scope",)
 _TO_CONDITIONAL = "retrain with gates.Conditional() or gate=None, or export to torch or candle"
 
 MATRIX: tuple[Line, ...] = (
-    Line("gate: none", _GATE, lambda m: _gate(m) is None),
+    Line("gate: none", _GATE, lambda m: designs.gate(m) is None),
     Line(
-        "gate: constant tanh", _GATE, lambda m: _gate(m) == gates.Constant("tanh"),
+        "gate: constant tanh", _GATE, lambda m: designs.gate(m) == gates.Constant("tanh"),
         {"mlx": _MLX_GATE}, _TO_CONDITIONAL,
     ),
     Line(
-        "gate: constant sigmoid", _GATE, lambda m: _gate(m) == gates.Constant("sigmoid"),
+        "gate: constant sigmoid", _GATE, lambda m: designs.gate(m) == gates.Constant("sigmoid"),
         {"mlx": _MLX_GATE}, _TO_CONDITIONAL,
     ),
-    Line("gate: conditional tanh", _GATE, _conditional("tanh"), {"mlx": _MLX_GATE}, _TO_CONDITIONAL),
-    Line("gate: conditional sigmoid (release)", _GATE, _conditional("sigmoid")),
     Line(
-        "gate: conditional, hidden not width / 8", (*_GATE, "backbone.width"), _other_width,
+        "gate: conditional tanh", _GATE, designs.conditional("tanh"),
+        {"mlx": _MLX_GATE}, _TO_CONDITIONAL,
+    ),
+    Line("gate: conditional sigmoid (release)", _GATE, designs.conditional("sigmoid")),
+    Line(
+        "gate: conditional tanh, learned bias", _GATE, designs.conditional("tanh", bias=True),
+        {"torch": _NO_BIAS, "mlx": _NO_BIAS}, "retrain with bias=False, or export to candle",
+    ),
+    Line(
+        "gate: conditional sigmoid, learned bias", _GATE,
+        designs.conditional("sigmoid", bias=True),
+        {"torch": _NO_BIAS, "mlx": _NO_BIAS}, "retrain with bias=False, or export to candle",
+    ),
+    Line(
+        "gate: conditional, hidden not width / 8", (*_GATE, "backbone.width"), designs.other_width,
         _all(_WIDTH), "retrain with Conditional(hidden=int(0.125 x backbone.width))",
     ),
     Line(
         "gate: shared by all layers, with an alpha each", ("cross_attention.share_gate",),
-        lambda m: _gate(m) is not None and m.cross_attention.share_gate,
+        lambda m: designs.gate(m) is not None and m.cross_attention.share_gate,
         {
             "mlx": "no shared gate and no per-layer alpha there (reference 1.5)",
             "candle": "each layer has its own gate and no alpha there (reference 2.6, 4.6)",
@@ -149,38 +138,70 @@ MATRIX: tuple[Line, ...] = (
         "share: none", _SHARE, lambda m: m.cross_attention.share == "none",
         _all(_LAYER_0), "retrain with share='qkv'",
     ),
+    Line("layers: all look (release)", _LAYERS, lambda m: designs.layers(m) == (True, True)),
     Line(
-        "scope: all frames (release)", _SCOPE, lambda m: m.cross_attention.scope == scopes.Scope()
+        "layers: some look, the first among them", _LAYERS,
+        lambda m: designs.layers(m) == (False, True),
+        {"mlx": _EVERY_LAYER, "candle": _EVERY_LAYER},
+        "retrain with layers=(), or export to torch",
     ),
     Line(
-        "scope: from a frame on", _SCOPE,
-        lambda m: m.cross_attention.scope.start > 0 and m.cross_attention.scope.frames is None,
+        "layers: some look, not the first", _LAYERS, lambda m: designs.layers(m) == (False, False),
+        {
+            "torch": "its server takes keys and values from layer 0's cross-attention (reference 5.4)",
+            "mlx": _EVERY_LAYER,
+            "candle": _EVERY_LAYER,
+        },
+        "retrain with layers that begin with 0",
+    ),
+    Line(
+        "image tokens: as wide as the backbone (release)", _DIM,
+        lambda m: m.image_width == m.backbone.width,
+    ),
+    Line(
+        "image tokens: of another width", _DIM, lambda m: m.image_width != m.backbone.width,
+        {"mlx": "keys and values are made of tokens as wide as the backbone there (reference 4.5)"},
+        "retrain with dim=None, or export to torch or candle",
+    ),
+    Line(
+        "image projection: none, features are as wide as tokens", (*_DIM, "siglip.width"),
+        lambda m: not m.projects_image,
+        {"mlx": "image features always go through proj_xa there (reference 4.5)"},
+        "retrain with another dim, or export to torch or candle",
+    ),
+    Line("scope: all frames (release)", _SCOPE, lambda m: designs.scope(m) == (0, None)),
+    Line(
+        "scope: from a frame on", _SCOPE, designs.starts_late,
         nearly={
             "mlx": "no file says it: start the server with --xa-start (reference 5.4)",
             "candle": "no file says it: the client sends xa_start (reference 5.5)",
         },
     ),
     Line(
-        "scope: so many frames", _SCOPE, lambda m: m.cross_attention.scope.frames is not None,
+        "scope: so many frames", _SCOPE, designs.ends,
         {"mlx": _NO_END, "candle": _NO_END}, "retrain with frames=None, or export to torch",
     ),
     Line(
+        "scope: around image tokens in the row", _SCOPE, lambda m: designs.scope(m) is None,
+        _all("no row holds image tokens there (reference 2.7)"), "retrain with a Scope of frames",
+    ),
+    Line(
         "image norm: variance, eps 1e-5 (release)", _NORM,
-        lambda m: _image_norm(m) == ("variance", 1e-5),
+        lambda m: designs.image_norm(m) == ("variance", 1e-5),
         nearly={"mlx": _MEAN_SQUARE, "candle": _MEAN_SQUARE},
     ),
     Line(
         "image norm: mean square, eps 1e-8", _NORM,
-        lambda m: _image_norm(m) == ("mean_square", 1e-8),
+        lambda m: designs.image_norm(m) == ("mean_square", 1e-8),
     ),
     Line(
         "image norm: another", _NORM,
-        lambda m: _image_norm(m) not in {("variance", 1e-5), ("mean_square", 1e-8)},
+        lambda m: designs.image_norm(m) not in {("variance", 1e-5), ("mean_square", 1e-8)},
         nearly={"mlx": _MEAN_SQUARE, "candle": _MEAN_SQUARE},
     ),
     Line(
         "image norm: an eps that is not 1e-5 or 1e-8", _NORM,
-        lambda m: _image_norm(m) not in TORCH_NORMS,
+        lambda m: designs.image_norm(m) not in TORCH_NORMS,
         {"torch": "norms have eps 1e-5 or 1e-8 there (reference 2.2)"},
         "retrain with one of these",
     ),
@@ -202,17 +223,19 @@ MATRIX: tuple[Line, ...] = (
         lambda m: {m.backbone.norm_eps, m.depformer.norm_eps} != {NORM_EPS},
         _all(_EPS), "retrain with 1e-8",
     ),
-    Line("delays: 0, then 1 (release)", ("delays",), lambda m: _delays(m) == (True, True)),
+    Line("delays: 0, then 1 (release)", ("delays",), lambda m: designs.delays(m) == (True, True)),
     Line(
-        "delays: 0, then another for all", ("delays",), lambda m: _delays(m) == (False, True),
+        "delays: 0, then another for all", ("delays",), lambda m: designs.delays(m) == (False, True),
         {"mlx": _LEVELS}, "use delays of 1, or export to torch or candle",
     ),
     Line(
-        "delays: others for the user only", ("delays",), lambda m: _delays(m) == (True, False),
+        "delays: others for the user only", ("delays",),
+        lambda m: designs.delays(m) == (True, False),
         {"candle": _ACOUSTIC}, "use delays of 1, or export to torch or mlx",
     ),
     Line(
-        "delays: several for the assistant", ("delays",), lambda m: _delays(m) == (False, False),
+        "delays: several for the assistant", ("delays",),
+        lambda m: designs.delays(m) == (False, False),
         {"mlx": _LEVELS, "candle": _ACOUSTIC}, "use delays of 1, or export to torch",
     ),
 )  # fmt: skip

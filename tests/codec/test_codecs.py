@@ -106,3 +106,25 @@ def test_rust_agrees_with_flax_at_the_real_size(tmp_path):
     with pytest.raises(ValueError, match="expected 2 rows as at its start, got 1"):
         stream = theirs.stream(batch=B)
         stream.encode(audio[:1, : mimi.frame_samples(config)])
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+def test_rust_has_one_step_more_in_its_window(tmp_path):
+    """Past 10 s the context is full, and only `context_has_self=False` agrees."""
+    pytest.importorskip("rustymimi")
+    rust = config_lib.MimiConfig(context_has_self=False)
+    path = tmp_path / "mimi.safetensors"
+    _write(path, rust)
+    theirs = mimi_weights.open_codec(path, rust, backend="rusty")
+    frames, full = 160, rust.context // 2  # two steps a frame
+    codes = np.random.default_rng(2).integers(0, rust.codes, (1, rust.codebooks, frames), np.int32)
+    sound = theirs.decode(codes)
+    errors = {}
+    for has_self in (True, False):
+        config = dataclasses.replace(rust, context_has_self=has_self)
+        ours = mimi_weights.open_codec(path, config).decode(codes)
+        error = np.abs(ours - sound).reshape(frames, -1).max(axis=1)
+        assert error[:full].max() < 1e-4
+        errors[has_self] = error[full:].max()
+    assert errors[False] < 1e-4 < 3e-4 < errors[True], errors

@@ -328,3 +328,18 @@ def test_words_that_the_tokenizer_does_not_know_are_bad_records(config):
     records.write(rows.record_path(config.data, "text"), items, made_with)
     with pytest.raises(ValueError, match="text-0: the tokenizer does not know"):
         mixture.batches(config)[0]
+
+
+@pytest.mark.parametrize("resampler", ["torch", "pillow", "image_rs"])
+def test_images_become_square_with_the_arithmetic_of_the_config(config, resampler):
+    siglip = config_lib.SiglipConfig(image_size=SIZE + 7, patch=23, resampler=resampler)
+    run = dataclasses.replace(config, model=dataclasses.replace(config.model, siglip=siglip))
+    found = mixture.batches(run)[0].speechless.images
+    pictures = [images.decode(_record(i, "text").image) for i in range(30)]
+    pictures += [images.decode(_record(i, "visual").image) for i in range(VISUAL)]
+    made = {
+        other: {images.resize_square(x, SIZE + 7, resampler=other).tobytes() for x in pictures}
+        for other in ("torch", "pillow", "image_rs")
+    }
+    for other, squares in made.items():
+        assert all((x.tobytes() in squares) == (other == resampler) for x in found)

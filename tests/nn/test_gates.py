@@ -29,6 +29,8 @@ def initial(gate):
         (gates.Constant("sigmoid"), 0.01799, 1e-5),
         (gates.Conditional(7, "tanh"), 0.0, 0.9),
         (gates.Conditional(7, "sigmoid"), 0.018, 0.025),
+        (gates.Conditional(7, "tanh", bias=True), 0.0, 0.9),
+        (gates.Conditional(7, "sigmoid", bias=True), 0.018, 0.025),
     ],
     ids=str,
 )
@@ -39,6 +41,24 @@ def test_initial_opening(gate, opening, spread):
     constant = isinstance(gate, gates.Constant)
     assert np.all(g == g[0, 0, 0]) == constant
     assert constant or np.all(g.std(axis=(0, 1)) > 0)  # one value a channel, of its own input
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_a_learned_bias_stands_in_for_the_shift(activation):
+    """kyuteye_rs's LearnableBias: act(up(relu(down(u))) + bias), nothing subtracted."""
+    plain, biased = (gates.Conditional(7, activation, bias=b) for b in (False, True))
+    params = initial(plain)
+    at_first = initial(biased)
+    np.testing.assert_array_equal(at_first["up/bias"], -4.0 if activation == "sigmoid" else 0.0)
+    same = biased({**params, "up/bias": at_first["up/bias"]}, jnp.asarray(U))
+    np.testing.assert_allclose(same, plain(params, jnp.asarray(U)), atol=1e-6)
+    bias = np.linspace(-3, 3, 24, dtype=np.float32)
+    g = biased({**params, "up/bias": jnp.asarray(bias)}, jnp.asarray(U))
+    down, up = (np.asarray(params[f"{name}/kernel"]) for name in ("down", "up"))
+    logits = np.maximum(U @ down, 0) @ up + bias
+    want = np.tanh(logits) if activation == "tanh" else 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(g, want, atol=1e-5)
+    assert biased.upstream()["up/bias"] == "alpha.2.bias"
 
 
 def test_the_released_gate_has_an_eighth_of_the_width():

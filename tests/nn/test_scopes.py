@@ -12,31 +12,61 @@ from mvjax.nn import scopes
 TOKENS = jnp.array([[0, 0, 1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]], bool)
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "first", "second"),
-    [
-        ("boi", "end", "00111111", "11111111"),
-        ("boi", "eoi", "00111000", "11000000"),
-        ("boi", 4, "00111100", "11110000"),
-        ("eoi", "end", "00000111", "00111111"),
-        ("eoi", 2, "00000110", "00110000"),
-        ("eoi", 0, "00000000", "00000000"),
-    ],
-)
-def test_scopes_around_image_tokens(start, end, first, second):
-    found = np.asarray(scopes.around_image(TOKENS, start=start, end=end)).astype(int)
-    assert ["".join(map(str, row)) for row in found] == [first, second]
+AROUND = {
+    "from boi": (scopes.AroundImage(), "00111111", "11111111"),
+    "boi to eoi": (scopes.AroundImage(end="eoi"), "00111000", "11000000"),
+    "4 from boi": (scopes.AroundImage(frames=4), "00111100", "11110000"),
+    "from eoi": (scopes.AroundImage("eoi"), "00000111", "00111111"),
+    "2 from eoi": (scopes.AroundImage("eoi", frames=2), "00000110", "00110000"),
+    "none from eoi": (scopes.AroundImage("eoi", frames=0), "00000000", "00000000"),
+}
 
 
-def test_a_scope_without_frames_is_refused():
-    with pytest.raises(ValueError, match="leaves no frame"):
-        scopes.around_image(TOKENS, start="eoi", end="eoi")
+@pytest.mark.parametrize("name", list(AROUND))
+def test_scopes_around_image_tokens(name):
+    scope, *want = AROUND[name]
+    found = np.asarray(scope(TOKENS)).astype(int)
+    assert ["".join(map(str, row)) for row in found] == want
+
+
+@pytest.mark.parametrize("fields", [{"start": "eoi", "end": "eoi"}, {"end": "eoi", "frames": 2}])
+def test_scopes_that_contradict_themselves_are_refused(fields):
+    with pytest.raises(ValueError, match="end='eoi' is for start='boi' without frames"):
+        scopes.AroundImage(**fields)
+
+
+def test_the_model_is_told_where_its_image_tokens_are():
+    config = small.with_cross_attention(scope=scopes.AroundImage("boi", frames=4))
+    weights = small.params()
+    tokens = np.zeros((small.B, small.T), bool)
+    tokens[0, 2:4] = tokens[1, 6:] = True
+    inside = np.zeros_like(tokens)
+    inside[0, 2:6] = inside[1, 6:] = True
+    codes, kv = small.codes(), small.apply("look", small.pixels())
+    want, _ = small.apply("hidden", codes, kv, inside)
+    tokens = jnp.asarray(tokens)
+    run = {"config": config, "weights": weights}
+    found, opened = small.apply("hidden", codes, kv, **run, image_tokens=tokens)
+    np.testing.assert_array_equal(found, want)
+    np.testing.assert_array_equal(np.all(np.asarray(opened) > 0, axis=0), inside)
+    told = {"depth_codebooks": 0, "image_tokens": tokens}
+    output = small.apply("__call__", codes, small.pixels(), **run, **told)
+    np.testing.assert_array_equal(np.all(np.asarray(output.gates) > 0, axis=0), inside)
+    with pytest.raises(ValueError, match=r"AroundImage.*counts from image tokens in the row"):
+        small.apply("hidden", codes, kv, **run)
+    cache = model_lib.VisionSpeech(config).init_cache(small.B)
+    with pytest.raises(ValueError, match=r"AroundImage.*counts from image tokens in the row"):
+        small.apply("step", cache, codes[:, :, 0], kv, None, **run)
+    with pytest.raises(ValueError, match="image_tokens: of no use to Scope"):
+        small.apply("hidden", codes, kv, image_tokens=tokens)
 
 
 @pytest.mark.parametrize("fields", [{"start": -1}, {"frames": -2}])
 def test_negative_numbers_are_refused(fields):
     with pytest.raises(ValueError, match="must be 0 or more"):
         scopes.Scope(**fields)
+    with pytest.raises(ValueError, match="must be 0 or more"):
+        scopes.AroundImage(frames=-2)
 
 
 SCOPES = {

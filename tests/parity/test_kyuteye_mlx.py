@@ -1,18 +1,22 @@
 """kyuteye_mlx's own code beside ours: the encoder, and greedy streaming steps on MLX's CPU backend."""
 
 import dataclasses
+import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import upstream
+from PIL import Image
 
+from mvjax import tree
 from mvjax.data import images
 from mvjax.nn import model as model_lib
-from mvjax.nn import scopes
-from mvjax.stream import session
+from mvjax.nn import scopes, siglip
+from mvjax.stream import engine, session
 from mvjax.weights import mlx as mlx_weights
 from mvjax.weights import runtime_configs, targets
 
@@ -26,7 +30,6 @@ nn = pytest.importorskip("mlx.nn")
 def build(config, params, folder, monkeypatch, *, mode=None):
     """Returns (Lm, SiglipWrapper) as upstream's server loads them, from files that we write."""
     MLX.cross_attention.SharedModuleType._instances.clear()  # else shared with the model before
-    monkeypatch.setattr(MLX.kv_cache.XACache, "set", _keep)
     monkeypatch.chdir(folder)  # where it looks for the encoder's sizes
     sizes = runtime_configs.encoder_config(config.siglip)
     (folder / "siglip448.config").write_text(json.dumps(sizes))
@@ -59,11 +62,6 @@ def build(config, params, folder, monkeypatch, *, mode=None):
     embedder = MLX.siglip.SiglipWrapper()
     embedder.load_weights(list(encoder.items()), strict=True)
     return model, embedder
-
-
-def _keep(self, k, v):
-    """In place of rounding to bfloat16, which would hide what is compared to 1e-4."""
-    self.keys, self.values, self.is_set = k, v, True
 
 
 class Recorder:
@@ -108,6 +106,11 @@ def test_streaming_steps(name, frames, tmp_path, monkeypatch, compare):
     mine = jax.jit(lambda p, x: run.apply({"params": p}, x, method="encode_images"))(params, pixels)
     compare("image features", mine, np.array(features), 1e-4)
     kv = jax.jit(lambda p, x: run.apply({"params": p}, x, method="look"))(params, pixels)
+    for what, ours, kept in zip(("keys", "values"), kv, model.xa_cache.state, strict=True):
+        rounded = np.asarray(ours[0].astype(jnp.bfloat16), np.float32)
+        compare.same(
+            f"{what} in bfloat16", rounded, np.array(kept.astype(mx.float32))[0].swapaxes(0, 1)
+        )
     live = session.Session(run)
     state, outs = live.start(batch=1, kv=kv), []
     for codes in user.T:
@@ -120,6 +123,55 @@ def test_streaming_steps(name, frames, tmp_path, monkeypatch, compare):
     compare("audio logits", ours.audio_logits, theirs[3], 1e-4)
     np.testing.assert_array_equal(ours.gate > 0, scope(jnp.arange(frames)))
     assert frames < 100 or len(np.unique(theirs[0])) > 20
+
+
+def test_without_an_image(tmp_path, monkeypatch, compare):
+    """Where none was given, upstream adds the norm that cross-attention would have been shown."""
+    config = upstream.like("kyuteye_mlx", scope=scopes.Scope(start=3))
+    params = upstream.params(config)
+    model, _ = build(config, params, tmp_path, monkeypatch)
+    user = upstream.user_codes(12)
+    ids, frames, text, audio = converse(model, None, user)
+    run = functools.partial(engine.generate, with_audio_logits=True)
+    ours = run(model_lib.VisionSpeech(config), params, jnp.asarray(user)[None])
+    compare.same("text ids", ours.text_ids[0], ids)
+    compare.same("codec frames", ours.audio_codes[0, :, :-1].T, frames[1:])
+    compare("text logits", ours.text_logits[0], text, 1e-4)
+    compare("audio logits", ours.audio_logits[0, :, 0], audio[:, 0], 1e-4)
+    plain = dataclasses.replace(
+        config,
+        cross_attention=dataclasses.replace(config.cross_attention, norm_without_image=False),
+    )
+    other = run(model_lib.VisionSpeech(plain), params, jnp.asarray(user)[None])
+    differs = np.abs(other.text_logits[0] - text).max(axis=-1) > 1e-2
+    np.testing.assert_array_equal(differs, np.arange(12) >= 3)
+
+
+def test_the_last_norm_of_the_encoder(tmp_path, monkeypatch, compare):
+    """Its eps matters where the residual stream is small."""
+    config = upstream.like("kyuteye_mlx")
+    flat = tree.flatten(upstream.params(config))
+    small = r"image/encoder/(embedding|pos_embedding|.*/(out|Dense_1))(/.*)?"
+    flat = {p: x * np.float32(1e-3 if re.fullmatch(small, p) else 1) for p, x in flat.items()}
+    params = tree.unflatten(flat)
+    _, embedder = build(config, params, tmp_path, monkeypatch)
+    features = np.array(embedder(mx.array(upstream.image())))
+    pixels = jnp.asarray(images.normalise(upstream.image()))[None]
+    encoder = params["image"]["encoder"]
+    compare(
+        "features", siglip.Siglip(config.siglip).apply({"params": encoder}, pixels), features, 1e-4
+    )
+    as_trained = siglip.Siglip(upstream.CONFIG.siglip).apply({"params": encoder}, pixels)
+    assert np.abs(np.asarray(as_trained) - features).max() > 1e-2
+
+
+@pytest.mark.parametrize("shape", [(37, 53), (1, 7), (211, 24), (20, 301), (600, 401)])
+def test_images_as_the_server_resizes_them(shape, compare):
+    """`local_web.model_server`: `img.resize((size, size), resample=3)`."""
+    resampler = upstream.like("kyuteye_mlx").siglip.resampler
+    picture = np.random.default_rng(5).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    theirs = np.asarray(Image.fromarray(picture).resize((448, 448), resample=3))
+    compare("pixels", images.resize_square(picture, 448, resampler=resampler), theirs, 1)
 
 
 def test_gate_in_bfloat16(compare):

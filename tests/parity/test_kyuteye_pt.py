@@ -42,6 +42,12 @@ DESIGNS = {
     "shared gate": {"share_gate": True},
     "shared constant gate": {"gate": gates.Constant("sigmoid"), "share_gate": True},
     "nothing shared": {"share": "none"},
+    "image tokens of width 16": {"dim": 16},
+    "image tokens of the encoder's width": {"dim": 24},
+    "image tokens of width 16, nothing shared": {"dim": 16, "share": "none"},
+    "layers 0 and 2": {"layers": (0, 2)},
+    "layers 1 and 2, nothing shared": {"layers": (1, 2), "share": "none", "dim": 16},
+    "layer 1, shared gate": {"layers": (1,), "share_gate": True, "dim": 24},
     "norm of mean squares": {"image_norm": "mean_square"},
     "from frame 3": {"scope": scopes.Scope(start=3)},
     "first 5 frames": {"scope": scopes.Scope(frames=5)},
@@ -217,8 +223,9 @@ def converse(gen, source, user):
     )
 
 
-def test_200_streaming_steps(tmp_path, compare):
-    config = upstream.like("kyuteye_pt")
+@pytest.mark.parametrize("fields", [{}, {"dim": 16, "layers": (0, 2)}], ids=str)
+def test_200_streaming_steps(fields, tmp_path, compare):
+    config = upstream.like("kyuteye_pt", **fields)
     params = upstream.params(config)
     gen, embedder = build(config, params, tmp_path)
     pixels = images.normalise(upstream.image())[None]

@@ -1,4 +1,4 @@
-"""kyuteye_pt's norms, gates and scopes beside ours, each by itself."""
+"""kyuteye_pt's norms, gates, scopes and gated cross-attention beside ours, each by itself."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import upstream
 
-from mvjax.nn import gates, layers, scopes
+from mvjax import config as config_lib
+from mvjax.nn import gates, layers, scopes, xattn
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -77,18 +78,88 @@ def _exact(shape, rng):
     return np.where(rows == columns % shape[0], values, 0).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("start", "end"), [("boi", "end"), ("boi", "eoi"), ("boi", 4), ("eoi", "end"), ("eoi", 2)]
-)
-def test_scopes_around_image_tokens(start, end, compare):
-    tokens = np.array([[0, 0, 1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]])
-    module = PT.cross_attention.GatedCrossAttention(
-        8, num_heads=2, xa_shared=False, xa_start=start, xa_end=end
+AROUND = [
+    (scopes.AroundImage(), "end"),
+    (scopes.AroundImage(end="eoi"), "eoi"),
+    (scopes.AroundImage(frames=4), 4),
+    (scopes.AroundImage("eoi"), "end"),
+    (scopes.AroundImage("eoi", frames=2), 2),
+]
+
+
+def gated(scope, end, **options):
+    """kyuteye_pt's GatedCrossAttention with such a scope, with random weights."""
+    torch.manual_seed(0)
+    return PT.cross_attention.GatedCrossAttention(
+        12, num_heads=3, xa_shared=False, xa_start=scope.start, xa_end=end, **options
     )
-    x = torch.zeros(2, 8, 8)
-    want = module.get_xa_scope(x, torch.tensor(tokens)[:, :, None])[:, :, 0].numpy() > 0
-    if isinstance(end, int):  # upstream keeps what comes before the start: reference 2.7
-        begun = np.cumsum(tokens if start == "boi" else (1 - tokens) * np.cumsum(tokens, 1), 1) > 0
-        want &= begun
-    found = scopes.around_image(jnp.asarray(tokens, bool), start=start, end=end)
-    compare.same("mask", found, want)
+
+
+@pytest.mark.parametrize(("scope", "end"), AROUND, ids=str)
+def test_scopes_around_image_tokens(scope, end, compare):
+    tokens = np.array([[0, 0, 1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]])
+    x = torch.zeros(2, 8, 12)
+    mask = torch.tensor(tokens)[:, :, None]
+    want = gated(scope, end).get_xa_scope(x, mask)[:, :, 0].numpy() > 0
+    if scope.frames is not None:  # upstream keeps what comes before the start: reference 2.7
+        after = (1 - tokens) * np.cumsum(tokens, 1)
+        want &= np.cumsum(tokens if scope.start == "boi" else after, 1) > 0
+    compare.same("mask", scope(jnp.asarray(tokens, bool)), want)
+
+
+def test_no_layer_of_kyuteye_pt_is_told_where_image_tokens_are():
+    """Why a scope around image tokens runs nowhere upstream, and export refuses it."""
+    layer = PT.transformer.TransformerLayer(
+        12, 3, 24, cross_attention=True, norm="rms_norm_f32", xa_start="boi", xa_end="end",
+        xa_shared=False,
+    )  # fmt: skip
+    with pytest.raises(AssertionError), torch.no_grad():
+        layer(torch.zeros(2, 5, 12), cross_attention_src=torch.zeros(2, 3, 12))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"dim": 10}, {"dim": 12}, {"dim": 10, "share_gate": True}, {"gate": None, "dim": 10}],
+    ids=str,
+)
+@torch.no_grad()
+def test_gated_cross_attention(fields, compare):
+    """The whole module, its keys and values from image tokens of some width."""
+    design = config_lib.CrossAttentionConfig(**{"gate": gates.Conditional(1), **fields})
+    config = config_lib.ModelConfig(
+        backbone=config_lib.BackboneConfig(width=12, heads=3), cross_attention=design
+    )
+    PT.cross_attention.SharedModuleType._instances.clear()
+    theirs = gated(
+        scopes.AroundImage(),
+        "end",
+        xa_dim=design.dim,
+        xa_gating="none" if design.gate is None else "sigmoid",
+        xa_conditional_gating=True,
+        xa_gate_shared=design.share_gate,
+    )
+    rng = np.random.default_rng(5)
+    width = config.image_width
+    y, tokens = (rng.standard_normal(s).astype(np.float32) for s in ((2, 7, 12), (2, 5, width)))
+    stands = np.array([[0, 0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
+    want, opening = theirs(
+        torch.tensor(y), torch.tensor(tokens), image_tokens_mask=torch.tensor(stands)[:, :, None]
+    )
+    mha = {name: w.numpy() for name, w in theirs.mha.state_dict().items()}
+    split = "in_proj_weight_q" in mha
+    assert split == (width != 12)
+    fused = mha["in_proj_weight_q"] if split else mha["in_proj_weight"]
+    q, kv = fused[:12], mha["in_proj_weight_kv"] if split else fused[12:]
+    kernels = {"q": q, "k": kv[:12], "v": kv[12:]}
+    kernels = {n: jnp.asarray(w.T.reshape(-1, 3, 4)) for n, w in kernels.items()}
+    kernels["out"] = jnp.asarray(mha["out_proj.weight"].T.reshape(3, 4, 12))
+    gate = None
+    if design.gate is not None:
+        named = {theirs_: ours for ours, theirs_ in design.gate.upstream().items()}
+        gate = {named[n]: jnp.asarray(w.numpy().T) for n, w in theirs.gate.state_dict().items()}
+    found_kv = xattn.keys_values(kernels, jnp.asarray(tokens))
+    u, g = xattn.gated_cross_attention(design, jnp.asarray(y), found_kv, kernels=kernels, gate=gate)
+    inside = np.asarray(scopes.AroundImage()(jnp.asarray(stands, bool)))
+    compare("u g", np.where(inside[:, :, None], u, 0), want, 1e-5)
+    if opening is not None:
+        compare("g", g, opening.mean(-1), 1e-5)

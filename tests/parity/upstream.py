@@ -106,6 +106,7 @@ def kyuteye_pt() -> types.SimpleNamespace:
         "config": "kyuteye.config.kyuteye_config",
         "enums": "kyuteye.config.enums",
         "cross_attention": "kyuteye.modules.cross_attention",
+        "transformer": "kyuteye.modules.transformer",
         "image_encoder": "kyuteye.modules.image_encoder",
         "utils": "kyuteye.modules.utils",
     }

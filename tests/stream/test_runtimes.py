@@ -42,7 +42,9 @@ def jax_logits(config, params, pixels, outs, user):
     model = model_lib.VisionSpeech(config)
     apply = jax.jit(lambda p, c, x: model.apply({"params": p}, c, x, depth_codebooks=Q))
     out = apply(params, jnp.asarray(rows), None if pixels is None else jnp.asarray(pixels))
-    return out.text_logits[0], out.audio_logits[0], out.gates[:, 0].T
+    gates = np.zeros((config.backbone.layers, T), np.float32)
+    gates[list(config.looking)] = out.gates[:, 0]
+    return out.text_logits[0], out.audio_logits[0], gates.T
 
 
 def assert_agree(config, params, pixels, outs, user):
@@ -96,6 +98,27 @@ def test_torch_agrees_with_jax_for_every_gate(name, tmp_path):
     config = toy(name)
     params, folder = exported.write(config, "torch", tmp_path)
     runtime = exported.open_runtime("torch", folder)
+    pixels, user = exported.inputs(FRAMES)
+    runtime.image(pixels)
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, pixels, outs, user)
+
+
+@pytest.mark.parametrize(
+    ("target", "fields"),
+    [
+        ("torch", {"dim": 14, "layers": (0, 2)}),
+        ("torch", {"dim": 20, "gate": gates.Constant("sigmoid"), "layers": (0,)}),
+        ("candle", {"dim": 14, "gate": gates.Conditional(3, bias=True)}),
+        ("candle", {"dim": 20, "gate": gates.Conditional(3, "tanh", bias=True)}),
+    ],
+    ids=str,
+)
+def test_torch_agrees_with_jax_for_other_image_tokens_layers_and_biases(target, fields, tmp_path):
+    adapters = config_lib.CrossAttentionConfig(**{"gate": gates.Conditional(3), **fields})
+    config = dataclasses.replace(TOY, cross_attention=adapters)
+    params, folder = exported.write(config, target, tmp_path)
+    runtime = exported.open_runtime(target, folder)
     pixels, user = exported.inputs(FRAMES)
     runtime.image(pixels)
     outs = [runtime.step(user[:, t]) for t in range(FRAMES)]

@@ -10,7 +10,7 @@ from mvjax.data import features, images, records, rows
 from mvjax.nn import model as model_lib
 from mvjax.tiny import world
 from mvjax.train import features as make_lib
-from mvjax.weights import frozen as frozen_lib
+from mvjax.weights import big_vision
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_features_are_those_of_the_step(run):
     dataset = rows.record_path(run.data, "text")
     reader = records.Reader(dataset, expected=None)
     found = features.Reader(dataset, expected=features.made_with(run.frozen, run.model))
-    params = {"image": {"encoder": frozen_lib.load_siglip(run.frozen.siglip, run.model.siglip)}}
+    params = {"image": {"encoder": big_vision.load_siglip(run.frozen.siglip, run.model.siglip)}}
     model = model_lib.VisionSpeech(run.model)
     encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_images"))
     for i in range(5):

@@ -19,8 +19,7 @@ import toy_run
 from mvjax import config as config_lib
 from mvjax import config_text, tree
 from mvjax.train import load, sharding
-from mvjax.weights import frozen as frozen_lib
-from mvjax.weights import kyutai, locate, rules, safetensors_io, siglip_names, stream
+from mvjax.weights import big_vision, kyutai, locate, rules, safetensors_io, siglip_names, stream
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "moshika_vis_parameters.txt"
@@ -105,7 +104,7 @@ def test_hash_is_that_of_the_values_wherever_they_are(config, monkeypatch):
 
 def write_hf_siglip(config, folder):
     """The run's image encoder as Hugging Face would write it, in two files."""
-    encoder = frozen_lib.load_siglip(config.frozen.siglip, config.model.siglip)
+    encoder = big_vision.load_siglip(config.frozen.siglip, config.model.siglip)
     table = siglip_names.siglip_rules(ours="", theirs="vision_tower.vision_model.")
     sizes = siglip_names.sizes(config.model.siglip)
     tensors = rules.to_upstream(tree.flatten(encoder), table, sizes, place="x")

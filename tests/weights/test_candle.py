@@ -88,12 +88,15 @@ def test_the_same_tree_in_both_layouts(tmp_path):
         gates.Conditional(3, "tanh"),
         gates.Constant(),
         gates.Constant("sigmoid"),
+        gates.Conditional(3, "tanh", bias=True),
+        gates.Conditional(3, bias=True),
         None,
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_import_then_export_gives_the_same_bytes(gate, dtype, tmp_path):
-    config = toy(gate=gate)
+@pytest.mark.parametrize("dim", [None, 14, 20])
+def test_import_then_export_gives_the_same_bytes(gate, dim, dtype, tmp_path):
+    config = toy(gate=gate, dim=dim)
     first, again = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
     candle.save_candle(first, quantisable.params(config), config, dtype=dtype)
     loaded = candle.load_candle(first, config, dtype=None)
@@ -125,7 +128,7 @@ def test_what_a_gguf_holds(quantised):
     assert {*vision, *plain} == {*tensors}
     assert {t.dtype for t in vision.values()} == {np.dtype(ml_dtypes.bfloat16)}
     for name, tensor in plain.items():
-        matrix = tensor.ndim == 2 and tensor.shape[1] % 32 == 0
+        matrix = len(tensor.shape) == 2 and tensor.shape[1] % 32 == 0
         assert kinds[name] == ("Q8_0" if matrix else "F32"), name
     assert f"{XA}in_proj_weight" not in kinds  # a fused one is refused by kyuteye_rs
     assert plain[f"{XA}in_proj_weight_q"].shape == (512, 512)
@@ -175,7 +178,7 @@ def test_damage_is_named(quantised, tmp_path):
     gguf_io = candle.gguf_io()
     tensors = candle.to_tensors(quantised[0], CONFIG, split=True, place="")
     name = "depformer.2.transformer.layers.1.norm1.alpha"
-    tensors[name] = tensors[name] + 1
+    tensors[name] = tensors[name][()] + 1
     gguf_io.write(tmp_path / "m.q8_0.gguf", tensors)
     with pytest.raises(ValueError, match=f"m.q8_0.gguf.*\n  {re.escape(name)}: expected a copy"):
         candle.load_candle(tmp_path / "m.q8_0.gguf", CONFIG)
@@ -198,6 +201,19 @@ def test_a_safetensors_file_may_have_separate_projections(tmp_path):
         np.testing.assert_array_equal(loaded[path], leaf)
 
 
+def test_names_of_other_image_tokens_and_of_a_learned_bias():
+    """Reference 2.6; kyuteye_rs looks for the split names where `in_proj_weight` is absent."""
+    config = toy(dim=20, gate=gates.Conditional(3, bias=True))
+    for split in (False, True):
+        shapes = rules.tensor_shapes(candle.candle_rules(config, split=split), kyutai.sizes(config))
+        assert f"{XA}in_proj_weight" not in shapes
+        assert shapes[f"{XA}in_proj_weight_q"] == (24, 24)
+        assert shapes[f"{XA}in_proj_weight_kv"] == (48, 20)
+        assert shapes["image_prefix.norm_xa.alpha"] == (1, 1, 20)
+        assert "image_prefix.proj_xa.weight" not in shapes
+        assert shapes["transformer.layers.2.cross_attention.gate.alpha.2.bias"] == (24,)
+
+
 def test_released_sizes_count_every_parameter():
     config = config_lib.ModelConfig()
     copied = 7 * 6 * 2 * 1024  # norms of the depth transformer
@@ -216,6 +232,7 @@ def test_released_sizes_count_every_parameter():
         ({"share_gate": True}, "share_gate=True"),
         ({"share": "kv"}, "share='kv'"),
         ({"share": "none"}, "share='none'"),
+        ({"layers": (0, 2)}, "layers=(0, 2)"),
     ],
 )
 def test_designs_without_a_place_are_refused_by_name(changes, name):

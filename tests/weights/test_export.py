@@ -12,7 +12,7 @@ import yaml
 
 from mvjax import tree
 from mvjax.nn import gates, scopes
-from mvjax.weights import export, model_card, targets
+from mvjax.weights import export, model_card, rules, targets
 
 TOY = exported.TOY
 FILES = {
@@ -77,7 +77,8 @@ def test_quantised_folders_hold_upstreams_files(target, quantisation, tmp_path):
     assert {p.name for p in out.iterdir()} == FILES | UPSTREAM_FILES[target, quantisation]
     file = targets.weight_file(target, quantisation)
     loaded = tree.flatten(export.load_exported(out / file, model, target, dtype=np.float32))
-    stored = export.as_stored(params, model, target, quantisation=quantisation)
+    views = export.as_stored(params, model, target, quantisation=quantisation)
+    stored = tree.unflatten(rules.read_leaves(views, place="as stored"))
     for path, leaf in tree.flatten(stored).items():
         np.testing.assert_array_equal(loaded[path], leaf, err_msg=path)
     again = tmp_path / "again"
@@ -129,7 +130,8 @@ def test_what_is_read_back_is_compared_bit_for_bit(run, tmp_path):
     params, config = run
     out = export.export(params, config, "torch", tmp_path / "out")
     path = out / "model.safetensors"
-    tensors = export.to_tensors(params, config.model, "torch")
+    views = export.to_tensors(params, config.model, "torch")
+    tensors = {name: np.array(view[()]) for name, view in views.items()}
     export.assert_written(path, tensors)
     tensors["image_prefix.proj_xa.bias"][0] *= -1 + 2**-20
     tensors["llm.out_norm.alpha"] = tensors["llm.out_norm.alpha"].astype(ml_dtypes.bfloat16)
@@ -153,6 +155,11 @@ def test_what_is_read_back_is_compared_bit_for_bit(run, tmp_path):
         ("candle", {"scope": scopes.Scope(2, 5)}, "Scope(start=2, frames=5)"),
         ("candle", {"share_gate": True}, "share_gate=True"),
         ("candle", {"share": "kv"}, "share='kv'"),
+        ("candle", {"layers": (0, 1)}, "layers=(0, 1): kyuteye_rs: every layer has"),
+        ("torch", {"layers": (1, 2)}, "layers=(1, 2): kyuteye_pt: its server takes keys"),
+        ("torch", {"gate": gates.Conditional(3, bias=True)}, "kyuteye_pt: no gate has a bias"),
+        ("torch", {"scope": scopes.AroundImage()}, "AroundImage(start='boi', end='end'"),
+        ("candle", {"scope": scopes.AroundImage("eoi")}, "kyuteye_rs: no row holds image tokens"),
     ],
 )
 def test_designs_the_target_would_run_wrongly_are_refused(target, changes, name, run, tmp_path):

@@ -30,6 +30,18 @@ DESIGNS = {
     "unshared": config_lib.CrossAttentionConfig(
         gate=gates.Conditional(3), share="none", share_gate=True
     ),
+    "other_width": config_lib.CrossAttentionConfig(gate=gates.Conditional(3), dim=14),
+    "encoder_width": config_lib.CrossAttentionConfig(gate=gates.Conditional(3), dim=20),
+    "two_layers": config_lib.CrossAttentionConfig(
+        gate=gates.Conditional(3), share="none", dim=14, layers=(0, 2)
+    ),
+    "last_layer": config_lib.CrossAttentionConfig(
+        gate=gates.Conditional(3), share_gate=True, layers=(2,)
+    ),
+    "two_layers_kv": config_lib.CrossAttentionConfig(
+        gate=gates.Constant(), share="kv", dim=14, layers=(1, 2)
+    ),
+    "bias": config_lib.CrossAttentionConfig(gate=gates.Conditional(3, bias=True)),
 }
 
 
@@ -105,6 +117,49 @@ def test_variant_names():
     assert names("kv")[f"{parent}mha.in_proj_weight_q"] == (24, 24)
     assert f"{parent}mha.in_proj_weight_kv" not in names("kv")
     assert not any(".gate." in n for n in names("none"))
+    assert names("bias")[f"{parent}gate.alpha.2.bias"] == (24,)
+
+
+def test_names_where_image_tokens_have_another_width():
+    """Reference 2.6, "Split case": keys first, then values, of as many inputs as tokens are wide."""
+    parent, inputs = "llm.transformer.layers.0.cross_attention.mha.", {}
+    for name, width in (("conditional", 24), ("other_width", 14), ("encoder_width", 20)):
+        config = design(name)
+        table = rules.tensor_shapes(kyutai.vis_rules(config), kyutai.sizes(config))
+        split = width != 24
+        assert (f"{parent}in_proj_weight" in table) == (not split)
+        if split:
+            assert table[f"{parent}in_proj_weight_q"] == (24, 24)
+            assert table[f"{parent}in_proj_weight_kv"] == (48, width)
+        assert table[f"{parent}out_proj.weight"] == (24, 24)
+        assert table["image_prefix.norm_xa.alpha"] == (1, 1, width)
+        assert table.get("image_prefix.proj_xa.weight", (width, 20)) == (width, 20)
+        inputs[name] = "image_prefix.proj_xa.weight" in table
+    assert inputs == {"conditional": True, "other_width": True, "encoder_width": False}
+    config = design("other_width")
+    params = random_params(config, kyutai.vis_rules(config))
+    table = kyutai.vis_rules(config)
+    written = rules.to_upstream(tree.flatten(params), table, kyutai.sizes(config), place="x")
+    keys_values = written[f"{parent}in_proj_weight_kv"]
+    k, v = (params["xa"][n]["kernel"].reshape(14, 24).T for n in ("k", "v"))
+    np.testing.assert_array_equal(keys_values, np.concatenate([k, v]))
+
+
+def test_layers_that_do_not_look_have_no_tensors():
+    for name, looking in {
+        "two_layers": (0, 2),
+        "last_layer": (2,),
+        "two_layers_kv": (1, 2),
+    }.items():
+        config = design(name)
+        table = rules.tensor_shapes(kyutai.vis_rules(config), kyutai.sizes(config))
+        parts = {n: set() for n in ("norm_cross", "gate.alpha")}
+        for tensor in table:
+            for part, layers in parts.items():
+                if f".{part}" in tensor:
+                    layers.add(int(tensor.split(".")[3]))
+        assert parts == {"norm_cross": set(looking), "gate.alpha": set(looking)}
+        assert f"llm.transformer.layers.{looking[0]}.cross_attention.mha.out_proj.weight" in table
 
 
 def test_moshi_round_trip_from_the_whole_tree(tmp_path):

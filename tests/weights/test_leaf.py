@@ -6,6 +6,7 @@ import random
 import ml_dtypes
 import numpy as np
 import pytest
+import recorded
 
 from mvjax.weights import rules, stored
 
@@ -21,28 +22,6 @@ TABLE = [
 ]
 
 
-class Recorded:
-    """A tensor that counts the values read from it."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.values = values
-        self.shape, self.dtype = values.shape, values.dtype
-        self.read = 0
-
-    def __getitem__(self, index):
-        part = self.values[index]
-        self.read += part.size
-        return part
-
-
-def make(dtype=np.float32):
-    rng = np.random.default_rng(0)
-    shapes = rules.leaf_shapes(TABLE, SIZES)
-    flat = {p: rng.standard_normal(s).astype(dtype) for p, s in shapes.items()}
-    tensors = rules.to_upstream(flat, TABLE, SIZES, place="x")
-    return flat, {name: Recorded(values) for name, values in tensors.items()}
-
-
 def boxes(shape):
     """The whole, then a sample of the boxes whose sides are: all, first, middle or last part."""
     yield tuple((0, n) for n in shape)
@@ -56,7 +35,7 @@ def boxes(shape):
 
 @pytest.mark.parametrize("path", rules.leaf_shapes(TABLE, SIZES))
 def test_every_box_of_every_leaf(path):
-    flat, tensors = make()
+    flat, tensors = recorded.make(TABLE, SIZES)
     leaf = rules.leaves(tensors, TABLE, SIZES, place="x")[path]
     assert leaf.shape == flat[path].shape
     copies = 3 if path == "norm" else 1
@@ -70,7 +49,7 @@ def test_every_box_of_every_leaf(path):
 
 
 def test_nothing_is_read_before_it_is_asked_for():
-    _, tensors = make()
+    _, tensors = recorded.make(TABLE, SIZES)
     views = rules.leaves(tensors, TABLE, SIZES, place="x")
     assert {p: leaf.shape for p, leaf in views.items()} == rules.leaf_shapes(TABLE, SIZES)
     assert not any(tensor.read for tensor in tensors.values())
@@ -79,7 +58,7 @@ def test_nothing_is_read_before_it_is_asked_for():
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_name_the_tensor(dtype, value):
-    flat, tensors = make(dtype)
+    flat, tensors = recorded.make(TABLE, SIZES, dtype)
     tensors["l.1.w"].values[7, 2] = value
     leaf = rules.leaves(tensors, TABLE, SIZES, place="a.safetensors")["qkv"]
     whole = slice(None)
@@ -89,14 +68,14 @@ def test_values_that_are_no_numbers_name_the_tensor(dtype, value):
 
 
 def test_the_largest_numbers_are_numbers():
-    _, tensors = make(ml_dtypes.bfloat16)
+    _, tensors = recorded.make(TABLE, SIZES, ml_dtypes.bfloat16)
     tensors["pos"].values[:] = ml_dtypes.finfo(ml_dtypes.bfloat16).max
     tensors["pos"].values[1] = ml_dtypes.finfo(ml_dtypes.bfloat16).min
     assert np.isfinite(rules.leaves(tensors, TABLE, SIZES, place="x")["pos"][()]).all()
 
 
 def test_all_damaged_tensors_of_a_file_are_listed():
-    _, tensors = make()
+    _, tensors = recorded.make(TABLE, SIZES)
     for name in ("s.1.w", "pos"):
         tensors[name].values[0] = np.nan
     with pytest.raises(ValueError, match=r"x: 2 tensors are damaged(.|\n)*s\.1\.w(.|\n)*pos"):
@@ -105,7 +84,7 @@ def test_all_damaged_tensors_of_a_file_are_listed():
 
 def test_joined_and_parts_read_only_the_rows_asked_for():
     values = np.arange(60, dtype=np.float32).reshape(10, 6)
-    parts = [Recorded(part) for part in np.split(values, [2, 3, 7])]
+    parts = [recorded.Recorded(part) for part in np.split(values, [2, 3, 7])]
     joined = stored.Joined(parts)
     assert joined.shape == (10, 6)
     for low, high in itertools.combinations(range(11), 2):

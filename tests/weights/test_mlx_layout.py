@@ -98,7 +98,14 @@ def test_released_sizes_count_every_parameter():
     ("changes", "name"),
     [
         ({"gate": gates.Constant()}, "Constant(activation='tanh')"),
-        ({"gate": gates.Conditional(3, "tanh")}, "Conditional(hidden=3, activation='tanh')"),
+        (
+            {"gate": gates.Conditional(3, "tanh")},
+            "Conditional(hidden=3, activation='tanh', bias=False)",
+        ),
+        ({"gate": gates.Conditional(3, bias=True)}, "bias=True): kyuteye_mlx: no gate has a bias"),
+        ({"dim": 14}, "cross_attention.dim=14, backbone.width=24: kyuteye_mlx: keys and values"),
+        ({"dim": 20}, "siglip.width=20: kyuteye_mlx: image features always go through proj_xa"),
+        ({"layers": (0, 2)}, "cross_attention.layers=(0, 2): kyuteye_mlx: every layer has"),
         (
             {"gate": gates.Conditional(5)},
             "backbone.width=24: kyuteye_mlx: gates are built with hidden = int(0.125 x",

@@ -14,6 +14,7 @@ TABLE = [
     rules.Rule("emb", "e.{step+1}", "step D"),
     rules.Rule("alpha", "alpha", " -> 1 1 1"),
     rules.Rule("pos", "pos", "1 N D -> N D"),
+    rules.Rule("some", "l.{step:1,4,10}.some", "step D"),
 ]
 
 
@@ -37,6 +38,7 @@ def test_values_land_where_the_pattern_says():
     np.testing.assert_array_equal(tensors["s.2.l.1.alpha"][0, 0], flat["norm"][1])
     assert tensors["alpha"].shape == (1, 1, 1)
     assert "e.0" not in tensors
+    np.testing.assert_array_equal(tensors["l.10.some"], flat["some"][2])
 
 
 def test_round_trip_is_exact_and_names_are_complete():
@@ -54,7 +56,7 @@ def test_every_offender_is_listed():
     tensors = rules.to_upstream(leaves(), TABLE, SIZES, place="x")
     tensors["renamed"] = tensors.pop("l.0.w")
     tensors["pos"] = tensors["pos"].T
-    with pytest.raises(ValueError, match=r"a\.safetensors: 3 of 14 tensors") as error:
+    with pytest.raises(ValueError, match=r"a\.safetensors: 3 of 17 tensors") as error:
         read(tensors)
     for part in ("l.0.w: missing", "renamed: unexpected", "pos: expected [3, 5], got [5, 3]"):
         assert part in str(error.value)

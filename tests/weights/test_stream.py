@@ -6,6 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import recorded
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -30,24 +31,6 @@ SPECS = {
 }
 
 
-class Counted:
-    def __init__(self, values):
-        self.values, self.shape, self.dtype, self.read = values, values.shape, values.dtype, 0
-
-    def __getitem__(self, index):
-        part = self.values[index]
-        self.read += part.size
-        return part
-
-
-def make(dtype=np.float32):
-    rng = np.random.default_rng(0)
-    shapes = rules.leaf_shapes(TABLE, SIZES)
-    flat = {p: rng.standard_normal(s).astype(dtype) for p, s in shapes.items()}
-    tensors = rules.to_upstream(flat, TABLE, SIZES, place="x")
-    return flat, {name: Counted(values) for name, values in tensors.items()}
-
-
 def shardings(**sizes):
     mesh = sharding.make_mesh(config_lib.MeshConfig(**sizes))
     return {path: NamedSharding(mesh, spec) for path, spec in SPECS.items()}
@@ -56,7 +39,7 @@ def shardings(**sizes):
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 2, "tensor": 2}, {"fsdp": 4, "tensor": 2}])
 @pytest.mark.parametrize("dtype", [None, np.float32, ml_dtypes.bfloat16])
 def test_values_places_and_dtypes(sizes, dtype):
-    flat, tensors = make(ml_dtypes.bfloat16)
+    flat, tensors = recorded.make(TABLE, SIZES, ml_dtypes.bfloat16)
     places = shardings(**sizes)
     leaves = rules.leaves(tensors, TABLE, SIZES, place="x", dtype=None)
     placed = stream.place(leaves, places, dtype=dtype)
@@ -69,13 +52,13 @@ def test_values_places_and_dtypes(sizes, dtype):
 
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 2, "tensor": 2}, {"fsdp": 4, "tensor": 2}])
 def test_each_value_is_read_once_however_many_devices_hold_it(sizes):
-    _, tensors = make()
+    _, tensors = recorded.make(TABLE, SIZES)
     stream.place(rules.leaves(tensors, TABLE, SIZES, place="x"), shardings(**sizes))
     assert {n: t.read for n, t in tensors.items()} == {n: t.values.size for n, t in tensors.items()}
 
 
 def test_damage_in_one_shard_names_the_tensor():
-    _, tensors = make()
+    _, tensors = recorded.make(TABLE, SIZES)
     tensors["l.2.w"].values[-1, -1] = np.inf
     leaves = rules.leaves(tensors, TABLE, SIZES, place="a.safetensors")
     with pytest.raises(ValueError, match=r"a\.safetensors: 1 (.|\n)*l\.2\.w"):
@@ -85,7 +68,7 @@ def test_damage_in_one_shard_names_the_tensor():
 @pytest.mark.parametrize("part_bytes", [1, 100, 2**20])
 def test_host_parts_are_the_values_in_order(part_bytes, monkeypatch):
     monkeypatch.setattr(stream, "PART_BYTES", part_bytes)
-    flat, tensors = make()
+    flat, tensors = recorded.make(TABLE, SIZES)
     places = shardings(fsdp=2, tensor=2)
     placed = stream.place(rules.leaves(tensors, TABLE, SIZES, place="x"), places)
     for path, leaf in flat.items():

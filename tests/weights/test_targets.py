@@ -8,10 +8,20 @@ import pytest
 import yaml
 
 from mvjax import config as config_lib
-from mvjax.nn import gates
+from mvjax.nn import gates, scopes
 from mvjax.weights import deviations, runtime_configs, targets
 
 TOY = exported.TOY
+KINDS = (
+    "gate", "share", "layers", "image tokens", "scope", "image norm", "depth transformer norm",
+    "delays",
+)  # fmt: skip
+NEW = (
+    {"gate": gates.Conditional(3, bias=True), "dim": 14},
+    {"gate": gates.Conditional(3, "tanh", bias=True), "layers": (0, 2)},
+    {"scope": scopes.AroundImage(frames=3), "layers": (1,)},
+    {"scope": scopes.Scope(2, 5), "dim": 24},
+)
 
 
 def test_other_norms_and_delays_are_refused():
@@ -51,10 +61,10 @@ def test_the_matrix_lists_every_design_and_every_reason_once():
 
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_every_model_makes_one_choice_of_each_kind(target):
-    for changes in ({}, {"gate": None}, {"gate": gates.Constant("sigmoid"), "share": "none"}):
+    for changes in ({}, {"gate": None}, {"gate": gates.Constant("sigmoid"), "share": "none"}, *NEW):
         model = exported.with_adapters(**changes)
         made = [line.choice for line in targets.MATRIX if line.made_by(model)]
-        for kind in ("gate", "share", "scope", "image norm", "depth transformer norm", "delays"):
+        for kind in KINDS:
             assert sum(choice.startswith(f"{kind}: ") for choice in made) == 1, (kind, made)
         refused = [
             line for line in targets.MATRIX if line.made_by(model) and target in line.refused
@@ -106,6 +116,16 @@ def test_yaml_holds_the_keys_of_the_release_and_the_rules_of_its_sizes():
         "delays": [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
     }
     assert {key: config[key] for key in release} == release
+
+
+def test_designs_are_told_in_the_runtimes_words():
+    model = exported.with_adapters(dim=14, layers=(0, 2))
+    told = runtime_configs.torch_config(model)
+    assert (told["xa_dim"], told["xa_layers"]) == (14, [0, 2])
+    model = exported.with_adapters(dim=14, gate=gates.Conditional(3, "tanh", bias=True))
+    told = runtime_configs.candle_config(model)
+    assert told["cross_attention_in_dims"] == 14
+    assert told["cross_attention_gating"] == "ConditionalGatedTanhLearnableBias"
 
 
 @pytest.mark.parametrize("hidden", [7, 8, 64, 65, 66, 63])

@@ -1,0 +1,131 @@
+"""Models where some layers look at the image: their parameters, results, gradients and reports."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_model as small
+
+from mvjax import tree
+from mvjax.nn import backbone, gates
+from mvjax.nn import model as model_lib
+
+LOOKING = (0, 2)
+ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")
+DESIGNS = {
+    "shared": {},
+    "nothing shared": {"share": "none", "dim": 16},
+    "shared gate": {"share_gate": True, "dim": 12},
+}
+
+
+def config_of(name, layers=LOOKING):
+    return small.with_cross_attention(**DESIGNS[name], layers=layers)
+
+
+@pytest.mark.parametrize("name", list(DESIGNS))
+def test_parameters_exist_where_a_layer_looks(name):
+    kept, whole = (
+        tree.flatten(jax.eval_shape(model_lib.VisionSpeech(c).init, jax.random.key(0))["params"])
+        for c in (config_of(name), config_of(name, ()))
+    )
+    assert kept.keys() == whole.keys()
+    for path, leaf in whole.items():
+        shape = leaf.shape
+        if path.startswith("backbone/blocks/") and path.split("/")[2] in ADAPTERS:
+            shape = (len(LOOKING), *shape[1:])
+        assert kept[path].shape == shape, path
+    dim = config_of(name).image_width
+    parent = "backbone/blocks/xa/" if name == "nothing shared" else "xa/"
+    assert kept[f"{parent}k/kernel"].shape[-3] == kept["image/norm/scale"].shape[0] == dim
+    assert ("image/proj/kernel" in kept) == (dim != small.CONFIG.siglip.width)
+
+
+def test_rows_are_spread_to_neighbours_and_gathered_again():
+    deep = dataclasses.replace(small.CONFIG.backbone, layers=6)
+    xa = dataclasses.replace(small.CONFIG.cross_attention, layers=(1, 2, 4))
+    config = dataclasses.replace(small.CONFIG, backbone=deep, cross_attention=xa)
+    blocks = {"gate": {"up": np.array([10, 20, 40])}, "norm_xa": {"scale": np.eye(3)}, "mlp": 7}
+    whole = backbone.spread(blocks, config)
+    assert whole["gate"]["up"].tolist() == [10, 10, 20, 20, 40, 40] and whole["mlp"] == 7
+    jax.tree.map(np.testing.assert_array_equal, backbone.gathered(whole, config), blocks)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"gate": gates.Conditional(7, "tanh"), "share": "kv", "dim": 16},
+        {"gate": gates.Constant("tanh"), "share": "none"},
+    ],
+    ids=str,
+)
+def test_the_others_do_nothing(fields):
+    """As where all look and the gate of layer 1 is tanh(0) = 0."""
+    config, whole = (small.with_cross_attention(**fields, layers=x) for x in (LOOKING, ()))
+    weights = small.params(config)
+    blocks = backbone.spread(weights["backbone"]["blocks"], config)
+    shut = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[1].set(0.0), blocks["gate"])
+    spine = {**weights["backbone"], "blocks": {**blocks, "gate": shut}}
+    codes, tokens = (
+        small.codes(),
+        np.random.default_rng(3).standard_normal((2, 4, config.image_width)).astype(np.float32),
+    )
+    z, opened = small.apply(
+        "hidden", codes, small.apply("keys_values", tokens, config=config), config=config
+    )
+    np.testing.assert_array_equal(np.any(np.asarray(opened), axis=(1, 2)), [True, False, True])
+    run = {"config": whole, "weights": {**weights, "backbone": spine}}
+    want, _ = small.apply("hidden", codes, small.apply("keys_values", tokens, **run), **run)
+    np.testing.assert_allclose(z, want, atol=1e-5)
+
+
+def test_every_parameter_that_exists_learns():
+    config = config_of("nothing shared")
+    model = model_lib.VisionSpeech(config, remat=True)
+
+    def loss(params):
+        args = jnp.asarray(small.codes()), jnp.asarray(small.pixels())
+        return jnp.square(model.apply({"params": params}, *args, depth_codebooks=0)[0]).sum()
+
+    grads = jax.jit(jax.grad(loss))(small.params(config))
+    for path, leaf in tree.flatten(grads["backbone"]["blocks"]).items():
+        assert np.all(np.isfinite(leaf))
+        rows = np.abs(leaf).reshape(len(leaf), -1).max(axis=1)
+        assert np.all(rows > 0), path
+
+
+def test_steps_equal_the_whole_and_report_over_all_layers():
+    config = config_of("nothing shared")
+    codes, kv = small.codes(), small.apply("look", small.pixels(), config=config)
+    z, opened = small.apply("hidden", codes, kv, config=config)
+    model = model_lib.VisionSpeech(config)
+    weights = small.params(config)
+    step = jax.jit(
+        lambda cache, ids: model.apply({"params": weights}, cache, ids, kv, None, method="step")
+    )
+    cache = model.init_cache(small.B)
+    for t in range(small.T):
+        cache, found, _, gate = step(cache, codes[:, :, t])
+        np.testing.assert_allclose(found, z[:, t], atol=1e-5)
+        # as kyuteye_pt: a sum over the layers that look, divided by the number of all (reference 2.8)
+        np.testing.assert_allclose(gate, (opened[0, :, t] + opened[2, :, t]) / 3, atol=1e-6)
+
+
+def test_training_is_told_of_the_layers_that_look():
+    config = config_of("shared")
+    codes = small.codes()
+    output = small.apply("__call__", codes, small.pixels(), config=config, depth_codebooks=0)
+    assert output.gates.shape == (2, small.B, small.T) and np.all(output.gates > 0)
+
+
+def test_layers_that_do_not_exist_are_refused():
+    for layers in [(2, 0), (1, 1), (-1, 0)]:
+        with pytest.raises(ValueError, match="layers: expected different numbers from 0 on"):
+            small.with_cross_attention(layers=layers)
+    with pytest.raises(ValueError, match=r"cross_attention.layers: expected numbers below.*3, got"):
+        small.with_cross_attention(layers=(0, 3))
+    shallow = dataclasses.replace(small.CONFIG.backbone, layers=1)
+    with pytest.raises(ValueError, match="below backbone.layers = 1"):
+        dataclasses.replace(small.with_cross_attention(layers=LOOKING), backbone=shallow)
