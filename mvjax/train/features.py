@@ -17,7 +17,6 @@ from mvjax.nn import siglip
 from mvjax.train import sharding
 from mvjax.train import step as step_lib
 from mvjax.weights import frozen as frozen_lib
-from mvjax.weights import rules
 
 BATCH = 16  # images on one device at a time
 
@@ -58,7 +57,7 @@ def encoder(run: config_lib.Config) -> features.Encode:
     """Returns the frozen encoder as a function of 8-bit images, whose rows are spread over the devices."""
     mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.local_devices())
     leaves = frozen_lib.open_siglip(run.frozen.siglip, run.model.siglip)
-    weights = tree.unflatten(rules.read_leaves(leaves, place=run.frozen.siglip))
+    weights = tree.unflatten({path: np.asarray(leaf[()]) for path, leaf in leaves.items()})
     params = jax.device_put(weights, sharding.replicated(mesh))
     model = siglip.Siglip(run.model.siglip, run.model.dtype)
 
