@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from mvjax import config as config_lib
 from mvjax.nn import attention, layers, siglip
+from mvjax.nn import compute as compute_lib
 
 
 class KeysValues(NamedTuple):
@@ -31,11 +32,12 @@ class ImageTower(nn.Module):
     """Pixels -> SigLIP features -> tokens that keys and values are made of."""
 
     config: config_lib.ModelConfig
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
         """Creates `encoder`, `proj` and `norm`."""
         c = self.config
-        self.encoder = siglip.Siglip(c.siglip, c.dtype)
+        self.encoder = siglip.Siglip(c.siglip, c.dtype, self.compute)
         self.proj = nn.Dense(c.backbone.width, dtype=c.dtype)
         xa = c.cross_attention
         self.norm = layers.RMSNorm(
@@ -102,6 +104,7 @@ def gated_cross_attention(
     *,
     kernels: Mapping[str, Array],
     gate: Mapping[str, Array] | None,
+    compute: compute_lib.Compute = compute_lib.PLAIN,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
     """Returns (u * g with u = out(attention(q(y), image)), mean of g over channels).
 
@@ -111,9 +114,11 @@ def gated_cross_attention(
       kv: this layer's keys and values.
       kernels: "q" and "out".
       gate: the gate's parameters; None without a gate (g = 1).
+      compute: how to compute.
     """
-    q = jnp.einsum("BTD,DNH->BTNH", y, kernels["q"])
-    u = jnp.einsum("BTNH,NHD->BTD", attention.cross_attend(q, kv.k, kv.v), kernels["out"])
+    q = compute_lib.kept(compute_lib.ATTENTION, jnp.einsum("BTD,DNH->BTNH", y, kernels["q"]))
+    found = attention.cross_attend(q, kv.k, kv.v, compute)
+    u = compute_lib.kept(compute_lib.ATTENTION, jnp.einsum("BTNH,NHD->BTD", found, kernels["out"]))
     if config.gate is None:
         return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)
     assert gate is not None

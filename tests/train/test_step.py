@@ -10,7 +10,7 @@ from mvjax import config as config_lib
 from mvjax import tree, types
 from mvjax.data import images
 from mvjax.nn import model as model_lib
-from mvjax.train import load, sharding, step
+from mvjax.train import load, objective, sharding, step
 
 MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
 MODEL = model_lib.VisionSpeech(toy_run.MODEL)
@@ -52,7 +52,7 @@ def assert_equal(first, second):
 
 @pytest.fixture(scope="module")
 def jitted_loss(config):
-    return jax.jit(lambda a, f, batch: step.loss(a, f, batch, model=MODEL, run=config))
+    return jax.jit(lambda a, f, batch: objective.loss(a, f, batch, model=MODEL, run=config))
 
 
 @pytest.fixture(scope="module")
@@ -192,5 +192,5 @@ def test_eight_devices_and_one_agree(config, mesh, params, train_step):
 def test_pixels_equal_the_hosts():
     picture = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
     np.testing.assert_allclose(
-        step.pixels(jnp.asarray(picture)), images.normalise(picture), atol=1e-7
+        objective.pixels(jnp.asarray(picture)), images.normalise(picture), atol=1e-7
     )
