@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import cast
@@ -31,11 +31,23 @@ _ENDLESS = 1 << 48  # elements; grain adds and multiplies lengths, so not sys.ma
 
 
 class Batches:
-    """`batches[step]` is this process's rows of global batch `step`, for any step >= 0."""
+    """`batches[step]` is this process's rows of global batch `step`, for any step >= 0.
 
-    def __init__(self, speech: grain.MapDataset, speechless: grain.MapDataset, *, workers: int):
+    Attributes:
+      ids: builds the samples of that batch once more and returns their ids by part.
+    """
+
+    def __init__(
+        self,
+        speech: grain.MapDataset,
+        speechless: grain.MapDataset,
+        *,
+        workers: int,
+        ids: Callable[[int], dict[str, list[str]]],
+    ):
         self._parts = (speech, speechless)
         self._workers = workers
+        self.ids = ids
         self._pool = futures.ThreadPoolExecutor(workers) if workers else None
         self._ahead: dict[int, futures.Future[types.Batch]] = {}
 
@@ -72,6 +84,7 @@ def batches(
     ensure_records(data)
     build = _Rows(config)
     parts = []
+    samples: dict[str, Callable[[int], list[str]]] = {}
     for number, (rows, sources, make, frames) in enumerate(
         (
             (data.speech_rows, data.speech, build.speech, data.speech_frames),
@@ -90,9 +103,16 @@ def batches(
             continue
         seed = config.train.seed * 2 + number
         mixed = _mix(build, sources, seed, spoken=number == 0)
-        local = mixed.random_map(make).batch(rows // process_count, batch_fn=stack)
-        parts.append(local[process_index::process_count])
-    return Batches(*parts, workers=data.workers)
+        single, share = mixed.random_map(make), rows // process_count
+        parts.append(single.batch(share, batch_fn=stack)[process_index::process_count])
+        samples[make.__name__] = functools.partial(
+            _ids, single, share=share, index=process_index, count=process_count
+        )
+    return Batches(
+        *parts,
+        workers=data.workers,
+        ids=lambda step: {name: ids(step) for name, ids in samples.items()},
+    )
 
 
 def ensure_records(data: config_lib.DataConfig) -> None:
@@ -243,6 +263,12 @@ def _mix(
         for n, s in enumerate(sources)
     ]
     return grain.MapDataset.mix(datasets, weights=[s.weight for s in sources]).seed(seed)
+
+
+def _ids(samples: grain.MapDataset, step: int, *, share: int, index: int, count: int) -> list[str]:
+    """The ids of a process's share of the rows of a batch."""
+    first = (step * count + index) * share
+    return [cast(types.Sample, samples[i]).id for i in range(first, first + share)]
 
 
 def _check(data: config_lib.DataConfig, process_count: int) -> None:

@@ -129,6 +129,18 @@ def test_processes_share_the_global_batch(config):
     _equal(whole, joined)
 
 
+def test_ids_of_a_batch(config):
+    whole = mixture.batches(config)
+    ids = whole.ids(5)
+    assert [len(names) for names in ids.values()] == [4, 12] and list(ids) == [
+        "speech",
+        "speechless",
+    ]
+    shares = [mixture.batches(config, process_index=p, process_count=4).ids(5) for p in range(4)]
+    assert ids == {name: [row for share in shares for row in share[name]] for name in ids}
+    assert whole.ids(6) != ids
+
+
 def test_reading_ahead_changes_nothing(config):
     plain, ahead = mixture.batches(config), mixture.batches(_data(config, workers=2))
     for step in (0, 1, 2, 9, 3):
