@@ -28,6 +28,7 @@ slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck .ci/run tools/launch/*.sh
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

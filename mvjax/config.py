@@ -18,6 +18,10 @@ Dtype = Literal["float32", "bfloat16"]
 Precision = Literal["float32", "activations"]
 # whose bicubic arithmetic: kyuteye_pt's, kyuteye_mlx's or kyuteye_rs's; see data/resize.py
 Resampler = Literal["torch", "pillow", "image_rs"]
+# What the backward pass keeps of a block, from most memory to most recomputation: nn/compute.py
+Remat = Literal["none", "frozen", "attention", "full"]
+AttentionKernel = Literal["auto", "plain", "splash", "cudnn"]
+FrozenDtype = Literal["as stored", "bfloat16", "int8"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +234,8 @@ class DataConfig:
     speech_frames: int = 1250  # T of the speech part
     speechless_tokens: int = 128  # T of the speechless part
     p_concat: float = 0.5  # probability of unrelated talk before and after (paper, figure 5)
+    # whether frames of unrelated talk see the row's image; absent: cross-attention is off in them (ours)
+    small_talk_image: Literal["present", "absent"] = "present"
     bad_record_budget: int = 0  # records that may be skipped before training stops
     limits: LimitsConfig = LimitsConfig()
     features: bool = (
@@ -260,6 +266,16 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1  # matrices only
     clip_norm: float = 1.0
+    spike_factor: float | None = None  # skip a batch of a loss above this x the recent median
+    spike_window: int = 64  # losses that the median is of
+    ema: float | None = None  # decay a step of a mean of the adapters, which eval and export take
+
+    def __post_init__(self) -> None:
+        """Checks the decay."""
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(
+                f"optim.ema: expected a decay between 0 and 1, or none, got {self.ema}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,10 +296,37 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    max_failed_saves: int = 3  # checkpoints in a row that may fail, as on a full disk (ours)
+    max_skipped: int = 10  # batches in a row that may be skipped, not finite or spikes (ours)
+    stall_seconds: float = 300.0  # of waiting without a word, then it is said for what (ours)
+    stall_stacks: bool = False  # also print where every thread stands
     trained: tuple[str, ...] = (  # regexes over parameter paths; the rest is frozen
         "(xa|gate|image/(proj|norm)|backbone/blocks/(xa|gate|norm_xa|gate_alpha))(/.*)?",
     )
-    remat: bool = True  # recompute blocks in the backward pass
+    remat: Remat = "full"
+    attention: AttentionKernel = "auto"  # by the devices: splash on TPU, cuDNN on GPU, else plain
+    frozen_dtype: FrozenDtype = (
+        "as stored"  # int8: matrices of backbone and depth transformer, the rest as bfloat16
+    )
+    accumulate: int = 1  # micro-batches a step, one after the other; the gradients stay the same
+    logit_frames: int = 128  # frames of a row whose text logits exist at a time (memory only)
+
+    def __post_init__(self) -> None:
+        """Checks what counts."""
+        names = (
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "max_failed_saves",
+            "max_skipped",
+            "accumulate",
+            "logit_frames",
+        )
+        low = {name: getattr(self, name) for name in names if getattr(self, name) < 1}
+        if low:
+            raise ValueError(f"train: expected at least 1, got {low}")
+        if self.stall_seconds <= 0:
+            raise ValueError(f"train.stall_seconds: expected above 0, got {self.stall_seconds}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,12 +36,14 @@ class Sample:
       id: names the record (and its crop) for logs and bad-record lists.
       codes: int32 [K, T]; row 0 text, then the assistant's and the user's audio codes; -1 where absent.
       loss_mask: bool [T]; text targets that count.
+      sees_image: bool [T]; frames that see the image, if there is one.
       image: uint8 [height, width, 3], or the encoder's features [S, E], or None.
     """
 
     id: str
     codes: np.ndarray
     loss_mask: np.ndarray
+    sees_image: np.ndarray
     image: np.ndarray | None
 
 
@@ -52,7 +54,8 @@ class Part(NamedTuple):
       codes: int32 [B, K, T]; -1 where absent (also where a row is shorter than T).
       loss_mask: bool [B, T]; text targets that count.
       images: uint8 [B, height, width, 3], or the encoder's features [B, S, E]; zeros where a row has none.
-      has_image: bool [B]; False switches cross-attention off for the row, exactly.
+      has_image: bool [B], or [B, T] with `data.small_talk_image="absent"`; False switches cross-attention
+        off for the row or the frame, exactly.
     """
 
     codes: np.ndarray

@@ -8,7 +8,7 @@ from mvjax import cli
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
-COMMANDS = ("quickstart", "train", "eval", "export", "data", "dialogues", "show")
+COMMANDS = ("quickstart", "train", "plan", "eval", "export", "data", "dialogues", "show")
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:

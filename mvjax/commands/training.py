@@ -7,8 +7,6 @@ from pathlib import Path
 
 from mvjax.commands import arguments
 
-STOPPED = 143  # what a shell reports for a process that SIGTERM ended
-
 
 def add(commands) -> None:
     """Adds the subcommands."""
@@ -31,6 +29,11 @@ def add(commands) -> None:
     )  # fmt: skip
     arguments.experiment(add)
     add("--out", type=Path, required=True, metavar="RUN", help="run folder, new or to be resumed")
+    add(
+        "--profile",
+        metavar="A:B",
+        help="trace these steps into RUN/profile, for xprof or TensorBoard",
+    )
 
     add = arguments.command(
         commands, "show", show, "print an experiment's config and its parameters' sizes and places",
@@ -47,13 +50,15 @@ def quickstart(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Trains, or resumes."""
+    """Trains, or resumes; a run that a signal stopped has saved and says so, which is no failure."""
     from mvjax import config_text
-    from mvjax.train import fit
+    from mvjax.train import distributed, fit, trace
 
-    run = config_text.load_experiment(args.experiment, pick=args.pick)
-    summary = fit.fit(config_text.override(run, args.set), args.out)
-    return 0 if summary.finished else STOPPED
+    profile = trace.parse(args.profile) if args.profile else None
+    with distributed.session():
+        run = config_text.load_experiment(args.experiment, pick=args.pick)
+        fit.fit(config_text.override(run, args.set), args.out, profile=profile)
+    return 0
 
 
 def show(args: argparse.Namespace) -> int:
@@ -63,7 +68,7 @@ def show(args: argparse.Namespace) -> int:
 
     run = config_text.load_experiment(args.experiment, pick=args.pick)
     run = config_text.override(run, args.set)
-    shapes = load.shapes(run)
+    shapes = load.held(run)
     mesh = sharding.abstract_mesh(run.mesh)
     table = sharding.explain(tree.merge(*shapes), mesh, trained=shapes.adapters)
     parts = "; ".join(f"{name} {count:,}" for name, count in load.counts(run).items())

@@ -79,14 +79,19 @@ def pixel_form(size: int) -> Form:
 
 
 def stack(
-    samples: Sequence[types.Sample], *, codebooks: int, frames: int, image: Form
+    samples: Sequence[types.Sample],
+    *,
+    codebooks: int,
+    frames: int,
+    image: Form,
+    by_frame: bool = False,
 ) -> types.Part:
-    """Stacks rows of at most `frames`, filled up with -1."""
+    """Stacks rows of at most `frames`, filled up with -1; `by_frame` tells what each frame sees."""
     part = types.Part(
         codes=np.full((len(samples), codebooks, frames), types.ZERO_TOKEN, np.int32),
         loss_mask=np.zeros((len(samples), frames), bool),
         images=np.zeros((len(samples), *image.shape), image.dtype),
-        has_image=np.zeros(len(samples), bool),
+        has_image=np.zeros((len(samples), frames) if by_frame else len(samples), bool),
     )
     for row, sample in enumerate(samples):
         length = sample.codes.shape[1]
@@ -94,5 +99,9 @@ def stack(
         part.loss_mask[row, :length] = sample.loss_mask
         if sample.image is not None:
             part.images[row] = sample.image
-            part.has_image[row] = True
+            seen = part.has_image[row : row + 1]
+            if by_frame:
+                seen[:, :length] = sample.sees_image
+            else:
+                seen[:] = True
     return part

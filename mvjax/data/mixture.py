@@ -103,6 +103,7 @@ def batches(
             codebooks=config.model.codebooks,
             frames=frames,
             image=build.image,
+            by_frame=data.small_talk_image == "absent",
         )
         if not rows:
             empty = stack([])

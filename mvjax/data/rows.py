@@ -126,7 +126,10 @@ class Rows:
             for x, place in pieces
             if place.stop > place.start
         )
-        return types.Sample(name, codes, np.ones(codes.shape[1], bool), loaded.image)
+        present = data.small_talk_image == "present"
+        seen = [np.full(place.stop - place.start, present or x is loaded) for x, place in pieces]
+        counted = np.ones(codes.shape[1], bool)
+        return types.Sample(name, codes, counted, np.concatenate(seen), loaded.image)
 
     def speechless(self, loaded: Loaded, rng: np.random.Generator) -> types.Sample:
         """A dialogue's transcript, cut where the row ends."""
@@ -134,7 +137,7 @@ class Rows:
         ids, mask = streams.speechless_row(
             loaded.record.turns, self._tokenizer, self._config.data.speechless_tokens
         )
-        return types.Sample(loaded.name, ids[None], mask, loaded.image)
+        return types.Sample(loaded.name, ids[None], mask, np.ones(len(mask), bool), loaded.image)
 
     def _unrelated(self, rng: np.random.Generator) -> Loaded:
         source = self._talk[int(rng.choice(len(self._talk), p=self._talk_weights))]

@@ -10,7 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mvjax import config as config_lib
-from mvjax.nn import layers
+from mvjax.nn import compute as compute_lib
+from mvjax.nn import flash, layers
 
 
 class Cache(NamedTuple):
@@ -32,6 +33,7 @@ class SelfAttention(nn.Module):
 
     config: config_lib.BackboneConfig
     dtype: config_lib.Dtype = "float32"
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
         """Creates `qkv` and `out`."""
@@ -58,11 +60,13 @@ class SelfAttention(nn.Module):
         k = layers.rope(qkv[:, :, 1], positions, base=self.config.rope_base)
         v = qkv[:, :, 2]
         if cache is None:
-            u = windowed_causal_attention(q, k, v, context=self.config.window)
+            q, k, v = compute_lib.kept(compute_lib.ATTENTION, q, k, v)
+            u = windowed_causal_attention(q, k, v, context=self.config.window, compute=self.compute)
         else:
             cache = _write(cache, layer, k, v)
             u = attend(q, cache.k[layer], cache.v[layer], seen_slots(cache))
-        return self.out("BTNH,NHD->BTD", u), cache
+        y = self.out("BTNH,NHD->BTD", u)
+        return compute_lib.kept(compute_lib.ATTENTION, y), cache
 
 
 def init_cache(
@@ -81,18 +85,33 @@ def windowed_causal_attention(
     v: Float[Array, "B T N H"],
     *,
     context: int,
+    compute: compute_lib.Compute = compute_lib.PLAIN,
 ) -> Float[Array, "B T N H"]:
     """Attends from frame q to the frames k with k <= q and q - k < context."""
-    frames = jnp.arange(q.shape[1], dtype=jnp.int32)
+    T, _, H = q.shape[1:]
+    if compute.kernel == "splash" and flash.splash_serves(T, T, causal=True):
+        return flash.splash(q, k, v, context=context, compute=compute)
+    if compute.kernel == "cudnn" and flash.cudnn_serves(H):
+        return compute_lib.kept(compute_lib.ATTENTION, flash.cudnn(q, k, v, context=context))
+    frames = jnp.arange(T, dtype=jnp.int32)
     distance = frames[:, None] - frames[None, :]
-    return attend(q, k, v, (distance >= 0) & (distance < context))
+    u = attend(q, k, v, (distance >= 0) & (distance < context))
+    return compute_lib.kept(compute_lib.ATTENTION, u)
 
 
 def cross_attend(
-    q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], v: Float[Array, "B S N H"]
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    compute: compute_lib.Compute = compute_lib.PLAIN,
 ) -> Float[Array, "B T N H"]:
-    """Attends from every frame to every image token."""
-    return attend(q, k, v, None)
+    """Attends from every frame, or patch, to every image token."""
+    T, _, H = q.shape[1:]
+    if compute.kernel == "splash" and flash.splash_serves(T, k.shape[1], causal=False):
+        return flash.splash(q, k, v, context=None, compute=compute)
+    if compute.kernel == "cudnn" and flash.cudnn_serves(H):
+        return compute_lib.kept(compute_lib.ATTENTION, flash.cudnn(q, k, v, context=None))
+    return compute_lib.kept(compute_lib.ATTENTION, attend(q, k, v, None))
 
 
 def attend(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mvjax import config as config_lib
 from mvjax.nn import attention, layers, scopes, xattn
+from mvjax.nn import compute as compute_lib
 
 _ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block: what only a layer that looks has
 
@@ -33,20 +34,21 @@ class Mlp(nn.Module):
         D, F = self.config.width, self.config.hidden
         halves = layers.Einsum((D, 2, F), fan_in=D, dtype=self.dtype, name="in")
         out = layers.Einsum((F, D), fan_in=F, dtype=self.dtype, name="out")
-        y = layers.gated_silu(halves("BTD,DhF->BThF", x))
-        return out("BTF,FD->BTD", y)
+        h = compute_lib.kept(compute_lib.MLP_HALVES, halves("BTD,DhF->BThF", x))
+        return out("BTF,FD->BTD", layers.gated_silu(h))
 
 
 class Block(nn.Module):
     """One layer: self-attention, gated cross-attention if there is an image, MLP."""
 
     config: config_lib.ModelConfig
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
         """Creates the layer's own parameters."""
         c, xa = self.config.backbone, self.config.cross_attention
         self.norm1 = layers.RMSNorm(c.width, eps=c.norm_eps)
-        self.attn = attention.SelfAttention(c, self.config.dtype)
+        self.attn = attention.SelfAttention(c, self.config.dtype, self.compute)
         self.norm2 = layers.RMSNorm(c.width, eps=c.norm_eps)
         self.mlp = Mlp(c, self.config.dtype)
         self.norm_xa = layers.RMSNorm(c.width, eps=c.norm_eps)
@@ -67,6 +69,7 @@ class Block(nn.Module):
     ) -> tuple[tuple[Float[Array, "B T D"], attention.Cache | None], Float[Array, "B T"]]:
         """Returns ((residual stream, cache), mean of the gate); shaped as the body of a scan."""
         x, cache = carry
+        x = self.compute.rows(x)
         y, cache = self.attn(self.norm1(x), cache, layer)
         x = x + y
         opening = jnp.zeros(x.shape[:2], jnp.float32)
@@ -138,7 +141,13 @@ class Block(nn.Module):
         own_gate = xa.gate is not None and not xa.share_gate
         gate = self.gate() if own_gate else shared.gate
         y, opening = xattn.gated_cross_attention(
-            xa, self.norm_xa(x), kv, kernels=kernels, gate=gate, newly=newly
+            xa,
+            self.norm_xa(x),
+            kv,
+            kernels=kernels,
+            gate=gate,
+            newly=newly,
+            compute=self.compute,
         )
         if xa.share_gate and xa.share == "qkv":
             y = y * self.gate_alpha.astype(jnp.float32)
@@ -149,22 +158,23 @@ class Backbone(nn.Module):
     """Embeddings, the scanned blocks, the final norm and the text head."""
 
     config: config_lib.ModelConfig
-    remat: bool = False
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
         """Creates the parameters."""
         m, c = self.config, self.config.backbone
         self.text_emb = layers.Embedding((m.text_vocab + 1, c.width), m.dtype)
         self.audio_emb = layers.Embedding((m.codebooks - 1, m.audio_vocab + 1, c.width), m.dtype)
-        self.blocks = _stacked(self.config, remat=self.remat)
+        self.blocks = _stacked(self.config, self.compute)
         self.out_norm = layers.RMSNorm(c.width, eps=c.norm_eps)
         self.text_head = layers.Einsum((c.width, m.text_vocab), fan_in=c.width, dtype=m.dtype)
 
     def embed(self, codes: Int[Array, "B rows T"]) -> Float[Array, "B T D"]:
         """Returns the sum of the embeddings; with one row the codes are text only."""
-        x = self.text_emb(codes[:, 0])
+        codes = self.compute.spread(codes, compute_lib.ROWS[0])
+        x = self.compute.table(self.text_emb(codes[:, 0]))
         for row in range(1, codes.shape[1]):
-            x = x + self.audio_emb(codes[:, row], row - 1)
+            x = x + self.compute.table(self.audio_emb(codes[:, row], row - 1))
         return x
 
     def __call__(
@@ -190,19 +200,24 @@ class Backbone(nn.Module):
         (x, cache), openings = self.blocks(carry, index, kv, shared, has_image)
         if cache is not None:
             cache = cache._replace(position=cache.position + 1)
-        return self.out_norm(x), openings, cache
+        return self.out_norm(self.compute.rows(x)), openings, cache
 
     def keys_values(self, tokens: Float[Array, "B S dim"]) -> xattn.KeysValues:
         """Returns every layer's own keys and values, for share="none"."""
         _, kv = self.blocks.keys_values(None, tokens)
         return kv
 
+    def head(self) -> layers.Weight:
+        """Returns the text head, whole on every device but for its vocabulary axis."""
+        kernel, scale = self.text_head.weight()
+        return layers.Weight(self.compute.spread(kernel, None, compute_lib.HEADS), scale)
+
     def text_logits(self, z: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns float32 logits over the text vocabulary."""
         return self.text_head("...D,DV->...V", z).astype(jnp.float32)
 
 
-def _stacked(config: config_lib.ModelConfig, *, remat: bool) -> Any:
+def _stacked(config: config_lib.ModelConfig, compute: compute_lib.Compute) -> Any:
     """Returns the blocks as a scan over layers; parameters get a leading L axis."""
     own_kv = 0 if config.cross_attention.share == "none" else nn.broadcast
     common = {
@@ -210,21 +225,20 @@ def _stacked(config: config_lib.ModelConfig, *, remat: bool) -> Any:
         "split_rngs": {"params": True},
         "length": config.backbone.layers,
     }
-    block = nn.remat(Block, prevent_cse=False) if remat else Block
     methods = {
         "__call__": {**common, "in_axes": (0, own_kv, nn.broadcast, nn.broadcast)},
         "keys_values": {**common, "in_axes": (nn.broadcast,)},
     }
-    scanned: Any = nn.scan(block, methods=methods)
+    scanned: Any = nn.scan(compute.block(Block), methods=methods)
     if _all_look(config):
-        return scanned(config)
+        return scanned(config, compute)
     mapped = nn.map_variables(
         scanned,
         "params",
         trans_in_fn=lambda variables: {"params": spread(variables["params"], config)},
         methods=list(methods),
     )
-    return mapped(config)
+    return mapped(config, compute)
 
 
 def spread(blocks: Mapping[str, Any], config: config_lib.ModelConfig) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +13,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from mvjax import config as config_lib
-from mvjax import types
+from mvjax import tree, types
 from mvjax.nn import attention, layers
+from mvjax.nn import compute as compute_lib
 
 Sample = Callable[[Array, int, Array], Array]  # (logits [B, C], level, key) -> ids [B]
 
@@ -28,7 +31,7 @@ class Depformer(nn.Module):
     """Codes of one frame from z, the frame's text and the codes so far; reference section 2.9."""
 
     config: config_lib.ModelConfig
-    remat: bool = False
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
     def __call__(
@@ -46,15 +49,17 @@ class Depformer(nn.Module):
         steps = slice(past.k.shape[-3], past.k.shape[-3] + ids.shape[1])
         text_emb = layers.Embedding((m.text_vocab + 1, c.width), m.dtype, name="text_emb")
         audio_emb = layers.Embedding((Q - 1, C + 1, c.width), m.dtype, name="audio_emb")
-        w_in = layers.Einsum((Q, D, c.width), fan_in=D, dtype=m.dtype, name="in").weights()
+        w_in = layers.Einsum((Q, D, c.width), fan_in=D, dtype=m.dtype, name="in")
         heads = layers.Einsum((Q, c.width, C), fan_in=c.width, dtype=m.dtype, name="heads")
+        ids = self.compute.spread(ids, compute_lib.ROWS[0])
         told = [
             text_emb(ids[:, i]) if level == 0 else audio_emb(ids[:, i], level - 1)
             for i, level in enumerate(range(steps.start, steps.stop))
         ]
-        x = jnp.einsum("MD,QDd->MQd", z, w_in[steps]) + jnp.stack(told, axis=1)
-        x, past = _stacked(m, remat=self.remat)(x, past)
-        return jnp.einsum("MQd,QdC->MQC", x, heads.weights()[steps]).astype(jnp.float32), past
+        told = self.compute.rows(self.compute.table(jnp.stack(told, axis=1)))
+        x = w_in("MD,QDd->MQd", self.compute.rows(z), steps) + told
+        x, past = _stacked(m, self.compute)(x, past)
+        return heads("MQd,QdC->MQC", x, steps).astype(jnp.float32), past
 
     @nn.nowrap
     def empty_past(self, frames: int) -> Past:
@@ -98,13 +103,14 @@ class Block(nn.Module):
     """One layer over consecutive steps of a frame; step q uses slice q of the weights."""
 
     config: config_lib.ModelConfig
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "M steps d"], past: Past
     ) -> tuple[Float[Array, "M steps d"], Past]:
         """Returns (residual stream, keys and values of all steps so far)."""
-        c = self.config.depformer
+        c, x = self.config.depformer, self.compute.rows(x)
         first = past.k.shape[1]
         norm1 = layers.RMSNorm(c.width, kind=c.norm, eps=c.norm_eps, name="norm1")
         norm2 = layers.RMSNorm(c.width, kind=c.norm, eps=c.norm_eps, name="norm2")
@@ -127,9 +133,10 @@ class StepAttention(nn.Module):
         d, n = c.width, c.heads
         h = d // n
         first, last = past.k.shape[1], past.k.shape[1] + x.shape[1]
-        w_qkv = layers.Einsum((Q, d, 3, n, h), fan_in=d, dtype=dtype, name="qkv").weights()
-        w_out = layers.Einsum((Q, n, h, d), fan_in=d, dtype=dtype, name="out").weights()
-        qkv = jnp.einsum("MQd,Qdpnh->MQpnh", x, w_qkv[first:last])
+        w_qkv = layers.Einsum((Q, d, 3, n, h), fan_in=d, dtype=dtype, name="qkv")
+        w_out = layers.Einsum((Q, n, h, d), fan_in=d, dtype=dtype, name="out")
+        qkv = w_qkv("MQd,Qdpnh->MQpnh", x, slice(first, last))
+        qkv = compute_lib.kept(compute_lib.ATTENTION, qkv)
         past = Past(
             jnp.concatenate([past.k, qkv[:, :, 1]], axis=1),
             jnp.concatenate([past.v, qkv[:, :, 2]], axis=1),
@@ -137,7 +144,8 @@ class StepAttention(nn.Module):
         steps = jnp.arange(last, dtype=jnp.int32)
         allowed = steps[None, :] <= steps[first:, None]
         u = attention.attend(qkv[:, :, 0], past.k, past.v, allowed)
-        return jnp.einsum("MQnh,Qnhd->MQd", u, w_out[first:last]), past
+        y = w_out("MQnh,Qnhd->MQd", u, slice(first, last))
+        return compute_lib.kept(compute_lib.ATTENTION, y), past
 
 
 class StepMlp(nn.Module):
@@ -151,19 +159,42 @@ class StepMlp(nn.Module):
         c, Q, dtype = self.config.depformer, self.config.codebooks_out, self.config.dtype
         d, f = c.width, c.hidden
         steps = slice(first, first + x.shape[1])
-        w_in = layers.Einsum((Q, d, 2, f), fan_in=d, dtype=dtype, name="in").weights()
-        w_out = layers.Einsum((Q, f, d), fan_in=f, dtype=dtype, name="out").weights()
-        y = layers.gated_silu(jnp.einsum("MQd,Qdtf->MQtf", x, w_in[steps]))
-        return jnp.einsum("MQf,Qfd->MQd", y, w_out[steps])
+        w_in = layers.Einsum((Q, d, 2, f), fan_in=d, dtype=dtype, name="in")
+        w_out = layers.Einsum((Q, f, d), fan_in=f, dtype=dtype, name="out")
+        halves = compute_lib.kept(compute_lib.MLP_HALVES, w_in("MQd,Qdtf->MQtf", x, steps))
+        return w_out("MQf,Qfd->MQd", layers.gated_silu(halves), steps)
 
 
-def _stacked(config: config_lib.ModelConfig, *, remat: bool) -> Any:
+def first_levels(
+    params: tree.Tree, config: config_lib.ModelConfig, levels: int
+) -> tuple[dict[str, Any], config_lib.ModelConfig]:
+    """Returns (parameters, config) of a model that generates only the first `levels` codebooks.
+
+    The slices are taken before the scan over layers, so that the other levels' weights are neither read nor
+    sent between devices.
+
+    Args:
+      params: of the whole model.
+      config: of the whole model.
+      levels: how many, at least 1.
+    """
+    flat = tree.flatten(params)
+    for path, leaf in flat.items():
+        if re.fullmatch(r"depformer/(in|heads)/(kernel|scale)", path):
+            flat[path] = leaf[:levels]  # Q ...
+        elif re.fullmatch(r"depformer/blocks/(attn|mlp)/.*", path):
+            flat[path] = leaf[:, :levels]  # L Q ...
+        elif path == "depformer/audio_emb/embedding":
+            flat[path] = leaf[: levels - 1]  # Q-1 C+1 d: step 0 is told the text
+    return tree.unflatten(flat), dataclasses.replace(config, codebooks_out=levels)
+
+
+def _stacked(config: config_lib.ModelConfig, compute: compute_lib.Compute) -> Any:
     """Returns the blocks as a scan over layers; parameters get a leading L axis."""
-    block = nn.remat(Block, prevent_cse=False) if remat else Block
     scan = nn.scan(
-        block,
+        compute.block(Block),
         variable_axes={"params": 0},
         split_rngs={"params": True},
         length=config.depformer.layers,
     )
-    return scan(config, name="blocks")
+    return scan(config, compute, name="blocks")

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from mvjax import config as config_lib
 from mvjax import types
 from mvjax.nn import attention, backbone, depformer, layers, scopes, xattn
+from mvjax.nn import compute as compute_lib
 
 REPORTED_LAYERS = 10  # a frame's gate mean is over the last so many layers; reference section 2.8
 
@@ -31,23 +32,39 @@ class Output(NamedTuple):
     gates: Float[Array, "looking B T"]
 
 
+class Features(NamedTuple):
+    """The training forward short of the text logits, aligned with the undelayed codes.
+
+    Attributes:
+      z: at t, through `head`, it predicts codes[:, 0, t].
+      head: of the text.
+      audio_logits: as in `Output`.
+      gates: as in `Output`.
+    """
+
+    z: Float[Array, "B T D"]
+    head: layers.Weight
+    audio_logits: Float[Array, "B T levels C"] | None
+    gates: Float[Array, "looking B T"]
+
+
 class VisionSpeech(nn.Module):
     """Moshi that can look at an image; every method is used through `apply(..., method=name)`.
 
     Attributes:
       config: sizes.
-      remat: recompute blocks in the backward pass.
+      compute: how to compute.
     """
 
     config: config_lib.ModelConfig
-    remat: bool = False
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
         """Creates the parts."""
         m, xa = self.config, self.config.cross_attention
-        self.backbone = backbone.Backbone(m, self.remat)
-        self.depformer = depformer.Depformer(m, self.remat)
-        self.image = xattn.ImageTower(m)
+        self.backbone = backbone.Backbone(m, self.compute)
+        self.depformer = depformer.Depformer(m, self.compute)
+        self.image = xattn.ImageTower(m, self.compute)
         if xattn.shared_names(xa.share):
             self.xa = xattn.Projections(xattn.shared_names(xa.share), m)
         if xa.gate is not None and xa.share_gate:
@@ -81,8 +98,8 @@ class VisionSpeech(nn.Module):
     def __call__(
         self,
         codes: Int[Array, "B rows T"],
-        pixels: Float[Array, "B height width 3"] | None,
-        has_image: Bool[Array, "B"] | None = None,
+        pixels: Float[Array, "B height width 3"] | Float[Array, "B S E"] | None,
+        has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
         *,
         image_tokens: Bool[Array, "B T"] | None = None,
         depth_codebooks: int,
@@ -92,27 +109,46 @@ class VisionSpeech(nn.Module):
         Args:
           codes: undelayed; text in row 0 in [0, V), then audio in [0, C); -1 where absent. With the
             text row alone (rows = 1) the audio embeddings are not computed.
-          pixels: in [-1, 1]; None is exactly plain Moshi.
-          has_image: rows that see their image; None: all.
+          pixels: in [-1, 1], or the frozen encoder's features; None is exactly plain Moshi.
+          has_image: rows, or frames, that see their image; None: all.
           image_tokens: where the row holds the image itself, for a scope `AroundImage`.
           depth_codebooks: levels whose audio logits are computed; 0: none.
         """
+        found = self.features(
+            codes, pixels, has_image, image_tokens=image_tokens, depth_codebooks=depth_codebooks
+        )
+        return Output(self.text_logits(found.z), found.audio_logits, found.gates)
+
+    def features(
+        self,
+        codes: Int[Array, "B rows T"],
+        pixels: Float[Array, "B height width 3"] | Float[Array, "B S E"] | None,
+        has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
+        *,
+        image_tokens: Bool[Array, "B T"] | None = None,
+        depth_codebooks: int,
+    ) -> Features:
+        """The training forward without the text logits, which are V / D times as large as z."""
         kv = None if pixels is None else self.look(pixels)
         streams = delay_codes(codes, self.config)
         z, openings = self.hidden(streams[:, :, :-1], kv, has_image, image_tokens=image_tokens)
         gate_means = openings[jnp.array(self.config.looking)]
         delays = self.config.delays
-        text_logits = undelay(self.text_logits(z)[:, :, None], delays[:1])[:, :, 0]
+        z_text = undelay(z[:, :, None], delays[:1])[:, :, 0]  # zeros have logits of zero
+        head = self.backbone.head()
         if depth_codebooks == 0:
-            return Output(text_logits, None, gate_means)
+            return Features(z_text, head, None, gate_means)
         told = streams[:, : depth_codebooks + 1, 1:]
         audio_logits = self.depth_logits(z, told[:, 0], jnp.moveaxis(told[:, 1:-1], 1, 2))
         audio_logits = undelay(audio_logits, delays[1 : depth_codebooks + 1])
-        return Output(text_logits, audio_logits, gate_means)
+        return Features(z_text, head, audio_logits, gate_means)
 
-    def look(self, pixels: Float[Array, "B height width 3"]) -> xattn.KeysValues:
-        """Returns keys and values of images with values in [-1, 1]."""
-        return self.keys_values(self.project(self.encode_images(pixels)))
+    def look(
+        self, images: Float[Array, "B height width 3"] | Float[Array, "B S E"]
+    ) -> xattn.KeysValues:
+        """Returns keys and values of images: pixels in [-1, 1], or the frozen encoder's features."""
+        features = images if images.ndim == 3 else self.encode_images(images)
+        return self.keys_values(self.project(features))
 
     def encode_images(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B S E"]:
         """Returns the frozen encoder's features of images with values in [-1, 1]."""
@@ -120,7 +156,7 @@ class VisionSpeech(nn.Module):
 
     def project(self, features: Float[Array, "B S E"]) -> Float[Array, "B S dim"]:
         """Returns image tokens."""
-        return self.image.project(features)
+        return self.compute.rows(self.image.project(self.compute.rows(features)))
 
     def keys_values(self, tokens: Float[Array, "B S dim"]) -> xattn.KeysValues:
         """Returns what the layers attend to, computed once per image."""

@@ -14,6 +14,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mvjax import config as config_lib
+from mvjax.nn import attention
+from mvjax.nn import compute as compute_lib
 
 NORM_EPS = 1e-6
 
@@ -24,10 +26,12 @@ class Siglip(nn.Module):
     Attributes:
       config: sizes; the image size is fixed by the position table.
       dtype: of matmuls and activations; parameters, norms and softmax are float32.
+      compute: how to compute.
     """
 
     config: config_lib.SiglipConfig
     dtype: config_lib.Dtype = "float32"
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
     def __call__(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B S E"]:
@@ -55,7 +59,7 @@ class Siglip(nn.Module):
             "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x.shape[1], c.width)
         )
         x = x + positions.astype(self.dtype)
-        return Encoder(c, self.dtype, name="Transformer")(x)
+        return Encoder(c, self.dtype, self.compute, name="Transformer")(x)
 
 
 class Encoder(nn.Module):
@@ -63,6 +67,7 @@ class Encoder(nn.Module):
 
     config: config_lib.SiglipConfig
     dtype: config_lib.Dtype = "float32"
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
@@ -73,7 +78,7 @@ class Encoder(nn.Module):
             split_rngs={"params": True},
             length=self.config.layers,
         )
-        x, _ = blocks(self.config, self.dtype, name="encoderblock")(x)
+        x, _ = blocks(self.config, self.dtype, self.compute, name="encoderblock")(x)
         return _norm(x, self.dtype, "encoder_norm", eps=self.config.final_norm_eps)
 
 
@@ -82,12 +87,17 @@ class Block(nn.Module):
 
     config: config_lib.SiglipConfig
     dtype: config_lib.Dtype = "float32"
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S E"]) -> tuple[Float[Array, "B S E"], None]:
         """Returns (the residual stream, nothing to stack)."""
+        x = self.compute.rows(x)
         y = _norm(x, self.dtype, "LayerNorm_0")
-        x = x + Attention(self.config, self.dtype, name="MultiHeadDotProductAttention_0")(y)
+        look = Attention(
+            self.config, self.dtype, self.compute, name="MultiHeadDotProductAttention_0"
+        )
+        x = x + look(y)
         y = _norm(x, self.dtype, "LayerNorm_1")
         return x + Mlp(self.config, self.dtype, name="MlpBlock_0")(y), None
 
@@ -97,6 +107,7 @@ class Attention(nn.Module):
 
     config: config_lib.SiglipConfig
     dtype: config_lib.Dtype = "float32"
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
@@ -104,13 +115,8 @@ class Attention(nn.Module):
         N, H = self.config.heads, self.config.width // self.config.heads
         init = nn.initializers.xavier_uniform()
         dense = functools.partial(nn.DenseGeneral, dtype=self.dtype, kernel_init=init)
-        q = dense((N, H), name="query")(x) * H**-0.5
-        k = dense((N, H), name="key")(x)
-        v = dense((N, H), name="value")(x)
-        # s is the asking patch, S the answering one; logits and softmax in float32
-        logits = jnp.einsum("BsNH,BSNH->BNsS", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits).astype(self.dtype)
-        u = jnp.einsum("BNsS,BSNH->BsNH", weights, v)
+        q, k, v = (dense((N, H), name=name)(x) for name in ("query", "key", "value"))
+        u = attention.cross_attend(q, k, v, self.compute)
         return dense(self.config.width, axis=(-2, -1), name="out")(u)
 
 

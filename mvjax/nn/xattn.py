@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from mvjax import config as config_lib
 from mvjax.nn import attention, layers, rounding, siglip
+from mvjax.nn import compute as compute_lib
 
 
 class KeysValues(NamedTuple):
@@ -31,11 +32,12 @@ class ImageTower(nn.Module):
     """Pixels -> SigLIP features -> tokens that keys and values are made of."""
 
     config: config_lib.ModelConfig
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
         """Creates `encoder`, `proj` unless features have the width of tokens, and `norm`."""
         c = self.config
-        self.encoder = siglip.Siglip(c.siglip, c.dtype)
+        self.encoder = siglip.Siglip(c.siglip, c.dtype, self.compute)
         if c.projects_image:
             self.proj = nn.Dense(c.image_width, dtype=c.dtype)
         xa = c.cross_attention
@@ -58,6 +60,9 @@ class ImageTower(nn.Module):
 class Projections(nn.Module):
     """Owns some of the kernels q [D, N, H], k and v [width of image tokens, N, H] and out [N, H, D].
 
+    They are handed out as they are kept, in float32, and cast where they are used: so the gradient of one
+    that the layers share is summed over them in float32.
+
     Attributes:
       names: the kernels that live here.
       config: sizes.
@@ -76,9 +81,10 @@ class Projections(nn.Module):
             name: layers.Einsum(
                 (N, H, D) if name == "out" else (inputs[name], N, H),
                 fan_in=inputs[name],
-                dtype=m.dtype,
                 name=name,
-            ).weights()
+            )
+            .weight()
+            .kernel
             for name in self.names
         }
 
@@ -95,7 +101,8 @@ def own_names(share: str) -> tuple[str, ...]:
 
 def keys_values(kernels: Mapping[str, Array], tokens: Float[Array, "B S dim"]) -> KeysValues:
     """Returns the keys and values of image tokens."""
-    k, v = (jnp.einsum("BSd,dNH->BSNH", tokens, kernels[name]) for name in ("k", "v"))
+    w_k, w_v = (kernels[name].astype(tokens.dtype) for name in ("k", "v"))
+    k, v = (jnp.einsum("BSd,dNH->BSNH", tokens, w) for w in (w_k, w_v))
     return KeysValues(k, v)
 
 
@@ -107,6 +114,7 @@ def gated_cross_attention(
     kernels: Mapping[str, Array],
     gate: Mapping[str, Array] | None,
     newly: Bool[Array, "T"] | None = None,
+    compute: compute_lib.Compute = compute_lib.PLAIN,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
     """Returns (u * g with u = out(attention(q(y), image)), mean of g over channels).
 
@@ -117,9 +125,12 @@ def gated_cross_attention(
       kernels: "q" and "out".
       gate: the gate's parameters; None without a gate (g = 1).
       newly: frames at which `kv` is not yet rounded, if `config.keys_values` rounds it; None: none.
+      compute: how to compute.
     """
-    q = jnp.einsum("BTD,DNH->BTNH", y, kernels["q"])
-    u = jnp.einsum("BTNH,NHD->BTD", _attend(config, q, kv, newly), kernels["out"])
+    w_q, w_out = (kernels[name].astype(y.dtype) for name in ("q", "out"))
+    q = compute_lib.kept(compute_lib.ATTENTION, jnp.einsum("BTD,DNH->BTNH", y, w_q))
+    found = _attend(config, q, kv, newly, compute)
+    u = compute_lib.kept(compute_lib.ATTENTION, jnp.einsum("BTNH,NHD->BTD", found, w_out))
     if config.gate is None:
         return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)
     assert gate is not None
@@ -133,10 +144,11 @@ def _attend(
     q: Float[Array, "B T N H"],
     kv: KeysValues,
     newly: Bool[Array, "T"] | None,
+    compute: compute_lib.Compute,
 ) -> Float[Array, "B T N H"]:
-    u = attention.cross_attend(q, kv.k, kv.v)
+    u = attention.cross_attend(q, kv.k, kv.v, compute)
     if config.keys_values == "activations":
         return u
     k, v = (rounding.to(x.astype(jnp.float32), jnp.bfloat16).astype(x.dtype) for x in kv)
-    rounded = attention.cross_attend(q, k, v)
+    rounded = attention.cross_attend(q, k, v, compute)
     return rounded if newly is None else jnp.where(newly[None, :, None, None], u, rounded)

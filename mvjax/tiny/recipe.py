@@ -31,5 +31,5 @@ def digits() -> config.Config:
         optim=config.OptimConfig(
             learning_rate=2.5e-3, warmup_steps=20, final_fraction=0.05, weight_decay=0.1
         ),
-        train=config.TrainConfig(steps=400, log_every=10, checkpoint_every=100, remat=False),
+        train=config.TrainConfig(steps=400, log_every=10, checkpoint_every=100, remat="none"),
     )

@@ -22,10 +22,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mvjax import tree
+from mvjax.train import distributed
 from mvjax.train import step as step_lib
 from mvjax.weights import locate
 
 META = "meta.json"
+MEAN = "ema"
 SPARE_BYTES = 2**20  # metadata and block rounding, on top of the arrays
 
 
@@ -37,6 +39,91 @@ class Found(NamedTuple):
     damaged: dict[Path, str]
 
 
+class Pending:
+    """A checkpoint whose values are copied, so that training may go on, and whose files are being written.
+
+    Several processes write it together: each `begin`s it at the same step and `finish`es it.
+    """
+
+    def __init__(self, root: Path, step: int, meta: Mapping[str, Any], keep: int) -> None:
+        self._root, self._meta, self._keep = root, {**meta, "step": step}, keep
+        self._final = root / f"{step:08d}"
+        self._partial = root / f"{step:08d}.partial"
+        self._writers: list[ocp.StandardCheckpointer] = []
+        self.step = step
+
+    def begin(self, state: step_lib.State) -> Pending:
+        """Copies the values and starts writing; raises as `save`."""
+        try:
+            distributed.from_first(lambda: self._make_room(state))
+            with _quiet():
+                parts = {"adapters": tree.flatten(state.adapters), "optimizer": _numbered(state)}
+                if state.ema is not None:
+                    parts[MEAN] = tree.flatten(state.ema)
+                for name, flat in parts.items():
+                    self._writers.append(ocp.StandardCheckpointer())
+                    named = {_key(path): leaf for path, leaf in flat.items()}
+                    self._writers[-1].save((self._partial / name).absolute(), named)
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise self._failure(error) from error
+        return self
+
+    def finish(self) -> Path:
+        """Waits until all is written, then gives it its name; raises as `save`."""
+        try:
+            with _quiet():
+                for writer in self._writers:
+                    writer.wait_until_finished()
+            if jax.process_index() == 0:
+                self._publish()
+        except Exception as error:
+            raise self._failure(error) from error
+        finally:
+            self._close()
+        return self._final
+
+    def _make_room(self, state: step_lib.State) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        for leftover in self._root.glob("*.partial"):
+            shutil.rmtree(leftover)
+        _check_space(self._root, state)
+        self._partial.mkdir()
+
+    def _publish(self) -> None:
+        files = {
+            str(p.relative_to(self._partial)): _size_and_hash(p) for p in _files(self._partial)
+        }
+        (self._partial / META).write_text(json.dumps({**self._meta, "files": files}, indent=1))
+        if self._final.exists():  # the same step again, after a resume from an older one
+            shutil.rmtree(self._final)
+        os.replace(self._partial, self._final)
+        for old in _folders(self._root)[self._keep :]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _failure(self, error: Exception) -> ValueError:
+        self._close()
+        if jax.process_index() == 0:
+            shutil.rmtree(self._partial, ignore_errors=True)
+        kept = [str(folder) for folder in _folders(self._root)]
+        return ValueError(
+            f"{self._final}: cannot write the checkpoint of step {self.step}: {_first_line(error)}\n"
+            f"Earlier checkpoints are untouched: {kept or 'none yet'}. "
+            "Free space or fix permissions, then run the same command to resume."
+        )
+
+    def _close(self) -> None:
+        with _quiet():
+            for writer in self._writers:
+                with contextlib.suppress(Exception):  # what failed was told by waiting
+                    writer.close()
+        self._writers.clear()
+
+
+def begin(root: Path, state: step_lib.State, *, meta: Mapping[str, Any], keep: int) -> Pending:
+    """Copies the state to the host and starts writing a checkpoint; raises as `save`."""
+    return Pending(root, int(state.step), meta, keep).begin(state)
+
+
 def save(root: Path, state: step_lib.State, *, meta: Mapping[str, Any], keep: int) -> Path:
     """Writes a checkpoint beside the others, then removes all but the newest `keep`.
 
@@ -46,33 +133,7 @@ def save(root: Path, state: step_lib.State, *, meta: Mapping[str, Any], keep: in
     Raises:
       ValueError: if it cannot be written: what failed, and which checkpoint is still there.
     """
-    step = int(state.step)
-    final = root / f"{step:08d}"
-    partial = root / f"{step:08d}.partial"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for leftover in root.glob("*.partial"):
-            shutil.rmtree(leftover)
-        _check_space(root, state)
-        _write_tree(partial / "adapters", tree.flatten(state.adapters))
-        _write_tree(partial / "optimizer", _numbered(state))
-        files = {str(p.relative_to(partial)): _size_and_hash(p) for p in _files(partial)}
-        text = json.dumps({**meta, "step": step, "files": files}, indent=1)
-        (partial / META).write_text(text)
-        if final.exists():  # the same step again, after a resume from an older one
-            shutil.rmtree(final)
-        os.replace(partial, final)
-    except Exception as error:  # orbax and tensorstore raise many kinds
-        shutil.rmtree(partial, ignore_errors=True)
-        kept = [str(folder) for folder in _folders(root)]
-        raise ValueError(
-            f"{final}: cannot write the checkpoint of step {step}: {_first_line(error)}\n"
-            f"Earlier checkpoints are untouched: {kept or 'none yet'}. "
-            "Free space or fix permissions, then run the same command to resume."
-        ) from error
-    for old in _folders(root)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
+    return begin(root, state, meta=meta, keep=keep).finish()
 
 
 def newest(root: Path) -> Found:
@@ -103,21 +164,26 @@ def read(found: Found, like: step_lib.State) -> step_lib.State:
     """Returns the whole state, placed and shaped as `like` (shape structs with shardings)."""
     adapters = _read_tree(found.folder / "adapters", tree.flatten(like.adapters))
     rest = _read_tree(found.folder / "optimizer", _numbered(like))
-    _, structure = jax.tree.flatten(like._replace(adapters=()))
+    _, structure = jax.tree.flatten(like._replace(adapters=(), ema=None))
     other = jax.tree.unflatten(structure, [rest[name] for name in sorted(rest)])
-    return other._replace(adapters=tree.unflatten(adapters))
+    mean = None if like.ema is None else _read_tree(found.folder / MEAN, tree.flatten(like.ema))
+    ema = None if mean is None else tree.unflatten(mean)
+    return other._replace(adapters=tree.unflatten(adapters), ema=ema)
 
 
 def read_adapters(found: Found, like: tree.Tree) -> dict[str, Any]:
-    """Returns the trained parameters only, shaped as `like`."""
-    return tree.unflatten(_read_tree(found.folder / "adapters", tree.flatten(like)))
+    """Returns the trained parameters only, shaped as `like`: their mean (`optim.ema`) if there is one."""
+    part = MEAN if (found.folder / MEAN).is_dir() else "adapters"
+    return tree.unflatten(_read_tree(found.folder / part, tree.flatten(like)))
 
 
 def read_raw(found: Found) -> dict[str, Any]:
     """Returns every array of a checkpoint in numpy, by part and name, for inspection."""
     raw = {}
-    for part in ("adapters", "optimizer"):
-        with _orbax() as checkpointer:
+    for part in ("adapters", "optimizer", MEAN):
+        if not (found.folder / part).is_dir():
+            continue
+        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             leaves = checkpointer.restore((found.folder / part).absolute())
         raw |= {f"{part}/{name}": np.asarray(leaf) for name, leaf in leaves.items()}
     return raw
@@ -139,31 +205,24 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _numbered(state: step_lib.State) -> dict[str, Any]:
-    leaves = jax.tree.leaves(state._replace(adapters=()))
+    leaves = jax.tree.leaves(state._replace(adapters=(), ema=None))
     return {f"{i:06d}": leaf for i, leaf in enumerate(leaves)}
 
 
 @contextlib.contextmanager
-def _orbax() -> Iterator[ocp.StandardCheckpointer]:
-    """A checkpointer that leaves telling about errors to us: it would log each one several times."""
+def _quiet() -> Iterator[None]:
+    """Leaves telling about errors to us: orbax would log each one several times."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            yield checkpointer
+        yield
     finally:
         log.setLevel(level)
 
 
-def _write_tree(folder: Path, flat: Mapping[str, Any]) -> None:
-    with _orbax() as checkpointer:
-        checkpointer.save(folder.absolute(), {_key(path): leaf for path, leaf in flat.items()})
-        checkpointer.wait_until_finished()
-
-
 def _read_tree(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    with _orbax() as checkpointer:
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         found = checkpointer.restore(
             folder.absolute(), {_key(path): leaf for path, leaf in like.items()}
         )

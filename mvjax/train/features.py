@@ -14,8 +14,7 @@ from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.data import features, mixture, rows
 from mvjax.nn import siglip
-from mvjax.train import sharding
-from mvjax.train import step as step_lib
+from mvjax.train import objective, sharding
 from mvjax.weights import frozen as frozen_lib
 
 BATCH = 16  # images on one device at a time
@@ -62,7 +61,7 @@ def encoder(run: config_lib.Config) -> features.Encode:
     model = siglip.Siglip(run.model.siglip, run.model.dtype)
 
     def apply(params: dict, images: Array) -> Any:
-        return model.apply({"params": params}, step_lib.pixels(images))
+        return model.apply({"params": params}, objective.pixels(images))
 
     placed = (sharding.replicated(mesh), sharding.rows(mesh))
     compiled = jax.jit(apply, in_shardings=placed, out_shardings=sharding.rows(mesh))

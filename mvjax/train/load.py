@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 from mvjax import config, config_text, tree
 from mvjax.nn import model as model_lib
 from mvjax.train import checkpoint, sharding
-from mvjax.weights import frozen as frozen_lib
+from mvjax.train import frozen as frozen_lib
+from mvjax.weights import frozen as frozen_files
 from mvjax.weights import locate, stream
 from mvjax.weights import stored as stored_lib
 
@@ -50,6 +51,12 @@ def shapes(run: config.Config) -> Params:
     return Params(*tree.partition(whole, run.train.trained))
 
 
+def held(run: config.Config) -> Params:
+    """Returns the shape structs of both trees as training holds them, `train.frozen_dtype` applied."""
+    whole = shapes(run)
+    return Params(whole.adapters, frozen_lib.held(run, whole.frozen))
+
+
 def counts(run: config.Config) -> dict[str, int]:
     """Returns how many parameters each part of the model has, by name, and the total."""
     adapters, frozen_shapes = (tree.flatten(part) for part in shapes(run))
@@ -77,12 +84,12 @@ def weights(run: config.Config, mesh: Mesh) -> Params:
     fresh = _fresh(run, mesh, [path for path in wanted if path not in stored])
     started = stream.place(known, _shardings(known, mesh), dtype=np.float32)
     adapters = tree.unflatten({path: (started | fresh)[path] for path in wanted})
-    return Params(adapters, _placed(_frozen(run, stored), mesh))
+    return Params(adapters, frozen_lib.place(run, _frozen(run, stored), mesh))
 
 
 def frozen(run: config.Config, mesh: Mesh) -> dict[str, Any]:
     """Returns the frozen tree, from the files; raises as `weights`."""
-    return _placed(_frozen(run, _open_verified(run)), mesh)
+    return frozen_lib.place(run, _frozen(run, _open_verified(run)), mesh)
 
 
 def from_files(run: config.Config) -> dict[str, Any]:
@@ -108,7 +115,7 @@ def identity(run: config.Config) -> Identity:
         "moshi_lora": run.frozen.moshi_lora,
     }
     found = {}
-    for name, files in frozen_lib.paths(run.frozen).items():
+    for name, files in frozen_files.paths(run.frozen).items():
         digest = np.zeros(32, np.uint8)
         if jax.process_index() == 0:
             digest = np.frombuffer(bytes.fromhex(_joint_hash(files)), np.uint8)
@@ -190,8 +197,8 @@ def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) ->
 def _open_verified(run: config.Config) -> dict[str, stored_lib.Stored]:
     """Opens the files; the first process also compares them with the checksums that they carry."""
     if jax.process_index() == 0:
-        frozen_lib.verify(run.frozen)
-    return frozen_lib.open_weights(run.frozen, run.model)
+        frozen_files.verify(run.frozen)
+    return frozen_files.open_weights(run.frozen, run.model)
 
 
 def _frozen(run: config.Config, stored: Mapping[str, V]) -> dict[str, V]:
@@ -203,10 +210,6 @@ def _frozen(run: config.Config, stored: Mapping[str, V]) -> dict[str, V]:
             f"train.trained: no weight file holds these, so they cannot be frozen: {missing}"
         )
     return {path: stored[path] for path in wanted}
-
-
-def _placed(leaves: Mapping[str, stored_lib.Stored], mesh: Mesh) -> dict[str, Any]:
-    return tree.unflatten(stream.place(leaves, _shardings(leaves, mesh)))
 
 
 def _shardings(leaves: Mapping[str, stored_lib.Stored], mesh: Mesh) -> dict[str, Any]:

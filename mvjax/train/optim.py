@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mvjax import config, tree
+from mvjax.train import guard
 
 # By name, not by rank: a per-layer vector such as norm_xa/scale has two axes with the layers stacked.
 DECAYED = r".*/(kernel|embedding)"
@@ -41,7 +42,9 @@ def make(settings: config.OptimConfig, *, steps: int) -> optax.GradientTransform
             f"got {settings.warmup_steps}"
         )
     b1, b2 = settings.betas
+    remembered = () if settings.spike_factor is None else (guard.remember(settings.spike_window),)
     return optax.chain(
+        *remembered,
         optax.clip_by_global_norm(settings.clip_norm),
         optax.adamw(
             lambda step: learning_rate(step, settings=settings, steps=steps),

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
 import math
 import os
-import time
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import tensorboardX
+import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
+from mvjax.train import clock as clock_lib
+from mvjax.train import distributed, events
+from mvjax.train import effort as effort_lib
+
 METRICS = "metrics.jsonl"
-RECENT = 50  # steps that the shown speed is a mean of
 
 
 class RunLog:
-    """Metrics to files and to the terminal; use as a context manager.
+    """Metrics to files and to the terminal; use as a context manager. Only the first process writes.
 
     Attributes:
       last: the last line written, in this session or before.
+      clock: where the time goes.
     """
 
     def __init__(
@@ -35,26 +38,26 @@ class RunLog:
         step: int,
         steps: int,
         every: int,
-        frames_per_step: int,
+        effort: effort_lib.Effort,
         quiet: bool = False,
     ) -> None:
         """Opens the logs of a run that has done `step` of `steps` steps; later lines are dropped."""
-        self.last = _truncate(folder / METRICS, step)
-        self._file = (folder / METRICS).open("a")
-        self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self._frames = frames_per_step
-        self._steps = steps
-        self._every = every
-        self._recent: collections.deque[float] = collections.deque(maxlen=RECENT)
-        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._compiled = False
-        self._clock = time.monotonic()
-        self._console = rich_console.Console(quiet=quiet, stderr=True)
+        self._first = jax.process_index() == 0
+        self._effort, self._steps, self._every = effort, steps, every
+        self._pending: clock_lib.Settled | None = None
+        self.clock = clock_lib.Clock()
+        self.last: dict[str, Any] = {}
+        self._files: _Files | None = None
+        if self._first:
+            self.last = _truncate(folder / METRICS, step)
+            self._files = _Files(folder, step=step, say=self.warn)
+        self._quiet = quiet
+        self._console = rich_console.Console(quiet=quiet or not self._first, stderr=True)
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}"),
             rich_progress.BarColumn(bar_width=24),
             console=self._console,
-            disable=quiet or not self._console.is_terminal,
+            disable=self._console.quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task(f"step {step}/{steps}", total=steps, completed=step)
 
@@ -63,93 +66,131 @@ class RunLog:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """Closes the line and the files; on a full disk that fails too, and must not hide the first error."""
+    def __exit__(self, *_: object) -> None:
+        """Closes the line and the files."""
         self._bar.stop()
-        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
-            try:
-                self._file.close()
-            finally:
-                self._events.close()
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Mean over recent steps; NaN before the first."""
-        return sum(self._recent) / len(self._recent) if self._recent else math.nan
+        if self._files is not None:
+            self._files.close()
 
     @property
     def frames_per_second(self) -> float | None:
         """Positions per second over recent steps: frames of speech rows, tokens of speechless ones."""
-        return self._frames / self.seconds_per_step if self._recent else None
+        seconds = self.clock.seconds_per_step
+        return None if math.isnan(seconds) else self._effort.frames / seconds
 
-    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of a step that may still be running, and settles the step before it."""
-        self.settle()
-        self._pending = (step, metrics)
+    @property
+    def utilisation(self) -> float | None:
+        """Model FLOP utilisation over recent steps: operations needed / (seconds x peak of all devices)."""
+        seconds, peak = self.clock.seconds_per_step, self._effort.peak
+        return None if math.isnan(seconds) or not peak else self._effort.flops / (seconds * peak)
 
-    def settle(self) -> None:
-        """Waits for the pending step, counts its time, and writes its metrics if they are due."""
-        if self._pending is None:
-            return
-        step, metrics = self._pending
-        self._pending = None
+    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> clock_lib.Settled | None:
+        """Takes the metrics of a step that may still be running; settles and returns the step before it."""
+        settled = self.settle()
+        self._pending = clock_lib.Settled(step, metrics)
+        return settled
+
+    def settle(self) -> clock_lib.Settled | None:
+        """Waits for the pending step, counts its time, writes its metrics if they are due, returns it."""
+        settled, self._pending = self._pending, None
+        if settled is None:
+            return None
+        step, metrics = settled
         jax.block_until_ready(metrics)
-        now = time.monotonic()
-        if self._compiled:
-            self._recent.append(now - self._clock)
-        self._compiled = True  # the first step's time was mostly compilation
-        self._clock = now
+        self.clock.tick()
         self._bar.update(self._task, completed=step)
         if step % self._every == 0 or step in (1, self._steps):
-            self.write(step, {name: float(value) for name, value in metrics.items()})
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Keeps what is done inside out of the step times."""
-        self.settle()
-        yield
-        self._clock = time.monotonic()
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one line of metrics with the speed, and shows it."""
-        speed = self.seconds_per_step
-        line = {
-            "step": step,
-            **{name: _json_number(value) for name, value in metrics.items()},
-            "seconds_per_step": _json_number(speed),
-            "frames_per_second": self.frames_per_second,
-        }
-        try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-            for name, value in line.items():
-                if name != "step" and value is not None:
-                    self._events.add_scalar(name, value, step)
-        except OSError as error:
-            raise ValueError(
-                f"{self._file.name}: cannot write the metrics of step {step}: {error}\n"
-                "Checkpoints are untouched. Free space, then run the same command to resume."
-            ) from error
-        self.last = line
-        self._show(step, metrics)
+            self._write(step, {name: np.asarray(value) for name, value in metrics.items()})
+        return settled
 
     def say(self, text: str) -> None:
-        """Prints a notice above the progress line."""
+        """Prints a notice above the progress line, from the first process."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _show(self, step: int, metrics: Mapping[str, float]) -> None:
-        speed = self.seconds_per_step
-        text = f"step {step}/{self._steps}  loss {metrics['loss']:.4f}"
-        if not math.isnan(speed):
-            left = round((self._steps - step) * speed)
-            text += f"  {self._frames / speed:,.0f} frames/s"
+    def warn(self, text: str) -> None:
+        """Prints a notice from this process, whichever it is."""
+        if self._first:
+            self.say(text)
+        elif not self._quiet:
+            print(f"{distributed.name()}: {text}", file=sys.stderr, flush=True)
+
+    def _write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        seconds = self.clock.seconds
+        line: dict[str, Any] = {"step": step}
+        line |= {name: _json_number(value) for name, value in metrics.items()}
+        line["seconds_per_step"] = sum(seconds.values()) if seconds else None
+        line |= {f"seconds_{part}": value for part, value in seconds.items()}
+        line["frames_per_second"] = self.frames_per_second
+        line["model_flop_utilisation"] = self.utilisation
+        line["host_memory_gb"] = clock_lib.host_memory_gb()
+        line["device_memory_gb"] = clock_lib.device_memory_gb()
+        self.last = line
+        if self._files is not None:
+            self._files.write(line)
+        self._show(line)
+
+    def _show(self, line: Mapping[str, Any]) -> None:
+        loss = math.nan if line["loss"] is None else line["loss"]
+        text = f"step {line['step']}/{self._steps}  loss {loss:.4f}"
+        seconds = line["seconds_per_step"]
+        if seconds is not None:
+            text += f"  {line['frames_per_second']:,.0f} frames/s  {seconds:.3g} s/step"
+            for part in ("data", "checkpoint"):
+                if (share := line[f"seconds_{part}"] / seconds) >= 0.01:
+                    text += f" ({share:.0%} {part})"
+        if line["model_flop_utilisation"] is not None:
+            text += f"  {line['model_flop_utilisation']:.1%} of peak"
+        memory = line["device_memory_gb"] or line["host_memory_gb"]
+        text += f"  {memory:.1f} GB"
+        if line["skipped"]:
+            text += f"  {line['skipped']} steps skipped"
+        if seconds is not None:
+            left = round((self._steps - line["step"]) * seconds)
             text += f"  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        if metrics["skipped"]:
-            text += f"  {metrics['skipped']:.0f} steps skipped (not finite)"
         if self._bar.disable:
             self.say(text)
         else:
             self._bar.update(self._task, description=text)
+
+
+class _Files:
+    """metrics.jsonl and TensorBoard events; what a full disk does not take is kept until it does."""
+
+    def __init__(self, folder: Path, *, step: int, say: Any) -> None:
+        self._path, self._say = folder / METRICS, say
+        self._file = self._path.open("ab", buffering=0)
+        self._waiting: list[str] = []
+        self._events = events.Events(folder / "tensorboard", step=step)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        self._waiting.append(json.dumps(line) + "\n")
+        try:
+            self._append("".join(self._waiting).encode())
+            self._waiting.clear()
+            self._events.add(line["step"], _scalars(line))
+        except OSError as error:
+            self._say(
+                f"{self._path}: cannot write the metrics of step {line['step']}: {error}\n"
+                f"Training goes on; free space. {len(self._waiting)} lines wait."
+            )
+
+    def close(self) -> None:
+        if self._waiting:
+            self._say(f"{self._path}: the last {len(self._waiting)} lines could not be written")
+        self._file.close()
+        with contextlib.suppress(OSError):  # said already
+            self._events.close()
+
+    def _append(self, data: bytes) -> None:
+        """Writes all or nothing: no half line is left for the next one to be joined to."""
+        whole = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError("the disk is full")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(whole)
+            raise
 
 
 def _truncate(path: Path, step: int) -> dict[str, Any]:
@@ -168,8 +209,22 @@ def _truncate(path: Path, step: int) -> dict[str, Any]:
     return kept[-1] if kept else {}
 
 
-def _json_number(value: float) -> float | int | None:
-    """JSON has no NaN: null says that the number was not finite."""
+def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what TensorBoard can plot: numbers, and those of a list one by one."""
+    scalars = {}
+    for name, value in line.items():
+        if isinstance(value, list):
+            scalars |= {f"{name}/{i:02}": float(v) for i, v in enumerate(value) if v is not None}
+        elif value is not None and name != "step":
+            scalars[name] = float(value)
+    return scalars
+
+
+def _json_number(value: Any) -> Any:
+    """JSON has no NaN: null says that a number was not finite. An array becomes a list."""
+    if np.ndim(value):
+        return [_json_number(item) for item in value]
+    value = float(value)
     if not math.isfinite(value):
         return None
-    return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value

@@ -12,10 +12,11 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mvjax import config, tree
+from mvjax.nn import compute
 
 AXES = ("data", "fsdp", "tensor")
 _AUTO = (AxisType.Auto,) * 3
-ROWS = ("data", "fsdp")  # the axes that batch rows are spread over
+ROWS = compute.ROWS
 
 # (path regex, mesh axis of each trailing dimension). Leading dimensions beyond the entries, such as
 # the layer axis, are replicated; entries beyond the rank are dropped from the left. A design may lack
@@ -30,6 +31,10 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"backbone/text_head/kernel", ("fsdp", "tensor")),  # D V
     (r"depformer/in/kernel", ("fsdp", "tensor")),  # D d
     (r"depformer/heads/kernel", ("fsdp", "tensor")),  # d C
+    # scales of int8 kernels; those of outputs that no tensor axis splits are small
+    (r".*/attn/qkv/scale", (None, None, "tensor", None)),  # 1 3 N H
+    (r".*/mlp/in/scale", (None, None, "tensor")),  # 1 2 F
+    (r"(backbone/text_head|depformer/(in|heads))/scale", (None, "tensor")),  # 1 V, 1 d, 1 C
     # adapters
     (r"(.*/)?xa/[qkv]/kernel", ("fsdp", "tensor", None)),  # D N H
     (r"(.*/)?xa/out/kernel", ("tensor", None, "fsdp")),  # N H D
@@ -51,17 +56,24 @@ def make_mesh(sizes: config.MeshConfig, devices: Sequence[Any] | None = None) ->
       ValueError: if the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(sizes, len(devices))
+    # Auto: GSPMD propagates shardings through the model; make_mesh alone would make Explicit axes.
+    return jax.make_mesh(shape, AXES, axis_types=_AUTO, devices=devices)
+
+
+def mesh_shape(sizes: config.MeshConfig, devices: int) -> tuple[int, int, int]:
+    """Returns the sizes with the -1 filled in; raises as `make_mesh`."""
     shape = [sizes.data, sizes.fsdp, sizes.tensor]
     known = math.prod(size for size in shape if size != -1)
-    if shape.count(-1) == 1 and len(devices) % known == 0:
-        shape[shape.index(-1)] = len(devices) // known
-    if -1 in shape or math.prod(shape) != len(devices):
+    if shape.count(-1) == 1 and devices % known == 0:
+        shape[shape.index(-1)] = devices // known
+    if -1 in shape or math.prod(shape) != devices:
         asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
         raise ValueError(
-            f"mesh: expected sizes that multiply to {len(devices)} devices (one may be -1), got {asked}"
+            f"mesh: expected sizes that multiply to {devices} devices (one may be -1), got {asked}"
         )
-    # Auto: GSPMD propagates shardings through the model; make_mesh alone would make Explicit axes.
-    return jax.make_mesh(tuple(shape), AXES, axis_types=_AUTO, devices=devices)
+    data, fsdp, tensor = shape
+    return data, fsdp, tensor
 
 
 def abstract_mesh(sizes: config.MeshConfig) -> AbstractMesh:
@@ -112,18 +124,19 @@ def describe(mesh: Mesh | AbstractMesh) -> str:
     return " x ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
 
 
-def check_rows(data: config.DataConfig, mesh: Mesh) -> None:
-    """Checks that both parts of a batch spread evenly over the mesh.
+def check_rows(data: config.DataConfig, mesh: Mesh | AbstractMesh, *, accumulate: int = 1) -> None:
+    """Checks that both parts of a batch, and of a micro-batch, spread evenly over the mesh.
 
     Raises:
       ValueError: naming each field that does not.
     """
     shards = math.prod(mesh.shape[axis] for axis in ROWS)
+    times = f" x train.accumulate={accumulate}" if accumulate > 1 else ""
     counts = {"speech_rows": data.speech_rows, "speechless_rows": data.speechless_rows}
     bad = [
-        f"data.{name}: {n} is not divisible by {shards} data shards"
+        f"data.{name}: {n} is not divisible by {shards} data shards{times}"
         for name, n in counts.items()
-        if n % shards
+        if n % (shards * accumulate)
     ]
     if bad:
         raise ValueError("; ".join(bad) + "; change the rows or the mesh")

@@ -1,4 +1,4 @@
-"""One training step: loss of a two-part batch, gradients of the adapters, update; jitted with shardings.
+"""One training step: gradients of the adapters, then their update; jitted with shardings.
 
 The frozen parameters are an argument of the step, not a constant in it: they are neither copied into the
 program nor differentiated.
@@ -7,18 +7,18 @@ program nor differentiated.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
 from mvjax import config, tree, types
+from mvjax.nn import compute as compute_lib
 from mvjax.nn import model as model_lib
-from mvjax.train import loss as loss_lib
-from mvjax.train import optim, sharding
+from mvjax.train import guard, objective, optim, sharding
 
 
 class State(NamedTuple):
@@ -28,44 +28,45 @@ class State(NamedTuple):
       adapters: the trained parameters, float32.
       optimizer: optax state.
       step: batches seen.
-      skipped: of these, batches whose loss or gradients were not finite, which changed nothing.
+      skipped: of these, batches that changed nothing: loss or gradients not finite, or a loss spike.
+      ema: mean of the adapters over the steps so far (`optim.ema`); None without.
     """
 
     adapters: tree.Tree
     optimizer: optax.OptState
     step: Int[Array, ""]
     skipped: Int[Array, ""]
+    ema: tree.Tree | None = None
 
 
-class PartResult(NamedTuple):
-    """Sums of one part; `gates` is of channel means over layers, frames and rows that see an image."""
-
-    losses: loss_lib.Parts
-    gates: loss_lib.Sums
+Step = Callable[[State, tree.Tree, types.Batch], tuple[State, objective.Metrics]]
 
 
-Metrics = dict[str, Array]
-Step = Callable[[State, tree.Tree, types.Batch], tuple[State, Metrics]]
-
-
-def init_state(adapters: tree.Tree, optimizer: optax.GradientTransformation) -> State:
+def init_state(
+    adapters: tree.Tree, optimizer: optax.GradientTransformation, *, ema: bool = False
+) -> State:
     """Returns the state before the first step."""
     step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-    return State(adapters, optimizer.init(adapters), step, skipped)
+    mean = jax.tree.map(jnp.copy, adapters) if ema else None
+    return State(adapters, optimizer.init(adapters), step, skipped, mean)
 
 
 def new_state(run: config.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     """Returns the state before the first step, made in place on the mesh; takes the adapters over."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
     placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
-    init = jax.jit(lambda tree: init_state(tree, optimizer), out_shardings=placed, donate_argnums=0)
+    ema = run.optim.ema is not None
+    init = jax.jit(
+        lambda tree: init_state(tree, optimizer, ema=ema), out_shardings=placed, donate_argnums=0
+    )
     return init(adapters)
 
 
 def like(run: config.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     """Returns the shape structs of a state, with shardings, for adapters or their shapes."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
-    shapes = jax.eval_shape(lambda tree: init_state(tree, optimizer), adapters)
+    ema = run.optim.ema is not None
+    shapes = jax.eval_shape(lambda tree: init_state(tree, optimizer, ema=ema), adapters)
 
     def place(leaf: jax.ShapeDtypeStruct, placed: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
@@ -82,20 +83,28 @@ def make(run: config.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
       adapters: the trained parameters or their shapes.
       frozen: the other parameters or their shapes.
     """
-    sharding.check_rows(run.data, mesh)
-    model = model_lib.VisionSpeech(run.model, remat=run.train.remat)
+    sharding.check_rows(run.data, mesh, accumulate=run.train.accumulate)
+    model = model_lib.VisionSpeech(run.model, compute_lib.on(mesh, run.train, run.model))
     optimizer = optim.make(run.optim, steps=run.train.steps)
     placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
 
-    def train_step(state: State, frozen: tree.Tree, batch: types.Batch) -> tuple[State, Metrics]:
-        grad = jax.value_and_grad(loss, has_aux=True)
-        (value, metrics), grads = grad(state.adapters, frozen, batch, model=model, run=run)
-        metrics["grad_norm"] = optax.tree.norm(grads)
+    def train_step(
+        state: State, frozen: tree.Tree, batch: types.Batch
+    ) -> tuple[State, objective.Metrics]:
+        value, found, grads = objective.gradients(
+            state.adapters, frozen, batch, model=model, run=run
+        )
+        metrics = {
+            "loss": value,
+            **objective.part_means(found),
+            "grad_norm": optax.tree.norm(grads),
+        }
         metrics["learning_rate"] = optim.learning_rate(
             state.step - state.skipped, settings=run.optim, steps=run.train.steps
         )
         finite = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
-        state = update(state, grads, optimizer, finite=finite)
+        good = finite & ~guard.spiked(state.optimizer, value, factor=run.optim.spike_factor)
+        state = update(state, grads, optimizer, loss=value, good=good, ema=run.optim.ema)
         return state, {**metrics, "skipped": state.skipped}
 
     whole = sharding.replicated(mesh)
@@ -107,84 +116,35 @@ def make(run: config.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
     )
 
 
-def loss(
-    adapters: tree.Tree,
-    frozen: tree.Tree,
-    batch: types.Batch,
-    *,
-    model: model_lib.VisionSpeech,
-    run: config.Config,
-) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the loss of a global batch and its parts as metrics."""
-    params = tree.merge(adapters, frozen)
-    levels = run.loss.trained_codebooks
-    speech = part_result(params, batch.speech, model=model, settings=run.loss, levels=levels)
-    text = part_result(params, batch.speechless, model=model, settings=run.loss, levels=0)
-    value = loss_lib.total(speech.losses, text.losses, loss=run.loss)
-    return value, {
-        "loss": value,
-        "text_speech": speech.losses.text.mean(),
-        "text_speechless": text.losses.text.mean(),
-        "audio_speech": speech.losses.audio.mean(),
-        "gate_speech": speech.gates.mean(),
-        "gate_speechless": text.gates.mean(),
-    }
-
-
-def part_result(
-    params: tree.Tree,
-    part: types.Part,
-    *,
-    model: model_lib.VisionSpeech,
-    settings: config.LossConfig,
-    levels: int,
-) -> PartResult:
-    """Runs the model on one part; with levels=0 its audio rows are not even embedded."""
-    zero = loss_lib.zero()
-    if part.codes.shape[0] == 0:
-        return PartResult(loss_lib.Parts(zero, zero), zero)
-    has_image, mask = jnp.asarray(part.has_image), jnp.asarray(part.loss_mask)
-    codes = jnp.asarray(part.codes if levels else part.codes[:, :1])
-    seen = pixels(jnp.asarray(part.images))
-    output: Any = model.apply({"params": params}, codes, seen, has_image, depth_codebooks=levels)
-    text = loss_lib.text(output.text_logits, codes[:, 0], mask, model=model.config, loss=settings)
-    audio = zero
-    if levels:
-        audio = loss_lib.audio(
-            output.audio_logits,
-            codes[:, 1 : 1 + levels],
-            delays=model.config.delays[1 : 1 + levels],
-            loss=settings,
-        )
-    return PartResult(loss_lib.Parts(text, audio), _gate_sums(output.gates, codes, has_image))
-
-
-def pixels(
-    images: UInt8[Array, "B height width 3"],
-) -> Float[Array, "B height width 3"]:
-    """Returns float32 values in [-1, 1], as `data.images.normalise` does on the host."""
-    return (images.astype(jnp.float32) / 255 - 0.5) / 0.5
-
-
 def update(
     state: State,
     grads: tree.Tree,
     optimizer: optax.GradientTransformation,
     *,
-    finite: Bool[Array, ""],
+    loss: Float[Array, ""],
+    good: Bool[Array, ""],
+    ema: float | None = None,
 ) -> State:
-    """Applies one update; if the loss or gradients are not finite, only the counters move."""
-    changes, optimizer_state = optimizer.update(grads, state.optimizer, state.adapters)
+    """Applies one update; if the batch was not good, only the counters move."""
+    changes, optimizer_state = optax.with_extra_args_support(optimizer).update(
+        grads, state.optimizer, state.adapters, value=loss
+    )
     adapters = optax.apply_updates(state.adapters, changes)
 
+    mean = None
+    if ema is not None:
+        assert state.ema is not None
+        mean = optax.incremental_update(adapters, dict(state.ema), 1 - ema)
+
     def keep(new: Array, old: Array) -> Array:
-        return jnp.where(finite, new, old)
+        return jnp.where(good, new, old)
 
     return State(
         adapters=jax.tree.map(keep, adapters, state.adapters),
         optimizer=jax.tree.map(keep, optimizer_state, state.optimizer),
         step=state.step + 1,
-        skipped=state.skipped + jnp.where(finite, 0, 1),
+        skipped=state.skipped + jnp.where(good, 0, 1),
+        ema=jax.tree.map(keep, mean, state.ema),
     )
 
 
@@ -199,12 +159,5 @@ def _shardings(state: State, optimizer: optax.GradientTransformation, mesh: Mesh
         adapters,
         transform_non_params=lambda _: whole,
     )
-    return State(adapters, moments, whole, whole)  # pyright: ignore[reportArgumentType]
-
-
-def _gate_sums(
-    gates: Float[Array, "L B T"], codes: Int[Array, "B rows T"], has_image: Bool[Array, "B"]
-) -> loss_lib.Sums:
-    counted = has_image[:, None] & jnp.any(codes != types.ZERO_TOKEN, axis=1)
-    weight = counted.astype(jnp.float32)
-    return loss_lib.Sums(jnp.sum(gates.mean(axis=0) * weight), jnp.sum(weight))
+    ema = None if state.ema is None else adapters
+    return State(adapters, moments, whole, whole, ema)  # pyright: ignore[reportArgumentType]

@@ -135,6 +135,18 @@ def test_processes_share_the_global_batch(config):
     _equal(whole, joined)
 
 
+def test_ids_of_a_batch(config):
+    whole = mixture.batches(config)
+    ids = whole.ids(5)
+    assert [len(names) for names in ids.values()] == [4, 12] and list(ids) == [
+        "speech",
+        "speechless",
+    ]
+    shares = [mixture.batches(config, process_index=p, process_count=4).ids(5) for p in range(4)]
+    assert ids == {name: [row for share in shares for row in share[name]] for name in ids}
+    assert whole.ids(6) != ids
+
+
 def test_reading_ahead_changes_nothing(config):
     plain, ahead = mixture.batches(config), mixture.batches(_data(config, workers=2))
     for step in (0, 1, 2, 9, 3):
@@ -175,6 +187,18 @@ def test_context_switch_keeps_the_answer_and_the_image(config):
     assert len(set(before)) > 5 and len(set(after)) > 5 and shorter > 10
     plain = mixture.batches(_data(config, p_concat=0.0))
     assert all((plain[s].speech.codes[:, 1] < CODES // 2).all() for s in range(10))
+
+
+def test_unrelated_talk_need_not_see_the_image(config):
+    fields = {"p_concat": 1.0, "small_talk_image": "absent"}
+    part = mixture.batches(_data(config, **fields))[4].speech
+    whole = mixture.batches(_data(config, p_concat=1.0))[4].speech
+    np.testing.assert_array_equal(part.codes, whole.codes)
+    assert part.has_image.shape == part.loss_mask.shape and whole.has_image.shape == (4,)
+    visual = (part.codes[:, 1] >= 0) & (part.codes[:, 1] < CODES // 2)
+    np.testing.assert_array_equal(part.has_image, visual)
+    text = mixture.batches(_data(config, **fields))[4].speechless
+    assert text.has_image.any(axis=1).all()
 
 
 def test_half_the_rows_switch(config):
@@ -335,7 +359,7 @@ def test_images_become_square_with_the_arithmetic_of_the_config(config, resample
     siglip = config_lib.SiglipConfig(image_size=SIZE + 7, patch=23, resampler=resampler)
     run = dataclasses.replace(config, model=dataclasses.replace(config.model, siglip=siglip))
     found = mixture.batches(run)[0].speechless.images
-    pictures = [images.decode(_record(i, "text").image) for i in range(30)]
+    pictures = [images.decode(_record(i, "text", spoken=False).image) for i in range(30)]
     pictures += [images.decode(_record(i, "visual").image) for i in range(VISUAL)]
     made = {
         other: {images.resize_square(x, SIZE + 7, resampler=other).tobytes() for x in pictures}

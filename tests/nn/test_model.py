@@ -10,6 +10,7 @@ import small_model as small
 
 from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.nn import compute as compute_lib
 from mvjax.nn import gates
 from mvjax.nn import model as model_lib
 
@@ -119,9 +120,9 @@ def test_causality_by_gradient():
         np.testing.assert_array_equal(seen, np.arange(small.T) <= t)
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "frozen", "attention", "full"])
 def test_gradients_flow_to_adapters_only(remat):
-    model = model_lib.VisionSpeech(small.CONFIG, remat=remat)
+    model = model_lib.VisionSpeech(small.CONFIG, compute_lib.Compute(remat))
     adapters, frozen = tree.partition(small.params(), ADAPTERS)
 
     @jax.jit

@@ -50,6 +50,18 @@ def test_round_trip_is_exact(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, adapters, state(7).adapters)
 
 
+def test_a_mean_is_kept_and_is_what_evaluation_takes(tmp_path):
+    made = state(7)
+    made = made._replace(ema=jax.tree.map(lambda leaf: leaf + 1, made.adapters))
+    checkpoint.save(tmp_path, made, meta={"frozen": {}}, keep=1)
+    found = checkpoint.newest(tmp_path)
+    restored = checkpoint.read(found, like(made))
+    assert jax.tree.structure(restored) == jax.tree.structure(made)
+    jax.tree.map(np.testing.assert_array_equal, restored, made)
+    mean = checkpoint.read_adapters(found, like(made).adapters)
+    jax.tree.map(np.testing.assert_array_equal, mean, made.ema)
+
+
 def test_the_newest_are_kept(tmp_path):
     save(tmp_path, 2, 4, 10, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000010"]

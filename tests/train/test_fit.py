@@ -1,9 +1,8 @@
 import dataclasses
 import json
 import os
+import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,8 +13,10 @@ import toy_run
 
 from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.train import checkpoint, fit, load
+from mvjax.train import checkpoint, fit, load, resume, trace
+from mvjax.train import step as step_lib
 
+MEASURED = "second|memory|utilisation"
 MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
 
 
@@ -80,7 +81,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 def metrics(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+    return [{k: v for k, v in line.items() if not re.search(MEASURED, k)} for line in lines]
 
 
 def test_run_folder(whole, config):
@@ -91,8 +92,13 @@ def test_run_folder(whole, config):
     expected = {
         *("loss", "text_speech", "text_speechless", "audio_speech", "gate_speech"),
         *("gate_speechless", "grad_norm", "learning_rate", "skipped", "step"),
+        *("gate_speech_layers", "gate_speechless_layers"),
     }
     assert set(lines[0]) == expected
+    for kind in ("gate_speech", "gate_speechless"):
+        layers = lines[-1][f"{kind}_layers"]
+        assert len(layers) == 3 and len(set(layers)) == 3
+        assert np.mean(layers) == pytest.approx(lines[-1][kind], rel=1e-6)
     assert summary.step == toy_run.STEPS and summary.finished and summary.skipped == 0
     assert json.loads((folder / "summary.json").read_text())["frozen_hash"] == summary.frozen_hash
     assert load.read_config(folder) == config
@@ -150,8 +156,8 @@ def test_a_folder_without_checkpoints_takes_another_config(config, tmp_path):
     with pytest.raises(ValueError, match="names no source"):
         fit.fit(config, folder, quiet=True)
     assert not folder.exists()
-    fit._write_config(folder, toy_run.with_train(config, seed=9))  # as of a run killed early
-    fit._check_config(folder, config)
+    resume.write_config(folder, toy_run.with_train(config, seed=9))  # as of a run killed early
+    resume.check_config(folder, config)
 
 
 def test_a_truncated_weight_file_stops_before_the_data_are_made(config, tmp_path):
@@ -191,53 +197,87 @@ def test_a_damaged_checkpoint_falls_back(whole, config, tmp_path):
     assert_same_run(whole[0], folder)
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_earlier_checkpoint(config, tmp_path, monkeypatch):
+@pytest.fixture
+def quick(monkeypatch):
+    """A run without a model: one parameter, and steps that skip the batches of `skip`, counted from 1."""
+    skip = set()
+
+    def weights(run, mesh):
+        return load.Params({"scale": jax.numpy.ones(3)}, {})
+
+    def make(run, mesh, *, adapters, frozen):
+        def train_step(state, frozen, batch):
+            bad = int(state.step) + 1 in skip
+            state = state._replace(step=state.step + 1, skipped=state.skipped + bad)
+            loss = jax.numpy.float32(float("nan") if bad else 2.5)
+            return state, {"loss": loss, "skipped": state.skipped}
+
+        return train_step
+
+    monkeypatch.setattr(load, "weights", weights)
+    monkeypatch.setattr(load, "frozen", lambda run, mesh: {})
+    monkeypatch.setattr(load, "shapes", lambda run: jax.eval_shape(lambda: weights(run, None)))
+    monkeypatch.setattr(step_lib, "make", make)
+    return skip
+
+
+def test_on_a_full_disk_the_run_goes_on_for_a_while(config, tmp_path, monkeypatch, capsys, quick):
     folder = tmp_path / "run"
     usage = checkpoint.shutil.disk_usage(tmp_path)
 
     class Full(toy_run.Data):
         def __getitem__(self, step):
-            if step == 6:  # after the checkpoint of step 4
-                full = usage._replace(free=1000)
-                monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: full)
+            if step in (2, 9):  # full from before the checkpoint of step 3 to after that of step 9
+                space = usage._replace(free=1000) if step == 2 else usage
+                monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: space)
             return super().__getitem__(step)
 
-    with pytest.raises(ValueError, match="the disk has 1,000 free") as error:
-        fit.fit(config, folder, data=Full(config.data), quiet=True)
-    assert "00000004" in str(error.value) and "resume" in str(error.value)
-    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["00000004"]
-    assert metrics(folder)[-1]["step"] == 8
+    config = toy_run.with_train(config, checkpoint_every=3, max_failed_saves=4)
+    assert fit.fit(config, folder, data=Full(config.data)).finished
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["00000012"]
+    told = capsys.readouterr().err
+    assert told.count("the disk has 1,000 free") == 3 and "3 failed in a row" in told
+    config = toy_run.with_train(config, max_failed_saves=3)
+    with pytest.raises(ValueError, match="checkpoint of step 9: .* 1,000 free"):
+        fit.fit(config, tmp_path / "other", data=Full(config.data), quiet=True)
+    assert metrics(tmp_path / "other")[-1]["step"] == 8
 
 
-@pytest.mark.slow
-def test_a_killed_process_resumes_exactly(tmp_path):
-    """SIGKILL in the middle of a run, the same command again: the same bits as without."""
-    env = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # one device, quickly compiled
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-    }
+def test_too_many_skipped_batches_end_the_run_with_their_samples(config, tmp_path, quick):
+    folder = tmp_path / "run"
+    quick |= {2, 5, 6, 7}
+    config = toy_run.with_train(config, max_skipped=3)
+    with pytest.raises(ValueError, match="steps 5 to 7: expected finite gradients") as error:
+        fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    assert "step 5, speech: speech-4-0, speech-4-1, speech-4-2, speech-4-3\n" in str(error.value)
+    assert "speechless-6-7" in str(error.value)
+    found = checkpoint.newest(folder / "checkpoints")
+    assert found.meta["step"] == 8  # it was running when the third was known
+    summary = fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    assert summary.finished and summary.skipped == 4
 
-    def start(folder: Path, seconds: float) -> subprocess.Popen:
-        command = [sys.executable, toy_run.__file__, str(folder), str(seconds)]
-        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
-    undisturbed = start(tmp_path / "whole", 0.0)
-    assert undisturbed.wait(timeout=600) == 0, undisturbed.stderr.read()
-    undisturbed.stderr.close()
-    victim = start(tmp_path / "killed", 1.0)
-    seen = tmp_path / "killed" / "run" / "metrics.jsonl"
-    for _ in range(6000):
-        if seen.exists() and '"step": 6' in seen.read_text():
-            break
-        time.sleep(0.1)
-    victim.kill()
-    assert victim.wait() == -signal.SIGKILL
-    victim.stderr.close()
-    assert checkpoint.newest(tmp_path / "killed/run/checkpoints").meta["step"] == 4
-    again = start(tmp_path / "killed", 0.0)
-    assert again.wait(timeout=600) == 0, again.stderr.read()
-    assert "resumes at step 4" in again.stderr.read()
-    again.stderr.close()
-    assert_same_run(tmp_path / "whole" / "run", tmp_path / "killed" / "run")
+def test_a_stalled_reader_is_reported(config, tmp_path, capsys, quick):
+    class Stalled(toy_run.Data):
+        def __getitem__(self, step):
+            time.sleep(1.5 if step == 6 else 0)
+            return super().__getitem__(step)
+
+    config = toy_run.with_train(config, stall_seconds=0.5)
+    fit.fit(config, tmp_path / "run", data=Stalled(config.data))
+    told = capsys.readouterr().err
+    assert "without a step: waiting for the data of step 7" in told
+    assert "the data of step 7: done after" in told
+
+
+def test_profile(config, tmp_path, capsys, quick):
+    fit.fit(config, tmp_path, data=toy_run.Data(config.data), profile=trace.Span(3, 4))
+    assert f"trace of steps 3 to 4: {tmp_path}/profile/0" in capsys.readouterr().err
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_handlers_that_python_did_not_set_are_put_back(config, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(fit.signal, "signal", lambda number, handler: calls.append(handler))
+    calls = []  # signal.signal returns None for a handler that is not Python's
+    fit.fit(config, tmp_path, data=toy_run.Data(config.data), quiet=True)
+    assert calls[2:] == [signal.SIG_DFL, signal.SIG_DFL]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mvjax import config as config_lib
+from mvjax.nn import layers
 from mvjax.train import loss
 
 MODEL = config_lib.ModelConfig()  # PAD 3, EPAD 0
@@ -114,3 +115,67 @@ def test_wrong_number_of_delays_is_a_bug():
 
 def sums(total: float, weight: float) -> loss.Sums:
     return loss.Sums(jnp.float32(total), jnp.float32(weight))
+
+
+def chunk_case(T=11, D=6, V=17, seed=0):
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((2, T, D)).astype(np.float32)
+    kernel = rng.standard_normal((D, V)).astype(np.float32)
+    targets = rng.integers(-1, V, (2, T)).astype(np.int32)
+    return map(jnp.asarray, (z, kernel, targets, rng.random((2, T)) < 0.8))
+
+
+def whole_and_chunked(targets, mask, frames, scale=None):
+    """The loss of (z, kernel), with whole logits and in chunks; neither is 1 / (the number of targets)."""
+
+    def whole(z, kernel):
+        weight = kernel if scale is None else kernel.astype(jnp.float32) * scale
+        logits = jnp.einsum("BTD,DV->BTV", z, weight)
+        return 3 * loss.text(logits, targets, mask, model=MODEL, loss=SETTINGS).mean()
+
+    def chunked(z, kernel):
+        head = layers.Weight(kernel, scale)
+        return (
+            3
+            * loss.text_in_chunks(
+                z, head, targets, mask, model=MODEL, loss=SETTINGS, frames=frames
+            ).mean()
+        )
+
+    return whole, chunked
+
+
+@pytest.mark.parametrize("frames", [1, 4, 11, 50])
+def test_chunks_give_the_loss_and_gradients_of_the_whole(frames):
+    z, kernel, targets, mask = chunk_case()
+    whole, chunked = whole_and_chunked(targets, mask, frames)
+    expected, wanted = jax.value_and_grad(whole, argnums=(0, 1))(z, kernel)
+    value, grads = jax.value_and_grad(chunked, argnums=(0, 1))(z, kernel)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(chunked(z, kernel), expected, rtol=1e-6)
+    for got, want in zip(grads, wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    alone = jax.grad(chunked)(z, kernel)  # as in training: the head is frozen
+    np.testing.assert_array_equal(alone, grads[0])
+
+
+def test_chunks_with_an_int8_head():
+    z, kernel, targets, mask = chunk_case()
+    codes, scale = jnp.round(kernel * 30).astype(jnp.int8), jnp.full((1, 17), 1 / 30)
+    whole, chunked = whole_and_chunked(targets, mask, 4, scale)
+    np.testing.assert_allclose(chunked(z, codes), whole(z, codes), rtol=1e-6)
+    got, want = (jax.grad(f)(z, codes) for f in (chunked, whole))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_chunks_bound_the_memory_and_compute_no_logits_twice():
+    z, kernel, targets, mask = chunk_case(T=256, V=2000)
+    temporary, products = {}, {}
+    for name, f in zip(("whole", "chunked"), whole_and_chunked(targets, mask, 16), strict=True):
+        run = jax.jit(jax.value_and_grad(f)).lower(z, kernel)
+        temporary[name] = run.compile().memory_analysis().temp_size_in_bytes
+        products[name] = run.as_text().count("dot_general")
+    logits = 2 * 256 * 2000 * 4
+    assert temporary["whole"] > logits
+    assert temporary["chunked"] < logits / 4
+    assert products["chunked"] == products["whole"] == 2

@@ -1,18 +1,21 @@
 import json
 import math
+import struct
 
 import jax.numpy as jnp
 import pytest
+from tensorboardX.proto import event_pb2
 
-from mvjax.train import runlog
-
-
-def open_log(folder, *, step=0, quiet=True):
-    return runlog.RunLog(folder, step=step, steps=9, every=2, frames_per_step=30, quiet=quiet)
+from mvjax.train import clock, effort, runlog
 
 
-def push(log, step, loss):
-    log.push(step, {"loss": jnp.float32(loss), "skipped": jnp.int32(0)})
+def open_log(folder, *, step=0, quiet=True, peak=None):
+    worth = effort.Effort(frames=30, flops=60.0, peak=peak)
+    return runlog.RunLog(folder, step=step, steps=9, every=2, effort=worth, quiet=quiet)
+
+
+def push(log, step, loss, **others):
+    return log.push(step, {"loss": jnp.float32(loss), "skipped": jnp.int32(0), **others})
 
 
 def lines(folder):
@@ -21,28 +24,38 @@ def lines(folder):
 
 def test_due_steps_are_written_one_step_late(tmp_path):
     with open_log(tmp_path) as log:
-        push(log, 1, 5.0)
+        assert push(log, 1, 5.0) is None
         assert lines(tmp_path) == []
-        for step in (2, 3, 4):
-            push(log, step, 5.0 - step)
+        settled = [push(log, step, 5.0 - step) for step in (2, 3, 4)]
+        assert [done.step for done in settled] == [1, 2, 3]
+        assert float(settled[1].metrics["loss"]) == 3
         assert [line["step"] for line in lines(tmp_path)] == [1, 2]
-        log.settle()
+        assert log.settle().step == 4 and log.settle() is None
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(1, 5), (2, 3), (4, 1)]
     assert log.last == lines(tmp_path)[-1]
 
 
-def test_speed_leaves_out_compilation_and_pauses(tmp_path, monkeypatch):
+def test_speed_and_utilisation(tmp_path, monkeypatch):
     now = 100.0
-    monkeypatch.setattr(runlog.time, "monotonic", lambda: now)
-    with open_log(tmp_path) as log:
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now)
+    with open_log(tmp_path, peak=40.0) as log:
         for step, seconds in ((1, 60.0), (2, 2.0), (3, 4.0)):
             push(log, step, 1.0)
             now += seconds
-            with log.pause():  # such as a checkpoint
-                now += 1000.0
-        assert log.seconds_per_step == 3.0
-        assert log.frames_per_second == 10.0
-    assert lines(tmp_path)[0]["frames_per_second"] is None
+            log.settle()
+            with log.clock.spent("checkpoint"):
+                now += 1.0
+        push(log, 4, 1.0)
+        log.settle()
+    # steps 2 and 3, and 4, which took no time after the checkpoint before it
+    assert [step["step"] for step in log.clock._recent] == [2.0, 4.0, 0.0]
+    first, last = lines(tmp_path)[0], lines(tmp_path)[-1]
+    assert first["frames_per_second"] is None and first["model_flop_utilisation"] is None
+    assert (last["seconds_step"], last["seconds_checkpoint"], last["seconds_data"]) == (2, 1, 0)
+    assert last["seconds_per_step"] == 3
+    assert last["frames_per_second"] == log.frames_per_second == 30 / 3
+    assert last["model_flop_utilisation"] == 60 / (3 * 40)
+    assert last["host_memory_gb"] > 0 and last["device_memory_gb"] is None
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path):
@@ -50,6 +63,16 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
         push(log, 1, math.nan)
         log.settle()
     assert lines(tmp_path)[0]["loss"] is None
+
+
+def test_a_metric_by_layer_is_a_list_and_a_curve_each(tmp_path):
+    with open_log(tmp_path) as log:
+        push(log, 1, 2.5, gate_layers=jnp.float32([0.25, math.inf, 0.5]))
+        log.settle()
+    assert lines(tmp_path)[0]["gate_layers"] == [0.25, None, 0.5]
+    scalars = events(tmp_path)[1]
+    assert scalars["gate_layers/00"] == 0.25 and scalars["gate_layers/02"] == 0.5
+    assert "gate_layers/01" not in scalars and scalars["loss"] == 2.5
 
 
 def test_reopening_drops_later_lines_and_half_lines(tmp_path):
@@ -66,16 +89,89 @@ def test_without_a_terminal_each_due_step_is_a_line(tmp_path, capsys):
             push(log, step, 2.5)
         log.settle()
     shown = capsys.readouterr().err.splitlines()
-    assert shown[0] == "new run" and shown[1] == "step 1/9  loss 2.5000"
+    assert shown[0] == "new run" and shown[1].startswith("step 1/9  loss 2.5000  ")
     assert shown[2].startswith("step 2/9  loss 2.5000  ") and shown[2].endswith(" left")
-    assert "frames/s" in shown[2] and len(shown) == 3
+    assert "frames/s" in shown[2] and " GB" in shown[2] and len(shown) == 3
 
 
-def test_metrics_that_cannot_be_written_name_the_remedy(tmp_path):
-    log = open_log(tmp_path)
-    log._file.close()
-    log._file = open("/dev/full", "a")  # noqa: SIM115
-    with pytest.raises(ValueError, match="cannot write the metrics of step 1") as error, log:
-        push(log, 1, 1.0)
+@pytest.mark.parametrize("index", [1, 2])
+def test_only_the_first_process_writes_files(tmp_path, monkeypatch, capsys, index):
+    for module in (runlog.jax, runlog.distributed.jax):
+        monkeypatch.setattr(module, "process_index", lambda: index)
+        monkeypatch.setattr(module, "process_count", lambda: 3)
+    with open_log(tmp_path, quiet=False) as log:
+        log.say("new run")
+        log.warn("slow disk")
+        push(log, 1, 2.5)
         log.settle()
-    assert "run the same command to resume" in str(error.value)
+    assert capsys.readouterr().err == f"process {index} of 3: slow disk\n"
+    assert list(tmp_path.iterdir()) == [] and log.last["loss"] == 2.5
+
+
+def test_a_full_disk_stops_no_training_and_loses_no_line(tmp_path, capsys):
+    with open_log(tmp_path, quiet=False) as log:
+        good = log._files._file
+        with open("/dev/full", "ab", buffering=0) as full:
+            log._files._file = full
+            for step in (2, 4):
+                push(log, step, 1.0)
+                log.settle()
+        log._files._file = good
+        push(log, 6, 1.0)
+        log.settle()
+    told = capsys.readouterr().err
+    assert "cannot write the metrics of step 2" in told and "2 lines wait" in told
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
+
+
+def test_half_a_line_is_taken_back(tmp_path):
+    with open_log(tmp_path) as log:
+        files = log._files
+        push(log, 2, 1.0)
+        log.settle()
+
+        class Short:
+            def __init__(self, file):
+                self._file = file
+
+            def write(self, data):
+                return self._file.write(data[:10])
+
+            def __getattr__(self, name):
+                return getattr(self._file, name)
+
+        files._file = Short(files._file)
+        push(log, 4, 1.0)
+        log.settle()
+        assert [line["step"] for line in lines(tmp_path)] == [2]
+        files._file = files._file._file
+        push(log, 6, 1.0)
+        log.settle()
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
+
+
+def test_later_events_of_an_earlier_session_are_undone(tmp_path):
+    with open_log(tmp_path, step=4):
+        pass
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    start = records(path)[1]
+    assert start.session_log.status == event_pb2.SessionLog.START and start.step == 5
+
+
+def records(path):
+    """The events of a file: length, its checksum, the event, its checksum, and so on."""
+    data, found = path.read_bytes(), []
+    while data:
+        (size,) = struct.unpack("<Q", data[:8])
+        found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+def events(folder):
+    (path,) = (folder / "tensorboard").iterdir()
+    return {
+        event.step: {value.tag: value.simple_value for value in event.summary.value}
+        for event in records(path)
+        if event.summary.value
+    }

@@ -46,14 +46,18 @@ def test_specs():
     assert sharding.spec("backbone/blocks/gate/alpha", 1) == P(None)
     assert sharding.spec("gate/down/kernel", 2) == P("fsdp", None)
     assert sharding.spec("gate/alpha", 0) == P()
+    assert sharding.spec("backbone/blocks/attn/qkv/scale", 5) == P(None, None, None, "tensor", None)
+    assert sharding.spec("backbone/blocks/norm1/scale", 2) == P(None, None)
 
 
-def test_every_rule_has_a_parameter_and_is_the_first_to_match_it():
+def test_every_rule_has_a_parameter_and_is_the_first_to_match_it(tmp_path):
+    int8 = toy_run.with_train(toy_run.make_config(tmp_path), frozen_dtype="int8")
     paths = (
         model_paths()
         | model_paths(share="none")
         | model_paths(share_gate=True)
         | model_paths(gate=gates.Constant())
+        | set(tree.flatten(load.held(int8).frozen))
     )
     unused = set(range(len(sharding.RULES)))
     for path in paths:
@@ -83,7 +87,12 @@ def test_rows_must_divide():
     data = config_lib.DataConfig(speech_rows=30, speechless_rows=0)
     with pytest.raises(ValueError, match=r"data\.speech_rows: 30 is not divisible by 4"):
         sharding.check_rows(data, sharding.make_mesh(MESH))
-    sharding.check_rows(dataclasses.replace(data, speech_rows=4), sharding.make_mesh(MESH))
+    mesh, even = sharding.make_mesh(MESH), dataclasses.replace(data, speech_rows=4)
+    sharding.check_rows(even, mesh)
+    with pytest.raises(
+        ValueError, match=r"4 is not divisible by 4 data shards x train.accumulate=2"
+    ):
+        sharding.check_rows(even, mesh, accumulate=2)
 
 
 def test_explain(tmp_path):

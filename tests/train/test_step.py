@@ -10,7 +10,7 @@ from mvjax import config as config_lib
 from mvjax import tree, types
 from mvjax.data import images
 from mvjax.nn import model as model_lib
-from mvjax.train import load, sharding, step
+from mvjax.train import load, objective, sharding, step
 
 MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
 MODEL = model_lib.VisionSpeech(toy_run.MODEL)
@@ -52,7 +52,7 @@ def assert_equal(first, second):
 
 @pytest.fixture(scope="module")
 def jitted_loss(config):
-    return jax.jit(lambda a, f, batch: step.loss(a, f, batch, model=MODEL, run=config))
+    return jax.jit(lambda a, f, batch: objective.loss(a, f, batch, model=MODEL, run=config))
 
 
 @pytest.fixture(scope="module")
@@ -192,5 +192,33 @@ def test_eight_devices_and_one_agree(config, mesh, params, train_step):
 def test_pixels_equal_the_hosts():
     picture = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
     np.testing.assert_allclose(
-        step.pixels(jnp.asarray(picture)), images.normalise(picture), atol=1e-7
+        objective.pixels(jnp.asarray(picture)), images.normalise(picture), atol=1e-7
     )
+
+
+def test_features_stand_for_pixels_and_frames_may_be_blind(config, params, jitted_loss):
+    batch = toy_run.Data(config.data)[0]
+    whole = tree.merge(*params)
+
+    @jax.jit
+    def encode(whole, pixels):
+        return MODEL.apply({"params": whole}, pixels, method="encode_images")
+
+    def featured(part):
+        return part._replace(images=encode(whole, images.normalise(part.images)))
+
+    want, metrics = jitted_loss(*params, batch)
+    found, _ = jitted_loss(*params, types.Batch(*map(featured, batch)))
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+
+    def by_frame(part, frames):
+        return part._replace(has_image=part.has_image[:, None] & frames)
+
+    T = [part.codes.shape[2] for part in batch]
+    all_frames = [by_frame(part, np.ones(t, bool)) for part, t in zip(batch, T)]
+    same, _ = jitted_loss(*params, types.Batch(*all_frames))
+    np.testing.assert_allclose(same, want, rtol=1e-6)
+    late = [by_frame(part, np.arange(t) >= t // 2) for part, t in zip(batch, T)]
+    other, blind = jitted_loss(*params, types.Batch(*late))
+    assert abs(float(other) - float(want)) > 1e-6
+    assert blind["gate_speech"].shape == metrics["gate_speech"].shape

@@ -1,7 +1,8 @@
 """A toy run for the training tests; as a script (`toy_run.py FOLDER`) it trains, to be killed and rerun."""
 
+import argparse
 import dataclasses
-import sys
+import json
 import time
 from pathlib import Path
 
@@ -30,20 +31,42 @@ STEPS = 12
 
 
 class Data:
-    """Random batches, each a pure function of its step."""
+    """Random batches, each a pure function of its step; of several processes, one's share of the rows."""
 
-    def __init__(self, data: config_lib.DataConfig, *, seconds: float = 0.0) -> None:
-        self._data = data
-        self._seconds = seconds
+    def __init__(
+        self,
+        data: config_lib.DataConfig,
+        *,
+        seconds: float = 0.0,
+        part: tuple[int, int] = (0, 1),
+        notes: Path | None = None,
+    ) -> None:
+        self._data, self._seconds, self._part, self._notes = data, seconds, part, notes
 
     def __getitem__(self, step: int) -> types.Batch:
         time.sleep(self._seconds)
+        if self._notes is not None:
+            with self._notes.open("a") as file:
+                file.write(json.dumps({"step": step, **self.ids(step)}) + "\n")
         rng = np.random.default_rng(step)
         d = self._data
-        return types.Batch(
+        whole = types.Batch(
             speech=part(rng, d.speech_rows, d.speech_frames, spoken=True),
             speechless=part(rng, d.speechless_rows, d.speechless_tokens, spoken=False),
         )
+        return jax.tree.map(lambda rows: rows[self._share(len(rows))], whole)
+
+    def ids(self, step: int) -> dict[str, list[str]]:
+        """Names every row after its step."""
+        rows = {"speech": self._data.speech_rows, "speechless": self._data.speechless_rows}
+        return {
+            name: [f"{name}-{step}-{i}" for i in range(n)[self._share(n)]]
+            for name, n in rows.items()
+        }
+
+    def _share(self, rows: int) -> slice:
+        index, count = self._part
+        return slice(rows * index // count, rows * (index + 1) // count)
 
 
 def part(rng: np.random.Generator, rows: int, frames: int, *, spoken: bool) -> types.Part:
@@ -93,7 +116,7 @@ def make_config(folder: Path, *, mesh: config_lib.MeshConfig | None = None) -> c
         optim=config_lib.OptimConfig(learning_rate=1e-2, warmup_steps=2),
         mesh=mesh or config_lib.MeshConfig(),
         train=config_lib.TrainConfig(
-            steps=STEPS, log_every=2, checkpoint_every=4, keep_checkpoints=2, remat=False
+            steps=STEPS, log_every=2, checkpoint_every=4, keep_checkpoints=2, remat="none"
         ),
     )
 
@@ -108,9 +131,28 @@ def with_data(config: config_lib.Config, **fields) -> config_lib.Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
 
 
-if __name__ == "__main__":
-    from mvjax.train import fit
+def main() -> None:
+    """Trains, in one process or as one of several, and notes whose rows it took in `ids-PROCESS.txt`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seconds", type=float, default=0.0, help="that a batch takes")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--mesh", type=int, nargs=3, default=(-1, 1, 1))
+    parser.add_argument("--every", type=int, default=4, help="steps between checkpoints")
+    args = parser.parse_args()
+    from mvjax.train import distributed, fit, sharding
 
-    FOLDER = Path(sys.argv[1])
-    CONFIG = make_config(FOLDER / "frozen")
-    fit.fit(CONFIG, FOLDER / "run", data=Data(CONFIG.data, seconds=float(sys.argv[2])))
+    with distributed.session():
+        mesh = config_lib.MeshConfig(*args.mesh)
+        config = make_config(args.folder / "frozen", mesh=mesh)
+        config = with_train(
+            config, steps=args.steps, log_every=1, checkpoint_every=args.every, stall_seconds=20.0
+        )
+        feed = distributed.Feed(sharding.make_mesh(mesh))
+        notes = args.folder / f"ids-{jax.process_index()}.txt"
+        data = Data(config.data, seconds=args.seconds, part=(feed.index, feed.count), notes=notes)
+        fit.fit(config, args.folder / "run", data=data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""`mvjax plan`: what a run needs on chips that are not here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from mvjax.commands import arguments
+
+
+def add(commands) -> None:
+    """Adds the subcommand."""
+    add = arguments.command(
+        commands, "plan", plan, "does it fit, and how fast could it be, on named chips",
+        "mvjax plan experiments/moshika_vis.py --topology v5e:8x8 --topology v5p:2x2x4",
+    )  # fmt: skip
+    arguments.experiment(add)
+    add(
+        "--topology", action="append", required=True, metavar="CHIP:SHAPE",
+        help="v4, v5e, v5p, v6e or tpu7x with a slice's shape, such as v5e:8x8, which the step is"
+        " compiled for; or GPUs, such as h100:8, which are only counted; may be repeated",
+    )  # fmt: skip
+    add(
+        "--fit", action="store_true",
+        help="look for the fastest mesh, remat policy and accumulation that fits",
+    )  # fmt: skip
+    add(
+        "--compile", type=int, default=2, metavar="N",
+        help="with --fit: how many of the best by counting are compiled (%(default)s)",
+    )  # fmt: skip
+    add("--count", action="store_true", help="count only, compile nothing")
+    add("--no-cache", action="store_true", help="compile again what was compiled before")
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Prints the plans; the status is 1 if any of them does not fit."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the chips are described, not looked for
+    from mvjax import config_text
+    from mvjax.train import chips, compiled, plan_fit, plan_text
+
+    run = config_text.load_experiment(args.experiment, pick=args.pick)
+    run = config_text.override(run, args.set)
+    topologies = [chips.topology(name) for name in args.topology]
+    cache = None if args.no_cache else compiled.cache_folder()
+    best = []
+    for topology in topologies:
+        tried = plan_fit.plans(
+            run,
+            topology,
+            fit=args.compile if args.fit else 0,
+            compiles=not args.count,
+            cache=cache,
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+        if args.fit:
+            print(f"{plan_text.table(tried)}\n")
+        best.append(tried[0])
+        print(plan_text.full(tried[0]))
+        print(f"\n{plan_fit.settings_or_remedy(tried[0])}\n")
+    if len(best) > 1:
+        print(plan_text.table(best))
+    return 0 if all(one.fits for one in best) else 1

@@ -1,0 +1,226 @@
+"""Reads the text of a compiled HLO module: computations, instructions, shapes, replica groups."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+_BRACKETS = re.compile(r"[()]")
+_COMMENT = re.compile(r"/\*.*?\*/")
+_SPACE = re.compile(r"S\((\d+)\)")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """One array. `space` is where it lies: 0 is the device's main memory, others are on the chip."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    space: int = 0
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.dims)
+
+    @property
+    def bytes(self) -> float:
+        """Bytes, without the padding of tiles."""
+        digits = re.search(r"\d+", self.dtype)
+        bits = int(digits[0]) if digits else _BITS[self.dtype]
+        return self.size * bits / 8
+
+    @property
+    def main_bytes(self) -> float:
+        """Bytes if it lies in main memory, else 0."""
+        return self.bytes if self.space == 0 else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line: `name = shapes opcode(operands), attributes`."""
+
+    name: str
+    opcode: str
+    shapes: tuple[Shape, ...]
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool
+    literal: str = ""  # what stands between the brackets of a constant or parameter
+
+    def attribute(self, name: str) -> str | None:
+        """Returns the word after `name=`, such as a computation's name."""
+        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
+        return found[1] if found else None
+
+    @property
+    def op_name(self) -> str:
+        """The place in the traced program that it was made for."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """A sequence of instructions, by name."""
+
+    name: str
+    instructions: dict[str, Instruction]
+
+    @property
+    def root(self) -> Instruction:
+        """What it returns."""
+        return next(i for i in reversed(self.instructions.values()) if i.root)
+
+    def operand_shapes(self, instruction: Instruction) -> list[Shape]:
+        """Returns the arrays that an instruction is given, tuples taken apart."""
+        return [s for name in instruction.operands for s in self.instructions[name].shapes]
+
+    def parameters(self) -> list[Instruction]:
+        """Returns the parameters in order."""
+        found = [i for i in self.instructions.values() if i.opcode == "parameter"]
+        return sorted(found, key=lambda i: int(i.literal))
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """All computations of a program, and the name of the one that runs."""
+
+    computations: dict[str, Computation]
+    entry: str
+
+    def called(self, instruction: Instruction, attribute: str = "calls") -> Computation:
+        """Returns the computation that an instruction names."""
+        name = instruction.attribute(attribute)
+        assert name is not None, f"{instruction.name}: no {attribute}="
+        return self.computations[name]
+
+
+def parse(text: str) -> Module:
+    """Reads what `compiled.as_text()` wrote."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", None
+    for line in _logical_lines(text):
+        if current is None:
+            head = _COMPUTATION.match(line)
+            if head:
+                current = Computation(head[2], {})
+                computations[head[2]] = current
+                entry = head[2] if head[1] else entry
+        elif line == "}":
+            current = None
+        else:
+            found = _INSTRUCTION.match(line)
+            if found:
+                current.instructions[found[2]] = _instruction(found[2], found[3], bool(found[1]))
+    if not entry:
+        raise ValueError("HLO: expected a module with an ENTRY computation, found none")
+    return Module(computations, entry)
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    """Lines without comments; what a kernel says of itself may stretch an instruction over several."""
+    held = ""
+    for line in _COMMENT.sub("", text).splitlines():
+        if held.startswith("  ") and line != "}" and not line.startswith("  "):
+            held += line
+            continue
+        yield held
+        held = line
+    yield held
+
+
+def _instruction(name: str, text: str, root: bool) -> Instruction:
+    end = _closing(text, 0) if text.startswith("(") else text.index(" ")
+    shape, rest = text[:end], text[end:].lstrip()
+    opcode, _, rest = rest.partition("(")
+    close = _closing("(" + rest, 0) - 1
+    inside, attributes = rest[: close - 1], rest[close:]
+    operands = tuple(re.findall(r"%([\w.\-]+)", inside))
+    return Instruction(name, opcode, _shapes(shape), operands, attributes, root, inside)
+
+
+def _shapes(text: str) -> tuple[Shape, ...]:
+    found = []
+    for dtype, dims, layout in _SHAPE.findall(text):
+        space = _SPACE.search(layout)
+        sizes = tuple(int(d) for d in dims.split(",") if d)
+        found.append(Shape(dtype, sizes, int(space[1]) if space else 0))
+    return tuple(found)
+
+
+def _closing(text: str, start: int) -> int:
+    """Returns the position after the bracket that closes the one at `start`."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(text, start):
+        depth += 1 if bracket[0] == "(" else -1
+        if depth == 0:
+            return bracket.end()
+    raise ValueError(f"HLO: unclosed bracket in {text[:200]}")
+
+
+def groups(instruction: Instruction, devices: int) -> list[list[int]]:
+    """Returns the groups of devices that a collective runs in, by number.
+
+    Raises:
+      ValueError: for a form of `replica_groups` that this reader does not know.
+    """
+    pairs = re.search(r"source_target_pairs=\{(\{.*?\})\}", instruction.attributes)
+    if pairs:
+        return [[int(a), int(b)] for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1])]
+    found = re.search(r"replica_groups=(.*)", instruction.attributes)
+    text = found[1] if found else "{}"
+    if text.startswith("{}"):
+        return [list(range(devices))]
+    if text.startswith("{{"):
+        inner = text[1 : text.index("}}") + 1]
+        return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", inner)]
+    iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if iota:
+        shape, source = _ints(iota[1]), _ints(iota[2])
+        ids = np.arange(math.prod(source)).reshape(source)
+        if iota[3]:
+            ids = ids.transpose(_ints(iota[3]))
+        return ids.reshape(shape).tolist()
+    mesh = re.match(r"mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? ?\{([^}]*)\}", text)
+    if mesh:
+        return _mesh_groups(mesh[1], mesh[2], mesh[3])
+    raise ValueError(f"HLO: {instruction.name}: unknown form of replica_groups: {text[:120]}")
+
+
+def _mesh_groups(axes: str, device_ids: str | None, grouped: str) -> list[list[int]]:
+    """Groups along some axes of a mesh; `'a':(2)4` is the part of axis a with 2 before it and size 4."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
+    ids = np.arange(math.prod(sizes.values()))
+    order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", device_ids or "")
+    if order:
+        ids = ids.reshape(_ints(order[1]))
+        ids = ids.transpose(_ints(order[2])) if order[2] else ids
+    parts = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", grouped)
+    split: list[int] = []
+    inside: list[int] = []
+    for name, size in sizes.items():
+        for axis, before, width in parts:
+            if axis != name:
+                continue
+            first, middle = (int(before), int(width)) if before else (1, size)
+            split += [first, middle, size // (first * middle)]
+            inside.append(len(split) - 2)
+            break
+        else:
+            split.append(size)
+    outside = [axis for axis in range(len(split)) if axis not in inside]
+    count = math.prod(split[axis] for axis in inside)
+    return ids.reshape(split).transpose(outside + inside).reshape(-1, count).tolist()
+
+
+def _ints(text: str) -> Sequence[int]:
+    return [int(n) for n in text.split(",")]

@@ -1,0 +1,140 @@
+"""Plans in words: one topology in full, several beside each other, and what to do about one that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mvjax.train import plan as plan_lib
+from mvjax.train import plan_estimate
+
+_COLUMNS = (
+    "topology", "mesh, remat", "GB of", "fits", "PFLOP", "again", "ms: compute", "HBM", "ICI",
+    "step", "limit", "frames/s", "MFU", "unhidden", "hours",
+)  # fmt: skip
+
+
+def full(one: plan_lib.Plan) -> str:
+    """Returns everything about one plan."""
+    lines = [
+        f"{one.topology.name}: {_devices(one)}, {mesh_words(one)}",
+        "",
+        "memory of a device, GB",
+    ]
+    lines += [f"  {name:<18} {value / 1e9:8.3f}" for name, value in one.memory.items()]
+    lines += [f"  {'total':<18} {one.needed / 1e9:8.3f} of {one.room / 1e9:.1f}: {_verdict(one)}"]
+    lines += ["", "operations of a step, all devices, PFLOP"]
+    for name, part in one.flops.parts.items():
+        lines.append(
+            f"  {name:<18} {part.needed / 1e15:8.3f} needed"
+            + (f" + {part.again / 1e15:.3f} again" if part.again else "")
+        )
+    lines += [
+        f"  {'frozen-aware':<18} {one.flops.frozen_aware / 1e15:8.3f}",
+        f"  {'plain (6N)':<18} {one.flops.plain / 1e15:8.3f}",
+        f"  {'recomputed':<18} {one.flops.recompute / 1e15:8.3f}",
+    ]
+    if one.read:
+        counted = one.flops.frozen_aware + one.flops.recompute
+        lines.append(
+            f"  {'compiled':<18} {one.executed / 1e15:8.3f}, {one.executed / counted:.3f} of the "
+            f"count; recomputed {one.recomputed / 1e15:.3f}"
+        )
+    if one.times:
+        lines += ["", *_time_lines(one)]
+    return "\n".join(lines)
+
+
+def table(plans: Sequence[plan_lib.Plan]) -> str:
+    """Returns one line a plan."""
+    rows = [_COLUMNS, *(_row(one) for one in plans)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    lines = []
+    for row in rows:
+        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def remedy(one: plan_lib.Plan) -> str:
+    """Returns what would make a plan fit that does not: the best other setting, by counting."""
+    best = plan_estimate.ranked(one.run, one.topology)[0]
+    if best.fits:
+        return (
+            f"what would make it fit, by counting ({best.needed / 1e9:.1f} GB of "
+            f"{best.room / 1e9:.1f}): {plan_estimate.settings(best.run)}\n"
+            "--fit compiles the best few and picks one"
+        )
+    least = min(plan_estimate.ranked(one.run, one.topology), key=lambda other: other.needed)
+    return (
+        f"nothing makes this batch fit {one.topology.name}: the leanest setting "
+        f"({plan_estimate.settings(least.run)}) needs {least.needed / 1e9:.1f} GB of "
+        f"{least.room / 1e9:.1f}; take more chips, fewer rows, or train.frozen_dtype=int8"
+    )
+
+
+def mesh_words(one: plan_lib.Plan) -> str:
+    """Returns mesh, policy and accumulation."""
+    m, train = one.run.mesh, one.run.train
+    words = f"data={m.data} fsdp={m.fsdp} tensor={m.tensor} {train.remat}"
+    return words + (f" x{train.accumulate}" if train.accumulate > 1 else "")
+
+
+def _time_lines(one: plan_lib.Plan) -> list[str]:
+    assert one.times is not None
+    received = ", ".join(f"{name} {b / 1e9:.2f}" for name, b in sorted(one.collectives.items()))
+    peak, t = one.topology.chip, one.times
+    lines = [
+        "time of a step, each as if alone, ms",
+        f"  {'products':<18} {t.compute * 1e3:8.1f}  {one.executed / one.topology.devices / 1e12:.1f}"
+        f" TFLOP a device at {peak.flops / 1e12:.0f} a second",
+        f"  {'main memory':<18} {t.hbm * 1e3:8.1f}  {one.traffic / 1e9:.1f} GB a device at"
+        f" {peak.hbm_rate / 1e9:.0f} a second",
+        f"  {'collectives':<18} {t.ici * 1e3:8.1f}  GB into a device: {received or 'none'}",
+        f"  {'step (the longest)':<18} {t.step * 1e3:8.1f}  limit: {t.limit}",
+        f"  {'nothing hidden':<18} {t.serial * 1e3:8.1f}",
+        "",
+        f"{one.frames_per_second:,.0f} frames/s; model FLOP utilisation, frozen-aware, "
+        f"{one.utilisation:.1%} (nothing hidden: {one.serial_utilisation:.1%}); "
+        f"{one.hours:.1f} hours for {one.run.train.steps:,} steps",
+    ]
+    how = "counted, not compiled"
+    if one.compiled:
+        how = f"compiled in {one.seconds:.0f} s"
+        how += (
+            "" if one.read else "; jaxlib cannot read this program: memory compiled, rest counted"
+        )
+    return [*lines, f"rates: {peak.source}; {how}"]
+
+
+def _row(one: plan_lib.Plan) -> tuple[str, ...]:
+    start = (
+        one.topology.name,
+        mesh_words(one),
+        f"{one.needed / 1e9:.1f} of {one.room / 1e9:.1f}",
+        "yes" if one.fits else "no",
+        f"{one.flops.frozen_aware / 1e15:.3f}",
+        f"{(one.recomputed if one.times else one.flops.recompute) / 1e15:.3f}",
+    )
+    t = one.times
+    if t is None or not one.fits:
+        return (*start, *[""] * (len(_COLUMNS) - len(start)))
+    seconds = [f"{s * 1e3:.0f}" for s in (t.compute, t.hbm, t.ici, t.step)]
+    return (
+        *start,
+        *seconds,
+        t.limit,
+        f"{one.frames_per_second:,.0f}",
+        f"{one.utilisation:.1%}",
+        f"{one.serial_utilisation:.1%}",
+        f"{one.hours:.1f}",
+    )
+
+
+def _verdict(one: plan_lib.Plan) -> str:
+    return "fits" if one.fits else "does not fit"
+
+
+def _devices(one: plan_lib.Plan) -> str:
+    chips_ = one.topology.devices // one.topology.chip.devices
+    devices = "" if chips_ == one.topology.devices else f" ({one.topology.devices} devices)"
+    return f"{chips_} chips{devices}"

@@ -1,0 +1,77 @@
+"""A profiler trace of some steps, for xprof or TensorBoard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+FOLDER = "profile"
+STEP_NAME = "train"
+
+
+class Span(NamedTuple):
+    """Steps to trace, the first and the last among them; counted from 1, as in the logs."""
+
+    first: int
+    last: int
+
+
+def parse(text: str) -> Span:
+    """Reads A:B.
+
+    Raises:
+      ValueError: if it is not two numbers with 1 <= A <= B.
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    span = Span(*map(int, match.groups())) if match else Span(0, 0)
+    if not 1 <= span.first <= span.last:
+        raise ValueError(
+            f"--profile {text}: expected A:B, the first and last step to trace, 1 <= A <= B"
+        )
+    return span
+
+
+class Trace:
+    """Traces the steps of a span into `RUN/profile/PROCESS`; use as a context manager.
+
+    A session that begins inside the span traces the rest of it.
+    """
+
+    def __init__(self, folder: Path, span: Span | None, *, say: Callable[[str], None]) -> None:
+        """A trace of `span`, or none; `say` is told where it lies."""
+        self._folder = folder / FOLDER / str(jax.process_index())
+        self._span, self._say = span, say
+        self._first: int | None = None  # traced; None while not tracing
+        self._last = 0
+
+    def __enter__(self) -> Trace:
+        """Nothing to open: tracing begins with its first step."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends a trace that the span's last step did not."""
+        self._end()
+
+    def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
+        """Returns the context to run a step in, having started the trace if the step is in the span."""
+        if self._span and self._first is None and self._span.first <= number <= self._span.last:
+            jax.profiler.start_trace(str(self._folder))
+            self._first = number
+        self._last = number
+        return jax.profiler.StepTraceAnnotation(STEP_NAME, step_num=number)
+
+    def after(self, number: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Ends the trace after the span's last step, once that is done."""
+        if self._span and self._first is not None and number >= self._span.last:
+            jax.block_until_ready(metrics)
+            self._end()
+
+    def _end(self) -> None:
+        if self._first is not None:
+            jax.profiler.stop_trace()
+            self._say(f"trace of steps {self._first} to {self._last}: {self._folder}")
+            self._first = None

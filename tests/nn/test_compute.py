@@ -1,0 +1,42 @@
+"""What each remat policy keeps, by counting bytes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import small_model as small
+
+from mvjax import tree
+from mvjax.nn import compute as compute_lib
+from mvjax.nn import model as model_lib
+
+TRAINED = ("(xa|image/(proj|norm)|backbone/blocks/(gate|norm_xa))/.*",)
+FLOAT = 4  # bytes
+
+
+@functools.cache
+def kept_bytes(remat) -> int:
+    """Bytes of everything that the backward pass of the text path holds on to."""
+    model = model_lib.VisionSpeech(small.CONFIG, compute_lib.Compute(remat))
+    adapters, frozen = tree.partition(small.params(), TRAINED)
+
+    def backward(adapters):
+        def z(adapters):
+            params = tree.merge(adapters, frozen)
+            args = jnp.asarray(small.codes()[:, :1]), jnp.asarray(small.pixels())
+            return model.apply({"params": params}, *args, depth_codebooks=0, method="features").z
+
+        return jax.vjp(z, adapters)[1]
+
+    leaves = jax.tree.leaves(jax.eval_shape(backward, adapters))
+    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
+def test_policies_keep_what_they_name():
+    c = small.CONFIG.backbone
+    frames = small.B * small.T * c.layers * FLOAT
+    # the plain attention needs no result of its own: 7 of the 8 named
+    assert kept_bytes("attention") - kept_bytes("full") == 7 * c.width * frames
+    assert kept_bytes("frozen") - kept_bytes("attention") == 2 * c.hidden * frames
+    assert kept_bytes("none") > kept_bytes("frozen")

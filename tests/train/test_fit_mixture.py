@@ -1,0 +1,59 @@
+"""The mixture of a run: its history of weights and its list of bad records lie in the run folder."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mvjax import config as config_lib
+from mvjax.data import bad_records, rows, shards, weights
+from mvjax.train import fit, sharding
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+import test_mixture
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setitem(shards._WRITER, "compressed", shards._WRITER["plain"])
+    codec = tmp_path / "codec"
+    codec.write_text("a codec")
+    return test_mixture.make_config(tmp_path / "records", codec)
+
+
+def reweighted(run, weight):
+    speechless = (config_lib.Source("text", weight), config_lib.Source("visual", 1.0))
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, speechless=speechless))
+
+
+def names(data, steps):
+    return [name for step in steps for name in data.ids(step)["speechless"]]
+
+
+def test_weights_that_change_are_told_and_kept(run, tmp_path):
+    mesh = sharding.make_mesh(config_lib.MeshConfig(), None)
+    first, told = fit._mixture(run, tmp_path, mesh, step=0)
+    assert told == ""
+    second, told = fit._mixture(reweighted(run, 1.0), tmp_path, mesh, step=6)
+    assert told == "weights change at step 6: speechless text 3, visual 1 -> text 1, visual 1"
+    assert [s["step"] for s in json.loads((tmp_path / weights.FILE).read_text())] == [0, 6]
+    assert names(second, range(6)) == names(first, range(6))
+    later = names(second, range(6, 16))
+    assert sum(name.startswith("visual/") for name in later) == len(later) // 2
+    again, told = fit._mixture(reweighted(run, 1.0), tmp_path, mesh, step=9)
+    assert told == "" and names(again, range(16)) == names(second, range(16))
+
+
+def test_bad_records_are_listed_in_the_run_folder(run, tmp_path):
+    mesh = sharding.make_mesh(config_lib.MeshConfig(), None)
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, bad_record_budget=1))
+    data, _ = fit._mixture(run, tmp_path, mesh, step=0)
+    (path,) = shards.paths(rows.record_path(run.data, "text"), 1)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"text-7")] ^= 255
+    path.write_bytes(content)
+    assert {len(data[step].speechless.codes) for step in range(6)} == {12}
+    (line,) = (tmp_path / bad_records.FILE).read_text().splitlines()
+    assert json.loads(line)["record"] == "text[7]"

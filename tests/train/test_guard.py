@@ -1,0 +1,102 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy_run
+
+from mvjax import config as config_lib
+from mvjax.train import clock, guard, load, optim, sharding, step
+
+SETTINGS = config_lib.OptimConfig(
+    learning_rate=0.1, warmup_steps=0, spike_factor=2.0, spike_window=3
+)
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def start():
+    optimizer = optim.make(SETTINGS, steps=50)
+    return optimizer, step.init_state({"xa": {"kernel": jnp.ones((2, 3))}}, optimizer)
+
+
+def advance(optimizer, state, loss):
+    grads = jax.tree.map(jnp.ones_like, state.adapters)
+    value = jnp.float32(loss)
+    good = ~guard.spiked(state.optimizer, value, factor=SETTINGS.spike_factor)
+    return step.update(state, grads, optimizer, loss=value, good=good)
+
+
+def remembered(state):
+    return optax.tree.get(state.optimizer, "recent_losses")
+
+
+def test_a_spike_changes_nothing_but_the_counters():
+    optimizer, state = start()
+    for loss in (3.0, 90.0, 2.0):  # nothing to compare with yet: 90 passes
+        state = advance(optimizer, state, loss)
+    np.testing.assert_array_equal(remembered(state), [2, 90, 3])
+    before = state
+    state = advance(optimizer, state, 6.1)  # median 3, times 2
+    assert (int(state.step), int(state.skipped)) == (4, 1)
+    jax.tree.map(np.testing.assert_array_equal, state.adapters, before.adapters)
+    jax.tree.map(np.testing.assert_array_equal, state.optimizer, before.optimizer)
+    state = advance(optimizer, state, 5.9)
+    assert (int(state.step), int(state.skipped)) == (5, 1)
+    assert not np.array_equal(state.adapters["xa"]["kernel"], before.adapters["xa"]["kernel"])
+    np.testing.assert_array_equal(remembered(state), np.float32([5.9, 2, 90]))
+
+
+def test_without_a_factor_there_is_no_memory_and_no_spike():
+    optimizer = optim.make(config_lib.OptimConfig(warmup_steps=0), steps=50)
+    state = optimizer.init({"kernel": jnp.ones(2)})
+    assert optax.tree.get(state, "recent_losses") is None
+    assert not guard.spiked(state, jnp.float32(1e30), factor=None)
+
+
+def test_the_memory_is_part_of_the_state_and_of_the_step(tmp_path):
+    run = toy_run.make_config(tmp_path)
+    run = dataclasses.replace(run, optim=dataclasses.replace(SETTINGS, warmup_steps=2))
+    mesh = sharding.make_mesh(config_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+    shapes = load.shapes(run)
+    state = step.like(run, mesh, shapes.adapters)
+    assert remembered(state).shape == (3,)
+    assert remembered(state).sharding == sharding.replicated(mesh)
+    train_step = step.make(run, mesh, adapters=shapes.adapters, frozen=shapes.frozen)
+    after, _ = train_step.eval_shape(state, shapes.frozen, toy_run.Data(run.data)[0])
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert remembered(after).shape == (3,)
+
+
+def settled(step, skipped):
+    return clock.Settled(step, {"skipped": jnp.int32(skipped)})
+
+
+def test_only_skips_in_a_row_count():
+    skips = guard.Skips(3, total=5)
+    for number, total in ((1, 6), (2, 7), (3, 7), (4, 8), (5, 9)):
+        skips.add(settled(number, total))
+    assert skips.steps == [4, 5] and not skips.exceeded
+    skips.add(None)
+    skips.add(settled(6, 10))
+    assert skips.exceeded and skips.steps == [4, 5, 6]
+    skips.add(settled(7, 10))
+    assert skips.steps == [4, 5, 6]
+
+
+def test_the_report_names_the_samples():
+    def ids(index):
+        return {"speech": [f"a{index}", f"b{index}"], "speechless": []}
+
+    text = guard.report([4, 5], ids, optim=SETTINGS)
+    assert text.startswith(
+        "steps 4 to 5: expected finite gradients and a loss below 2 x its recent"
+    )
+    assert "\n  step 4, speech: a3, b3\n  step 5, speech: a4, b4\n" in text
+    assert "speechless" not in text and "max_skipped" in text

@@ -1,0 +1,126 @@
+"""The launch scripts, with stand-ins for the programs of clusters that are not here."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+import toy_run
+
+SCRIPTS = Path(__file__).parents[2] / "tools" / "launch"
+
+SRUN = f"""#!{sys.executable}
+import os, signal, subprocess, sys
+command = [argument for argument in sys.argv[1:] if not argument.startswith("--kill")]
+ranks = [{{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}} for i in range(2)]
+step = {{"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}}
+tasks = [subprocess.Popen(command, env={{**os.environ, **step, **rank}}) for rank in ranks]
+signal.signal(signal.SIGTERM, lambda *_: [task.send_signal(signal.SIGTERM) for task in tasks])
+open("srun.pid", "w").write(str(os.getpid()))
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o755)
+
+
+def told(folder: Path, script: str, *arguments: str, **variables: str) -> list[str]:
+    """The arguments with which a script calls the one program that `folder` holds."""
+    env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **variables}
+    done = subprocess.run(
+        [SCRIPTS / script, *arguments], env=env, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split("\0")[:-1]
+
+
+ECHO = "#!/bin/bash\nprintf '%s\\0' \"$@\"\n"
+
+
+def test_tpu_vm_starts_the_same_command_on_all_hosts(tmp_path):
+    program(tmp_path / "bin", "gcloud", ECHO)
+    train = ("train", "a.py", "--set", "x=(1, 2)", "--out", "/r")
+    arguments = told(tmp_path / "bin", "tpu_vm.sh", *train, TPU="t", ZONE="z")
+    assert arguments[:7] == ["compute", "tpus", "tpu-vm", "ssh", "t", "--zone=z", "--worker=all"]
+    assert r"mvjax train a.py --set x=\(1\,\ 2\) --out /r >>" in arguments[7]
+    stop = told(tmp_path / "bin", "tpu_vm.sh", "stop", TPU="t", ZONE="z", PROJECT="p")
+    assert stop[6:] == ["--project=p", "--worker=all", "--command=kill -TERM $(cat mvjax.pid)"]
+
+
+def test_tpu_vm_keeps_running_when_the_connection_ends(tmp_path):
+    """The command that the hosts get, on this one: what `stop` signals is mvjax itself."""
+    home = tmp_path / "home"
+    (home / "mvjax/.venv/bin").mkdir(parents=True)
+    program(home / "mvjax/.venv/bin", "mvjax", '#!/bin/bash\necho "pid $$ $*"\n')
+    program(tmp_path / "bin", "gcloud", ECHO)
+    arguments = told(tmp_path / "bin", "tpu_vm.sh", "train", "a b.py", TPU="t", ZONE="z")
+    command = arguments[-1].removeprefix("--command=")
+    subprocess.run(["bash", "-c", command], cwd=home, check=True)
+    log = home / "mvjax.log"
+    for _ in range(100):
+        if log.exists() and log.stat().st_size:
+            break
+        time.sleep(0.1)
+    pid = (home / "mvjax.pid").read_text().strip()
+    assert log.read_text().endswith(f"pid {pid} train a b.py\n")
+
+
+@pytest.mark.parametrize(("finished", "status"), [("true", 0), ("false", 42)])
+def test_xpk_starts_a_stopped_run_again(tmp_path, finished, status):
+    program(tmp_path / "bin", "xpk", ECHO)
+    out = tmp_path / "my run"
+    out.mkdir()
+    named = {"CLUSTER": "c", "TPU_TYPE": "v5p-8", "STORAGE": "s", "IMAGE": "i"}
+    arguments = told(tmp_path / "bin", "gke_xpk.sh", "a.py", "--out", str(out), **named)
+    assert {"--docker-image=i", "--storage=s", "--tpu-type=v5p-8"} < set(arguments)
+    program(tmp_path / "bin", "mvjax", "#!/bin/bash\n")
+    (out / "summary.json").write_text(f'{{\n "step": 3,\n "finished": {finished}\n}}\n')
+    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    command = arguments[-1].removeprefix("--command=")
+    assert subprocess.run(["bash", "-c", command], env=env).returncode == status
+
+
+@pytest.mark.parametrize("script", ["slurm.sh", "gke_xpk.sh"])
+def test_without_a_run_folder(script):
+    env = {**os.environ, "CLUSTER": "c", "TPU_TYPE": "v5p-8", "STORAGE": "s"}
+    done = subprocess.run([SCRIPTS / script, "a.py"], env=env, capture_output=True, text=True)
+    assert done.returncode and "give --out" in done.stderr
+
+
+@pytest.mark.slow
+def test_slurm_queues_a_stopped_run_again(tmp_path):
+    """Two tasks that jax finds by SLURM's variables; a signal, a second job, and the end."""
+    folder = tmp_path / "several"
+    toy_run.make_config(folder / "frozen")
+    program(tmp_path / "bin", "srun", SRUN)
+    program(tmp_path / "bin", "scontrol", '#!/bin/bash\necho "$*" >>scontrol.txt\n')
+    toy = f'#!/bin/bash\nexec {sys.executable} {toy_run.__file__} {folder} --seconds "$SECONDS_A_STEP"\n'
+    program(tmp_path / "bin", "mvjax", toy)
+
+    def job(seconds: float) -> subprocess.Popen:
+        env = processes.environment(folder, devices=1)
+        env |= {"PATH": f"{tmp_path}/bin:{env['PATH']}", "SECONDS_A_STEP": str(seconds)}
+        env["SLURM_JOB_ID"] = str(random.randrange(10**6))  # also chooses the port
+        command = [SCRIPTS / "slurm.sh", "toy.py", "--out", folder / "run"]
+        return subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+
+    first = job(0.7)
+    processes.wait_for_step(folder, 4)
+    os.kill(int((tmp_path / "srun.pid").read_text()), signal.SIGTERM)
+    processes.finish([first])
+    assert (tmp_path / "scontrol.txt").read_text().startswith("requeue ")
+    (tmp_path / "scontrol.txt").unlink()
+    (output,) = processes.finish([job(0.0)])
+    assert "resumes at step" in output and "2 processes" in output
+    assert not (tmp_path / "scontrol.txt").exists()
+    processes.finish(processes.start(tmp_path / "one", devices=2))
+    one, two = ([line["loss"] for line in processes.metrics(f)] for f in (tmp_path / "one", folder))
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)

@@ -1,0 +1,91 @@
+"""One loss curve on every mesh and for every number of micro-batches."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import toy_run
+
+from mvjax import config as config_lib
+from mvjax import tree
+from mvjax.nn import gates
+from mvjax.train import load, sharding, step
+
+STEPS = 3
+FAST = {"xla_backend_optimization_level": 0}  # to compile, which is what takes the time here
+# B=8 T=9 S=4 D=32 E=24 F=40 N=4 H=8 L=2 K=7 Q=3 V=48 C=56 G=16; depformer d=16 n=4 f=64 L=1.
+# Divisible by 8 along fsdp and by 4 along tensor.
+MODEL = config_lib.ModelConfig(
+    backbone=config_lib.BackboneConfig(width=32, layers=2, heads=4, hidden=40, context=5),
+    depformer=config_lib.DepformerConfig(width=16, layers=1, heads=4, hidden=64),
+    siglip=config_lib.SiglipConfig(width=24, layers=1, heads=4, hidden=80, patch=4, image_size=8),
+    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=16)),
+    text_vocab=48,
+    audio_vocab=56,
+    codebooks_out=3,
+    delays=(0, 0, 1, 1, 0, 1, 1),
+)
+
+
+def make_run(mesh: tuple[int, int, int], **train) -> config_lib.Config:
+    return config_lib.Config(
+        frozen=config_lib.FrozenFiles("", "", "", ""),
+        model=MODEL,
+        data=config_lib.DataConfig(
+            speech_rows=8, speechless_rows=16, speech_frames=9, speechless_tokens=7
+        ),
+        optim=config_lib.OptimConfig(learning_rate=1e-2, warmup_steps=2, ema=0.75),
+        mesh=config_lib.MeshConfig(*mesh),
+        train=config_lib.TrainConfig(steps=12, **{"remat": "none", "logit_frames": 4, **train}),
+    )
+
+
+@functools.cache
+def weights() -> load.Params:
+    """Random parameters in numpy, the same for all meshes."""
+    rng = np.random.default_rng(3)
+    shapes = load.shapes(make_run((8, 1, 1)))
+    return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32) * 0.2, shapes)
+
+
+def curve(run: config_lib.Config, devices: int = 8) -> tuple[list[float], step.State]:
+    """Losses of the first steps, and the last state."""
+    mesh = sharding.make_mesh(run.mesh, jax.devices()[:devices])
+    params = load.Params(*(jax.device_put(t, sharding.shardings(t, mesh)) for t in weights()))
+    losses = []
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes its step count
+        made: Any = step.make(run, mesh, adapters=params.adapters, frozen=params.frozen)
+        state = step.new_state(run, mesh, params.adapters)
+        batch = jax.device_put(toy_run.Data(run.data)[0], sharding.rows(mesh))
+        train_step = made.lower(state, params.frozen, batch).compile(FAST)
+        for number in range(STEPS):
+            batch = jax.device_put(toy_run.Data(run.data)[number], sharding.rows(mesh))
+            state, metrics = train_step(state, params.frozen, batch)
+            losses.append(float(metrics["loss"]))
+    return losses, state
+
+
+@functools.cache
+def plain_curve() -> tuple[list[float], step.State]:
+    return curve(make_run((1, 1, 1)), devices=1)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "accumulate", "remat"),
+    [
+        pytest.param((8, 1, 1), 1, "frozen", marks=pytest.mark.slow),
+        pytest.param((1, 8, 1), 1, "full", marks=pytest.mark.slow),
+        pytest.param((2, 2, 2), 2, "attention", marks=pytest.mark.slow),
+        ((1, 2, 4), 4, "none"),
+    ],
+)
+def test_the_loss_curve_is_that_of_one_device(mesh, accumulate, remat):
+    losses, state = curve(make_run(mesh, accumulate=accumulate, remat=remat))
+    expected, plain = plain_curve()
+    assert max(expected) - min(expected) > 1e-2  # it does learn
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    means = tree.flatten(plain.ema)
+    for path, leaf in tree.flatten(state.ema).items():
+        np.testing.assert_allclose(leaf, means[path], rtol=1e-3, atol=2e-4, err_msg=path)

@@ -1,0 +1,63 @@
+"""Trains the digits world a few steps with each `train.frozen_dtype`; prints how the losses differ.
+
+    python tools/bench_frozen_dtype.py RECORDS --steps 12
+
+RECORDS is the record folder of a quickstart (`DIR/data`), or an empty one, where the records are made first.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mvjax import config as config_lib
+from mvjax import types
+from mvjax.data import mixture
+from mvjax.tiny import recipe
+from mvjax.train import load, sharding, step
+
+KINDS: tuple[config_lib.FrozenDtype, ...] = ("as stored", "bfloat16", "int8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("records", type=Path)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    args = parser.parse_args()
+    run = recipe.digits()
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, root=str(args.records)))
+    data = mixture.batches(run)
+    batches = [data[number] for number in range(args.steps)]
+    exact, _ = losses(run, batches, "as stored")
+    for kind in args.kinds:
+        found, size = losses(run, batches, kind)
+        apart = np.abs(found / exact - 1)
+        print(
+            f"{kind}: frozen weights {size / 1e6:.1f} MB; loss {found[0]:.5f} ... {found[-1]:.5f}; "
+            f"relative difference {apart.mean():.1e} on average, {apart.max():.1e} at most",
+            flush=True,
+        )
+
+
+def losses(
+    run: config_lib.Config, batches: list[types.Batch], kind: config_lib.FrozenDtype
+) -> tuple[np.ndarray, int]:
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, frozen_dtype=kind))
+    mesh = sharding.make_mesh(run.mesh)
+    params = load.weights(run, mesh)
+    state = step.new_state(run, mesh, params.adapters)
+    train_step = step.make(run, mesh, adapters=state.adapters, frozen=params.frozen)
+    found = []
+    for batch in batches:
+        state, metrics = train_step(
+            state, params.frozen, jax.device_put(batch, sharding.rows(mesh))
+        )
+        found.append(float(metrics["loss"]))
+    return np.array(found), sum(leaf.nbytes for leaf in jax.tree.leaves(params.frozen))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""How fast is a training step on this CPU, beside upstream's modules in PyTorch and a PyTorch twin of ours?
+
+    python tools/bench_step.py --moshivis DIR
+
+One model (width 1024, 8 layers, 1,024 image tokens, float32), one batch (2 text rows of 128 frames), the
+same weights: every side has its own process, and they take turns, so that what else the machine does
+meets them all. Loss and gradient norm of the first step are compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROWS, FRAMES = 2, 128
+SIDES = ("ours", "upstream", "upstream compiled", "twin", "twin compiled")
+TOLERANCE = 1e-3  # relative, of loss and gradient norm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--moshivis", type=Path, metavar="DIR", help="checkout; without: the twin only"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each side (%(default)s)")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        serve(args.side, args.folder)
+        return
+    sides = [side for side in SIDES if args.moshivis or not side.startswith("upstream")]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "NO_TORCH_COMPILE": "1"}
+    if args.moshivis:
+        environment["MVJAX_MOSHIVIS"] = str(args.moshivis.resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        workers = {side: Worker(side, folder, environment) for side in sides}
+        seconds = {side: [] for side in sides}
+        for _ in range(args.rounds):
+            for side, worker in workers.items():
+                seconds[side].append(worker.ask()["seconds"])
+        peak = workers["ours"].ask("peak")["flops"]
+    report(seconds, {side: worker.first for side, worker in workers.items()}, peak)
+
+
+def make_config():
+    """The mid-size model; its image encoder is small, so that the step is the language model's."""
+    from mvjax import config as config_lib
+    from mvjax.nn import gates
+
+    model = config_lib.ModelConfig(
+        backbone=config_lib.BackboneConfig(width=1024, layers=8, heads=8, hidden=2816),
+        depformer=config_lib.DepformerConfig(width=64, layers=1, heads=2, hidden=176),
+        siglip=config_lib.SiglipConfig(width=64, layers=1, heads=4, hidden=128),
+        cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=128)),
+    )
+    return config_lib.Config(
+        frozen=config_lib.FrozenFiles("", "", "", ""),
+        model=model,
+        data=config_lib.DataConfig(
+            speech_rows=0, speechless_rows=ROWS, speechless_tokens=FRAMES, p_concat=0.0
+        ),
+        loss=config_lib.LossConfig(text_padding_weight=1.0),
+        optim=config_lib.OptimConfig(warmup_steps=0, final_fraction=1.0),
+        train=config_lib.TrainConfig(steps=1000, remat="none"),
+    )
+
+
+def write(folder: Path) -> None:
+    """Writes random parameters of unit-variance products, and the batch, for all sides."""
+    import jax
+    import numpy as np
+
+    from mvjax import tree
+    from mvjax.nn import model as model_lib
+
+    run = make_config()
+    shapes = jax.eval_shape(model_lib.VisionSpeech(run.model).init, jax.random.key(0))["params"]
+    rng = np.random.default_rng(0)
+    flat = {}
+    for path, leaf in tree.flatten(shapes).items():
+        fan_in = (
+            np.prod(leaf.shape[:-1][-2:]) if path.endswith("out/kernel") else leaf.shape[-2:][0]
+        )
+        scale = 0.0 if path.endswith("bias") else 1.0 if path.endswith("scale") else fan_in**-0.5
+        noise = rng.standard_normal(leaf.shape, np.float32)
+        flat[path] = (
+            noise * 0.1 + 1 if path.endswith("scale") else noise * np.float32(min(scale, 0.05))
+        )
+    np.savez(folder / "params.npz", **flat)
+    side = run.model.siglip.image_size
+    images = rng.integers(0, 256, (ROWS, side, side, 3), np.uint8)
+    targets = rng.integers(4, run.model.text_vocab, (ROWS, FRAMES), np.int32)
+    inputs = np.concatenate(
+        [np.full((ROWS, 1), run.model.text_vocab, np.int32), targets[:, :-1]], 1
+    )
+    features = jax.jit(_encode)(tree.unflatten(flat), images)
+    np.savez(
+        folder / "batch.npz",
+        images=images,
+        targets=targets,
+        inputs=inputs,
+        features=np.asarray(features),
+    )
+
+
+def _encode(params, images):
+    from mvjax.nn import model as model_lib
+    from mvjax.train import objective
+
+    model = model_lib.VisionSpeech(make_config().model)
+    return model.apply({"params": params}, objective.pixels(images), method="encode_images")
+
+
+class Worker:
+    """One side in a process of its own; `first` is its loss and gradient norm before training."""
+
+    def __init__(self, side: str, folder: str, environment: dict[str, str]) -> None:
+        command = [sys.executable, __file__, "--side", side, "--folder", folder]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.first = self._answer()
+
+    def ask(self, what: str = "step") -> dict:
+        """Returns what the side answers to one request."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(what + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit("bench_step: a side ended early; its error stands above")
+
+
+def serve(side: str, folder: Path) -> None:
+    """Builds one side, trains two steps (the second compiled), then answers each line of stdin."""
+    step = ours(folder) if side == "ours" else in_torch(side, folder)
+    loss, norm = step()
+    step()
+    print(json.dumps({"loss": loss, "norm": norm}), flush=True)
+    for request in sys.stdin:
+        if request.strip() == "peak":
+            print(json.dumps({"flops": matmul_flops()}), flush=True)
+            continue
+        start = time.perf_counter()
+        step()
+        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+
+
+def ours(folder: Path):
+    """Returns a function that runs the step of `mvjax train` and returns (loss, gradient norm)."""
+    import jax
+    import numpy as np
+
+    from mvjax import config as config_lib
+    from mvjax import tree, types
+    from mvjax.data import batch as batch_lib
+    from mvjax.train import load, sharding
+    from mvjax.train import step as step_lib
+
+    run = make_config()
+    mesh = sharding.make_mesh(config_lib.MeshConfig())
+    with np.load(folder / "params.npz") as file:
+        params = tree.unflatten({path: jax.numpy.asarray(file[path]) for path in file})
+    parts = load.Params(*tree.partition(params, run.train.trained))
+    state = step_lib.new_state(run, mesh, parts.adapters)
+    frozen = jax.device_put(parts.frozen, sharding.shardings(parts.frozen, mesh))
+    with np.load(folder / "batch.npz") as file:
+        codes = np.full((ROWS, run.model.codebooks, FRAMES), types.ZERO_TOKEN, np.int32)
+        codes[:, 0] = file["targets"]
+        seen = np.ones(ROWS, bool)
+        text = types.Part(codes, np.ones((ROWS, FRAMES), bool), file["images"], seen)
+    form = batch_lib.pixel_form(run.model.siglip.image_size)
+    none = batch_lib.stack([], codebooks=17, frames=1, image=form)
+    batch = jax.device_put(types.Batch(none, text), sharding.rows(mesh))
+    train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
+
+    def step() -> tuple[float, float]:
+        nonlocal state
+        state, metrics = train_step(state, frozen, batch)
+        return float(metrics["loss"]), float(metrics["grad_norm"])
+
+    return step
+
+
+def in_torch(side: str, folder: Path):
+    """Returns a function that runs one step in PyTorch and returns (loss, gradient norm)."""
+    import numpy as np
+    import torch_step
+    from safetensors import torch as safetensors_torch
+
+    from mvjax import parity, tree
+    from mvjax.weights import kyutai
+
+    run = make_config()
+    model = dataclasses.replace(
+        run.model, depformer=parity.imitate(run.model, "kyuteye_pt").depformer
+    )
+    with np.load(folder / "params.npz") as file:
+        params = tree.unflatten(dict(file))
+    with np.load(folder / "batch.npz") as file:
+        batch = {name: file[name] for name in ("inputs", "targets", "features")}
+    batch["inputs"], batch["targets"] = (batch[n].astype(np.int64) for n in ("inputs", "targets"))
+    with tempfile.TemporaryDirectory() as scratch:
+        if side.startswith("upstream"):
+            built = torch_step.Upstream(Path(scratch), model, params)
+        else:
+            path = Path(scratch) / "model.safetensors"
+            kyutai.save_vis(path, params, model)
+            built = torch_step.Twin(model, safetensors_torch.load_file(path))
+    trainer = torch_step.Trainer(built, batch, run.optim, compiled=side.endswith("compiled"))
+    return trainer.step
+
+
+def matmul_flops() -> float:
+    """Returns the FLOP/s of XLA's float32 product of 2048 x 2048 matrices, the best of ten."""
+    import jax
+
+    x = jax.random.normal(jax.random.key(0), (2048, 2048))
+    product = jax.jit(lambda x: x @ x)
+    product(x).block_until_ready()
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048**3 / best
+
+
+def report(seconds: dict[str, list[float]], first: dict[str, dict], peak: float) -> None:
+    """Prints the table; stops if the sides do not compute the same."""
+    from mvjax.train import count
+
+    for side, numbers in first.items():
+        for name, value in numbers.items():
+            wanted = first["ours"][name]
+            assert abs(value - wanted) <= TOLERANCE * wanted, (side, name, value, wanted)
+    print(
+        f"first loss {first['ours']['loss']:.5f}, gradient norm {first['ours']['norm']:.5f}: all equal"
+    )
+    medians = {side: statistics.median(times) for side, times in seconds.items()}
+    for side, times in seconds.items():
+        share = medians[side] / medians["ours"]
+        print(f"{side:18} {medians[side]:.3f} s (from {min(times):.3f}), {share:.2f} x ours")
+    flops = count.step_flops(make_config()).frozen_aware
+    rate = flops / medians["ours"]
+    print(
+        f"{flops / 1e9:.0f} GFLOP a step: {rate / 1e9:.0f} GFLOP/s, {rate / peak:.0%} of XLA's "
+        f"{peak / 1e9:.0f} in a float32 product of 2048 x 2048"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Trains on TPU slices of a GKE cluster, through xpk (https://github.com/AI-Hypercomputer/xpk):
+#
+#   export CLUSTER=NAME TPU_TYPE=v5litepod-64 [WORKLOAD=NAME] [ZONE=ZONE] [PROJECT=PROJECT]
+#   export STORAGE=NAME      # an xpk storage attached to the cluster: Filestore, or a bucket through gcsfuse
+#   tools/launch/gke_xpk.sh EXP.py --out /mounted/runs/NAME [other arguments of mvjax train]
+#
+# The image is this tree on BASE_IMAGE (default python:3.12), installed when the pod starts; IMAGE=... takes
+# one that has mvjax installed instead. GKE tells jax who the hosts are. On preemption Kubernetes sends
+# SIGTERM: the run saves and ends with status 0, which is turned into 42, xpk's status for "start me again".
+set -euo pipefail
+
+: "${CLUSTER:?name of the cluster}" "${TPU_TYPE:?such as v5litepod-64}" "${STORAGE:?name of an xpk storage}"
+
+out=
+for ((i = 1; i < $#; i++)); do
+    if [[ ${!i} == --out ]]; then
+        next=$((i + 1))
+        out=${!next}
+    fi
+done
+: "${out:?give --out, a folder on the storage}"
+
+options=(--cluster="$CLUSTER" --tpu-type="$TPU_TYPE" --storage="$STORAGE")
+options+=(--workload="${WORKLOAD:-mvjax-$(date +%m%d-%H%M)}" --num-slices=1)
+options+=(--max-restarts="${RESTARTS:-100}" --termination-grace-period-seconds="${GRACE:-180}")
+for name in ZONE PROJECT; do
+    if [[ -n ${!name:-} ]]; then
+        options+=("--${name,,}=${!name}")
+    fi
+done
+install=
+if [[ -n ${IMAGE:-} ]]; then
+    options+=(--docker-image="$IMAGE")
+else
+    tree=$(cd "$(dirname "$0")/../.." && pwd)
+    options+=(--base-docker-image="${BASE_IMAGE:-python:3.12}" --script-dir="$tree")
+    install='pip install --quiet .[tpu] && '
+fi
+
+printf -v arguments ' %q' "$@"
+printf -v unless_finished '{ grep -q finished...true %q/summary.json || exit 42; }' "$out"
+xpk workload create "${options[@]}" --command="${install}mvjax train$arguments && $unless_finished"

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=mvjax
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#
+# Trains on GPUs under SLURM, a process for each; from a checkout with its .venv, or with mvjax on the PATH.
+#
+#   sbatch --nodes=4 tools/launch/slurm.sh EXP.py --out /shared/runs/NAME [other arguments of mvjax train]
+#
+# Options of sbatch override those above. jax learns the processes from SLURM's variables; every task must see
+# all GPUs of its node (no --gpus-per-task), and takes the one of its number. Before the time is up, and when
+# the job is preempted, SLURM sends SIGTERM: the run saves, ends with status 0, and is queued again to go on.
+set -euo pipefail
+
+out=
+for ((i = 1; i < $#; i++)); do
+    if [[ ${!i} == --out ]]; then
+        next=$((i + 1))
+        out=${!next}
+    fi
+done
+: "${out:?give --out, a folder that every node sees}"
+
+if [[ -x .venv/bin/mvjax ]]; then
+    PATH=$PWD/.venv/bin:$PATH
+fi
+srun --kill-on-bad-exit=1 mvjax train "$@"
+if ! grep -q '"finished": true' "$out/summary.json"; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi

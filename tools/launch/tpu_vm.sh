@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Trains on all hosts of a Cloud TPU VM slice. From a checkout, on a machine with gcloud:
+#
+#   export TPU=NAME ZONE=ZONE [PROJECT=PROJECT]
+#   tools/launch/tpu_vm.sh setup                                     copy this tree to all hosts, install it
+#   tools/launch/tpu_vm.sh train EXP.py --out /shared/runs/NAME ...  start `mvjax train`; again to resume
+#   tools/launch/tpu_vm.sh log                                       follow what the first host prints
+#   tools/launch/tpu_vm.sh stop                                      finish the step, save, end
+#
+# The run folder and the records are paths that every host sees under the same name: Filestore, or a bucket
+# mounted with gcsfuse. jax learns the hosts from the slice's metadata; nothing is told to any of them.
+set -euo pipefail
+
+: "${TPU:?name of the TPU VM}" "${ZONE:?its zone}"
+where=(--zone="$ZONE")
+if [[ -n ${PROJECT:-} ]]; then
+    where+=(--project="$PROJECT")
+fi
+
+on() { # HOSTS COMMAND
+    gcloud compute tpus tpu-vm ssh "$TPU" "${where[@]}" --worker="$1" --command="$2"
+}
+
+setup() {
+    local tree archive
+    tree=$(cd "$(dirname "$0")/../.." && pwd)
+    archive=$(mktemp --suffix=.tar.gz)
+    trap 'rm -f "$archive"' EXIT
+    tar -C "$tree" -czf "$archive" --exclude=.git --exclude='.venv*' --exclude=runs .
+    gcloud compute tpus tpu-vm scp "$archive" "$TPU:mvjax.tar.gz" "${where[@]}" --worker=all
+    on all 'set -e
+        mkdir -p mvjax && tar -C mvjax -xzf mvjax.tar.gz && cd mvjax
+        [ -d .venv ] || python3 -m venv .venv
+        .venv/bin/pip install --quiet -e ".[tpu]"'
+}
+
+train() { # arguments of mvjax train
+    local arguments
+    printf -v arguments ' %q' "$@"
+    # setsid: a lost connection must not end the run. When the VM is shut down, every process gets SIGTERM.
+    on all "cd mvjax || exit
+        setsid nohup .venv/bin/mvjax train$arguments >>../mvjax.log 2>&1 </dev/null &
+        echo \$! >../mvjax.pid"
+}
+
+case ${1:-} in
+    setup) setup ;;
+    train) shift && train "$@" ;;
+    log) on 0 'tail -n 50 -F mvjax.log' ;;
+    stop) on all "kill -TERM \$(cat mvjax.pid)" ;;
+    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+esac
