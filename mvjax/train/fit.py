@@ -100,10 +100,11 @@ def fit(
     identity = load.identity(run)
     distributed.from_first(lambda: resume.check_config(folder, run))
     start = resume.start(run, folder, mesh, identity)
-    changes = ""
+    history, changes = weights.resume(folder / weights.FILE, run.data, int(start.state.step))
     if data is None:  # the slow part, after all that can fail
-        data, changes = _mixture(run, folder, mesh, step=int(start.state.step))
+        data = _mixture(run, folder, mesh, history)
     distributed.from_first(lambda: resume.write_config(folder, run))
+    distributed.from_first(lambda: weights.write(folder / weights.FILE, history))
     before = load.tree_hash(start.frozen)
     meta = {"config": config_text.to_text(run), "frozen": identity, "frozen_hash": before}
     log = _open_log(run, folder, mesh, step=int(start.state.step), quiet=quiet)
@@ -217,25 +218,19 @@ def _devices(step: int, first: int) -> str:
 
 
 def _mixture(
-    run: config.Config, folder: Path, mesh: jax.sharding.Mesh, *, step: int
-) -> tuple[Data, str]:
-    """Returns this process's rows of the mixture, and how its weights change at this step.
-
-    The first process makes the records if they are missing, and writes the history of the weights.
-    """
+    run: config.Config, folder: Path, mesh: jax.sharding.Mesh, history: weights.History
+) -> Data:
+    """This process's rows of the mixture; the first process makes the records if they are missing."""
     distributed.from_first(lambda: mixture.ensure_records(run.data))
-    history, changes = weights.resume(folder / weights.FILE, run.data, step)
-    distributed.from_first(lambda: weights.write(folder / weights.FILE, history))
     feed = distributed.Feed(mesh)
     name = bad_records.FILE if feed.index == 0 else f"{feed.index}.{bad_records.FILE}"
-    data = mixture.batches(
+    return mixture.batches(
         run,
         process_index=feed.index,
         process_count=feed.count,
         history=history,
         listing=folder / name,
     )
-    return data, changes
 
 
 @contextlib.contextmanager

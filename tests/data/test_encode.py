@@ -144,6 +144,7 @@ def test_what_cannot_be_read_is_listed(tmp_path, source):
     assert "none.wav" in lines[1]["detail"] and "1" in lines[2]["detail"]
 
 
+@pytest.mark.slow
 def test_processes_write_the_same_records(tmp_path, source):
     run(tmp_path / "one", source)
     run(tmp_path / "two", source, workers=2)

@@ -10,6 +10,7 @@ import small_model as small
 
 from mvjax import tree
 from mvjax.nn import backbone, gates
+from mvjax.nn import compute as compute_lib
 from mvjax.nn import model as model_lib
 
 LOOKING = (0, 2)
@@ -83,7 +84,7 @@ def test_the_others_do_nothing(fields):
 
 def test_every_parameter_that_exists_learns():
     config = config_of("nothing shared")
-    model = model_lib.VisionSpeech(config, remat=True)
+    model = model_lib.VisionSpeech(config, compute_lib.Compute("frozen"))
 
     def loss(params):
         args = jnp.asarray(small.codes()), jnp.asarray(small.pixels())

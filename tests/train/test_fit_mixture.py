@@ -32,24 +32,23 @@ def names(data, steps):
     return [name for step in steps for name in data.ids(step)["speechless"]]
 
 
-def test_weights_that_change_are_told_and_kept(run, tmp_path):
+def test_weights_that_change_keep_every_dataset_in_order(run, tmp_path):
     mesh = sharding.make_mesh(config_lib.MeshConfig(), None)
-    first, told = fit._mixture(run, tmp_path, mesh, step=0)
-    assert told == ""
-    second, told = fit._mixture(reweighted(run, 1.0), tmp_path, mesh, step=6)
+    first = fit._mixture(run, tmp_path, mesh, weights.start(run.data))
+    weights.write(tmp_path / weights.FILE, weights.start(run.data))
+    other = reweighted(run, 1.0)
+    history, told = weights.resume(tmp_path / weights.FILE, other.data, 6)
     assert told == "weights change at step 6: speechless text 3, visual 1 -> text 1, visual 1"
-    assert [s["step"] for s in json.loads((tmp_path / weights.FILE).read_text())] == [0, 6]
+    second = fit._mixture(other, tmp_path, mesh, history)
     assert names(second, range(6)) == names(first, range(6))
     later = names(second, range(6, 16))
     assert sum(name.startswith("visual/") for name in later) == len(later) // 2
-    again, told = fit._mixture(reweighted(run, 1.0), tmp_path, mesh, step=9)
-    assert told == "" and names(again, range(16)) == names(second, range(16))
 
 
 def test_bad_records_are_listed_in_the_run_folder(run, tmp_path):
     mesh = sharding.make_mesh(config_lib.MeshConfig(), None)
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, bad_record_budget=1))
-    data, _ = fit._mixture(run, tmp_path, mesh, step=0)
+    data = fit._mixture(run, tmp_path, mesh, weights.start(run.data))
     (path,) = shards.paths(rows.record_path(run.data, "text"), 1)
     content = bytearray(path.read_bytes())
     content[content.index(b"text-7")] ^= 255
