@@ -9,11 +9,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 MOSHI := moshi==0.2.13 moshi_mlx==0.3.0
 export NO_TORCH_COMPILE := 1
 
-.PHONY: help quickstart test slow lint format types clean
+.PHONY: help quickstart test slow plans lint format types clean
 
 help:
 	@echo "make quickstart   the whole chain on this machine; then open $(OUT)/report.html"
-	@echo "make test         the test suite (make slow: the long tests)"
+	@echo "make test         the test suite (make slow: the long tests; make plans: TPU slices)"
 	@echo "make lint types   ruff and pyright;  make format rewrites the files"
 
 quickstart: $(VENV)/.run
@@ -23,7 +23,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2
 
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow --durations=12
+
+plans: $(VENV)/.dev
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m plans
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
