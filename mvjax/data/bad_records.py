@@ -16,6 +16,7 @@ _LOG = logging.getLogger(__name__)
 class _Line(msgspec.Struct):
     record: str
     problem: str
+    id: str | None = None
 
 
 class BadRecords:
@@ -33,8 +34,13 @@ class BadRecords:
         if listing is not None and listing.is_file():
             self._found = {line.record: line.problem for line in _read(listing)}
 
-    def add(self, record: str, error: ValueError) -> None:
+    def add(self, record: str, error: ValueError, *, id: str | None = None) -> None:
         """Counts one; a record that was met before counts once.
+
+        Args:
+          record: DATASET[number].
+          error: what is wrong with it.
+          id: its own, if that could be read.
 
         Raises:
           ValueError: past the budget, with the whole list.
@@ -44,7 +50,7 @@ class BadRecords:
                 self._found[record] = str(error)
                 count = len(self._found)
                 _LOG.warning("skipping bad record %s (%d so far): %s", record, count, error)
-                self._write(record)
+                self._write(_Line(record, self._found[record], id))
             if len(self._found) > self._budget:
                 listed = "\n  ".join(f"{name}: {why}" for name, why in sorted(self._found.items()))
                 raise ValueError(
@@ -52,13 +58,12 @@ class BadRecords:
                     f"{len(self._found)}; repair the files or raise the budget:\n  {listed}"
                 ) from error
 
-    def _write(self, record: str) -> None:
+    def _write(self, line: _Line) -> None:
         if self._listing is None:
             return
-        line = msgspec.json.encode(_Line(record, self._found[record]))
         self._listing.parent.mkdir(parents=True, exist_ok=True)
         with self._listing.open("ab") as file:
-            file.write(line + b"\n")
+            file.write(msgspec.json.encode(line) + b"\n")
 
 
 def _read(listing: Path) -> list[_Line]:

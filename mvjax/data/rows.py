@@ -64,9 +64,16 @@ class Source:
             try:
                 return self._load(self._reader, number)
             except ValueError as error:
-                self._bad.add(f"{self._reader.path.name}[{number}]", error)
+                name = f"{self._reader.path.name}[{number}]"
+                self._bad.add(name, error, id=self._id(number))
             number = (number + 1) % count
         raise ValueError(f"{self._reader.path}: expected a readable record, every one is bad")
+
+    def _id(self, number: int) -> str | None:
+        try:
+            return self._reader.row(number).id
+        except ValueError:
+            return None
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._reader))

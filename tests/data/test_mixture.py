@@ -335,7 +335,7 @@ def test_bad_records_are_listed_once_and_count_over_resumes(config, tmp_path):
             batches[step]
     lines = [msgspec.json.decode(line) for line in listing.read_bytes().splitlines()]
     assert sorted(line["record"] for line in lines) == ["visual[4]", "visual[5]"]
-    assert all(line["problem"] for line in lines)
+    assert all(line["problem"] and line["id"] is None for line in lines)
     with listing.open("ab") as file:
         file.write(b'{"record": "cut sho')
     found = bad_records.BadRecords(2, listing)
@@ -344,14 +344,16 @@ def test_bad_records_are_listed_once_and_count_over_resumes(config, tmp_path):
         found.add("visual[6]", ValueError("third"))
 
 
-def test_words_that_the_tokenizer_does_not_know_are_bad_records(config):
+def test_words_that_the_tokenizer_does_not_know_are_bad_records(config, tmp_path):
     made_with = records.identity(config.frozen)
     strange = records.Turn("assistant", "the digit is \u4e03")
     items = [msgspec.structs.replace(_record(0, "text", spoken=False), turns=(strange,))]
     config.data.prepare(rows.record_path(config.data, "text").parent)
     records.write(rows.record_path(config.data, "text"), items, made_with)
+    listing = tmp_path / bad_records.FILE
     with pytest.raises(ValueError, match="text-0: the tokenizer does not know"):
-        mixture.batches(config)[0]
+        mixture.batches(config, listing=listing)[0]
+    assert msgspec.json.decode(listing.read_bytes())["id"] == "text-0"
 
 
 @pytest.mark.parametrize("resampler", ["torch", "pillow", "image_rs"])

@@ -55,7 +55,9 @@ def executed(*, again: bool, has: tuple[str, ...], lacks: tuple[str, ...] = ()) 
     return sum(op.times * op.flops for op in ops)
 
 
-@pytest.mark.parametrize("part", ["image encoder", "gates", "MLP"])
+@pytest.mark.parametrize(
+    "part", [pytest.param("image encoder", marks=pytest.mark.slow), "gates", "MLP"]
+)
 def test_parts_are_what_xla_computes(part):
     counted = count.step_flops(toy()).parts[part]
     lacks = ("depformer", "encode_images") if part == "MLP" else ()

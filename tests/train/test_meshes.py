@@ -78,7 +78,7 @@ def plain_curve() -> tuple[list[float], step.State]:
         pytest.param((8, 1, 1), 1, "frozen", marks=pytest.mark.slow),
         pytest.param((1, 8, 1), 1, "full", marks=pytest.mark.slow),
         pytest.param((2, 2, 2), 2, "attention", marks=pytest.mark.slow),
-        ((1, 2, 4), 4, "none"),
+        pytest.param((1, 2, 4), 4, "none", marks=pytest.mark.slow),
     ],
 )
 def test_the_loss_curve_is_that_of_one_device(mesh, accumulate, remat):
