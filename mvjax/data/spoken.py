@@ -17,6 +17,7 @@ from mvjax import types
 from mvjax.data import records
 
 MAX_SECONDS = config_lib.LimitsConfig().audio_seconds
+_BLOCK = 1 << 18  # samples read at a time
 RATES = (8_000, 192_000)  # samples per second that are converted; others are taken for damage
 
 
@@ -79,7 +80,7 @@ def read_audio(
             _check_form(place, f, channels)
             _check_length(place, f.frames, f.samplerate, max_seconds)
             rate, promised = f.samplerate, f.frames
-            samples = f.read(promised, dtype="float32", always_2d=True)
+            samples = _read(f)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(f"{place}: expected WAV, FLAC, OGG or MP3 audio: {error}") from error
     if len(samples) != promised:
@@ -138,6 +139,14 @@ def fit_words(words: Sequence[records.Word], seconds: float) -> tuple[records.Wo
         start = max(0.0, word.start)
         fitted.append(records.Word(word.text, start, min(seconds, max(start, word.end))))
     return tuple(fitted)
+
+
+def _read(file: soundfile.SoundFile) -> Float32[np.ndarray, "samples channels"]:
+    """Reads block by block: what a damaged header promises is not allocated."""
+    blocks = [np.zeros((0, file.channels), np.float32)]
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        blocks.append(block)
+    return np.concatenate(blocks)
 
 
 def _check_form(place: str, file: soundfile.SoundFile, channels: int | None) -> None:
