@@ -143,7 +143,7 @@ def fit_words(words: Sequence[records.Word], seconds: float) -> tuple[records.Wo
 
 def _read(file: soundfile.SoundFile) -> Float32[np.ndarray, "samples channels"]:
     """Reads block by block: what a damaged header promises is not allocated."""
-    blocks = [np.zeros((0, file.channels), np.float32)]
+    blocks: list[np.ndarray] = [np.zeros((0, file.channels), np.float32)]
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
         blocks.append(block)
     return np.concatenate(blocks)
