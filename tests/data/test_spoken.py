@@ -91,3 +91,11 @@ def test_word_times_are_fitted_to_the_audio():
         spoken.fit_words([word("d", 1.01, 1.2)], 1.0)
     with pytest.raises(ValueError, match="1 of 1"):
         spoken.fit_words([word("d", float("nan"), 1.2)], 1.0)
+
+
+def test_samples_that_a_filter_would_make_infinite_are_refused(tmp_path):
+    path = tmp_path / "loud.wav"
+    for value in (np.float32(3e38), np.float32("nan"), np.float32("inf")):
+        soundfile.write(path, np.full((4800, 2), value), 48_000, subtype="FLOAT")
+        with pytest.raises(ValueError, match="expected samples within 1e"):
+            spoken.read_audio(path, channels=2)
