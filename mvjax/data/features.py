@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from mvjax import config as config_lib
+from mvjax import whole
 from mvjax.data import batch as batch_lib
 from mvjax.data import images, records, shards
 from mvjax.data import index as index_lib
@@ -109,9 +110,7 @@ def write(
         index = Index(
             FORMAT, VERSION, made_with, tokens, width, reader.index.images, writer.publish()
         )
-        draft = path(dataset).with_name(f"{path(dataset).name}.part")
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1))
-        draft.replace(path(dataset))
+        whole.write(path(dataset), msgspec.json.format(msgspec.json.encode(index), indent=1))
     finally:
         writer.discard()
     return index

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from mvjax import config as config_lib
+from mvjax import whole
 from mvjax.data import shards
 from mvjax.weights import locate
 
@@ -116,9 +117,7 @@ def read(dataset: Path) -> Index:
 
 def write(dataset: Path, index: Index) -> None:
     """Writes NAME.json; it appears whole or not at all."""
-    draft = path(dataset).with_suffix(".json.part")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=1))
-    draft.replace(path(dataset))
+    whole.write(path(dataset), msgspec.json.format(msgspec.json.encode(index), indent=1))
 
 
 def identity(frozen: config_lib.FrozenFiles) -> Identity:

@@ -10,7 +10,6 @@ A history of weights makes the mixture a pure function of the step still. It is 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ import grain
 import msgspec
 
 from mvjax import config as config_lib
+from mvjax import whole
 
 FILE = "mixture.json"  # in the run folder
 PARTS = ("speech", "speechless")
@@ -72,9 +72,7 @@ def resume(path: Path, data: config_lib.DataConfig, step: int) -> tuple[History,
 
 def write(path: Path, history: History) -> None:
     """Writes a history; the file appears whole."""
-    draft = path.with_name(f"{path.name}.part")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(history), indent=1))
-    os.replace(draft, path)
+    whole.write(path, msgspec.json.format(msgspec.json.encode(history), indent=1))
 
 
 def mix(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from mvjax import whole
 from mvjax.data import records
 
 LONGEST = 1000  # characters; longer captions are cut after a sentence (the reference's limit)
@@ -90,9 +91,7 @@ def picture(caption: Caption, *, source: Path, out: Path) -> str | None:
     path = out.with_name(f"{out.stem}_images") / f"{name}{suffix}"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_name(f"{path.name}.part")
-        draft.write_bytes(caption.image)
-        draft.replace(path)
+        whole.write(path, caption.image)
     return os.path.relpath(path, out.parent)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from mvjax import config, config_text, types
+from mvjax import config, config_text, types, whole
 from mvjax.data import bad_records, mixture, weights
 from mvjax.train import (
     clock,
@@ -209,7 +209,7 @@ def _finished(state: step_lib.State, run: config.Config) -> bool:
 def _write_summary(folder: Path, summary: Summary) -> None:
     """Written when this returns, in whichever process: launch scripts read it next."""
     text = json.dumps(dataclasses.asdict(summary), indent=1) + "\n"
-    distributed.from_first(lambda: resume.write(folder / "summary.json", text))
+    distributed.from_first(lambda: whole.write(folder / "summary.json", text.encode()))
 
 
 def _devices(step: int, first: int) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from mvjax import config, config_text, tree
+from mvjax import config, config_text, tree, whole
 from mvjax.train import checkpoint, distributed, load
 from mvjax.train import step as step_lib
 
@@ -77,15 +76,9 @@ def check_config(folder: Path, run: config.Config) -> None:
 def write_config(folder: Path, run: config.Config) -> None:
     """Writes config.txt and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "config.txt", config_text.to_text(run))
-    write(folder / load.CONFIG_JSON, json.dumps(config_text.to_json(run), indent=1) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    whole.write(folder / "config.txt", config_text.to_text(run).encode())
+    described = json.dumps(config_text.to_json(run), indent=1) + "\n"
+    whole.write(folder / load.CONFIG_JSON, described.encode())
 
 
 def _newest(root: Path) -> checkpoint.Found:

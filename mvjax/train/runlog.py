@@ -16,6 +16,7 @@ import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
+from mvjax import whole as whole_lib
 from mvjax.train import clock as clock_lib
 from mvjax.train import distributed, events
 from mvjax.train import effort as effort_lib
@@ -203,9 +204,7 @@ def _truncate(path: Path, step: int) -> dict[str, Any]:
             continue
         if metrics["step"] <= step:
             kept.append(metrics)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(metrics) + "\n" for metrics in kept))
-    os.replace(partial, path)
+    whole_lib.write(path, "".join(json.dumps(metrics) + "\n" for metrics in kept).encode())
     return kept[-1] if kept else {}
 
 

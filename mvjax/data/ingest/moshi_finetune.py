@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import soundfile
 
-from mvjax import types
+from mvjax import types, whole
 from mvjax.data import records, spoken
 from mvjax.data.ingest import files, items
 
@@ -108,9 +108,7 @@ def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data
         seconds = samples.shape[1] / types.SAMPLE_RATE
         lines.append({"path": f"{name}/{wav.name}", "duration": seconds})
     listing = folder / f"{name}.jsonl"
-    draft = listing.with_name(f"{listing.name}.part")
-    draft.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    draft.replace(listing)
+    whole.write(listing, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return listing
 
 
@@ -134,9 +132,7 @@ def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:
         picture = path.with_suffix(".image")
         picture.write_bytes(dialogue.image)
         found["image"] = picture.name
-    draft = path.with_name(f"{path.name}.part")
-    draft.write_bytes(msgspec.json.encode(found))
-    draft.replace(path)
+    whole.write(path, msgspec.json.encode(found))
 
 
 def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spoken:
