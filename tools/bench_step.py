@@ -22,6 +22,9 @@ from pathlib import Path
 
 ROWS, FRAMES = 2, 128
 SIDES = ("ours", "upstream", "upstream compiled", "twin", "twin compiled")
+TURN = (
+    4  # steps; the first is not timed: memory that lay idle while others ran costs it page faults
+)
 TOLERANCE = 1e-3  # relative, of loss and gradient norm
 
 
@@ -73,7 +76,7 @@ def make_config():
         ),
         loss=config_lib.LossConfig(text_padding_weight=1.0),
         optim=config_lib.OptimConfig(warmup_steps=0, final_fraction=1.0),
-        train=config_lib.TrainConfig(steps=1000, remat="none"),
+        train=config_lib.TrainConfig(steps=1000, remat="frozen"),
     )
 
 
@@ -158,9 +161,12 @@ def serve(side: str, folder: Path) -> None:
         if request.strip() == "peak":
             print(json.dumps({"flops": matmul_flops()}), flush=True)
             continue
-        start = time.perf_counter()
         step()
-        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+        start = time.perf_counter()
+        for _ in range(TURN - 1):
+            step()
+        seconds = (time.perf_counter() - start) / (TURN - 1)
+        print(json.dumps({"seconds": seconds}), flush=True)
 
 
 def ours(folder: Path):

@@ -39,8 +39,8 @@ class SelfAttention(nn.Module):
         """Creates `qkv` and `out`."""
         D, N = self.config.width, self.config.heads
         H = D // N
-        self.qkv = layers.Einsum((D, 3, N, H), fan_in=D, dtype=self.dtype)
-        self.out = layers.Einsum((N, H, D), fan_in=D, dtype=self.dtype)
+        self.qkv = layers.Einsum((D, 3, N, H), D, self.dtype, self.compute.flat)
+        self.out = layers.Einsum((N, H, D), D, self.dtype, self.compute.flat)
 
     def __call__(
         self, x: Float[Array, "B T D"], cache: Cache | None, layer: Int[Array, ""]

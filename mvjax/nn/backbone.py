@@ -27,13 +27,14 @@ class Mlp(nn.Module):
 
     config: config_lib.BackboneConfig
     dtype: config_lib.Dtype = "float32"
+    flat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Applies the layer."""
         D, F = self.config.width, self.config.hidden
-        halves = layers.Einsum((D, 2, F), fan_in=D, dtype=self.dtype, name="in")
-        out = layers.Einsum((F, D), fan_in=F, dtype=self.dtype, name="out")
+        halves = layers.Einsum((D, 2, F), D, self.dtype, self.flat, name="in")
+        out = layers.Einsum((F, D), F, self.dtype, self.flat, name="out")
         h = compute_lib.kept(compute_lib.MLP_HALVES, halves("BTD,DhF->BThF", x))
         return out("BTF,FD->BTD", layers.gated_silu(h))
 
@@ -50,7 +51,7 @@ class Block(nn.Module):
         self.norm1 = layers.RMSNorm(c.width, eps=c.norm_eps)
         self.attn = attention.SelfAttention(c, self.config.dtype, self.compute)
         self.norm2 = layers.RMSNorm(c.width, eps=c.norm_eps)
-        self.mlp = Mlp(c, self.config.dtype)
+        self.mlp = Mlp(c, self.config.dtype, self.compute.flat)
         self.norm_xa = layers.RMSNorm(c.width, eps=c.norm_eps)
         if xattn.own_names(xa.share):
             self.xa = xattn.Projections(xattn.own_names(xa.share), self.config)

@@ -57,6 +57,14 @@ class Compute:
     mesh: Mesh | None = None
     interpret: bool = False
 
+    @property
+    def flat(self) -> bool:
+        """Whether products are made of matrices, with axes merged: see `layers.contract`.
+
+        Only on one CPU: of several devices each may hold a part of an axis, and a TPU would copy the merged.
+        """
+        return self.mesh is not None and [d.platform for d in self.mesh.devices.flat] == ["cpu"]
+
     def rows(self, x: Array) -> Array:
         """Returns x with its first axis spread over `ROWS` and nothing else."""
         return self.spread(x, ROWS)

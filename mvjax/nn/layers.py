@@ -36,11 +36,13 @@ class Einsum(nn.Module):
       shape: of the kernel.
       fan_in: product of the contracted sizes, for the initialiser.
       dtype: of the product.
+      flat: see `contract`.
     """
 
     shape: tuple[int, ...]
     fan_in: int
     dtype: config_lib.Dtype = "float32"
+    flat: bool = False
 
     def setup(self) -> None:
         """Creates the kernel, truncated normal with standard deviation 1/sqrt(fan_in)."""
@@ -52,7 +54,7 @@ class Einsum(nn.Module):
         kernel, scale = self.weight()
         if steps is not None:
             kernel, scale = kernel[steps], None if scale is None else scale[steps]
-        return contract(equation, x, Weight(kernel, scale), dtype=self.dtype)
+        return contract(equation, x, Weight(kernel, scale), dtype=self.dtype, flat=self.flat)
 
     def weight(self) -> Weight:
         """The kernel as it is stored."""
@@ -65,13 +67,42 @@ class Einsum(nn.Module):
         return self.kernel.astype(self.dtype)
 
 
-def contract(equation: str, x: Array, weight: Weight, *, dtype: DTypeLike) -> Array:
-    """Returns einsum(equation, x, kernel x scale); int8 codes are multiplied as `dtype`, exactly."""
-    y = jnp.einsum(equation, x, weight.kernel.astype(dtype))
+def contract(
+    equation: str, x: Array, weight: Weight, *, dtype: DTypeLike, flat: bool = False
+) -> Array:
+    """Returns einsum(equation, x, kernel x scale); int8 codes are multiplied as `dtype`, exactly.
+
+    Args:
+      equation: of x and the kernel.
+      x: activations.
+      weight: the kernel.
+      dtype: of the product.
+      flat: multiply matrices, x [., K] by kernel [K, .]. For the gradient of x XLA's CPU backend otherwise
+        transposes a copy of the kernel, wherever more than one of its axes is summed over.
+    """
+    if flat:
+        y = _matrix_product(equation, x, weight.kernel, dtype)
+    else:
+        y = jnp.einsum(equation, x, weight.kernel.astype(dtype))
     if weight.scale is None:
         return y
     # float32: a scale rounded to bfloat16 would be off by the same 0.2% for the whole channel
     return (y.astype(jnp.float32) * _aligned(weight.scale, equation, y.ndim)).astype(y.dtype)
+
+
+def _matrix_product(equation: str, x: Array, kernel: Array, dtype: DTypeLike) -> Array:
+    """Returns einsum(equation, x, kernel) for the last axes of x and the first of the kernel."""
+    left, right, out = equation.replace("->", ",").split(",")
+    summed = len(set(right) - set(out))
+    assert left.endswith(right[:summed]) and out == left[:-summed] + right[summed:], equation
+
+    def product(x: Array, kernel: Array) -> Array:
+        matrix = kernel.astype(dtype).reshape(math.prod(kernel.shape[:summed]), -1)
+        y = x.reshape(-1, matrix.shape[0]) @ matrix
+        return y.reshape(x.shape[:-summed] + kernel.shape[summed:])
+
+    # or a scan over layers would keep every layer's matrix, a copy of its kernel
+    return jax.checkpoint(product, prevent_cse=False)(x, kernel)
 
 
 def _aligned(scale: Array, equation: str, rank: int) -> Array:

@@ -127,10 +127,12 @@ def gated_cross_attention(
       newly: frames at which `kv` is not yet rounded, if `config.keys_values` rounds it; None: none.
       compute: how to compute.
     """
-    w_q, w_out = (kernels[name].astype(y.dtype) for name in ("q", "out"))
-    q = compute_lib.kept(compute_lib.ATTENTION, jnp.einsum("BTD,DNH->BTNH", y, w_q))
-    found = _attend(config, q, kv, newly, compute)
-    u = compute_lib.kept(compute_lib.ATTENTION, jnp.einsum("BTNH,NHD->BTD", found, w_out))
+    w_q, w_out = (layers.Weight(kernels[name]) for name in ("q", "out"))
+    how = {"dtype": y.dtype, "flat": compute.flat}
+    q = layers.contract("BTD,DNH->BTNH", y, w_q, **how)
+    found = _attend(config, compute_lib.kept(compute_lib.ATTENTION, q), kv, newly, compute)
+    u = layers.contract("BTNH,NHD->BTD", found, w_out, **how)
+    u = compute_lib.kept(compute_lib.ATTENTION, u)
     if config.gate is None:
         return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)
     assert gate is not None

@@ -190,7 +190,7 @@ def groups(instruction: Instruction, devices: int) -> list[list[int]]:
         if iota[3]:
             ids = ids.transpose(_ints(iota[3]))
         return ids.reshape(shape).tolist()
-    mesh = re.match(r"mesh\[([^\]]*)\](?:, device_ids=\(([^)]*)\))? ?\{([^}]*)\}", text)
+    mesh = re.match(r"mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? ?\{([^}]*)\}", text)
     if mesh:
         return _mesh_groups(mesh[1], mesh[2], mesh[3])
     raise ValueError(f"HLO: {instruction.name}: unknown form of replica_groups: {text[:120]}")

@@ -5,20 +5,23 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import small_model as small
 
+from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import model as model_lib
+from mvjax.train import sharding
 
 TRAINED = ("(xa|image/(proj|norm)|backbone/blocks/(gate|norm_xa))/.*",)
 FLOAT = 4  # bytes
 
 
 @functools.cache
-def kept_bytes(remat) -> int:
+def kept_bytes(remat, mesh=None) -> int:
     """Bytes of everything that the backward pass of the text path holds on to."""
-    model = model_lib.VisionSpeech(small.CONFIG, compute_lib.Compute(remat))
+    model = model_lib.VisionSpeech(small.CONFIG, compute_lib.Compute(remat, mesh=mesh))
     adapters, frozen = tree.partition(small.params(), TRAINED)
 
     def backward(adapters):
@@ -40,3 +43,10 @@ def test_policies_keep_what_they_name():
     assert kept_bytes("attention") - kept_bytes("full") == 7 * c.width * frames
     assert kept_bytes("frozen") - kept_bytes("attention") == 2 * c.hidden * frames
     assert kept_bytes("none") > kept_bytes("frozen")
+
+
+@pytest.mark.parametrize("remat", ["none", "frozen", "attention", "full"])
+def test_flat_products_keep_no_copy_of_a_kernel(remat):
+    mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
+    assert compute_lib.Compute(remat, mesh=mesh).flat
+    assert kept_bytes(remat, mesh) <= kept_bytes(remat)

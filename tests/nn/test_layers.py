@@ -20,6 +20,32 @@ def test_embed_with_zero():
     np.testing.assert_array_equal(got[1], table[jnp.array([6, 2])])
 
 
+@pytest.mark.parametrize(
+    ("equation", "left", "right"),
+    [
+        ("BTD,DpNH->BTpNH", (2, 3, 5), (5, 3, 2, 4)),
+        ("BTNH,NHD->BTD", (2, 3, 2, 4), (2, 4, 5)),
+        ("BTF,FD->BTD", (2, 3, 7), (7, 5)),
+    ],
+)
+def test_flat_contractions_are_the_same(equation, left, right):
+    x, kernel = jnp.asarray(noise(*left)), jnp.asarray(noise(*right, seed=1))
+
+    def product(x, kernel, flat):
+        y = layers.contract(equation, x, layers.Weight(kernel), dtype=x.dtype, flat=flat)
+        return jnp.sum(jnp.sin(y)), y
+
+    run = jax.value_and_grad(product, (0, 1), has_aux=True)
+    for got, want in zip(*(jax.tree.leaves(run(x, kernel, flat)) for flat in (True, False))):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_a_contraction_that_is_no_matrix_product_is_not_flattened():
+    with pytest.raises(AssertionError, match="BTD,FD->BTF"):
+        kernel = layers.Weight(jnp.ones((7, 5)))
+        layers.contract("BTD,FD->BTF", jnp.ones((2, 3, 5)), kernel, dtype="float32", flat=True)
+
+
 @pytest.mark.parametrize("kind", ["mean_square", "variance"])
 @pytest.mark.parametrize("eps", [1e-8, 1e-5])
 def test_rms_norm(kind, eps):

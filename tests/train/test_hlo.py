@@ -55,6 +55,10 @@ def test_collectives_are_counted_with_their_groups():
         ("replica_groups=mesh['x'=2,'y'=2] {'x'}", [[0, 2], [1, 3]]),
         ("replica_groups=mesh['x'=2,'y'=2] {'y'}", [[0, 1], [2, 3]]),
         ("replica_groups=mesh['x'=4] {'x':(2)2}", [[0, 1], [2, 3]]),
+        (
+            "replica_groups=mesh['x'=1,'y'=2,'z'=2], device_ids=([2,2]T(1,0)) {'x','y'}",
+            [[0, 1], [2, 3]],
+        ),
         ("source_target_pairs={{0,1},{1,0}}", [[0, 1], [1, 0]]),
     ],
 )
