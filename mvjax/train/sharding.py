@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mvjax import config, tree
@@ -57,8 +58,9 @@ def make_mesh(sizes: config.MeshConfig, devices: Sequence[Any] | None = None) ->
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(sizes, len(devices))
-    # Auto: GSPMD propagates shardings through the model; make_mesh alone would make Explicit axes.
-    return jax.make_mesh(shape, AXES, axis_types=_AUTO, devices=devices)
+    # jax.make_mesh would refuse to split an axis of the torus, as 8 x 2 on 4 x 4 needs (but for v5e).
+    placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=_AUTO)
 
 
 def mesh_shape(sizes: config.MeshConfig, devices: int) -> tuple[int, int, int]:

@@ -144,6 +144,14 @@ def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
         compile_plan(changed, topology, tmp_path)
 
 
+@pytest.mark.parametrize("sizes", [(8, 1, 2), (2, 4, 2), (1, 8, 2)])
+def test_a_mesh_may_split_an_axis_of_the_torus(sizes):
+    pytest.importorskip("libtpu")
+    run = dataclasses.replace(toy(), mesh=config_lib.MeshConfig(*sizes))
+    mesh = compiled.slice_mesh(run, chips.topology("v6e:4x4"))
+    assert mesh.devices.shape == sizes and len(set(mesh.devices.flat)) == 16
+
+
 def test_a_step_that_is_too_big_says_by_how_much():
     message = "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm. Exceeded"
 
