@@ -79,7 +79,7 @@ def sweep() -> dict[str, config_lib.Config]:
         "v5e_4x4": _on(run, (1, 8, 2), "attention"),
         "v5e_8x8": _on(run, (16, 1, 4), "frozen"),
         "v5p_2x2x4": _on(run, (16, 1, 1), "frozen"),
-        "v6e_4x4": _on(run, (16, 1, 1), "attention"),
+        "v6e_4x4": _on(run, (8, 1, 2), "frozen"),
     }
 
 

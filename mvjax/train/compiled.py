@@ -176,7 +176,7 @@ def _compile(lowered: Any, topology: chips.Topology) -> Compiled:
     try:
         text = program.as_text()
     except jax.errors.JaxRuntimeError:
-        # libtpu may be newer than jaxlib's reader: seen with 0.0.52 and 0.10.2 for v5p (async-update)
+        # libtpu may be newer than jaxlib's reader, as 0.0.52 is than 0.10.2's: async-update of v5p, v6e
         text = ""
     return Compiled(True, text, memory, needed, None, time.monotonic() - began)
 

@@ -22,7 +22,7 @@ SLICES = {
 }
 
 
-UTILISATION = {"v5e_4x4": 0.7, "v5p_2x2x4": 0.7}  # at the roofline, at least
+UTILISATION = 0.7  # at the roofline, at least
 
 
 def toy(**train) -> config_lib.Config:
@@ -184,7 +184,7 @@ def test_the_full_recipe_compiles_and_fits(pick):
     run = config_text.load_experiment(EXPERIMENT, pick=pick)
     one = compile_plan(run, chips.topology(SLICES[pick]), compiled.cache_folder())
     assert one.fits and one.needed < one.room, plan_text.full(one)
-    assert one.utilisation > UTILISATION.get(pick, 0.0), plan_text.full(one)
-    if one.read:  # the compiler's program does what was counted, and little more
-        counted = one.flops.frozen_aware + one.flops.recompute
-        assert 0.95 < one.executed / counted < 1.25, plan_text.full(one)
+    assert one.read and one.utilisation > UTILISATION, plan_text.full(one)
+    counted = one.flops.frozen_aware + one.flops.recompute
+    # the compiler's program does what was counted, and little more
+    assert 0.95 < one.executed / counted < 1.25, plan_text.full(one)
