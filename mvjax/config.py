@@ -1,6 +1,7 @@
 """Everything that can be said about a run, as frozen dataclasses; the values live in `experiments/`.
 
-The defaults reproduce the released MoshiVis 7B (reference section 1).
+The defaults reproduce the released MoshiVis 7B (reference section 1). `FrozenFiles` and `MimiConfig` are
+those of `config_frozen`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from mvjax.config_frozen import FrozenFiles, MimiConfig
 from mvjax.nn import gates, scopes
 
 NormKind = Literal["mean_square", "variance"]
@@ -164,44 +166,6 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MimiConfig:
-    """The Mimi codec (reference section 6)."""
-
-    filters: int = 64  # channels after the first convolution; doubles at each stride
-    ratios: tuple[int, ...] = (8, 6, 5, 4)  # in decoder order; product x 2 = 1920 samples a frame
-    latent: int = 512
-    layers: int = 8  # of each of the two transformers
-    heads: int = 8
-    hidden: int = 2048
-    context: int = 250  # transformer steps (25 Hz) that a query may look back on, itself included
-    context_has_self: bool = True  # False: itself comes on top, as in rustymimi
-    codes: int = 2048  # C
-    code_width: int = 256
-    codebooks: int = 8  # used, of which the first is semantic
-    stored_codebooks: int = 32  # in the file
-
-    @property
-    def window(self) -> int:
-        """Transformer steps that a query sees, its own among them."""
-        return self.context if self.context_has_self else self.context + 1
-
-
-@dataclasses.dataclass(frozen=True)
-class FrozenFiles:
-    """Where the frozen weights are: locations, as `weights/locate.py` tells.
-
-    A path, `package:NAME/FILE` for files shipped in a package, or `hf://OWNER/NAME[@REVISION][/FILE]`.
-    """
-
-    moshi: str  # Kyutai base Moshi safetensors, or the folder or repository that holds them
-    siglip: str  # big_vision npz (`FILE.npz:img` for a sub-tree), or Hugging Face safetensors
-    codec: str  # Kyutai Mimi safetensors
-    tokenizer: str  # SentencePiece model
-    moshi_lora: str | None = None  # moshi-finetune's lora.safetensors, merged into Moshi
-    lora_scaling: float | None = None  # None: that of the config.json beside it
-
-
-@dataclasses.dataclass(frozen=True)
 class LimitsConfig:
     """What one record may hold; more is refused as a bad record. All values are our choice."""
 
@@ -238,9 +202,8 @@ class DataConfig:
     small_talk_image: Literal["present", "absent"] = "present"
     bad_record_budget: int = 0  # records that may be skipped before training stops
     limits: LimitsConfig = LimitsConfig()
-    features: bool = (
-        False  # read what `mvjax data features` made; False: the step encodes the images
-    )
+    # read what `mvjax data features` made; False: the step encodes the images
+    features: bool = False
     workers: int = 0  # threads that read ahead; 0: read in the training thread
 
 
@@ -305,9 +268,8 @@ class TrainConfig:
     )
     remat: Remat = "full"
     attention: AttentionKernel = "auto"  # by the devices: splash on TPU, cuDNN on GPU, else plain
-    frozen_dtype: FrozenDtype = (
-        "as stored"  # int8: matrices of backbone and depth transformer, the rest as bfloat16
-    )
+    # int8: matrices of backbone and depth transformer, the rest as bfloat16
+    frozen_dtype: FrozenDtype = "as stored"
     accumulate: int = 1  # micro-batches a step, one after the other; the gradients stay the same
     logit_frames: int = 128  # frames of a row whose text logits exist at a time (memory only)
 

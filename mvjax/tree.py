@@ -1,16 +1,14 @@
 """A parameter is a path such as `backbone/blocks/gate/up/kernel`: flatten, split, merge, compare.
 
-Rules are ordered (regex, value) pairs over paths: full match, first match wins; a path or a rule that
-matches nothing is an error.
+Regexes over paths match the whole path; one that matches nothing is an error.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-V = TypeVar("V")
 Tree = Mapping[str, Any]
 Flat = dict[str, Any]
 
@@ -52,26 +50,6 @@ def merge(*trees: Tree) -> dict[str, Any]:
     if twice:
         raise ValueError(f"merge: each path must be in one tree only, found twice: {twice}")
     return unflatten(flat)
-
-
-def match(paths: Sequence[str], rules: Sequence[tuple[str, V]]) -> dict[str, V]:
-    """Returns {path: value of the first rule whose regex matches the whole path}.
-
-    Raises:
-      ValueError: listing the paths no rule matches, and the rules that match no path at all.
-    """
-    values: dict[str, V] = {}
-    used = set()
-    for path in paths:
-        for pattern, value in rules:
-            if re.fullmatch(pattern, path):
-                values.setdefault(path, value)
-                used.add(pattern)
-    unmatched = [path for path in paths if path not in values]
-    unused = [pattern for pattern, _ in rules if pattern not in used]
-    if unmatched or unused:
-        raise ValueError(f"rules: paths without a rule {unmatched}; rules without a path {unused}")
-    return values
 
 
 def partition(tree: Tree, patterns: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import as_written
 import numpy as np
 
 from mvjax.weights import rules
@@ -24,7 +25,7 @@ class Recorded:
 def make(table, sizes, dtype: Any = np.float32):
     """Returns ({our path: random leaf}, {upstream name: its tensor, recorded})."""
     flat = leaves(table, sizes, dtype)
-    tensors = rules.to_upstream(flat, table, sizes, place="x")
+    tensors = as_written.tensors(flat, table, sizes)
     return flat, {name: Recorded(values) for name, values in tensors.items()}
 
 

@@ -23,23 +23,6 @@ def test_merge_names_every_path_that_is_in_two_trees():
         tree.merge({"a": {"x": 1}, "b": 2}, {"a": {"x": 1, "y": 3}, "b": 2})
 
 
-def test_match_takes_the_first_rule_that_matches_the_whole_path():
-    rules = [(r"b/.*kernel", "matrix"), (r"b/.*", "rest of b"), (r"a", "a")]
-    assert tree.match(list(FLAT), rules) == {
-        "a": "a",
-        "b/a/kernel": "matrix",
-        "b/x": "rest of b",
-    }
-
-
-def test_match_names_paths_without_rule_and_rules_without_path():
-    with pytest.raises(ValueError) as error:
-        tree.match(list(FLAT), [("b/x", 1), ("kernel", 2), ("c", 3)])
-    message = str(error.value)
-    assert "['a', 'b/a/kernel']" in message  # 'kernel' is not the whole path
-    assert "['kernel', 'c']" in message
-
-
 def test_partition_is_disjoint_and_whole():
     chosen, rest = tree.partition(NESTED, [r"b/a/.*", "a"])
     assert tree.flatten(chosen) == {"a": 3, "b/a/kernel": 2}

@@ -212,7 +212,7 @@ def in_torch(side: str, folder: Path):
     from safetensors import torch as safetensors_torch
 
     from mvjax import parity, tree
-    from mvjax.weights import kyutai
+    from mvjax.weights import export
 
     run = make_config()
     model = dataclasses.replace(
@@ -228,7 +228,7 @@ def in_torch(side: str, folder: Path):
             built = torch_step.Upstream(Path(scratch), model, params)
         else:
             path = Path(scratch) / "model.safetensors"
-            kyutai.save_vis(path, params, model)
+            export.save_exported(path, params, model, "torch")
             built = torch_step.Twin(model, safetensors_torch.load_file(path))
     trainer = torch_step.Trainer(built, batch, run.optim, compiled=side.endswith("compiled"))
     return trainer.step

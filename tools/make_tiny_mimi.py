@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from mvjax import config as config_lib
 from mvjax import tiny, types
-from mvjax.config import MimiConfig
 from mvjax.dialogues import speech
 from mvjax.tiny import talk, voices
 
@@ -59,7 +59,7 @@ def main() -> None:
     train(model, probe, corpus, minutes=args.minutes, out=args.out)
 
 
-def build(config: MimiConfig) -> MimiModel:
+def build(config: config_lib.MimiConfig) -> MimiModel:
     """The `moshi` package's Mimi at the sizes of `config`."""
     seanet = dict(
         channels=1, dimension=config.latent, causal=True, n_filters=config.filters,

@@ -12,18 +12,15 @@ The model hears and speaks (17 streams) and reads and writes (text alone), and n
 Hearing comes late if only the answers ask for it, so a head that is not kept reads the user's words off
 the same hidden states, a quarter of a second after they begin.
 
-Speech comes from a bank: every utterance is spoken by eSpeak NG and encoded by the tiny Mimi in a few
-voices, at random places within the frame grid and with silence around it; dialogues are drawn afresh and
-laid out on the frame grid from the bank, so that no answer can be known by heart. (The codec is causal
-and its attention looks back one second, so this equals encoding the whole channel but for the first
-frames after a short gap.)
+Speech comes from a bank of utterances (`speech_bank.py`); dialogues are drawn afresh and laid out on the
+frame grid from the bank, so that no answer can be known by heart. (The codec is causal and its attention
+looks back one second, so this equals encoding the whole channel but for the first frames after a short
+gap.)
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
-import dataclasses
 import time
 from pathlib import Path
 
@@ -32,22 +29,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import sentencepiece
+import speech_bank
 
 from mvjax import config as config_lib
 from mvjax import tiny, tree, types
-from mvjax.codec import mimi
 from mvjax.data import streams
 from mvjax.dialogues import speech
 from mvjax.nn import model as model_lib
-from mvjax.tiny import talk, voices
 from mvjax.train import loss as loss_lib
 from mvjax.weights import kyutai, locate
-from mvjax.weights import mimi as mimi_weights
 
 HEARD_AFTER = 0.24  # seconds from the start of a user's word to where the ear must know it
 WEIGHT_NOISE = 0.04  # relative, in training
 MISHEARD = 0.07  # of the user's semantic codes, in training
-LEAD, TAIL = 2, 4  # frames of silence encoded before and after an utterance
 SPEECH_FRAMES, SPEECHLESS_TOKENS = 144, 72
 SPEECH_ROWS, SPEECHLESS_ROWS = 24, 8
 WEIGHTS = (3.0, 0.5, 0.5, 0.5)  # of spoken text, audio, written text and the user's words
@@ -69,100 +63,17 @@ def main() -> None:
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(locate.resolve(tiny.FROZEN.tokenizer))
     )
-    bank = make_bank(args.dialogues, args.seed)
+    bank = speech_bank.make(args.dialogues, args.seed, silence_frames=SPEECH_FRAMES)
     clips = [codes for group in bank.clips.values() for codes, _ in group]
     print(f"{len(clips)} clips, {sum(c.shape[1] for c in clips) / 750:.0f} minutes", flush=True)
     params = train(Batches(bank, tokenizer, args.seed), args)
     kyutai.save_moshi(args.out, params, tiny.MODEL, dtype=jnp.bfloat16)
 
 
-@dataclasses.dataclass
-class Bank:
-    """Encoded utterances by (speaker, text), each in several voices and places on the frame grid.
-
-    Attributes:
-      clips: [(codes uint16 [Q, T], words on that clock), ...] of each utterance.
-      silence: uint16 [Q, T], encoded from the first sample on.
-    """
-
-    clips: dict[tuple[str, str], list[tuple[np.ndarray, tuple[speech.Span, ...]]]]
-    silence: np.ndarray
-
-    def holds(self, talked: talk.Dialogue) -> bool:
-        """Whether every turn can be laid out from the bank."""
-        return all((turn.speaker, turn.text) in self.clips for turn in talked.turns)
-
-
-def make_bank(draws: int, seed: int) -> Bank:
-    """Speaks and encodes what `draws` dialogues say; what is said often gets more clips."""
-    rng = np.random.default_rng(seed)
-    said = collections.Counter(
-        (turn.speaker, turn.text) for _ in range(draws) for turn in dialogue(rng).turns
-    )
-    keys, audio, words = [], [], []
-    for (speaker, text), count in said.items():
-        if count == 1:
-            continue  # long echoes, mostly: too many to speak them all
-        user = speaker == "user"
-        order = rng.permutation(len(voices.TRAIN_USERS))
-        # Many clips of the assistant: the model hears its own voice, and would otherwise know from the
-        # sound of a sentence's first words how it ends, instead of listening to the user.
-        for n in range(min(12, -(-count // 3)) if user else min(8, count + 1)):
-            voice = voices.TRAIN_USERS[order[n]] if user else voices.ASSISTANT
-            clip, spans = _clip(text, voice, rng, gain=rng.uniform(-6, 0) if user else 0.0)
-            keys.append((speaker, text))
-            audio.append(clip)
-            words.append(spans)
-    *codes, silence = encode([*audio, np.zeros(SPEECH_FRAMES * types.FRAME_SAMPLES, np.float32)])
-    bank = Bank({}, silence)
-    for key, *clip in zip(keys, codes, words, strict=True):
-        bank.clips.setdefault(key, []).append(tuple(clip))
-    return bank
-
-
-def _clip(text, voice, rng, *, gain: float) -> tuple[np.ndarray, tuple[speech.Span, ...]]:
-    """An utterance in silence, from a random sample of frame LEAD on, in whole frames."""
-    said = speech.speak(text, voice)
-    start = LEAD * types.FRAME_SAMPLES + int(rng.integers(types.FRAME_SAMPLES))
-    size = start + len(said.samples) + TAIL * types.FRAME_SAMPLES
-    clip = np.zeros(-(-size // types.FRAME_SAMPLES) * types.FRAME_SAMPLES, np.float32)
-    clip[start : start + len(said.samples)] = said.samples * np.float32(10 ** (gain / 20))
-    shift = start / types.SAMPLE_RATE
-    return clip, tuple(speech.Span(w.text, w.start + shift, w.end + shift) for w in said.words)
-
-
-def dialogue(rng: np.random.Generator) -> talk.Dialogue:
-    """One spoken dialogue of any kind."""
-    draw = rng.random()
-    if draw < 0.45:
-        return talk.told_dialogue(rng)
-    return talk.blind_dialogue(rng) if draw < 0.8 else talk.small_talk(rng)
-
-
-def encode(clips: list[np.ndarray]) -> list[np.ndarray]:
-    """Codes of each clip; clips of similar length share a batch."""
-    codec = mimi.Mimi(tiny.CODEC)
-    params = mimi_weights.load_mimi(locate.resolve(tiny.FROZEN.codec), tiny.CODEC)
-    run = jax.jit(lambda p, a: codec.apply({"params": p}, a, method="encode"))
-    order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
-    codes: list[np.ndarray] = [np.zeros(0)] * len(clips)
-    for at in range(0, len(order), 32):
-        chosen = order[at : at + 32]
-        step = 8 * types.FRAME_SAMPLES  # few lengths, few compilations
-        length = -(-max(len(clips[i]) for i in chosen) // step) * step
-        batch = np.zeros((32, length), np.float32)
-        for row, i in enumerate(chosen):
-            batch[row, : len(clips[i])] = clips[i]
-        out = np.asarray(run(params, batch)).astype(np.uint16)
-        for row, i in enumerate(chosen):
-            codes[i] = out[row, :, : len(clips[i]) // types.FRAME_SAMPLES]
-    return codes
-
-
 class Batches:
     """Draws batches without end from the bank (speech) and from fresh talk (text)."""
 
-    def __init__(self, bank: Bank, tokenizer, seed: int):
+    def __init__(self, bank: speech_bank.Bank, tokenizer, seed: int):
         self.bank, self.tokenizer = bank, tokenizer
         self.rng = np.random.default_rng(seed + 1)
 
@@ -185,13 +96,13 @@ class Batches:
         words: dict[str, list[speech.Span]] = {"user": [], "assistant": []}
         frame = int(rng.integers(0, 8))
         while frame < SPEECH_FRAMES:
-            talked = dialogue(rng)
+            talked = speech_bank.dialogue(rng)
             if not bank.holds(talked):
                 continue
             for turn in talked.turns:
                 clips = bank.clips[turn.speaker, turn.text]
                 codes, spans = clips[rng.integers(len(clips))]
-                first = max(0, frame - LEAD)
+                first = max(0, frame - speech_bank.LEAD)
                 room = min(codes.shape[1], max(0, SPEECH_FRAMES - first))
                 user_spoke = turn.speaker == "user"
                 side = user if user_spoke else assistant
@@ -202,7 +113,8 @@ class Batches:
                 words[turn.speaker] += [
                     speech.Span(w.text, w.start + shift, w.end + shift) for w in spans
                 ]
-                frame = first + codes.shape[1] - TAIL + int(rng.integers(2, 4 if user_spoke else 8))
+                frame = first + codes.shape[1] - speech_bank.TAIL
+                frame += int(rng.integers(2, 4 if user_spoke else 8))
             frame += int(rng.integers(0, 12))
         text, heard = (
             streams.text_stream(words[who], SPEECH_FRAMES, self.tokenizer, pad=3, epad=0)
@@ -231,7 +143,7 @@ class Batches:
         """Freshly drawn dialogues as text, one after the other until the row is full."""
         row: list[int] = []
         while len(row) < SPEECHLESS_TOKENS:
-            for turn in dialogue(self.rng).turns:
+            for turn in speech_bank.dialogue(self.rng).turns:
                 ids = [i for w in turn.text.split() for i in self.tokenizer.encode(w)]
                 row += [1, *ids, 2] if turn.speaker == "user" else ids
         return np.asarray(row[:SPEECHLESS_TOKENS], np.int32)[None]

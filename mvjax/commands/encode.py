@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from mvjax.commands import arguments
+from mvjax.commands import arguments, spinner
 
 
 def add(commands) -> None:
@@ -44,7 +43,7 @@ def add(commands) -> None:
 def encode(args: argparse.Namespace) -> int:
     """Encodes, writes the records, and says how fast it went and what was left out."""
     from mvjax import config_text
-    from mvjax.data import augment, records
+    from mvjax.data import augment, encoder, records
     from mvjax.data import encode as encode_lib
     from mvjax.data.ingest import catalogue, files, items, write
 
@@ -52,7 +51,7 @@ def encode(args: argparse.Namespace) -> int:
     split = catalogue.find(args.dataset, args.split)[1]
     files.check_folders(args.images)
     dataset = args.out / args.name
-    settings = encode_lib.Settings(
+    settings = encoder.Settings(
         codec=run.frozen.codec,
         config=run.codec,
         codebooks=run.model.codebooks_out,
@@ -75,7 +74,10 @@ def encode(args: argparse.Namespace) -> int:
         tasks = encode_lib.tasks(dialogues(items.Skips()), settings, copies=args.copies)
         fresh = encode_beam.fill(tasks, settings, options=shlex.split(args.beam))
     workers = encode_lib.default_workers() if args.workers is None else args.workers
-    with items.Skips(listing, budget=args.max_skipped) as skips, _shown(dataset) as tell:
+    with (
+        items.Skips(listing, budget=args.max_skipped) as skips,
+        spinner.shown(f"{dataset}: opening") as tell,
+    ):
         tally = encode_lib.write(
             dialogues(skips),
             dataset,
@@ -85,7 +87,7 @@ def encode(args: argparse.Namespace) -> int:
             copies=args.copies,
             workers=0 if args.beam is not None else workers,
             limits=run.data.limits,
-            progress=tell,
+            progress=lambda tally: tell(f"{dataset}: {tally.summary()}"),
         )
     print(f"{dataset}: {tally.records} records, {tally.seconds / 3600:.2f} h of audio")
     if fresh is not None:
@@ -98,26 +100,3 @@ def encode(args: argparse.Namespace) -> int:
     if skips.counts:
         print(f"left out: {skips.summary()}; listed in {listing}")
     return 0
-
-
-@contextlib.contextmanager
-def _shown(dataset: Path) -> Iterator[Callable]:
-    """A line that tells how far an encoding is."""
-    from rich import console, progress
-
-    shown = progress.Progress(
-        progress.SpinnerColumn(),
-        progress.TextColumn("{task.description}"),
-        progress.TimeElapsedColumn(),
-        console=console.Console(stderr=True),
-        transient=True,
-    )
-    with shown:
-        task = shown.add_task(f"{dataset}: opening")
-
-        def tell(tally) -> None:
-            text = f"{dataset}: {tally.records} records, {tally.seconds / 3600:.2f} h"
-            rate = f"{tally.hours_per_minute():.2f} h/min, {tally.skipped} left out"
-            shown.update(task, description=f"{text}, {rate}")
-
-        yield tell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mvjax.commands import arguments
+from mvjax.commands import arguments, spinner
 from mvjax.data.ingest import catalogue
 
 
@@ -33,30 +33,15 @@ def add(commands) -> None:
 
 def ingest(args: argparse.Namespace) -> int:
     """Writes the records and says what was left out."""
-    from rich import console, progress
-
     from mvjax.data.ingest import write
 
     split = catalogue.find(args.name, args.split)[1]
     dataset = args.out / (args.called or f"{args.name}-{split}")
-    terminal = console.Console(stderr=True)
-    shown = progress.Progress(
-        progress.SpinnerColumn(),
-        progress.TextColumn("{task.description}"),
-        progress.TimeElapsedColumn(),
-        console=terminal,
-        transient=True,
-        disable=not terminal.is_terminal,
-    )
-    with shown:
-        task = shown.add_task(f"{dataset}: opening")
-
-        def tell(written: int, skipped: int) -> None:
-            shown.update(task, description=f"{dataset}: {written} records, {skipped} left out")
-
+    with spinner.shown(f"{dataset}: opening") as tell:
         found = write.write_text(
             args.name, args.source, dataset, split=split, images=args.images, limit=args.limit,
-            workers=args.workers, budget=args.max_skipped, progress=tell,
+            workers=args.workers, budget=args.max_skipped,
+            progress=lambda written, skipped: tell(f"{dataset}: {written} records, {skipped} left out"),
         )  # fmt: skip
     images = sum(shard.count for shard in found.index.images)
     total = sum(shard.bytes for shard in (*found.index.records, *found.index.images))

@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 from jaxtyping import UInt16
 
+from mvjax.weights import locate
+
 _VERSION = b"mvjax codes 1"
 
 
@@ -72,8 +74,7 @@ def key(audio: Path | np.ndarray, *settings: str) -> str:
     for text in settings:
         digest.update(f"{len(text)} {text}".encode())
     if isinstance(audio, Path):
-        with audio.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(locate.file_hash(audio)))
     else:
         digest.update(hashlib.sha256(np.ascontiguousarray(audio).tobytes()).digest())
     return digest.hexdigest()

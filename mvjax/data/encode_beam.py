@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mvjax.data import encode
+from mvjax.data import encode, encoder
 
 try:
     import apache_beam as beam
@@ -21,7 +21,9 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 
-def fill(tasks: Iterable[encode.Task], settings: encode.Settings, *, options: Sequence[str]) -> int:
+def fill(
+    tasks: Iterable[encoder.Task], settings: encoder.Settings, *, options: Sequence[str]
+) -> int:
     """Encodes all tasks that the store has not; returns how many were encoded just now.
 
     Args:
@@ -51,15 +53,15 @@ def fill(tasks: Iterable[encode.Task], settings: encode.Settings, *, options: Se
 class Encode(beam.DoFn):
     """Chunks of tasks -> how many tasks they had; one encoder a worker."""
 
-    def __init__(self, settings: encode.Settings) -> None:
+    def __init__(self, settings: encoder.Settings) -> None:
         self._settings = settings
         self._fresh = metric.Metrics.counter("mvjax", "fresh")
 
     def setup(self) -> None:
         """Opens the codec."""
-        self._encoder = encode.Encoder(self._settings)
+        self._encoder = encoder.Encoder(self._settings)
 
-    def process(self, chunk: Sequence[encode.Task]) -> Iterator[int]:
+    def process(self, chunk: Sequence[encoder.Task]) -> Iterator[int]:
         """Encodes a chunk into the store."""
         self._fresh.inc(sum(done.fresh for done in self._encoder(chunk)))
         yield len(chunk)

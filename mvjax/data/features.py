@@ -8,7 +8,6 @@ the index says which, and a run with others refuses them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,10 +172,8 @@ class Reader:
 
 def made_with(frozen: config_lib.FrozenFiles, model: config_lib.ModelConfig) -> Made:
     """Returns what the features of a run depend on."""
-    digest = hashlib.sha256()
-    for file in frozen_lib.paths(frozen)["siglip"]:
-        digest.update(locate.file_hash(file).encode())
-    return Made(digest.hexdigest(), model.siglip.image_size, model.siglip.resampler)
+    siglip = locate.joint_hash(frozen_lib.paths(frozen)["siglip"])
+    return Made(siglip, model.siglip.image_size, model.siglip.resampler)
 
 
 def form(model: config_lib.ModelConfig) -> batch_lib.Form:

@@ -29,9 +29,6 @@ REFUSES = "refuses"
 UNSPEAKABLE = "cannot be spoken"
 NO_QUESTIONS = "user hardly asks"
 TOO_FEW = "too few turns"
-REASONS = (
-    EMPTY, TOO_LONG, CUT_OFF, REPEATS, LEAKS, QUOTES, ROLE, REFUSES, UNSPEAKABLE, NO_QUESTIONS, TOO_FEW,
-)  # fmt: skip
 
 _LEAK = re.compile(
     r"\b(?:captions?|(?:my|your|the) (?:notes|instructions?|prompt)|system prompt|"

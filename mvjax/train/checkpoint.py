@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from mvjax import tree
@@ -53,7 +52,7 @@ class Pending:
         self.step = step
 
     def begin(self, state: step_lib.State) -> Pending:
-        """Copies the values and starts writing; raises as `save`."""
+        """Copies the values and starts writing; raises as the function `begin`."""
         try:
             distributed.from_first(lambda: self._make_room(state))
             with _quiet():
@@ -69,7 +68,7 @@ class Pending:
         return self
 
     def finish(self) -> Path:
-        """Waits until all is written, then gives it its name; raises as `save`."""
+        """Waits until all is written, then gives it its name; raises as `begin`."""
         try:
             with _quiet():
                 for writer in self._writers:
@@ -120,20 +119,15 @@ class Pending:
 
 
 def begin(root: Path, state: step_lib.State, *, meta: Mapping[str, Any], keep: int) -> Pending:
-    """Copies the state to the host and starts writing a checkpoint; raises as `save`."""
-    return Pending(root, int(state.step), meta, keep).begin(state)
+    """Copies the state to the host and starts writing a checkpoint beside the others.
 
-
-def save(root: Path, state: step_lib.State, *, meta: Mapping[str, Any], keep: int) -> Path:
-    """Writes a checkpoint beside the others, then removes all but the newest `keep`.
-
-    It is written to a `.partial` folder and renamed, so that a kill or a full disk leaves the earlier
-    ones alone.
+    It is written to a `.partial` folder, which `finish` renames, so that a kill or a full disk leaves the
+    earlier ones alone; then all but the newest `keep` are removed.
 
     Raises:
       ValueError: if it cannot be written: what failed, and which checkpoint is still there.
     """
-    return begin(root, state, meta=meta, keep=keep).finish()
+    return Pending(root, int(state.step), meta, keep).begin(state)
 
 
 def newest(root: Path) -> Found:
@@ -175,18 +169,6 @@ def read_adapters(found: Found, like: tree.Tree) -> dict[str, Any]:
     """Returns the trained parameters only, shaped as `like`: their mean (`optim.ema`) if there is one."""
     part = MEAN if (found.folder / MEAN).is_dir() else "adapters"
     return tree.unflatten(_read_tree(found.folder / part, tree.flatten(like)))
-
-
-def read_raw(found: Found) -> dict[str, Any]:
-    """Returns every array of a checkpoint in numpy, by part and name, for inspection."""
-    raw = {}
-    for part in ("adapters", "optimizer", MEAN):
-        if not (found.folder / part).is_dir():
-            continue
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-            leaves = checkpointer.restore((found.folder / part).absolute())
-        raw |= {f"{part}/{name}": np.asarray(leaf) for name, leaf in leaves.items()}
-    return raw
 
 
 def set_aside(damaged: Mapping[Path, str]) -> None:

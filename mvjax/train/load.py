@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -118,7 +117,9 @@ def identity(run: config.Config) -> Identity:
     for name, files in frozen_files.paths(run.frozen).items():
         digest = np.zeros(32, np.uint8)
         if jax.process_index() == 0:
-            digest = np.frombuffer(bytes.fromhex(_joint_hash(files)), np.uint8)
+            # of one file its own, as `sha256sum` prints it
+            sha256 = locate.checked_hash(*files) if len(files) == 1 else locate.joint_hash(files)
+            digest = np.frombuffer(bytes.fromhex(sha256), np.uint8)
         if jax.process_count() > 1:
             digest = multihost_utils.broadcast_one_to_all(digest)
         found[name] = {"path": locations[name], "sha256": bytes(np.asarray(digest)).hex()}
@@ -214,22 +215,6 @@ def _frozen(run: config.Config, stored: Mapping[str, V]) -> dict[str, V]:
 
 def _shardings(leaves: Mapping[str, stored_lib.Stored], mesh: Mesh) -> dict[str, Any]:
     return tree.flatten(sharding.shardings(tree.unflatten(leaves), mesh))
-
-
-def _joint_hash(files: Sequence[Path]) -> str:
-    """Returns the SHA-256 of a file, or of the digests of several."""
-    digests = [locate.file_hash(file) for file in files]
-    for file, digest in zip(files, digests):
-        blob = file.resolve()  # the hub's cache names large files by their SHA-256
-        listed = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
-        if listed and blob.name != digest:
-            raise ValueError(
-                f"{file}: expected SHA-256 {blob.name}, as the hub listed it, got {digest};"
-                " the file is damaged: delete it and fetch it again"
-            )
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _fresh(run: config.Config, mesh: Mesh, paths: list[str]) -> dict[str, Any]:

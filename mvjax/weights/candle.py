@@ -18,7 +18,6 @@ import ml_dtypes
 import numpy as np
 
 from mvjax import config as config_lib
-from mvjax import tree
 from mvjax.weights import kyutai, leaf, locate, mlx, rules, safetensors_io, stored, targets
 
 GGUF_SUFFIX = ".gguf"
@@ -62,19 +61,6 @@ def open_candle(
     return from_tensors(tensors, config, dtype=dtype, place=str(found))
 
 
-def load_candle(
-    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> kyutai.Params:
-    """Reads the whole parameter tree, in numpy; otherwise as `open_candle`.
-
-    Raises:
-      ValueError: also naming tensors that are damaged.
-    """
-    verify(path)
-    views = open_candle(path, config, dtype=dtype)
-    return tree.unflatten(rules.read_leaves(views, place=str(path)))
-
-
 def verify(path: str | Path) -> None:
     """Compares all files of a location of `open_candle` with the checksums that they carry.
 
@@ -102,30 +88,12 @@ def from_tensors(
     return rules.leaves(tensors, table, sizes, place=place, dtype=dtype)
 
 
-def save_candle(
-    path: Path,
-    params: tree.Tree,
-    config: config_lib.ModelConfig,
-    *,
-    dtype: np.dtype | type | None = None,
-) -> None:
-    """Writes the whole tree: safetensors, or if `path` ends in .gguf q8_0 and its vision file.
-
-    Args:
-      path: to write.
-      params: the tree.
-      config: its sizes.
-      dtype: of the tensors of a safetensors file; None keeps each leaf's.
+def write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
+    """Writes {name in the file: tensor}: safetensors, or if `path` ends in .gguf q8_0 and its vision file.
 
     Raises:
       ModuleNotFoundError: if the `gguf` package is needed and not installed, with the remedy.
     """
-    split = path.suffix == GGUF_SUFFIX
-    write(path, to_tensors(params, config, split=split, dtype=dtype, place=f"writing {path}"))
-
-
-def write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
-    """Writes {name in the file: tensor}; otherwise as `save_candle`."""
     if path.suffix == GGUF_SUFFIX:
         language = {name: t for name, t in tensors.items() if not name.startswith(IMAGE)}
         gguf_io().write(path, language)
@@ -138,19 +106,6 @@ def image_tensors(tensors: Mapping[str, stored.Stored]) -> dict[str, stored.Stor
     """Returns what the file beside a GGUF holds, in bfloat16."""
     image = {name: tensor for name, tensor in tensors.items() if name.startswith(IMAGE)}
     return {name: stored.cast(tensor, ml_dtypes.bfloat16) for name, tensor in image.items()}
-
-
-def to_tensors(
-    params: tree.Tree,
-    config: config_lib.ModelConfig,
-    *,
-    split: bool = False,
-    dtype: np.dtype | type | None = None,
-    place: str,
-) -> dict[str, stored.Stored]:
-    """Returns {name in the file: tensor}, made when read; `split` keeps queries apart."""
-    table, sizes = candle_rules(config, split=split), kyutai.sizes(config)
-    return rules.views(tree.flatten(params), table, sizes, place=place, dtype=dtype)
 
 
 def vision_file(path: Path) -> Path:

@@ -81,10 +81,7 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     (out / CERTIFICATE_FILE).unlink(missing_ok=True)
     weights = out / targets.weight_file(target, quantisation)
-    tensors = to_tensors(params, config.model, target, dtype=dtype, quantisation=quantisation)
-    write = candle.write if target == "candle" else safetensors_io.write
-    write(weights, tensors)
-    assert_written(weights, tensors)
+    save_exported(weights, params, config.model, target, dtype=dtype, quantisation=quantisation)
     shutil.copyfile(codec, out / targets.CODEC_FILE)
     shutil.copyfile(tokenizer, out / targets.TOKENIZER_FILE)
     _write_configs(config.model, target, quantisation, out)
@@ -93,6 +90,34 @@ def export(
     )
     (out / model_card.FILE).write_text(card)
     return out
+
+
+def save_exported(
+    path: Path,
+    params: tree.Tree,
+    config: config_lib.ModelConfig,
+    target: targets.Target,
+    *,
+    dtype: config_lib.Dtype | None = None,
+    quantisation: targets.Quantisation | None = None,
+) -> None:
+    """Writes the weights of an export alone, and reads them back; the inverse of `load_exported`.
+
+    Args:
+      path: to write; for q8_0 it ends in .gguf, and its vision file is written beside it.
+      params: the whole parameter tree.
+      config: its sizes.
+      target: whose layout.
+      dtype: as `export`.
+      quantisation: one of the target's.
+
+    Raises:
+      ValueError: for a design that the layout has no place for, or if a tensor read back differs.
+    """
+    tensors = to_tensors(params, config, target, dtype=dtype, quantisation=quantisation)
+    write = candle.write if target == "candle" else safetensors_io.write
+    write(path, tensors)
+    assert_written(path, tensors)
 
 
 def to_tensors(
@@ -110,7 +135,7 @@ def to_tensors(
         for path, values in tree.flatten(params).items()
     }
     if quantisation in ("q8", "q4"):
-        return mlx.to_tensors(tree.unflatten(leaves), config, mode=quantisation, place=place)
+        return mlx.quantised(leaves, config, quantisation, place=place)
     table = _table(config, target, quantisation)
     return rules.views(leaves, table, kyutai.sizes(config), place=place)
 
@@ -141,27 +166,43 @@ def as_stored(
 
 
 def load_exported(
-    path: Path,
+    path: str | Path,
     config: config_lib.ModelConfig,
     target: targets.Target,
     *,
     dtype: np.dtype | type | None = None,
 ) -> dict[str, Any]:
-    """Reads the weights of an export back into the parameter tree; dtype None keeps the file's."""
+    """Reads a weight file of a target whole, as the parameter tree in numpy.
+
+    Args:
+      path: location of a file that mvjax exported or upstream released, quantised or not.
+      config: the sizes that the file must have.
+      target: whose layout it has.
+      dtype: of the parameters; None keeps the file's. Quantised weights are exact in float32.
+
+    Raises:
+      ValueError: naming the file, and every missing, unexpected, misshapen or damaged tensor.
+    """
     views = open_exported(path, config, target, dtype=dtype)
     return tree.unflatten(rules.read_leaves(views, place=str(path)))
 
 
 def open_exported(
-    path: Path,
+    path: str | Path,
     config: config_lib.ModelConfig,
     target: targets.Target,
     *,
     dtype: np.dtype | type | None = None,
 ) -> dict[str, leaf.Leaf]:
-    """Returns {path: leaf} of an export whose checksums are right; otherwise as `load_exported`."""
-    candle.verify(path)  # of any safetensors file, too
-    look = {"torch": kyutai.open_vis, "mlx": mlx.open_mlx, "candle": candle.open_candle}[target]
+    """Returns {our path: leaf}, the file's checksums being right; otherwise as `load_exported`."""
+    if target == "candle":
+        candle.verify(path)
+        return candle.open_candle(path, config, dtype=dtype)
+    names, look = {
+        "torch": (locate.WEIGHTS, kyutai.open_vis),
+        "mlx": (mlx.NAMES, mlx.open_mlx),
+    }[target]
+    safetensors_io.verify(locate.resolve(path, names=names))
     return look(path, config, dtype=dtype)
 
 

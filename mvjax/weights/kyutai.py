@@ -9,7 +9,6 @@ the first that looks.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from mvjax.weights import (
     safetensors_io,
     siglip_names,
     split_names,
-    stored,
 )
 
 Params = dict[str, Any]
@@ -91,14 +89,14 @@ def save_moshi(
     dtype: np.dtype | type | None = None,
 ) -> None:
     """Writes the backbone and depformer of `params` (which may hold more) as a base Moshi file."""
-    table = moshi_rules(config)
-    shapes = rules.leaf_shapes(table, sizes(config))
+    table, axes, place = moshi_rules(config), sizes(config), f"writing {path}"
+    shapes = rules.leaf_shapes(table, axes)
     flat = {
         path: leaf
         for path, leaf in tree.flatten(params).items()
         if path in shapes or path.startswith("depformer/")
     }
-    _write(path, flat, table, config, dtype)
+    safetensors_io.write(path, rules.views(flat, table, axes, place=place, dtype=dtype))
 
 
 def open_vis(
@@ -108,27 +106,6 @@ def open_vis(
     path = locate.resolve(path, names=locate.WEIGHTS)
     tensors = safetensors_io.tensors(path)
     return rules.leaves(tensors, vis_rules(config), sizes(config), place=str(path), dtype=dtype)
-
-
-def load_vis(
-    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> Params:
-    """Reads a MoshiVis file whole, as `load_moshi`; dtype None keeps each tensor's."""
-    path = locate.resolve(path, names=locate.WEIGHTS)
-    safetensors_io.verify(path)
-    views = open_vis(path, config, dtype=dtype)
-    return tree.unflatten(rules.read_leaves(views, place=str(path)))
-
-
-def save_vis(
-    path: Path,
-    params: tree.Tree,
-    config: config_lib.ModelConfig,
-    *,
-    dtype: np.dtype | type | None = None,
-) -> None:
-    """Writes the whole parameter tree as one MoshiVis file; dtype None keeps each leaf's."""
-    _write(path, tree.flatten(params), vis_rules(config), config, dtype)
 
 
 def sizes(config: config_lib.ModelConfig) -> dict[str, int]:
@@ -306,14 +283,3 @@ def gate_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
 
 def _gate_axis(path: str, k: int) -> str:
     return f"gate:{path}:{k}"
-
-
-def _write(
-    path: Path,
-    flat: Mapping[str, stored.Stored],
-    table: list[rules.Rule],
-    config: config_lib.ModelConfig,
-    dtype: np.dtype | type | None,
-) -> None:
-    place = f"writing {path}"
-    safetensors_io.write(path, rules.views(flat, table, sizes(config), place=place, dtype=dtype))

@@ -62,6 +62,28 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def checked_hash(path: Path) -> str:
+    """Returns `file_hash`; of a file in the hub's cache it must be the one that the hub listed.
+
+    Raises:
+      ValueError: naming the file and both hashes.
+    """
+    digest = file_hash(path)
+    blob = path.resolve()  # the hub's cache names large files by their SHA-256
+    listed = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
+    if listed and blob.name != digest:
+        raise ValueError(
+            f"{path}: expected SHA-256 {blob.name}, as the hub listed it, got {digest};"
+            " the file is damaged: delete it and fetch it again"
+        )
+    return digest
+
+
+def joint_hash(paths: Sequence[Path]) -> str:
+    """Returns the SHA-256 over the `checked_hash` of each file, one or several."""
+    return hashlib.sha256("".join(map(checked_hash, paths)).encode()).hexdigest()
+
+
 def _in_folder(folder: Path, text: str, names: Sequence[str]) -> Path:
     for name in names:
         if (folder / name).is_file():

@@ -1,7 +1,7 @@
 """Kyutai's Mimi file (`tokenizer-e351c8d8-checkpoint125.safetensors`); reference section 6.
 
-Every stored codebook is read and written; the model uses the first `codebooks` of them. The flag
-`_initialized` of a codebook is no parameter: it is checked on reading and written as 1.
+Every stored codebook is read; the model uses the first `codebooks` of them. The flag `_initialized` of a
+codebook is no parameter: it is checked.
 """
 
 from __future__ import annotations
@@ -73,20 +73,6 @@ def open_codec(
     if backend == "rusty":
         return rusty.Rusty(path, config)
     return interface.Flax(load_mimi(path, config), config)
-
-
-def save_mimi(path: Path, params: tree.Tree, config: config_lib.MimiConfig) -> None:
-    """Writes the parameters of `codec.mimi.Mimi` under the names of the released file.
-
-    Raises:
-      ValueError: naming every missing, unexpected or misshapen parameter.
-      OSError: when the file cannot be written.
-    """
-    axes = sizes(config)
-    flags = rules.leaf_shapes(flag_rules(), axes)
-    flat = tree.flatten(params) | {p: np.ones(shape, np.float32) for p, shape in flags.items()}
-    table = mimi_rules(config) + flag_rules()
-    safetensors_io.write(path, rules.views(flat, table, axes, place=f"writing {path}"))
 
 
 def sizes(config: config_lib.MimiConfig) -> dict[str, int]:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from mvjax import config as config_lib
-from mvjax import tree
 from mvjax.nn import gates
 from mvjax.weights import (
     kyutai,
@@ -49,58 +48,28 @@ def open_mlx(
     return from_tensors(safetensors_io.tensors(path), config, dtype=dtype, place=str(path))
 
 
-def load_mlx(
-    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> kyutai.Params:
-    """Reads a file of `kyuteye_mlx` whole, as the parameter tree in numpy; otherwise as `open_mlx`.
-
-    Raises:
-      ValueError: also naming tensors that are damaged.
-    """
-    path = locate.resolve(path, names=NAMES)
-    safetensors_io.verify(path)
-    views = open_mlx(path, config, dtype=dtype)
-    return tree.unflatten(rules.read_leaves(views, place=str(path)))
-
-
-def save_mlx(
-    path: Path,
-    params: tree.Tree,
+def quantised(
+    flat: Mapping[str, stored.Stored],
     config: config_lib.ModelConfig,
+    mode: quantise.Mode,
     *,
-    dtype: np.dtype | type | None = None,
-    mode: quantise.Mode | None = None,
-) -> None:
-    """Writes the whole tree as one file of `kyuteye_mlx`.
-
-    Args:
-      path: to write.
-      params: the tree.
-      config: its sizes.
-      dtype: of all tensors; None keeps each leaf's.
-      mode: quantises, as its server asks for; the rest is bfloat16, whatever `dtype` says.
-    """
-    tensors = to_tensors(params, config, dtype=dtype, mode=mode, place=f"writing {path}")
-    safetensors_io.write(path, tensors)
-
-
-def to_tensors(
-    params: tree.Tree,
-    config: config_lib.ModelConfig,
-    *,
-    dtype: np.dtype | type | None = None,
-    mode: quantise.Mode | None = None,
     place: str,
 ) -> dict[str, stored.Stored]:
-    """Returns {name in the file: tensor}, made when read; as `save_mlx`, `place` for messages."""
-    if mode is not None and (problems := width_refusals(config, mode)):
+    """Returns {name in the file: tensor}, made when read: as its server asks for, the rest bfloat16.
+
+    Args:
+      flat: {our path: leaf}.
+      config: of the model.
+      mode: of the file.
+      place: for messages.
+
+    Raises:
+      ValueError: if a width does not fill the groups of the mode, naming each.
+    """
+    if problems := width_refusals(config, mode):
         raise ValueError(f"{place}: cannot quantise to {mode}:\n  " + "\n  ".join(problems))
-    table, sizes = mlx_rules(config), kyutai.sizes(config)
-    flat = tree.flatten(params)
-    if mode is None:
-        return rules.views(flat, table, sizes, place=place, dtype=dtype)
     return mlx_quantised.quantised(
-        rules.views(flat, table, sizes, place=place),
+        rules.views(flat, mlx_rules(config), kyutai.sizes(config), place=place),
         quantise.SCHEMES[mode],
         layers=config.backbone.layers,
     )

@@ -38,13 +38,6 @@ def tensor_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, .
     return shapes
 
 
-def to_upstream(
-    flat: Mapping[str, stored.Stored], rules: Sequence[Rule], sizes: Sizes, *, place: str
-) -> Tensors:
-    """Returns {upstream name: tensor} for {our path: leaf}, all made at once; otherwise as `views`."""
-    return {name: view[()] for name, view in views(flat, rules, sizes, place=place).items()}
-
-
 def views(
     flat: Mapping[str, stored.Stored],
     rules: Sequence[Rule],

@@ -129,24 +129,17 @@ def files(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted(set(_weight_map(path).values()))]
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Returns the text metadata of a file less the checksums; raises as `read`."""
-    return {key: text for key, text in _metadata(path).items() if key != checksums.KEY}
-
-
-def write(
-    path: Path, tensors: Mapping[str, stored.Stored], *, metadata: dict[str, str] | None = None
-) -> None:
+def write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
     """Writes a file whole or not at all: a partial write never replaces an existing file.
 
-    Equal tensors and metadata give equal bytes. One tensor is read at a time, and dropped.
+    Equal tensors give equal bytes. One tensor is read at a time, and dropped.
 
     Raises:
       OSError: naming the file, when the disk is full or the folder cannot be written.
     """
     # Widest dtypes first, so that every tensor is aligned.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(sorted((metadata or {}).items()))}
+    header: dict[str, Any] = {}
     end = 0
     for name in order:
         shape, dtype = tuple(tensors[name].shape), np.dtype(tensors[name].dtype)
@@ -176,8 +169,8 @@ def write(
 
 def _header(entries: dict[str, Any], sums: dict[str, int]) -> bytes:
     """Returns length and header; as long whatever the sums are."""
-    metadata = {**entries["__metadata__"], checksums.KEY: checksums.text(sums)}
-    text = json.dumps({**entries, "__metadata__": metadata}, separators=(",", ":")).encode()
+    metadata = {checksums.KEY: checksums.text(sums)}
+    text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return struct.pack("<Q", len(text)) + text
 

@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import mimi_file
 import mimi_twin
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def _write(path, config: config_lib.MimiConfig) -> None:
         return noise * np.float32(fan_in**-0.5)
 
     flat = {name: values(name, leaf.shape) for name, leaf in tree.flatten(shapes).items()}
-    mimi_weights.save_mimi(path, tree.unflatten(flat), config)
+    mimi_file.write(path, tree.unflatten(flat), config)
 
 
 def _audio(config: config_lib.MimiConfig, frames: int, batch: int = B) -> np.ndarray:

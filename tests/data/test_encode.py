@@ -8,7 +8,7 @@ import pytest
 
 from mvjax import tiny, types
 from mvjax.codec import interface
-from mvjax.data import augment, code_store, encode, records, spoken
+from mvjax.data import augment, code_store, encode, encoder, records, spoken
 from mvjax.data.ingest import items, moshi_finetune
 from mvjax.weights import locate, mimi
 
@@ -40,9 +40,9 @@ def source(tmp_path_factory):
     return folder
 
 
-def settings(root, **fields) -> encode.Settings:
+def settings(root, **fields) -> encoder.Settings:
     chosen = {"codec": CODEC, "config": tiny.CODEC, "codebooks": Q, "store": root / encode.STORE}
-    return encode.Settings(**{**chosen, "batch_seconds": 6.0, **fields})
+    return encoder.Settings(**{**chosen, "batch_seconds": 6.0, **fields})
 
 
 def run(root, source, *, skips=None, name="chat", workers=0, copies=1, **fields):
@@ -168,13 +168,6 @@ def test_without_beam_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "mvjax.data.encode_beam", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"mvjax\[beam\]"):
         importlib.import_module("mvjax.data.encode_beam")
-
-
-@pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 100, 1249])
-def test_bucket_wastes_a_quarter_at_most(frames):
-    found = encode.bucket(frames * types.FRAME_SAMPLES - 5)
-    assert frames <= found <= max(1.25 * frames, frames + 1)
-    assert encode.bucket(found * types.FRAME_SAMPLES) == found
 
 
 def test_copies_differ_and_are_the_same_again(tmp_path, source):

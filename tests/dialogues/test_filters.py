@@ -36,7 +36,7 @@ def why(text, *before, cut=False):
     ],
 )
 def test_unfit_utterances_have_a_reason(text, reason):
-    assert why(text) == reason and reason in filters.REASONS
+    assert why(text) == reason
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from mvjax.data import images
 from mvjax.nn import model as model_lib
 from mvjax.nn import scopes, siglip
 from mvjax.stream import engine, session
-from mvjax.weights import mlx as mlx_weights
-from mvjax.weights import runtime_configs, targets
+from mvjax.weights import export, runtime_configs, targets
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -34,7 +33,7 @@ def build(config, params, folder, monkeypatch, *, mode=None):
     sizes = runtime_configs.encoder_config(config.siglip)
     (folder / "siglip448.config").write_text(json.dumps(sizes))
     file = folder / targets.weight_file("mlx", mode)
-    mlx_weights.save_mlx(file, params, config, mode=mode)
+    export.save_exported(file, params, config, "mlx", quantisation=mode)
     told, release = runtime_configs.mlx_config(config, mode), MLX.models.config_v0_1()
     depth = dataclasses.replace(
         release.depformer.transformer, **told["depformer"].pop("transformer")

@@ -11,8 +11,7 @@ import upstream
 from mvjax import config as config_lib
 from mvjax.data import images
 from mvjax.nn import gates
-from mvjax.weights import mlx as mlx_weights
-from mvjax.weights import quantise, runtime_configs
+from mvjax.weights import export, quantise, runtime_configs
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -68,7 +67,7 @@ def test_the_file_is_what_upstreams_quantize_saves(mode, tmp_path, monkeypatch, 
     nn.quantize(model, bits=scheme.bits, group_size=scheme.group)
     saved = dict(utils.tree_flatten(model.parameters()))
     saved = MLX.loading.remove_shared_weights(saved, config.backbone.layers)
-    mlx_weights.save_mlx(tmp_path / "ours.safetensors", params, config, mode=mode)
+    export.save_exported(tmp_path / "ours.safetensors", params, config, "mlx", quantisation=mode)
     ours, _ = MLX.loading.split_embedder_weights(mx.load(str(tmp_path / "ours.safetensors")))
     assert ours.keys() == saved.keys()
     differing = [

@@ -31,7 +31,8 @@ def like(made: step.State) -> step.State:
 
 def save(root: Path, *steps: int, keep: int = 9) -> None:
     for number in steps:
-        checkpoint.save(root, state(number), meta={"frozen": {}, "n": number}, keep=keep)
+        meta = {"frozen": {}, "n": number}
+        checkpoint.begin(root, state(number), meta=meta, keep=keep).finish()
 
 
 def files(folder: Path) -> list[Path]:
@@ -53,7 +54,7 @@ def test_round_trip_is_exact(tmp_path):
 def test_a_mean_is_kept_and_is_what_evaluation_takes(tmp_path):
     made = state(7)
     made = made._replace(ema=jax.tree.map(lambda leaf: leaf + 1, made.adapters))
-    checkpoint.save(tmp_path, made, meta={"frozen": {}}, keep=1)
+    checkpoint.begin(tmp_path, made, meta={"frozen": {}}, keep=1).finish()
     found = checkpoint.newest(tmp_path)
     restored = checkpoint.read(found, like(made))
     assert jax.tree.structure(restored) == jax.tree.structure(made)

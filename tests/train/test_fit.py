@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import same_state
 import toy_run
 
 from mvjax import config as config_lib
@@ -68,14 +69,9 @@ class Interrupted(toy_run.Data):
 
 def assert_same_run(first: Path, second: Path) -> None:
     """Same adapters, optimiser state and counters, bit for bit; same metrics but for the speed."""
-    states = []
-    for folder in (first, second):
-        found = checkpoint.newest(folder / load.CHECKPOINTS)
-        assert found.meta["step"] == toy_run.STEPS
-        states.append(checkpoint.read_raw(found))
-    assert states[0].keys() == states[1].keys()
-    for name, leaf in states[0].items():
-        np.testing.assert_array_equal(leaf, states[1][name], err_msg=name)
+    found = [checkpoint.newest(folder / load.CHECKPOINTS) for folder in (first, second)]
+    assert [each.meta["step"] for each in found] == [toy_run.STEPS] * 2
+    same_state.check(*found)
     assert metrics(first) == metrics(second)
 
 

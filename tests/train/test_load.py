@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import as_written
 import ml_dtypes
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import toy_run
 from mvjax import config as config_lib
 from mvjax import config_text, tree
 from mvjax.train import load, sharding
-from mvjax.weights import big_vision, kyutai, locate, rules, safetensors_io, siglip_names, stream
+from mvjax.weights import big_vision, kyutai, locate, safetensors_io, siglip_names, stream
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "moshika_vis_parameters.txt"
@@ -107,7 +108,7 @@ def write_hf_siglip(config, folder):
     encoder = big_vision.load_siglip(config.frozen.siglip, config.model.siglip)
     table = siglip_names.siglip_rules(ours="", theirs="vision_tower.vision_model.")
     sizes = siglip_names.sizes(config.model.siglip)
-    tensors = rules.to_upstream(tree.flatten(encoder), table, sizes, place="x")
+    tensors = as_written.tensors(tree.flatten(encoder), table, sizes)
     where = {}
     for k, names in enumerate((sorted(tensors)[:9], sorted(tensors)[9:])):
         file = f"model-{k}.safetensors"

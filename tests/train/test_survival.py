@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import processes
 import pytest
+import same_state
 
 from mvjax.train import checkpoint
 
@@ -13,13 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def assert_same_end(first, second) -> None:
-    """Same adapters, optimiser state and counters, bit for bit."""
-    states = [
-        checkpoint.read_raw(checkpoint.newest(f / "run/checkpoints")) for f in (first, second)
-    ]
-    assert states[0].keys() == states[1].keys()
-    for name, leaf in states[0].items():
-        np.testing.assert_array_equal(leaf, states[1][name], err_msg=name)
+    same_state.check(*(checkpoint.newest(f / "run/checkpoints") for f in (first, second)))
 
 
 def losses(folder) -> list[tuple[int, float]]:

@@ -11,7 +11,7 @@ import quantisable
 from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.nn import gates
-from mvjax.weights import candle, kyutai, rules, safetensors_io
+from mvjax.weights import candle, export, kyutai, rules, safetensors_io
 
 CONFIG = quantisable.CONFIG
 XA = "transformer.layers.0.cross_attention."
@@ -35,15 +35,19 @@ def quantised(tmp_path_factory):
     pytest.importorskip("gguf")
     path = tmp_path_factory.mktemp("candle") / "model.q8_0.gguf"
     params = quantisable.params()
-    candle.save_candle(path, params, CONFIG)
+    export.save_exported(path, params, CONFIG, "candle", quantisation="q8_0")
     return params, path
+
+
+def load(path, config=CONFIG):
+    return export.load_exported(path, config, "candle", dtype=np.float32)
 
 
 def test_the_same_tree_in_both_layouts(tmp_path):
     config = toy()
     params = quantisable.params(config)
-    kyutai.save_vis(tmp_path / "pt.safetensors", params, config)
-    candle.save_candle(tmp_path / "rs.safetensors", params, config)
+    export.save_exported(tmp_path / "pt.safetensors", params, config, "torch")
+    export.save_exported(tmp_path / "rs.safetensors", params, config, "candle")
     a = safetensors_io.read(tmp_path / "pt.safetensors")
     b = safetensors_io.read(tmp_path / "rs.safetensors")
     layer, step1 = "transformer.layers.1.", "depformer.1.transformer.layers.0."
@@ -93,22 +97,22 @@ def test_the_same_tree_in_both_layouts(tmp_path):
         None,
     ],
 )
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dim", [None, 14, 20])
 def test_import_then_export_gives_the_same_bytes(gate, dim, dtype, tmp_path):
     config = toy(gate=gate, dim=dim)
     first, again = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
-    candle.save_candle(first, quantisable.params(config), config, dtype=dtype)
-    loaded = candle.load_candle(first, config, dtype=None)
+    export.save_exported(first, quantisable.params(config), config, "candle", dtype=dtype)
+    loaded = export.load_exported(first, config, "candle")
     assert {leaf.dtype for leaf in tree.flatten(loaded).values()} == {np.dtype(dtype)}
-    candle.save_candle(again, loaded, config)
+    export.save_exported(again, loaded, config, "candle")
     assert first.read_bytes() == again.read_bytes()
 
 
 def test_gguf_and_its_vision_file_keep_their_bytes_too(quantised, tmp_path):
     _, path = quantised
     again = tmp_path / "again.q8_0.gguf"
-    candle.save_candle(again, candle.load_candle(path, CONFIG), CONFIG)
+    export.save_exported(again, load(path), CONFIG, "candle", quantisation="q8_0")
     assert again.read_bytes() == path.read_bytes()
     # the name that kyuteye_rs derives: X.q8_0.gguf -> X_vision_tower_unquant.safetensors
     vision = path.with_name("model_vision_tower_unquant.safetensors")
@@ -121,7 +125,7 @@ def test_what_a_gguf_holds(quantised):
     import gguf
 
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
-    tensors = candle.to_tensors(params, CONFIG, split=True, place="")
+    tensors = export.to_tensors(params, CONFIG, "candle", quantisation="q8_0")
     plain = {name: t for name, t in tensors.items() if not name.startswith(candle.IMAGE)}
     assert kinds.keys() == plain.keys()
     vision = safetensors_io.tensors(candle.vision_file(path))
@@ -133,7 +137,7 @@ def test_what_a_gguf_holds(quantised):
     assert f"{XA}in_proj_weight" not in kinds  # a fused one is refused by kyuteye_rs
     assert plain[f"{XA}in_proj_weight_q"].shape == (512, 512)
     assert plain[f"{XA}in_proj_weight_kv"].shape == (1024, 512)
-    loaded = tree.flatten(candle.load_candle(path, CONFIG))
+    loaded = tree.flatten(load(path))
     for our_path, leaf in tree.flatten(params).items():
         if our_path.startswith("image/"):  # from the vision file
             np.testing.assert_array_equal(loaded[our_path], leaf.astype(ml_dtypes.bfloat16))
@@ -146,20 +150,20 @@ def test_what_a_gguf_holds(quantised):
 def test_a_gguf_may_hold_the_image_part_itself(quantised, tmp_path):
     params, path = quantised
     gguf_io, alone = candle.gguf_io(), tmp_path / "alone.q8_0.gguf"
-    tensors = candle.to_tensors(params, CONFIG, split=True, place="")
+    tensors = export.to_tensors(params, CONFIG, "candle", quantisation="q8_0")
     gguf_io.write(alone, tensors)  # as the released one does, by its size
-    loaded = candle.load_candle(alone, CONFIG)["image"]["proj"]
+    loaded = load(alone)["image"]["proj"]
     np.testing.assert_array_equal(loaded["bias"], params["image"]["proj"]["bias"])
     assert np.abs(loaded["kernel"] - params["image"]["proj"]["kernel"]).max() > 1e-5
     vision = candle.vision_file(alone)
     vision.write_bytes(candle.vision_file(path).read_bytes())
-    loaded = tree.flatten(candle.load_candle(alone, CONFIG))
-    for name, leaf in tree.flatten(candle.load_candle(path, CONFIG)).items():
+    loaded = tree.flatten(load(alone))
+    for name, leaf in tree.flatten(load(path)).items():
         np.testing.assert_array_equal(loaded[name], leaf, err_msg=name)
     vision.unlink()
     alone.write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match=r"no image_prefix.*alone_vision_tower_unquant"):
-        candle.load_candle(alone, CONFIG)
+        load(alone)
 
 
 @pytest.mark.parametrize("location", ["hf://o/n@v1/model.q8_0.gguf", "hf://o/n@v1"])
@@ -168,25 +172,25 @@ def test_the_vision_file_of_a_gguf_on_the_hub_is_fetched_too(location, quantised
     vision = "model_vision_tower_unquant.safetensors"
     there = {location: path, f"hf://o/n@v1/{vision}": path.with_name(vision)}
     monkeypatch.setattr(candle.locate, "resolve", lambda text, names=(): there[str(text)])
-    loaded = tree.flatten(candle.load_candle(location, CONFIG))
+    loaded = tree.flatten(load(location))
     monkeypatch.undo()
-    for name, leaf in tree.flatten(candle.load_candle(path, CONFIG)).items():
+    for name, leaf in tree.flatten(load(path)).items():
         np.testing.assert_array_equal(loaded[name], leaf)
 
 
 def test_damage_is_named(quantised, tmp_path):
     gguf_io = candle.gguf_io()
-    tensors = candle.to_tensors(quantised[0], CONFIG, split=True, place="")
+    tensors = export.to_tensors(quantised[0], CONFIG, "candle", quantisation="q8_0")
     name = "depformer.2.transformer.layers.1.norm1.alpha"
     tensors[name] = tensors[name][()] + 1
     gguf_io.write(tmp_path / "m.q8_0.gguf", tensors)
     with pytest.raises(ValueError, match=f"m.q8_0.gguf.*\n  {re.escape(name)}: expected a copy"):
-        candle.load_candle(tmp_path / "m.q8_0.gguf", CONFIG)
+        load(tmp_path / "m.q8_0.gguf")
     del tensors[name], tensors["text_emb.weight"]
     tensors["nobody"] = np.zeros(3, np.float32)
     gguf_io.write(tmp_path / "m.q8_0.gguf", tensors)
     with pytest.raises(ValueError, match="3 of") as error:
-        candle.load_candle(tmp_path / "m.q8_0.gguf", CONFIG)
+        load(tmp_path / "m.q8_0.gguf")
     for problem in (f"{name}: missing", "text_emb.weight: missing", "nobody: unexpected"):
         assert problem in str(error.value)
 
@@ -194,9 +198,9 @@ def test_damage_is_named(quantised, tmp_path):
 def test_a_safetensors_file_may_have_separate_projections(tmp_path):
     config = toy()
     params = quantisable.params(config)
-    tensors = candle.to_tensors(params, config, split=True, place="")
+    tensors = export.to_tensors(params, config, "candle", quantisation="q8_0")
     safetensors_io.write(tmp_path / "m.safetensors", tensors)
-    loaded = tree.flatten(candle.load_candle(tmp_path / "m.safetensors", config))
+    loaded = tree.flatten(load(tmp_path / "m.safetensors", config))
     for path, leaf in tree.flatten(params).items():
         np.testing.assert_array_equal(loaded[path], leaf)
 

@@ -2,6 +2,7 @@
 
 import json
 
+import as_written
 import jax
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def state():
         path: rng.standard_normal(shape).astype("f")
         for path, shape in rules.leaf_shapes(TABLE, siglip_names.sizes(CONFIG)).items()
     }
-    return rules.to_upstream(flat, TABLE, siglip_names.sizes(CONFIG), place="x"), flat
+    return as_written.tensors(flat, TABLE, siglip_names.sizes(CONFIG)), flat
 
 
 @pytest.mark.parity

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import as_written
 import ml_dtypes
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.nn import gates
-from mvjax.weights import kyutai, rules, safetensors_io, split_names
+from mvjax.weights import export, kyutai, rules, safetensors_io, split_names
 
 TOY = config_lib.ModelConfig(
     backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
@@ -99,8 +100,10 @@ def test_the_released_sizes_give_the_released_names_and_counts():
 def test_vis_round_trip_of_every_design(name, tmp_path):
     config = design(name)
     params = random_params(config, kyutai.vis_rules(config))
-    kyutai.save_vis(tmp_path / "m.safetensors", params, config)
-    assert_equal(kyutai.load_vis(tmp_path / "m.safetensors", config), params)
+    export.save_exported(tmp_path / "m.safetensors", params, config, "torch")
+    assert_equal(
+        export.load_exported(tmp_path / "m.safetensors", config, "torch", dtype=np.float32), params
+    )
 
 
 def test_variant_names():
@@ -139,7 +142,7 @@ def test_names_where_image_tokens_have_another_width():
     config = design("other_width")
     params = random_params(config, kyutai.vis_rules(config))
     table = kyutai.vis_rules(config)
-    written = rules.to_upstream(tree.flatten(params), table, kyutai.sizes(config), place="x")
+    written = as_written.tensors(tree.flatten(params), table, kyutai.sizes(config))
     keys_values = written[f"{parent}in_proj_weight_kv"]
     k, v = (params["xa"][n]["kernel"].reshape(14, 24).T for n in ("k", "v"))
     np.testing.assert_array_equal(keys_values, np.concatenate([k, v]))
@@ -166,7 +169,7 @@ def test_moshi_round_trip_from_the_whole_tree(tmp_path):
     params = random_params(TOY, kyutai.vis_rules(TOY))
     base, vis = tmp_path / "base.safetensors", tmp_path / "vis.safetensors"
     kyutai.save_moshi(base, params, TOY)
-    kyutai.save_vis(vis, params, TOY)
+    export.save_exported(vis, params, TOY, "torch")
     moshi = tree.flatten(kyutai.load_moshi(base, TOY))
     whole = tree.flatten(params)
     assert set(moshi) < set(whole)
@@ -273,11 +276,11 @@ def test_the_mixed_dtypes_of_the_released_vis_file_are_kept_on_request(tmp_path)
         p: leaf if p.startswith("image/encoder/") else leaf.astype(ml_dtypes.bfloat16)
         for p, leaf in flat.items()
     }
-    kyutai.save_vis(path, tree.unflatten(mixed), TOY)
-    kept = tree.flatten(kyutai.load_vis(path, TOY, dtype=None))
+    export.save_exported(path, tree.unflatten(mixed), TOY, "torch")
+    kept = tree.flatten(export.load_exported(path, TOY, "torch"))
     assert {p: leaf.dtype for p, leaf in kept.items()} == {p: x.dtype for p, x in mixed.items()}
     assert_equal(kept, mixed)
-    exact = tree.flatten(kyutai.load_vis(path, TOY))
+    exact = tree.flatten(export.load_exported(path, TOY, "torch", dtype=np.float32))
     assert {leaf.dtype for leaf in exact.values()} == {np.dtype(np.float32)}
     assert_equal(exact, {p: x.astype(np.float32) for p, x in mixed.items()})
 

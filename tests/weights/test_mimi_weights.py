@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import mimi_file
 import mimi_twin
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def params() -> dict:
 
 @pytest.fixture
 def path(tmp_path, params):
-    mimi_weights.save_mimi(tmp_path / "mimi.safetensors", params, CONFIG)
+    mimi_file.write(tmp_path / "mimi.safetensors", params, CONFIG)
     return tmp_path / "mimi.safetensors"
 
 

@@ -11,7 +11,7 @@ import quantisable
 from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.nn import gates
-from mvjax.weights import kyutai, mlx, quantise, rules, safetensors_io
+from mvjax.weights import export, kyutai, mlx, quantise, rules, safetensors_io
 
 CONFIG = quantisable.CONFIG
 MODES = pytest.mark.parametrize("mode", ["q8", "q4"])
@@ -29,9 +29,9 @@ def written(params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlx")
     paths = {mode: folder / f"model.{mode}.safetensors" for mode in ("q8", "q4")}
     for mode, path in paths.items():
-        mlx.save_mlx(path, params, CONFIG, mode=mode)
+        export.save_exported(path, params, CONFIG, "mlx", quantisation=mode)
     paths[None] = folder / "model.safetensors"
-    mlx.save_mlx(paths[None], params, CONFIG, dtype=ml_dtypes.bfloat16)
+    export.save_exported(paths[None], params, CONFIG, "mlx", dtype="bfloat16")
     return paths
 
 
@@ -100,16 +100,16 @@ def _read(written):
 
 @MODES
 def test_import_then_export_gives_the_same_bytes(mode, written, tmp_path):
-    loaded = mlx.load_mlx(written[mode], CONFIG)
+    loaded = export.load_exported(written[mode], CONFIG, "mlx", dtype=np.float32)
     again = tmp_path / "again.safetensors"
-    mlx.save_mlx(again, loaded, CONFIG, mode=mode)
+    export.save_exported(again, loaded, CONFIG, "mlx", quantisation=mode)
     assert again.read_bytes() == written[mode].read_bytes()
 
 
 def test_the_bfloat16_file_too(written, tmp_path):
-    loaded = mlx.load_mlx(written[None], CONFIG, dtype=None)
+    loaded = export.load_exported(written[None], CONFIG, "mlx")
     again = tmp_path / "again.safetensors"
-    mlx.save_mlx(again, loaded, CONFIG)
+    export.save_exported(again, loaded, CONFIG, "mlx")
     assert again.read_bytes() == written[None].read_bytes()
 
 
@@ -120,7 +120,7 @@ def test_import_dequantises_as_mlx(mode, dtype, written):
     mx = pytest.importorskip("mlx.core")
     scheme, found = quantise.SCHEMES[mode], mx.load(str(written[mode]))
     kept = mx.bfloat16 if dtype is None else mx.float32
-    loaded = mlx.load_mlx(written[mode], CONFIG, dtype=dtype)
+    loaded = export.load_exported(written[mode], CONFIG, "mlx", dtype=dtype)
     sample = {  # our path: (name, our value in the file's shape)
         "backbone/text_emb": ("text_emb", lambda x: x["embedding"]),
         "xa/q": (f"{XA.format(0)}q_proj", lambda x: x["kernel"].reshape(512, -1).T),
@@ -149,7 +149,7 @@ def test_other_group_sizes_are_understood(written, tmp_path):
     packed = quantise.quantise(plain, other)
     tensors |= {f"{name}.{part}": array for part, array in packed._asdict().items()}
     safetensors_io.write(tmp_path / "m.safetensors", tensors)
-    loaded = mlx.load_mlx(tmp_path / "m.safetensors", CONFIG)
+    loaded = export.load_exported(tmp_path / "m.safetensors", CONFIG, "mlx", dtype=np.float32)
     want = quantise.dequantise(packed, other, dtype=np.float32)
     np.testing.assert_array_equal(loaded["backbone"]["text_head"]["kernel"].T, want)
 
@@ -162,21 +162,21 @@ def test_damage_is_named(mode, written, tmp_path):
     tensors["text_linear.scales"] = tensors["text_linear.scales"][:, :1]
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=r"text_emb\.biases: missing beside") as error:
-        mlx.load_mlx(path, CONFIG)
+        export.load_exported(path, CONFIG, "mlx", dtype=np.float32)
     assert re.search(r"text_linear\.weight: expected \[37, 512\] quantised, got", str(error.value))
     tensors = safetensors_io.read(written[mode])
     del tensors["out_norm.weight"]
     tensors["nobody.scales"] = tensors["text_emb.scales"]
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=r"out_norm\.weight: missing") as error:
-        mlx.load_mlx(path, CONFIG)
+        export.load_exported(path, CONFIG, "mlx", dtype=np.float32)
     assert "nobody.scales: unexpected" in str(error.value)
     tensors = safetensors_io.read(written[mode])
     copy = f"{XA.format(1)}out_proj.weight"
     tensors[copy] = tensors[copy] ^ np.uint32(1)
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=f"expected copies of layer 0's.*{re.escape(copy)}"):
-        mlx.load_mlx(path, CONFIG)
+        export.load_exported(path, CONFIG, "mlx", dtype=np.float32)
 
 
 def test_widths_that_do_not_fill_groups_are_all_named(params, tmp_path):
@@ -193,7 +193,9 @@ def test_widths_that_do_not_fill_groups_are_all_named(params, tmp_path):
     ]
     assert [p.split(":")[0] for p in mlx.width_refusals(config, "q4")] == ["backbone.hidden=100"]
     with pytest.raises(ValueError, match=r"cannot quantise to q4:.*\n.*backbone\.hidden=100"):
-        mlx.save_mlx(tmp_path / "m", quantisable.params(config), config, mode="q4")
+        export.save_exported(
+            tmp_path / "m", quantisable.params(config), config, "mlx", quantisation="q4"
+        )
     assert not list(tmp_path.iterdir())
 
 

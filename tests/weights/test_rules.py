@@ -1,5 +1,6 @@
 """The rule engine, both ways."""
 
+import as_written
 import ml_dtypes
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def read(tensors):
 
 def test_values_land_where_the_pattern_says():
     flat = leaves()
-    tensors = rules.to_upstream(flat, TABLE, SIZES, place="x")
+    tensors = as_written.tensors(flat, TABLE, SIZES)
     row = 1 * (3 * 4) + 2 * 4 + 3  # K part, head 2, channel 3
     np.testing.assert_array_equal(tensors["l.1.w"][row], flat["qkv"][1, :, 1, 2, 3])
     np.testing.assert_array_equal(tensors["fused"][3 * 4 + 4 + 2], flat["k"][:, 1, 2])
@@ -43,7 +44,7 @@ def test_values_land_where_the_pattern_says():
 
 def test_round_trip_is_exact_and_names_are_complete():
     flat = leaves()
-    tensors = rules.to_upstream(flat, TABLE, SIZES, place="x")
+    tensors = as_written.tensors(flat, TABLE, SIZES)
     assert {n: t.shape for n, t in tensors.items()} == rules.tensor_shapes(TABLE, SIZES)
     assert all(t.flags.c_contiguous for t in tensors.values())
     back = read(tensors)
@@ -53,7 +54,7 @@ def test_round_trip_is_exact_and_names_are_complete():
 
 
 def test_every_offender_is_listed():
-    tensors = rules.to_upstream(leaves(), TABLE, SIZES, place="x")
+    tensors = as_written.tensors(leaves(), TABLE, SIZES)
     tensors["renamed"] = tensors.pop("l.0.w")
     tensors["pos"] = tensors["pos"].T
     with pytest.raises(ValueError, match=r"a\.safetensors: 3 of 17 tensors") as error:
@@ -63,7 +64,7 @@ def test_every_offender_is_listed():
 
 
 def test_copies_must_agree():
-    tensors = rules.to_upstream(leaves(), TABLE, SIZES, place="x")
+    tensors = as_written.tensors(leaves(), TABLE, SIZES)
     tensors["s.2.l.0.alpha"] = tensors["s.2.l.0.alpha"] + 1
     with pytest.raises(ValueError, match=r"s\.2\.l\.0\.alpha: expected a copy of s\.0\.l\.0"):
         read(tensors)
@@ -73,12 +74,12 @@ def test_writing_refuses_another_tree():
     flat = leaves()
     flat["more"] = flat.pop("emb")
     with pytest.raises(ValueError, match=r"emb: missing.*\n.*more: unexpected"):
-        rules.to_upstream(flat, TABLE, SIZES, place="x")
+        as_written.tensors(flat, TABLE, SIZES)
 
 
 def test_bfloat16_is_read_and_kept_on_request():
     flat = {p: leaf.astype(ml_dtypes.bfloat16) for p, leaf in leaves().items()}
-    tensors = rules.to_upstream(flat, TABLE, SIZES, place="x")
+    tensors = as_written.tensors(flat, TABLE, SIZES)
     assert read(tensors)["qkv"].dtype == np.float32
     kept = rules.from_upstream(tensors, TABLE, SIZES, place="x", dtype=None)
     assert kept["qkv"].dtype == ml_dtypes.bfloat16
@@ -86,14 +87,14 @@ def test_bfloat16_is_read_and_kept_on_request():
 
 
 def test_integers_are_refused_where_numbers_are_expected():
-    tensors = rules.to_upstream(leaves(), TABLE, SIZES, place="x")
+    tensors = as_written.tensors(leaves(), TABLE, SIZES)
     tensors["e.2"] = tensors["e.2"].astype(np.int8)
     with pytest.raises(ValueError, match=r"e\.2: expected floating point numbers, got int8"):
         read(tensors)
 
 
 def test_mixed_dtypes_within_a_leaf_lose_nothing():
-    tensors = rules.to_upstream(leaves(), TABLE, SIZES, place="x")
+    tensors = as_written.tensors(leaves(), TABLE, SIZES)
     tensors["e.1"] = tensors["e.1"].astype(ml_dtypes.bfloat16)
     kept = rules.from_upstream(tensors, TABLE, SIZES, place="x", dtype=None)
     assert kept["emb"].dtype == np.float32

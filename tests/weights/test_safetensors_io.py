@@ -37,13 +37,12 @@ def test_safetensors_round_trip_of_any_memory_order(tmp_path):
         "a": np.arange(12, dtype=np.float32).reshape(3, 4).T,
         "b": np.float32([[1.5]]).astype(ml_dtypes.bfloat16),
     }
-    safetensors_io.write(path, tensors, metadata={"made": "here"})
+    safetensors_io.write(path, tensors)
     back = safetensors_io.read(path)
     for name, tensor in tensors.items():
         assert back[name].dtype == tensor.dtype
         np.testing.assert_array_equal(back[name], tensor)
     assert list(safetensors_io.read(path, prefix="a")) == ["a"]
-    assert safetensors_io.read_metadata(path) == {"made": "here"}
     assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
 
 
@@ -112,8 +111,8 @@ def test_other_writers_and_readers_agree_on_every_dtype(tmp_path):
 def test_equal_tensors_give_equal_files(tmp_path):
     tensors = some()
     a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    safetensors_io.write(a, tensors, metadata={"y": "1", "x": "2"})
-    safetensors_io.write(b, dict(reversed(tensors.items())), metadata={"x": "2", "y": "1"})
+    safetensors_io.write(a, tensors)
+    safetensors_io.write(b, dict(reversed(tensors.items())))
     assert a.read_bytes() == b.read_bytes()
 
 
