@@ -76,7 +76,7 @@ def sweep() -> dict[str, config_lib.Config]:
     data = dataclasses.replace(run.data, speech_rows=24, speechless_rows=40)
     return {
         "table7_ratio": dataclasses.replace(run, data=data),
-        "v5e_4x4": _on(run, (1, 8, 2), "attention"),
+        "v5e_4x4": _on(run, (1, 8, 2), "frozen"),
         "v5e_8x8": _on(run, (16, 1, 4), "frozen"),
         "v5p_2x2x4": _on(run, (16, 1, 1), "frozen"),
         "v6e_4x4": _on(run, (8, 1, 2), "frozen"),

@@ -86,7 +86,8 @@ class Block(nn.Module):
             opening = jnp.where(has_image, opening, jnp.zeros_like(opening))
         elif has_image is not None:
             x = jnp.where(has_image[:, :, None], x + self.norm_xa(x), x)
-        x = x + self.mlp(self.norm2(x))
+        # told where it goes, the partitioner gathers the weights of MLP out, not the wider hidden units
+        x = x + self.compute.rows(self.mlp(self.norm2(x)))
         return (x, cache), opening
 
     def keys_values(

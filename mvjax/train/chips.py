@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-GIGA = 1e9
 GIB = 2.0**30
 
 
