@@ -1,10 +1,11 @@
-"""`mvjax plan`: what a run needs on chips that are not here."""
+"""`mvjax plan`: what a run needs on chips that are not here, or takes on GPUs that are."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from mvjax.commands import arguments
 
@@ -19,7 +20,8 @@ def add(commands) -> None:
     add(
         "--topology", action="append", required=True, metavar="CHIP:SHAPE",
         help="v4, v5e, v5p, v6e or tpu7x with a slice's shape, such as v5e:8x8, which the step is"
-        " compiled for; or GPUs, such as h100:8, which are only counted; may be repeated",
+        " compiled for; or GPUs, such as h100:8, which are counted, and measured if they are here;"
+        " may be repeated",
     )  # fmt: skip
     add(
         "--fit", action="store_true",
@@ -27,21 +29,24 @@ def add(commands) -> None:
     )  # fmt: skip
     add(
         "--compile", type=int, default=2, metavar="N",
-        help="with --fit: how many of the best by counting are compiled (%(default)s)",
+        help="with --fit: how many of the best by counting are compiled (TPUs), or measured on GPUs"
+        " that are here (%(default)s)",
     )  # fmt: skip
-    add("--count", action="store_true", help="count only, compile nothing")
+    add("--count", action="store_true", help="count only: compile and measure nothing")
     add("--no-cache", action="store_true", help="compile again what was compiled before")
 
 
 def plan(args: argparse.Namespace) -> int:
     """Prints the plans; the status is 1 if any of them does not fit."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the chips are described, not looked for
+    from mvjax.train import chips
+
+    topologies = [chips.topology(name) for name in args.topology]
+    _choose_platforms(gpus=any(one.chip.kind == "gpu" for one in topologies) and not args.count)
     from mvjax import config_text
-    from mvjax.train import chips, compiled, plan_fit, plan_text
+    from mvjax.train import compiled, plan_fit, plan_text
 
     run = config_text.load_experiment(args.experiment, pick=args.pick)
     run = config_text.override(run, args.set)
-    topologies = [chips.topology(name) for name in args.topology]
     cache = None if args.no_cache else compiled.cache_folder()
     best = []
     for topology in topologies:
@@ -61,3 +66,24 @@ def plan(args: argparse.Namespace) -> int:
     if len(best) > 1:
         print(plan_text.table(best))
     return 0 if all(one.fits for one in best) else 1
+
+
+def _choose_platforms(*, gpus: bool) -> None:
+    """Tells jax, before it starts, what to look for: TPUs are described and never looked for.
+
+    CUDA is asked for only where a driver shows a GPU; if jax cannot use it, counting goes on.
+    """
+    here = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # dxg: Windows
+    os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu" if gpus and here else "cpu")
+    if not gpus:
+        return
+    # as much memory as counting allows, and none of it before it is needed
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        print(f"mvjax plan: {error}\ncounting goes on without the GPU", file=sys.stderr)
+        jax.config.update("jax_platforms", "cpu")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
@@ -123,14 +124,18 @@ def step_arguments(run: config.Config, mesh: Mesh) -> Arguments:
     placed = sharding.shardings(shapes.frozen, mesh)
     frozen = jax.tree.map(_struct, shapes.frozen, placed)
     rows, data, model = sharding.rows(mesh), run.data, run.model
-    side = model.siglip.image_size
+    side, patches = model.siglip.image_size, (model.siglip.image_size // model.siglip.patch) ** 2
+    image, kind = (side, side, 3), np.dtype(np.uint8)
+    if data.features:  # as `data.features.form`, which a machine without data cannot import
+        image, kind = (patches, model.siglip.width), np.dtype(jnp.bfloat16)
+    by_frame = data.small_talk_image == "absent"
 
     def part(count: int, length: int) -> types.Part:
         return types.Part(
             codes=_array((count, model.codebooks, length), np.int32, rows),
             loss_mask=_array((count, length), np.bool_, rows),
-            images=_array((count, side, side, 3), np.uint8, rows),
-            has_image=_array((count,), np.bool_, rows),
+            images=_array((count, *image), kind, rows),
+            has_image=_array((count, length) if by_frame else (count,), np.bool_, rows),
         )
 
     batch = types.Batch(
@@ -138,6 +143,13 @@ def step_arguments(run: config.Config, mesh: Mesh) -> Arguments:
         part(data.speechless_rows, data.speechless_tokens),
     )
     return Arguments((step_lib.like(run, mesh, shapes.adapters), frozen, batch))
+
+
+def program_memory(program: Any) -> tuple[dict[str, float], float]:
+    """Returns what a compiled program needs on one device: bytes by part, and in all."""
+    stats = program.memory_analysis()
+    memory = {name: float(getattr(stats, f"{name}_size_in_bytes")) for name in _MEMORY}
+    return memory, sum(memory.values()) - 2 * memory["alias"]
 
 
 def bytes_per_device(leaves: Any) -> float:
@@ -170,9 +182,7 @@ def _compile(lowered: Any, topology: chips.Topology) -> Compiled:
             ) from error
         needed, room = (_bytes(full[i], full[i + 1]) for i in (1, 3))
         return Compiled(False, "", {}, needed, room, time.monotonic() - began)
-    stats = program.memory_analysis()
-    memory = {name: float(getattr(stats, f"{name}_size_in_bytes")) for name in _MEMORY}
-    needed = sum(memory.values()) - 2 * memory["alias"]
+    memory, needed = program_memory(program)
     try:
         text = program.as_text()
     except jax.errors.JaxRuntimeError:

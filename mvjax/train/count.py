@@ -118,6 +118,8 @@ class _Count:
             dx=False,
         )
         attention = 4.0 * c.layers * self.images * self.patches**2 * c.width
+        if self.run.data.features:  # made before training
+            encoder, attention = Work(0.0), 0.0
         trained = encoder.weights > 0
         encoder = Work(
             encoder.forward + attention,

@@ -3,7 +3,8 @@
 The step time is a roofline: the longest of three times, products at the peak rate, main memory at its
 bandwidth, and collectives at their links' bandwidth, as if each hid behind the longest. That is what the
 hardware allows and not a promise; beside it stands the same without any hiding: operation by operation the
-longer of product and memory, and every collective after that.
+longer of product and memory, and every collective after that. Where the devices are here, what was
+measured on them stands beside both.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from mvjax import config
-from mvjax.train import chips, count, sharding
+from mvjax.train import chips, count, measured, sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Plan:
       compiled: whether memory comes from the compiler, or from counting alone.
       read: whether operations and traffic come from the compiled program.
       seconds: that compiling took, now or when it was cached.
+      measured: what the step took on devices that are here; `fits` is then their word.
+      note: why nothing was measured, where it was asked for.
     """
 
     run: config.Config
@@ -80,6 +83,8 @@ class Plan:
     compiled: bool
     read: bool = False
     seconds: float = 0.0
+    measured: measured.Measured | None = None
+    note: str = ""
 
     @property
     def frames_per_second(self) -> float:
@@ -100,6 +105,18 @@ class Plan:
     def hours(self) -> float:
         """For `train.steps`."""
         return self.run.train.steps * self.times.step / 3600 if self.times else 0.0
+
+    @property
+    def measured_frames_per_second(self) -> float:
+        """Positions of all rows a second, as measured; 0 where nothing was, or it does not fit."""
+        one = self.measured
+        return count.frames(self.run.data) / one.seconds if one and one.fits else 0.0
+
+    @property
+    def measured_utilisation(self) -> float:
+        """Frozen-aware model FLOP utilisation, as measured; 0 likewise."""
+        one = self.measured
+        return self._utilisation(one.seconds) if one and one.fits else 0.0
 
     def _utilisation(self, seconds: float) -> float:
         return count.utilisation(

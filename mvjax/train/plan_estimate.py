@@ -44,7 +44,7 @@ def estimated_plan(
     traffic = sizes.traffic()
     chip = topology.chip
     compute_seconds = executed / topology.devices / chip.flops
-    ici = sum(bytes_ / rate for bytes_, rate in received.values())
+    ici = sum((bytes_ / rate for bytes_, rate in received.values()), 0.0)
     hbm = traffic / chip.hbm_rate
     return plan.Plan(
         run=run,
@@ -152,7 +152,10 @@ class _Sizes:
         data, c, m = self.run.data, self.run.model, self.mesh
         state = 2 + (self.run.optim.ema is not None)
         rows = (data.speech_rows + data.speechless_rows) / self.shards
-        batch = rows * 3 * c.siglip.image_size**2 + self.positions * (4 * c.codebooks + 1)
+        image = 3 * c.siglip.image_size**2
+        if data.features:
+            image = self.patches * c.siglip.width * BYTES["bfloat16"]
+        batch = rows * image + self.positions * (4 * c.codebooks + 1)
         live = self.positions / self.run.train.accumulate
         kept = live * self._kept() * self.layers
         layer = self.gathered / self.layers if m.fsdp > 1 else 0.0

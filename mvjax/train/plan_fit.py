@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from mvjax import config
-from mvjax.train import chips, plan, plan_compiled, plan_estimate, plan_text, sharding
+from mvjax.train import (
+    chips,
+    measured,
+    plan,
+    plan_compiled,
+    plan_estimate,
+    plan_text,
+    present,
+    sharding,
+)
 
-SHOWN = 6  # settings of a search that are printed, compiled or not
+SHOWN = 6  # settings of a search that are printed, tried or not
+Trial = Callable[[config.Config], plan.Plan]
 
 
 def plans(
@@ -20,13 +31,15 @@ def plans(
     cache: Path | None,
     say: Callable[[str], None],
 ) -> list[plan.Plan]:
-    """Returns plans, the best first: compiled ones that fit by speed, then the others.
+    """Returns plans, the best first: those that were tried and fit by speed, then the others.
+
+    A setting is tried by compiling it for a TPU slice, or by measuring it on GPUs that are here.
 
     Args:
       run: the config.
       topology: the chips.
-      fit: how many settings to compile, of the best by counting; 0: only the run's own.
-      compiles: whether to compile at all; GPUs are always only counted.
+      fit: how many settings to try, of the best by counting; 0: only the run's own.
+      compiles: whether to try at all, or only to count.
       cache: of compiled steps.
       say: tells what takes long.
 
@@ -34,24 +47,22 @@ def plans(
       ValueError: if the mesh or the rows do not divide, naming the best setting that does; or as
         `compiled.compile_step`.
     """
-    compiles = compiles and topology.chip.kind == "tpu"
+    trial, note = _trial(topology, cache, say) if compiles else (None, "")
     if not fit:
         run = plan.with_mesh(run, topology.devices)
         _check_rows(run, topology)
-        if not compiles:
-            return [plan_estimate.estimated_plan(run, topology)]
-        return [_compiled(run, topology, cache, say)]
-    counted = plan_estimate.ranked(run, topology)
+        if trial is not None:
+            return [trial(run)]
+        return [dataclasses.replace(plan_estimate.estimated_plan(run, topology), note=note)]
+    counted = [dataclasses.replace(one, note=note) for one in plan_estimate.ranked(run, topology)]
     found: list[plan.Plan] = []
-    tried = 0
     for one in counted:
-        if not compiles or (tried >= fit and any(other.fits for other in found)):
+        enough = len(found) >= fit and any(other.fits for other in found)
+        if trial is None or enough or len(found) >= 2 * fit:
             break
-        if tried >= 2 * fit:
-            break
-        found.append(_compiled(one.run, topology, cache, say))
-        tried += 1
-    found.sort(key=lambda one: (not one.fits, one.times.step if one.times else 0.0))
+        found.append(trial(one.run))
+    tried = len(found)
+    found.sort(key=lambda one: (not one.fits, _seconds(one)))
     return (found + counted[tried:])[: max(SHOWN, tried)]
 
 
@@ -74,8 +85,31 @@ def _check_rows(run: config.Config, topology: chips.Topology) -> None:
         ) from error
 
 
-def _compiled(
-    run: config.Config, topology: chips.Topology, cache: Path | None, say: Callable[[str], None]
-) -> plan.Plan:
-    say(f"{topology.name}: compiling {plan_estimate.settings(run)} (minutes, unless cached)")
-    return plan_compiled.compiled_plan(run, topology, cache=cache)
+def _trial(
+    topology: chips.Topology, cache: Path | None, say: Callable[[str], None]
+) -> tuple[Trial | None, str]:
+    """Returns how to try a setting, or None and why that cannot be."""
+
+    def compiles(run: config.Config) -> plan.Plan:
+        words = plan_estimate.settings(run)
+        say(f"{topology.name}: compiling {words} (minutes, unless cached)")
+        return plan_compiled.compiled_plan(run, topology, cache=cache)
+
+    if topology.chip.kind == "tpu":
+        return compiles, ""
+    found = present.gpus(topology)
+
+    def measures(run: config.Config) -> plan.Plan:
+        say(f"{topology.name}: measuring {plan_estimate.settings(run)} (minutes)")
+        one = measured.measure(run, found.devices)
+        counted = plan_estimate.estimated_plan(run, topology)
+        return dataclasses.replace(counted, measured=one, fits=one.fits)
+
+    return (measures, "") if found.devices else (None, found.reason)
+
+
+def _seconds(one: plan.Plan) -> float:
+    """Of a step, as far as it is known."""
+    if one.measured is not None:
+        return one.measured.seconds
+    return one.times.step if one.times else 0.0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mvjax.train import measured, plan_estimate
 from mvjax.train import plan as plan_lib
-from mvjax.train import plan_estimate
 
 _COLUMNS = (
     "topology", "mesh, remat", "GB of", "fits", "PFLOP", "again", "ms: compute", "HBM", "ICI",
     "step", "limit", "frames/s", "MFU", "unhidden", "hours",
 )  # fmt: skip
+_MEASURED = ("measured: ms", "frames/s", "MFU", "GB")
 
 
 def full(one: plan_lib.Plan) -> str:
@@ -41,13 +42,18 @@ def full(one: plan_lib.Plan) -> str:
         )
     if one.times:
         lines += ["", *_time_lines(one)]
+    if one.measured:
+        lines += ["", *_measured_lines(one, one.measured)]
     return "\n".join(lines)
 
 
 def table(plans: Sequence[plan_lib.Plan]) -> str:
-    """Returns one line a plan."""
+    """Returns one line a plan; where any was measured, that stands in columns of its own."""
     rows = [_COLUMNS, *(_row(one) for one in plans)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    if any(one.measured for one in plans):
+        more = [_MEASURED, *(_measured_row(one) for one in plans)]
+        rows = [(*row, *cells) for row, cells in zip(rows, more)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
@@ -56,15 +62,17 @@ def table(plans: Sequence[plan_lib.Plan]) -> str:
 
 
 def remedy(one: plan_lib.Plan) -> str:
-    """Returns what would make a plan fit that does not: the best other setting, by counting."""
-    best = plan_estimate.ranked(one.run, one.topology)[0]
-    if best.fits:
+    """Returns what would make a plan fit that does not: the best leaner setting, by counting."""
+    ranked = plan_estimate.ranked(one.run, one.topology)
+    leaner = [other for other in ranked if other.fits and other.needed < one.needed]
+    if leaner:
+        best = leaner[0]
         return (
             f"what would make it fit, by counting ({best.needed / 1e9:.1f} GB of "
             f"{best.room / 1e9:.1f}): {plan_estimate.settings(best.run)}\n"
-            "--fit compiles the best few and picks one"
+            "--fit tries the best few and picks one"
         )
-    least = min(plan_estimate.ranked(one.run, one.topology), key=lambda other: other.needed)
+    least = min(ranked, key=lambda other: other.needed)
     return (
         f"nothing makes this batch fit {one.topology.name}: the leanest setting "
         f"({plan_estimate.settings(least.run)}) needs {least.needed / 1e9:.1f} GB of "
@@ -97,13 +105,48 @@ def _time_lines(one: plan_lib.Plan) -> list[str]:
         f"{one.utilisation:.1%} (nothing hidden: {one.serial_utilisation:.1%}); "
         f"{one.hours:.1f} hours for {one.run.train.steps:,} steps",
     ]
-    how = "counted, not compiled"
+    how = "counted, not compiled" + (f"; not measured: {one.note}" if one.note else "")
     if one.compiled:
         how = f"compiled in {one.seconds:.0f} s"
         how += (
             "" if one.read else "; jaxlib cannot read this program: memory compiled, rest counted"
         )
     return [*lines, f"rates: {peak.source}; {how}"]
+
+
+def _measured_lines(one: plan_lib.Plan, got: measured.Measured) -> list[str]:
+    lines = [f"measured on {got.devices} x {got.kind}"]
+    if not got.fits:
+        need = f": {got.memory / 1e9:.3f} GB by the {got.memory_from}" if got.memory else ""
+        return [*lines, f"  out of memory{need}; {got.refused}"]
+    said = {
+        "device": "held by the fullest device at most, the making of the state included",
+        "compiler": "as the compiler lays the step out",
+    }[got.memory_from]
+    again = f" ({got.seconds / one.times.step:.2f} of the counted)" if one.times else ""
+    return [
+        *lines,
+        f"  {'step':<18} {got.seconds * 1e3:8.1f} ms, the median of {got.steps}{again}; "
+        f"compiled in {got.compile_seconds:.0f} s",
+        f"  {'memory':<18} {got.memory / 1e9:8.3f} GB {said}",
+        f"  {one.measured_frames_per_second:,.0f} frames/s; model FLOP utilisation, frozen-aware, "
+        f"{one.measured_utilisation:.1%}; {one.run.train.steps * got.seconds / 3600:.1f} hours for "
+        f"{one.run.train.steps:,} steps",
+    ]
+
+
+def _measured_row(one: plan_lib.Plan) -> tuple[str, ...]:
+    got = one.measured
+    if got is None:
+        return ("",) * len(_MEASURED)
+    if not got.fits:
+        return ("out of memory", "", "", f"{got.memory / 1e9:.1f}")
+    return (
+        f"{got.seconds * 1e3:.0f}",
+        f"{one.measured_frames_per_second:,.0f}",
+        f"{one.measured_utilisation:.1%}",
+        f"{got.memory / 1e9:.1f}",
+    )
 
 
 def _row(one: plan_lib.Plan) -> tuple[str, ...]:

@@ -1,0 +1,231 @@
+"""How fast is a training step of the full model on one GPU, and how little memory does one need?
+
+    python tools/bench_gpu.py                                # both figures, minutes a setting
+    python tools/bench_gpu.py --only memory
+    python tools/bench_gpu.py --speech-only --rows 4 8 16    # rows as moshi-finetune's
+
+The 8.3 B model has random weights; the batch is on the GPU already. Speed: for bfloat16 and int8 frozen
+weights, the row counts that promise most by counting are tried, each with the fastest remat policy that fits.
+Memory: int8, one speech row, remat full. Each setting has a process of its own, so that the peak is that
+setting's; the peak is of what was in use, not of what jax's pool reserved, and leaves out the CUDA context
+and the code, which no pool of jax's holds.
+
+The limit is 4 operations a frame for each frozen parameter that every frame is multiplied with, at the
+published peak. `--cpu` tries the tool itself, with a small `--experiment`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+MOSHI_FINETUNE = 1300.0  # frames/s on one H100: 12k "tokens" a second of 9 a frame, as it publishes
+UTILISATION_BAR, MEMORY_BAR = 0.5, 24e9
+ONE_DEVICE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1", "train.accumulate=1")
+NO_GPU = 2
+
+
+def main() -> int:
+    args = arguments()
+    if args.setting is not None:
+        return serve(args)
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+    environment.setdefault("JAX_PLATFORMS", "cuda,cpu")
+    if args.cpu:
+        environment["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process counts; the GPU is for those that it starts
+    device = ask(args, environment, None)
+    if device["platform"] != "gpu" and not args.cpu:
+        print("bench_gpu: no GPU is here that jax can use; --cpu tries the tool itself")
+        return NO_GPU
+    print(f"{device['count']} x {device['kind']}, of which one is used; jax {device['jax']}")
+    results = []
+    if args.only != "memory":
+        for kind in args.frozen:
+            results += speed(args, environment, device["kind"], kind)
+    if args.only != "speed":
+        words = (*rows_words(1, 0), *kind_words("int8", "full"))
+        results.append(report(args, ask(args, environment, words), words, device["kind"]))
+        held = results[-1]["memory"]
+        verdict = "fits" if results[-1]["fits"] and held < MEMORY_BAR else "is over"
+        print(
+            f"smallest memory: {held / 1e9:.2f} GB {verdict} the bar of {MEMORY_BAR / 1e9:.0f} GB"
+        )
+    if args.json:
+        args.json.write_text(json.dumps({"device": device, "results": results}, indent=1) + "\n")
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--experiment", type=Path, default=ROOT / "experiments" / "moshika_vis.py", metavar="EXP")
+    add("--only", choices=("speed", "memory"), help="one of the two figures")
+    add("--frozen", nargs="+", default=["bfloat16", "int8"], help="dtypes (%(default)s)")
+    add("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="speech rows (%(default)s)")
+    add("--speech-only", action="store_true", help="no speechless rows beside them")
+    add("--remat", nargs="+", help="policies to choose from; default: all")
+    add("--tries", type=int, default=3, help="row counts that are run, of those (%(default)s)")
+    add("--steps", type=int, default=10, help="timed steps of each (%(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write the results here too")
+    add("--cpu", action="store_true", help="run on the CPU")
+    add("--setting", nargs="*", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def speed(
+    args: argparse.Namespace, environment: dict[str, str], device: str, frozen: str
+) -> list[dict]:
+    """Runs the row counts that promise most, each with the fastest policy that fits; says which was best."""
+    results = []
+    for settings in promising(args, device, frozen):
+        for (
+            words
+        ) in settings:  # the fastest by counting first; the next if it does not fit after all
+            found = report(args, ask(args, environment, words), words, device)
+            results.append(found)
+            if found["fits"]:
+                break
+    ran = [one for one in results if one["fits"]]
+    if not ran:
+        print(f"{frozen}: no setting fits")
+        return results
+    best = max(ran, key=lambda one: one["frames_per_second"])
+    times = best["frames_per_second"] / MOSHI_FINETUNE
+    text = f"best in {frozen}: {best['name']}: {best['frames_per_second']:,.0f} frames/s, {times:.1f} x "
+    text += f"moshi-finetune's published {MOSHI_FINETUNE:,.0f} on an H100 in its own configuration"
+    if best["utilisation"] is not None:
+        verdict = "reaches" if best["utilisation"] >= UTILISATION_BAR else "misses"
+        text += (
+            f"; utilisation {best['utilisation']:.1%} {verdict} the bar of {UTILISATION_BAR:.0%}"
+        )
+    print(text, flush=True)
+    return results
+
+
+def promising(args: argparse.Namespace, device: str, frozen: str) -> list[list[tuple[str, ...]]]:
+    """Returns override words of the settings that fit by counting: by rows, then by policy, fastest first."""
+    from mvjax.train import chips, count, effort, load, plan_estimate
+
+    chip = effort.chip(device) or chips.CHIPS["h100"]  # only the order hangs on it
+    topology, run = chips.topology(f"{chip.name}:1"), experiment(args)
+    ratio = 0 if args.speech_only else run.data.speechless_rows / run.data.speech_rows
+    remats = args.remat or plan_estimate.REMATS
+    found, shapes = [], load.held(override(run, kind_words(frozen, "full")))
+    for rows in args.rows:
+        counted = []
+        for remat in remats:
+            words = (*rows_words(rows, round(rows * ratio)), *kind_words(frozen, remat))
+            one = plan_estimate.estimated_plan(override(run, words), topology, shapes=shapes)
+            if one.fits and one.times:  # a quarter is not hidden, as in `mvjax plan`
+                seconds = one.times.step + 0.25 * one.times.serial
+                counted.append((seconds / count.frames(one.run.data), words))
+        if counted:
+            found.append(sorted(counted))
+    return [[words for _, words in one] for one in sorted(found)[: args.tries]]
+
+
+def report(args: argparse.Namespace, measured: dict, words: tuple[str, ...], device: str) -> dict:
+    """Prints one setting and returns it with its rates."""
+    from mvjax.train import count, effort
+
+    run = override(experiment(args), words)
+    data, chip = run.data, effort.chip(device)
+    name = f"{run.train.frozen_dtype} frozen, {data.speech_rows} x {data.speech_frames} frames"
+    if data.speechless_rows:
+        name += f" + {data.speechless_rows} x {data.speechless_tokens} tokens"
+    name += f", remat {run.train.remat}"
+    found = measured | {"name": name, "words": words}
+    found |= {"frames_per_second": None, "utilisation": None, "share_of_limit": None}
+    memory = f"{measured['memory'] / 1e9:.2f} GB by the {measured['memory_from']}"
+    if not measured["fits"]:
+        print(f"{name}: does not fit ({memory}): {measured['refused']}", flush=True)
+        return found
+    rate = count.frames(data) / measured["seconds"]
+    found["frames_per_second"] = rate
+    text = f"{name}: {measured['seconds'] * 1e3:.1f} ms, {rate:,.0f} frames/s"
+    if chip is not None:
+        needed, limit = count.step_flops(run).frozen_aware, chip.flops / limit_flops(run)
+        found["utilisation"] = count.utilisation(
+            needed, measured["seconds"], devices=1, peak=chip.flops
+        )
+        found["share_of_limit"] = rate / limit
+        text += f", utilisation {found['utilisation']:.1%}, {rate / limit:.1%} of the limit of "
+        text += f"{limit:,.0f} frames/s"
+    print(f"{text}; {memory}; compiled in {measured['compile_seconds']:.0f} s", flush=True)
+    return found
+
+
+def limit_flops(run) -> float:
+    """Returns 4 operations for each frozen parameter of the backbone that every frame is multiplied with."""
+    from mvjax import tree
+    from mvjax.train import load
+
+    frozen = tree.flatten(load.shapes(run).frozen)
+    products = [path for path in frozen if re.fullmatch(r"backbone/.*/kernel", path)]
+    return 4.0 * sum(frozen[path].size for path in products)
+
+
+def rows_words(speech: int, speechless: int) -> tuple[str, ...]:
+    return (f"data.speech_rows={speech}", f"data.speechless_rows={speechless}", *ONE_DEVICE)
+
+
+def kind_words(frozen: str, remat: str) -> tuple[str, ...]:
+    return (f'train.frozen_dtype="{frozen}"', f'train.remat="{remat}"')
+
+
+def experiment(args: argparse.Namespace):
+    from mvjax import config_text
+
+    return config_text.load_experiment(args.experiment)
+
+
+def override(run, words: tuple[str, ...]):
+    from mvjax import config_text
+
+    return config_text.override(run, list(words))
+
+
+def ask(
+    args: argparse.Namespace, environment: dict[str, str], words: tuple[str, ...] | None
+) -> dict:
+    """Returns what a process says of a setting, or of the devices (None)."""
+    command = [sys.executable, __file__, "--experiment", str(args.experiment)]
+    command += ["--steps", str(args.steps), "--setting", *(words or ())]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        raise SystemExit(f"bench_gpu: {' '.join(words or ('looking',))}: failed; see above")
+    return json.loads(lines[-1])
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Prints a JSON line: what a setting took, or, without one, what devices are here."""
+    import jax
+
+    device = jax.devices()[0]
+    if not args.setting:
+        told = {"platform": device.platform, "kind": device.device_kind}
+        print(json.dumps(told | {"count": jax.device_count(), "jax": jax.__version__}))
+        return 0
+    from mvjax.train import measured
+
+    run = override(experiment(args), tuple(args.setting))
+    found = measured.measure(run, [device], steps=args.steps)
+    print(json.dumps(dataclasses.asdict(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
