@@ -90,9 +90,7 @@ def speed(
     """Runs the row counts that promise most, each with the fastest policy that fits; says which was best."""
     results = []
     for settings in promising(args, device, frozen):
-        for (
-            words
-        ) in settings:  # the fastest by counting first; the next if it does not fit after all
+        for words in settings:  # fastest by counting first; the next if it does not fit after all
             found = report(args, ask(args, environment, words), words, device)
             results.append(found)
             if found["fits"]:

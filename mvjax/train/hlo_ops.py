@@ -147,7 +147,7 @@ def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
             continue
         elif user.opcode == "tuple" or user.opcode in COLLECTIVES:
             continue  # handed through, or counted as a collective
-        elif user.opcode in _VIEWS and not user.root:
+        elif not user.root and _is_view(module, user):
             total += _read(module, body, user.name) * shape.bytes / max(user.shapes[0].bytes, 1)
         elif user.opcode == "fusion":
             inner = module.called(user)
@@ -160,6 +160,14 @@ def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
         else:
             return shape.bytes
     return min(total, shape.bytes)
+
+
+def _is_view(module: hlo.Module, instruction: hlo.Instruction) -> bool:
+    """Returns whether it is one value in another form, or a fusion of nothing but that."""
+    if instruction.opcode != "fusion":
+        return instruction.opcode in _VIEWS
+    inside = module.called(instruction).instructions.values()
+    return all(one.opcode == "parameter" or _is_view(module, one) for one in inside)
 
 
 def _written(module: hlo.Module, body: hlo.Computation, root: hlo.Instruction) -> float:

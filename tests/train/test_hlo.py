@@ -118,6 +118,36 @@ def test_a_fusion_moves_only_what_it_slices_and_updates():
     assert entry["c"].op_name == "here" and entry["c"].shapes[0].space == 1
 
 
+# As libtpu writes int8 weights of a scan: the whole stack in another tiling, of which a layer is sliced.
+RETILED = """HloModule m, is_scheduled=true
+
+%retile (in: s8[8,64,32]) -> s8[8,64,32] {
+  %in = s8[8,64,32]{2,1,0:T(32,128)(4,1)} parameter(0)
+  ROOT %copy = s8[8,64,32]{2,1,0:T(8,128)(4,1)} copy(%in)
+}
+
+%layer (p: s8[8,64,32], q: s32[]) -> s8[64,32] {
+  %p = s8[8,64,32]{2,1,0:T(32,128)(4,1)} parameter(0)
+  %tiled = s8[8,64,32]{2,1,0:T(8,128)(4,1)} fusion(%p), kind=kLoop, calls=%retile
+  %q = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %slice = s8[1,64,32]{2,1,0} dynamic-slice(%tiled, %q, %zero, %zero), dynamic_slice_sizes={1,64,32}
+  ROOT %view = s8[64,32]{1,0} bitcast(%slice)
+}
+
+ENTRY %main (a: s8[8,64,32], b: s32[]) -> s8[64,32] {
+  %a = s8[8,64,32]{2,1,0:T(32,128)(4,1)} parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %f = s8[64,32]{1,0} fusion(%a, %b), kind=kLoop, calls=%layer
+}
+"""
+
+
+def test_a_slice_of_a_stack_in_another_tiling_reads_the_slice():
+    (op,) = hlo_cost.cost(hlo.parse(RETILED), devices=1).ops
+    assert op.bytes == 2 * 64 * 32 + 4
+
+
 def test_text_without_a_program_is_an_error():
     with pytest.raises(ValueError, match="ENTRY"):
         hlo.parse("HloModule empty")
