@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from mvjax import config
 from mvjax.train import chips, count, measured, sharding
 
+LASTING = ("frozen weights", "adapters", "optimiser", "batch")  # parts of memory, all the time
+
 
 @dataclasses.dataclass(frozen=True)
 class Times:

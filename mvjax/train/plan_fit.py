@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mvjax import config
@@ -55,15 +55,31 @@ def plans(
             return [trial(run)]
         return [dataclasses.replace(plan_estimate.estimated_plan(run, topology), note=note)]
     counted = [dataclasses.replace(one, note=note) for one in plan_estimate.ranked(run, topology)]
+    found = [] if trial is None else _tried(counted, trial, fit)
+    tried = [one.run for one in found]
+    found.sort(key=lambda one: (not one.fits, _seconds(one)))
+    found += [one for one in counted if one.run not in tried]
+    return found[: max(SHOWN, len(tried))]
+
+
+def _tried(counted: Sequence[plan.Plan], trial: Trial, fit: int) -> list[plan.Plan]:
+    """Tries the best by counting: `fit` of them, or up to as many again until one fits.
+
+    What one took beyond its count corrects the counts of those after it: whose cannot fit then is left out.
+    """
     found: list[plan.Plan] = []
+    growth = 1.0
     for one in counted:
         enough = len(found) >= fit and any(other.fits for other in found)
-        if trial is None or enough or len(found) >= 2 * fit:
+        if enough or len(found) >= 2 * fit:
             break
+        lasting = sum(one.memory[part] for part in plan.LASTING)
+        if found and lasting + growth * (one.needed - lasting) > one.room:
+            continue
         found.append(trial(one.run))
-    tried = len(found)
-    found.sort(key=lambda one: (not one.fits, _seconds(one)))
-    return (found + counted[tried:])[: max(SHOWN, tried)]
+        if found[-1].compiled:
+            growth = max(growth, (found[-1].needed - lasting) / (one.needed - lasting))
+    return found
 
 
 def settings_or_remedy(one: plan.Plan) -> str:

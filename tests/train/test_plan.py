@@ -91,6 +91,25 @@ def test_the_fastest_that_fits_comes_first():
     assert config_text.override(toy(), chosen) == plans[0].run
 
 
+def test_a_search_learns_from_what_took_more_than_counted():
+    """The first takes three times its count in what does not last: the second would be over too."""
+    lasting = dict.fromkeys(plan.LASTING, 2.0)
+    counted = {
+        run: dataclasses.replace(
+            estimate("v5e:2x2"), run=run, memory=lasting, needed=needed, room=100.0
+        )
+        for needed in (50.0, 45.0, 20.0)
+        if (run := toy(seed=int(needed)))
+    }
+
+    def trial(run):
+        needed = 8.0 + 3 * (counted[run].needed - 8.0)
+        return dataclasses.replace(counted[run], needed=needed, fits=needed <= 100, compiled=True)
+
+    found = plan_fit._tried(list(counted.values()), trial, 1)
+    assert [(one.needed, one.fits) for one in found] == [(134.0, False), (44.0, True)]
+
+
 def test_what_does_not_fit_is_told_what_would():
     run = config_text.load_experiment(EXPERIMENT)
     run = dataclasses.replace(run, mesh=config_lib.MeshConfig(1, 1, 16))
