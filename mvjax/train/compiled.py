@@ -47,7 +47,6 @@ class Compiled:
       needed: bytes in all; the compiler's own figure if they do not fit.
       room: bytes that the compiler gives a program, if it said so.
       seconds: it took.
-      cached: whether that was earlier.
     """
 
     fits: bool
@@ -56,7 +55,6 @@ class Compiled:
     needed: float
     room: float | None
     seconds: float
-    cached: bool = False
 
 
 class Arguments(tuple):
@@ -82,13 +80,12 @@ def compile_step(run: config.Config, topology: chips.Topology, *, cache: Path | 
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     file = None if cache is None else cache / f"{key}.json.gz"
     if file is not None and file.is_file():
-        return Compiled(**json.loads(gzip.decompress(file.read_bytes())), cached=True)
+        return Compiled(**json.loads(gzip.decompress(file.read_bytes())))
     found = _compile(lowered, topology)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
-        fields = {k: v for k, v in dataclasses.asdict(found).items() if k != "cached"}
-        partial.write_bytes(gzip.compress(json.dumps(fields).encode(), 6))
+        partial.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(found)).encode(), 6))
         os.replace(partial, file)
     return found
 
