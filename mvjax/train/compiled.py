@@ -33,7 +33,11 @@ _LIBTPU = {
     "TPU_STDERR_LOG_LEVEL": "3",
 }
 _MEMORY = ("argument", "output", "alias", "temp", "generated_code")
-_FULL = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+# Two passes of the compiler say it, each in its words: what is needed, and what there is.
+_FULL = tuple(
+    re.compile(form.replace("SIZE", r"([\d.]+)([KMG])"))
+    for form in ("Used SIZE of SIZE hbm", r"\(SIZE\) exceeds available HBM \(SIZE\)")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _compile(lowered: Any, topology: chips.Topology) -> Compiled:
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        full = _FULL.search(str(error))
+        full = next(filter(None, (form.search(str(error)) for form in _FULL)), None)
         if full is None:
             raise ValueError(
                 f"{topology.name}: the compiler refused the step: {str(error)[:2000]}"

@@ -171,9 +171,15 @@ def test_a_mesh_may_split_an_axis_of_the_torus(sizes):
     assert mesh.devices.shape == sizes and len(set(mesh.devices.flat)) == 16
 
 
-def test_a_step_that_is_too_big_says_by_how_much():
-    message = "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm. Exceeded"
-
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm. Exceeded",
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+        "(17.50G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_a_step_that_is_too_big_says_by_how_much(message):
     class Lowered:
         def compile(self):
             raise compiled.jax.errors.JaxRuntimeError(message)
