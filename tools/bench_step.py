@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def make_config():
-    """The mid-size model; its image encoder is small, so that the step is the language model's."""
+    """The mid-size model; every side is given the features of the image encoder, which is small."""
     from mvjax import config as config_lib
     from mvjax.nn import gates
 
@@ -72,7 +72,11 @@ def make_config():
         frozen=config_lib.FrozenFiles("", "", "", ""),
         model=model,
         data=config_lib.DataConfig(
-            speech_rows=0, speechless_rows=ROWS, speechless_tokens=FRAMES, p_concat=0.0
+            speech_rows=0,
+            speechless_rows=ROWS,
+            speechless_tokens=FRAMES,
+            p_concat=0.0,
+            features=True,
         ),
         loss=config_lib.LossConfig(text_padding_weight=1.0),
         optim=config_lib.OptimConfig(warmup_steps=0, final_fraction=1.0),
@@ -109,13 +113,8 @@ def write(folder: Path) -> None:
         [np.full((ROWS, 1), run.model.text_vocab, np.int32), targets[:, :-1]], 1
     )
     features = jax.jit(_encode)(tree.unflatten(flat), images)
-    np.savez(
-        folder / "batch.npz",
-        images=images,
-        targets=targets,
-        inputs=inputs,
-        features=np.asarray(features),
-    )
+    batch = {"targets": targets, "inputs": inputs, "features": np.asarray(features)}
+    np.savez(folder / "batch.npz", **batch)
 
 
 def _encode(params, images):
@@ -191,8 +190,9 @@ def ours(folder: Path):
         codes = np.full((ROWS, run.model.codebooks, FRAMES), types.ZERO_TOKEN, np.int32)
         codes[:, 0] = file["targets"]
         seen = np.ones(ROWS, bool)
-        text = types.Part(codes, np.ones((ROWS, FRAMES), bool), file["images"], seen)
-    form = batch_lib.pixel_form(run.model.siglip.image_size)
+        features = file["features"]
+    text = types.Part(codes, np.ones((ROWS, FRAMES), bool), features, seen)
+    form = batch_lib.Form(features.shape[1:], features.dtype)
     none = batch_lib.stack([], codebooks=17, frames=1, image=form)
     batch = jax.device_put(types.Batch(none, text), sharding.rows(mesh))
     train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)

@@ -40,13 +40,15 @@ def processes(world, out, first, last, count):
     ]
 
 
+def told(out) -> list[list[str]]:
+    """The whole lines of each process that has written one."""
+    texts = [path.read_text() for path in out.parent.glob(f"{out.name}.*")]
+    return [whole for text in texts if (whole := text.split("\n")[:-1])]
+
+
 def lines(out) -> list[str]:
-    """The whole lines of all processes."""
-    return [
-        line
-        for path in out.parent.glob(f"{out.name}.*")
-        for line in path.read_text().split("\n")[:-1]
-    ]
+    """Those of all processes."""
+    return [line for whole in told(out) for line in whole]
 
 
 def run(world, out, first, last, count):
@@ -64,17 +66,14 @@ def test_kill_and_resume_on_other_numbers_of_processes(world, tmp_path):
         running = processes(world, out, 0, STEPS * 100, before)
         enough = int(rng.integers(1, STEPS - 2)) * ROWS
         deadline = time.monotonic() + 120
-        while len(lines(out)) < enough or len(list(tmp_path.glob(f"{out.name}.*"))) < before:
+        while len(lines(out)) < enough or len(told(out)) < before:
             assert time.monotonic() < deadline and all(p.poll() is None for p in running)
             time.sleep(0.02)
         for process in running:
             process.send_signal(signal.SIGKILL)
             process.wait()
         # The last checkpoint is of a step that all had done; what came after it is read again.
-        done = [
-            max(int(line.split()[0]) for line in path.read_text().split("\n")[:-1])
-            for path in tmp_path.glob(f"{out.name}.*")
-        ]
+        done = [max(int(line.split()[0]) for line in whole) for whole in told(out)]
         resumed = min(*done, STEPS - 1, STEPS)
         kept = [line for line in lines(out) if int(line.split()[0]) < resumed]
         again = run(world, tmp_path / f"resumed{n}", resumed, STEPS, after)
