@@ -51,6 +51,7 @@ def test_steps_run_on_one_device():
     assert one.memory > sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
 
 
+@pytest.mark.slow
 def test_steps_run_on_several_devices_in_int8_and_from_features():
     run = toy(mesh=(1, 2, 1), features=True, frozen_dtype="int8", remat="none")
     run = toy_run.with_data(run, speechless_rows=0)  # half the program to compile
