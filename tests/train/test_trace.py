@@ -1,14 +1,11 @@
 import gzip
 import json
-import subprocess
-import sys
-from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from mvjax.train import trace
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_parse():
@@ -30,35 +27,17 @@ def steps_traced(folder) -> list[int]:
     return sorted(int(e["args"]["step_num"]) for e in named if e["name"] == trace.STEP_NAME)
 
 
-SCRIPT = """
-import sys, jax, jax.numpy as jnp
-from pathlib import Path
-from mvjax.train import trace
-folder, (first, last, begin) = Path(sys.argv[1]), map(int, sys.argv[2:])
-step = jax.jit(lambda x: x @ x)
-with trace.Trace(folder, trace.Span(first, last), say=print) as tracer:
-    for number in range(begin, 6):
-        with tracer.step(number):
-            y = step(jnp.ones((8, 8)))
-        tracer.after(number, {"y": y})
-"""
-
-
 @pytest.mark.parametrize(("span", "first", "expected"), [((3, 4), 1, [3, 4]), ((2, 9), 4, [4, 5])])
 def test_the_steps_of_a_span_are_in_the_files(tmp_path, span, first, expected):
-    # In a process of its own, as in `mvjax train`: the profiler does not bear what other tests load.
-    words = [tmp_path, *span, first]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    said = []
+    step = jax.jit(lambda x: x @ x)
+    with trace.Trace(tmp_path, trace.Span(*span), say=said.append) as tracer:
+        for number in range(first, 6):
+            with tracer.step(number):
+                y = step(jnp.ones((8, 8)))
+            tracer.after(number, {"y": y})
     assert steps_traced(tmp_path / "profile" / "0") == expected
-    steps = f"{expected[0]} to {expected[-1]}"
-    assert done.stdout == f"trace of steps {steps}: {tmp_path}/profile/0\n"
+    assert said == [f"trace of steps {expected[0]} to {expected[-1]}: {tmp_path}/profile/0"]
 
 
 def test_no_span_no_files(tmp_path):
