@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 DRAFT = ".part"  # behind the name, until the content is complete
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replaces the file; its folder must exist, and one process writes it at a time."""
-    draft = path.with_name(path.name + DRAFT)
+def write(path: Path, content: bytes, *, shared: bool = False) -> None:
+    """Replaces the file; its folder must exist.
+
+    Args:
+      path: to write.
+      content: all of it.
+      shared: several processes may write it at once, all the same.
+    """
+    own = f".{os.getpid()}" if shared else ""
+    draft = path.with_name(f"{path.name}{own}{DRAFT}")
     draft.write_bytes(content)
     draft.replace(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import zlib
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import msgspec
 import numpy as np
 from jaxtyping import UInt16
 
+from mvjax import whole
 from mvjax.weights import locate
 
 _VERSION = b"mvjax codes 1"
@@ -60,9 +60,7 @@ class Store:
         entry = _Entry(len(codes.array), codes.seconds, content, zlib.crc32(content))
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-        draft.write_bytes(msgspec.msgpack.encode(entry))
-        draft.replace(path)
+        whole.write(path, msgspec.msgpack.encode(entry), shared=True)
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / key[2:]
