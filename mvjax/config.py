@@ -66,9 +66,14 @@ class SiglipConfig:
     heads: int = 16
     hidden: int = 4304
     patch: int = 14  # pixels
-    image_size: int = 448  # pixels; S = (image_size / patch) ** 2
+    image_size: int = 448  # pixels
     resampler: Resampler = "torch"  # that makes images square
     final_norm_eps: float = 1e-6  # as trained; kyuteye_mlx has 1e-5 (reference section 3.2)
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image, S."""
+        return (self.image_size // self.patch) ** 2
 
 
 @dataclasses.dataclass(frozen=True)

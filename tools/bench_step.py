@@ -22,9 +22,8 @@ from pathlib import Path
 
 ROWS, FRAMES = 2, 128
 SIDES = ("ours", "upstream", "upstream compiled", "twin", "twin compiled")
-TURN = (
-    4  # steps; the first is not timed: memory that lay idle while others ran costs it page faults
-)
+# Steps; the first is not timed: memory that lay idle while others ran costs it page faults.
+TURN = 4
 TOLERANCE = 1e-3  # relative, of loss and gradient norm
 
 

@@ -73,12 +73,14 @@ def _choose_platforms(*, gpus: bool) -> None:
 
     CUDA is asked for only where a driver shows a GPU; if jax cannot use it, counting goes on.
     """
+    from mvjax.train import chips
+
     here = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # dxg: Windows
     os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu" if gpus and here else "cpu")
     if not gpus:
         return
     # as much memory as counting allows, and none of it before it is needed
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(chips.USABLE["gpu"]))
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 

@@ -179,7 +179,7 @@ def made_with(frozen: config_lib.FrozenFiles, model: config_lib.ModelConfig) -> 
 def form(model: config_lib.ModelConfig) -> batch_lib.Form:
     """What one image is in a batch that has features."""
     s = model.siglip
-    return batch_lib.Form(((s.image_size // s.patch) ** 2, s.width), DTYPE)
+    return batch_lib.Form((s.tokens, s.width), DTYPE)
 
 
 def _stem(dataset: Path) -> Path:

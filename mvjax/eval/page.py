@@ -114,7 +114,7 @@ def _trained(results: stages.Results) -> list[tuple[str, str]]:
         ("Speech model", f"{backbone.layers} layers, {backbone.width} wide, {backbone.heads} heads; "
          f"depth transformer {depformer.layers} layers, {depformer.width} wide"),
         ("Image encoder", f"{image.layers} layers, {image.width} wide, {image.image_size} px in "
-         f"{(image.image_size // image.patch) ** 2} patches"),
+         f"{image.tokens} patches"),
         ("Gate", repr(m.cross_attention.gate)),
         ("Steps", f"{config.train.steps:,}, each with {d.speech_rows} spoken and {d.speechless_rows} "
          "written dialogues"),

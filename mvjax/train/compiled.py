@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from mvjax import config, types
+from mvjax import config, types, whole
 from mvjax.train import chips, load, sharding
 from mvjax.train import step as step_lib
 
@@ -88,9 +88,8 @@ def compile_step(run: config.Config, topology: chips.Topology, *, cache: Path | 
     found = _compile(lowered, topology)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(found)).encode(), 6))
-        os.replace(partial, file)
+        content = gzip.compress(json.dumps(dataclasses.asdict(found)).encode(), 6)
+        whole.write(file, content, shared=True)
     return found
 
 
@@ -125,10 +124,9 @@ def step_arguments(run: config.Config, mesh: Mesh) -> Arguments:
     placed = sharding.shardings(shapes.frozen, mesh)
     frozen = jax.tree.map(_struct, shapes.frozen, placed)
     rows, data, model = sharding.rows(mesh), run.data, run.model
-    side, patches = model.siglip.image_size, (model.siglip.image_size // model.siglip.patch) ** 2
-    image, kind = (side, side, 3), np.dtype(np.uint8)
+    image, kind = (model.siglip.image_size, model.siglip.image_size, 3), np.dtype(np.uint8)
     if data.features:  # as `data.features.form`, which a machine without data cannot import
-        image, kind = (patches, model.siglip.width), np.dtype(jnp.bfloat16)
+        image, kind = (model.siglip.tokens, model.siglip.width), np.dtype(jnp.bfloat16)
     by_frame = data.small_talk_image == "absent"
 
     def part(count: int, length: int) -> types.Part:

@@ -91,7 +91,7 @@ class _Count:
         self.run, self.model = run, m
         self.positions = frames(data)
         self.images = data.speech_rows + data.speechless_rows
-        self.patches = (m.siglip.image_size // m.siglip.patch) ** 2
+        self.patches = m.siglip.tokens
         self.pairs = data.speech_rows * _window_pairs(
             data.speech_frames, m.backbone.window
         ) + data.speechless_rows * _window_pairs(data.speechless_tokens, m.backbone.window)

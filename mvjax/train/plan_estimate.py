@@ -15,8 +15,6 @@ from mvjax.train import chips, count, load, plan, sharding
 
 BYTES = {"float32": 4, "bfloat16": 2}
 REMATS: tuple[config.Remat, ...] = ("none", "frozen", "attention", "full")
-# Of the memory that is published: runtime, fragmentation and code take the rest.
-USABLE = {"tpu": 0.98, "gpu": 0.92}
 
 
 def estimated_plan(
@@ -38,7 +36,7 @@ def estimated_plan(
     flops = count.step_flops(run)
     memory = sizes.memory()
     needed = sum(memory.values())
-    room = topology.chip.hbm_bytes * USABLE[topology.chip.kind]
+    room = topology.chip.hbm_bytes * chips.USABLE[topology.chip.kind]
     executed = flops.frozen_aware + flops.recompute
     received = sizes.collectives()
     traffic = sizes.traffic()
@@ -137,7 +135,7 @@ class _Sizes:
         self.width = BYTES[m.dtype]
         self.positions = count.frames(data) / self.shards  # on one device, a step
         self.images = (data.speech_rows + data.speechless_rows) / self.shards
-        self.patches = (m.siglip.image_size // m.siglip.patch) ** 2
+        self.patches = m.siglip.tokens
         self.layers, self.D, self.F = c.layers, c.width, c.hidden
         mesh = sharding.abstract_mesh(run.mesh)
         self.adapters = _bytes(shapes.adapters, mesh)

@@ -44,7 +44,7 @@ def fit(table: stored.Stored, config: config_lib.SiglipConfig, *, place: str) ->
 
     A table of another width, or not of a square, is returned as it is, to be refused by its shape.
     """
-    count = (config.image_size // config.patch) ** 2
+    count = config.tokens
     *_, rows, width = (0, 0, *table.shape)
     side = math.isqrt(rows)
     if rows in (0, count) or side * side != rows or width != config.width:

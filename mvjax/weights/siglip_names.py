@@ -16,7 +16,7 @@ def sizes(config: config_lib.SiglipConfig) -> dict[str, int]:
         "E": config.width,
         "patch": config.patch,
         "patch_": config.patch,
-        "S": (config.image_size // config.patch) ** 2,
+        "S": config.tokens,
         "image_layer": config.layers,
         "n": config.heads,
         "h": config.width // config.heads,

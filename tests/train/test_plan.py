@@ -25,21 +25,11 @@ SLICES = {
 UTILISATION = 0.7  # at the roofline, at least
 
 
-def toy(**train) -> config_lib.Config:
-    data = config_lib.DataConfig(
-        speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7
-    )
-    return config_lib.Config(
-        config_lib.FrozenFiles("moshi", "siglip", "codec", "tokenizer"),
-        model=toy_run.MODEL,
-        data=data,
-        train=config_lib.TrainConfig(steps=2000, **train),
-    )
-
-
 def estimate(name: str, **train) -> plan.Plan:
     topology = chips.topology(name)
-    return plan_estimate.estimated_plan(plan.with_mesh(toy(**train), topology.devices), topology)
+    return plan_estimate.estimated_plan(
+        plan.with_mesh(toy_run.planned(**train), topology.devices), topology
+    )
 
 
 def compile_plan(run: config_lib.Config, topology: chips.Topology, cache: Path) -> plan.Plan:
@@ -73,7 +63,7 @@ def test_more_shards_of_the_weights_need_less_memory_and_more_traffic():
     topology = chips.topology("v5e:2x2")
     meshes = (config_lib.MeshConfig(4, 1, 1), config_lib.MeshConfig(2, 2, 1))
     one, two = (
-        plan_estimate.estimated_plan(dataclasses.replace(toy(), mesh=mesh), topology)
+        plan_estimate.estimated_plan(dataclasses.replace(toy_run.planned(), mesh=mesh), topology)
         for mesh in meshes
     )
     assert two.memory["frozen weights"] < one.memory["frozen weights"] * 0.6
@@ -82,13 +72,15 @@ def test_more_shards_of_the_weights_need_less_memory_and_more_traffic():
 
 def test_the_fastest_that_fits_comes_first():
     topology = chips.topology("v5e:2x2")
-    plans = plan_fit.plans(toy(), topology, fit=3, compiles=False, cache=None, say=silent)
+    plans = plan_fit.plans(
+        toy_run.planned(), topology, fit=3, compiles=False, cache=None, say=silent
+    )
     assert len(plans) == plan_fit.SHOWN and all(one.fits for one in plans)
     settings = {plan_estimate.settings(one.run) for one in plans}
     assert len(settings) == len(plans)
     words = plan_fit.settings_or_remedy(plans[0]).partition("this setting: ")[2]
     chosen = re.findall(r"--set '?([^' ]+)'?", words)
-    assert config_text.override(toy(), chosen) == plans[0].run
+    assert config_text.override(toy_run.planned(), chosen) == plans[0].run
 
 
 def test_a_search_learns_from_what_took_more_than_counted():
@@ -99,7 +91,7 @@ def test_a_search_learns_from_what_took_more_than_counted():
             estimate("v5e:2x2"), run=run, memory=lasting, needed=needed, room=100.0
         )
         for needed in (50.0, 45.0, 20.0)
-        if (run := toy(seed=int(needed)))
+        if (run := toy_run.planned(seed=int(needed)))
     }
 
     def trial(run):
@@ -127,7 +119,7 @@ def test_what_does_not_fit_is_told_what_would():
 
 
 def test_rows_that_no_mesh_divides_are_an_error():
-    run = toy()
+    run = toy_run.planned()
     odd = dataclasses.replace(run, data=dataclasses.replace(run.data, speech_rows=3))
     with pytest.raises(ValueError, match="no mesh of 8 devices divides data.speech_rows=3"):
         plan_estimate.ranked(odd, chips.topology("v5e:2x4"))
@@ -136,7 +128,12 @@ def test_rows_that_no_mesh_divides_are_an_error():
 def test_a_mesh_that_does_not_divide_the_rows_is_told_one_that_does():
     with pytest.raises(ValueError, match=r"not divisible by 8 data(.|\n)*--set mesh.data="):
         plan_fit.plans(
-            toy(), chips.topology("v5e:2x4"), fit=0, compiles=False, cache=None, say=silent
+            toy_run.planned(),
+            chips.topology("v5e:2x4"),
+            fit=0,
+            compiles=False,
+            cache=None,
+            say=silent,
         )
 
 
@@ -148,7 +145,7 @@ def test_table_has_a_line_a_plan():
 
 def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
     pytest.importorskip("libtpu")
-    run = plan.with_mesh(toy(), 4)
+    run = plan.with_mesh(toy_run.planned(), 4)
     found = compiled.Compiled(True, "", {"temp": 5.0, "generated_code": 1.0}, 7.0, None, 3.0)
     monkeypatch.setattr(compiled, "_compile", lambda lowered, topology: found)
     topology = chips.topology("v5e:2x2")
@@ -166,7 +163,7 @@ def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("sizes", [(8, 1, 2), (2, 4, 2), (1, 8, 2)])
 def test_a_mesh_may_split_an_axis_of_the_torus(sizes):
     pytest.importorskip("libtpu")
-    run = dataclasses.replace(toy(), mesh=config_lib.MeshConfig(*sizes))
+    run = dataclasses.replace(toy_run.planned(), mesh=config_lib.MeshConfig(*sizes))
     mesh = compiled.slice_mesh(run, chips.topology("v6e:4x4"))
     assert mesh.devices.shape == sizes and len(set(mesh.devices.flat)) == 16
 

@@ -24,18 +24,6 @@ ROOT = Path(__file__).parents[2]
 H100 = "NVIDIA H100 80GB HBM3"
 
 
-def toy(**train) -> config_lib.Config:
-    data = config_lib.DataConfig(
-        speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7
-    )
-    return config_lib.Config(
-        config_lib.FrozenFiles("", "", "", ""),
-        model=toy_run.MODEL,
-        data=data,
-        train=config_lib.TrainConfig(steps=2000, **train),
-    )
-
-
 def took(seconds: float, **fields) -> measured.Measured:
     one = measured.Measured(H100, 2, True, seconds, 61.5e9, "device", 48.0, 10, loss=2.5)
     return dataclasses.replace(one, **fields)
@@ -71,17 +59,17 @@ def gpus(monkeypatch):
 
 
 def test_without_gpus_they_are_counted_and_that_is_said():
-    (one,) = plans("h100:4", toy())
+    (one,) = plans("h100:4", toy_run.planned())
     assert one.measured is None and one.fits and one.times is not None
     text = plan_text.full(one)
     assert "counted, not compiled; not measured: no GPU is here that jax can use" in text
     assert "measured on" not in text and "measured" not in plan_text.table([one])
-    assert all(other.note for other in plans("h100:4", toy(), fit=2))
+    assert all(other.note for other in plans("h100:4", toy_run.planned(), fit=2))
 
 
 def test_what_was_measured_stands_beside_the_count(gpus):
     asked = gpus(lambda run: took(0.25))
-    (one,) = plans("h100:2", toy())
+    (one,) = plans("h100:2", toy_run.planned())
     assert [run.mesh for run in asked] == [config_lib.MeshConfig(2, 1, 1)]
     frames = count.frames(one.run.data)
     assert one.fits and one.measured_frames_per_second == pytest.approx(frames / 0.25)
@@ -96,8 +84,8 @@ def test_what_was_measured_stands_beside_the_count(gpus):
 
 def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):
     gpus(lambda run: took(0.25))
-    (one,) = plans("h100:2", toy())
-    (other,) = plans("h100:2", toy(), compiles=False)
+    (one,) = plans("h100:2", toy_run.planned())
+    (other,) = plans("h100:2", toy_run.planned(), compiles=False)
     head, first, second = plan_text.table([one, other]).splitlines()
     assert head.endswith("GB") and "measured: ms" in head
     assert first.split()[-4] == "250" and first.split()[-1] == "61.5"
@@ -106,7 +94,7 @@ def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):
 
 def test_what_runs_out_of_memory_does_not_fit_whatever_was_counted(gpus):
     gpus(lambda run: REFUSED)
-    (one,) = plans("h100:2", toy(remat="frozen"))
+    (one,) = plans("h100:2", toy_run.planned(remat="frozen"))
     assert not one.fits and one.measured_frames_per_second == one.measured_utilisation == 0
     text = plan_text.full(one)
     assert "out of memory: 99.000 GB by the compiler; RESOURCE_EXHAUSTED: no" in text
@@ -124,8 +112,8 @@ def test_the_best_by_counting_are_measured_and_ranked_by_it(gpus):
         return REFUSED if found is None else took(found)
 
     asked = gpus(answer)
-    found = plans("h100:2", toy(), fit=3)
-    counted = plan_estimate.ranked(toy(), chips.topology("h100:2"))
+    found = plans("h100:2", toy_run.planned(), fit=3)
+    counted = plan_estimate.ranked(toy_run.planned(), chips.topology("h100:2"))
     assert asked == [one.run for one in counted[:3]]
     assert [one.run for one in found[:3]] == [asked[2], asked[0], asked[1]]
     assert [one.fits for one in found[:3]] == [True, True, False]
@@ -134,17 +122,17 @@ def test_the_best_by_counting_are_measured_and_ranked_by_it(gpus):
 
 def test_measuring_goes_on_until_something_fits_but_not_for_ever(gpus):
     asked = gpus(lambda run: REFUSED)
-    plans("h100:2", toy(), fit=2)
+    plans("h100:2", toy_run.planned(), fit=2)
     assert len(asked) == 4
 
 
 def test_counting_only_looks_for_nothing(monkeypatch):
     monkeypatch.setattr(present, "gpus", None)
-    assert plans("h100:2", toy(), compiles=False)[0].note == ""
+    assert plans("h100:2", toy_run.planned(), compiles=False)[0].note == ""
 
 
 def test_features_from_a_cache_cost_no_encoder():
-    run = toy()
+    run = toy_run.planned()
     cached = dataclasses.replace(run, data=dataclasses.replace(run.data, features=True))
     parts, fewer = count.step_flops(run).parts, count.step_flops(cached).parts
     assert parts["image encoder"].needed > 0 and fewer["image encoder"].needed == 0

@@ -30,6 +30,19 @@ MODEL = config_lib.ModelConfig(
 STEPS = 12
 
 
+def planned(**train) -> config_lib.Config:
+    """A run whose files are never read, to be counted or compiled."""
+    data = config_lib.DataConfig(
+        speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7
+    )
+    return config_lib.Config(
+        config_lib.FrozenFiles("", "", "", ""),
+        model=MODEL,
+        data=data,
+        train=config_lib.TrainConfig(steps=2000, **train),
+    )
+
+
 class Data:
     """Random batches, each a pure function of its step; of several processes, one's share of the rows."""
 
