@@ -1,7 +1,7 @@
 """Can a frozen, blind Moshi learn to see through adapters alone, on a laptop?
 
-The digits world (`mvjax.tiny`): scanned digits in colours and places, spoken and written questions about
-them, 16 speech and 48 speechless rows a step. The values live in `mvjax/tiny/recipe.py`, inside the package,
+The digits world (`mvjax.digits`): scanned digits in colours and places, spoken and written questions about
+them, 8 speech and 24 speechless rows a step. The values live in `mvjax/digits/recipe.py`, inside the package,
 because the quickstart runs the same ones without this folder.
 
     mvjax train experiments/digits.py --out runs/digits
@@ -12,10 +12,10 @@ Expected: over the question kinds that need the image at least 90% for text ques
 for spoken questions in held-out voices; without the image, or with another question's, near chance.
 """
 
-from mvjax import config as config_lib
-from mvjax.tiny import recipe
+from mvjax.config import schema
+from mvjax.digits import recipe
 
 
-def config() -> config_lib.Config:
+def config() -> schema.Config:
     """The run."""
     return recipe.digits()

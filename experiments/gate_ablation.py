@@ -10,14 +10,14 @@ Measured: not yet.
 
 import dataclasses
 
-from mvjax import config as config_lib
-from mvjax.nn import gates
-from mvjax.tiny import recipe
+from mvjax import gates
+from mvjax.config import schema
+from mvjax.digits import recipe
 
 HIDDEN = 24  # D / 8, as in the paper
 
 
-def sweep() -> dict[str, config_lib.Config]:
+def sweep() -> dict[str, schema.Config]:
     """The runs by name."""
     return {
         # the paper's five
@@ -38,8 +38,8 @@ def sweep() -> dict[str, config_lib.Config]:
     }
 
 
-def _design(**fields) -> config_lib.Config:
+def _design(**fields) -> schema.Config:
     base = recipe.digits()
-    design = config_lib.CrossAttentionConfig(**{"gate": gates.Conditional(HIDDEN), **fields})
+    design = schema.CrossAttentionConfig(**{"gate": gates.Conditional(HIDDEN), **fields})
     model = dataclasses.replace(base.model, cross_attention=design)
     return dataclasses.replace(base, model=model)

@@ -23,7 +23,7 @@ defaults of `mvjax/config.py`. Weights and records are made as BUILD.md tells.
 
 import dataclasses
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 
 # Paper, table 7: dataset and sampling weight, among the rows of its kind.
 SPEECH = {"docci_prop": 5.0, "docci_loc": 5.0, "pixmo_lead1": 5.0, "pixmo_comb": 15.0}
@@ -38,21 +38,21 @@ SPEECHLESS = {
 }
 
 
-def config() -> config_lib.Config:
+def config() -> schema.Config:
     """The run; `model` and `loss` are the defaults, which are the reference's."""
-    return config_lib.Config(
-        frozen=config_lib.FrozenFiles(
+    return schema.Config(
+        frozen=schema.FrozenFiles(
             moshi="weights/moshika-pytorch-bf16/model.safetensors",
             siglip="weights/paligemma2-3b-pt-448-siglip.npz",
             codec="weights/moshika-pytorch-bf16/tokenizer-e351c8d8-checkpoint125.safetensors",
             tokenizer="weights/moshika-pytorch-bf16/tokenizer_spm_32k_3.model",
         ),
-        model=config_lib.ModelConfig(dtype="bfloat16"),  # the checkpoints' dtype; of training: ours
-        data=config_lib.DataConfig(
+        model=schema.ModelConfig(dtype="bfloat16"),  # the checkpoints' dtype; of training: ours
+        data=schema.DataConfig(
             root="data/moshika_vis",
             speech=_sources(SPEECH),
             speechless=_sources(SPEECHLESS),
-            small_talk=(config_lib.Source("small_talk"),),
+            small_talk=(schema.Source("small_talk"),),
             speech_rows=16,  # 25% of 64 (paper, sections 4.1 and 4.3)
             speechless_rows=48,
             speech_frames=1250,  # ours: 100 s, as the example of moshi-finetune
@@ -61,8 +61,8 @@ def config() -> config_lib.Config:
             bad_record_budget=1000,  # ours
             workers=8,  # ours
         ),
-        mesh=config_lib.MeshConfig(data=-1, fsdp=8),  # ours: one node of eight
-        train=config_lib.TrainConfig(
+        mesh=schema.MeshConfig(data=-1, fsdp=8),  # ours: one node of eight
+        train=schema.TrainConfig(
             steps=50_000,  # paper, section 4.3
             remat="full",  # ours: fits everywhere; more memory allows less recomputation
             frozen_dtype="bfloat16",  # ours: the encoder's matrices are multiplied in it anyway
@@ -70,7 +70,7 @@ def config() -> config_lib.Config:
     )
 
 
-def sweep() -> dict[str, config_lib.Config]:
+def sweep() -> dict[str, schema.Config]:
     """Variants: the ratio of table 7, and TPU slices."""
     run = config()
     data = dataclasses.replace(run.data, speech_rows=24, speechless_rows=40)
@@ -83,16 +83,14 @@ def sweep() -> dict[str, config_lib.Config]:
     }
 
 
-def _on(
-    run: config_lib.Config, mesh: tuple[int, int, int], remat: config_lib.Remat
-) -> config_lib.Config:
+def _on(run: schema.Config, mesh: tuple[int, int, int], remat: schema.Remat) -> schema.Config:
     data, fsdp, tensor = mesh
     return dataclasses.replace(
         run,
-        mesh=config_lib.MeshConfig(data, fsdp, tensor),
+        mesh=schema.MeshConfig(data, fsdp, tensor),
         train=dataclasses.replace(run.train, remat=remat),
     )
 
 
-def _sources(weights: dict[str, float]) -> tuple[config_lib.Source, ...]:
-    return tuple(config_lib.Source(name, weight) for name, weight in weights.items())
+def _sources(weights: dict[str, float]) -> tuple[schema.Source, ...]:
+    return tuple(schema.Source(name, weight) for name, weight in weights.items())

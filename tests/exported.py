@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.nn import gates
-from mvjax.weights import big_vision, export, kyutai, rules
+from mvjax import gates, tree
+from mvjax.config import schema
+from mvjax.export import folder as export_folder
+from mvjax.weights import big_vision, kyutai, rules
 
 # B=1 S=9 D=24 E=20 F=66 N=2 H=12 L=3 K=6 Q=3 V=37 C=13 G=3; depformer d=16 n=4 h=4 f=44 L=2
-TOY = config_lib.ModelConfig(
-    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=5),
-    depformer=config_lib.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
-    siglip=config_lib.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
-    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
+TOY = schema.ModelConfig(
+    backbone=schema.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=5),
+    depformer=schema.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
+    siglip=schema.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
     text_vocab=37,
     audio_vocab=13,
     codebooks_out=3,
@@ -24,7 +24,7 @@ TOY = config_lib.ModelConfig(
 )
 
 
-def with_adapters(**changes) -> config_lib.ModelConfig:
+def with_adapters(**changes) -> schema.ModelConfig:
     """The toy with other cross-attention."""
     adapters = dataclasses.replace(TOY.cross_attention, **changes)
     return dataclasses.replace(TOY, cross_attention=adapters)
@@ -40,35 +40,35 @@ def random_params(config=TOY, *, size=0.3) -> dict:
     return tree.unflatten(flat)
 
 
-def make_run(folder: Path, model: config_lib.ModelConfig, params: dict) -> config_lib.Config:
+def make_run(folder: Path, model: schema.ModelConfig, params: dict) -> schema.Config:
     """A config whose frozen files hold the frozen part of the parameters."""
     kyutai.save_moshi(folder / "moshi.safetensors", params, model)
     big_vision.save_siglip(folder / "siglip.npz", params["image"]["encoder"])
     (folder / "mimi").write_bytes(b"mimi")
     (folder / "spm").write_bytes(b"spm")
     names = ("moshi.safetensors", "siglip.npz", "mimi", "spm")
-    files = config_lib.FrozenFiles(*(str(folder / name) for name in names))
-    return config_lib.Config(frozen=files, model=model)
+    files = schema.FrozenFiles(*(str(folder / name) for name in names))
+    return schema.Config(frozen=files, model=model)
 
 
 def write(config, target, folder, *, params=None, **how):
     """Exports into `folder/target`; returns (parameters, that folder)."""
     (folder / "codec").write_bytes(b"codec")
     (folder / "tokenizer").write_bytes(b"tokenizer")
-    files = config_lib.FrozenFiles("", "", str(folder / "codec"), str(folder / "tokenizer"))
+    files = schema.FrozenFiles("", "", str(folder / "codec"), str(folder / "tokenizer"))
     params = random_params(config) if params is None else params
-    run = config_lib.Config(frozen=files, model=config)
-    return params, export.export(params, run, target, folder / target, **how)
+    run = schema.Config(frozen=files, model=config)
+    return params, export_folder.export(params, run, target, folder / target, **how)
 
 
 def open_runtime(target, folder, **options):
     """Opens an exported folder; skips where the runtime's package is not installed."""
     if target in ("torch", "candle"):
         pytest.importorskip("torch")
-        from mvjax.stream import torch_runtime as module
+        from mvjax.runtimes.torch import runtime as module
     else:
         pytest.importorskip("mlx.core")
-        from mvjax.stream import mlx_runtime as module
+        from mvjax.runtimes.mlx import runtime as module
     return module.Runtime(folder, **options)
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.weights import mimi, rules, safetensors_io
 
 
-def write(path: Path, params: tree.Tree, config: config_lib.MimiConfig) -> None:
+def write(path: Path, params: tree.Tree, config: schema.MimiConfig) -> None:
     """The parameters of `codec.mimi.Mimi` under the names of the released file, every codebook trained."""
     axes, flags = mimi.sizes(config), mimi.flag_rules()
     shapes = rules.leaf_shapes(flags, axes)

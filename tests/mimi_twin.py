@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 
-CONFIG = config_lib.MimiConfig(
+CONFIG = schema.MimiConfig(
     filters=6,
     ratios=(3, 2),
     latent=24,
@@ -20,7 +20,7 @@ CONFIG = config_lib.MimiConfig(
 FRAME = 12  # samples
 
 
-def assemble(config: config_lib.MimiConfig = CONFIG):
+def assemble(config: schema.MimiConfig = CONFIG):
     """Returns the PyTorch model as `moshi.models.loaders.get_mimi` makes it, on torch's default device."""
     from moshi.models import compression, loaders
     from moshi.modules import SEANetDecoder, SEANetEncoder, transformer
@@ -63,7 +63,7 @@ def assemble(config: config_lib.MimiConfig = CONFIG):
     )
 
 
-def build(config: config_lib.MimiConfig = CONFIG, *, seed: int = 0):
+def build(config: schema.MimiConfig = CONFIG, *, seed: int = 0):
     """Returns the model with random weights."""
     import torch
 

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from moshi.models import lm
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 
 
-def build(params, config: config_lib.ModelConfig) -> lm.LMModel:
+def build(params, config: schema.ModelConfig) -> lm.LMModel:
     """Returns base Moshi; every weight of ours must have its place, and the other way round."""
     b, d = config.backbone, config.depformer
     twin = lm.LMModel(

@@ -2,17 +2,16 @@
 
 import numpy as np
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.nn import gates
+from mvjax import gates, tree
+from mvjax.config import schema
 from mvjax.weights import kyutai, rules
 
 # B=1 S=9 D=512 E=64 F=128 N=4 H=128 L=2 K=6 Q=3 V=37 C=13 G=64; depformer d=64 n=2 h=32 f=192 L=2
-CONFIG = config_lib.ModelConfig(
-    backbone=config_lib.BackboneConfig(width=512, layers=2, heads=4, hidden=128, context=40),
-    depformer=config_lib.DepformerConfig(width=64, layers=2, heads=2, hidden=192),
-    siglip=config_lib.SiglipConfig(width=64, layers=2, heads=2, hidden=28, patch=4, image_size=12),
-    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=64)),
+CONFIG = schema.ModelConfig(
+    backbone=schema.BackboneConfig(width=512, layers=2, heads=4, hidden=128, context=40),
+    depformer=schema.DepformerConfig(width=64, layers=2, heads=2, hidden=192),
+    siglip=schema.SiglipConfig(width=64, layers=2, heads=2, hidden=28, patch=4, image_size=12),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=64)),
     text_vocab=37,
     audio_vocab=13,
     codebooks_out=3,

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvjax import config as config_lib
-from mvjax.nn import gates
+from mvjax import gates
+from mvjax.config import schema
 from mvjax.nn import model as model_lib
 
 # B=2 T=9 S=4 D=24 E=12 F=66 N=4 H=6 L=3 K=7 Q=3 V=31 C=19 G=7; depformer d=16 n=2 h=8 f=44 L=2
-CONFIG = config_lib.ModelConfig(
-    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=4, hidden=66, context=5),
-    depformer=config_lib.DepformerConfig(width=16, layers=2, heads=2, hidden=44),
-    siglip=config_lib.SiglipConfig(width=12, layers=2, heads=3, hidden=20, patch=4, image_size=8),
-    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=7)),
+CONFIG = schema.ModelConfig(
+    backbone=schema.BackboneConfig(width=24, layers=3, heads=4, hidden=66, context=5),
+    depformer=schema.DepformerConfig(width=16, layers=2, heads=2, hidden=44),
+    siglip=schema.SiglipConfig(width=12, layers=2, heads=3, hidden=20, patch=4, image_size=8),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=7)),
     text_vocab=31,
     audio_vocab=19,
     codebooks_out=3,
@@ -33,14 +33,14 @@ GATES = {
 }
 
 
-def with_cross_attention(**fields) -> config_lib.ModelConfig:
+def with_cross_attention(**fields) -> schema.ModelConfig:
     """CONFIG with another kind of cross-attention."""
     xa = dataclasses.replace(CONFIG.cross_attention, **fields)
     return dataclasses.replace(CONFIG, cross_attention=xa)
 
 
 @functools.cache
-def params(config: config_lib.ModelConfig = CONFIG, seed: int = 0):
+def params(config: schema.ModelConfig = CONFIG, seed: int = 0):
     """Initial parameters plus noise, so that no scale is 1 and no gate is closed."""
     model = model_lib.VisionSpeech(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]

@@ -102,7 +102,7 @@ def test_debug_shows_where(monkeypatch):
 
 
 def test_quickstart_passes_its_arguments(monkeypatch):
-    quickstart = pytest.importorskip("mvjax.eval.quickstart")
+    quickstart = pytest.importorskip("mvjax.digits.quickstart")
     seen = {}
     monkeypatch.setattr(
         quickstart, "run", lambda out, *, short: seen.update(out=out, short=short) or 3
@@ -120,11 +120,12 @@ def test_export_lists_its_targets_without_a_run(capsys):
 
 
 def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monkeypatch, tmp_path):
-    from mvjax import config as config_lib
+    from mvjax.config import schema
+    from mvjax.export import certificate
+    from mvjax.export import folder as export_folder
     from mvjax.train import load
-    from mvjax.weights import certificate, export
 
-    run_config = config_lib.Config(config_lib.FrozenFiles("", "", "", ""))
+    run_config = schema.Config(schema.FrozenFiles("", "", "", ""))
     seen = {}
 
     def certify(params, config, folder, target, *, pixels, user_codes, **how):
@@ -133,7 +134,7 @@ def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monk
 
     trained = load.Run(run_config, {"a": 1}, 600)
     monkeypatch.setattr(load, "trained", lambda folder: trained)
-    monkeypatch.setattr(export, "export", lambda *a, **kw: seen.update(args=a, exported=kw))
+    monkeypatch.setattr(export_folder, "export", lambda *a, **kw: seen.update(args=a, exported=kw))
     monkeypatch.setattr(certificate, "certify", certify)
     monkeypatch.setattr(certificate, "summary", lambda found: f"{found['verdict']}!")
     words = ["export", str(tmp_path), "--to", "mlx", "--quantise", "q4", "--out", "o"]

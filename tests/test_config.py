@@ -8,17 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
-from mvjax import config_text, tree
-from mvjax.nn import gates
+from mvjax import gates, tree
+from mvjax.config import schema
+from mvjax.config import text as config_text
 from mvjax.train import load
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
-CONFIG = config_lib.Config(
-    frozen=config_lib.FrozenFiles("moshi", "siglip", "codec", "tokenizer"),
-    data=config_lib.DataConfig(
-        speech=(config_lib.Source("a"), config_lib.Source("b", 2.0)), prepare=json.dumps
+CONFIG = schema.Config(
+    frozen=schema.FrozenFiles("moshi", "siglip", "codec", "tokenizer"),
+    data=schema.DataConfig(
+        speech=(schema.Source("a"), schema.Source("b", 2.0)), prepare=json.dumps
     ),
 )
 
@@ -38,7 +38,7 @@ def experiments() -> dict[str, str]:
     return texts
 
 
-def runs(path: Path) -> dict[str, config_lib.Config]:
+def runs(path: Path) -> dict[str, schema.Config]:
     try:
         return {"": config_text.load_experiment(path)}
     except ValueError as error:
@@ -179,7 +179,7 @@ def test_unknown_field_in_json():
 
 
 def test_only_importable_functions_can_be_written():
-    run = dataclasses.replace(CONFIG, data=config_lib.DataConfig(prepare=lambda root: None))
+    run = dataclasses.replace(CONFIG, data=schema.DataConfig(prepare=lambda root: None))
     with pytest.raises(ValueError, match="can be imported by name"):
         config_text.to_json(run)
 

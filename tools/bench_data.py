@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mvjax import config as config_lib
-from mvjax import tiny
-from mvjax.data import mixture, records, rows
-from mvjax.tiny import recipe
-from mvjax.tiny import records as tiny_records
+from mvjax.config import schema
+from mvjax.data import examples, mixture
+from mvjax.data.records import dataset
+from mvjax.digits import frozen_models, recipe
+from mvjax.digits import records as records_lib
 
 RECORDS = 96  # of the paper's shape, in each dataset
 SECONDS = 100.0
@@ -43,7 +43,7 @@ def main() -> None:
     digits = recipe.digits()
     digits = with_data(digits, root=str(args.folder / "digits"))
     if not (args.folder / "digits").is_dir():
-        tiny_records.prepare(args.folder / "digits", dialogues=60, seed=0)
+        records_lib.prepare(args.folder / "digits", dialogues=60, seed=0)
     rate = measure("digits", digits, steps=40)
     if args.step_frames:
         print(
@@ -55,11 +55,11 @@ def main() -> None:
     profile(paper)
 
 
-def with_data(run: config_lib.Config, **fields) -> config_lib.Config:
+def with_data(run: schema.Config, **fields) -> schema.Config:
     return dataclasses.replace(run, data=dataclasses.replace(run.data, **fields))
 
 
-def measure(name: str, run: config_lib.Config, *, steps: int) -> float:
+def measure(name: str, run: schema.Config, *, steps: int) -> float:
     """Prints and returns frames/s of the batches of a run."""
     batches = mixture.batches(run)
     batches[0]
@@ -77,25 +77,25 @@ def measure(name: str, run: config_lib.Config, *, steps: int) -> float:
     return frames / seconds
 
 
-def paper_shape(folder: Path) -> config_lib.Config:
+def paper_shape(folder: Path) -> schema.Config:
     """16 spoken rows of 1,250 frames and 48 of text; images of 448 pixels."""
-    frozen = dataclasses.replace(tiny.FROZEN)
-    model = config_lib.ModelConfig()
-    data = config_lib.DataConfig(
+    frozen = dataclasses.replace(frozen_models.FROZEN)
+    model = schema.ModelConfig()
+    data = schema.DataConfig(
         root=str(folder),
-        speech=(config_lib.Source("speech"),),
-        speechless=(config_lib.Source("text"),),
-        small_talk=(config_lib.Source("talk"),),
+        speech=(schema.Source("speech"),),
+        speechless=(schema.Source("text"),),
+        small_talk=(schema.Source("talk"),),
     )
-    run = config_lib.Config(frozen=frozen, model=model, data=data)
+    run = schema.Config(frozen=frozen, model=model, data=data)
     for name in ("speech", "text", "talk"):
-        if not records.index_path(rows.record_path(data, name)).is_file():
+        if not dataset.index_path(examples.record_path(data, name)).is_file():
             made = (synthetic(i, name) for i in range(RECORDS))
-            records.write(rows.record_path(data, name), made, records.identity(frozen))
+            dataset.write(examples.record_path(data, name), made, dataset.identity(frozen))
     return run
 
 
-def synthetic(i: int, name: str) -> records.Record:
+def synthetic(i: int, name: str) -> dataset.Record:
     """A dialogue of the paper's length; the words are those of the shipped tokenizer."""
     rng = np.random.default_rng([i, len(name)])
     spoken = name != "text"
@@ -108,18 +108,18 @@ def synthetic(i: int, name: str) -> records.Record:
         "it is in the middle",
     ] * 3
     turns = tuple(
-        records.Turn("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(texts)
+        dataset.Turn("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(texts)
     )
     said = " ".join(texts[1::2]).split()
     step = SECONDS / (len(said) + 1)
-    words = tuple(records.Word(w, n * step, (n + 0.5) * step) for n, w in enumerate(said))
-    return records.Record(
+    words = tuple(dataset.Word(w, n * step, (n + 0.5) * step) for n, w in enumerate(said))
+    return dataset.Record(
         id=f"{name}-{i}",
         kinds=("synthetic",),
         turns=turns,
         image=photograph(rng) if name != "talk" else None,
         words=words if spoken else None,
-        codes=records.encode_codes(codes) if spoken else b"",
+        codes=dataset.encode_codes(codes) if spoken else b"",
         codebooks=16 if spoken else 0,
         seconds=SECONDS if spoken else 0.0,
     )
@@ -136,7 +136,7 @@ def photograph(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def profile(run: config_lib.Config) -> None:
+def profile(run: schema.Config) -> None:
     """Prints where the time of a batch goes."""
     batches = mixture.batches(run)
     batches[0]

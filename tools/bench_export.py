@@ -40,8 +40,8 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     from mvjax import tree
-    from mvjax.weights import certificate
-    from mvjax.weights import export as export_lib
+    from mvjax.export import certificate
+    from mvjax.export import folder as export_folder
 
     run = make_config(args.folder, args.gigabytes)
     params = parameters(run)
@@ -49,7 +49,7 @@ def measure(args: argparse.Namespace) -> None:
     how = {"dtype": args.dtype, "quantisation": args.quantise}
     out = args.folder / "exported"
     before, start = bench_load.peak_bytes(), time.perf_counter()
-    export_lib.export(params, run, args.target, out, **how)
+    export_folder.export(params, run, args.target, out, **how)
     report("export", before, sizes, time.perf_counter() - start)
     files = sum(file.stat().st_size for file in out.iterdir() if not file.is_symlink())
     print(f"files {files / 1e9:.3f} GB")
@@ -74,7 +74,7 @@ def report(what: str, before: int, sizes: list[int], seconds: float) -> None:
 
 def make_config(folder: Path, gigabytes: float):
     """The model of `bench_load`, with gates as the runtimes have them, and a codec to copy."""
-    from mvjax.nn import gates
+    from mvjax import gates
 
     run = bench_load.make_config(folder, gigabytes)
     (folder / "copied").write_bytes(b"codec or tokenizer")
@@ -97,10 +97,10 @@ def parameters(run):
 
     from mvjax import tree
     from mvjax.train import load as load_lib
-    from mvjax.weights import frozen
+    from mvjax.weights import frozen_files
 
     shapes = load_lib.shapes(run)
-    source = frozen.open_weights(run.frozen, run.model)
+    source = frozen_files.open_weights(run.frozen, run.model)
     random = np.random.default_rng(1)
     flat = {
         path: np.ascontiguousarray(source[path][()]).astype(ml_dtypes.bfloat16)

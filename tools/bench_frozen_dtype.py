@@ -12,13 +12,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mvjax import config as config_lib
 from mvjax import types
+from mvjax.config import schema
 from mvjax.data import mixture
-from mvjax.tiny import recipe
+from mvjax.digits import recipe
 from mvjax.train import load, sharding, step
 
-KINDS: tuple[config_lib.FrozenDtype, ...] = ("as stored", "bfloat16", "int8")
+KINDS: tuple[schema.FrozenDtype, ...] = ("as stored", "bfloat16", "int8")
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def losses(
-    run: config_lib.Config, batches: list[types.Batch], kind: config_lib.FrozenDtype
+    run: schema.Config, batches: list[types.Batch], kind: schema.FrozenDtype
 ) -> tuple[np.ndarray, int]:
     run = dataclasses.replace(run, train=dataclasses.replace(run.train, frozen_dtype=kind))
     mesh = sharding.make_mesh(run.mesh)

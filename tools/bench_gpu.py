@@ -114,21 +114,22 @@ def speed(
 
 def promising(args: argparse.Namespace, device: str, frozen: str) -> list[list[tuple[str, ...]]]:
     """Returns override words of the settings that fit by counting: by rows, then by policy, fastest first."""
-    from mvjax.train import chips, count, effort, load, plan_estimate
+    from mvjax.plan import estimate
+    from mvjax.train import chips, flops, load, throughput
 
-    chip = effort.chip(device) or chips.CHIPS["h100"]  # only the order hangs on it
+    chip = throughput.chip(device) or chips.CHIPS["h100"]  # only the order hangs on it
     topology, run = chips.topology(f"{chip.name}:1"), experiment(args)
     ratio = 0 if args.speech_only else run.data.speechless_rows / run.data.speech_rows
-    remats = args.remat or plan_estimate.REMATS
+    remats = args.remat or estimate.REMATS
     found, shapes = [], load.held(override(run, kind_words(frozen, "full")))
     for rows in args.rows:
         counted = []
         for remat in remats:
             words = (*rows_words(rows, round(rows * ratio)), *kind_words(frozen, remat))
-            one = plan_estimate.estimated_plan(override(run, words), topology, shapes=shapes)
+            one = estimate.estimated_plan(override(run, words), topology, shapes=shapes)
             if one.fits and one.times:  # a quarter is not hidden, as in `mvjax plan`
                 seconds = one.times.step + 0.25 * one.times.serial
-                counted.append((seconds / count.frames(one.run.data), words))
+                counted.append((seconds / flops.frames(one.run.data), words))
         if counted:
             found.append(sorted(counted))
     return [[words for _, words in one] for one in sorted(found)[: args.tries]]
@@ -136,10 +137,10 @@ def promising(args: argparse.Namespace, device: str, frozen: str) -> list[list[t
 
 def report(args: argparse.Namespace, measured: dict, words: tuple[str, ...], device: str) -> dict:
     """Prints one setting and returns it with its rates."""
-    from mvjax.train import count, effort
+    from mvjax.train import flops, throughput
 
     run = override(experiment(args), words)
-    data, chip = run.data, effort.chip(device)
+    data, chip = run.data, throughput.chip(device)
     name = f"{run.train.frozen_dtype} frozen, {data.speech_rows} x {data.speech_frames} frames"
     if data.speechless_rows:
         name += f" + {data.speechless_rows} x {data.speechless_tokens} tokens"
@@ -150,12 +151,12 @@ def report(args: argparse.Namespace, measured: dict, words: tuple[str, ...], dev
     if not measured["fits"]:
         print(f"{name}: does not fit ({memory}): {measured['refused']}", flush=True)
         return found
-    rate = count.frames(data) / measured["seconds"]
+    rate = flops.frames(data) / measured["seconds"]
     found["frames_per_second"] = rate
     text = f"{name}: {measured['seconds'] * 1e3:.1f} ms, {rate:,.0f} frames/s"
     if chip is not None:
-        needed, limit = count.step_flops(run).frozen_aware, chip.flops / limit_flops(run)
-        found["utilisation"] = count.utilisation(
+        needed, limit = flops.step_flops(run).frozen_aware, chip.flops / limit_flops(run)
+        found["utilisation"] = flops.utilisation(
             needed, measured["seconds"], devices=1, peak=chip.flops
         )
         found["share_of_limit"] = rate / limit
@@ -184,13 +185,13 @@ def kind_words(frozen: str, remat: str) -> tuple[str, ...]:
 
 
 def experiment(args: argparse.Namespace):
-    from mvjax import config_text
+    from mvjax.config import text as config_text
 
     return config_text.load_experiment(args.experiment)
 
 
 def override(run, words: tuple[str, ...]):
-    from mvjax import config_text
+    from mvjax.config import text as config_text
 
     return config_text.override(run, list(words))
 
@@ -217,7 +218,7 @@ def serve(args: argparse.Namespace) -> int:
         told = {"platform": device.platform, "kind": device.device_kind}
         print(json.dumps(told | {"count": jax.device_count(), "jax": jax.__version__}))
         return 0
-    from mvjax.train import measured
+    from mvjax.plan import measure as measured
 
     run = override(experiment(args), tuple(args.setting))
     found = measured.measure(run, [device], steps=args.steps)

@@ -44,9 +44,9 @@ def main() -> None:
 
 def make_config(folder: Path, gigabytes: float):
     """The real model's widths over the smallest divisor that leaves four layers, and as many as fit."""
-    from mvjax import config as config_lib
+    from mvjax.config import schema
 
-    real = config_lib.ModelConfig()
+    real = schema.ModelConfig()
     for scale in SCALES:
         backbone = dataclasses.replace(
             real.backbone,
@@ -68,11 +68,11 @@ def make_config(folder: Path, gigabytes: float):
         if size(model) <= gigabytes * 1e9:
             break
     more = int((gigabytes * 1e9 - size(model)) / (size(with_layers(model, 5)) - size(model)))
-    files = config_lib.FrozenFiles(str(folder / MOSHI), str(folder / SIGLIP), "", "")
-    return config_lib.Config(
+    files = schema.FrozenFiles(str(folder / MOSHI), str(folder / SIGLIP), "", "")
+    return schema.Config(
         frozen=files,
         model=with_layers(model, 4 + max(more, 0)),
-        mesh=config_lib.MeshConfig(fsdp=DEVICES),
+        mesh=schema.MeshConfig(fsdp=DEVICES),
     )
 
 

@@ -41,25 +41,28 @@ def main() -> None:
 def write(dataset: Path, count: int) -> None:
     import numpy as np
 
-    from mvjax.data import images, records
+    from mvjax.data import images
+    from mvjax.data.records import dataset as dataset_lib
 
-    if records.index_path(dataset).is_file():
+    if dataset_lib.index_path(dataset).is_file():
         return
     rng = np.random.default_rng(0)
     frames, codebooks = 62, 16
     turns = (
-        records.Turn("user", "what do you see in the picture"),
-        records.Turn("assistant", "there is a yellow seven at the bottom left"),
+        dataset_lib.Turn("user", "what do you see in the picture"),
+        dataset_lib.Turn("assistant", "there is a yellow seven at the bottom left"),
     )
     spoken = turns[1].text.split()
-    words = tuple(records.Word(w, 2 + 0.3 * n, 2.2 + 0.3 * n) for n, w in enumerate(spoken))
+    words = tuple(dataset_lib.Word(w, 2 + 0.3 * n, 2.2 + 0.3 * n) for n, w in enumerate(spoken))
     start, before = time.monotonic(), _megabytes()
-    with records.Writer(dataset, records.Identity(codec="0" * 64, tokenizer="0" * 64)) as writer:
+    with dataset_lib.Writer(
+        dataset, dataset_lib.Identity(codec="0" * 64, tokenizer="0" * 64)
+    ) as writer:
         for i in range(count):
             if i % 100 == 0:
                 image = images.encode_png(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
             codes = rng.integers(0, 2048, codebooks * frames, dtype=np.uint16)
-            record = records.Record(
+            record = dataset_lib.Record(
                 f"{NAME}-{i:08d}", ("LOC",), turns, words=words, image=image,
                 codes=codes.tobytes(), codebooks=codebooks, seconds=frames * 0.08,
             )  # fmt: skip
@@ -74,10 +77,10 @@ def write(dataset: Path, count: int) -> None:
 
 
 def read(dataset: Path, *, count: int) -> None:
-    from mvjax.data import records
+    from mvjax.data.records import dataset as dataset_lib
 
     before, start, spent = _megabytes(), time.monotonic(), time.process_time()
-    reader = records.Reader(dataset, expected=None)
+    reader = dataset_lib.Reader(dataset, expected=None)
     opened = time.monotonic() - start
     reader[0]
     first = time.monotonic() - start

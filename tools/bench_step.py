@@ -58,28 +58,28 @@ def main() -> None:
 
 def make_config():
     """The mid-size model; every side is given the features of the image encoder, which is small."""
-    from mvjax import config as config_lib
-    from mvjax.nn import gates
+    from mvjax import gates
+    from mvjax.config import schema
 
-    model = config_lib.ModelConfig(
-        backbone=config_lib.BackboneConfig(width=1024, layers=8, heads=8, hidden=2816),
-        depformer=config_lib.DepformerConfig(width=64, layers=1, heads=2, hidden=176),
-        siglip=config_lib.SiglipConfig(width=64, layers=1, heads=4, hidden=128),
-        cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=128)),
+    model = schema.ModelConfig(
+        backbone=schema.BackboneConfig(width=1024, layers=8, heads=8, hidden=2816),
+        depformer=schema.DepformerConfig(width=64, layers=1, heads=2, hidden=176),
+        siglip=schema.SiglipConfig(width=64, layers=1, heads=4, hidden=128),
+        cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=128)),
     )
-    return config_lib.Config(
-        frozen=config_lib.FrozenFiles("", "", "", ""),
+    return schema.Config(
+        frozen=schema.FrozenFiles("", "", "", ""),
         model=model,
-        data=config_lib.DataConfig(
+        data=schema.DataConfig(
             speech_rows=0,
             speechless_rows=ROWS,
             speechless_tokens=FRAMES,
             p_concat=0.0,
             features=True,
         ),
-        loss=config_lib.LossConfig(text_padding_weight=1.0),
-        optim=config_lib.OptimConfig(warmup_steps=0, final_fraction=1.0),
-        train=config_lib.TrainConfig(steps=1000, remat="frozen"),
+        loss=schema.LossConfig(text_padding_weight=1.0),
+        optim=schema.OptimConfig(warmup_steps=0, final_fraction=1.0),
+        train=schema.TrainConfig(steps=1000, remat="frozen"),
     )
 
 
@@ -118,10 +118,10 @@ def write(folder: Path) -> None:
 
 def _encode(params, images):
     from mvjax.nn import model as model_lib
-    from mvjax.train import objective
+    from mvjax.train import gradients
 
     model = model_lib.VisionSpeech(make_config().model)
-    return model.apply({"params": params}, objective.pixels(images), method="encode_images")
+    return model.apply({"params": params}, gradients.pixels(images), method="encode_images")
 
 
 class Worker:
@@ -172,14 +172,14 @@ def ours(folder: Path):
     import jax
     import numpy as np
 
-    from mvjax import config as config_lib
     from mvjax import tree, types
-    from mvjax.data import batch as batch_lib
+    from mvjax.config import schema
+    from mvjax.data import collate
     from mvjax.train import load, sharding
     from mvjax.train import step as step_lib
 
     run = make_config()
-    mesh = sharding.make_mesh(config_lib.MeshConfig())
+    mesh = sharding.make_mesh(schema.MeshConfig())
     with np.load(folder / "params.npz") as file:
         params = tree.unflatten({path: jax.numpy.asarray(file[path]) for path in file})
     parts = load.Params(*tree.partition(params, run.train.trained))
@@ -191,8 +191,8 @@ def ours(folder: Path):
         seen = np.ones(ROWS, bool)
         features = file["features"]
     text = types.Part(codes, np.ones((ROWS, FRAMES), bool), features, seen)
-    form = batch_lib.Form(features.shape[1:], features.dtype)
-    none = batch_lib.stack([], codebooks=17, frames=1, image=form)
+    form = collate.Form(features.shape[1:], features.dtype)
+    none = collate.stack([], codebooks=17, frames=1, image=form)
     batch = jax.device_put(types.Batch(none, text), sharding.rows(mesh))
     train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
 
@@ -210,12 +210,13 @@ def in_torch(side: str, folder: Path):
     import torch_step
     from safetensors import torch as safetensors_torch
 
-    from mvjax import parity, tree
-    from mvjax.weights import export
+    from mvjax import tree
+    from mvjax.config import upstream
+    from mvjax.export import folder as export_folder
 
     run = make_config()
     model = dataclasses.replace(
-        run.model, depformer=parity.imitate(run.model, "kyuteye_pt").depformer
+        run.model, depformer=upstream.imitate(run.model, "kyuteye_pt").depformer
     )
     with np.load(folder / "params.npz") as file:
         params = tree.unflatten(dict(file))
@@ -227,7 +228,7 @@ def in_torch(side: str, folder: Path):
             built = torch_step.Upstream(Path(scratch), model, params)
         else:
             path = Path(scratch) / "model.safetensors"
-            export.save_exported(path, params, model, "torch")
+            export_folder.save_exported(path, params, model, "torch")
             built = torch_step.Twin(model, safetensors_torch.load_file(path))
     trainer = torch_step.Trainer(built, batch, run.optim, compiled=side.endswith("compiled"))
     return trainer.step
@@ -250,7 +251,7 @@ def matmul_flops() -> float:
 
 def report(seconds: dict[str, list[float]], first: dict[str, dict], peak: float) -> None:
     """Prints the table; stops if the sides do not compute the same."""
-    from mvjax.train import count
+    from mvjax.train import flops as flops_lib
 
     for side, numbers in first.items():
         for name, value in numbers.items():
@@ -263,7 +264,7 @@ def report(seconds: dict[str, list[float]], first: dict[str, dict], peak: float)
     for side, times in seconds.items():
         share = medians[side] / medians["ours"]
         print(f"{side:18} {medians[side]:.3f} s (from {min(times):.3f}), {share:.2f} x ours")
-    flops = count.step_flops(make_config()).frozen_aware
+    flops = flops_lib.step_flops(make_config()).frozen_aware
     rate = flops / medians["ours"]
     print(
         f"{flops / 1e9:.0f} GFLOP a step: {rate / 1e9:.0f} GFLOP/s, {rate / peak:.0%} of XLA's "

@@ -1,6 +1,6 @@
 """Trains the digits world's tiny Mimi codec and writes it in the Kyutai file layout.
 
-    python tools/make_tiny_mimi.py --minutes 35 --out mvjax/tiny/assets/mimi.safetensors
+    python tools/make_tiny_mimi.py --minutes 35 --out mvjax/digits/assets/mimi.safetensors
 
 The network and its quantisers are PyTorch's `moshi` package at a small size (installed by `make test`);
 the data is the digits world's talk, spoken by eSpeak NG. The waveform loss is a multi-resolution
@@ -27,10 +27,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from mvjax import config as config_lib
-from mvjax import tiny, types
+from mvjax import types
+from mvjax.config import schema
 from mvjax.dialogues import speech
-from mvjax.tiny import talk, voices
+from mvjax.digits import frozen_models, talk, voices
 
 SLOTS = 4  # phoneme targets a frame
 CROP_FRAMES = 14
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=35.0)
     parser.add_argument("--utterances", type=int, default=3000)
-    parser.add_argument("--out", default="mvjax/tiny/assets/mimi.safetensors")
+    parser.add_argument("--out", default="mvjax/digits/assets/mimi.safetensors")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", help="continue from this file's weights")
     args = parser.parse_args()
@@ -52,14 +52,14 @@ def main() -> None:
     print(
         f"{len(corpus.audio)} utterances, {corpus.seconds / 60:.0f} minutes, {len(corpus.names)} phonemes"
     )
-    model = build(tiny.CODEC)
-    probe = nn.Linear(tiny.CODEC.latent, SLOTS * len(corpus.names))
+    model = build(frozen_models.CODEC)
+    probe = nn.Linear(frozen_models.CODEC.latent, SLOTS * len(corpus.names))
     if args.resume:
         load(model, probe, args.resume)
     train(model, probe, corpus, minutes=args.minutes, out=args.out)
 
 
-def build(config: config_lib.MimiConfig) -> MimiModel:
+def build(config: schema.MimiConfig) -> MimiModel:
     """The `moshi` package's Mimi at the sizes of `config`."""
     seanet = dict(
         channels=1, dimension=config.latent, causal=True, n_filters=config.filters,

@@ -1,6 +1,6 @@
 """Trains the digits world's blind speech model and writes it in the Kyutai file layout.
 
-    python tools/make_tiny_moshi.py --minutes 80 --out mvjax/tiny/assets/moshi.safetensors
+    python tools/make_tiny_moshi.py --minutes 80 --out mvjax/digits/assets/moshi.safetensors
 
 The model hears and speaks (17 streams) and reads and writes (text alone), and never sees a picture:
 
@@ -31,13 +31,14 @@ import optax
 import sentencepiece
 import speech_bank
 
-from mvjax import config as config_lib
-from mvjax import tiny, tree, types
+from mvjax import files, tree, types
+from mvjax.config import schema
 from mvjax.data import streams
 from mvjax.dialogues import speech
+from mvjax.digits import frozen_models
 from mvjax.nn import model as model_lib
 from mvjax.train import loss as loss_lib
-from mvjax.weights import kyutai, locate
+from mvjax.weights import kyutai
 
 HEARD_AFTER = 0.24  # seconds from the start of a user's word to where the ear must know it
 WEIGHT_NOISE = 0.04  # relative, in training
@@ -46,7 +47,7 @@ SPEECH_FRAMES, SPEECHLESS_TOKENS = 144, 72
 SPEECH_ROWS, SPEECHLESS_ROWS = 24, 8
 WEIGHTS = (3.0, 0.5, 0.5, 0.5)  # of spoken text, audio, written text and the user's words
 DEPTH_FRAMES = 24  # frames of a step that the depth transformer learns from
-LOSS = config_lib.LossConfig(semantic_weight=10.0, text_padding_weight=0.25)
+LOSS = schema.LossConfig(semantic_weight=10.0, text_padding_weight=0.25)
 WEIGHT_DECAY = 0.1
 LOGIT_DECAY = 5e-4  # of the mean square; small logits have small rounding errors between runtimes
 
@@ -58,16 +59,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", type=Path, help="continue from this file's weights")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--out", type=Path, default=Path("mvjax/tiny/assets/moshi.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("mvjax/digits/assets/moshi.safetensors"))
     args = parser.parse_args()
     tokenizer = sentencepiece.SentencePieceProcessor(
-        model_file=str(locate.resolve(tiny.FROZEN.tokenizer))
+        model_file=str(files.resolve(frozen_models.FROZEN.tokenizer))
     )
     bank = speech_bank.make(args.dialogues, args.seed, silence_frames=SPEECH_FRAMES)
     clips = [codes for group in bank.clips.values() for codes, _ in group]
     print(f"{len(clips)} clips, {sum(c.shape[1] for c in clips) / 750:.0f} minutes", flush=True)
     params = train(Batches(bank, tokenizer, args.seed), args)
-    kyutai.save_moshi(args.out, params, tiny.MODEL, dtype=jnp.bfloat16)
+    kyutai.save_moshi(args.out, params, frozen_models.MODEL, dtype=jnp.bfloat16)
 
 
 class Batches:
@@ -131,12 +132,15 @@ class Batches:
         semantic codes of the user are, too, as those of a new voice are.
         """
         heard = rows.copy()
-        user = heard[:, 1 + tiny.MODEL.codebooks_out]
+        user = heard[:, 1 + frozen_models.MODEL.codebooks_out]
         wrong = self.rng.random(user.shape) < MISHEARD
-        user[wrong] = self.rng.integers(tiny.MODEL.audio_vocab, size=int(wrong.sum()))
-        for start in (1, 1 + tiny.MODEL.codebooks_out):  # the semantic stream of either side
-            acoustic = heard[:, start + 1 : start + tiny.MODEL.codebooks_out]
-            acoustic[:] = self.rng.integers(tiny.MODEL.audio_vocab, size=acoustic.shape)
+        user[wrong] = self.rng.integers(frozen_models.MODEL.audio_vocab, size=int(wrong.sum()))
+        for start in (
+            1,
+            1 + frozen_models.MODEL.codebooks_out,
+        ):  # the semantic stream of either side
+            acoustic = heard[:, start + 1 : start + frozen_models.MODEL.codebooks_out]
+            acoustic[:] = self.rng.integers(frozen_models.MODEL.audio_vocab, size=acoustic.shape)
         return heard
 
     def _text(self) -> np.ndarray:
@@ -151,13 +155,13 @@ class Batches:
 
 def train(batches: Batches, args: argparse.Namespace):
     """Trains until the time is up; returns {"backbone", "depformer"}."""
-    model = model_lib.VisionSpeech(tiny.MODEL)
+    model = model_lib.VisionSpeech(frozen_models.MODEL)
     if args.resume:
-        params = kyutai.load_moshi(args.resume, tiny.MODEL)
+        params = kyutai.load_moshi(args.resume, frozen_models.MODEL)
     else:
         params = model.init(jax.random.key(args.seed))["params"]
         params, _ = tree.partition(params, [r"(backbone|depformer)/(?!blocks/(gate|norm_xa)).*"])
-    shape = (tiny.MODEL.backbone.width, tiny.MODEL.text_vocab)
+    shape = (frozen_models.MODEL.backbone.width, frozen_models.MODEL.text_vocab)
     both = {"model": params, "ear": jax.random.normal(jax.random.key(1), shape) * 0.05}
     state, step = make_step(model, both)
     start = last = time.time()
@@ -179,7 +183,7 @@ def train(batches: Batches, args: argparse.Namespace):
             )
             tally = []
             kyutai.save_moshi(
-                args.out, jax.device_get(both["model"]), tiny.MODEL, dtype=jnp.bfloat16
+                args.out, jax.device_get(both["model"]), frozen_models.MODEL, dtype=jnp.bfloat16
             )
     return jax.device_get(both["model"])
 
@@ -222,13 +226,15 @@ def objective(both, frames, words, heard, speech_codes, text_codes, *, model):
 
     def text_loss(logits, targets):
         every = targets >= 0
-        return loss_lib.text(logits, targets, every, model=tiny.MODEL, loss=LOSS).mean()
+        return loss_lib.text(logits, targets, every, model=frozen_models.MODEL, loss=LOSS).mean()
 
-    delayed = model_lib.delay_codes(speech_codes, tiny.MODEL)
-    z, _ = apply("hidden", model_lib.delay_codes(heard, tiny.MODEL)[:, :, :-1], None)
+    delayed = model_lib.delay_codes(speech_codes, frozen_models.MODEL)
+    z, _ = apply("hidden", model_lib.delay_codes(heard, frozen_models.MODEL)[:, :, :-1], None)
     told = delayed[:, :9, 1:][:, :, frames]
     logits = apply("depth_logits", z[:, frames], told[:, 0], jnp.moveaxis(told[:, 1:-1], 1, 2))
-    targets = jnp.where(told[:, 1:] == tiny.MODEL.audio_vocab, types.ZERO_TOKEN, told[:, 1:])
+    targets = jnp.where(
+        told[:, 1:] == frozen_models.MODEL.audio_vocab, types.ZERO_TOKEN, told[:, 1:]
+    )
     audio = loss_lib.audio(logits, targets, delays=(0,) * 8, loss=LOSS).mean()
     written = apply("__call__", text_codes, None, depth_codebooks=0).text_logits
     spoken = apply("text_logits", z)

@@ -24,15 +24,14 @@ import optax.contrib
 from flax import linen as nn
 from PIL import Image
 
-from mvjax import config as config_lib
-from mvjax import tiny
+from mvjax.config import schema
 from mvjax.data import images as images_lib
+from mvjax.digits import frozen_models, world
 from mvjax.nn import siglip
-from mvjax.tiny import world
 from mvjax.weights import big_vision
 
-OUT = Path(tiny.__file__).parent / "assets" / "siglip.npz"
-TEXT = config_lib.SiglipConfig(width=64, layers=1, heads=4, hidden=128)
+OUT = Path(frozen_models.__file__).parent / "assets" / "siglip.npz"
+TEXT = schema.SiglipConfig(width=64, layers=1, heads=4, hidden=128)
 BATCH = 64
 LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 0.1
@@ -52,7 +51,7 @@ class TwoTowers(nn.Module):
     @nn.compact
     def __call__(self, pixels, words):
         """Returns SigLIP logits [B, B], facts' logits by token and mean [B, S+1, all], scans [B, 64]."""
-        tokens = siglip.Siglip(tiny.MODEL.siglip, name="img")(pixels)
+        tokens = siglip.Siglip(frozen_models.MODEL.siglip, name="img")(pixels)
         weights = jax.nn.softmax(nn.Dense(1, name="probe")(tokens), axis=1)
         image = _unit(nn.Dense(TEXT.width, name="image_out")((weights * tokens).sum(1)))
         x = nn.Embed(len(WORDS) + 1, TEXT.width, name="words")(words)
@@ -180,7 +179,7 @@ def _fit_probe(x, y, classes: int, *, attend: bool):
 def _tokens(params: dict, scenes: list[world.Scene]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the tokens [scenes, S, E] and the facts' indices [scenes, 3]."""
     encode = jax.jit(
-        lambda pixels: siglip.Siglip(tiny.MODEL.siglip).apply({"params": params}, pixels)
+        lambda pixels: siglip.Siglip(frozen_models.MODEL.siglip).apply({"params": params}, pixels)
     )
     pixels = images_lib.normalise(np.stack([scene.image for scene in scenes]))
     tokens = [encode(jnp.asarray(chunk)) for chunk in np.split(pixels, len(pixels) // 500)]

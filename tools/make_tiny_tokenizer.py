@@ -1,9 +1,9 @@
-"""Makes mvjax/tiny/assets/tokenizer.model: a piece for every word of the talk, and the letters.
+"""Makes mvjax/digits/assets/tokenizer.model: a piece for every word of the talk, and the letters.
 
     python tools/make_tiny_tokenizer.py
 
 Takes 2 s and writes the same bytes every time. A change of the words changes the ids, so the tiny
-Moshi must be trained again, with text_vocab in mvjax/tiny/__init__.py as printed here.
+Moshi must be trained again, with text_vocab in mvjax/digits/__init__.py as printed here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import sentencepiece
 
-from mvjax.tiny import talk
+from mvjax.digits import talk
 
-OUT = Path(__file__).parents[1] / "mvjax/tiny/assets/tokenizer.model"
+OUT = Path(__file__).parents[1] / "mvjax/digits/assets/tokenizer.model"
 SPECIAL = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": 3}  # as in Moshi's tokenizer
 
 

@@ -11,10 +11,10 @@ import dataclasses
 
 import numpy as np
 
-from mvjax import tiny, types
+from mvjax import files, types
 from mvjax.dialogues import speech
-from mvjax.tiny import talk, voices
-from mvjax.weights import locate, mimi
+from mvjax.digits import frozen_models, talk, voices
+from mvjax.weights import mimi
 
 LEAD, TAIL = 2, 4  # frames of silence encoded before and after an utterance
 
@@ -84,7 +84,7 @@ def dialogue(rng: np.random.Generator) -> talk.Dialogue:
 
 def encode(clips: list[np.ndarray]) -> list[np.ndarray]:
     """Codes of each clip; clips of similar length share a batch."""
-    codec = mimi.open_codec(locate.resolve(tiny.FROZEN.codec), tiny.CODEC)
+    codec = mimi.open_codec(files.resolve(frozen_models.FROZEN.codec), frozen_models.CODEC)
     order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
     codes: list[np.ndarray] = [np.zeros(0)] * len(clips)
     for at in range(0, len(order), 32):

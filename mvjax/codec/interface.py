@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from mvjax import config as config_lib
 from mvjax.codec import mimi
+from mvjax.config import schema
 
 
 @runtime_checkable
@@ -52,7 +52,7 @@ class Flax:
     """
 
     params: mimi.Params
-    config: config_lib.MimiConfig
+    config: schema.MimiConfig
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
         """As `Codec.encode`; compiled once for each shape."""

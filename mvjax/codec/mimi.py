@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mvjax import config as config_lib
-from mvjax.codec import conv, quantiser, seanet, transformer
+from mvjax.codec import conv, quantizer, seanet, transformer
+from mvjax.config import schema
 
 Params = Mapping[str, Any]
 
@@ -62,7 +62,7 @@ class State(NamedTuple):
 class Mimi(nn.Module):
     """The codec's modules; all methods work with `apply(..., method=...)`."""
 
-    config: config_lib.MimiConfig
+    config: schema.MimiConfig
 
     def setup(self) -> None:
         """Creates the two halves around the quantiser."""
@@ -70,7 +70,7 @@ class Mimi(nn.Module):
         self.encoder = seanet.Encoder(c)
         self.encoder_transformer = transformer.Transformer(c)
         self.downsample = conv.StridedConv(c.latent, c.latent, _RESAMPLE, use_bias=False)
-        self.quantiser = quantiser.Quantiser(c)
+        self.quantiser = quantizer.Quantiser(c)
         self.upsample = conv.ChannelwiseUpsample(c.latent, _RESAMPLE)
         self.decoder_transformer = transformer.Transformer(c)
         self.decoder = seanet.Decoder(c)
@@ -211,19 +211,19 @@ class Mimi(nn.Module):
         return y.reshape(B, -1, y.shape[-1]), state
 
 
-def frame_samples(config: config_lib.MimiConfig) -> int:
+def frame_samples(config: schema.MimiConfig) -> int:
     """Audio samples a frame: 1920 for every real configuration."""
     return _RESAMPLE * math.prod(config.ratios)
 
 
-def start(config: config_lib.MimiConfig, *, batch: int) -> State:
+def start(config: schema.MimiConfig, *, batch: int) -> State:
     """Returns the state of `batch` streams before their first frame."""
     return _bound({}, config).start(batch)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def encode(
-    params: Params, audio: Float[Array, "B samples"], *, config: config_lib.MimiConfig
+    params: Params, audio: Float[Array, "B samples"], *, config: schema.MimiConfig
 ) -> Int[Array, "B Q T"]:
     """`Mimi.encode`, compiled once for each shape."""
     return _bound(params, config).encode(audio)
@@ -231,7 +231,7 @@ def encode(
 
 @functools.partial(jax.jit, static_argnames="config")
 def decode(
-    params: Params, codes: Int[Array, "B Q T"], *, config: config_lib.MimiConfig
+    params: Params, codes: Int[Array, "B Q T"], *, config: schema.MimiConfig
 ) -> Float[Array, "B samples"]:
     """`Mimi.decode`, compiled once for each shape."""
     return _bound(params, config).decode(codes)
@@ -243,7 +243,7 @@ def encode_step(
     state: State,
     audio: Float[Array, "B samples"],
     *,
-    config: config_lib.MimiConfig,
+    config: schema.MimiConfig,
 ) -> tuple[State, Int[Array, "B Q T"]]:
     """`Mimi.encode_step`, compiled once for each shape."""
     return _bound(params, config).encode_step(state, audio)
@@ -255,11 +255,11 @@ def decode_step(
     state: State,
     codes: Int[Array, "B Q T"],
     *,
-    config: config_lib.MimiConfig,
+    config: schema.MimiConfig,
 ) -> tuple[State, Float[Array, "B samples"]]:
     """`Mimi.decode_step`, compiled once for each shape."""
     return _bound(params, config).decode_step(state, codes)
 
 
-def _bound(params: Params, config: config_lib.MimiConfig) -> Mimi:
+def _bound(params: Params, config: schema.MimiConfig) -> Mimi:
     return Mimi(config).bind({"params": params})

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from mvjax import config as config_lib
 from mvjax.codec import mimi
+from mvjax.config import schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Rusty:
     """
 
     path: Path
-    config: config_lib.MimiConfig
+    config: schema.MimiConfig
 
     def __post_init__(self) -> None:
-        released = config_lib.MimiConfig(
+        released = schema.MimiConfig(
             codebooks=self.config.codebooks, context_has_self=self.config.context_has_self
         )
         differing = [

@@ -12,8 +12,8 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mvjax import config as config_lib
 from mvjax.codec import conv
+from mvjax.config import schema
 
 State = tuple[Any, ...]  # left contexts of the convolutions
 
@@ -23,7 +23,7 @@ _FIRST_TAPS, _RESIDUAL_TAPS, _LAST_TAPS = 7, 3, 3
 class Encoder(nn.Module):
     """Audio to latents; its strides are the ratios in reverse."""
 
-    config: config_lib.MimiConfig
+    config: schema.MimiConfig
 
     def setup(self) -> None:
         """Creates the convolutions in the order of computation."""
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to audio; the mirror image of the encoder."""
 
-    config: config_lib.MimiConfig
+    config: schema.MimiConfig
 
     def setup(self) -> None:
         """Creates the convolutions in the order of computation."""

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.nn import layers
 
 _ROPE_BASE, _NORM_EPS, _LAYER_SCALE = 10_000.0, 1e-5, 0.01
@@ -34,7 +34,7 @@ class Memory(NamedTuple):
 class Transformer(nn.Module):
     """Stacked, scanned layers."""
 
-    config: config_lib.MimiConfig
+    config: schema.MimiConfig
 
     def setup(self) -> None:
         """Creates `blocks`."""
@@ -62,7 +62,7 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """x += scale1 attention(norm1(x)); x += scale2 mlp(norm2(x))."""
 
-    config: config_lib.MimiConfig
+    config: schema.MimiConfig
 
     @nn.compact
     def __call__(
@@ -94,7 +94,7 @@ class LayerScale(nn.Module):
 class Attention(nn.Module):
     """Each step attends to itself and the window - 1 steps before it."""
 
-    config: config_lib.MimiConfig
+    config: schema.MimiConfig
 
     @nn.compact
     def __call__(

@@ -28,8 +28,8 @@ def add(commands) -> None:
 
 def align(args: argparse.Namespace) -> int:
     """Writes a transcript beside each file that has none."""
-    from mvjax.data import align as align_lib
     from mvjax.data.ingest import items
+    from mvjax.data.speech import align as align_lib
 
     aligner = align_lib.WhisperTimestamped(args.model, args.language, args.device)
     folder = args.source if args.source.is_dir() else args.source.parent

@@ -52,7 +52,7 @@ def add(commands) -> None:
 
 def digits(args: argparse.Namespace) -> int:
     """Makes the digits world's records."""
-    from mvjax.tiny import records
+    from mvjax.digits import records
 
     records.prepare(args.out, dialogues=args.dialogues, seed=args.seed)
     return 0
@@ -60,7 +60,7 @@ def digits(args: argparse.Namespace) -> int:
 
 def validate(args: argparse.Namespace) -> int:
     """Lists all problems; 1 if there is one."""
-    from mvjax.data import inspect_folder
+    from mvjax.data.inspect import folder as inspect_folder
 
     count = 0
     for place, problems in inspect_folder.validate(args.folder):
@@ -78,32 +78,33 @@ def stats(args: argparse.Namespace) -> int:
     import dataclasses
     import json
 
-    from mvjax.data import inspect_folder, inspect_statistics
+    from mvjax.data.inspect import folder as inspect_folder
+    from mvjax.data.inspect import statistics
 
     pieces = _pieces(args)
     found = [
-        inspect_statistics.statistics(dataset, pieces)
-        for dataset in inspect_folder.datasets(args.folder)
+        statistics.statistics(dataset, pieces) for dataset in inspect_folder.datasets(args.folder)
     ]
     if args.json:
         print(json.dumps({one.name: dataclasses.asdict(one) for one in found}, indent=1))
     else:
-        print("\n\n".join(inspect_statistics.table(one) for one in found))
+        print("\n\n".join(statistics.table(one) for one in found))
     return 0
 
 
 def show(args: argparse.Namespace) -> int:
     """Prints one record's timeline and draws it."""
-    from mvjax import config
-    from mvjax.data import inspect_folder, inspect_timeline
+    from mvjax.config import schema
+    from mvjax.data.inspect import folder as inspect_folder
+    from mvjax.data.inspect import timeline
 
     record = inspect_folder.find(args.folder, args.id, name=args.name)
-    shown = inspect_timeline.timeline(record, _pieces(args), config.ModelConfig())
-    print(inspect_timeline.text(shown))
+    shown = timeline.timeline(record, _pieces(args), schema.ModelConfig())
+    print(timeline.text(shown))
     if args.out is not None:
-        from mvjax.data import inspect_picture
+        from mvjax.data.inspect import picture
 
-        args.out.write_bytes(inspect_picture.png(shown))
+        args.out.write_bytes(picture.png(shown))
         print(args.out)
     return 0
 
@@ -115,13 +116,13 @@ def _folder(add) -> None:
 def _tokenizer(add) -> None:
     add(
         "--tokenizer", metavar="LOCATION",
-        help="SentencePiece model, such as package:mvjax.tiny/assets/tokenizer.model; "
+        help="SentencePiece model, such as package:mvjax.digits/assets/tokenizer.model; "
         "without it, a token is a word",
     )  # fmt: skip
 
 
 def _pieces(args: argparse.Namespace):
-    from mvjax.data import inspect_pieces
-    from mvjax.weights import locate
+    from mvjax import files
+    from mvjax.data.inspect import pieces as pieces_lib
 
-    return inspect_pieces.pieces(locate.resolve(args.tokenizer) if args.tokenizer else None)
+    return pieces_lib.pieces(files.resolve(args.tokenizer) if args.tokenizer else None)

@@ -42,14 +42,15 @@ def add(commands) -> None:
 
 def encode(args: argparse.Namespace) -> int:
     """Encodes, writes the records, and says how fast it went and what was left out."""
-    from mvjax import config_text
-    from mvjax.data import augment, encoder, records
-    from mvjax.data import encode as encode_lib
-    from mvjax.data.ingest import catalogue, files, items, write
+    from mvjax.config import text as config_text
+    from mvjax.data.ingest import catalogue, items, sources, write
+    from mvjax.data.records import dataset as dataset_lib
+    from mvjax.data.speech import augment, encoder
+    from mvjax.data.speech import encode as encode_lib
 
     run = config_text.load_experiment(args.experiment, pick=args.pick)
     split = catalogue.find(args.dataset, args.split)[1]
-    files.check_folders(args.images)
+    sources.check_folders(args.images)
     dataset = args.out / args.name
     settings = encoder.Settings(
         codec=run.frozen.codec,
@@ -69,10 +70,10 @@ def encode(args: argparse.Namespace) -> int:
 
     fresh = None
     if args.beam is not None:
-        from mvjax.data import encode_beam
+        from mvjax.data.speech import beam
 
         tasks = encode_lib.tasks(dialogues(items.Skips()), settings, copies=args.copies)
-        fresh = encode_beam.fill(tasks, settings, options=shlex.split(args.beam))
+        fresh = beam.fill(tasks, settings, options=shlex.split(args.beam))
     workers = encode_lib.default_workers() if args.workers is None else args.workers
     with (
         items.Skips(listing, budget=args.max_skipped) as skips,
@@ -82,7 +83,7 @@ def encode(args: argparse.Namespace) -> int:
             dialogues(skips),
             dataset,
             settings=settings,
-            made_with=records.identity(run.frozen),
+            made_with=dataset_lib.identity(run.frozen),
             skips=skips,
             copies=args.copies,
             workers=0 if args.beam is not None else workers,

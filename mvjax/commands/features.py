@@ -20,8 +20,8 @@ def features(args: argparse.Namespace) -> int:
     """Makes what is missing; a run reads it with data.features=True."""
     from rich import console, progress
 
-    from mvjax import config_text
-    from mvjax.train import features as features_lib
+    from mvjax.config import text as config_text
+    from mvjax.train import encode_features
 
     run = config_text.load_experiment(args.experiment, pick=args.pick)
     run = config_text.override(run, args.set)
@@ -34,7 +34,7 @@ def features(args: argparse.Namespace) -> int:
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done)
 
-        made = features_lib.make(run, progress=tell)
+        made = encode_features.make(run, progress=tell)
     for name, index in made.items():
         if index is None:
             print(f"{name}: up to date")

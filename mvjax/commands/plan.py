@@ -42,15 +42,16 @@ def plan(args: argparse.Namespace) -> int:
 
     topologies = [chips.topology(name) for name in args.topology]
     _choose_platforms(gpus=any(one.chip.kind == "gpu" for one in topologies) and not args.count)
-    from mvjax import config_text
-    from mvjax.train import compiled, plan_fit, plan_text
+    from mvjax.config import text as config_text
+    from mvjax.plan import compiled_step, search
+    from mvjax.plan import text as plan_text
 
     run = config_text.load_experiment(args.experiment, pick=args.pick)
     run = config_text.override(run, args.set)
-    cache = None if args.no_cache else compiled.cache_folder()
+    cache = None if args.no_cache else compiled_step.cache_folder()
     best = []
     for topology in topologies:
-        tried = plan_fit.plans(
+        tried = search.plans(
             run,
             topology,
             fit=args.compile if args.fit else 0,
@@ -62,7 +63,7 @@ def plan(args: argparse.Namespace) -> int:
             print(f"{plan_text.table(tried)}\n")
         best.append(tried[0])
         print(plan_text.full(tried[0]))
-        print(f"\n{plan_fit.settings_or_remedy(tried[0])}\n")
+        print(f"\n{search.settings_or_remedy(tried[0])}\n")
     if len(best) > 1:
         print(plan_text.table(best))
     return 0 if all(one.fits for one in best) else 1

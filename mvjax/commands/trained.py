@@ -48,15 +48,17 @@ def add(commands) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Asks held-out questions; writes RUN/eval/digits.json."""
-    from mvjax.eval import benchmarks, metrics, subject
+    from mvjax.digits import benchmark
+    from mvjax.eval import metrics
+    from mvjax.eval import model as eval_model
     from mvjax.train import load
 
     trained = load.trained(args.run_folder)
-    model = subject.load(trained.config, trained.params)
-    questions = benchmarks.digits_questions(per_kind=args.per_kind, seed=args.seed)
-    modes = args.prompt or list(benchmarks.MODES)
-    answers = {mode: benchmarks.evaluate_digits(model, questions, mode) for mode in modes}
-    rows = benchmarks.accuracy_table(answers)
+    model = eval_model.load(trained.config, trained.params)
+    questions = benchmark.digits_questions(per_kind=args.per_kind, seed=args.seed)
+    modes = args.prompt or list(benchmark.MODES)
+    answers = {mode: benchmark.evaluate_digits(model, questions, mode) for mode in modes}
+    rows = benchmark.accuracy_table(answers)
     print(metrics.text_table(rows))
     path = args.run_folder / "eval" / "digits.json"
     path.parent.mkdir(exist_ok=True)
@@ -68,9 +70,9 @@ def export(args: argparse.Namespace) -> int:
     """Writes an upstream runtime's folder, runs it, and certifies that it agrees."""
     import numpy as np
 
+    from mvjax.export import certificate, model_card
+    from mvjax.export import folder as export_folder
     from mvjax.train import load
-    from mvjax.weights import certificate, model_card
-    from mvjax.weights import export as export_lib
 
     if args.frames < certificate.MIN_FRAMES:
         raise ValueError(f"--frames: expected {certificate.MIN_FRAMES} or more, got {args.frames}")
@@ -78,7 +80,9 @@ def export(args: argparse.Namespace) -> int:
     model = trained.config.model
     results = model_card.read_results(args.run_folder, step=trained.step)
     how = {"dtype": args.dtype, "quantisation": args.quantise}
-    export_lib.export(trained.params, trained.config, args.target, args.out, results=results, **how)
+    export_folder.export(
+        trained.params, trained.config, args.target, args.out, results=results, **how
+    )
     rng = np.random.default_rng(0)
     side, users = model.siglip.image_size, model.codebooks - 1 - model.codebooks_out
     result = certificate.certify(
@@ -101,7 +105,7 @@ class _ListTargets(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from mvjax.weights import targets
+        from mvjax.export import targets
 
         print(targets.table())
         parser.exit()

@@ -44,14 +44,14 @@ def add(commands) -> None:
 
 def quickstart(args: argparse.Namespace) -> int:
     """The whole chain in the digits world."""
-    from mvjax.eval import quickstart as quickstart_lib
+    from mvjax.digits import quickstart as quickstart_lib
 
     return quickstart_lib.run(args.out, short=args.short)
 
 
 def train(args: argparse.Namespace) -> int:
     """Trains, or resumes; a run that a signal stopped has saved and says so, which is no failure."""
-    from mvjax import config_text
+    from mvjax.config import text as config_text
     from mvjax.train import distributed, fit, trace
 
     profile = trace.parse(args.profile) if args.profile else None
@@ -63,7 +63,8 @@ def train(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Prints config and parameter table; makes no parameter."""
-    from mvjax import config_text, tree
+    from mvjax import tree
+    from mvjax.config import text as config_text
     from mvjax.train import load, sharding
 
     run = config_text.load_experiment(args.experiment, pick=args.pick)

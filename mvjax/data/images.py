@@ -15,16 +15,16 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.data import resize
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no format that starts other programs
 
-_LIMITS = config_lib.LimitsConfig()
+_LIMITS = schema.LimitsConfig()
 
 
 def decode(
-    data: bytes, *, limits: config_lib.LimitsConfig = _LIMITS
+    data: bytes, *, limits: schema.LimitsConfig = _LIMITS
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Returns the upright RGB pixels of an encoded image.
 
@@ -38,7 +38,7 @@ def decode(
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 
-def problems(data: bytes, limits: config_lib.LimitsConfig = _LIMITS) -> list[str]:
+def problems(data: bytes, limits: schema.LimitsConfig = _LIMITS) -> list[str]:
     """What the first bytes tell against an encoded image: its format or its size; usually nothing."""
     try:
         _open(data, limits)
@@ -51,7 +51,7 @@ def resize_square(
     image: UInt8[np.ndarray, "height width 3"],
     size: int,
     *,
-    resampler: config_lib.Resampler = "torch",
+    resampler: schema.Resampler = "torch",
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Squashes an image to size x size: bicubic (a = -0.5), antialiased, rounded to 8 bits.
 
@@ -80,7 +80,7 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     return file.getvalue()
 
 
-def _open(data: bytes, limits: config_lib.LimitsConfig) -> Image.Image:
+def _open(data: bytes, limits: schema.LimitsConfig) -> Image.Image:
     """Reads the header and checks the limits; the pixels are still encoded."""
     if len(data) > limits.image_bytes:
         raise ValueError(

@@ -16,12 +16,10 @@ from typing import cast
 
 import grain
 
-from mvjax import config as config_lib
 from mvjax import types
-from mvjax.data import bad_records, records
-from mvjax.data import batch as batch_lib
-from mvjax.data import rows as rows_lib
-from mvjax.data import weights as weights_lib
+from mvjax.config import schema
+from mvjax.data import collate, examples, mixing
+from mvjax.data.records import bad_records, dataset
 
 
 class Batches:
@@ -64,11 +62,11 @@ class Batches:
 
 
 def batches(
-    config: config_lib.Config,
+    config: schema.Config,
     *,
     process_index: int = 0,
     process_count: int = 1,
-    history: weights_lib.History | None = None,
+    history: mixing.History | None = None,
     listing: Path | None = None,
 ) -> Batches:
     """Opens the records of a run, making them first if they are missing and the config can.
@@ -88,8 +86,8 @@ def batches(
     data = config.data
     _check(data, process_count)
     ensure_records(data)
-    history = history or weights_lib.start(data)
-    build = rows_lib.Rows(config, bad_records.BadRecords(data.bad_record_budget, listing))
+    history = history or mixing.start(data)
+    build = examples.Rows(config, bad_records.BadRecords(data.bad_record_budget, listing))
     parts = []
     samples: dict[str, Callable[[int], list[str]]] = {}
     for number, (rows, make, frames) in enumerate(
@@ -99,7 +97,7 @@ def batches(
         )
     ):
         stack = functools.partial(
-            batch_lib.stack,
+            collate.stack,
             codebooks=config.model.codebooks,
             frames=frames,
             image=build.image,
@@ -114,8 +112,8 @@ def batches(
         def source(name: str, n: int, *, seed: int = seed, spoken: bool = number == 0):
             return build.source(name, seed=seed * 1000 + n, spoken=spoken)
 
-        part = weights_lib.PARTS[number]
-        mixed = weights_lib.mix(history, part, rows=rows, source=source, seed=seed)
+        part = mixing.PARTS[number]
+        mixed = mixing.mix(history, part, rows=rows, source=source, seed=seed)
         single, share = mixed.random_map(make), rows // process_count
         parts.append(single.batch(share, batch_fn=stack)[process_index::process_count])
         samples[make.__name__] = functools.partial(
@@ -128,7 +126,7 @@ def batches(
     )
 
 
-def ensure_records(data: config_lib.DataConfig) -> None:
+def ensure_records(data: schema.DataConfig) -> None:
     """Checks that all records of the mixture exist; makes them if `data.prepare` is given.
 
     Raises:
@@ -138,8 +136,8 @@ def ensure_records(data: config_lib.DataConfig) -> None:
 
     def missing() -> list[str]:
         sources = (*data.speech, *data.speechless, *data.small_talk)
-        paths = [rows_lib.record_path(data, source.name) for source in sources]
-        return sorted({str(path) for path in paths if not records.index_path(path).is_file()})
+        paths = [examples.record_path(data, source.name) for source in sources]
+        return sorted({str(path) for path in paths if not dataset.index_path(path).is_file()})
 
     if missing() and data.prepare is not None:
         data.prepare(root)
@@ -156,7 +154,7 @@ def _ids(samples: grain.MapDataset, step: int, *, share: int, index: int, count:
     return [cast(types.Sample, samples[i]).id for i in range(first, first + share)]
 
 
-def _check(data: config_lib.DataConfig, process_count: int) -> None:
+def _check(data: schema.DataConfig, process_count: int) -> None:
     found = []
     for name in ("speech", "speechless"):
         rows = getattr(data, f"{name}_rows")

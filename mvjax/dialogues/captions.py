@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from mvjax import whole
-from mvjax.data import records
+from mvjax import files
+from mvjax.data.records import dataset
 
 LONGEST = 1000  # characters; longer captions are cut after a sentence (the reference's limit)
 
@@ -50,12 +50,12 @@ def read(source: Path) -> Iterator[Caption]:
     """
     if source.suffix == ".jsonl":
         found = _from_jsonl(source)
-    elif records.index_path(source).is_file():
+    elif dataset.index_path(source).is_file():
         found = _from_records(source)
     else:
         raise FileNotFoundError(
             f"{source}: expected captions in a FILE.jsonl, or records: there is no"
-            f" {records.index_path(source)}; make some by `mvjax data ingest`"
+            f" {dataset.index_path(source)}; make some by `mvjax data ingest`"
         )
     for caption in found:
         yield msgspec.structs.replace(caption, caption=shorten(caption.caption))
@@ -91,7 +91,7 @@ def picture(caption: Caption, *, source: Path, out: Path) -> str | None:
     path = out.with_name(f"{out.stem}_images") / f"{name}{suffix}"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
-        whole.write(path, caption.image)
+        files.write_atomic(path, caption.image)
     return os.path.relpath(path, out.parent)
 
 
@@ -120,7 +120,7 @@ def _from_jsonl(source: Path) -> Iterator[Caption]:
 
 
 def _from_records(source: Path) -> Iterator[Caption]:
-    for record in records.Reader(source, expected=None):
+    for record in dataset.Reader(source, expected=None):
         said = " ".join(turn.text for turn in record.turns if turn.speaker == "assistant")
         if said:
             yield Caption(record.id, said, record.image, record.facts)

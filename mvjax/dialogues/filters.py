@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from mvjax.data import records
+from mvjax.data.records import dataset
 from mvjax.dialogues import cleanup
 
 FEWEST_TURNS = 8  # the paper's dialogues have 8 to 16 utterances
@@ -54,7 +54,7 @@ _LINK = re.compile(r"https?:|www\.|\.(?:com|org|net)\b|\w+\(\)|[{}<>\\^]", re.I)
 _MARKS = set(" '.,!?-")
 
 
-def utterance(text: str, turns: Sequence[records.Turn], *, caption: str, cut: bool) -> str | None:
+def utterance(text: str, turns: Sequence[dataset.Turn], *, caption: str, cut: bool) -> str | None:
     """Why the next utterance is unfit; None if it will do.
 
     Args:
@@ -83,7 +83,7 @@ def utterance(text: str, turns: Sequence[records.Turn], *, caption: str, cut: bo
     return None
 
 
-def dialogue(turns: Sequence[records.Turn], *, pictured: bool) -> str | None:
+def dialogue(turns: Sequence[dataset.Turn], *, pictured: bool) -> str | None:
     """Why a dialogue is unfit; None if it will do."""
     if len(turns) < FEWEST_TURNS:
         return TOO_FEW
@@ -104,7 +104,7 @@ def _latin(c: str) -> bool:
     return c.isalpha() and unicodedata.name(c, "").startswith("LATIN")
 
 
-def _repeats(said: list[str], speaker: str, turns: Sequence[records.Turn]) -> bool:
+def _repeats(said: list[str], speaker: str, turns: Sequence[dataset.Turn]) -> bool:
     """Whether this was said before: by the same speaker in about the same words, or just now by the other.
 
     Short answers ("no it is not") may come back.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvjax.data import spoken
+from mvjax.data.speech import spoken
 from mvjax.dialogues import speech, tts
 
 REPO = "kyutai/tts-1.6b-en_fr"

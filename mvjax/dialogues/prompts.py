@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from mvjax.data import records
+from mvjax.data.records import dataset
 
 Message = dict[str, str]
 Speaker = Literal["user", "assistant"]
@@ -155,7 +155,7 @@ def schedule(kind: str, utterances: int, rng: np.random.Generator) -> list[Kind]
     return [_SINGLE[kind]] * utterances
 
 
-def messages(kind: Kind, notes: str, turns: Sequence[records.Turn]) -> list[Message]:
+def messages(kind: Kind, notes: str, turns: Sequence[dataset.Turn]) -> list[Message]:
     """The chat that asks for the next turn, as seen by the one who is to speak it.
 
     The one who speaks is "assistant" in the chat, the other one "user", strictly in alternation, which many

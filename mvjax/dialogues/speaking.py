@@ -21,8 +21,8 @@ import msgspec
 import numpy as np
 
 from mvjax import types
-from mvjax.data import spoken
 from mvjax.data.ingest import items, moshi_finetune
+from mvjax.data.speech import spoken
 from mvjax.dialogues import conversation, store, tts
 
 FAILURES = "not_spoken.log"  # in DIR: a JSON object a line

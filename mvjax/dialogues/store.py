@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from mvjax.data import records
+from mvjax.data.records import dataset
 
 SQLITE = (".db", ".sqlite", ".sqlite3")
 
@@ -35,7 +35,7 @@ class Dialogue(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     id: str
-    turns: tuple[records.Turn, ...]
+    turns: tuple[dataset.Turn, ...]
     kinds: tuple[str, ...] = ()
     caption_id: str | None = None
     caption: str | None = None
@@ -182,7 +182,7 @@ def _read_sqlite(path: Path) -> Iterator[Dialogue]:
             for name in ("kinds", "facts"):
                 fields[name] = msgspec.json.decode(fields[name]) if fields[name] else None
             said = "SELECT speaker, text FROM turns WHERE id = ? ORDER BY turn"
-            turns = tuple(records.Turn(*turn) for turn in db.execute(said, (fields["id"],)))
+            turns = tuple(dataset.Turn(*turn) for turn in db.execute(said, (fields["id"],)))
             yield Dialogue(**fields | {"turns": turns, "kinds": tuple(fields["kinds"] or ())})
 
 

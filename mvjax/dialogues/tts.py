@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from mvjax import types
-from mvjax.data import spoken
+from mvjax.data.speech import spoken
 from mvjax.dialogues import conversation, speech
 
 _LONGEST = 180.0  # seconds of one utterance; more is taken for a runaway

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvjax.data import records
+from mvjax.data.records import dataset
 from mvjax.dialogues import captions, cleanup, endpoint, filters, prompts, store, topics
 
 PAIRS = (4, 8)  # question-answer pairs, both included: 8 to 16 utterances
@@ -181,14 +181,14 @@ class _Run:
         rng = _rng(self._seed, plan.id, attempt)
         utterances = 2 * int(rng.integers(PAIRS[0], PAIRS[1] + 1))
         schedule = prompts.schedule(plan.kind, utterances, rng)
-        turns: list[records.Turn] = []
+        turns: list[dataset.Turn] = []
         reason = ""
         while len(turns) < utterances:
             kind = schedule[len(turns)]
             text, reason = await self._utterance(plan, kind, turns, attempt, client)
             if reason:
                 break
-            turns.append(records.Turn("assistant" if len(turns) % 2 else "user", text))
+            turns.append(dataset.Turn("assistant" if len(turns) % 2 else "user", text))
         turns = turns[: len(turns) // 2 * 2]  # the assistant has the last word
         unfit = filters.dialogue(turns, pictured=plan.caption is not None)
         if unfit:
@@ -207,7 +207,7 @@ class _Run:
         ), ""
 
     async def _utterance(
-        self, plan: Plan, kind: prompts.Kind, turns: list[records.Turn], attempt: int, client
+        self, plan: Plan, kind: prompts.Kind, turns: list[dataset.Turn], attempt: int, client
     ) -> tuple[str, str]:
         """The next turn's text, or the reason why every answer was unfit."""
         chat = prompts.messages(kind, plan.notes, turns)
@@ -249,7 +249,7 @@ class _Run:
 
 
 def _said(
-    answer: endpoint.Answer, kind: prompts.Kind, turns: Sequence[records.Turn], rng
+    answer: endpoint.Answer, kind: prompts.Kind, turns: Sequence[dataset.Turn], rng
 ) -> tuple[str, bool]:
     """The cleaned words of an answer, and whether not even one sentence of them is whole."""
     text = cleanup.clean(answer.text, rng)

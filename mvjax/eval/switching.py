@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from mvjax import types
 from mvjax.dialogues import speech
-from mvjax.eval import subject
+from mvjax.eval import model as eval_model
 
 Topic = Literal["image", "small talk"]
 
@@ -58,7 +58,7 @@ class Trace:
 
 
 def converse(
-    model: subject.Subject,
+    model: eval_model.Subject,
     script: Sequence[tuple[Topic, str]],
     picture: UInt8[np.ndarray, "height width 3"],
     voice: speech.Voice,

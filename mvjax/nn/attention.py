@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import flash, layers
 
@@ -31,8 +31,8 @@ class Cache(NamedTuple):
 class SelfAttention(nn.Module):
     """Fused projections, rotary positions, attention, output projection."""
 
-    config: config_lib.BackboneConfig
-    dtype: config_lib.Dtype = "float32"
+    config: schema.BackboneConfig
+    dtype: schema.Dtype = "float32"
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
@@ -70,7 +70,7 @@ class SelfAttention(nn.Module):
 
 
 def init_cache(
-    config: config_lib.BackboneConfig, *, batch: int, dtype: config_lib.Dtype, slots: int
+    config: schema.BackboneConfig, *, batch: int, dtype: schema.Dtype, slots: int
 ) -> Cache:
     """Returns an empty cache; `slots` beyond the window would never be used."""
     slots = min(slots, config.window)

@@ -15,8 +15,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mvjax import config as config_lib
-from mvjax.nn import attention, layers, scopes, xattn
+from mvjax import scopes
+from mvjax.config import schema
+from mvjax.nn import attention, layers, xattn
 from mvjax.nn import compute as compute_lib
 
 _ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block: what only a layer that looks has
@@ -25,8 +26,8 @@ _ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block: what only a l
 class Mlp(nn.Module):
     """out(silu(a) * b), with a and b the halves of one projection."""
 
-    config: config_lib.BackboneConfig
-    dtype: config_lib.Dtype = "float32"
+    config: schema.BackboneConfig
+    dtype: schema.Dtype = "float32"
     flat: bool = False
 
     @nn.compact
@@ -42,7 +43,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One layer: self-attention, gated cross-attention if there is an image, MLP."""
 
-    config: config_lib.ModelConfig
+    config: schema.ModelConfig
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
@@ -159,7 +160,7 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     """Embeddings, the scanned blocks, the final norm and the text head."""
 
-    config: config_lib.ModelConfig
+    config: schema.ModelConfig
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
@@ -219,7 +220,7 @@ class Backbone(nn.Module):
         return self.text_head("...D,DV->...V", z).astype(jnp.float32)
 
 
-def _stacked(config: config_lib.ModelConfig, compute: compute_lib.Compute) -> Any:
+def _stacked(config: schema.ModelConfig, compute: compute_lib.Compute) -> Any:
     """Returns the blocks as a scan over layers; parameters get a leading L axis."""
     own_kv = 0 if config.cross_attention.share == "none" else nn.broadcast
     common = {
@@ -243,7 +244,7 @@ def _stacked(config: config_lib.ModelConfig, compute: compute_lib.Compute) -> An
     return mapped(config, compute)
 
 
-def spread(blocks: Mapping[str, Any], config: config_lib.ModelConfig) -> dict[str, Any]:
+def spread(blocks: Mapping[str, Any], config: schema.ModelConfig) -> dict[str, Any]:
     """Returns the blocks' parameters with a row for every layer; one that does not look borrows its."""
     if _all_look(config):
         return dict(blocks)
@@ -251,7 +252,7 @@ def spread(blocks: Mapping[str, Any], config: config_lib.ModelConfig) -> dict[st
     return _adapter_rows(blocks, np.maximum(rows, 0))
 
 
-def gathered(blocks: Mapping[str, Any], config: config_lib.ModelConfig) -> dict[str, Any]:
+def gathered(blocks: Mapping[str, Any], config: schema.ModelConfig) -> dict[str, Any]:
     """Returns the blocks' parameters as they are kept, of those with a row for every layer."""
     if _all_look(config):
         return dict(blocks)
@@ -267,5 +268,5 @@ def _adapter_rows(blocks: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]
     return {**blocks, **taken}
 
 
-def _all_look(config: config_lib.ModelConfig) -> bool:
+def _all_look(config: schema.ModelConfig) -> bool:
     return len(config.looking) == config.backbone.layers

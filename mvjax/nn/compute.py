@@ -29,7 +29,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 
 ROWS = ("data", "fsdp")  # the mesh axes that batch rows are spread over
 HEADS = "tensor"  # the mesh axis that attention heads are spread over
@@ -52,7 +52,7 @@ class Compute:
       interpret: run the TPU kernel step by step on any device, to test it.
     """
 
-    remat: config_lib.Remat = "none"
+    remat: schema.Remat = "none"
     kernel: Kernel = "plain"
     mesh: Mesh | None = None
     interpret: bool = False
@@ -93,13 +93,13 @@ class Compute:
 PLAIN = Compute()
 
 
-def on(mesh: Mesh, train: config_lib.TrainConfig, model: config_lib.ModelConfig) -> Compute:
+def on(mesh: Mesh, train: schema.TrainConfig, model: schema.ModelConfig) -> Compute:
     """Returns how a run computes on a mesh, by what its devices are, not by where this process runs."""
     platform = mesh.devices.flat[0].platform
     return Compute(train.remat, kernel(train.attention, platform, model.dtype), mesh)
 
 
-def kernel(asked: config_lib.AttentionKernel, platform: str, dtype: config_lib.Dtype) -> Kernel:
+def kernel(asked: schema.AttentionKernel, platform: str, dtype: schema.Dtype) -> Kernel:
     """Returns the attention kernel for devices of a platform, as JAX names it.
 
     Raises:

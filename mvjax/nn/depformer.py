@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from mvjax import config as config_lib
 from mvjax import tree, types
+from mvjax.config import schema
 from mvjax.nn import attention, layers
 from mvjax.nn import compute as compute_lib
 
@@ -30,7 +30,7 @@ class Past(NamedTuple):
 class Depformer(nn.Module):
     """Codes of one frame from z, the frame's text and the codes so far; reference section 2.9."""
 
-    config: config_lib.ModelConfig
+    config: schema.ModelConfig
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
@@ -102,7 +102,7 @@ class Depformer(nn.Module):
 class Block(nn.Module):
     """One layer over consecutive steps of a frame; step q uses slice q of the weights."""
 
-    config: config_lib.ModelConfig
+    config: schema.ModelConfig
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
@@ -122,7 +122,7 @@ class Block(nn.Module):
 class StepAttention(nn.Module):
     """Causal attention over the steps of one frame; no positions."""
 
-    config: config_lib.ModelConfig
+    config: schema.ModelConfig
 
     @nn.compact
     def __call__(
@@ -151,7 +151,7 @@ class StepAttention(nn.Module):
 class StepMlp(nn.Module):
     """Gated SiLU with own weights for each step."""
 
-    config: config_lib.ModelConfig
+    config: schema.ModelConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "M steps d"], *, first: int) -> Float[Array, "M steps d"]:
@@ -166,8 +166,8 @@ class StepMlp(nn.Module):
 
 
 def first_levels(
-    params: tree.Tree, config: config_lib.ModelConfig, levels: int
-) -> tuple[dict[str, Any], config_lib.ModelConfig]:
+    params: tree.Tree, config: schema.ModelConfig, levels: int
+) -> tuple[dict[str, Any], schema.ModelConfig]:
     """Returns (parameters, config) of a model that generates only the first `levels` codebooks.
 
     The slices are taken before the scan over layers, so that the other levels' weights are neither read nor
@@ -189,7 +189,7 @@ def first_levels(
     return tree.unflatten(flat), dataclasses.replace(config, codebooks_out=levels)
 
 
-def _stacked(config: config_lib.ModelConfig, compute: compute_lib.Compute) -> Any:
+def _stacked(config: schema.ModelConfig, compute: compute_lib.Compute) -> Any:
     """Returns the blocks as a scan over layers; parameters get a leading L axis."""
     scan = nn.scan(
         compute.block(Block),

@@ -12,9 +12,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from mvjax import config as config_lib
-from mvjax import tree, types
-from mvjax.nn import gates, rounding
+from mvjax import gates, tree, types
+from mvjax.config import schema
+from mvjax.nn import rounding
 
 
 class Weight(NamedTuple):
@@ -41,7 +41,7 @@ class Einsum(nn.Module):
 
     shape: tuple[int, ...]
     fan_in: int
-    dtype: config_lib.Dtype = "float32"
+    dtype: schema.Dtype = "float32"
     flat: bool = False
 
     def setup(self) -> None:
@@ -125,7 +125,7 @@ class Embedding(nn.Module):
     """
 
     shape: tuple[int, ...]
-    dtype: config_lib.Dtype = "float32"
+    dtype: schema.Dtype = "float32"
 
     def setup(self) -> None:
         """Creates the table, truncated normal with standard deviation 1/sqrt(width)."""
@@ -157,9 +157,9 @@ class RMSNorm(nn.Module):
     """
 
     width: int
-    kind: config_lib.NormKind = "mean_square"
+    kind: schema.NormKind = "mean_square"
     eps: float = 1e-8
-    precision: config_lib.Precision = "float32"
+    precision: schema.Precision = "float32"
 
     def setup(self) -> None:
         """Creates the scale, ones."""
@@ -174,9 +174,9 @@ def rms_norm(
     x: Float[Array, "*batch D"],
     scale: Float[Array, "D"],
     *,
-    kind: config_lib.NormKind,
+    kind: schema.NormKind,
     eps: float,
-    precision: config_lib.Precision = "float32",
+    precision: schema.Precision = "float32",
 ) -> Float[Array, "*batch D"]:
     """Returns x * (scale * rsqrt(s + eps)) in the dtype of x; reference section 2.2."""
     dtype = x.dtype if precision == "activations" else jnp.float32

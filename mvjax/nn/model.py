@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mvjax import config as config_lib
-from mvjax import types
-from mvjax.nn import attention, backbone, depformer, layers, scopes, xattn
+from mvjax import scopes, types
+from mvjax.config import schema
+from mvjax.nn import attention, backbone, depformer, layers, xattn
 from mvjax.nn import compute as compute_lib
 
 REPORTED_LAYERS = 10  # a frame's gate mean is over the last so many layers; reference section 2.8
@@ -56,7 +56,7 @@ class VisionSpeech(nn.Module):
       compute: how to compute.
     """
 
-    config: config_lib.ModelConfig
+    config: schema.ModelConfig
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
@@ -196,7 +196,7 @@ class VisionSpeech(nn.Module):
         return logits.reshape(B, T, levels, -1)
 
     def init_cache(
-        self, batch: int, dtype: config_lib.Dtype | None = None, *, max_frames: int | None = None
+        self, batch: int, dtype: schema.Dtype | None = None, *, max_frames: int | None = None
     ) -> attention.Cache:
         """Returns an empty cache; `max_frames` makes it shorter than the window."""
         c = self.config.backbone
@@ -282,13 +282,13 @@ class VisionSpeech(nn.Module):
         return xattn.Shared(kernels, self.gate() if xa.gate is not None and xa.share_gate else None)
 
 
-def initial_ids(config: config_lib.ModelConfig) -> Int[Array, "K"]:
+def initial_ids(config: schema.ModelConfig) -> Int[Array, "K"]:
     """The id that each stream starts with: V for text, C for audio."""
     return jnp.array([config.text_vocab] + [config.audio_vocab] * (config.codebooks - 1), jnp.int32)
 
 
 def delay_codes(
-    codes: Int[Array, "B rows T"], config: config_lib.ModelConfig
+    codes: Int[Array, "B rows T"], config: schema.ModelConfig
 ) -> Int[Array, "B rows columns"]:
     """Moves stream k right by delays[k] frames, after one initial column; columns = T + 1.
 

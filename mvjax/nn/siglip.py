@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.nn import attention
 from mvjax.nn import compute as compute_lib
 
@@ -29,8 +29,8 @@ class Siglip(nn.Module):
       compute: how to compute.
     """
 
-    config: config_lib.SiglipConfig
-    dtype: config_lib.Dtype = "float32"
+    config: schema.SiglipConfig
+    dtype: schema.Dtype = "float32"
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
@@ -65,8 +65,8 @@ class Siglip(nn.Module):
 class Encoder(nn.Module):
     """The stack of blocks, parameters stacked on axis 0, and the final norm."""
 
-    config: config_lib.SiglipConfig
-    dtype: config_lib.Dtype = "float32"
+    config: schema.SiglipConfig
+    dtype: schema.Dtype = "float32"
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
@@ -85,8 +85,8 @@ class Encoder(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); shaped as the body of a scan."""
 
-    config: config_lib.SiglipConfig
-    dtype: config_lib.Dtype = "float32"
+    config: schema.SiglipConfig
+    dtype: schema.Dtype = "float32"
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
@@ -105,8 +105,8 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Every patch looks at every patch; all four projections have biases."""
 
-    config: config_lib.SiglipConfig
-    dtype: config_lib.Dtype = "float32"
+    config: schema.SiglipConfig
+    dtype: schema.Dtype = "float32"
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
@@ -123,8 +123,8 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two biased layers around a tanh-approximated GELU."""
 
-    config: config_lib.SiglipConfig
-    dtype: config_lib.Dtype = "float32"
+    config: schema.SiglipConfig
+    dtype: schema.Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
@@ -135,7 +135,7 @@ class Mlp(nn.Module):
         return nn.Dense(self.config.width, dtype=self.dtype, kernel_init=init, name="Dense_1")(y)
 
 
-def _norm(x: Array, dtype: config_lib.Dtype, name: str, *, eps: float = NORM_EPS) -> Array:
+def _norm(x: Array, dtype: schema.Dtype, name: str, *, eps: float = NORM_EPS) -> Array:
     """LayerNorm in float32, cast back to the matmul dtype; called inside a compact method."""
     norm = nn.LayerNorm(
         epsilon=eps,

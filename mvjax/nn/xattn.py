@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.nn import attention, layers, rounding, siglip
 from mvjax.nn import compute as compute_lib
 
@@ -31,7 +31,7 @@ class Shared(NamedTuple):
 class ImageTower(nn.Module):
     """Pixels -> SigLIP features -> tokens that keys and values are made of."""
 
-    config: config_lib.ModelConfig
+    config: schema.ModelConfig
     compute: compute_lib.Compute = compute_lib.PLAIN
 
     def setup(self) -> None:
@@ -69,7 +69,7 @@ class Projections(nn.Module):
     """
 
     names: tuple[str, ...]
-    config: config_lib.ModelConfig
+    config: schema.ModelConfig
 
     @nn.compact
     def __call__(self) -> dict[str, Array]:
@@ -107,7 +107,7 @@ def keys_values(kernels: Mapping[str, Array], tokens: Float[Array, "B S dim"]) -
 
 
 def gated_cross_attention(
-    config: config_lib.CrossAttentionConfig,
+    config: schema.CrossAttentionConfig,
     y: Float[Array, "B T D"],
     kv: KeysValues,
     *,
@@ -142,7 +142,7 @@ def gated_cross_attention(
 
 
 def _attend(
-    config: config_lib.CrossAttentionConfig,
+    config: schema.CrossAttentionConfig,
     q: Float[Array, "B T N H"],
     kv: KeysValues,
     newly: Bool[Array, "T"] | None,

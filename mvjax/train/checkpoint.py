@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from mvjax import files as files_lib
 from mvjax import tree
 from mvjax.train import distributed
 from mvjax.train import step as step_lib
-from mvjax.weights import locate
 
 META = "meta.json"
 MEAN = "ema"
@@ -239,7 +239,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _size_and_hash(path: Path) -> tuple[int, str]:
-    return path.stat().st_size, locate.file_hash(path)
+    return path.stat().st_size, files_lib.file_hash(path)
 
 
 def _check_space(root: Path, state: step_lib.State) -> None:

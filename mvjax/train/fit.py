@@ -14,18 +14,21 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from mvjax import config, config_text, types, whole
-from mvjax.data import bad_records, mixture, weights
+from mvjax import files, types
+from mvjax.config import schema
+from mvjax.config import text as config_text
+from mvjax.data import mixing, mixture
+from mvjax.data.records import bad_records
 from mvjax.train import (
     clock,
     distributed,
-    effort,
     guard,
     load,
     resume,
     runlog,
     saving,
     sharding,
+    throughput,
     trace,
     watchdog,
 )
@@ -71,7 +74,7 @@ class Summary:
 
 
 def fit(
-    run: config.Config,
+    run: schema.Config,
     folder: Path,
     *,
     data: Data | None = None,
@@ -100,11 +103,11 @@ def fit(
     identity = load.identity(run)
     distributed.from_first(lambda: resume.check_config(folder, run))
     start = resume.start(run, folder, mesh, identity)
-    history, changes = weights.resume(folder / weights.FILE, run.data, int(start.state.step))
+    history, changes = mixing.resume(folder / mixing.FILE, run.data, int(start.state.step))
     if data is None:  # the slow part, after all that can fail
         data = _mixture(run, folder, mesh, history)
     distributed.from_first(lambda: resume.write_config(folder, run))
-    distributed.from_first(lambda: weights.write(folder / weights.FILE, history))
+    distributed.from_first(lambda: mixing.write(folder / mixing.FILE, history))
     before = load.tree_hash(start.frozen)
     meta = {"config": config_text.to_text(run), "frozen": identity, "frozen_hash": before}
     log = _open_log(run, folder, mesh, step=int(start.state.step), quiet=quiet)
@@ -136,7 +139,7 @@ def fit(
 
 
 def _loop(
-    run: config.Config,
+    run: schema.Config,
     folder: Path,
     start: resume.Start,
     data: Data,
@@ -189,7 +192,7 @@ def _loop(
 
 
 def _open_log(
-    run: config.Config, folder: Path, mesh: jax.sharding.Mesh, *, step: int, quiet: bool
+    run: schema.Config, folder: Path, mesh: jax.sharding.Mesh, *, step: int, quiet: bool
 ) -> runlog.RunLog:
     settings = run.train
     return runlog.RunLog(
@@ -197,19 +200,19 @@ def _open_log(
         step=step,
         steps=settings.steps,
         every=settings.log_every,
-        effort=effort.of(run, mesh),
+        effort=throughput.of(run, mesh),
         quiet=quiet,
     )
 
 
-def _finished(state: step_lib.State, run: config.Config) -> bool:
+def _finished(state: step_lib.State, run: schema.Config) -> bool:
     return int(state.step) >= run.train.steps
 
 
 def _write_summary(folder: Path, summary: Summary) -> None:
     """Written when this returns, in whichever process: launch scripts read it next."""
     text = json.dumps(dataclasses.asdict(summary), indent=1) + "\n"
-    distributed.from_first(lambda: whole.write(folder / "summary.json", text.encode()))
+    distributed.from_first(lambda: files.write_atomic(folder / "summary.json", text.encode()))
 
 
 def _devices(step: int, first: int) -> str:
@@ -218,7 +221,7 @@ def _devices(step: int, first: int) -> str:
 
 
 def _mixture(
-    run: config.Config, folder: Path, mesh: jax.sharding.Mesh, history: weights.History
+    run: schema.Config, folder: Path, mesh: jax.sharding.Mesh, history: mixing.History
 ) -> Data:
     """This process's rows of the mixture; the first process makes the records if they are missing."""
     distributed.from_first(lambda: mixture.ensure_records(run.data))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from mvjax import config
+from mvjax.config import schema
 from mvjax.train import clock, distributed
 
 _NAME = "recent_losses"
@@ -83,7 +83,7 @@ def report(
     steps: list[int],
     ids: Callable[[int], dict[str, list[str]]],
     *,
-    optim: config.OptimConfig,
+    optim: schema.OptimConfig,
 ) -> str:
     """Returns the message with which a run ends after too many skipped steps: which samples, what to do.
 

@@ -13,13 +13,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mvjax import config, config_text, tree
+from mvjax import files as files_lib
+from mvjax import tree
+from mvjax.config import schema as config
+from mvjax.config import text as config_text
 from mvjax.nn import model as model_lib
-from mvjax.train import checkpoint, sharding
-from mvjax.train import frozen as frozen_lib
-from mvjax.weights import frozen as frozen_files
-from mvjax.weights import locate, stream
-from mvjax.weights import stored as stored_lib
+from mvjax.train import checkpoint, frozen_dtype, sharding
+from mvjax.weights import frozen_files, lazy, placement
 
 V = TypeVar("V")
 Identity = dict[str, dict[str, str]]  # {"moshi": {"path": ..., "sha256": ...}, ...}
@@ -53,7 +53,7 @@ def shapes(run: config.Config) -> Params:
 def held(run: config.Config) -> Params:
     """Returns the shape structs of both trees as training holds them, `train.frozen_dtype` applied."""
     whole = shapes(run)
-    return Params(whole.adapters, frozen_lib.held(run, whole.frozen))
+    return Params(whole.adapters, frozen_dtype.held(run, whole.frozen))
 
 
 def counts(run: config.Config) -> dict[str, int]:
@@ -81,14 +81,14 @@ def weights(run: config.Config, mesh: Mesh) -> Params:
     wanted = tree.flatten(shapes(run).adapters)
     known = {path: stored[path] for path in wanted if path in stored}
     fresh = _fresh(run, mesh, [path for path in wanted if path not in stored])
-    started = stream.place(known, _shardings(known, mesh), dtype=np.float32)
+    started = placement.place(known, _shardings(known, mesh), dtype=np.float32)
     adapters = tree.unflatten({path: (started | fresh)[path] for path in wanted})
-    return Params(adapters, frozen_lib.place(run, _frozen(run, stored), mesh))
+    return Params(adapters, frozen_dtype.place(run, _frozen(run, stored), mesh))
 
 
 def frozen(run: config.Config, mesh: Mesh) -> dict[str, Any]:
     """Returns the frozen tree, from the files; raises as `weights`."""
-    return frozen_lib.place(run, _frozen(run, _open_verified(run)), mesh)
+    return frozen_dtype.place(run, _frozen(run, _open_verified(run)), mesh)
 
 
 def from_files(run: config.Config) -> dict[str, Any]:
@@ -118,7 +118,9 @@ def identity(run: config.Config) -> Identity:
         digest = np.zeros(32, np.uint8)
         if jax.process_index() == 0:
             # of one file its own, as `sha256sum` prints it
-            sha256 = locate.checked_hash(*files) if len(files) == 1 else locate.joint_hash(files)
+            sha256 = (
+                files_lib.checked_hash(*files) if len(files) == 1 else files_lib.joint_hash(files)
+            )
             digest = np.frombuffer(bytes.fromhex(sha256), np.uint8)
         if jax.process_count() > 1:
             digest = multihost_utils.broadcast_one_to_all(digest)
@@ -134,7 +136,7 @@ def tree_hash(params: tree.Tree) -> str:
     digest = hashlib.sha256()
     for path, leaf in tree.flatten(params).items():
         digest.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
-        for part in stream.host_parts(leaf):
+        for part in placement.host_parts(leaf):
             digest.update(part.tobytes())
     return digest.hexdigest()
 
@@ -195,7 +197,7 @@ def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) ->
         )
 
 
-def _open_verified(run: config.Config) -> dict[str, stored_lib.Stored]:
+def _open_verified(run: config.Config) -> dict[str, lazy.Stored]:
     """Opens the files; the first process also compares them with the checksums that they carry."""
     if jax.process_index() == 0:
         frozen_files.verify(run.frozen)
@@ -213,7 +215,7 @@ def _frozen(run: config.Config, stored: Mapping[str, V]) -> dict[str, V]:
     return {path: stored[path] for path in wanted}
 
 
-def _shardings(leaves: Mapping[str, stored_lib.Stored], mesh: Mesh) -> dict[str, Any]:
+def _shardings(leaves: Mapping[str, lazy.Stored], mesh: Mesh) -> dict[str, Any]:
     return tree.flatten(sharding.shardings(tree.unflatten(leaves), mesh))
 
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mvjax import config, types
+from mvjax import types
+from mvjax.config import schema
 from mvjax.nn import layers
 
 
@@ -57,8 +58,8 @@ def text(
     targets: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    model: config.ModelConfig,
-    loss: config.LossConfig,
+    model: schema.ModelConfig,
+    loss: schema.LossConfig,
 ) -> Sums:
     """Cross-entropy of text targets; PAD and EPAD weigh `text_padding_weight`, -1 and masked nothing."""
     return _weighted(logits, targets, text_weight(targets, mask, model=model, loss=loss))
@@ -70,8 +71,8 @@ def text_in_chunks(
     targets: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    model: config.ModelConfig,
-    loss: config.LossConfig,
+    model: schema.ModelConfig,
+    loss: schema.LossConfig,
     frames: int,
 ) -> Sums:
     """As `text` of the logits z x head, of which those of `frames` frames exist at a time.
@@ -88,7 +89,7 @@ def audio(
     codes: Int[Array, "B q T"],
     *,
     delays: tuple[int, ...],
-    loss: config.LossConfig,
+    loss: schema.LossConfig,
 ) -> Sums:
     """Cross-entropy of the first q audio codebooks; level 0 weighs `semantic_weight`.
 
@@ -110,8 +111,8 @@ def text_weight(
     targets: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    model: config.ModelConfig,
-    loss: config.LossConfig,
+    model: schema.ModelConfig,
+    loss: schema.LossConfig,
 ) -> Float[Array, "B T"]:
     """Returns the weight of every text target."""
     padding = (targets == model.text_pad) | (targets == model.text_epad)
@@ -121,7 +122,7 @@ def text_weight(
 
 
 def audio_weight(
-    codes: Int[Array, "B q T"], *, delays: tuple[int, ...], loss: config.LossConfig
+    codes: Int[Array, "B q T"], *, delays: tuple[int, ...], loss: schema.LossConfig
 ) -> Float[Array, "B T q"]:
     """Returns the weight of every code.
 
@@ -141,7 +142,7 @@ def add(first: Sums, second: Sums) -> Sums:
 
 
 def total(
-    speech: Parts, speechless: Parts, *, loss: config.LossConfig, weights: Weights | None = None
+    speech: Parts, speechless: Parts, *, loss: schema.LossConfig, weights: Weights | None = None
 ) -> Float[Array, ""]:
     """Returns text_weight x mean text loss + audio_weight x mean audio loss, each over both parts.
 

@@ -9,14 +9,15 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mvjax import config, tree
+from mvjax import tree
+from mvjax.config import schema
 from mvjax.train import guard
 
 # By name, not by rank: a per-layer vector such as norm_xa/scale has two axes with the layers stacked.
 DECAYED = r".*/(kernel|embedding)"
 
 
-def learning_rate(step: ArrayLike, *, settings: config.OptimConfig, steps: int) -> Float[Array, ""]:
+def learning_rate(step: ArrayLike, *, settings: schema.OptimConfig, steps: int) -> Float[Array, ""]:
     """Returns the rate of a step: linear to the peak over `warmup_steps`, then half a cosine.
 
     Step 0 already learns (peak / warmup_steps); the last step of `steps` has `final_fraction` of the peak.
@@ -30,7 +31,7 @@ def learning_rate(step: ArrayLike, *, settings: config.OptimConfig, steps: int) 
     return settings.learning_rate * jnp.where(now < settings.warmup_steps, warmup, cosine)
 
 
-def make(settings: config.OptimConfig, *, steps: int) -> optax.GradientTransformation:
+def make(settings: schema.OptimConfig, *, steps: int) -> optax.GradientTransformation:
     """Returns the optimiser of a run of `steps` steps.
 
     Raises:

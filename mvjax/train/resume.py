@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from mvjax import config, config_text, tree, whole
+from mvjax import files, tree
+from mvjax.config import schema
+from mvjax.config import text as config_text
 from mvjax.train import checkpoint, distributed, load
 from mvjax.train import step as step_lib
 
@@ -30,7 +32,7 @@ class Start(NamedTuple):
     notice: str
 
 
-def start(run: config.Config, folder: Path, mesh: Mesh, identity: load.Identity) -> Start:
+def start(run: schema.Config, folder: Path, mesh: Mesh, identity: load.Identity) -> Start:
     """Resumes this run, else loads weights, else initialises (what no file holds).
 
     Raises:
@@ -51,7 +53,7 @@ def start(run: config.Config, folder: Path, mesh: Mesh, identity: load.Identity)
     return Start(state, load.frozen(run, mesh), notice)
 
 
-def check_config(folder: Path, run: config.Config) -> None:
+def check_config(folder: Path, run: schema.Config) -> None:
     """Checks that what is in the folder was trained with this config; without checkpoints, nothing was.
 
     Raises:
@@ -73,12 +75,12 @@ def check_config(folder: Path, run: config.Config) -> None:
         )
 
 
-def write_config(folder: Path, run: config.Config) -> None:
+def write_config(folder: Path, run: schema.Config) -> None:
     """Writes config.txt and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    whole.write(folder / "config.txt", config_text.to_text(run).encode())
+    files.write_atomic(folder / "config.txt", config_text.to_text(run).encode())
     described = json.dumps(config_text.to_json(run), indent=1) + "\n"
-    whole.write(folder / load.CONFIG_JSON, described.encode())
+    files.write_atomic(folder / load.CONFIG_JSON, described.encode())
 
 
 def _newest(root: Path) -> checkpoint.Found:

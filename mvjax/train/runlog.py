@@ -16,10 +16,9 @@ import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from mvjax import whole as whole_lib
+from mvjax import files
 from mvjax.train import clock as clock_lib
-from mvjax.train import distributed, events
-from mvjax.train import effort as effort_lib
+from mvjax.train import distributed, events, throughput
 
 METRICS = "metrics.jsonl"
 
@@ -39,7 +38,7 @@ class RunLog:
         step: int,
         steps: int,
         every: int,
-        effort: effort_lib.Effort,
+        effort: throughput.Effort,
         quiet: bool = False,
     ) -> None:
         """Opens the logs of a run that has done `step` of `steps` steps; later lines are dropped."""
@@ -204,7 +203,7 @@ def _truncate(path: Path, step: int) -> dict[str, Any]:
             continue
         if metrics["step"] <= step:
             kept.append(metrics)
-    whole_lib.write(path, "".join(json.dumps(metrics) + "\n" for metrics in kept).encode())
+    files.write_atomic(path, "".join(json.dumps(metrics) + "\n" for metrics in kept).encode())
     return kept[-1] if kept else {}
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mvjax import config, tree
+from mvjax import tree
+from mvjax.config import schema
 from mvjax.nn import compute
 
 AXES = ("data", "fsdp", "tensor")
@@ -50,7 +51,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def make_mesh(sizes: config.MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(sizes: schema.MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh over `devices` (default: all), with axes data, fsdp, tensor.
 
     Raises:
@@ -63,7 +64,7 @@ def make_mesh(sizes: config.MeshConfig, devices: Sequence[Any] | None = None) ->
     return Mesh(placed, AXES, axis_types=_AUTO)
 
 
-def mesh_shape(sizes: config.MeshConfig, devices: int) -> tuple[int, int, int]:
+def mesh_shape(sizes: schema.MeshConfig, devices: int) -> tuple[int, int, int]:
     """Returns the sizes with the -1 filled in; raises as `make_mesh`."""
     shape = [sizes.data, sizes.fsdp, sizes.tensor]
     known = math.prod(size for size in shape if size != -1)
@@ -78,7 +79,7 @@ def mesh_shape(sizes: config.MeshConfig, devices: int) -> tuple[int, int, int]:
     return data, fsdp, tensor
 
 
-def abstract_mesh(sizes: config.MeshConfig) -> AbstractMesh:
+def abstract_mesh(sizes: schema.MeshConfig) -> AbstractMesh:
     """Returns the mesh of the smallest machine that holds it: -1 counts as 1. Needs no device."""
     shape = (sizes.data, sizes.fsdp, sizes.tensor)
     return AbstractMesh(tuple(max(size, 1) for size in shape), AXES, axis_types=_AUTO)
@@ -126,7 +127,7 @@ def describe(mesh: Mesh | AbstractMesh) -> str:
     return " x ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
 
 
-def check_rows(data: config.DataConfig, mesh: Mesh | AbstractMesh, *, accumulate: int = 1) -> None:
+def check_rows(data: schema.DataConfig, mesh: Mesh | AbstractMesh, *, accumulate: int = 1) -> None:
     """Checks that both parts of a batch, and of a micro-batch, spread evenly over the mesh.
 
     Raises:

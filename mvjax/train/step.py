@@ -15,10 +15,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from mvjax import config, tree, types
+from mvjax import tree, types
+from mvjax.config import schema
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import model as model_lib
-from mvjax.train import guard, objective, optim, sharding
+from mvjax.train import gradients, guard, optim, sharding
 
 
 class State(NamedTuple):
@@ -39,7 +40,7 @@ class State(NamedTuple):
     ema: tree.Tree | None = None
 
 
-Step = Callable[[State, tree.Tree, types.Batch], tuple[State, objective.Metrics]]
+Step = Callable[[State, tree.Tree, types.Batch], tuple[State, gradients.Metrics]]
 
 
 def init_state(
@@ -51,7 +52,7 @@ def init_state(
     return State(adapters, optimizer.init(adapters), step, skipped, mean)
 
 
-def new_state(run: config.Config, mesh: Mesh, adapters: tree.Tree) -> State:
+def new_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     """Returns the state before the first step, made in place on the mesh; takes the adapters over."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
     placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
@@ -62,7 +63,7 @@ def new_state(run: config.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     return init(adapters)
 
 
-def like(run: config.Config, mesh: Mesh, adapters: tree.Tree) -> State:
+def like(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     """Returns the shape structs of a state, with shardings, for adapters or their shapes."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
     ema = run.optim.ema is not None
@@ -74,7 +75,7 @@ def like(run: config.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     return jax.tree.map(place, shapes, _shardings(shapes, optimizer, mesh))
 
 
-def make(run: config.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tree) -> Step:
+def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tree) -> Step:
     """Returns the jitted step; it donates its state.
 
     Args:
@@ -90,13 +91,13 @@ def make(run: config.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
 
     def train_step(
         state: State, frozen: tree.Tree, batch: types.Batch
-    ) -> tuple[State, objective.Metrics]:
-        value, found, grads = objective.gradients(
+    ) -> tuple[State, gradients.Metrics]:
+        value, found, grads = gradients.gradients(
             state.adapters, frozen, batch, model=model, run=run
         )
         metrics = {
             "loss": value,
-            **objective.part_means(found),
+            **gradients.part_means(found),
             "grad_norm": optax.tree.norm(grads),
         }
         metrics["learning_rate"] = optim.learning_rate(

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from mvjax import config as config_lib
+from mvjax import files
 from mvjax import tree as tree_lib
+from mvjax.config import schema
 from mvjax.nn import siglip
-from mvjax.weights import locate, positions, stored
+from mvjax.weights import lazy, positions
 
 ROOTS = ("params/", "opt/target/")  # what lies beside such a root is optimiser state
 TOWER = "img/"
@@ -42,7 +43,7 @@ Shapes = dict[str, tuple[int, ...]]
 _VOID = np.dtype("V2")  # numpy forgets the name of bfloat16 in files
 
 
-def load_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict:
+def load_siglip(path: str | Path, config: schema.SiglipConfig) -> dict:
     """Reads the image tower as the parameter tree of `nn.siglip.Siglip`, in numpy float32.
 
     Raises:
@@ -51,7 +52,7 @@ def load_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict:
     return tree_lib.unflatten({p: leaf[()] for p, leaf in open_siglip(path, config).items()})
 
 
-def open_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, stored.Stored]:
+def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, lazy.Stored]:
     """Returns {path: leaf} of the image tower, float32; one leaf at a time is in memory.
 
     Args:
@@ -62,14 +63,14 @@ def open_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, 
       ValueError: naming the file, and every missing, unexpected or misshapen parameter.
     """
     file, subtree = split_location(str(path))
-    file = locate.resolve(file)
+    file = files.resolve(file)
     expected = _shapes(config)
     with _open(file) as archive:
         keys = _tower_names(archive.files, subtree, file)
         one_by_one = any(name.startswith(f"{BLOCKS}_") for name in keys)
         headers = {name: _header(archive, key, file) for name, key in keys.items()}
     arrays = _Arrays(file)
-    members: dict[str, stored.Stored] = {
+    members: dict[str, lazy.Stored] = {
         name: _Member(arrays, (key,), headers[name][0]) for name, key in keys.items()
     }
     if POSITIONS in members:
@@ -81,7 +82,7 @@ def open_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, 
         shape, dtype = members[name].shape, headers[name][1]
         if shape != wanted[name]:
             problems.append(f"{name}: expected {list(wanted[name])}, got {list(shape)}")
-        if not stored.is_float(dtype):
+        if not lazy.is_float(dtype):
             problems.append(f"{name}: expected floating point numbers, got {dtype}")
     if problems:
         raise ValueError(
@@ -139,7 +140,7 @@ def _below(names: dict[str, str], prefix: str) -> dict[str, str]:
     return {n.removeprefix(prefix): key for n, key in names.items() if n.startswith(prefix)}
 
 
-def _shapes(config: config_lib.SiglipConfig) -> Shapes:
+def _shapes(config: schema.SiglipConfig) -> Shapes:
     """Returns {path: shape} of the encoder's parameters."""
     pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
     tree = jax.eval_shape(siglip.Siglip(config).init, jax.random.key(0), pixels)["params"]
@@ -159,8 +160,8 @@ def _unstacked(shapes: Shapes) -> Shapes:
 
 
 def _stacked(
-    members: Mapping[str, stored.Stored], keys: Mapping[str, str], arrays: _Arrays, layers: int
-) -> dict[str, stored.Stored]:
+    members: Mapping[str, lazy.Stored], keys: Mapping[str, str], arrays: _Arrays, layers: int
+) -> dict[str, lazy.Stored]:
     """Inverse of `_unstacked`, on members."""
     first = f"{BLOCKS}_0/"
     found = {n: member for n, member in members.items() if not n.startswith(f"{BLOCKS}_")}
@@ -206,7 +207,7 @@ class _Member:
         """Float32, whatever the file has."""
         return np.dtype(np.float32)
 
-    def __getitem__(self, index: stored.Index) -> np.ndarray:
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Reads the arrays whole, so that zip's checksums are compared, and returns the part."""
         return self.arrays.read(self.keys, self.shape)[(*index, ...)]
 

@@ -17,11 +17,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mvjax import config as config_lib
-from mvjax.weights import kyutai, leaf, locate, mlx, rules, safetensors_io, stored, targets
+from mvjax import files
+from mvjax.config import schema
+from mvjax.export import targets
+from mvjax.weights import kyutai, lazy, leaf_view, mlx, rules, safetensors_io
 
 GGUF_SUFFIX = ".gguf"
-NAMES = (*locate.WEIGHTS, "model.q8_0.gguf")
+NAMES = (*files.WEIGHTS, "model.q8_0.gguf")
 _VISION_SUFFIX = "_vision_tower_unquant.safetensors"
 IMAGE = "image_prefix."
 _FUSED = "transformer.layers.0.cross_attention.in_proj_weight"
@@ -40,8 +42,8 @@ _FROM_MLX = (  # names of the depth transformer
 
 
 def open_candle(
-    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> dict[str, leaf.Leaf]:
+    path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+) -> dict[str, leaf_view.Leaf]:
     """Returns {our path: leaf} of a safetensors file, or of a GGUF with its vision file.
 
     Args:
@@ -53,7 +55,7 @@ def open_candle(
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
     """
-    found = locate.resolve(path, names=NAMES)
+    found = files.resolve(path, names=NAMES)
     if found.suffix == GGUF_SUFFIX:
         tensors = _open_gguf(found, _vision_beside(path, found))
     else:
@@ -67,7 +69,7 @@ def verify(path: str | Path) -> None:
     Raises:
       ValueError: naming a file and every tensor in it whose bytes changed.
     """
-    found = locate.resolve(path, names=NAMES)
+    found = files.resolve(path, names=NAMES)
     if found.suffix != GGUF_SUFFIX:
         safetensors_io.verify(found)
         return
@@ -77,18 +79,18 @@ def verify(path: str | Path) -> None:
 
 
 def from_tensors(
-    tensors: Mapping[str, stored.Stored],
-    config: config_lib.ModelConfig,
+    tensors: Mapping[str, lazy.Stored],
+    config: schema.ModelConfig,
     *,
     dtype: np.dtype | type | None = np.float32,
     place: str,
-) -> dict[str, leaf.Leaf]:
+) -> dict[str, leaf_view.Leaf]:
     """Returns {our path: leaf} for {name in the file: tensor}; arguments as `open_candle`."""
     table, sizes = candle_rules(config, split=_FUSED not in tensors), kyutai.sizes(config)
     return rules.leaves(tensors, table, sizes, place=place, dtype=dtype)
 
 
-def write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
+def write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
     """Writes {name in the file: tensor}: safetensors, or if `path` ends in .gguf q8_0 and its vision file.
 
     Raises:
@@ -102,10 +104,10 @@ def write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
         safetensors_io.write(path, tensors)
 
 
-def image_tensors(tensors: Mapping[str, stored.Stored]) -> dict[str, stored.Stored]:
+def image_tensors(tensors: Mapping[str, lazy.Stored]) -> dict[str, lazy.Stored]:
     """Returns what the file beside a GGUF holds, in bfloat16."""
     image = {name: tensor for name, tensor in tensors.items() if name.startswith(IMAGE)}
-    return {name: stored.cast(tensor, ml_dtypes.bfloat16) for name, tensor in image.items()}
+    return {name: lazy.cast(tensor, ml_dtypes.bfloat16) for name, tensor in image.items()}
 
 
 def vision_file(path: Path) -> Path:
@@ -127,7 +129,7 @@ def gguf_io() -> Any:
         ) from error
 
 
-def candle_rules(config: config_lib.ModelConfig, *, split: bool) -> list[rules.Rule]:
+def candle_rules(config: schema.ModelConfig, *, split: bool) -> list[rules.Rule]:
     """Returns the table.
 
     Args:
@@ -167,7 +169,7 @@ def _rename(name: str, replacements: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def _open_gguf(path: Path, vision: Path | None) -> dict[str, stored.Stored]:
+def _open_gguf(path: Path, vision: Path | None) -> dict[str, lazy.Stored]:
     """Returns the tensors of a GGUF, the image part from the vision file if there is one."""
     tensors = gguf_io().tensors(path)
     if vision is not None:
@@ -182,7 +184,7 @@ def _open_gguf(path: Path, vision: Path | None) -> dict[str, stored.Stored]:
 def _vision_beside(location: str | Path, path: Path) -> Path | None:
     """Returns the vision file of the GGUF at a location, fetched if that is on the hub."""
     text = str(location)
-    if not text.startswith(locate.HUB_PREFIX):
+    if not text.startswith(files.HUB_PREFIX):
         return vision_file(path) if vision_file(path).is_file() else None
     repository = text.removesuffix(f"/{path.name}")
-    return locate.resolve(f"{repository}/{vision_file(path).name}")
+    return files.resolve(f"{repository}/{vision_file(path).name}")

@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from mvjax.weights import checksums, stored
+from mvjax.weights import checksums, lazy
 
 ARCHITECTURE = "moshi-vis"  # candle asks for none, the format for one
 BLOCK = 32  # values that share a scale
@@ -62,7 +62,7 @@ def rounded(tensor: np.ndarray) -> Float32[np.ndarray, "*shape"]:
 class Rounded:
     """A tensor as a file would hold it, made when it is read."""
 
-    tensor: stored.Stored
+    tensor: lazy.Stored
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,10 +74,10 @@ class Rounded:
         """Float32, whatever is stored."""
         return np.dtype(np.float32)
 
-    def __getitem__(self, index: stored.Index) -> np.ndarray:
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Rounds the whole, and returns a part."""
         whole = rounded(np.asarray(self.tensor[()]))
-        return whole[stored.slices(stored.box(index, self.shape))]
+        return whole[lazy.slices(lazy.box(index, self.shape))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,12 +94,12 @@ class Tensor:
         """Float32, whatever is stored."""
         return np.dtype(np.float32)
 
-    def __getitem__(self, index: stored.Index) -> np.ndarray:
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Returns a part; of a q8_0 matrix only the rows and blocks that it touches."""
-        bounds = stored.box(index, self.shape)
+        bounds = lazy.box(index, self.shape)
         if self.kind != _Q8_0 or not quantised(self.shape):
             whole = gguf.quants.dequantize(np.array(self.data), self.kind).reshape(self.shape)
-            return whole[stored.slices(bounds)]
+            return whole[lazy.slices(bounds)]
         (top, bottom), (left, right) = bounds
         first, last = left // BLOCK, -(-right // BLOCK)
         size = _SCALE_BYTES + BLOCK
@@ -132,7 +132,7 @@ def verify(path: Path) -> int:
     return len(found)
 
 
-def write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
+def write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
     """Writes a file whole or not at all; equal tensors give equal bytes. One is read at a time.
 
     Raises:
@@ -158,7 +158,7 @@ def _stored_bytes(shape: tuple[int, ...]) -> int:
     return values // BLOCK * (BLOCK + _SCALE_BYTES) if quantised(shape) else values * 4
 
 
-def _stored(name: str, tensor: stored.Stored) -> np.ndarray:
+def _stored(name: str, tensor: lazy.Stored) -> np.ndarray:
     """Returns q8_0 bytes, or float32."""
     values = np.asarray(tensor[()], np.float32)
     if not quantised(values.shape):
@@ -169,7 +169,7 @@ def _stored(name: str, tensor: stored.Stored) -> np.ndarray:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
+def _write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
     """Writes header and tensors, and then the checksums over the zeros that the header had."""
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
     sums = dict.fromkeys(tensors, 0)

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.weights import leaf, locate, positions, rules, safetensors_io, siglip_names, stored
+from mvjax import files, tree
+from mvjax.config import schema
+from mvjax.weights import lazy, leaf_view, positions, rules, safetensors_io, siglip_names
 
 # `SiglipVisionModel`, `SiglipModel`; PaliGemma as saved by older and newer transformers
 PREFIXES = (
@@ -34,18 +34,18 @@ _FIRST = "embeddings.patch_embedding.weight"
 _POSITIONS = "embeddings.position_embedding.weight"
 
 
-def load_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, Any]:
+def load_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, Any]:
     """Reads the encoder as the parameter tree of `nn.siglip.Siglip`, in numpy float32.
 
     Raises:
       ValueError: as `open_siglip`; also naming tensors that are damaged.
     """
-    path = locate.resolve(path, names=locate.WEIGHTS)
+    path = files.resolve(path, names=files.WEIGHTS)
     safetensors_io.verify(path)
     return tree.unflatten(rules.read_leaves(open_siglip(path, config), place=str(path)))
 
 
-def open_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, leaf.Leaf]:
+def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, leaf_view.Leaf]:
     """Returns {path in `nn.siglip.Siglip`: leaf} in float32, to be read slice by slice.
 
     Args:
@@ -55,7 +55,7 @@ def open_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, 
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
     """
-    path = locate.resolve(path, names=locate.WEIGHTS)
+    path = files.resolve(path, names=files.WEIGHTS)
     tensors = safetensors_io.tensors(path)
     found = [p for p in PREFIXES if f"{p}{_FIRST}" in tensors]
     if len(found) != 1:
@@ -65,7 +65,7 @@ def open_siglip(path: str | Path, config: config_lib.SiglipConfig) -> dict[str, 
         )
     prefix = found[0]
     unused = [pattern.format(prefix=re.escape(prefix)) for pattern in NOT_USED]
-    used: dict[str, stored.Stored] = {
+    used: dict[str, lazy.Stored] = {
         n: t for n, t in tensors.items() if not any(re.fullmatch(r, n) for r in unused)
     }
     if (name := prefix + _POSITIONS) in used:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
-from mvjax.weights import stored
+from mvjax.weights import lazy
 
 SUFFIX = "_scb"
 _STEP = np.float32(7.874015718698502e-3)  # 1 / 127, as bitsandbytes writes it
@@ -18,8 +18,8 @@ _STEP = np.float32(7.874015718698502e-3)  # 1 / 127, as bitsandbytes writes it
 class Scaled:
     """weight x scb / 127 in float32, row by row."""
 
-    weight: stored.Stored
-    scb: stored.Stored
+    weight: lazy.Stored
+    scb: lazy.Stored
     # What is kept where no dtype is asked for: float32 would take four times the file.
     dtype: np.dtype = np.dtype(ml_dtypes.bfloat16)
 
@@ -28,14 +28,14 @@ class Scaled:
         """That of the weight."""
         return tuple(self.weight.shape)
 
-    def __getitem__(self, index: stored.Index) -> np.ndarray:
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Returns float32 values, in the order of operations of `bitsandbytes`, bit for bit."""
-        rows, *_ = stored.slices(stored.box(index, self.shape))
+        rows, *_ = lazy.slices(lazy.box(index, self.shape))
         scale = np.asarray(self.scb[(rows,)], np.float32)[:, None]
         return self.weight[index].astype(np.float32) * scale * _STEP
 
 
-def dequantised(tensors: Mapping[str, stored.Stored], *, place: str) -> dict[str, stored.Stored]:
+def dequantised(tensors: Mapping[str, lazy.Stored], *, place: str) -> dict[str, lazy.Stored]:
     """Returns the tensors with each int8 weight and its scales as one.
 
     Source: moshi/utils/quantize.py, `QLinear`.

@@ -14,18 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.weights import (
-    int8,
-    leaf,
-    locate,
-    lora,
-    rules,
-    safetensors_io,
-    siglip_names,
-    split_names,
-)
+from mvjax import files, tree
+from mvjax.config import schema
+from mvjax.weights import int8, lora, rules, safetensors_io, siglip_names, split_names
+from mvjax.weights import leaf_view as leaf
 
 Params = dict[str, Any]
 
@@ -38,7 +30,7 @@ _BASE_TO_VIS = (
 
 def open_moshi(
     path: str | Path,
-    config: config_lib.ModelConfig,
+    config: schema.ModelConfig,
     *,
     dtype: np.dtype | type | None = np.float32,
     lora_path: str | Path | None = None,
@@ -58,24 +50,24 @@ def open_moshi(
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
     """
-    path = locate.resolve(path, names=locate.WEIGHTS)
+    path = files.resolve(path, names=files.WEIGHTS)
     tensors = int8.dequantised(safetensors_io.tensors(path), place=str(path))
     tensors = split_names.fused(tensors, place=str(path))
     if lora_path is not None:
-        lora_path = locate.resolve(lora_path, names=lora.NAMES)
+        lora_path = files.resolve(lora_path, names=lora.NAMES)
         tensors = lora.merged(tensors, lora_path, scaling=lora_scaling)
     return rules.leaves(tensors, moshi_rules(config), sizes(config), place=str(path), dtype=dtype)
 
 
 def load_moshi(
-    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+    path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
 ) -> Params:
     """Reads a base Moshi whole, as `{"backbone": ..., "depformer": ...}` of numpy arrays.
 
     Raises:
       ValueError: as `open_moshi`; also naming tensors that are damaged.
     """
-    path = locate.resolve(path, names=locate.WEIGHTS)
+    path = files.resolve(path, names=files.WEIGHTS)
     safetensors_io.verify(path)
     views = open_moshi(path, config, dtype=dtype)
     return tree.unflatten(rules.read_leaves(views, place=str(path)))
@@ -84,7 +76,7 @@ def load_moshi(
 def save_moshi(
     path: Path,
     params: tree.Tree,
-    config: config_lib.ModelConfig,
+    config: schema.ModelConfig,
     *,
     dtype: np.dtype | type | None = None,
 ) -> None:
@@ -100,15 +92,15 @@ def save_moshi(
 
 
 def open_vis(
-    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+    path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
 ) -> dict[str, leaf.Leaf]:
     """Returns {our path: leaf} of a MoshiVis file (Moshi, adapters, image encoder), as `open_moshi`."""
-    path = locate.resolve(path, names=locate.WEIGHTS)
+    path = files.resolve(path, names=files.WEIGHTS)
     tensors = safetensors_io.tensors(path)
     return rules.leaves(tensors, vis_rules(config), sizes(config), place=str(path), dtype=dtype)
 
 
-def sizes(config: config_lib.ModelConfig) -> dict[str, int]:
+def sizes(config: schema.ModelConfig) -> dict[str, int]:
     """Returns {axis name in these rules: size}; `d_`, `n_` .. are the depformer's."""
     backbone, depformer = config.backbone, config.depformer
     gate = config.cross_attention.gate
@@ -138,7 +130,7 @@ def sizes(config: config_lib.ModelConfig) -> dict[str, int]:
     }
 
 
-def moshi_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+def moshi_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Returns the table of base Moshi."""
     del config  # every Moshi has the same names
     block, layer = "backbone/blocks/", "transformer.layers.{layer}."
@@ -192,7 +184,7 @@ def moshi_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
     return [rules.Rule(*row) for row in table]
 
 
-def vis_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+def vis_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Returns the table of MoshiVis: renamed Moshi, adapters, projection and image encoder."""
     moshi = []
     for rule in moshi_rules(config):
@@ -212,7 +204,7 @@ def vis_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
     return moshi + _attention_rules(config) + gate_rules(config) + image + encoder
 
 
-def _attention_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+def _attention_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Cross-attention projections and the norm before them; shared ones sit under the first layer."""
     each = _looking(config)
     norm = rules.Rule("backbone/blocks/norm_xa/scale", f"{each}norm_cross.alpha", "look D -> 1 1 D")
@@ -249,13 +241,13 @@ def _inputs(parent: str, name: str, *, fused: bool, layer: str = "") -> list[rul
     ]
 
 
-def _looking(config: config_lib.ModelConfig) -> str:
+def _looking(config: schema.ModelConfig) -> str:
     """The beginning of names that every layer has which looks at the image."""
     numbers = ",".join(map(str, config.cross_attention.layers))
     return f"llm.transformer.layers.{{look{':' if numbers else ''}{numbers}}}."
 
 
-def gate_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+def gate_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Gates; a shared one is written under every layer: kyuteye_pt's loader asks for all."""
     adapters, width = config.cross_attention, config.backbone.width
     if adapters.gate is None:

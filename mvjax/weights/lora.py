@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mvjax.weights import safetensors_io, stored
+from mvjax.weights import lazy, safetensors_io
 
 NAMES = ("lora.safetensors",)  # in a folder that moshi-finetune wrote
 
@@ -23,8 +23,8 @@ _CONFIG = "config.json"
 class Factors(NamedTuple):
     """One low-rank change: `up` [rows, rank] times `down` [rank, columns]."""
 
-    down: stored.Stored
-    up: stored.Stored
+    down: lazy.Stored
+    up: lazy.Stored
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Merged:
     The sum is computed in float32 and rounded once, to the dtype that is asked for.
     """
 
-    weight: stored.Stored
+    weight: lazy.Stored
     changes: Sequence[Factors]
     scaling: float
 
@@ -48,9 +48,9 @@ class Merged:
         """That of the weight."""
         return np.dtype(self.weight.dtype)
 
-    def __getitem__(self, index: stored.Index) -> np.ndarray:
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Reads the rows and columns of both factors that the part needs."""
-        (first, last), columns = stored.box(index, self.shape)
+        (first, last), columns = lazy.box(index, self.shape)
         merged = self.weight[index].astype(np.float32)
         rows = self.shape[0] // len(self.changes)
         for k, (down, up) in enumerate(self.changes):
@@ -63,8 +63,8 @@ class Merged:
 
 
 def merged(
-    tensors: Mapping[str, stored.Stored], path: Path, *, scaling: float | None
-) -> dict[str, stored.Stored]:
+    tensors: Mapping[str, lazy.Stored], path: Path, *, scaling: float | None
+) -> dict[str, lazy.Stored]:
     """Returns base Moshi's tensors with those of a LoRA file merged in.
 
     Whole tensors in the file (embeddings, with `ft_embed`) replace those of the base.
@@ -98,15 +98,15 @@ def merged(
     return found
 
 
-Halves = dict[str, dict[int, stored.Stored]]  # {"A" or "B": {step: tensor}}
+Halves = dict[str, dict[int, lazy.Stored]]  # {"A" or "B": {step: tensor}}
 
 
 def _sorted(
-    tensors: Mapping[str, stored.Stored],
-) -> tuple[dict[str, Halves], dict[str, stored.Stored]]:
+    tensors: Mapping[str, lazy.Stored],
+) -> tuple[dict[str, Halves], dict[str, lazy.Stored]]:
     """Splits into {name of the fused weight: factors} and whole tensors."""
     factors: dict[str, Halves] = {}
-    whole: dict[str, stored.Stored] = {}
+    whole: dict[str, lazy.Stored] = {}
     for name, tensor in tensors.items():
         found = _FACTOR.fullmatch(name)
         if found is None:
@@ -146,7 +146,7 @@ def _changes(name: str, halves: Halves, shape: tuple[int, ...]) -> tuple[list[Fa
 def _parts(change: Factors, count: int) -> list[Factors]:
     """Splits fused factors, whose steps are stacked along the rows of both."""
     return [
-        Factors(stored.Part(change.down, k, count), stored.Part(change.up, k, count))
+        Factors(lazy.Part(change.down, k, count), lazy.Part(change.up, k, count))
         for k in range(count)
     ]
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mvjax import config as config_lib
 from mvjax import tree
-from mvjax.codec import interface, quantiser, rusty
+from mvjax.codec import interface, quantizer, rusty
+from mvjax.config import schema
 from mvjax.weights import rules, safetensors_io
 
 Params = dict[str, Any]
@@ -30,7 +30,7 @@ _SPELLINGS = (  # other spellings (older files, the `moshi` package's) -> that o
 _BRANCHES = (("semantic", "rvq_first"), ("acoustic", "rvq_rest"))
 
 
-def load_mimi(path: Path, config: config_lib.MimiConfig) -> Params:
+def load_mimi(path: Path, config: schema.MimiConfig) -> Params:
     """Reads a Mimi file into the parameters of `codec.mimi.Mimi`, float32.
 
     Args:
@@ -57,7 +57,7 @@ def load_mimi(path: Path, config: config_lib.MimiConfig) -> Params:
 
 
 def open_codec(
-    path: Path, config: config_lib.MimiConfig, *, backend: Literal["flax", "rusty"] = "flax"
+    path: Path, config: schema.MimiConfig, *, backend: Literal["flax", "rusty"] = "flax"
 ) -> interface.Codec:
     """Opens a Mimi file as a codec.
 
@@ -75,7 +75,7 @@ def open_codec(
     return interface.Flax(load_mimi(path, config), config)
 
 
-def sizes(config: config_lib.MimiConfig) -> dict[str, int]:
+def sizes(config: schema.MimiConfig) -> dict[str, int]:
     """Returns {axis name in these rules: size}."""
     stages = range(len(config.ratios) + 1)
     return {
@@ -87,15 +87,15 @@ def sizes(config: config_lib.MimiConfig) -> dict[str, int]:
         "F": config.hidden,
         "C": config.codes,
         "W": config.code_width,
-        "semantic_level": quantiser.SEMANTIC_LEVELS,
-        "acoustic_level": config.stored_codebooks - quantiser.SEMANTIC_LEVELS,
+        "semantic_level": quantizer.SEMANTIC_LEVELS,
+        "acoustic_level": config.stored_codebooks - quantizer.SEMANTIC_LEVELS,
         **{f"w{i}": config.filters * 2**i for i in stages},  # widths at each rate, widest last
         **{f"half{i}": config.filters * 2**i // 2 for i in stages},
         **{f"taps{i}": 2 * ratio for i, ratio in enumerate(reversed(config.ratios))},
     }
 
 
-def mimi_rules(config: config_lib.MimiConfig) -> list[rules.Rule]:
+def mimi_rules(config: schema.MimiConfig) -> list[rules.Rule]:
     """Returns the table of all parameters."""
     table = [
         *_encoder_rules(len(config.ratios)),

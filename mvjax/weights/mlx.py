@@ -12,27 +12,26 @@ from pathlib import Path
 
 import numpy as np
 
-from mvjax import config as config_lib
-from mvjax.nn import gates
+from mvjax import files, gates
+from mvjax.config import schema
+from mvjax.export import targets
 from mvjax.weights import (
     kyutai,
-    leaf,
-    locate,
-    mlx_quantised,
-    quantise,
+    lazy,
+    leaf_view,
+    mlx_quantized,
+    quantize,
     rules,
     safetensors_io,
     siglip_names,
-    stored,
-    targets,
 )
 
-NAMES = (*locate.WEIGHTS, *(f"model.{mode}.safetensors" for mode in quantise.SCHEMES))
+NAMES = (*files.WEIGHTS, *(f"model.{mode}.safetensors" for mode in quantize.SCHEMES))
 
 
 def open_mlx(
-    path: str | Path, config: config_lib.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> dict[str, leaf.Leaf]:
+    path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
+) -> dict[str, leaf_view.Leaf]:
     """Returns {our path: leaf} of a file of `kyuteye_mlx`, to be read slice by slice.
 
     Args:
@@ -44,17 +43,17 @@ def open_mlx(
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
     """
-    path = locate.resolve(path, names=NAMES)
+    path = files.resolve(path, names=NAMES)
     return from_tensors(safetensors_io.tensors(path), config, dtype=dtype, place=str(path))
 
 
 def quantised(
-    flat: Mapping[str, stored.Stored],
-    config: config_lib.ModelConfig,
-    mode: quantise.Mode,
+    flat: Mapping[str, lazy.Stored],
+    config: schema.ModelConfig,
+    mode: quantize.Mode,
     *,
     place: str,
-) -> dict[str, stored.Stored]:
+) -> dict[str, lazy.Stored]:
     """Returns {name in the file: tensor}, made when read: as its server asks for, the rest bfloat16.
 
     Args:
@@ -68,31 +67,31 @@ def quantised(
     """
     if problems := width_refusals(config, mode):
         raise ValueError(f"{place}: cannot quantise to {mode}:\n  " + "\n  ".join(problems))
-    return mlx_quantised.quantised(
+    return mlx_quantized.quantised(
         rules.views(flat, mlx_rules(config), kyutai.sizes(config), place=place),
-        quantise.SCHEMES[mode],
+        quantize.SCHEMES[mode],
         layers=config.backbone.layers,
     )
 
 
 def from_tensors(
-    tensors: Mapping[str, stored.Stored],
-    config: config_lib.ModelConfig,
+    tensors: Mapping[str, lazy.Stored],
+    config: schema.ModelConfig,
     *,
     dtype: np.dtype | type | None = np.float32,
     place: str,
-) -> dict[str, leaf.Leaf]:
+) -> dict[str, leaf_view.Leaf]:
     """Returns {our path: leaf} for {name in the file: tensor}; arguments as `open_mlx`."""
     table, sizes = mlx_rules(config), kyutai.sizes(config)
-    single = mlx_quantised.without_copies(tensors, layers=config.backbone.layers, place=place)
+    single = mlx_quantized.without_copies(tensors, layers=config.backbone.layers, place=place)
     shapes = rules.tensor_shapes(table, sizes)
-    plain = mlx_quantised.dequantised(single, shapes, dtype=dtype, place=place)
+    plain = mlx_quantized.dequantised(single, shapes, dtype=dtype, place=place)
     return rules.leaves(plain, table, sizes, place=place, dtype=dtype)
 
 
-def width_refusals(config: config_lib.ModelConfig, mode: quantise.Mode) -> list[str]:
+def width_refusals(config: schema.ModelConfig, mode: quantize.Mode) -> list[str]:
     """Returns which widths do not fill the groups of a mode; `nn.quantize` would stop at them."""
-    group, gate = quantise.SCHEMES[mode].group, config.cross_attention.gate
+    group, gate = quantize.SCHEMES[mode].group, config.cross_attention.gate
     widths = {
         "backbone.width": config.backbone.width,
         "backbone.hidden": config.backbone.hidden,
@@ -110,7 +109,7 @@ def width_refusals(config: config_lib.ModelConfig, mode: quantise.Mode) -> list[
     ]
 
 
-def mlx_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+def mlx_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Returns the table.
 
     Raises:
@@ -179,7 +178,7 @@ def depformer_rows(steps: int) -> list[tuple]:
     ]
 
 
-def _adapter_rules(config: config_lib.ModelConfig) -> list[rules.Rule]:
+def _adapter_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     shared = "transformer.layers.0.cross_attention.mha."
     image = "transformer.image_prefix."
     table = [

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Float
 
-from mvjax import config as config_lib
-from mvjax.weights import stored
+from mvjax.config import schema
+from mvjax.weights import lazy
 
 _LOG = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 class Resampled:
     """A table of positions [.., S, E] on a square grid, as one of `count` positions."""
 
-    table: stored.Stored
+    table: lazy.Stored
     count: int
 
     @property
@@ -33,13 +33,13 @@ class Resampled:
         """That of the table."""
         return np.dtype(self.table.dtype)
 
-    def __getitem__(self, index: stored.Index) -> np.ndarray:
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Reads the whole table and resamples it: it is small."""
         whole = np.asarray(self.table[()], np.float32).reshape(self.table.shape[-2:])
         return resample(whole, self.count).reshape(self.shape)[(*index, ...)]
 
 
-def fit(table: stored.Stored, config: config_lib.SiglipConfig, *, place: str) -> stored.Stored:
+def fit(table: lazy.Stored, config: schema.SiglipConfig, *, place: str) -> lazy.Stored:
     """Returns the table for the config's image size, resampled if it is for another, which is logged.
 
     A table of another width, or not of a square, is returned as it is, to be refused by its shape.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mvjax.weights import layout, leaf, stored, stream, theirs
+from mvjax.weights import layout, lazy, leaf_view, placement, upstream_view
 
 Rule = layout.Rule
 Sizes = layout.Sizes
@@ -39,13 +39,13 @@ def tensor_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, .
 
 
 def views(
-    flat: Mapping[str, stored.Stored],
+    flat: Mapping[str, lazy.Stored],
     rules: Sequence[Rule],
     sizes: Sizes,
     *,
     place: str,
     dtype: np.dtype | type | None = None,
-) -> dict[str, stored.Stored]:
+) -> dict[str, lazy.Stored]:
     """Returns {upstream name: tensor} for {our path: leaf}; each is made when it is read.
 
     Args:
@@ -59,18 +59,18 @@ def views(
       ValueError: naming the place and every missing, unexpected or misshapen path.
     """
     _check(leaf_shapes(rules, sizes), flat, place=place, kind="parameters")
-    tensors: dict[str, stored.Stored] = {}
+    tensors: dict[str, lazy.Stored] = {}
     for rule in rules:
         resolved = layout.resolve(rule, sizes)
-        values = tuple(stream.on_host(flat[path]) for path in rule.leaves)
+        values = tuple(placement.on_host(flat[path]) for path in rule.leaves)
         for name, slots in layout.names(rule, resolved):
             assert name not in tensors, f"two rules produce {name}"
-            tensors[name] = stored.cast(theirs.Theirs(rule, resolved, slots, values), dtype)
+            tensors[name] = lazy.cast(upstream_view.Theirs(rule, resolved, slots, values), dtype)
     return tensors
 
 
 def from_upstream(
-    tensors: Mapping[str, stored.Stored],
+    tensors: Mapping[str, lazy.Stored],
     rules: Sequence[Rule],
     sizes: Sizes,
     *,
@@ -85,7 +85,7 @@ def from_upstream(
     return read_leaves(leaves(tensors, rules, sizes, place=place, dtype=dtype), place=place)
 
 
-def read_leaves(views: Mapping[str, leaf.Leaf], *, place: str) -> dict[str, np.ndarray]:
+def read_leaves(views: Mapping[str, leaf_view.Leaf], *, place: str) -> dict[str, np.ndarray]:
     """Returns {our path: values}, each whole, in the file's order: ours are strides, nothing is moved.
 
     Raises:
@@ -97,18 +97,18 @@ def read_leaves(views: Mapping[str, leaf.Leaf], *, place: str) -> dict[str, np.n
         values, found = view.read(())
         flat[path] = values
         problems += found
-    leaf.refuse_damage(problems, place)
+    leaf_view.refuse_damage(problems, place)
     return flat
 
 
 def leaves(
-    tensors: Mapping[str, stored.Stored],
+    tensors: Mapping[str, lazy.Stored],
     rules: Sequence[Rule],
     sizes: Sizes,
     *,
     place: str,
     dtype: np.dtype | type | None = np.float32,
-) -> dict[str, leaf.Leaf]:
+) -> dict[str, leaf_view.Leaf]:
     """Returns {our path: leaf} for {upstream name: tensor}; nothing is read before it is indexed.
 
     Args:
@@ -122,21 +122,21 @@ def leaves(
       ValueError: naming the place, and every missing, unexpected or misshapen name.
     """
     _check(tensor_shapes(rules, sizes), tensors, place=place, kind="tensors")
-    found: dict[str, leaf.Leaf] = {}
+    found: dict[str, leaf_view.Leaf] = {}
     for rule in rules:
         resolved = layout.resolve(rule, sizes)
         named = {name: tensors[name] for name, _ in layout.names(rule, resolved)}
-        kept = stored.common_dtype([tensor.dtype for tensor in named.values()])
+        kept = lazy.common_dtype([tensor.dtype for tensor in named.values()])
         kept = kept if dtype is None else np.dtype(dtype)
         for row, path in enumerate(rule.leaves):
             assert path not in found, f"two rules produce {path}"
-            found[path] = leaf.Leaf(rule, resolved, row, named, kept, place)
+            found[path] = leaf_view.Leaf(rule, resolved, row, named, kept, place)
     return found
 
 
 def _check(
     expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, stored.Stored],
+    found: Mapping[str, lazy.Stored],
     *,
     place: str,
     kind: str,
@@ -153,7 +153,7 @@ def _check(
             problems.append(
                 f"{name}: expected {list(shape)}, got {list(got)}{_origin(found[name], place)}"
             )
-        elif kind == "tensors" and not stored.is_float(found[name].dtype):
+        elif kind == "tensors" and not lazy.is_float(found[name].dtype):
             problems.append(
                 f"{name}: expected floating point numbers, got {found[name].dtype}"
                 f"{_origin(found[name], place)}"
@@ -166,7 +166,7 @@ def _check(
         )
 
 
-def _origin(tensor: stored.Stored, place: str) -> str:
+def _origin(tensor: lazy.Stored, place: str) -> str:
     """Names the file of a tensor where it is not the place itself."""
     file = getattr(tensor, "file", None)
     return f" (in {file})" if file is not None and str(file) != place else ""

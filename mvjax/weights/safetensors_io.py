@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from mvjax.weights import checksums, stored
+from mvjax.weights import checksums, lazy
 
 Tensors = dict[str, np.ndarray]
 
@@ -61,9 +61,9 @@ class Tensor:
     dtype: np.dtype
     begin: int  # bytes from the start of the file
 
-    def __getitem__(self, index: stored.Index) -> np.ndarray:
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Maps the tensor and returns the part."""
-        part = stored.slices(stored.box(index, self.shape))
+        part = lazy.slices(lazy.box(index, self.shape))
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)[part]
         mapped = np.memmap(self.file, self.dtype, "r", offset=self.begin, shape=self.shape)
@@ -129,7 +129,7 @@ def files(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted(set(_weight_map(path).values()))]
 
 
-def write(path: Path, tensors: Mapping[str, stored.Stored]) -> None:
+def write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
     """Writes a file whole or not at all: a partial write never replaces an existing file.
 
     Equal tensors give equal bytes. One tensor is read at a time, and dropped.

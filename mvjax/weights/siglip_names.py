@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.weights import rules
 
 _BLOCK = "Transformer/encoderblock"
@@ -10,7 +10,7 @@ _ATTENTION = f"{_BLOCK}/MultiHeadDotProductAttention_0"
 _MLP = f"{_BLOCK}/MlpBlock_0"
 
 
-def sizes(config: config_lib.SiglipConfig) -> dict[str, int]:
+def sizes(config: schema.SiglipConfig) -> dict[str, int]:
     """Returns {axis name in these rules: size}."""
     return {
         "E": config.width,

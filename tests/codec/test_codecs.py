@@ -10,15 +10,15 @@ import mimi_twin
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.codec import mimi, rusty
+from mvjax.config import schema
 from mvjax.weights import mimi as mimi_weights
 
 B, T = 2, 3
 
 
-def _write(path, config: config_lib.MimiConfig) -> None:
+def _write(path, config: schema.MimiConfig) -> None:
     """A file of the config's structure with random values that leave no part without influence."""
     audio = jnp.zeros((1, mimi.frame_samples(config)))
     shapes = jax.eval_shape(mimi.Mimi(config).init, jax.random.key(0), audio)["params"]
@@ -40,7 +40,7 @@ def _write(path, config: config_lib.MimiConfig) -> None:
     mimi_file.write(path, tree.unflatten(flat), config)
 
 
-def _audio(config: config_lib.MimiConfig, frames: int, batch: int = B) -> np.ndarray:
+def _audio(config: schema.MimiConfig, frames: int, batch: int = B) -> np.ndarray:
     samples = frames * mimi.frame_samples(config)
     random = np.random.default_rng(1)
     return (random.standard_normal((batch, samples)) * 0.3).astype(np.float32)
@@ -70,14 +70,14 @@ def test_the_flax_codec_is_mimi(tmp_path):
 
 
 def test_rust_refuses_other_sizes_by_name(tmp_path):
-    config = dataclasses.replace(config_lib.MimiConfig(codebooks=4), latent=128, codes=256)
+    config = dataclasses.replace(schema.MimiConfig(codebooks=4), latent=128, codes=256)
     with pytest.raises(ValueError, match=r"latent=128 \(released: 512\), codes=256 .*Flax codec"):
         mimi_weights.open_codec(tmp_path / "mimi.safetensors", config, backend="rusty")
 
 
 def test_without_the_package_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rustymimi", None)
-    codec = rusty.Rusty(tmp_path / "mimi.safetensors", config_lib.MimiConfig())
+    codec = rusty.Rusty(tmp_path / "mimi.safetensors", schema.MimiConfig())
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'mvjax\[rustymimi\]'"):
         codec.stream()
 
@@ -87,7 +87,7 @@ def test_without_the_package_the_remedy_is_named(tmp_path, monkeypatch):
 def test_rust_agrees_with_flax_at_the_real_size(tmp_path):
     """A file that we write, 385 MB, read by both: the same codes, and audio to 1e-4."""
     pytest.importorskip("rustymimi")
-    config = config_lib.MimiConfig()
+    config = schema.MimiConfig()
     path = tmp_path / "mimi.safetensors"
     _write(path, config)
     ours, theirs = (
@@ -114,7 +114,7 @@ def test_rust_agrees_with_flax_at_the_real_size(tmp_path):
 def test_rust_has_one_step_more_in_its_window(tmp_path):
     """Past 10 s the context is full, and only `context_has_self=False` agrees."""
     pytest.importorskip("rustymimi")
-    rust = config_lib.MimiConfig(context_has_self=False)
+    rust = schema.MimiConfig(context_has_self=False)
     path = tmp_path / "mimi.safetensors"
     _write(path, rust)
     theirs = mimi_weights.open_codec(path, rust, backend="rusty")

@@ -9,9 +9,9 @@ import mimi_twin
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.codec import mimi, transformer
+from mvjax.config import schema
 from mvjax.weights import mimi as mimi_weights
 
 CONFIG, FRAME = mimi_twin.CONFIG, mimi_twin.FRAME
@@ -134,7 +134,7 @@ def test_chunks_of_the_convolutions_change_nothing(params, monkeypatch, chunk):
 
 def test_long_signals_are_cut_into_chunks_on_a_cpu():
     def chunk(batch: int, frames: int) -> int:
-        return mimi.Mimi(config_lib.MimiConfig())._chunk(batch, frames)
+        return mimi.Mimi(schema.MimiConfig())._chunk(batch, frames)
 
     assert chunk(1, 4) == 4
     assert chunk(1, 100) == 8
@@ -195,7 +195,7 @@ def test_fewer_codebooks_are_the_first_ones(params, used):
 
 
 def test_the_real_size_has_the_parameters_of_the_released_file():
-    config = config_lib.MimiConfig()
+    config = schema.MimiConfig()
     init = mimi.Mimi(config).init
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, mimi.frame_samples(config))))
     count = sum(leaf.size for leaf in tree.flatten(shapes["params"]).values())

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mvjax import cli
-from mvjax.data import align, records, spoken
 from mvjax.data.ingest import items, moshi_finetune
+from mvjax.data.records import dataset
+from mvjax.data.speech import align, spoken
 
 # As whisper-timestamped 1.15.9 returns it, some times as numpy's; a segment may be without words.
 RESULT = {
@@ -49,9 +50,9 @@ RESULT = {
     "language": "en",
 }
 HEARD = (
-    records.Word("Hello", 0.24, 0.61),
-    records.Word("there.", 0.7, 0.98),
-    records.Word("Bye.", 1.5, 2.0),  # clipped to the audio
+    dataset.Word("Hello", 0.24, 0.61),
+    dataset.Word("there.", 0.7, 0.98),
+    dataset.Word("Bye.", 1.5, 2.0),  # clipped to the audio
 )
 
 
@@ -95,7 +96,7 @@ def test_annotate_fills_only_what_is_missing():
 
     def aligner(samples):
         heard.append(float(samples[0]))
-        return (records.Word(f"level {samples[0]:.1f}", 0.1 + samples[0], 1.0),)
+        return (dataset.Word(f"level {samples[0]:.1f}", 0.1 + samples[0], 1.0),)
 
     silent = spoken.Spoken("a", audio, words=None, turns=())
     one = align.annotate(silent, aligner)
@@ -105,7 +106,7 @@ def test_annotate_fills_only_what_is_missing():
     assert [word.text for word in both.user_words] == ["level 0.2"]
     assert [turn.speaker for turn in both.turns] == ["assistant", "user"]
     heard.clear()
-    known = spoken.Spoken("a", audio, words=(), turns=(records.Turn("user", "hi"),))
+    known = spoken.Spoken("a", audio, words=(), turns=(dataset.Turn("user", "hi"),))
     assert align.annotate(known, aligner) is known and not heard
     assert align.annotate(known, aligner, user=True).turns == known.turns
     assert heard == [pytest.approx(0.2)]

@@ -3,7 +3,7 @@ import pytest
 import soundfile
 
 from mvjax import types
-from mvjax.data import augment
+from mvjax.data.speech import augment
 
 OFF = {"p_gain": 0.0, "p_noise": 0.0, "p_echo": 0.0}
 RATE = types.SAMPLE_RATE

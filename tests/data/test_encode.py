@@ -6,20 +6,24 @@ import sys
 import numpy as np
 import pytest
 
-from mvjax import tiny, types
+from mvjax import files, types
 from mvjax.codec import interface
-from mvjax.data import augment, code_store, encode, encoder, records, spoken
 from mvjax.data.ingest import items, moshi_finetune
-from mvjax.weights import locate, mimi
+from mvjax.data.records import dataset
+from mvjax.data.speech import augment, code_store, encode, encoder, spoken
+from mvjax.digits import frozen_models
+from mvjax.weights import mimi
 
-CODEC = tiny.FROZEN.codec
+CODEC = frozen_models.FROZEN.codec
 SECONDS = (1.3, 0.5, 2.03, 1.3, 0.07)
 Q = 8
 
 
 @pytest.fixture(scope="module")
 def codec():
-    return interface.Flax(mimi.load_mimi(locate.resolve(CODEC), tiny.CODEC), tiny.CODEC)
+    return interface.Flax(
+        mimi.load_mimi(files.resolve(CODEC), frozen_models.CODEC), frozen_models.CODEC
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +36,8 @@ def source(tmp_path_factory):
         for n, seconds in enumerate(SECONDS):
             samples = round(seconds * types.SAMPLE_RATE)
             audio = (0.2 * rng.standard_normal((2, samples))).astype(np.float32)
-            words = (records.Word("hi", 0.0, seconds / 2),)
-            turns = (records.Turn("assistant", "hi"),)
+            words = (dataset.Word("hi", 0.0, seconds / 2),)
+            turns = (dataset.Turn("assistant", "hi"),)
             yield spoken.Spoken(id=f"talk-{n}", audio=audio, words=words, turns=turns)
 
     moshi_finetune.write(folder, dialogues())
@@ -41,7 +45,12 @@ def source(tmp_path_factory):
 
 
 def settings(root, **fields) -> encoder.Settings:
-    chosen = {"codec": CODEC, "config": tiny.CODEC, "codebooks": Q, "store": root / encode.STORE}
+    chosen = {
+        "codec": CODEC,
+        "config": frozen_models.CODEC,
+        "codebooks": Q,
+        "store": root / encode.STORE,
+    }
     return encoder.Settings(**{**chosen, "batch_seconds": 6.0, **fields})
 
 
@@ -50,7 +59,7 @@ def run(root, source, *, skips=None, name="chat", workers=0, copies=1, **fields)
     chosen = settings(root, **fields)
     found = moshi_finetune.read(source, skips=skips)
     return encode.write(
-        found, root / name, settings=chosen, made_with=records.identity(tiny.FROZEN),
+        found, root / name, settings=chosen, made_with=dataset.identity(frozen_models.FROZEN),
         skips=skips, workers=workers, copies=copies,
     )  # fmt: skip
 
@@ -58,7 +67,7 @@ def run(root, source, *, skips=None, name="chat", workers=0, copies=1, **fields)
 def test_codes_are_those_of_each_side_alone(tmp_path, source, codec):
     tally = run(tmp_path, source)
     assert tally.records == len(SECONDS) and tally.fresh_seconds == pytest.approx(sum(SECONDS))
-    reader = records.Reader(tmp_path / "chat", expected=records.identity(tiny.FROZEN))
+    reader = dataset.Reader(tmp_path / "chat", expected=dataset.identity(frozen_models.FROZEN))
     dialogues = moshi_finetune.read(source, skips=items.Skips())
     for found, dialogue in zip(reader, dialogues, strict=True):
         audio = dialogue.samples()
@@ -73,12 +82,12 @@ def test_codes_are_those_of_each_side_alone(tmp_path, source, codec):
 
 def test_what_was_encoded_is_not_encoded_again(tmp_path, source, monkeypatch):
     run(tmp_path, source)
-    first = records.Reader(tmp_path / "chat", expected=None)
+    first = dataset.Reader(tmp_path / "chat", expected=None)
     wanted = [record.codes for record in first]
     monkeypatch.setattr(interface.Flax, "encode", None)  # would fail if it were called
     tally = run(tmp_path, source, name="again")
     assert tally.fresh_seconds == 0 and tally.seconds == pytest.approx(sum(SECONDS))
-    assert [r.codes for r in records.Reader(tmp_path / "again", expected=None)] == wanted
+    assert [r.codes for r in dataset.Reader(tmp_path / "again", expected=None)] == wanted
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path, source, monkeypatch):
@@ -135,7 +144,7 @@ def test_what_cannot_be_read_is_listed(tmp_path, source):
     dialogues[2] = dataclasses.replace(dialogues[2], audio=broken / "none.wav")
     tally = encode.write(
         dialogues, tmp_path / "chat", settings=settings(tmp_path, max_seconds=1.0),
-        made_with=records.identity(tiny.FROZEN), skips=skips,
+        made_with=dataset.identity(frozen_models.FROZEN), skips=skips,
     )  # fmt: skip
     skips.close()
     lines = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
@@ -148,39 +157,39 @@ def test_what_cannot_be_read_is_listed(tmp_path, source):
 def test_processes_write_the_same_records(tmp_path, source):
     run(tmp_path / "one", source)
     run(tmp_path / "two", source, workers=2)
-    one, two = (records.Reader(tmp_path / n / "chat", expected=None) for n in ("one", "two"))
+    one, two = (dataset.Reader(tmp_path / n / "chat", expected=None) for n in ("one", "two"))
     assert [r.codes for r in one] == [r.codes for r in two]
 
 
 def test_beam_fills_the_store(tmp_path, source):
     pytest.importorskip("apache_beam")
-    from mvjax.data import encode_beam
+    from mvjax.data.speech import beam
 
     chosen = settings(tmp_path)
     tasks = encode.tasks(moshi_finetune.read(source, skips=items.Skips()), chosen)
-    assert encode_beam.fill(tasks, chosen, options=["--runner=DirectRunner"]) == len(SECONDS)
+    assert beam.fill(tasks, chosen, options=["--runner=DirectRunner"]) == len(SECONDS)
     tally = run(tmp_path, source)
     assert (tally.records, tally.fresh_seconds) == (len(SECONDS), 0)
 
 
 def test_without_beam_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "mvjax.data.encode_beam", raising=False)
+    monkeypatch.delitem(sys.modules, "mvjax.data.speech.beam", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"mvjax\[beam\]"):
-        importlib.import_module("mvjax.data.encode_beam")
+        importlib.import_module("mvjax.data.speech.beam")
 
 
 def test_copies_differ_and_are_the_same_again(tmp_path, source):
     chosen = augment.Augment(seed=3, p_gain=1.0)
     run(tmp_path, source, augment=chosen, copies=2)
-    reader = records.Reader(tmp_path / "chat", expected=None)
+    reader = dataset.Reader(tmp_path / "chat", expected=None)
     ids = [record.id for record in reader]
     assert ids[:2] == ["talk-0", "talk-0#1"] and len(ids) == 2 * len(SECONDS)
     one, two = reader[0].array(), reader[1].array()
     np.testing.assert_array_equal(one[:Q], two[:Q])  # the assistant as recorded
     assert np.any(one[Q:] != two[Q:])
     run(tmp_path / "other", source, augment=chosen, copies=2)
-    again = records.Reader(tmp_path / "other" / "chat", expected=None)
+    again = dataset.Reader(tmp_path / "other" / "chat", expected=None)
     assert [r.codes for r in again] == [r.codes for r in reader]
     with pytest.raises(ValueError, match="copies: expected 1"):
         run(tmp_path, source, copies=2)

@@ -1,7 +1,7 @@
 import pytest
 
 from mvjax import types
-from mvjax.data import encoder
+from mvjax.data.speech import encoder
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 100, 1249])

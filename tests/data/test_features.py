@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import test_mixture
 
-from mvjax import config as config_lib
-from mvjax.data import features, images, mixture, records, rows
+from mvjax.config import schema
+from mvjax.data import examples, image_features, images, mixture
+from mvjax.data.records import dataset as dataset_lib
 
-LIMITS = config_lib.LimitsConfig()
-MADE = features.Made("a hash", test_mixture.SIZE)
+LIMITS = schema.LimitsConfig()
+MADE = image_features.Made("a hash", test_mixture.SIZE)
 S, E = 5, 3
 
 
@@ -25,15 +26,15 @@ def dataset(tmp_path):
     path = tmp_path / "visual"
     items = [test_mixture._record(i, "visual") for i in range(7)]
     items += [msgspec.structs.replace(items[2], id="again")]
-    records.write(path, items, records.Identity(codec="c", tokenizer="t"))
+    dataset_lib.write(path, items, dataset_lib.Identity(codec="c", tokenizer="t"))
     return path
 
 
 def test_every_image_once_and_by_its_number(dataset):
-    index = features.write(dataset, encode, MADE, batch=3, limits=LIMITS, shard_bytes=100)
+    index = image_features.write(dataset, encode, MADE, batch=3, limits=LIMITS, shard_bytes=100)
     assert (index.tokens, index.width) == (S, E) and len(index.features) > 1
-    found = features.Reader(dataset, expected=MADE)
-    reader = records.Reader(dataset, expected=None)
+    found = image_features.Reader(dataset, expected=MADE)
+    reader = dataset_lib.Reader(dataset, expected=None)
     numbers = {reader.row(i).image for i in range(len(reader))}
     assert numbers == set(range(7))
     for i in range(len(reader)):
@@ -41,36 +42,36 @@ def test_every_image_once_and_by_its_number(dataset):
         pixels = images.resize_square(images.decode(reader.image(row.image), limits=LIMITS), 16)
         wanted = encode(pixels[None])[0].astype(ml_dtypes.bfloat16)
         np.testing.assert_array_equal(found[row.image], wanted)
-    assert features.fresh(dataset, MADE)
+    assert image_features.fresh(dataset, MADE)
 
 
 def test_others_are_refused(dataset):
     with pytest.raises(FileNotFoundError, match="mvjax data features"):
-        features.Reader(dataset, expected=MADE)
-    assert not features.fresh(dataset, MADE)
-    features.write(dataset, encode, MADE, batch=4, limits=LIMITS)
+        image_features.Reader(dataset, expected=MADE)
+    assert not image_features.fresh(dataset, MADE)
+    image_features.write(dataset, encode, MADE, batch=4, limits=LIMITS)
     with pytest.raises(ValueError, match="image_size=32"):
-        features.Reader(dataset, expected=features.Made("a hash", 32))
+        image_features.Reader(dataset, expected=image_features.Made("a hash", 32))
     items = [test_mixture._record(i, "visual") for i in range(3)]
-    records.write(dataset, items, records.Identity(codec="c", tokenizer="t"))
+    dataset_lib.write(dataset, items, dataset_lib.Identity(codec="c", tokenizer="t"))
     with pytest.raises(ValueError, match="of other images"):
-        features.Reader(dataset, expected=MADE)
-    features.path(dataset).write_text("{")
+        image_features.Reader(dataset, expected=MADE)
+    image_features.path(dataset).write_text("{")
     with pytest.raises(ValueError, match="expected an index of features"):
-        features.Reader(dataset, expected=MADE)
+        image_features.Reader(dataset, expected=MADE)
 
 
 def test_an_interrupted_writing_leaves_the_old_features(dataset):
-    features.write(dataset, encode, MADE, batch=4, limits=LIMITS)
+    image_features.write(dataset, encode, MADE, batch=4, limits=LIMITS)
     before = sorted(path.name for path in dataset.parent.iterdir())
 
     def fails(pixels):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        features.write(dataset, fails, MADE, batch=4, limits=LIMITS)
+        image_features.write(dataset, fails, MADE, batch=4, limits=LIMITS)
     assert sorted(path.name for path in dataset.parent.iterdir()) == before
-    assert features.fresh(dataset, MADE)
+    assert image_features.fresh(dataset, MADE)
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def run(tmp_path):
     mixture.ensure_records(run.data)
     frozen = dataclasses.replace(run.frozen, siglip=str(siglip), moshi=str(siglip))
     model = dataclasses.replace(
-        run.model, siglip=config_lib.SiglipConfig(image_size=16, patch=4, width=E)
+        run.model, siglip=schema.SiglipConfig(image_size=16, patch=4, width=E)
     )
     run = dataclasses.replace(run, frozen=frozen, model=model)
     return dataclasses.replace(run, data=dataclasses.replace(run.data, features=True))
@@ -95,10 +96,10 @@ def test_batches_hold_features_in_place_of_pixels(run):
 
     with pytest.raises(FileNotFoundError, match="mvjax data features"):
         mixture.batches(run)[0]
-    made_with = features.made_with(run.frozen, run.model)
+    made_with = image_features.made_with(run.frozen, run.model)
     for name in ("visual", "text"):
-        path = rows.record_path(run.data, name)
-        features.write(path, encode, made_with, batch=8, limits=LIMITS)
+        path = examples.record_path(run.data, name)
+        image_features.write(path, encode, made_with, batch=8, limits=LIMITS)
     off = dataclasses.replace(run, data=dataclasses.replace(run.data, features=False))
     for found, plain in zip(mixture.batches(run)[3], mixture.batches(off)[3], strict=True):
         assert found.images.dtype == ml_dtypes.bfloat16

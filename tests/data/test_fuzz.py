@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvjax import config
-from mvjax.data import images, record, records, shards, spoken
-from mvjax.data.ingest import files, items
+from mvjax.config import schema
+from mvjax.data import images
+from mvjax.data.ingest import items, sources
+from mvjax.data.records import dataset, record, shards
+from mvjax.data.speech import spoken
 
 COUNTS = [fuzzing.SHORT, pytest.param(fuzzing.LONG, marks=pytest.mark.slow)]
-LIMITS = config.LimitsConfig(image_pixels=10**6, audio_seconds=60.0)
-MADE_WITH = records.Identity(codec="c" * 64, tokenizer="t" * 64)
+LIMITS = schema.LimitsConfig(image_pixels=10**6, audio_seconds=60.0)
+MADE_WITH = dataset.Identity(codec="c" * 64, tokenizer="t" * 64)
 
 
 def _pictures() -> list[bytes]:
@@ -54,18 +56,18 @@ def _pictures() -> list[bytes]:
     return found
 
 
-def _record(i=0, **changes) -> records.Record:
+def _record(i=0, **changes) -> dataset.Record:
     fields = {
         "id": f"r{i}",
         "kinds": ("LOC", "NUM"),
-        "turns": (records.Turn("user", "what is it"), records.Turn("assistant", "a sëven")),
+        "turns": (dataset.Turn("user", "what is it"), dataset.Turn("assistant", "a sëven")),
         "facts": {"digit": 7, "colour": "red"},
-        "words": (records.Word("a", 0.05, 0.1), records.Word("sëven", 0.1, 0.33)),
+        "words": (dataset.Word("a", 0.05, 0.1), dataset.Word("sëven", 0.1, 0.33)),
         "codes": np.random.default_rng(i).bytes(40),
         "codebooks": 4,
         "seconds": 0.4,
     }
-    return records.Record(**(fields | changes))
+    return dataset.Record(**(fields | changes))
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -88,7 +90,7 @@ def test_records(count):
         if not record.problems(row, LIMITS):
             assert row.array().size * 2 == len(row.codes)
 
-    text = records.Record("t", (), (records.Turn("user", "é"),))
+    text = dataset.Record("t", (), (dataset.Turn("user", "é"),))
     seeds = [record.encode(_record(), 70_000), record.encode(text, None)]
     refused = fuzzing.fuzz(seeds, check, count)
     assert count // 4 < refused < count
@@ -97,12 +99,12 @@ def test_records(count):
 @pytest.mark.parametrize("count", COUNTS)
 def test_indexes(count, tmp_path):
     path = tmp_path / "visual"
-    records.write(path, [_record(0), _record(1, image=_pictures()[0])], MADE_WITH)
-    index = records.index_path(path)
+    dataset.write(path, [_record(0), _record(1, image=_pictures()[0])], MADE_WITH)
+    index = dataset.index_path(path)
 
     def check(data):
         index.write_bytes(data)
-        reader = records.Reader(path, expected=MADE_WITH)
+        reader = dataset.Reader(path, expected=MADE_WITH)
         assert len(reader) == 2
 
     whole = index.read_bytes()
@@ -134,12 +136,12 @@ def test_shards(count, tmp_path):
 @pytest.mark.parametrize("count", COUNTS)
 def test_ids(count, tmp_path):
     path = tmp_path / "visual"
-    records.write(path, [_record(i) for i in range(9)], MADE_WITH)
+    dataset.write(path, [_record(i) for i in range(9)], MADE_WITH)
     ids = path.with_suffix(".ids")
 
     def check(data):
         ids.write_bytes(data)
-        reader = records.Reader(path, expected=None)
+        reader = dataset.Reader(path, expected=None)
         for i in (0, 4):
             assert reader.find(f"r{i}") == i
 
@@ -207,7 +209,7 @@ def test_released_json(count, tmp_path):
 
     def check(data):
         path.write_bytes(data)
-        files.decode_json(path, decoder)
+        sources.decode_json(path, decoder)
 
     refused = fuzzing.fuzz([msgspec.json.encode(CAPTIONS)], check, count)
     assert count // 4 < refused < count
@@ -221,7 +223,7 @@ def test_released_json_lines(count, tmp_path):
 
     def check(data):
         path.write_bytes(data)
-        assert len(list(files.json_lines(path, decoder, skips))) <= data.count(b"\n") + 1
+        assert len(list(sources.json_lines(path, decoder, skips))) <= data.count(b"\n") + 1
 
     fuzzing.fuzz([b"\n".join(map(msgspec.json.encode, CAPTIONS))], check, count, errors=())
     assert skips.counts.total() > count // 4
@@ -245,7 +247,7 @@ def test_released_parquet(count, tmp_path):
 
     def check(data):
         path.write_bytes(data)
-        list(files.parquet_rows([path], _Pictured, skips))
+        list(sources.parquet_rows([path], _Pictured, skips))
 
     refused = fuzzing.fuzz(seeds, check, count)
     assert refused + skips.counts.total() > count // 8

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.data import images
 
 
@@ -85,8 +85,8 @@ def test_exif_rotation_is_applied(tag, turned, form):
 def test_too_many_bytes_or_pixels_are_refused_with_numbers():
     data = images.encode_png(_picture())
     for limits, message in (
-        (config_lib.LimitsConfig(image_bytes=100), rf"at most 100 bytes .*, got {len(data)}"),
-        (config_lib.LimitsConfig(image_pixels=400), r"at most 400 pixels .*, got 29x17 = 493"),
+        (schema.LimitsConfig(image_bytes=100), rf"at most 100 bytes .*, got {len(data)}"),
+        (schema.LimitsConfig(image_pixels=400), r"at most 400 pixels .*, got 29x17 = 493"),
     ):
         with pytest.raises(ValueError, match=message):
             images.decode(data, limits=limits)
@@ -164,7 +164,7 @@ def test_each_resampler_begins_with_upright_opaque_rgb():
         "palette": (_bytes(palette), np.asarray(palette.convert("RGB"))),
     }
     for name, (data, upright) in cases.items():
-        for resampler in get_args(config_lib.Resampler):
+        for resampler in get_args(schema.Resampler):
             found = images.resize_square(images.decode(data), 24, resampler=resampler)
             want = images.resize_square(np.ascontiguousarray(upright), 24, resampler=resampler)
             np.testing.assert_array_equal(found, want, err_msg=f"{name} {resampler}")

@@ -5,8 +5,9 @@ import pytest
 import released
 import soundfile
 
-from mvjax.data import records, spoken
 from mvjax.data.ingest import babillage, items, moshi_finetune
+from mvjax.data.records import dataset
+from mvjax.data.speech import spoken
 
 
 def read(reader, source, tmp_path, **options):
@@ -26,16 +27,16 @@ def test_moshi_finetune_as_its_users_have_it(tmp_path, folder):
     assert list(found) == ["data_stereo/a", "data_stereo/b", "data_stereo/c"] and not skipped
     first = found["data_stereo/a"]
     assert first.words == (
-        records.Word("Hello", 0.24, 0.61),
-        records.Word("there.", 0.7, 0.98),
+        dataset.Word("Hello", 0.24, 0.61),
+        dataset.Word("there.", 0.7, 0.98),
     )
-    assert first.turns == (records.Turn("assistant", "Hello there."),)
+    assert first.turns == (dataset.Turn("assistant", "Hello there."),)
     assert (first.user_words, first.image, first.kinds) == (None, None, ())
     samples = first.samples()
     assert samples.shape == (2, 36_000)
     assert np.abs(samples[0]).max() > 0.25 and np.abs(samples[1]).max() == 0
     third = found["data_stereo/c"]
-    assert third.user_words == (records.Word("Hi!", 0.0, 0.2),)
+    assert third.user_words == (dataset.Word("Hi!", 0.0, 0.2),)
     assert [turn.speaker for turn in third.turns] == ["user", "assistant"]
 
 
@@ -45,9 +46,9 @@ def test_what_is_written_reads_back_and_upstream_can_read_it(tmp_path):
     dialogue = spoken.Spoken(
         id="docci/7 LOC",
         audio=audio,
-        words=(records.Word("There.", 0.8, 1.1),),
-        turns=(records.Turn("user", "Where is it?"), records.Turn("assistant", "There.")),
-        user_words=(records.Word("Where", 0.1, 0.2), records.Word("is", 0.9, 1.0)),
+        words=(dataset.Word("There.", 0.8, 1.1),),
+        turns=(dataset.Turn("user", "Where is it?"), dataset.Turn("assistant", "There.")),
+        user_words=(dataset.Word("Where", 0.1, 0.2), dataset.Word("is", 0.9, 1.0)),
         kinds=("LOC",),
         facts={"seed": 3, "place": "left"},
         image=released.picture(1),

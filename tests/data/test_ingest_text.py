@@ -5,8 +5,8 @@ import pytest
 import released
 
 from mvjax import cli
-from mvjax.data import records
 from mvjax.data.ingest import catalogue, items, templates, write
+from mvjax.data.records import dataset
 
 
 def ingest(root, name, source, **options):
@@ -15,7 +15,7 @@ def ingest(root, name, source, **options):
     with found.listing.open() as lines:
         skipped = {line["id"]: line["reason"] for line in map(json.loads, lines)}
     assert sum(found.skipped.values()) == len(skipped)
-    reader = records.Reader(root / name, expected=None)
+    reader = dataset.Reader(root / name, expected=None)
     return {record.id: record for record in reader}, skipped
 
 
@@ -38,7 +38,7 @@ def test_coco(tmp_path):
     found, skipped = ingest(tmp_path, "coco", tmp_path / "coco")
     assert list(found) == ["coco-train-20", "coco-train-30", "coco-train-31"]  # with restval
     assert skipped == {"coco-train-21": "empty caption"}
-    assert records.Reader(tmp_path / "coco", expected=None).index.images[0].count == 2
+    assert dataset.Reader(tmp_path / "coco", expected=None).index.images[0].count == 2
 
 
 def test_vqav2(tmp_path):
@@ -293,7 +293,7 @@ def test_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "coco-train: 3 records, 2 images" in printed
     assert "left out: 1 empty caption; listed in" in printed
-    assert len(records.Reader(out / "coco-train", expected=None)) == 3
+    assert len(dataset.Reader(out / "coco-train", expected=None)) == 3
     assert cli.main([*words, "--max-skipped", "0", "--name", "mine"]) == 2
     assert "at most 0 items may be left out" in capsys.readouterr().err
     with pytest.raises(SystemExit):

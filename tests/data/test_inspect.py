@@ -8,20 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvjax import cli, config
-from mvjax.data import (
-    images,
-    inspect_folder,
-    inspect_picture,
-    inspect_pieces,
-    inspect_statistics,
-    inspect_timeline,
-    records,
-    shards,
-)
+from mvjax import cli
+from mvjax.config import schema
+from mvjax.data import images
+from mvjax.data.inspect import folder as inspect_folder
+from mvjax.data.inspect import picture, statistics, timeline
+from mvjax.data.inspect import pieces as pieces_lib
+from mvjax.data.records import dataset, shards
 
-MADE_WITH = records.Identity(codec="c" * 64, tokenizer="t" * 64)
-TURNS = (records.Turn("user", "what is it"), records.Turn("assistant", "a $seven at left"))
+MADE_WITH = dataset.Identity(codec="c" * 64, tokenizer="t" * 64)
+TURNS = (dataset.Turn("user", "what is it"), dataset.Turn("assistant", "a $seven at left"))
 FRAMES = 130
 
 
@@ -39,29 +35,29 @@ def _spoken(i=0, **changes):
         "facts": {"digit": 7},
         "image": _picture(),
         "words": (
-            records.Word("a", 1.0, 1.04),
-            records.Word("$seven", 1.2, 1.5),
-            records.Word("at", 9.0, 9.1),
-            records.Word("left", 9.02, 9.4),
+            dataset.Word("a", 1.0, 1.04),
+            dataset.Word("$seven", 1.2, 1.5),
+            dataset.Word("at", 9.0, 9.1),
+            dataset.Word("left", 9.02, 9.4),
         ),
-        "user_words": (records.Word("what", 0.1, 0.3), records.Word("is it", 0.3, 0.7)),
-        "codes": records.encode_codes(codes),
+        "user_words": (dataset.Word("what", 0.1, 0.3), dataset.Word("is it", 0.3, 0.7)),
+        "codes": dataset.encode_codes(codes),
         "codebooks": 4,
         "seconds": FRAMES * 0.08,
     }
-    return records.Record(**(fields | changes))
+    return dataset.Record(**(fields | changes))
 
 
 def _text(i, **changes):
     fields = {"id": f"text-{i}", "kinds": ("LOC", "NUM"), "turns": TURNS, "image": _picture(i % 2)}
-    return records.Record(**(fields | changes))
+    return dataset.Record(**(fields | changes))
 
 
 @pytest.fixture
 def root(tmp_path):
     folder = tmp_path / "root"
-    records.write(folder / "visual", [_spoken(i) for i in range(3)], MADE_WITH)
-    records.write(folder / "text", [_text(i) for i in range(5)], records.Identity())
+    dataset.write(folder / "visual", [_spoken(i) for i in range(3)], MADE_WITH)
+    dataset.write(folder / "text", [_text(i) for i in range(5)], dataset.Identity())
     return folder
 
 
@@ -119,7 +115,7 @@ def test_features_belong_to_the_folder(root):
 def test_an_image_that_does_not_decode_is_a_problem(root):
     whole = _picture()
     cut = _spoken(9, image=whole[: len(whole) - 30])  # its header is good
-    records.write(root / "cut", [cut], MADE_WITH)
+    dataset.write(root / "cut", [cut], MADE_WITH)
     (problem,) = dict(inspect_folder.validate(root))[root / "cut"]
     assert "cut image 0: image: " in problem and "do not decode as a whole image" in problem
 
@@ -130,7 +126,7 @@ def test_a_folder_without_datasets(tmp_path, capsys):
 
 
 def test_statistics_count_what_is_there(root, capsys):
-    found = inspect_statistics.statistics(root / "visual", inspect_pieces.pieces(None))
+    found = statistics.statistics(root / "visual", pieces_lib.pieces(None))
     assert (found.records, found.with_image, found.images, found.spoken) == (3, 3, 1, 3)
     assert found.hours == pytest.approx(3 * FRAMES * 0.08 / 3600)
     assert found.turns == {"user": 3, "assistant": 3}
@@ -143,35 +139,35 @@ def test_statistics_count_what_is_there(root, capsys):
     assert read["text"]["kinds"] == {kind: {"records": 5, "turns": 10} for kind in ("LOC", "NUM")}
     assert read["text"]["images"] == 2 and read["text"]["spoken"] == 0
     assert read["text"]["frames"] == {} and read["text"]["tokens"] == {"16": 5}
-    model = "package:mvjax.tiny/assets/tokenizer.model"
+    model = "package:mvjax.digits/assets/tokenizer.model"
     status, out = run(capsys, "data", "stats", root, "--tokenizer", model)
     assert status == 0 and "LOC                           5         10" in out
     assert "129 ..     256          3 ####" in out
 
 
 def test_statistics_count_unreadable_records(root, monkeypatch):
-    row = records.Reader.row
+    row = dataset.Reader.row
 
     def bad(self, i):
         if i == 1:
             raise ValueError
         return row(self, i)
 
-    monkeypatch.setattr(records.Reader, "row", bad)
-    found = inspect_statistics.statistics(root / "text", inspect_pieces.pieces(None))
+    monkeypatch.setattr(dataset.Reader, "row", bad)
+    found = statistics.statistics(root / "text", pieces_lib.pieces(None))
     assert found.records == 5 and found.bad == 1 and sum(found.tokens.values()) == 4
 
 
 def test_words_stand_for_themselves():
-    pieces = inspect_pieces.pieces(None)
+    pieces = pieces_lib.pieces(None)
     ids = pieces.encode("a seven is a seven")
     assert ids[0] == ids[3] and ids[1] == ids[4] and len(set(ids)) == 3
     assert [pieces.id_to_piece(i) for i in ids] == ["a", "seven", "is", "a", "seven"]
-    assert min(ids) > max(config.ModelConfig().text_pad, config.ModelConfig().text_epad)
+    assert min(ids) > max(schema.ModelConfig().text_pad, schema.ModelConfig().text_epad)
 
 
 def test_the_timeline_is_the_grid_of_training():
-    shown = inspect_timeline.timeline(_spoken(), inspect_pieces.pieces(None), config.ModelConfig())
+    shown = timeline.timeline(_spoken(), pieces_lib.pieces(None), schema.ModelConfig())
     assert len(shown.cells) == FRAMES
     seen = {n: cell.text or cell.kind for n, cell in enumerate(shown.cells) if cell.kind != "pad"}
     assert seen == {
@@ -182,35 +178,35 @@ def test_the_timeline_is_the_grid_of_training():
         ("assistant", 1.0, 1.5, "a $seven"),
         ("assistant", 9.0, 9.4, "at left"),
     ]
-    text = inspect_timeline.text(shown)
+    text = timeline.text(shown)
     assert "image  17x11 PNG" in text and "10.40 s, 130 frames of 4 codebooks" in text
     assert "0.00 s  . . . . . . . . . . . + a . + $seven" in text
     assert "have no times" not in text
     unknown = msgspec.structs.replace(_spoken(), words=None, user_words=None, image=None)
-    shown = inspect_timeline.timeline(unknown, inspect_pieces.pieces(None), config.ModelConfig())
+    shown = timeline.timeline(unknown, pieces_lib.pieces(None), schema.ModelConfig())
     assert {cell.kind for cell in shown.cells} == {"absent"} and shown.spans == ()
-    assert "have no times" in inspect_timeline.text(shown)
+    assert "have no times" in timeline.text(shown)
 
 
 def test_a_transcript_is_shown_as_a_row():
-    shown = inspect_timeline.timeline(_text(0), inspect_pieces.pieces(None), config.ModelConfig())
+    shown = timeline.timeline(_text(0), pieces_lib.pieces(None), schema.ModelConfig())
     words = ["BOS", "what", "is", "it", "EOS", "a", "$seven", "at", "left", "BOS"]
     assert [cell.text for cell in shown.cells] == words
     kinds = ["control", "token", "token", "token", "control", *["learnt"] * 4, "control"]
     assert [cell.kind for cell in shown.cells] == kinds
-    assert " ".join(words) in inspect_timeline.text(shown)
+    assert " ".join(words) in timeline.text(shown)
 
 
 @pytest.mark.parametrize("record", [_spoken(), _text(1, image=None)])
 def test_the_picture_shows_cells_and_speakers(record):
-    shown = inspect_timeline.timeline(record, inspect_pieces.pieces(None), config.ModelConfig())
-    with Image.open(io.BytesIO(inspect_picture.png(shown))) as image:
+    shown = timeline.timeline(record, pieces_lib.pieces(None), schema.ModelConfig())
+    with Image.open(io.BytesIO(picture.png(shown))) as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     seen = set(np.unique(pixels @ np.array([1 << 16, 1 << 8, 1], np.uint32)).tolist())
-    cells = {k for k, code in inspect_picture._COLOURS.items() if int(code[1:], 16) in seen}
+    cells = {k for k, code in picture._COLOURS.items() if int(code[1:], 16) in seen}
     expected = {"pad", "epad", "token"} if record.codes else {"token", "learnt", "control"}
     assert cells - {"absent"} == expected
-    sides = [int(code[1:], 16) in seen for code, _ in inspect_picture._LANES.values()]
+    sides = [int(code[1:], 16) in seen for code, _ in picture._LANES.values()]
     assert sides == [bool(record.codes)] * 2
 
 
@@ -218,7 +214,7 @@ def test_show_finds_a_record_in_any_dataset(root, tmp_path, capsys):
     out = tmp_path / "record.png"
     status, text = run(capsys, "data", "show", root, "--id", "visual-2", "--out", out)
     assert status == 0 and text.startswith("visual-2\n") and out.read_bytes()[1:4] == b"PNG"
-    records.write(root / "again", [_text(3)], records.Identity())
+    dataset.write(root / "again", [_text(3)], dataset.Identity())
     with pytest.raises(ValueError, match=r"'text-3' is in \['again', 'text'\]; say which"):
         inspect_folder.find(root, "text-3")
     assert inspect_folder.find(root, "text-3", name="text").image == _picture(1)

@@ -6,9 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
 from mvjax import types
-from mvjax.data import bad_records, batch, images, mixture, records, rows, shards, streams
+from mvjax.config import schema
+from mvjax.data import collate as batch
+from mvjax.data import examples, images, mixture, streams
+from mvjax.data.records import bad_records, shards
+from mvjax.data.records import dataset as dataset_lib
 
 CODES, FRAMES, SIZE = 50, 40, 16
 VISUAL, TALK = 20, 9  # records; visual codes are below 25, talk codes from 25 on
@@ -20,17 +23,20 @@ def _record(i, name, *, low=0, image=True, spoken=True):
     codes = rng.integers(low, low + CODES // 2, (4, frames)) if spoken else np.zeros((0, 0))
     pixels = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     end = (frames - 6) * 0.08
-    words = (records.Word("the", end - 0.3, end - 0.1), records.Word("digit", end - 0.1, end))
-    return records.Record(
+    words = (
+        dataset_lib.Word("the", end - 0.3, end - 0.1),
+        dataset_lib.Word("digit", end - 0.1, end),
+    )
+    return dataset_lib.Record(
         id=f"{name}-{i}",
         kinds=("digit",),
         turns=(
-            records.Turn("user", "what digit is this"),
-            records.Turn("assistant", "the digit is seven" if i % 2 else "i see the digit six"),
+            dataset_lib.Turn("user", "what digit is this"),
+            dataset_lib.Turn("assistant", "the digit is seven" if i % 2 else "i see the digit six"),
         ),
         image=images.encode_png(pixels) if image else None,
         words=words if spoken else None,
-        codes=records.encode_codes(codes),
+        codes=dataset_lib.encode_codes(codes),
         codebooks=4 if spoken else 0,
         seconds=frames * 0.08 if spoken else 0.0,
     )
@@ -46,26 +52,26 @@ def config(tmp_path, monkeypatch):
 
 
 def make_config(root, codec):
-    model = config_lib.ModelConfig(
-        siglip=config_lib.SiglipConfig(image_size=SIZE, patch=8),
+    model = schema.ModelConfig(
+        siglip=schema.SiglipConfig(image_size=SIZE, patch=8),
         audio_vocab=CODES,
         codebooks_out=2,
         delays=(0, 0, 1, 0, 1),
     )
-    return config_lib.Config(
-        frozen=config_lib.FrozenFiles(
+    return schema.Config(
+        frozen=schema.FrozenFiles(
             moshi="",
             siglip="",
             codec=str(codec),
-            tokenizer="package:mvjax.tiny/assets/tokenizer.model",
+            tokenizer="package:mvjax.digits/assets/tokenizer.model",
         ),
         model=model,
-        data=config_lib.DataConfig(
+        data=schema.DataConfig(
             root=str(root),
             prepare=_prepare(codec),
-            speech=(config_lib.Source("visual"),),
-            speechless=(config_lib.Source("text", 3.0), config_lib.Source("visual", 1.0)),
-            small_talk=(config_lib.Source("talk"),),
+            speech=(schema.Source("visual"),),
+            speechless=(schema.Source("text", 3.0), schema.Source("visual", 1.0)),
+            small_talk=(schema.Source("talk"),),
             speech_rows=4,
             speechless_rows=12,
             speech_frames=FRAMES,
@@ -76,19 +82,19 @@ def make_config(root, codec):
 
 def _prepare(codec):
     def prepare(root):
-        frozen = config_lib.FrozenFiles(
+        frozen = schema.FrozenFiles(
             moshi="",
             siglip="",
             codec=str(codec),
-            tokenizer="package:mvjax.tiny/assets/tokenizer.model",
+            tokenizer="package:mvjax.digits/assets/tokenizer.model",
         )
-        made_with = records.identity(frozen)
+        made_with = dataset_lib.identity(frozen)
         for name, items in (
             ("visual", [_record(i, "visual") for i in range(VISUAL)]),
             ("text", [_record(i, "text", spoken=False) for i in range(30)]),
             ("talk", [_record(i, "talk", low=CODES // 2, image=False) for i in range(TALK)]),
         ):
-            records.write(root / name, items, made_with)
+            dataset_lib.write(root / name, items, made_with)
 
     return prepare
 
@@ -154,10 +160,10 @@ def test_reading_ahead_changes_nothing(config):
 
 
 def test_every_record_once_an_epoch_and_sources_by_weight(config):
-    config = _data(config, p_concat=0.0, speechless=(config_lib.Source("text"),))
+    config = _data(config, p_concat=0.0, speechless=(schema.Source("text"),))
     seen = []
     mixture.ensure_records(config.data)
-    build = rows.Rows(config, bad_records.BadRecords(0))
+    build = examples.Rows(config, bad_records.BadRecords(0))
     source = build.source("visual", seed=3, spoken=True)
     for epoch in range(2):
         seen.append([source[epoch * VISUAL + i].record.id for i in range(VISUAL)])
@@ -222,7 +228,7 @@ def test_long_dialogues_are_cropped_at_random(config):
 
 
 def _spoil(config, name, numbers):
-    (path,) = shards.paths(rows.record_path(config.data, name), 1)
+    (path,) = shards.paths(examples.record_path(config.data, name), 1)
     data = bytearray(path.read_bytes())
     for i in numbers:
         data[data.index(f"{name}-{i}".encode())] ^= 255
@@ -253,16 +259,16 @@ def test_too_many_bad_records_stop_the_run_and_are_listed(config):
 
 
 def test_a_bad_image_and_foreign_codes_are_bad_records(config, tmp_path):
-    made_with = records.identity(config.frozen)
+    made_with = dataset_lib.identity(config.frozen)
     good = _record(0, "visual")
     items = [
         msgspec.structs.replace(good, image=good.image[: len(good.image) // 2]),
         msgspec.structs.replace(good, id="loud", codes=b"\xff" * len(good.codes)),
-        records.Record("mute", good.kinds, good.turns),
+        dataset_lib.Record("mute", good.kinds, good.turns),
     ]
-    path = rows.record_path(config.data, "visual")
+    path = examples.record_path(config.data, "visual")
     config.data.prepare(path.parent)
-    records.write(path, items, made_with)
+    dataset_lib.write(path, items, made_with)
     batches = mixture.batches(_data(config, bad_record_budget=3, speechless_rows=0))
     with pytest.raises(ValueError, match="every one is bad"):
         batches[0]
@@ -288,7 +294,7 @@ def test_clear_errors(config, tmp_path):
     with pytest.raises(ValueError, match="p_concat > 0 needs small_talk"):
         mixture.batches(_data(config, small_talk=()))
     with pytest.raises(ValueError, match="weight above 0"):
-        mixture.batches(_data(config, speech=(config_lib.Source("visual", 0.0),)))
+        mixture.batches(_data(config, speech=(schema.Source("visual", 0.0),)))
     with pytest.raises(FileNotFoundError, match=r"not there.*visual"):
         mixture.batches(_data(config, prepare=None, root=str(tmp_path / "empty")))
     batches = mixture.batches(config)
@@ -302,7 +308,7 @@ def test_clear_errors(config, tmp_path):
 def test_ids_name_the_records_and_what_of_them_is_in_the_row(config):
     found = mixture.batches(_data(config, p_concat=1.0))
     readers = {
-        name: records.Reader(rows.record_path(config.data, name), expected=None)
+        name: dataset_lib.Reader(examples.record_path(config.data, name), expected=None)
         for name in ("visual", "talk", "text")
     }
     for step in (0, 5):
@@ -345,11 +351,11 @@ def test_bad_records_are_listed_once_and_count_over_resumes(config, tmp_path):
 
 
 def test_words_that_the_tokenizer_does_not_know_are_bad_records(config, tmp_path):
-    made_with = records.identity(config.frozen)
-    strange = records.Turn("assistant", "the digit is \u4e03")
+    made_with = dataset_lib.identity(config.frozen)
+    strange = dataset_lib.Turn("assistant", "the digit is \u4e03")
     items = [msgspec.structs.replace(_record(0, "text", spoken=False), turns=(strange,))]
-    config.data.prepare(rows.record_path(config.data, "text").parent)
-    records.write(rows.record_path(config.data, "text"), items, made_with)
+    config.data.prepare(examples.record_path(config.data, "text").parent)
+    dataset_lib.write(examples.record_path(config.data, "text"), items, made_with)
     listing = tmp_path / bad_records.FILE
     with pytest.raises(ValueError, match="text-0: the tokenizer does not know"):
         mixture.batches(config, listing=listing)[0]
@@ -358,7 +364,7 @@ def test_words_that_the_tokenizer_does_not_know_are_bad_records(config, tmp_path
 
 @pytest.mark.parametrize("resampler", ["torch", "pillow", "image_rs"])
 def test_images_become_square_with_the_arithmetic_of_the_config(config, resampler):
-    siglip = config_lib.SiglipConfig(image_size=SIZE + 7, patch=23, resampler=resampler)
+    siglip = schema.SiglipConfig(image_size=SIZE + 7, patch=23, resampler=resampler)
     run = dataclasses.replace(config, model=dataclasses.replace(config.model, siglip=siglip))
     found = mixture.batches(run)[0].speechless.images
     pictures = [images.decode(_record(i, "text", spoken=False).image) for i in range(30)]

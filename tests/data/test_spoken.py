@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mvjax.data import records, spoken
+from mvjax.data.records import dataset
+from mvjax.data.speech import spoken
 
 
 def tones(seconds, rate, hertz=(300.0, 1000.0)):
@@ -19,7 +20,7 @@ def encoded(samples, rate, form="WAV", **options):
 
 
 def dialogue(audio):
-    return spoken.Spoken("a", audio, words=(), turns=(records.Turn("user", "hi"),))
+    return spoken.Spoken("a", audio, words=(), turns=(dataset.Turn("user", "hi"),))
 
 
 def test_a_file_keeps_its_sides_and_is_converted(tmp_path):
@@ -71,7 +72,7 @@ def test_long_samples_and_missing_files_are_refused(tmp_path):
 
 
 def test_words_imply_turns():
-    word = records.Word
+    word = dataset.Word
     turns = spoken.turns_of(
         [word("Hello ", 0.1, 0.3), word("there.", 0.4, 0.6), word("Yes.", 2.0, 2.2)],
         [word("Can", 1.0, 1.1), word("you?", 1.2, 1.4)],
@@ -84,7 +85,7 @@ def test_words_imply_turns():
 
 
 def test_word_times_are_fitted_to_the_audio():
-    word = records.Word
+    word = dataset.Word
     fitted = spoken.fit_words([word("a", -0.01, 0.2), word("b", 0.9, 1.2), word("c", 1, 0.5)], 1.0)
     assert fitted == (word("a", 0.0, 0.2), word("b", 0.9, 1.0), word("c", 1.0, 1.0))
     with pytest.raises(ValueError, match=r"within 1.00 s .*Word\(text='d'.*\(1 of 1\)"):

@@ -2,18 +2,18 @@ import collections
 
 import pytest
 
-from mvjax import config as config_lib
-from mvjax.data import weights
+from mvjax.config import schema
+from mvjax.data import mixing
 
 ROWS = 4
 
 
-def sources(**chosen: float) -> tuple[config_lib.Source, ...]:
-    return tuple(config_lib.Source(name, float(weight)) for name, weight in chosen.items())
+def sources(**chosen: float) -> tuple[schema.Source, ...]:
+    return tuple(schema.Source(name, float(weight)) for name, weight in chosen.items())
 
 
-def segment(step: int, **chosen: float) -> weights.Segment:
-    return weights.Segment(step, sources(**chosen), sources(**chosen))
+def segment(step: int, **chosen: float) -> mixing.Segment:
+    return mixing.Segment(step, sources(**chosen), sources(**chosen))
 
 
 class Numbers:
@@ -23,20 +23,20 @@ class Numbers:
         self.name = name
 
     def __len__(self) -> int:
-        return weights.ENDLESS
+        return mixing.ENDLESS
 
     def __getitem__(self, index: int):
         return self.name, index
 
 
-def stream(history: weights.History, steps: int) -> list[tuple[str, int]]:
+def stream(history: mixing.History, steps: int) -> list[tuple[str, int]]:
     opened = {}
 
     def source(name, n):
         opened[name] = n
         return Numbers(name)
 
-    mixed = weights.mix(history, "speech", rows=ROWS, source=source, seed=0)
+    mixed = mixing.mix(history, "speech", rows=ROWS, source=source, seed=0)
     return [mixed[i] for i in range(steps * ROWS)]
 
 
@@ -61,27 +61,27 @@ def test_every_source_goes_on_where_it_was():
 
 
 def test_the_history_is_kept_and_forgets_what_is_trained_anew(tmp_path):
-    path = tmp_path / weights.FILE
-    data = config_lib.DataConfig(speech=sources(a=3), speechless=sources(b=1))
-    history, notice = weights.resume(path, data, 0)
-    assert (history, notice) == (weights.start(data), "")
-    weights.write(path, history)
-    assert weights.resume(path, data, 40) == (history, "")
-    other = config_lib.DataConfig(speech=sources(a=1, c=2), speechless=sources(b=1))
-    changed, notice = weights.resume(path, other, 40)
-    assert changed == (*history, weights.Segment(40, other.speech, other.speechless))
+    path = tmp_path / mixing.FILE
+    data = schema.DataConfig(speech=sources(a=3), speechless=sources(b=1))
+    history, notice = mixing.resume(path, data, 0)
+    assert (history, notice) == (mixing.start(data), "")
+    mixing.write(path, history)
+    assert mixing.resume(path, data, 40) == (history, "")
+    other = schema.DataConfig(speech=sources(a=1, c=2), speechless=sources(b=1))
+    changed, notice = mixing.resume(path, other, 40)
+    assert changed == (*history, mixing.Segment(40, other.speech, other.speechless))
     assert notice == "weights change at step 40: speech a 3 -> a 1, c 2"
-    weights.write(path, changed)
-    assert weights.resume(path, other, 60) == (changed, "")
-    assert weights.resume(path, data, 30) == (history, "")  # back to before the change
-    assert len(weights.resume(path, data, 60)[0]) == 3
+    mixing.write(path, changed)
+    assert mixing.resume(path, other, 60) == (changed, "")
+    assert mixing.resume(path, data, 30) == (history, "")  # back to before the change
+    assert len(mixing.resume(path, data, 60)[0]) == 3
 
 
 def test_a_damaged_history_is_an_error(tmp_path):
-    path = tmp_path / weights.FILE
+    path = tmp_path / mixing.FILE
     path.write_text("[")
     with pytest.raises(ValueError, match="expected a history of weights"):
-        weights.resume(path, config_lib.DataConfig(), 5)
+        mixing.resume(path, schema.DataConfig(), 5)
     path.write_text("[]")
     with pytest.raises(ValueError, match="from step 0 on"):
-        weights.resume(path, config_lib.DataConfig(), 5)
+        mixing.resume(path, schema.DataConfig(), 5)

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from mvjax.dialogues import prompts
-from mvjax.tiny import talk, world
+from mvjax.digits import talk, world
 
 SLOW = 3.0  # seconds
 

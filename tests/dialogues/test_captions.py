@@ -1,8 +1,9 @@
 import pytest
 
-from mvjax.data import images, records
+from mvjax.data import images
+from mvjax.data.records import dataset
 from mvjax.dialogues import captions
-from mvjax.tiny import world
+from mvjax.digits import world
 
 
 def test_jsonl_keeps_facts_and_finds_pictures_from_elsewhere(tmp_path):
@@ -27,13 +28,13 @@ def test_jsonl_keeps_facts_and_finds_pictures_from_elsewhere(tmp_path):
 def test_records_give_what_the_assistant_says_and_one_file_for_each_image(tmp_path):
     scenes = world.scenes("test", 2, 0)
     pictures = [images.encode_png(scene.image) for scene in scenes]
-    with records.Writer(tmp_path / "coco", records.Identity()) as writer:
+    with dataset.Writer(tmp_path / "coco", dataset.Identity()) as writer:
         for n, picture in enumerate([pictures[0], pictures[0], pictures[1], None]):
             turns = (
-                records.Turn("user", "What do you see?"),
-                records.Turn("assistant", f"Caption {n}."),
+                dataset.Turn("user", "What do you see?"),
+                dataset.Turn("assistant", f"Caption {n}."),
             )
-            writer.add(records.Record(f"r{n}", ("caption",), turns, image=picture))
+            writer.add(dataset.Record(f"r{n}", ("caption",), turns, image=picture))
     source, out = tmp_path / "coco", tmp_path / "d.jsonl"
     found = list(captions.read(source))
     assert [(c.id, c.caption) for c in found] == [(f"r{n}", f"Caption {n}.") for n in range(4)]

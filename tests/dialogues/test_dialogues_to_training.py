@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import standin_llm
 
-from mvjax import cli, tiny
-from mvjax import config as config_lib
-from mvjax.data import records
+from mvjax import cli
+from mvjax.config import schema
+from mvjax.data.records import dataset
 from mvjax.dialogues import store
-from mvjax.tiny import recipe
+from mvjax.digits import frozen_models, recipe
 from mvjax.train import fit
 
 
@@ -41,7 +41,7 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoded(made):
     experiment = made / "exp.py"
-    experiment.write_text("from mvjax.tiny.recipe import digits as config\n")
+    experiment.write_text("from mvjax.digits.recipe import digits as config\n")
     for name in ("visual", "chat"):
         words = (experiment, made / name, "--out", made / "records", "--name", name)
         mvjax("data", "encode", *words, "--workers", 0, "--batch-seconds", 60)
@@ -50,7 +50,7 @@ def encoded(made):
 
 def test_records_hold_what_was_written_and_spoken(made, encoded):
     written = {d.id: d for d in store.read(made / "visual.jsonl")}
-    reader = records.Reader(encoded / "visual", expected=records.identity(tiny.FROZEN))
+    reader = dataset.Reader(encoded / "visual", expected=dataset.identity(frozen_models.FROZEN))
     assert {record.id for record in reader} == set(written) and len(written) == 2
     for record in reader:
         dialogue = written[record.id]
@@ -61,7 +61,7 @@ def test_records_hold_what_was_written_and_spoken(made, encoded):
         said = [w.text for w in record.words]
         texts = [t.text for t in dialogue.turns if t.speaker == "assistant"]
         assert said == " ".join(texts).split()
-    assert all(r.image is None for r in records.Reader(encoded / "chat", expected=None))
+    assert all(r.image is None for r in dataset.Reader(encoded / "chat", expected=None))
 
 
 def test_two_steps_train_on_them(encoded, tmp_path):
@@ -70,9 +70,9 @@ def test_two_steps_train_on_them(encoded, tmp_path):
         run.data,
         root=str(encoded),
         prepare=None,
-        speech=(config_lib.Source("visual"),),
-        speechless=(config_lib.Source("visual"),),
-        small_talk=(config_lib.Source("chat"),),
+        speech=(schema.Source("visual"),),
+        speechless=(schema.Source("visual"),),
+        small_talk=(schema.Source("chat"),),
         speech_rows=8,
         speechless_rows=8,
         speech_frames=60,

@@ -1,6 +1,6 @@
 import pytest
 
-from mvjax.data import records
+from mvjax.data.records import dataset
 from mvjax.dialogues import filters
 
 CAPTION = (
@@ -9,7 +9,7 @@ CAPTION = (
 
 
 def turns(*texts):
-    return [records.Turn("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
+    return [dataset.Turn("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
 
 
 def why(text, *before, cut=False):

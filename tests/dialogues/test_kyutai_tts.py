@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
-from mvjax import tiny, types
-from mvjax.data import spoken
+from mvjax import files, types
+from mvjax.data.speech import spoken
 from mvjax.dialogues import kyutai_tts, tts
-from mvjax.weights import locate
+from mvjax.digits import frozen_models
 
 pytestmark = pytest.mark.parity
 
@@ -47,7 +47,7 @@ def build(torch, *, speakers: bool, distilled: bool):
         conditions["speaker_wavs"] = tensors.TensorConditioner(dim=7, **own)
         fused["cross"] = ["speaker_wavs"]
     tokenizer = sentencepiece.SentencePieceProcessor(
-        model_file=str(locate.resolve(tiny.FROZEN.tokenizer))
+        model_file=str(files.resolve(frozen_models.FROZEN.tokenizer))
     )
     model = lm.LMModel(
         delays=[0, 0, 1, 1, 1], n_q=4, dep_q=4, card=16, text_card=tokenizer.vocab_size(),

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from mvjax.commands import dialogues as commands
-from mvjax.data import records
+from mvjax.data.records import dataset
 from mvjax.dialogues import prompts, topics
 
 NOTES = "A teapot beside two cups."
-TURNS = [records.Turn("user", "What is it?"), records.Turn("assistant", "A teapot.")]
+TURNS = [dataset.Turn("user", "What is it?"), dataset.Turn("assistant", "A teapot.")]
 
 
 def schedule(kind, seed=0, utterances=12):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from mvjax import types
-from mvjax.data import images, records
+from mvjax.data import images
 from mvjax.data.ingest import items, moshi_finetune
+from mvjax.data.records import dataset
 from mvjax.dialogues import speaking, speech, store, tts
-from mvjax.tiny import world
+from mvjax.digits import world
 
 TEXTS = ("what is it", "it is a seven", "which colour", "i see it in red")
 QUIET = 1e-4
@@ -27,7 +28,7 @@ def written(path, picture, *names, bad=()):
         for name in names:
             texts = (*TEXTS[:3], "...") if name in bad else TEXTS
             turns = tuple(
-                records.Turn("assistant" if n % 2 else "user", t) for n, t in enumerate(texts)
+                dataset.Turn("assistant" if n % 2 else "user", t) for n, t in enumerate(texts)
             )
             facts = {"digit": 7}
             kept.add(store.Dialogue(name, turns, ("PROP", "PROP"), image="p.png", facts=facts))

@@ -5,7 +5,7 @@ import pytest
 
 from mvjax import types
 from mvjax.dialogues import speech
-from mvjax.tiny import voices
+from mvjax.digits import voices
 
 TEXT = "no it is not a seven it is a three"
 

@@ -2,10 +2,10 @@ import sqlite3
 
 import pytest
 
-from mvjax.data import records
+from mvjax.data.records import dataset
 from mvjax.dialogues import store
 
-TURNS = (records.Turn("user", "Ist es blau?"), records.Turn("assistant", "Ja, ‘blau’."))
+TURNS = (dataset.Turn("user", "Ist es blau?"), dataset.Turn("assistant", "Ja, ‘blau’."))
 FULL = store.Dialogue(
     "a/b", TURNS, ("PROP",), "b", "A caption.", "b.png", {"digit": 3, "colour": "blue"}, "m", 7
 )

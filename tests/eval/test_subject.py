@@ -7,26 +7,26 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from mvjax import config as config_lib
-from mvjax import tiny, types
+from mvjax import files, types
 from mvjax.codec import mimi
+from mvjax.config import schema
 from mvjax.dialogues import speech
-from mvjax.eval import subject, switching
+from mvjax.digits import frozen_models, world
+from mvjax.eval import model as eval_model
+from mvjax.eval import switching
 from mvjax.nn import model as model_lib
-from mvjax.tiny import world
-from mvjax.weights import locate
 
 Q = 3
 MODEL = dataclasses.replace(
-    tiny.MODEL,
-    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=20, context=120),
-    depformer=config_lib.DepformerConfig(width=12, layers=1, heads=2, hidden=14),
-    siglip=config_lib.SiglipConfig(width=8, layers=1, heads=2, hidden=10, patch=8, image_size=48),
+    frozen_models.MODEL,
+    backbone=schema.BackboneConfig(width=24, layers=3, heads=2, hidden=20, context=120),
+    depformer=schema.DepformerConfig(width=12, layers=1, heads=2, hidden=14),
+    siglip=schema.SiglipConfig(width=8, layers=1, heads=2, hidden=10, patch=8, image_size=48),
     codebooks_out=Q,
     delays=(0, *(0, 1, 1) * 2),
 )
 CODEC = dataclasses.replace(
-    tiny.CODEC,
+    frozen_models.CODEC,
     filters=2,
     latent=12,
     layers=1,
@@ -40,15 +40,15 @@ FRAME = types.FRAME_SAMPLES
 
 
 @pytest.fixture(scope="module")
-def toy() -> subject.Subject:
-    config = config_lib.Config(frozen=tiny.FROZEN, model=MODEL, codec=CODEC)
+def toy() -> eval_model.Subject:
+    config = schema.Config(frozen=frozen_models.FROZEN, model=MODEL, codec=CODEC)
     params = jax.jit(model_lib.VisionSpeech(MODEL).init)(jax.random.key(0))["params"]
     audio = jax.random.normal(jax.random.key(2), (1, FRAME))
     codec = jax.jit(mimi.Mimi(CODEC).init)(jax.random.key(1), audio)["params"]
     tokenizer = sentencepiece.SentencePieceProcessor(
-        model_file=str(locate.resolve(tiny.FROZEN.tokenizer))
+        model_file=str(files.resolve(frozen_models.FROZEN.tokenizer))
     )
-    return subject.Subject(config, params, codec, tokenizer)
+    return eval_model.Subject(config, params, codec, tokenizer)
 
 
 def _pictures(n: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_written_answers_do_not_depend_on_the_batch(toy, monkeypatch):
     questions = ["what digit is this", "where is it", "is it red", "what do you see", "is it a two"]
     pictures = _pictures(5)
     together = toy.answer_text(questions, pictures, has_image=True)
-    monkeypatch.setattr(subject, "ROWS", 2)
+    monkeypatch.setattr(eval_model, "ROWS", 2)
     assert toy.answer_text(questions, pictures, has_image=True) == together
     blind = toy.answer_text(questions[:1] * 2, pictures[:2], has_image=False)
     assert blind[0] == blind[1]
@@ -71,7 +71,7 @@ def test_conversations_do_not_depend_on_the_batch_and_gates_match_the_stream(toy
     pictures = _pictures(5)
     together = toy.converse(user, pictures)
     assert together.text_ids.shape == (5, 11) and together.audio_codes.shape == (5, Q, 11)
-    monkeypatch.setattr(subject, "ROWS", 2)
+    monkeypatch.setattr(eval_model, "ROWS", 2)
     again = toy.converse(user, pictures)
     np.testing.assert_array_equal(again.text_ids, together.text_ids)
     np.testing.assert_array_equal(again.audio_codes, together.audio_codes)
@@ -94,7 +94,7 @@ def test_clips_keep_their_order_and_length(toy, monkeypatch):
     rng = np.random.default_rng(1)
     sizes = [3 * FRAME, 2 * FRAME - 5, 7 * FRAME]
     clips = [rng.standard_normal(n).astype(np.float32) for n in sizes]
-    monkeypatch.setattr(subject, "_CODEC_ROWS", 2)
+    monkeypatch.setattr(eval_model, "_CODEC_ROWS", 2)
     together = toy.hear(clips)
     assert [c.shape for c in together] == [(Q, 3), (Q, 2), (Q, 7)]
     for clip, codes in zip(clips, together, strict=True):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.nn import attention
 
 CONTEXT = 4
@@ -32,7 +32,7 @@ def test_exact_key_set(distance):
 
 @pytest.mark.parametrize("frames", [CONTEXT - 1, CONTEXT, CONTEXT + 1, 3 * CONTEXT + 2])
 def test_ring_buffer_equals_the_whole_sequence(frames):
-    config = config_lib.BackboneConfig(width=24, layers=2, heads=3, context=CONTEXT)
+    config = schema.BackboneConfig(width=24, layers=2, heads=3, context=CONTEXT)
     module = attention.SelfAttention(config)
     x = jnp.asarray(noise(2, frames, 24))
     layer = jnp.int32(1)
@@ -51,7 +51,7 @@ def test_ring_buffer_equals_the_whole_sequence(frames):
 @pytest.mark.parametrize("has_self", [True, False])
 def test_the_frame_itself_counts_or_comes_on_top(has_self):
     """kyuteye_pt sees `context` keys, Rust and MLX one more; reference 2.4."""
-    config = config_lib.BackboneConfig(
+    config = schema.BackboneConfig(
         width=24, layers=2, heads=3, context=CONTEXT, context_has_self=has_self
     )
     keys = CONTEXT if has_self else CONTEXT + 1

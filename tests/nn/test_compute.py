@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import small_model as small
 
-from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import model as model_lib
 from mvjax.train import sharding
@@ -51,7 +51,7 @@ def test_policies_keep_what_they_name():
 
 @pytest.mark.parametrize("remat", ["none", "frozen", "attention", "full"])
 def test_flat_products_keep_no_copy_of_a_kernel(remat):
-    mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
+    mesh = sharding.make_mesh(schema.MeshConfig(), jax.devices()[:1])
     assert compute_lib.Compute(remat, mesh=mesh).flat
     flat, plain = (collections.Counter(x.shape for x in kept(remat, m)) for m in (mesh, None))
     assert not flat - plain

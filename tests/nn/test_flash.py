@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.nn import attention, flash
 from mvjax.nn import compute as compute_lib
 from mvjax.train import sharding
@@ -18,7 +18,7 @@ def noise(*shape, seed):
 
 
 def mesh():
-    return sharding.make_mesh(config_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+    return sharding.make_mesh(schema.MeshConfig(data=2, fsdp=2, tensor=2))
 
 
 @pytest.mark.parametrize(
@@ -97,5 +97,5 @@ def test_the_kernel_is_chosen_by_the_devices_of_the_mesh():
     assert compute_lib.kernel("plain", "tpu", "bfloat16") == "plain"
     with pytest.raises(ValueError, match=r"attention: 'splash' cannot run bfloat16 on gpu devices"):
         compute_lib.kernel("splash", "gpu", "bfloat16")
-    run = compute_lib.on(mesh(), config_lib.TrainConfig(), config_lib.ModelConfig())
+    run = compute_lib.on(mesh(), schema.TrainConfig(), schema.ModelConfig())
     assert (run.kernel, run.remat) == ("plain", "full")

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax.nn import gates, layers, rounding
+from mvjax import gates
+from mvjax.nn import layers, rounding
 
 
 def noise(*shape, seed=0):

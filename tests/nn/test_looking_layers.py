@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import small_model as small
 
-from mvjax import tree
-from mvjax.nn import backbone, gates
+from mvjax import gates, tree
+from mvjax.nn import backbone
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import model as model_lib
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import small_model as small
 
-from mvjax import config as config_lib
-from mvjax import tree
+from mvjax import gates, tree
+from mvjax.config import schema
 from mvjax.nn import compute as compute_lib
-from mvjax.nn import gates
 from mvjax.nn import model as model_lib
 
-ADAPTERS = config_lib.TrainConfig().trained
+ADAPTERS = schema.TrainConfig().trained
 
 
 def forward(codes, pixels=None, has_image=None, *, config=small.CONFIG, weights=None, levels=3):
@@ -24,7 +23,7 @@ def forward(codes, pixels=None, has_image=None, *, config=small.CONFIG, weights=
 
 
 def test_full_size_structure_without_memory():
-    model = model_lib.VisionSpeech(config_lib.ModelConfig())
+    model = model_lib.VisionSpeech(schema.ModelConfig())
     shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
     adapters, frozen = tree.partition(shapes, ADAPTERS)
     count = lambda t: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(t))  # noqa: E731

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import small_model as small
 
-from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.nn import model as model_lib
 from mvjax.weights import kyutai
 
@@ -22,10 +22,10 @@ transformer = pytest.importorskip("moshi_mlx.modules.transformer")
 # 11/4 of the widths is what moshi_mlx makes of 4 times the widths; its window has the frame itself on top
 CONFIG = dataclasses.replace(
     small.CONFIG,
-    backbone=config_lib.BackboneConfig(
+    backbone=schema.BackboneConfig(
         width=48, layers=3, heads=4, hidden=132, context=5, context_has_self=False
     ),
-    depformer=config_lib.DepformerConfig(width=32, layers=2, heads=2, hidden=88),
+    depformer=schema.DepformerConfig(width=32, layers=2, heads=2, hidden=88),
 )
 FRAMES = 17
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
 from mvjax import tree as tree_lib
+from mvjax.config import schema
 from mvjax.nn import siglip
 
-CONFIG = config_lib.SiglipConfig(width=20, layers=3, heads=2, hidden=36, patch=4, image_size=24)
+CONFIG = schema.SiglipConfig(width=20, layers=3, heads=2, hidden=36, patch=4, image_size=24)
 B = 2
 
 
@@ -20,7 +20,7 @@ def _pixels() -> jax.Array:
     return jax.random.uniform(jax.random.key(0), (B, size, size, 3), minval=-1.0)
 
 
-def _params(config: config_lib.SiglipConfig = CONFIG) -> dict:
+def _params(config: schema.SiglipConfig = CONFIG) -> dict:
     """Random parameters, biases and norms included."""
     shapes = jax.eval_shape(siglip.Siglip(config).init, jax.random.key(0), _pixels())["params"]
     rng = np.random.default_rng(1)
@@ -58,7 +58,7 @@ def test_the_tree_is_big_visions_scanned_img_tree():
 
 
 def test_the_real_size_has_upstreams_parameter_count():
-    real = config_lib.SiglipConfig()
+    real = schema.SiglipConfig()
     pixels = jax.ShapeDtypeStruct((1, 448, 448, 3), jnp.float32)
     shapes = jax.eval_shape(siglip.Siglip(real).init, jax.random.key(0), pixels)["params"]
     count = sum(leaf.size for leaf in tree_lib.flatten(shapes).values())
@@ -94,7 +94,7 @@ def test_features_equal_transformers(layers: int, tolerance: float):
     np.testing.assert_allclose(np.asarray(ours), theirs.numpy(), rtol=0, atol=tolerance)
 
 
-def _twin(config: config_lib.SiglipConfig, params: dict):
+def _twin(config: schema.SiglipConfig, params: dict):
     """transformers' encoder with our weights, every name of its state filled exactly once."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -117,7 +117,7 @@ def _twin(config: config_lib.SiglipConfig, params: dict):
     return model
 
 
-def _hf_state(config: config_lib.SiglipConfig, params: dict) -> dict[str, np.ndarray]:
+def _hf_state(config: schema.SiglipConfig, params: dict) -> dict[str, np.ndarray]:
     """Reference section 3.4, right to left."""
     flat = tree_lib.flatten(params)
     E = config.width

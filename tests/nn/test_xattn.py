@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import small_model as small
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.nn import xattn
 
 torch = pytest.importorskip("torch")
@@ -164,7 +164,7 @@ def test_whole_backbone_with_images(share, share_gate, name):
     np.testing.assert_allclose(gate_means, want[1].numpy(), atol=1e-4)
 
 
-def _backbone_twin(twin, weights, config: config_lib.ModelConfig, name, codes, tokens, has_image):
+def _backbone_twin(twin, weights, config: schema.ModelConfig, name, codes, tokens, has_image):
     """Moshi's own layers with the image step between attention and MLP; reference section 2.5."""
     xa, blocks = config.cross_attention, weights["backbone"]["blocks"]
     x = twin.text_emb(tensor(codes[:, 0]).long())

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import upstream
 
-from mvjax import config as config_lib
 from mvjax import tree as tree_lib
+from mvjax.config import schema
 from mvjax.nn import siglip
 from mvjax.weights import big_vision
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
 BV = upstream.big_vision()
-CONFIG = config_lib.SiglipConfig(width=20, layers=3, heads=2, hidden=36, patch=4, image_size=24)
+CONFIG = schema.SiglipConfig(width=20, layers=3, heads=2, hidden=36, patch=4, image_size=24)
 PIXELS = np.random.default_rng(0).uniform(-1, 1, (2, 24, 24, 3)).astype(np.float32)
 
 

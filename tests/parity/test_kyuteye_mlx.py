@@ -12,12 +12,13 @@ import pytest
 import upstream
 from PIL import Image
 
-from mvjax import tree
+from mvjax import scopes, tree
 from mvjax.data import images
+from mvjax.export import folder as export_folder
+from mvjax.export import runtime_configs, targets
 from mvjax.nn import model as model_lib
-from mvjax.nn import scopes, siglip
-from mvjax.stream import engine, session
-from mvjax.weights import export, runtime_configs, targets
+from mvjax.nn import siglip
+from mvjax.runtimes.jax import generate, session
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -33,7 +34,7 @@ def build(config, params, folder, monkeypatch, *, mode=None):
     sizes = runtime_configs.encoder_config(config.siglip)
     (folder / "siglip448.config").write_text(json.dumps(sizes))
     file = folder / targets.weight_file("mlx", mode)
-    export.save_exported(file, params, config, "mlx", quantisation=mode)
+    export_folder.save_exported(file, params, config, "mlx", quantisation=mode)
     told, release = runtime_configs.mlx_config(config, mode), MLX.models.config_v0_1()
     depth = dataclasses.replace(
         release.depformer.transformer, **told["depformer"].pop("transformer")
@@ -131,7 +132,7 @@ def test_without_an_image(tmp_path, monkeypatch, compare):
     model, _ = build(config, params, tmp_path, monkeypatch)
     user = upstream.user_codes(12)
     ids, frames, text, audio = converse(model, None, user)
-    run = functools.partial(engine.generate, with_audio_logits=True)
+    run = functools.partial(generate.generate, with_audio_logits=True)
     ours = run(model_lib.VisionSpeech(config), params, jnp.asarray(user)[None])
     compare.same("text ids", ours.text_ids[0], ids)
     compare.same("codec frames", ours.audio_codes[0, :, :-1].T, frames[1:])

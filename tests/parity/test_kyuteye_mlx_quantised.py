@@ -8,10 +8,12 @@ import pytest
 import test_kyuteye_mlx as plain
 import upstream
 
-from mvjax import config as config_lib
+from mvjax import gates
+from mvjax.config import schema
 from mvjax.data import images
-from mvjax.nn import gates
-from mvjax.weights import export, quantise, runtime_configs
+from mvjax.export import folder as export_folder
+from mvjax.export import runtime_configs
+from mvjax.weights import quantize
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -21,10 +23,10 @@ utils = pytest.importorskip("mlx.utils")
 # All widths fill groups of 64, and the hidden ones are 11/4 of the widths: D=512 F=1408 d=256 f=704 E=64
 WIDE = dataclasses.replace(
     upstream.CONFIG,
-    backbone=config_lib.BackboneConfig(width=512, layers=2, heads=4, hidden=1408, context=20),
-    depformer=config_lib.DepformerConfig(width=256, layers=1, heads=2, hidden=704),
-    siglip=config_lib.SiglipConfig(width=64, layers=1, heads=2, hidden=40, patch=7, image_size=28),
-    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=64)),
+    backbone=schema.BackboneConfig(width=512, layers=2, heads=4, hidden=1408, context=20),
+    depformer=schema.DepformerConfig(width=256, layers=1, heads=2, hidden=704),
+    siglip=schema.SiglipConfig(width=64, layers=1, heads=2, hidden=40, patch=7, image_size=28),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=64)),
 )
 
 
@@ -45,7 +47,7 @@ def test_quantised_streaming_steps(mode, tmp_path, monkeypatch, compare):
     user = upstream.user_codes(FRAMES)
     theirs = plain.converse(model, embedder(mx.array(upstream.image())), user)
 
-    from mvjax.stream import mlx_runtime
+    from mvjax.runtimes.mlx import runtime as mlx_runtime
 
     told = runtime_configs.mlx_config(config, mode)
     (tmp_path / "config.json").write_text(json.dumps(told))
@@ -63,11 +65,13 @@ def test_the_file_is_what_upstreams_quantize_saves(mode, tmp_path, monkeypatch, 
     params = upstream.params(config)
     model, _ = plain.build(config, params, tmp_path, monkeypatch)
     model.set_dtype(mx.bfloat16)  # as its bfloat16 file
-    scheme = quantise.SCHEMES[mode]
+    scheme = quantize.SCHEMES[mode]
     nn.quantize(model, bits=scheme.bits, group_size=scheme.group)
     saved = dict(utils.tree_flatten(model.parameters()))
     saved = MLX.loading.remove_shared_weights(saved, config.backbone.layers)
-    export.save_exported(tmp_path / "ours.safetensors", params, config, "mlx", quantisation=mode)
+    export_folder.save_exported(
+        tmp_path / "ours.safetensors", params, config, "mlx", quantisation=mode
+    )
     ours, _ = MLX.loading.split_embedder_weights(mx.load(str(tmp_path / "ours.safetensors")))
     assert ours.keys() == saved.keys()
     differing = [

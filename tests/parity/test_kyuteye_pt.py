@@ -12,11 +12,12 @@ import pytest
 import upstream
 import yaml
 
+from mvjax import gates, scopes
 from mvjax.data import images
-from mvjax.nn import gates, scopes
+from mvjax.export import folder as export_folder
+from mvjax.export import runtime_configs
 from mvjax.nn import model as model_lib
-from mvjax.stream import session
-from mvjax.weights import export, runtime_configs
+from mvjax.runtimes.jax import session
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -68,7 +69,7 @@ def build(config, params, folder):
     """Returns (MoshiVisGen, ImageProjection) through upstream's loader, from files that we write."""
     PT.cross_attention.SharedModuleType._instances.clear()  # else shared with the model before
     path = folder / "model.safetensors"
-    export.save_exported(path, params, config, "torch")
+    export_folder.save_exported(path, params, config, "torch")
     told = runtime_configs.torch_config(config)
     told["xa_shared"] = config.cross_attention.share == "qkv"  # no export of other designs
     (folder / "model.yaml").write_text(yaml.safe_dump(told))

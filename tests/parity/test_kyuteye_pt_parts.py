@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import upstream
 
-from mvjax import config as config_lib
-from mvjax.nn import gates, layers, scopes, xattn
+from mvjax import gates, scopes
+from mvjax.config import schema
+from mvjax.nn import layers, xattn
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -125,9 +126,9 @@ def test_no_layer_of_kyuteye_pt_is_told_where_image_tokens_are():
 @torch.no_grad()
 def test_gated_cross_attention(fields, compare):
     """The whole module, its keys and values from image tokens of some width."""
-    design = config_lib.CrossAttentionConfig(**{"gate": gates.Conditional(1), **fields})
-    config = config_lib.ModelConfig(
-        backbone=config_lib.BackboneConfig(width=12, heads=3), cross_attention=design
+    design = schema.CrossAttentionConfig(**{"gate": gates.Conditional(1), **fields})
+    config = schema.ModelConfig(
+        backbone=schema.BackboneConfig(width=12, heads=3), cross_attention=design
     )
     PT.cross_attention.SharedModuleType._instances.clear()
     theirs = gated(

@@ -20,9 +20,8 @@ import numpy as np
 import pytest
 import small_model as small
 
-from mvjax import config as config_lib
-from mvjax import parity, tree
-from mvjax.nn import gates
+from mvjax import gates, tree
+from mvjax.config import schema, upstream
 
 MOSHIVIS, BIG_VISION = "MVJAX_MOSHIVIS", "MVJAX_BIG_VISION"
 _URLS = {
@@ -32,21 +31,21 @@ _URLS = {
 
 # kyuteye_mlx has the ids 32000 and 2048 and eight levels in its source. D=48 N=4 H=12 F=132 L=3 G=6
 # E=24 S=16, depformer d=32 n=2 h=16 f=88 L=2; the hidden widths are 11/4 of the widths in all backends
-CONFIG = config_lib.ModelConfig(
-    backbone=config_lib.BackboneConfig(width=48, layers=3, heads=4, hidden=132, context=20),
-    depformer=config_lib.DepformerConfig(width=32, layers=2, heads=2, hidden=88),
-    siglip=config_lib.SiglipConfig(width=24, layers=2, heads=3, hidden=40, patch=7, image_size=28),
-    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=6)),
+CONFIG = schema.ModelConfig(
+    backbone=schema.BackboneConfig(width=48, layers=3, heads=4, hidden=132, context=20),
+    depformer=schema.DepformerConfig(width=32, layers=2, heads=2, hidden=88),
+    siglip=schema.SiglipConfig(width=24, layers=2, heads=3, hidden=40, patch=7, image_size=28),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=6)),
 )
 
 
-def like(runtime: str, config: config_lib.ModelConfig = CONFIG, **fields) -> config_lib.ModelConfig:
+def like(runtime: str, config: schema.ModelConfig = CONFIG, **fields) -> schema.ModelConfig:
     """The toy model as a runtime computes it; `fields` are of its cross-attention."""
     xa = dataclasses.replace(config.cross_attention, **fields)
-    return parity.imitate(dataclasses.replace(config, cross_attention=xa), runtime)
+    return upstream.imitate(dataclasses.replace(config, cross_attention=xa), runtime)
 
 
-def params(config: config_lib.ModelConfig) -> dict:
+def params(config: schema.ModelConfig) -> dict:
     """Random parameters in numpy: products of unit variance, and gates between closed and open."""
     flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(small.params(config)).items()}
     for path, leaf in flat.items():
@@ -63,7 +62,7 @@ def params(config: config_lib.ModelConfig) -> dict:
     return tree.unflatten(flat)
 
 
-def _fan_in(path: str, config: config_lib.ModelConfig) -> int:
+def _fan_in(path: str, config: schema.ModelConfig) -> int:
     part = config.depformer if path.startswith("depformer/") else config.backbone
     if path.endswith("mlp/out/kernel"):
         return part.hidden

@@ -6,11 +6,13 @@ import jax
 import pytest
 import toy_run
 
-from mvjax import config as config_lib
-from mvjax.train import compiled, count, hlo, hlo_cost, sharding
+from mvjax.config import schema
+from mvjax.plan import compiled_step, hlo, hlo_cost
+from mvjax.train import flops as flops_lib
+from mvjax.train import sharding
 from mvjax.train import step as step_lib
 
-FILES = config_lib.FrozenFiles("moshi", "siglip", "codec", "tokenizer")
+FILES = schema.FrozenFiles("moshi", "siglip", "codec", "tokenizer")
 # where the products of a part come from in the traced program
 PLACES = {
     "image encoder": ("encode_images",),
@@ -19,15 +21,13 @@ PLACES = {
 }
 
 
-def toy(**train) -> config_lib.Config:
-    data = config_lib.DataConfig(
-        speech_rows=2, speechless_rows=3, speech_frames=9, speechless_tokens=7
-    )
-    return config_lib.Config(
+def toy(**train) -> schema.Config:
+    data = schema.DataConfig(speech_rows=2, speechless_rows=3, speech_frames=9, speechless_tokens=7)
+    return schema.Config(
         FILES,
         model=toy_run.MODEL,
         data=data,
-        train=config_lib.TrainConfig(steps=2000, logit_frames=9, **train),
+        train=schema.TrainConfig(steps=2000, logit_frames=9, **train),
     )
 
 
@@ -35,8 +35,8 @@ def toy(**train) -> config_lib.Config:
 def program() -> hlo_cost.Cost:
     """The step as XLA compiles it for one CPU, walked."""
     run = toy()
-    mesh = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
-    arguments = compiled.step_arguments(run, mesh)
+    mesh = sharding.make_mesh(schema.MeshConfig(), jax.devices()[:1])
+    arguments = compiled_step.step_arguments(run, mesh)
     state, frozen, _ = arguments
     step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
     with jax.numpy_dtype_promotion("standard"):  # optax promotes its step count
@@ -59,7 +59,7 @@ def executed(*, again: bool, has: tuple[str, ...], lacks: tuple[str, ...] = ()) 
     "part", [pytest.param("image encoder", marks=pytest.mark.slow), "gates", "MLP"]
 )
 def test_parts_are_what_xla_computes(part):
-    counted = count.step_flops(toy()).parts[part]
+    counted = flops_lib.step_flops(toy()).parts[part]
     lacks = ("depformer", "encode_images") if part == "MLP" else ()
     found = executed(again=False, has=PLACES[part], lacks=lacks)
     assert math.isclose(found, counted.needed, rel_tol=1e-9), (found, counted)
@@ -69,8 +69,8 @@ def test_parts_are_what_xla_computes(part):
 
 def test_all_of_it_is_what_xla_computes(monkeypatch):
     """But for what plain attention and a scan do beyond need: all pairs, and gradients of layer 0."""
-    monkeypatch.setattr(count, "_window_pairs", lambda length, window: length**2)
-    flops = count.step_flops(toy())
+    monkeypatch.setattr(flops_lib, "_window_pairs", lambda length, window: length**2)
+    flops = flops_lib.step_flops(toy())
     counted = flops.frozen_aware + flops.recompute
     parts = flops.parts["self-attention"]
     layer0 = 2 * parts.forward / toy_run.MODEL.backbone.layers
@@ -81,21 +81,21 @@ def test_all_of_it_is_what_xla_computes(monkeypatch):
 
 def test_a_frozen_matrix_costs_4_and_a_trained_one_6():
     run = toy()
-    parts = count.step_flops(run).parts
-    positions = count.frames(run.data)
+    parts = flops_lib.step_flops(run).parts
+    positions = flops_lib.frames(run.data)
     assert positions == 2 * 9 + 3 * 7
     c = toy_run.MODEL.backbone
     assert parts["MLP"].needed == 4 * positions * c.layers * 3 * c.width * c.hidden
     assert parts["gates"].needed == 6 * positions * c.layers * 2 * c.width * 14
     everything = dataclasses.replace(run.train, trained=(".*",))
-    trained = count.step_flops(dataclasses.replace(run, train=everything))
+    trained = flops_lib.step_flops(dataclasses.replace(run, train=everything))
     assert trained.parts["MLP"].needed == 6 * positions * c.layers * 3 * c.width * c.hidden
-    assert trained.plain == count.step_flops(run).plain > trained.frozen_aware * 0.95
+    assert trained.plain == flops_lib.step_flops(run).plain > trained.frozen_aware * 0.95
 
 
 def test_recomputation_follows_the_policy():
     amounts = [
-        count.step_flops(toy(remat=remat)).recompute
+        flops_lib.step_flops(toy(remat=remat)).recompute
         for remat in ("none", "frozen", "attention", "full")
     ]
     assert amounts[0] == 0 and amounts == sorted(set(amounts))
@@ -104,16 +104,16 @@ def test_recomputation_follows_the_policy():
 def test_speech_rows_alone_pay_for_the_depth_transformer():
     run = toy()
     text = dataclasses.replace(run, data=dataclasses.replace(run.data, speech_rows=0))
-    assert count.step_flops(text).parts["depth transformer"].needed == 0
-    one = dataclasses.replace(run, loss=config_lib.LossConfig(trained_codebooks=1))
-    two = count.step_flops(run).parts["depth transformer"].needed
-    assert 0.4 < count.step_flops(one).parts["depth transformer"].needed / two < 0.5
+    assert flops_lib.step_flops(text).parts["depth transformer"].needed == 0
+    one = dataclasses.replace(run, loss=schema.LossConfig(trained_codebooks=1))
+    two = flops_lib.step_flops(run).parts["depth transformer"].needed
+    assert 0.4 < flops_lib.step_flops(one).parts["depth transformer"].needed / two < 0.5
 
 
 def test_a_window_limits_the_pairs():
-    assert count._window_pairs(9, 5) == sum(min(q + 1, 5) for q in range(9))
-    assert count._window_pairs(4, 5) == 10
+    assert flops_lib._window_pairs(9, 5) == sum(min(q + 1, 5) for q in range(9))
+    assert flops_lib._window_pairs(4, 5) == 10
 
 
 def test_utilisation():
-    assert count.utilisation(6e12, 0.5, devices=3, peak=8e12) == pytest.approx(0.5)
+    assert flops_lib.utilisation(6e12, 0.5, devices=3, peak=8e12) == pytest.approx(0.5)

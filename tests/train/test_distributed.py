@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import toy_run
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.train import distributed, sharding
 
 
 def mesh(*sizes):
-    return sharding.make_mesh(config_lib.MeshConfig(*sizes))
+    return sharding.make_mesh(schema.MeshConfig(*sizes))
 
 
 @pytest.fixture
@@ -96,9 +96,7 @@ def test_a_tpu_of_one_machine_is_one_process(environment, monkeypatch):
 
 
 def test_a_batch_of_one_process():
-    data = config_lib.DataConfig(
-        speech_rows=4, speechless_rows=0, speech_frames=9, speechless_tokens=7
-    )
+    data = schema.DataConfig(speech_rows=4, speechless_rows=0, speech_frames=9, speechless_tokens=7)
     batch = toy_run.Data(data)[3]
     feed = distributed.Feed(mesh(2, 2, 2))
     assert (feed.index, feed.count) == (0, 1)

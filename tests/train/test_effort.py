@@ -1,8 +1,8 @@
 import pytest
 import toy_run
 
-from mvjax import config as config_lib
-from mvjax.train import chips, effort, sharding
+from mvjax.config import schema
+from mvjax.train import chips, sharding, throughput
 
 
 @pytest.mark.parametrize(
@@ -22,19 +22,19 @@ from mvjax.train import chips, effort, sharding
     ],
 )
 def test_devices_by_the_names_that_jax_gives(kind, name):
-    assert effort.chip(kind) is chips.CHIPS[name]
+    assert throughput.chip(kind) is chips.CHIPS[name]
 
 
 @pytest.mark.parametrize("kind", ["cpu", "NVIDIA H100 PCIe", "NVIDIA L400", ""])
 def test_devices_without_a_published_peak(kind):
-    assert effort.chip(kind) is None
+    assert throughput.chip(kind) is None
 
 
 def test_of_a_run(tmp_path, monkeypatch):
     run = toy_run.make_config(tmp_path)
-    mesh = sharding.make_mesh(config_lib.MeshConfig())
-    worth = effort.of(run, mesh)
+    mesh = sharding.make_mesh(schema.MeshConfig())
+    worth = throughput.of(run, mesh)
     assert worth.frames == 4 * 9 + 8 * 7 and worth.peak is None
     assert worth.flops > 4 * worth.frames * 3 * 3 * 24 * 66  # the backbone's MLPs alone
-    monkeypatch.setattr(effort, "chip", lambda _: chips.CHIPS["v5e"])
-    assert effort.of(run, mesh).peak == 8 * 197e12
+    monkeypatch.setattr(throughput, "chip", lambda _: chips.CHIPS["v5e"])
+    assert throughput.of(run, mesh).peak == 8 * 197e12

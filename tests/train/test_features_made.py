@@ -4,37 +4,42 @@ import jax
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
-from mvjax import tiny
-from mvjax.data import features, images, records, rows
+from mvjax.config import schema
+from mvjax.data import examples, image_features, images
+from mvjax.data.records import dataset as dataset_lib
+from mvjax.digits import frozen_models, world
 from mvjax.nn import model as model_lib
-from mvjax.tiny import world
-from mvjax.train import features as make_lib
+from mvjax.train import encode_features
 from mvjax.weights import big_vision
 
 
 @pytest.fixture
 def run(tmp_path):
-    data = config_lib.DataConfig(
-        root=str(tmp_path), speech=(), speechless=(config_lib.Source("text"),), p_concat=0.0
+    data = schema.DataConfig(
+        root=str(tmp_path), speech=(), speechless=(schema.Source("text"),), p_concat=0.0
     )
-    run = config_lib.Config(frozen=tiny.FROZEN, model=tiny.MODEL, codec=tiny.CODEC, data=data)
-    turns = (records.Turn("user", "what digit is this"), records.Turn("assistant", "a seven"))
+    run = schema.Config(
+        frozen=frozen_models.FROZEN, model=frozen_models.MODEL, codec=frozen_models.CODEC, data=data
+    )
+    turns = (
+        dataset_lib.Turn("user", "what digit is this"),
+        dataset_lib.Turn("assistant", "a seven"),
+    )
     items = [
-        records.Record(f"r{i}", ("digit",), turns, image=images.encode_png(scene.image))
+        dataset_lib.Record(f"r{i}", ("digit",), turns, image=images.encode_png(scene.image))
         for i, scene in enumerate(world.scenes("train", 5, 0))
     ]
-    records.write(rows.record_path(data, "text"), items, records.Identity())
+    dataset_lib.write(examples.record_path(data, "text"), items, dataset_lib.Identity())
     return run
 
 
 def test_features_are_those_of_the_step(run):
     told = []
-    made = make_lib.make(run, progress=lambda *seen: told.append(seen))
+    made = encode_features.make(run, progress=lambda *seen: told.append(seen))
     assert set(made) == {"text"} and told[-1] == ("text", 5, 5)
-    dataset = rows.record_path(run.data, "text")
-    reader = records.Reader(dataset, expected=None)
-    found = features.Reader(dataset, expected=features.made_with(run.frozen, run.model))
+    dataset = examples.record_path(run.data, "text")
+    reader = dataset_lib.Reader(dataset, expected=None)
+    found = image_features.Reader(dataset, expected=image_features.made_with(run.frozen, run.model))
     params = {"image": {"encoder": big_vision.load_siglip(run.frozen.siglip, run.model.siglip)}}
     model = model_lib.VisionSpeech(run.model)
     encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_images"))
@@ -46,12 +51,12 @@ def test_features_are_those_of_the_step(run):
         np.testing.assert_allclose(
             found[number].astype(np.float32), wanted, rtol=2**-8, atol=1e-5
         )  # bfloat16
-    assert make_lib.make(run) == {"text": None}
+    assert encode_features.make(run) == {"text": None}
 
 
 def test_another_size_is_made_again(run):
-    make_lib.make(run)
+    encode_features.make(run)
     siglip = dataclasses.replace(run.model.siglip, image_size=72)
     other = dataclasses.replace(run, model=dataclasses.replace(run.model, siglip=siglip))
-    index = make_lib.make(other)["text"]
+    index = encode_features.make(other)["text"]
     assert index is not None and index.tokens == 36

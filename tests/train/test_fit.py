@@ -12,13 +12,13 @@ import pytest
 import same_state
 import toy_run
 
-from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.train import checkpoint, fit, load, resume, trace
 from mvjax.train import step as step_lib
 
 MEASURED = "second|memory|utilisation"
-MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
+MESH = schema.MeshConfig(data=2, fsdp=2, tensor=2)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mvjax import config as config_lib
-from mvjax.data import bad_records, rows, shards, weights
+from mvjax.config import schema
+from mvjax.data import examples, mixing
+from mvjax.data.records import bad_records, shards
 from mvjax.train import fit, sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -24,7 +25,7 @@ def run(tmp_path, monkeypatch):
 
 
 def reweighted(run, weight):
-    speechless = (config_lib.Source("text", weight), config_lib.Source("visual", 1.0))
+    speechless = (schema.Source("text", weight), schema.Source("visual", 1.0))
     return dataclasses.replace(run, data=dataclasses.replace(run.data, speechless=speechless))
 
 
@@ -33,11 +34,11 @@ def names(data, steps):
 
 
 def test_weights_that_change_keep_every_dataset_in_order(run, tmp_path):
-    mesh = sharding.make_mesh(config_lib.MeshConfig(), None)
-    first = fit._mixture(run, tmp_path, mesh, weights.start(run.data))
-    weights.write(tmp_path / weights.FILE, weights.start(run.data))
+    mesh = sharding.make_mesh(schema.MeshConfig(), None)
+    first = fit._mixture(run, tmp_path, mesh, mixing.start(run.data))
+    mixing.write(tmp_path / mixing.FILE, mixing.start(run.data))
     other = reweighted(run, 1.0)
-    history, told = weights.resume(tmp_path / weights.FILE, other.data, 6)
+    history, told = mixing.resume(tmp_path / mixing.FILE, other.data, 6)
     assert told == "weights change at step 6: speechless text 3, visual 1 -> text 1, visual 1"
     second = fit._mixture(other, tmp_path, mesh, history)
     assert names(second, range(6)) == names(first, range(6))
@@ -46,10 +47,10 @@ def test_weights_that_change_keep_every_dataset_in_order(run, tmp_path):
 
 
 def test_bad_records_are_listed_in_the_run_folder(run, tmp_path):
-    mesh = sharding.make_mesh(config_lib.MeshConfig(), None)
+    mesh = sharding.make_mesh(schema.MeshConfig(), None)
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, bad_record_budget=1))
-    data = fit._mixture(run, tmp_path, mesh, weights.start(run.data))
-    (path,) = shards.paths(rows.record_path(run.data, "text"), 1)
+    data = fit._mixture(run, tmp_path, mesh, mixing.start(run.data))
+    (path,) = shards.paths(examples.record_path(run.data, "text"), 1)
     content = bytearray(path.read_bytes())
     content[content.index(b"text-7")] ^= 255
     path.write_bytes(content)

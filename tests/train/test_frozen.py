@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import toy_run
 
-from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import layers
 from mvjax.nn import model as model_lib
-from mvjax.train import frozen, load, objective, sharding
+from mvjax.train import frozen_dtype, gradients, load, sharding
 
-MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
+MESH = schema.MeshConfig(data=2, fsdp=2, tensor=2)
 
 
 def noise(*shape, seed=0):
@@ -35,7 +35,7 @@ def noise(*shape, seed=0):
 )
 def test_a_product_with_codes_is_that_with_the_rounded_kernel(equation, x, kernel, axes):
     x, kernel = jnp.asarray(noise(*x)), jnp.asarray(noise(*kernel, seed=1))
-    codes, scale = frozen.quantise(kernel, axes)
+    codes, scale = frozen_dtype.quantise(kernel, axes)
     assert codes.dtype == jnp.int8 and int(jnp.abs(codes.astype(jnp.int32)).max()) == 127
     rounded = codes.astype(jnp.float32) * scale
     assert np.all(np.abs(rounded - kernel) <= 0.501 * np.broadcast_to(scale, kernel.shape))
@@ -45,8 +45,8 @@ def test_a_product_with_codes_is_that_with_the_rounded_kernel(equation, x, kerne
 
 def test_codes_survive_a_second_quantisation():
     kernel = jnp.asarray(noise(8, 5)).at[:, 2].set(0)
-    codes, scale = frozen.quantise(kernel, (-2,))
-    again, _ = frozen.quantise(codes.astype(jnp.float32) * scale, (-2,))
+    codes, scale = frozen_dtype.quantise(kernel, (-2,))
+    again, _ = frozen_dtype.quantise(codes.astype(jnp.float32) * scale, (-2,))
     np.testing.assert_array_equal(again, codes)
     assert not np.any(codes[:, 2])
 
@@ -109,15 +109,13 @@ def step_equations(kind, remat="full"):
     model = model_lib.VisionSpeech(run.model, compute_lib.Compute(remat))
     held = load.held(run)
     batch = toy_run.Data(run.data)[0]
-    program = jax.make_jaxpr(lambda a, f, b: objective.gradients(a, f, b, model=model, run=run))
+    program = jax.make_jaxpr(lambda a, f, b: gradients.gradients(a, f, b, model=model, run=run))
     return list(equations(program(held.adapters, held.frozen, batch).jaxpr))
 
 
 def toy_run_config():
-    data = config_lib.DataConfig(
-        speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7
-    )
-    return config_lib.Config(config_lib.FrozenFiles("", "", "", ""), toy_run.MODEL, data=data)
+    data = schema.DataConfig(speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7)
+    return schema.Config(schema.FrozenFiles("", "", "", ""), toy_run.MODEL, data=data)
 
 
 def outputs(primitive, kind):
@@ -155,7 +153,7 @@ def test_no_text_logits_exist_whole():
     run = toy_run.with_train(toy_run_config(), logit_frames=2)
     model = model_lib.VisionSpeech(run.model)
     held = load.held(run)
-    program = jax.make_jaxpr(lambda a, f, b: objective.gradients(a, f, b, model=model, run=run))
+    program = jax.make_jaxpr(lambda a, f, b: gradients.gradients(a, f, b, model=model, run=run))
     chunked = equations(program(*held, toy_run.Data(run.data)[0]).jaxpr)
     shapes = [v.aval.shape for e in chunked for v in e.outvars]
     assert (4, 2, 34) in shapes and (4, 9, 34) not in shapes and (8, 7, 34) not in shapes

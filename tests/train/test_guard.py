@@ -7,12 +7,10 @@ import optax
 import pytest
 import toy_run
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.train import clock, guard, load, optim, sharding, step
 
-SETTINGS = config_lib.OptimConfig(
-    learning_rate=0.1, warmup_steps=0, spike_factor=2.0, spike_window=3
-)
+SETTINGS = schema.OptimConfig(learning_rate=0.1, warmup_steps=0, spike_factor=2.0, spike_window=3)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +52,7 @@ def test_a_spike_changes_nothing_but_the_counters():
 
 
 def test_without_a_factor_there_is_no_memory_and_no_spike():
-    optimizer = optim.make(config_lib.OptimConfig(warmup_steps=0), steps=50)
+    optimizer = optim.make(schema.OptimConfig(warmup_steps=0), steps=50)
     state = optimizer.init({"kernel": jnp.ones(2)})
     assert optax.tree.get(state, "recent_losses") is None
     assert not guard.spiked(state, jnp.float32(1e30), factor=None)
@@ -63,7 +61,7 @@ def test_without_a_factor_there_is_no_memory_and_no_spike():
 def test_the_memory_is_part_of_the_state_and_of_the_step(tmp_path):
     run = toy_run.make_config(tmp_path)
     run = dataclasses.replace(run, optim=dataclasses.replace(SETTINGS, warmup_steps=2))
-    mesh = sharding.make_mesh(config_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+    mesh = sharding.make_mesh(schema.MeshConfig(data=2, fsdp=2, tensor=2))
     shapes = load.shapes(run)
     state = step.like(run, mesh, shapes.adapters)
     assert remembered(state).shape == (3,)

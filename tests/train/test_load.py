@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import toy_run
 
-from mvjax import config as config_lib
-from mvjax import config_text, tree
+from mvjax import files, tree
+from mvjax.config import schema
+from mvjax.config import text as config_text
 from mvjax.train import load, sharding
-from mvjax.weights import big_vision, kyutai, locate, safetensors_io, siglip_names, stream
+from mvjax.weights import big_vision, kyutai, placement, safetensors_io, siglip_names
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "moshika_vis_parameters.txt"
@@ -37,7 +38,7 @@ def with_frozen(config, **fields):
 
 
 def mesh_of(**sizes):
-    return sharding.make_mesh(config_lib.MeshConfig(**sizes))
+    return sharding.make_mesh(schema.MeshConfig(**sizes))
 
 
 def assert_equal(found, expected):
@@ -95,7 +96,7 @@ def test_trained_parameters_of_the_file_start_from_it_in_float32(config, tmp_pat
 
 
 def test_hash_is_that_of_the_values_wherever_they_are(config, monkeypatch):
-    monkeypatch.setattr(stream, "PART_BYTES", 3000)
+    monkeypatch.setattr(placement, "PART_BYTES", 3000)
     stored = tree.unflatten(frozen_part(config, load.from_files(config)))
     expected = load.tree_hash(stored)
     assert load.tree_hash(load.frozen(config, mesh_of(fsdp=4, data=2))) == expected
@@ -153,7 +154,7 @@ def test_lora_is_part_of_the_run_and_of_its_identity(config, tmp_path):
 
 
 def test_a_file_of_the_hub_must_have_the_bytes_it_is_named_by(config, tmp_path):
-    digest = locate.file_hash(Path(config.frozen.moshi))
+    digest = files.file_hash(Path(config.frozen.moshi))
     blob = tmp_path / "blobs" / digest
     blob.parent.mkdir()
     shutil.copy(config.frozen.moshi, blob)
@@ -312,7 +313,7 @@ def test_each_of_two_processes_reads_what_its_devices_hold(config, tmp_path):
     total = sum(t.size for t in safetensors_io.read(Path(config.frozen.moshi)).values())
     for read, held, digest, length in lines:
         assert read == held and 0.4 * total < int(read) < 0.65 * total, (read, held, total)
-        assert digest == locate.file_hash(Path(config.frozen.moshi)) and length == "64"
+        assert digest == files.file_hash(Path(config.frozen.moshi)) and length == "64"
 
 
 if __name__ == "__main__":

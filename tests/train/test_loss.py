@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.nn import layers
 from mvjax.train import loss
 
-MODEL = config_lib.ModelConfig()  # PAD 3, EPAD 0
-SETTINGS = config_lib.LossConfig()
+MODEL = schema.ModelConfig()  # PAD 3, EPAD 0
+SETTINGS = schema.LossConfig()
 
 
 def nats(logits: np.ndarray, target: int) -> float:

@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 import toy_run
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.nn import gates
+from mvjax import gates, tree
+from mvjax.config import schema
 from mvjax.train import load, sharding, step
 
 STEPS = 3
 FAST = {"xla_backend_optimization_level": 0}  # to compile, which is what takes the time here
 # B=8 T=9 S=4 D=32 E=24 F=40 N=4 H=8 L=2 K=7 Q=3 V=48 C=56 G=16; depformer d=16 n=4 f=64 L=1.
 # Divisible by 8 along fsdp and by 4 along tensor.
-MODEL = config_lib.ModelConfig(
-    backbone=config_lib.BackboneConfig(width=32, layers=2, heads=4, hidden=40, context=5),
-    depformer=config_lib.DepformerConfig(width=16, layers=1, heads=4, hidden=64),
-    siglip=config_lib.SiglipConfig(width=24, layers=1, heads=4, hidden=80, patch=4, image_size=8),
-    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=16)),
+MODEL = schema.ModelConfig(
+    backbone=schema.BackboneConfig(width=32, layers=2, heads=4, hidden=40, context=5),
+    depformer=schema.DepformerConfig(width=16, layers=1, heads=4, hidden=64),
+    siglip=schema.SiglipConfig(width=24, layers=1, heads=4, hidden=80, patch=4, image_size=8),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=16)),
     text_vocab=48,
     audio_vocab=56,
     codebooks_out=3,
@@ -29,16 +28,16 @@ MODEL = config_lib.ModelConfig(
 )
 
 
-def make_run(mesh: tuple[int, int, int], **train) -> config_lib.Config:
-    return config_lib.Config(
-        frozen=config_lib.FrozenFiles("", "", "", ""),
+def make_run(mesh: tuple[int, int, int], **train) -> schema.Config:
+    return schema.Config(
+        frozen=schema.FrozenFiles("", "", "", ""),
         model=MODEL,
-        data=config_lib.DataConfig(
+        data=schema.DataConfig(
             speech_rows=8, speechless_rows=16, speech_frames=9, speechless_tokens=7
         ),
-        optim=config_lib.OptimConfig(learning_rate=1e-2, warmup_steps=2, ema=0.75),
-        mesh=config_lib.MeshConfig(*mesh),
-        train=config_lib.TrainConfig(steps=12, **{"remat": "none", "logit_frames": 4, **train}),
+        optim=schema.OptimConfig(learning_rate=1e-2, warmup_steps=2, ema=0.75),
+        mesh=schema.MeshConfig(*mesh),
+        train=schema.TrainConfig(steps=12, **{"remat": "none", "logit_frames": 4, **train}),
     )
 
 
@@ -50,7 +49,7 @@ def weights() -> load.Params:
     return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32) * 0.2, shapes)
 
 
-def curve(run: config_lib.Config, devices: int = 8) -> tuple[list[float], step.State]:
+def curve(run: schema.Config, devices: int = 8) -> tuple[list[float], step.State]:
     """Losses of the first steps, and the last state."""
     mesh = sharding.make_mesh(run.mesh, jax.devices()[:devices])
     params = load.Params(*(jax.device_put(t, sharding.shardings(t, mesh)) for t in weights()))

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
 
-from mvjax.train import clock, effort, runlog
+from mvjax.train import clock, runlog, throughput
 
 
 def open_log(folder, *, step=0, quiet=True, peak=None):
-    worth = effort.Effort(frames=30, flops=60.0, peak=peak)
+    worth = throughput.Effort(frames=30, flops=60.0, peak=peak)
     return runlog.RunLog(folder, step=step, steps=9, every=2, effort=worth, quiet=quiet)
 
 

@@ -7,13 +7,12 @@ import pytest
 import toy_run
 from jax.sharding import PartitionSpec as P
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.nn import gates
+from mvjax import gates, tree
+from mvjax.config import schema
 from mvjax.nn import model as model_lib
 from mvjax.train import load, sharding
 
-MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
+MESH = schema.MeshConfig(data=2, fsdp=2, tensor=2)
 
 
 def model_paths(**fields) -> set[str]:
@@ -23,7 +22,7 @@ def model_paths(**fields) -> set[str]:
 
 
 def test_minus_one_takes_the_devices_that_are_left():
-    mesh = sharding.make_mesh(config_lib.MeshConfig(data=-1, fsdp=2, tensor=2))
+    mesh = sharding.make_mesh(schema.MeshConfig(data=-1, fsdp=2, tensor=2))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
 
@@ -31,7 +30,7 @@ def test_minus_one_takes_the_devices_that_are_left():
 @pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (2, 2, 1)])
 def test_mesh_that_does_not_fit(sizes):
     with pytest.raises(ValueError, match=r"8 devices.*fsdp="):
-        sharding.make_mesh(config_lib.MeshConfig(*sizes))
+        sharding.make_mesh(schema.MeshConfig(*sizes))
 
 
 def test_specs():
@@ -67,7 +66,7 @@ def test_every_rule_has_a_parameter_and_is_the_first_to_match_it(tmp_path):
 
 
 def test_large_parameters_of_the_7b_model_are_all_sharded():
-    config = config_lib.Config(frozen=config_lib.FrozenFiles("", "", "", ""))
+    config = schema.Config(frozen=schema.FrozenFiles("", "", "", ""))
     for path, leaf in tree.flatten(tree.merge(*load.shapes(config))).items():
         if np.prod(leaf.shape) > 4e6:
             assert set(sharding.spec(path, len(leaf.shape))) - {None}, path
@@ -84,7 +83,7 @@ def test_indivisible_dimensions_are_all_named():
 
 
 def test_rows_must_divide():
-    data = config_lib.DataConfig(speech_rows=30, speechless_rows=0)
+    data = schema.DataConfig(speech_rows=30, speechless_rows=0)
     with pytest.raises(ValueError, match=r"data\.speech_rows: 30 is not divisible by 4"):
         sharding.check_rows(data, sharding.make_mesh(MESH))
     mesh, even = sharding.make_mesh(MESH), dataclasses.replace(data, speech_rows=4)

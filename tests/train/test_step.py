@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import toy_run
 
-from mvjax import config as config_lib
 from mvjax import tree, types
+from mvjax.config import schema
 from mvjax.data import images
 from mvjax.nn import model as model_lib
-from mvjax.train import load, objective, sharding, step
+from mvjax.train import gradients, load, sharding, step
 
-MESH = config_lib.MeshConfig(data=2, fsdp=2, tensor=2)
+MESH = schema.MeshConfig(data=2, fsdp=2, tensor=2)
 MODEL = model_lib.VisionSpeech(toy_run.MODEL)
 
 
@@ -52,7 +52,7 @@ def assert_equal(first, second):
 
 @pytest.fixture(scope="module")
 def jitted_loss(config):
-    return jax.jit(lambda a, f, batch: objective.loss(a, f, batch, model=MODEL, run=config))
+    return jax.jit(lambda a, f, batch: gradients.loss(a, f, batch, model=MODEL, run=config))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, mesh, params, train_s
 def test_eight_devices_and_one_agree(config, mesh, params, train_step):
     batch = toy_run.Data(config.data)[0]
     sharded, metrics = train_step(new_state(config, mesh), params.frozen, batch)
-    alone = dataclasses.replace(config, mesh=config_lib.MeshConfig())
+    alone = dataclasses.replace(config, mesh=schema.MeshConfig())
     one = sharding.make_mesh(alone.mesh, jax.devices()[:1])
     weights = load.weights(alone, one)
     assert_equal(host(weights.adapters), host(load.weights(config, mesh).adapters))
@@ -192,7 +192,7 @@ def test_eight_devices_and_one_agree(config, mesh, params, train_step):
 def test_pixels_equal_the_hosts():
     picture = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
     np.testing.assert_allclose(
-        objective.pixels(jnp.asarray(picture)), images.normalise(picture), atol=1e-7
+        gradients.pixels(jnp.asarray(picture)), images.normalise(picture), atol=1e-7
     )
 
 

@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
 from mvjax import tree as tree_lib
+from mvjax.config import schema
 from mvjax.nn import siglip
 from mvjax.weights import big_vision, positions
 
-CONFIG = config_lib.SiglipConfig(width=20, layers=3, heads=2, hidden=36, patch=4, image_size=24)
+CONFIG = schema.SiglipConfig(width=20, layers=3, heads=2, hidden=36, patch=4, image_size=24)
 BLOCKS = "Transformer/encoderblock"
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import quantisable
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.nn import gates
-from mvjax.weights import candle, export, kyutai, rules, safetensors_io
+from mvjax import gates, tree
+from mvjax.config import schema
+from mvjax.export import folder as export_folder
+from mvjax.weights import candle, kyutai, rules, safetensors_io
 
 CONFIG = quantisable.CONFIG
 XA = "transformer.layers.0.cross_attention."
@@ -19,13 +19,13 @@ XA = "transformer.layers.0.cross_attention."
 
 def toy(**changes):
     small = {
-        "backbone": config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
-        "depformer": config_lib.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
-        "siglip": config_lib.SiglipConfig(
+        "backbone": schema.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
+        "depformer": schema.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
+        "siglip": schema.SiglipConfig(
             width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12
         ),
     }
-    adapters = config_lib.CrossAttentionConfig(**({"gate": gates.Conditional(hidden=3)} | changes))
+    adapters = schema.CrossAttentionConfig(**({"gate": gates.Conditional(hidden=3)} | changes))
     return dataclasses.replace(CONFIG, cross_attention=adapters, **small)
 
 
@@ -35,19 +35,19 @@ def quantised(tmp_path_factory):
     pytest.importorskip("gguf")
     path = tmp_path_factory.mktemp("candle") / "model.q8_0.gguf"
     params = quantisable.params()
-    export.save_exported(path, params, CONFIG, "candle", quantisation="q8_0")
+    export_folder.save_exported(path, params, CONFIG, "candle", quantisation="q8_0")
     return params, path
 
 
 def load(path, config=CONFIG):
-    return export.load_exported(path, config, "candle", dtype=np.float32)
+    return export_folder.load_exported(path, config, "candle", dtype=np.float32)
 
 
 def test_the_same_tree_in_both_layouts(tmp_path):
     config = toy()
     params = quantisable.params(config)
-    export.save_exported(tmp_path / "pt.safetensors", params, config, "torch")
-    export.save_exported(tmp_path / "rs.safetensors", params, config, "candle")
+    export_folder.save_exported(tmp_path / "pt.safetensors", params, config, "torch")
+    export_folder.save_exported(tmp_path / "rs.safetensors", params, config, "candle")
     a = safetensors_io.read(tmp_path / "pt.safetensors")
     b = safetensors_io.read(tmp_path / "rs.safetensors")
     layer, step1 = "transformer.layers.1.", "depformer.1.transformer.layers.0."
@@ -102,17 +102,17 @@ def test_the_same_tree_in_both_layouts(tmp_path):
 def test_import_then_export_gives_the_same_bytes(gate, dim, dtype, tmp_path):
     config = toy(gate=gate, dim=dim)
     first, again = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
-    export.save_exported(first, quantisable.params(config), config, "candle", dtype=dtype)
-    loaded = export.load_exported(first, config, "candle")
+    export_folder.save_exported(first, quantisable.params(config), config, "candle", dtype=dtype)
+    loaded = export_folder.load_exported(first, config, "candle")
     assert {leaf.dtype for leaf in tree.flatten(loaded).values()} == {np.dtype(dtype)}
-    export.save_exported(again, loaded, config, "candle")
+    export_folder.save_exported(again, loaded, config, "candle")
     assert first.read_bytes() == again.read_bytes()
 
 
 def test_gguf_and_its_vision_file_keep_their_bytes_too(quantised, tmp_path):
     _, path = quantised
     again = tmp_path / "again.q8_0.gguf"
-    export.save_exported(again, load(path), CONFIG, "candle", quantisation="q8_0")
+    export_folder.save_exported(again, load(path), CONFIG, "candle", quantisation="q8_0")
     assert again.read_bytes() == path.read_bytes()
     # the name that kyuteye_rs derives: X.q8_0.gguf -> X_vision_tower_unquant.safetensors
     vision = path.with_name("model_vision_tower_unquant.safetensors")
@@ -125,7 +125,7 @@ def test_what_a_gguf_holds(quantised):
     import gguf
 
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
-    tensors = export.to_tensors(params, CONFIG, "candle", quantisation="q8_0")
+    tensors = export_folder.to_tensors(params, CONFIG, "candle", quantisation="q8_0")
     plain = {name: t for name, t in tensors.items() if not name.startswith(candle.IMAGE)}
     assert kinds.keys() == plain.keys()
     vision = safetensors_io.tensors(candle.vision_file(path))
@@ -150,7 +150,7 @@ def test_what_a_gguf_holds(quantised):
 def test_a_gguf_may_hold_the_image_part_itself(quantised, tmp_path):
     params, path = quantised
     gguf_io, alone = candle.gguf_io(), tmp_path / "alone.q8_0.gguf"
-    tensors = export.to_tensors(params, CONFIG, "candle", quantisation="q8_0")
+    tensors = export_folder.to_tensors(params, CONFIG, "candle", quantisation="q8_0")
     gguf_io.write(alone, tensors)  # as the released one does, by its size
     loaded = load(alone)["image"]["proj"]
     np.testing.assert_array_equal(loaded["bias"], params["image"]["proj"]["bias"])
@@ -180,7 +180,7 @@ def test_the_vision_file_of_a_gguf_on_the_hub_is_fetched_too(location, quantised
 
 def test_damage_is_named(quantised, tmp_path):
     gguf_io = candle.gguf_io()
-    tensors = export.to_tensors(quantised[0], CONFIG, "candle", quantisation="q8_0")
+    tensors = export_folder.to_tensors(quantised[0], CONFIG, "candle", quantisation="q8_0")
     name = "depformer.2.transformer.layers.1.norm1.alpha"
     tensors[name] = tensors[name][()] + 1
     gguf_io.write(tmp_path / "m.q8_0.gguf", tensors)
@@ -198,7 +198,7 @@ def test_damage_is_named(quantised, tmp_path):
 def test_a_safetensors_file_may_have_separate_projections(tmp_path):
     config = toy()
     params = quantisable.params(config)
-    tensors = export.to_tensors(params, config, "candle", quantisation="q8_0")
+    tensors = export_folder.to_tensors(params, config, "candle", quantisation="q8_0")
     safetensors_io.write(tmp_path / "m.safetensors", tensors)
     loaded = tree.flatten(load(tmp_path / "m.safetensors", config))
     for path, leaf in tree.flatten(params).items():
@@ -219,7 +219,7 @@ def test_names_of_other_image_tokens_and_of_a_learned_bias():
 
 
 def test_released_sizes_count_every_parameter():
-    config = config_lib.ModelConfig()
+    config = schema.ModelConfig()
     copied = 7 * 6 * 2 * 1024  # norms of the depth transformer
     for split in (False, True):
         table = candle.candle_rules(config, split=split)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.nn import siglip
 from mvjax.weights import hf_siglip, positions, rules, safetensors_io, siglip_names
 
-CONFIG = config_lib.SiglipConfig(width=20, layers=1, heads=2, hidden=36, patch=4, image_size=24)
+CONFIG = schema.SiglipConfig(width=20, layers=1, heads=2, hidden=36, patch=4, image_size=24)
 TABLE = siglip_names.siglip_rules(ours="", theirs="")
 SHARDS = "5KB"
 PATHS = {

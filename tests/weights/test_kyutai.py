@@ -8,41 +8,41 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.nn import gates
-from mvjax.weights import export, kyutai, rules, safetensors_io, split_names
+from mvjax import gates, tree
+from mvjax.config import schema
+from mvjax.export import folder as export_folder
+from mvjax.weights import kyutai, rules, safetensors_io, split_names
 
-TOY = config_lib.ModelConfig(
-    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
-    depformer=config_lib.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
-    siglip=config_lib.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
-    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
+TOY = schema.ModelConfig(
+    backbone=schema.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
+    depformer=schema.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
+    siglip=schema.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
     text_vocab=37,
     audio_vocab=13,
 )
 DESIGNS = {
-    "conditional": config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
-    "constant": config_lib.CrossAttentionConfig(gate=gates.Constant()),
-    "none": config_lib.CrossAttentionConfig(gate=None),
-    "shared_gate": config_lib.CrossAttentionConfig(gate=gates.Conditional(3), share_gate=True),
-    "shared_constant": config_lib.CrossAttentionConfig(gate=gates.Constant(), share_gate=True),
-    "kv": config_lib.CrossAttentionConfig(gate=gates.Conditional(3), share="kv"),
-    "unshared": config_lib.CrossAttentionConfig(
+    "conditional": schema.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
+    "constant": schema.CrossAttentionConfig(gate=gates.Constant()),
+    "none": schema.CrossAttentionConfig(gate=None),
+    "shared_gate": schema.CrossAttentionConfig(gate=gates.Conditional(3), share_gate=True),
+    "shared_constant": schema.CrossAttentionConfig(gate=gates.Constant(), share_gate=True),
+    "kv": schema.CrossAttentionConfig(gate=gates.Conditional(3), share="kv"),
+    "unshared": schema.CrossAttentionConfig(
         gate=gates.Conditional(3), share="none", share_gate=True
     ),
-    "other_width": config_lib.CrossAttentionConfig(gate=gates.Conditional(3), dim=14),
-    "encoder_width": config_lib.CrossAttentionConfig(gate=gates.Conditional(3), dim=20),
-    "two_layers": config_lib.CrossAttentionConfig(
+    "other_width": schema.CrossAttentionConfig(gate=gates.Conditional(3), dim=14),
+    "encoder_width": schema.CrossAttentionConfig(gate=gates.Conditional(3), dim=20),
+    "two_layers": schema.CrossAttentionConfig(
         gate=gates.Conditional(3), share="none", dim=14, layers=(0, 2)
     ),
-    "last_layer": config_lib.CrossAttentionConfig(
+    "last_layer": schema.CrossAttentionConfig(
         gate=gates.Conditional(3), share_gate=True, layers=(2,)
     ),
-    "two_layers_kv": config_lib.CrossAttentionConfig(
+    "two_layers_kv": schema.CrossAttentionConfig(
         gate=gates.Constant(), share="kv", dim=14, layers=(1, 2)
     ),
-    "bias": config_lib.CrossAttentionConfig(gate=gates.Conditional(3, bias=True)),
+    "bias": schema.CrossAttentionConfig(gate=gates.Conditional(3, bias=True)),
 }
 
 
@@ -64,7 +64,7 @@ def design(name):
 
 
 def test_the_released_sizes_give_the_released_names_and_counts():
-    config = config_lib.ModelConfig()
+    config = schema.ModelConfig()
     vis = rules.tensor_shapes(kyutai.vis_rules(config), kyutai.sizes(config))
     base = rules.tensor_shapes(kyutai.moshi_rules(config), kyutai.sizes(config))
     count = {n: int(np.prod(s)) for n, s in vis.items()}
@@ -100,9 +100,10 @@ def test_the_released_sizes_give_the_released_names_and_counts():
 def test_vis_round_trip_of_every_design(name, tmp_path):
     config = design(name)
     params = random_params(config, kyutai.vis_rules(config))
-    export.save_exported(tmp_path / "m.safetensors", params, config, "torch")
+    export_folder.save_exported(tmp_path / "m.safetensors", params, config, "torch")
     assert_equal(
-        export.load_exported(tmp_path / "m.safetensors", config, "torch", dtype=np.float32), params
+        export_folder.load_exported(tmp_path / "m.safetensors", config, "torch", dtype=np.float32),
+        params,
     )
 
 
@@ -169,7 +170,7 @@ def test_moshi_round_trip_from_the_whole_tree(tmp_path):
     params = random_params(TOY, kyutai.vis_rules(TOY))
     base, vis = tmp_path / "base.safetensors", tmp_path / "vis.safetensors"
     kyutai.save_moshi(base, params, TOY)
-    export.save_exported(vis, params, TOY, "torch")
+    export_folder.save_exported(vis, params, TOY, "torch")
     moshi = tree.flatten(kyutai.load_moshi(base, TOY))
     whole = tree.flatten(params)
     assert set(moshi) < set(whole)
@@ -276,11 +277,11 @@ def test_the_mixed_dtypes_of_the_released_vis_file_are_kept_on_request(tmp_path)
         p: leaf if p.startswith("image/encoder/") else leaf.astype(ml_dtypes.bfloat16)
         for p, leaf in flat.items()
     }
-    export.save_exported(path, tree.unflatten(mixed), TOY, "torch")
-    kept = tree.flatten(export.load_exported(path, TOY, "torch"))
+    export_folder.save_exported(path, tree.unflatten(mixed), TOY, "torch")
+    kept = tree.flatten(export_folder.load_exported(path, TOY, "torch"))
     assert {p: leaf.dtype for p, leaf in kept.items()} == {p: x.dtype for p, x in mixed.items()}
     assert_equal(kept, mixed)
-    exact = tree.flatten(export.load_exported(path, TOY, "torch", dtype=np.float32))
+    exact = tree.flatten(export_folder.load_exported(path, TOY, "torch", dtype=np.float32))
     assert {leaf.dtype for leaf in exact.values()} == {np.dtype(np.float32)}
     assert_equal(exact, {p: x.astype(np.float32) for p, x in mixed.items()})
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import recorded
 
-from mvjax.weights import rules, stored
+from mvjax.weights import lazy, rules
 
 SIZES = {"layer": 2, "D": 5, "N": 3, "H": 4, "step": 3}
 TABLE = [
@@ -42,7 +42,7 @@ def test_every_box_of_every_leaf(path):
     for box in boxes(leaf.shape):
         for tensor in tensors.values():
             tensor.read = 0
-        index = stored.slices(box)
+        index = lazy.slices(box)
         part = leaf[index]
         np.testing.assert_array_equal(part, flat[path][index], err_msg=str(box))
         assert sum(tensor.read for tensor in tensors.values()) == copies * part.size, box
@@ -85,7 +85,7 @@ def test_all_damaged_tensors_of_a_file_are_listed():
 def test_joined_and_parts_read_only_the_rows_asked_for():
     values = np.arange(60, dtype=np.float32).reshape(10, 6)
     parts = [recorded.Recorded(part) for part in np.split(values, [2, 3, 7])]
-    joined = stored.Joined(parts)
+    joined = lazy.Joined(parts)
     assert joined.shape == (10, 6)
     for low, high in itertools.combinations(range(11), 2):
         np.testing.assert_array_equal(
@@ -94,12 +94,12 @@ def test_joined_and_parts_read_only_the_rows_asked_for():
     parts[0].read = parts[3].read = 0
     joined[(slice(2, 7),)]
     assert parts[0].read == parts[3].read == 0
-    third = stored.Part(joined, 2, 5)
+    third = lazy.Part(joined, 2, 5)
     assert third.shape == (2, 6)
     np.testing.assert_array_equal(third[(slice(1, 2),)], values[5:6])
 
 
 def test_slices_become_bounds():
-    assert stored.box((slice(1, None),), (4, 5)) == ((1, 4), (0, 5))
-    assert stored.box((slice(None), slice(-2, 9)), (4, 5)) == ((0, 4), (3, 5))
-    assert stored.box((), (4, 5)) == ((0, 4), (0, 5))
+    assert lazy.box((slice(1, None),), (4, 5)) == ((1, 4), (0, 5))
+    assert lazy.box((slice(None), slice(-2, 9)), (4, 5)) == ((0, 4), (3, 5))
+    assert lazy.box((), (4, 5)) == ((0, 4), (0, 5))

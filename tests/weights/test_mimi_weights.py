@@ -7,9 +7,9 @@ import mimi_twin
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
 from mvjax import tree
 from mvjax.codec import mimi
+from mvjax.config import schema
 from mvjax.weights import mimi as mimi_weights
 from mvjax.weights import rules, safetensors_io
 
@@ -17,7 +17,7 @@ CONFIG = mimi_twin.CONFIG
 BOOK = "quantizer.rvq_rest.vq.layers.2._codebook."
 
 
-def _shapes(config: config_lib.MimiConfig) -> dict:
+def _shapes(config: schema.MimiConfig) -> dict:
     audio = jnp.zeros((1, mimi.frame_samples(config)))
     return jax.eval_shape(mimi.Mimi(config).init, jax.random.key(0), audio)["params"]
 
@@ -43,7 +43,7 @@ def test_what_is_saved_is_loaded(path, params):
 
 
 def test_the_real_table_is_that_of_the_released_file():
-    config = config_lib.MimiConfig()
+    config = schema.MimiConfig()
     axes = mimi_weights.sizes(config)
     table = mimi_weights.mimi_rules(config)
     assert rules.leaf_shapes(table, axes) == {
@@ -84,7 +84,7 @@ def test_every_name_of_moshis_full_size_model_is_accepted_exactly_once():
     """The `moshi` package's modules on the meta device: no memory, all 318 names and shapes."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("moshi")
-    config = config_lib.MimiConfig()
+    config = schema.MimiConfig()
     with torch.device("meta"):
         theirs = {n: tuple(x.shape) for n, x in mimi_twin.assemble(config).state_dict().items()}
     views = {n: np.broadcast_to(np.float32(0), shape) for n, shape in theirs.items()}

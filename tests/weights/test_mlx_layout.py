@@ -7,16 +7,17 @@ import re
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.nn import gates
-from mvjax.weights import export, kyutai, mlx, rules, runtime_configs, safetensors_io, targets
+from mvjax import gates, tree
+from mvjax.config import schema
+from mvjax.export import folder as export_folder
+from mvjax.export import runtime_configs, targets
+from mvjax.weights import kyutai, mlx, rules, safetensors_io
 
-TOY = config_lib.ModelConfig(
-    backbone=config_lib.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
-    depformer=config_lib.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
-    siglip=config_lib.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
-    cross_attention=config_lib.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
+TOY = schema.ModelConfig(
+    backbone=schema.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
+    depformer=schema.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
+    siglip=schema.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
     text_vocab=37,
     audio_vocab=13,
 )
@@ -39,8 +40,8 @@ def test_round_trip(gate, dtype, tmp_path):
     config = with_adapters(gate=gate)
     params = random_params(config)
     path = tmp_path / "m.safetensors"
-    export.save_exported(path, params, config, "mlx", dtype=dtype)
-    loaded = tree.flatten(export.load_exported(path, config, "mlx"))
+    export_folder.save_exported(path, params, config, "mlx", dtype=dtype)
+    loaded = tree.flatten(export_folder.load_exported(path, config, "mlx"))
     for p, leaf in tree.flatten(params).items():
         assert loaded[p].dtype == dtype
         np.testing.assert_array_equal(loaded[p], leaf.astype(np.dtype(dtype)), err_msg=p)
@@ -48,8 +49,8 @@ def test_round_trip(gate, dtype, tmp_path):
 
 def test_the_same_tree_in_both_layouts(tmp_path):
     params = random_params(TOY)
-    export.save_exported(tmp_path / "pt.safetensors", params, TOY, "torch")
-    export.save_exported(tmp_path / "mlx.safetensors", params, TOY, "mlx")
+    export_folder.save_exported(tmp_path / "pt.safetensors", params, TOY, "torch")
+    export_folder.save_exported(tmp_path / "mlx.safetensors", params, TOY, "mlx")
     a = safetensors_io.read(tmp_path / "pt.safetensors")
     b = safetensors_io.read(tmp_path / "mlx.safetensors")
     xa, layer = "cross_attention.mha.", "transformer.layers.1."
@@ -87,7 +88,7 @@ def test_the_same_tree_in_both_layouts(tmp_path):
 
 
 def test_released_sizes_count_every_parameter():
-    config = config_lib.ModelConfig()
+    config = schema.ModelConfig()
     shapes = rules.tensor_shapes(mlx.mlx_rules(config), kyutai.sizes(config))
     copied = 7 * 6 * 2 * 1024  # norms of the depth transformer
     assert sum(int(np.prod(s)) for s in shapes.values()) == 8_307_240_688 + copied
@@ -129,28 +130,28 @@ def test_variance_in_the_depth_transformer_is_refused():
 
 def test_truncated_and_renamed_files(tmp_path):
     path = tmp_path / "m.safetensors"
-    export.save_exported(path, random_params(TOY), TOY, "mlx")
+    export_folder.save_exported(path, random_params(TOY), TOY, "mlx")
     tensors = safetensors_io.read(path)
     tensors["out_norm.weights"] = tensors.pop("out_norm.weight")
     tensors["depformer.slices.3.transformer.layers.0.norm1.weight"] += 1
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=r"m\.safetensors: 2 of \d+.*\n  out_norm.weight: missing"):
-        export.load_exported(path, TOY, "mlx")
+        export_folder.load_exported(path, TOY, "mlx")
     tensors["out_norm.weight"] = tensors.pop("out_norm.weights")
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=r"slices\.3\..*expected a copy of depformer\.slices\.0"):
-        export.load_exported(path, TOY, "mlx")
+        export_folder.load_exported(path, TOY, "mlx")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"m\.safetensors.*cut off"):
-        export.load_exported(path, TOY, "mlx")
+        export_folder.load_exported(path, TOY, "mlx")
 
 
 def test_config_gives_kyuteye_mlx_the_released_sizes():
-    config = json.loads(json.dumps(runtime_configs.mlx_config(config_lib.ModelConfig())))
+    config = json.loads(json.dumps(runtime_configs.mlx_config(schema.ModelConfig())))
     backbone = config["transformer"]
     assert backbone["dim_feedforward"] == 4 * 4096
     assert config["depformer"]["transformer"]["dim_feedforward"] == 4 * 1024
     assert config["audio_delays"] == ([0] + [1] * 7) * 2
     assert (config["text_in_vocab_size"], config["audio_vocab_size"]) == (32001, 2049)
-    encoder = runtime_configs.encoder_config(config_lib.SiglipConfig())
+    encoder = runtime_configs.encoder_config(schema.SiglipConfig())
     assert encoder["projection_dim"] == 2304

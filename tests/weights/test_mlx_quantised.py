@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import quantisable
 
-from mvjax import config as config_lib
-from mvjax import tree
-from mvjax.nn import gates
-from mvjax.weights import export, kyutai, mlx, quantise, rules, safetensors_io
+from mvjax import gates, tree
+from mvjax.config import schema
+from mvjax.export import folder as export_folder
+from mvjax.weights import kyutai, mlx, quantize, rules, safetensors_io
 
 CONFIG = quantisable.CONFIG
 MODES = pytest.mark.parametrize("mode", ["q8", "q4"])
@@ -29,16 +29,16 @@ def written(params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlx")
     paths = {mode: folder / f"model.{mode}.safetensors" for mode in ("q8", "q4")}
     for mode, path in paths.items():
-        export.save_exported(path, params, CONFIG, "mlx", quantisation=mode)
+        export_folder.save_exported(path, params, CONFIG, "mlx", quantisation=mode)
     paths[None] = folder / "model.safetensors"
-    export.save_exported(paths[None], params, CONFIG, "mlx", dtype="bfloat16")
+    export_folder.save_exported(paths[None], params, CONFIG, "mlx", dtype="bfloat16")
     return paths
 
 
 @MODES
 def test_every_matrix_but_the_encoders_is_quantised(mode, written):
     plain, found = (safetensors_io.tensors(written[m]) for m in (None, mode))
-    scheme = quantise.SCHEMES[mode]
+    scheme = quantize.SCHEMES[mode]
     for name, tensor in plain.items():
         module = name.removesuffix(".weight")
         if len(tensor.shape) == 2 and not name.startswith("img_embedder."):
@@ -66,13 +66,13 @@ def test_the_file_is_what_nn_quantize_makes_of_the_bfloat16_file(mode, written):
     mx = pytest.importorskip("mlx.core")
     from mlx import nn, utils
 
-    from mvjax.stream import mlx_tensors
+    from mvjax.runtimes.mlx import tensors as mlx_tensors
 
     plain = mx.load(str(written[None]))
     language = {n: t for n, t in plain.items() if not n.startswith("img_embedder.")}
     model = mlx_tensors.modules(_read(written), language, image_width=64)
     model.load_weights(list(mlx_tensors.repeated(language, CONFIG.backbone.layers).items()))
-    scheme = quantise.SCHEMES[mode]
+    scheme = quantize.SCHEMES[mode]
     nn.quantize(model, group_size=scheme.group, bits=scheme.bits)
     expected = dict(utils.tree_flatten(model.parameters()))
     del expected[f"{XA.format(1)}kv_proj.weight"]  # as upstream's `remove_shared_weights`
@@ -88,8 +88,8 @@ def _read(written):
     """What the runtime reads in a folder with these weights."""
     import json
 
-    from mvjax.stream import folder
-    from mvjax.weights import runtime_configs, targets
+    from mvjax.export import runtime_configs, targets
+    from mvjax.runtimes import folder
 
     place = written[None].parent
     (place / "config.json").write_text(json.dumps(runtime_configs.mlx_config(CONFIG)))
@@ -100,16 +100,16 @@ def _read(written):
 
 @MODES
 def test_import_then_export_gives_the_same_bytes(mode, written, tmp_path):
-    loaded = export.load_exported(written[mode], CONFIG, "mlx", dtype=np.float32)
+    loaded = export_folder.load_exported(written[mode], CONFIG, "mlx", dtype=np.float32)
     again = tmp_path / "again.safetensors"
-    export.save_exported(again, loaded, CONFIG, "mlx", quantisation=mode)
+    export_folder.save_exported(again, loaded, CONFIG, "mlx", quantisation=mode)
     assert again.read_bytes() == written[mode].read_bytes()
 
 
 def test_the_bfloat16_file_too(written, tmp_path):
-    loaded = export.load_exported(written[None], CONFIG, "mlx")
+    loaded = export_folder.load_exported(written[None], CONFIG, "mlx")
     again = tmp_path / "again.safetensors"
-    export.save_exported(again, loaded, CONFIG, "mlx")
+    export_folder.save_exported(again, loaded, CONFIG, "mlx")
     assert again.read_bytes() == written[None].read_bytes()
 
 
@@ -118,9 +118,9 @@ def test_the_bfloat16_file_too(written, tmp_path):
 @pytest.mark.parametrize("dtype", [None, np.float32])
 def test_import_dequantises_as_mlx(mode, dtype, written):
     mx = pytest.importorskip("mlx.core")
-    scheme, found = quantise.SCHEMES[mode], mx.load(str(written[mode]))
+    scheme, found = quantize.SCHEMES[mode], mx.load(str(written[mode]))
     kept = mx.bfloat16 if dtype is None else mx.float32
-    loaded = export.load_exported(written[mode], CONFIG, "mlx", dtype=dtype)
+    loaded = export_folder.load_exported(written[mode], CONFIG, "mlx", dtype=dtype)
     sample = {  # our path: (name, our value in the file's shape)
         "backbone/text_emb": ("text_emb", lambda x: x["embedding"]),
         "xa/q": (f"{XA.format(0)}q_proj", lambda x: x["kernel"].reshape(512, -1).T),
@@ -143,14 +143,16 @@ def test_import_dequantises_as_mlx(mode, dtype, written):
 
 def test_other_group_sizes_are_understood(written, tmp_path):
     # upstream's quantize command has groups of 64 for both, if not told otherwise
-    name, other = "text_linear", quantise.Scheme(bits=4, group=64)
+    name, other = "text_linear", quantize.Scheme(bits=4, group=64)
     plain = safetensors_io.read(written[None])[f"{name}.weight"]
     tensors = safetensors_io.read(written["q4"])
-    packed = quantise.quantise(plain, other)
+    packed = quantize.quantise(plain, other)
     tensors |= {f"{name}.{part}": array for part, array in packed._asdict().items()}
     safetensors_io.write(tmp_path / "m.safetensors", tensors)
-    loaded = export.load_exported(tmp_path / "m.safetensors", CONFIG, "mlx", dtype=np.float32)
-    want = quantise.dequantise(packed, other, dtype=np.float32)
+    loaded = export_folder.load_exported(
+        tmp_path / "m.safetensors", CONFIG, "mlx", dtype=np.float32
+    )
+    want = quantize.dequantise(packed, other, dtype=np.float32)
     np.testing.assert_array_equal(loaded["backbone"]["text_head"]["kernel"].T, want)
 
 
@@ -162,21 +164,21 @@ def test_damage_is_named(mode, written, tmp_path):
     tensors["text_linear.scales"] = tensors["text_linear.scales"][:, :1]
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=r"text_emb\.biases: missing beside") as error:
-        export.load_exported(path, CONFIG, "mlx", dtype=np.float32)
+        export_folder.load_exported(path, CONFIG, "mlx", dtype=np.float32)
     assert re.search(r"text_linear\.weight: expected \[37, 512\] quantised, got", str(error.value))
     tensors = safetensors_io.read(written[mode])
     del tensors["out_norm.weight"]
     tensors["nobody.scales"] = tensors["text_emb.scales"]
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=r"out_norm\.weight: missing") as error:
-        export.load_exported(path, CONFIG, "mlx", dtype=np.float32)
+        export_folder.load_exported(path, CONFIG, "mlx", dtype=np.float32)
     assert "nobody.scales: unexpected" in str(error.value)
     tensors = safetensors_io.read(written[mode])
     copy = f"{XA.format(1)}out_proj.weight"
     tensors[copy] = tensors[copy] ^ np.uint32(1)
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=f"expected copies of layer 0's.*{re.escape(copy)}"):
-        export.load_exported(path, CONFIG, "mlx", dtype=np.float32)
+        export_folder.load_exported(path, CONFIG, "mlx", dtype=np.float32)
 
 
 def test_widths_that_do_not_fill_groups_are_all_named(params, tmp_path):
@@ -193,7 +195,7 @@ def test_widths_that_do_not_fill_groups_are_all_named(params, tmp_path):
     ]
     assert [p.split(":")[0] for p in mlx.width_refusals(config, "q4")] == ["backbone.hidden=100"]
     with pytest.raises(ValueError, match=r"cannot quantise to q4:.*\n.*backbone\.hidden=100"):
-        export.save_exported(
+        export_folder.save_exported(
             tmp_path / "m", quantisable.params(config), config, "mlx", quantisation="q4"
         )
     assert not list(tmp_path.iterdir())
@@ -201,7 +203,7 @@ def test_widths_that_do_not_fill_groups_are_all_named(params, tmp_path):
 
 @pytest.mark.parametrize(("mode", "listed", "digits"), [("q8", 10.4, 1), ("q4", 6.54, 2)])
 def test_released_files_have_the_size_that_these_rules_give(mode, listed, digits):
-    config, scheme = config_lib.ModelConfig(), quantise.SCHEMES[mode]
+    config, scheme = schema.ModelConfig(), quantize.SCHEMES[mode]
     shapes = rules.tensor_shapes(mlx.mlx_rules(config), kyutai.sizes(config))
     size = 0  # bytes; reference section 4.2
     for name, shape in shapes.items():

@@ -6,12 +6,12 @@ import itertools
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.train import load
 from mvjax.weights import candle, hf_siglip, kyutai, mlx, rules, siglip_names
 
-REAL = config_lib.ModelConfig()
+REAL = schema.ModelConfig()
 LAYERS, DEPTH, STEPS = range(32), range(6), range(8)
 
 
@@ -240,5 +240,5 @@ def test_big_visions_listing_is_our_own_tree():
 
 @functools.cache
 def model_shapes():
-    files = config_lib.FrozenFiles("", "", "", "")
-    return load.shapes(config_lib.Config(frozen=files, model=REAL))
+    files = schema.FrozenFiles("", "", "", "")
+    return load.shapes(schema.Config(frozen=files, model=REAL))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mvjax import config as config_lib
+from mvjax.config import schema
 from mvjax.weights import positions
 
 
@@ -28,14 +28,14 @@ def test_resampling_is_bilinear_corner_on_corner(old, new):
 
 
 def test_a_table_of_the_right_size_is_left_alone(caplog):
-    config = config_lib.SiglipConfig(width=3, patch=4, image_size=20)
+    config = schema.SiglipConfig(width=3, patch=4, image_size=20)
     table = np.zeros((1, 25, 3), np.float32)
     assert positions.fit(table, config, place="x") is table
     assert not caplog.records
 
 
 def test_a_part_of_a_resampled_table(caplog):
-    config = config_lib.SiglipConfig(width=3, patch=4, image_size=20)
+    config = schema.SiglipConfig(width=3, patch=4, image_size=20)
     table = np.random.default_rng(0).normal(size=(1, 64, 3)).astype(np.float32)
     view = positions.fit(table, config, place="a.npz")
     assert view.shape == (1, 25, 3)

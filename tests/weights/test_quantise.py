@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mvjax.weights import quantise
+from mvjax.weights import quantize
 
-MODES = pytest.mark.parametrize("mode", quantise.SCHEMES)
+MODES = pytest.mark.parametrize("mode", quantize.SCHEMES)
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 
 
@@ -42,9 +42,9 @@ def as_float32(array):
 @DTYPES
 def test_quantise_is_mlxs_bit_for_bit(mode, dtype):
     mx = pytest.importorskip("mlx.core")
-    scheme, w = quantise.SCHEMES[mode], weights(dtype=dtype)
+    scheme, w = quantize.SCHEMES[mode], weights(dtype=dtype)
     codes, scales, biases = mx.quantize(in_mlx(w), group_size=scheme.group, bits=scheme.bits)
-    found = quantise.quantise(w, scheme)
+    found = quantize.quantise(w, scheme)
     assert found.weight.dtype == np.uint32
     assert found.scales.dtype == found.biases.dtype == dtype
     np.testing.assert_array_equal(found.weight, np.array(codes))
@@ -56,25 +56,25 @@ def test_quantise_is_mlxs_bit_for_bit(mode, dtype):
 @MODES
 def test_dequantise_is_mlxs_bit_for_bit_in_both_dtypes(mode):
     mx = pytest.importorskip("mlx.core")
-    scheme = quantise.SCHEMES[mode]
+    scheme = quantize.SCHEMES[mode]
     how = {"group_size": scheme.group, "bits": scheme.bits}
-    packed = quantise.quantise(weights(), scheme)
+    packed = quantize.quantise(weights(), scheme)
     codes, scales, biases = mx.quantize(in_mlx(weights()), **how)
     own = mx.dequantize(codes, scales, biases, **how)
-    found = quantise.dequantise(packed, scheme)
+    found = quantize.dequantise(packed, scheme)
     assert found.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(found.astype(np.float32), as_float32(own))
     wide = mx.dequantize(codes, scales.astype(mx.float32), biases.astype(mx.float32), **how)
-    found = quantise.dequantise(packed, scheme, dtype=np.float32)
+    found = quantize.dequantise(packed, scheme, dtype=np.float32)
     np.testing.assert_array_equal(found, np.array(wide))
 
 
 @MODES
 @pytest.mark.parametrize("seed", range(3))
 def test_a_dequantised_weight_is_quantised_to_the_same_bits(mode, seed):
-    scheme = quantise.SCHEMES[mode]
-    packed = quantise.quantise(weights(seed), scheme)
-    again = quantise.requantise(quantise.dequantise(packed, scheme, dtype=np.float32), scheme)
+    scheme = quantize.SCHEMES[mode]
+    packed = quantize.quantise(weights(seed), scheme)
+    again = quantize.requantise(quantize.dequantise(packed, scheme, dtype=np.float32), scheme)
     for a, b in zip(packed, again, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
@@ -83,12 +83,12 @@ def test_a_dequantised_weight_is_quantised_to_the_same_bits(mode, seed):
 @MODES
 @DTYPES
 def test_any_other_weight_is_rounded_to_bfloat16_first(mode, dtype):
-    scheme, w = quantise.SCHEMES[mode], weights(dtype=dtype)
-    found = quantise.requantise(w, scheme)
-    for a, b in zip(found, quantise.quantise(w.astype(ml_dtypes.bfloat16), scheme), strict=True):
+    scheme, w = quantize.SCHEMES[mode], weights(dtype=dtype)
+    found = quantize.requantise(w, scheme)
+    for a, b in zip(found, quantize.quantise(w.astype(ml_dtypes.bfloat16), scheme), strict=True):
         np.testing.assert_array_equal(a, b)
     rounded = w.astype(ml_dtypes.bfloat16).astype(np.float32)
-    error = np.abs(quantise.dequantise(found, scheme, dtype=np.float32) - rounded)
+    error = np.abs(quantize.dequantise(found, scheme, dtype=np.float32) - rounded)
     step = np.repeat(np.abs(found.scales.astype(np.float32)), scheme.group, axis=1)
     assert (error <= 2 * step).all()  # half a code, and the rounding of the scale
     assert error.max() > 0
@@ -96,10 +96,10 @@ def test_any_other_weight_is_rounded_to_bfloat16_first(mode, dtype):
 
 @MODES
 def test_a_part_of_a_packed_weight_is_that_part(mode):
-    scheme = quantise.SCHEMES[mode]
-    codes, scales, biases = quantise.quantise(weights(), scheme)
-    packed = quantise.Packed(codes, scales, biases, scheme, np.dtype(np.float32))
-    whole = quantise.dequantise(quantise.Affine(codes, scales, biases), scheme, dtype=np.float32)
+    scheme = quantize.SCHEMES[mode]
+    codes, scales, biases = quantize.quantise(weights(), scheme)
+    packed = quantize.Packed(codes, scales, biases, scheme, np.dtype(np.float32))
+    whole = quantize.dequantise(quantize.Affine(codes, scales, biases), scheme, dtype=np.float32)
     assert packed.shape == whole.shape == (203, 192)
     np.testing.assert_array_equal(packed[()], whole)
     for part in (np.s_[5:9, 0:192], np.s_[0:203, 64:128], np.s_[200:203, 3:70], np.s_[4:5, 5:6]):
@@ -108,14 +108,14 @@ def test_a_part_of_a_packed_weight_is_that_part(mode):
 
 def test_the_shapes_tell_the_scheme():
     codes, scales = np.zeros((5, 24), np.uint32), np.zeros((5, 3), np.float32)
-    found = quantise.scheme_of(codes, scales, scales, inputs=96)
-    assert found == quantise.Scheme(bits=8, group=32)
-    found = quantise.scheme_of(codes, scales, scales, inputs=192)
-    assert found == quantise.Scheme(bits=4, group=64)
+    found = quantize.scheme_of(codes, scales, scales, inputs=96)
+    assert found == quantize.Scheme(bits=8, group=32)
+    found = quantize.scheme_of(codes, scales, scales, inputs=192)
+    assert found == quantize.Scheme(bits=4, group=64)
     for inputs, biases in ((100, scales), (256, scales), (96, scales[:4]), (96, scales[:, :2])):
-        assert quantise.scheme_of(codes, scales, biases, inputs=inputs) is None
+        assert quantize.scheme_of(codes, scales, biases, inputs=inputs) is None
 
 
 def test_inputs_that_do_not_fill_groups_are_refused():
     with pytest.raises(ValueError, match="whole groups of 64, got 100"):
-        quantise.quantise(np.zeros((3, 100), np.float32), quantise.SCHEMES["q8"])
+        quantize.quantise(np.zeros((3, 100), np.float32), quantize.SCHEMES["q8"])

@@ -10,10 +10,10 @@ import recorded
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.train import sharding
-from mvjax.weights import kyutai, rules, safetensors_io, stream
+from mvjax.weights import kyutai, placement, rules, safetensors_io
 
 SIZES = {"layer": 3, "D": 16, "N": 4, "H": 6}
 TABLE = [
@@ -32,7 +32,7 @@ SPECS = {
 
 
 def shardings(**sizes):
-    mesh = sharding.make_mesh(config_lib.MeshConfig(**sizes))
+    mesh = sharding.make_mesh(schema.MeshConfig(**sizes))
     return {path: NamedSharding(mesh, spec) for path, spec in SPECS.items()}
 
 
@@ -42,7 +42,7 @@ def test_values_places_and_dtypes(sizes, dtype):
     flat, tensors = recorded.make(TABLE, SIZES, ml_dtypes.bfloat16)
     places = shardings(**sizes)
     leaves = rules.leaves(tensors, TABLE, SIZES, place="x", dtype=None)
-    placed = stream.place(leaves, places, dtype=dtype)
+    placed = placement.place(leaves, places, dtype=dtype)
     assert placed.keys() == flat.keys()
     for path, array in placed.items():
         assert array.sharding == places[path] and array.committed
@@ -53,7 +53,7 @@ def test_values_places_and_dtypes(sizes, dtype):
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 2, "tensor": 2}, {"fsdp": 4, "tensor": 2}])
 def test_each_value_is_read_once_however_many_devices_hold_it(sizes):
     _, tensors = recorded.make(TABLE, SIZES)
-    stream.place(rules.leaves(tensors, TABLE, SIZES, place="x"), shardings(**sizes))
+    placement.place(rules.leaves(tensors, TABLE, SIZES, place="x"), shardings(**sizes))
     assert {n: t.read for n, t in tensors.items()} == {n: t.values.size for n, t in tensors.items()}
 
 
@@ -62,18 +62,18 @@ def test_damage_in_one_shard_names_the_tensor():
     tensors["l.2.w"].values[-1, -1] = np.inf
     leaves = rules.leaves(tensors, TABLE, SIZES, place="a.safetensors")
     with pytest.raises(ValueError, match=r"a\.safetensors: 1 (.|\n)*l\.2\.w"):
-        stream.place(leaves, shardings(fsdp=8))
+        placement.place(leaves, shardings(fsdp=8))
 
 
 @pytest.mark.parametrize("part_bytes", [1, 100, 2**20])
 def test_host_parts_are_the_values_in_order(part_bytes, monkeypatch):
-    monkeypatch.setattr(stream, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(placement, "PART_BYTES", part_bytes)
     flat, tensors = recorded.make(TABLE, SIZES)
     places = shardings(fsdp=2, tensor=2)
-    placed = stream.place(rules.leaves(tensors, TABLE, SIZES, place="x"), places)
+    placed = placement.place(rules.leaves(tensors, TABLE, SIZES, place="x"), places)
     for path, leaf in flat.items():
         for held in (leaf, placed[path]):
-            parts = list(stream.host_parts(held))
+            parts = list(placement.host_parts(held))
             joined = np.concatenate([part.reshape(-1) for part in parts])
             np.testing.assert_array_equal(joined, leaf.reshape(-1))
             assert max(p.nbytes for p in parts) <= max(
@@ -83,9 +83,9 @@ def test_host_parts_are_the_values_in_order(part_bytes, monkeypatch):
 
 def test_loading_holds_one_shard_besides_the_devices(tmp_path):
     """What numpy allocates; mapped pages and the devices' own copies do not count here."""
-    config = config_lib.ModelConfig(
-        backbone=config_lib.BackboneConfig(width=128, layers=3, heads=4, hidden=352),
-        depformer=config_lib.DepformerConfig(width=64, layers=2, heads=4, hidden=176),
+    config = schema.ModelConfig(
+        backbone=schema.BackboneConfig(width=128, layers=3, heads=4, hidden=352),
+        depformer=schema.DepformerConfig(width=64, layers=2, heads=4, hidden=176),
         text_vocab=1000,
         audio_vocab=64,
     )
@@ -95,10 +95,10 @@ def test_loading_holds_one_shard_besides_the_devices(tmp_path):
     bf16 = {n: np.full(s, 0.5, np.float32).astype(ml_dtypes.bfloat16) for n, s in shapes.items()}
     safetensors_io.write(path, bf16)
     del bf16
-    mesh = sharding.make_mesh(config_lib.MeshConfig(fsdp=8))
+    mesh = sharding.make_mesh(schema.MeshConfig(fsdp=8))
     tracemalloc.start()
     leaves = kyutai.open_moshi(path, config, dtype=None)
-    placed = stream.place(leaves, tree.flatten(sharding.shardings(tree.unflatten(leaves), mesh)))
+    placed = placement.place(leaves, tree.flatten(sharding.shardings(tree.unflatten(leaves), mesh)))
     jax.block_until_ready(placed)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

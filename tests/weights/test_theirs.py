@@ -10,8 +10,8 @@ import recorded
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mvjax import config as config_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.train import sharding
 from mvjax.weights import kyutai, rules, safetensors_io
 
@@ -29,7 +29,7 @@ SPECS = {"qkv": P(None, "fsdp"), "steps": P(None, None, None, "tensor"), "q": P(
 
 def devices(flat):
     """The leaves as arrays, some spread over devices."""
-    mesh = sharding.make_mesh(config_lib.MeshConfig(fsdp=4, tensor=2))
+    mesh = sharding.make_mesh(schema.MeshConfig(fsdp=4, tensor=2))
     return {
         path: jax.device_put(leaf, NamedSharding(mesh, SPECS.get(path, P())))
         for path, leaf in flat.items()
@@ -62,9 +62,9 @@ def test_a_tensor_reads_its_own_values_and_only_when_it_is_read():
 
 
 def test_writing_holds_one_tensor_besides_the_parameters(tmp_path):
-    config = config_lib.ModelConfig(
-        backbone=config_lib.BackboneConfig(width=128, layers=6, heads=4, hidden=352),
-        depformer=config_lib.DepformerConfig(width=64, layers=2, heads=4, hidden=176),
+    config = schema.ModelConfig(
+        backbone=schema.BackboneConfig(width=128, layers=6, heads=4, hidden=352),
+        depformer=schema.DepformerConfig(width=64, layers=2, heads=4, hidden=176),
         text_vocab=1000,
         audio_vocab=64,
     )

@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 
 from mvjax import types
-from mvjax.data import records, spoken
-from mvjax.data.ingest import files, items
+from mvjax.data.ingest import items, sources
+from mvjax.data.records import dataset
+from mvjax.data.speech import spoken
 
 GAP = 0.4  # seconds between question and answer; our choice
 TAIL = 2.0  # seconds of silence in which to answer a question that has no spoken answer; our choice
@@ -28,14 +29,14 @@ _QUESTIONS_PER_IMAGE = 1000  # VQAv2: question id = image id x 1000 + n
 
 class _Question(msgspec.Struct):
     sample_id: int
-    question_audio: files.Media | None
+    question_audio: sources.Media | None
     question_transcript: list[str] | None
     question_alignment: list[list[float]] | None
 
 
 class _Pair(_Question):
     image_id: int
-    answer_audio: files.Media | None
+    answer_audio: sources.Media | None
     answer_transcript: list[str] | None
     answer_alignment: list[list[float]] | None
 
@@ -51,9 +52,9 @@ def read(
     if not images:
         raise ValueError(f"{source}: has no pictures; name the folders of COCO's or OCR-VQA's")
     part, _, of = split.partition("-")
-    paths = files.the_files(source, f"{part}/{of}-*.parquet")
+    paths = sources.the_files(source, f"{part}/{of}-*.parquet")
     kind = _Question if part == "vqav2" else _Pair
-    for place, row in files.parquet_rows(paths, kind, skips, rows_at_once=16):
+    for place, row in sources.parquet_rows(paths, kind, skips, rows_at_once=16):
         name = f"babillage-{split}-{row.sample_id}"
         answered = isinstance(row, _Pair)
         image_id = row.image_id if answered else row.sample_id // _QUESTIONS_PER_IMAGE
@@ -71,9 +72,9 @@ def read(
 def _picture(folders: Sequence[Path], part: str, image_id: int) -> Path:
     if part == "ocrvqa":
         roots = [folder for root in folders for folder in (root / "images", root)]
-        return files.find_image(roots, str(image_id), suffixes=files.IMAGE_SUFFIXES)
+        return sources.find_image(roots, str(image_id), suffixes=sources.IMAGE_SUFFIXES)
     found = [
-        files.find_image(folders, f"{folder}/COCO_{folder}_{image_id:012d}.jpg")
+        sources.find_image(folders, f"{folder}/COCO_{folder}_{image_id:012d}.jpg")
         for folder in ("val2014", "train2014")
     ]
     return next((path for path in found if path.is_file()), found[0])
@@ -89,9 +90,9 @@ def _dialogue(name: str, row: _Question, image: bytes, image_id: int) -> spoken.
     audio = np.zeros((2, start + len(answer)), np.float32)
     audio[0, start:] = answer
     audio[1, : len(question)] = question
-    turns = [records.Turn("user", " ".join(word.text for word in user_words))]
+    turns = [dataset.Turn("user", " ".join(word.text for word in user_words))]
     if words:
-        turns.append(records.Turn("assistant", " ".join(word.text for word in words)))
+        turns.append(dataset.Turn("assistant", " ".join(word.text for word in words)))
     return spoken.Spoken(
         id=name,
         audio=audio,
@@ -118,6 +119,6 @@ def _said(row: _Question, side: str, start: float) -> tuple[np.ndarray, tuple]:
     if audio is None or not audio.content:
         raise ValueError(f"{side}_audio: expected the bytes of an audio file, got none")
     (samples,) = spoken.read_audio(audio.content, channels=1)
-    words = [records.Word(t.strip(), *span) for t, span in zip(texts, times) if t.strip()]
+    words = [dataset.Word(t.strip(), *span) for t, span in zip(texts, times) if t.strip()]
     fitted = spoken.fit_words(words, len(samples) / types.SAMPLE_RATE)
-    return samples, tuple(records.Word(w.text, w.start + start, w.end + start) for w in fitted)
+    return samples, tuple(dataset.Word(w.text, w.start + start, w.end + start) for w in fitted)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from mvjax.data.ingest import files, items
+from mvjax.data.ingest import items, sources
 
 
 class _Downloaded(msgspec.Struct):
@@ -36,7 +36,7 @@ class Images:
         self._plain = [folder for folder in folders if not _tables(folder)]
         self._downloaded: dict[bytes, tuple[Path, str]] = {}  # digest of the URL -> folder and key
         for folder in folders:
-            for _, row in files.parquet_rows(_tables(folder), _Downloaded, skips):
+            for _, row in sources.parquet_rows(_tables(folder), _Downloaded, skips):
                 if row.status == "success":
                     self._downloaded.setdefault(_digest(row.url), (folder, row.key))
 
@@ -44,12 +44,12 @@ class Images:
         """The image's file; if there is none, the name that it should have."""
         if _digest(url) in self._downloaded:
             folder, key = self._downloaded[_digest(url)]
-            return files.find_image([folder / key[:5]], key, suffixes=files.IMAGE_SUFFIXES)
+            return sources.find_image([folder / key[:5]], key, suffixes=sources.IMAGE_SUFFIXES)
         name = _digest(url).hex()
         if not self._plain:
             return Path(f"(not downloaded by img2dataset) {url[:200]}")
         folders = [f for folder in self._plain for f in (folder, folder / name[:2])]
-        return files.find_image(folders, name, suffixes=files.IMAGE_SUFFIXES)
+        return sources.find_image(folders, name, suffixes=sources.IMAGE_SUFFIXES)
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from mvjax.data.ingest import files, items, templates
+from mvjax.data.ingest import items, sources, templates
 
 # "restval" is the rest of val2014, which all published results train on.
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
@@ -43,11 +43,11 @@ def read(
     source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
 ) -> Iterator[items.Item]:
     """Yields the captions of a split; `images` hold `train2014/` and `val2014/`."""
-    path = files.the_file(source, "dataset_coco.json", "karpathy/dataset_coco.json")
-    for image in files.decode_json(path, msgspec.json.Decoder(_Dataset)).images:
+    path = sources.the_file(source, "dataset_coco.json", "karpathy/dataset_coco.json")
+    for image in sources.decode_json(path, msgspec.json.Decoder(_Dataset)).images:
         if image.split not in _SPLITS[split]:
             continue
-        picture = files.find_image(images, f"{image.filepath}/{image.filename}")
+        picture = sources.find_image(images, f"{image.filepath}/{image.filename}")
         for sentence in image.sentences:
             name = f"coco-{split}-{sentence.sentid}"
             if not sentence.raw.strip():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from mvjax.data.ingest import files, items, templates
+from mvjax.data.ingest import items, sources, templates
 
 
 class _Example(msgspec.Struct):
@@ -29,8 +29,8 @@ def read(
 ) -> Iterator[items.Item]:
     """Yields the descriptions of a split; `images` hold the pictures, or an `images/` with them."""
     folders = [folder for root in images for folder in (root / "images", root)]
-    path = files.the_file(source, "docci_descriptions.jsonlines")
-    for _, example in files.json_lines(path, msgspec.json.Decoder(_Example), skips):
+    path = sources.the_file(source, "docci_descriptions.jsonlines")
+    for _, example in sources.json_lines(path, msgspec.json.Decoder(_Example), skips):
         name = f"docci-{example.example_id}"
         if example.split != split:
             continue
@@ -39,7 +39,7 @@ def read(
             continue
         yield items.Item(
             name,
-            files.find_image(folders, example.image_file),
+            sources.find_image(folders, example.image_file),
             templates.caption(name, example.description),
             ("caption",),
             {"example_id": example.example_id},

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from mvjax.data.ingest import files, items, templates
+from mvjax.data.ingest import items, sources, templates
 
 _HUB_SPLITS = {"train": "train", "val": "validation"}
 
@@ -37,7 +37,7 @@ class _Row(msgspec.Struct):
     questionId: int | str
     question: str
     question_types: list[str] | None
-    image: files.Media | None
+    image: sources.Media | None
     answers: list[str] | None
 
 
@@ -76,19 +76,19 @@ def _from_json(
 ) -> Iterator[tuple[_Question, Path]]:
     names = [f"{split}_v1.0_withQT.json", f"{split}_v1.0.json"]
     folders = ("", "spdocvqa_qas/", f"{split}/")
-    path = files.the_file(source, *(f"{folder}{name}" for folder in folders for name in names))
+    path = sources.the_file(source, *(f"{folder}{name}" for folder in folders for name in names))
     roots = [r for root in images for r in (root, root / split, root / "spdocvqa_images")]
-    for question in files.decode_json(path, msgspec.json.Decoder(_Dataset)).data:
-        page = files.find_image(roots, question.image)
+    for question in sources.decode_json(path, msgspec.json.Decoder(_Dataset)).data:
+        page = sources.find_image(roots, question.image)
         if not page.is_file():
-            page = files.find_image(roots, Path(question.image).name)
+            page = sources.find_image(roots, Path(question.image).name)
         yield question, page
 
 
 def _from_hub(source: Path, split: str, skips: items.Skips) -> Iterator[tuple[_Row, bytes]]:
     pattern = f"{_HUB_SPLITS[split]}-*.parquet"
-    paths = files.the_files(source, f"DocVQA/{pattern}", pattern)
-    for place, row in files.parquet_rows(paths, _Row, skips, rows_at_once=16):
+    paths = sources.the_files(source, f"DocVQA/{pattern}", pattern)
+    for place, row in sources.parquet_rows(paths, _Row, skips, rows_at_once=16):
         if row.image is None or not row.image.content:
             skips.add(place, "missing image", "the row holds no image bytes")
             continue

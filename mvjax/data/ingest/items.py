@@ -11,11 +11,12 @@ from types import TracebackType
 
 import msgspec
 
-from mvjax import config as config_lib
-from mvjax.data import images, records
+from mvjax.config import schema
+from mvjax.data import images
+from mvjax.data.records import dataset
 
 _AHEAD = 4  # items per thread that are read before their turn
-_LIMITS = config_lib.LimitsConfig()
+_LIMITS = schema.LimitsConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Item:
 
     id: str
     image: Path | bytes
-    turns: tuple[records.Turn, ...]
+    turns: tuple[dataset.Turn, ...]
     kinds: tuple[str, ...]
     facts: dict[str, str | int]
 
@@ -106,7 +107,7 @@ class Skips:
 
 def records_of(
     items: Iterable[Item], skips: Skips, *, workers: int = 4
-) -> Generator[records.Record, None, None]:
+) -> Generator[dataset.Record, None, None]:
     """Reads and decodes the images in threads; yields the items as text records, in order.
 
     An item whose image is missing, too large or damaged goes to `skips`.
@@ -143,7 +144,7 @@ def load_image(image: Path | bytes) -> bytes:
     return data
 
 
-def _finish(item: Item, image: futures.Future[bytes], skips: Skips) -> Iterator[records.Record]:
+def _finish(item: Item, image: futures.Future[bytes], skips: Skips) -> Iterator[dataset.Record]:
     try:
         data = image.result()
     except FileNotFoundError as error:
@@ -151,7 +152,7 @@ def _finish(item: Item, image: futures.Future[bytes], skips: Skips) -> Iterator[
     except (ValueError, OSError) as error:
         skips.add(item.id, "unreadable image", f"{_name(item.image)}: {error}")
     else:
-        yield records.Record(item.id, item.kinds, item.turns, facts=item.facts, image=data)
+        yield dataset.Record(item.id, item.kinds, item.turns, facts=item.facts, image=data)
 
 
 def _writable(text: str) -> str:

@@ -23,9 +23,10 @@ from typing import Any
 import msgspec
 import soundfile
 
-from mvjax import types, whole
-from mvjax.data import records, spoken
-from mvjax.data.ingest import files, items
+from mvjax import files, types
+from mvjax.data.ingest import items, sources
+from mvjax.data.records import dataset
+from mvjax.data.speech import spoken
 
 MAIN, USER = "SPEAKER_MAIN", "SPEAKER_USER"
 _TOLERANCE = 0.5  # seconds between a listed duration and the file's
@@ -67,9 +68,9 @@ def read(
     is for `align.annotate`.
     """
     del split, images
-    listings = [source] if source.is_file() else files.the_files(source, "**/*.jsonl")
+    listings = [source] if source.is_file() else sources.the_files(source, "**/*.jsonl")
     for listing in listings:
-        for place, listed in files.json_lines(listing, msgspec.json.Decoder(_Listed), skips):
+        for place, listed in sources.json_lines(listing, msgspec.json.Decoder(_Listed), skips):
             try:
                 found = _dialogue(listing.parent / listed.path, listed, untranscribed=untranscribed)
             except FileNotFoundError as error:
@@ -108,7 +109,7 @@ def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data
         seconds = samples.shape[1] / types.SAMPLE_RATE
         lines.append({"path": f"{name}/{wav.name}", "duration": seconds})
     listing = folder / f"{name}.jsonl"
-    whole.write(listing, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    files.write_atomic(listing, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return listing
 
 
@@ -132,7 +133,7 @@ def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:
         picture = path.with_suffix(".image")
         picture.write_bytes(dialogue.image)
         found["image"] = picture.name
-    whole.write(path, msgspec.json.encode(found))
+    files.write_atomic(path, msgspec.json.encode(found))
 
 
 def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spoken:
@@ -150,11 +151,11 @@ def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spo
         if untranscribed:
             return spoken.Spoken(id=name, audio=path, words=None, turns=())
         raise FileNotFoundError(f"{beside}: no such transcript; an aligner can make word times")
-    transcript = files.decode_json(beside, msgspec.json.Decoder(_Transcript))
+    transcript = sources.decode_json(beside, msgspec.json.Decoder(_Transcript))
     words, user_words = (
         spoken.fit_words(_said(transcript, main=main), seconds) for main in (True, False)
     )
-    turns = tuple(records.Turn(*turn) for turn in transcript.turns)
+    turns = tuple(dataset.Turn(*turn) for turn in transcript.turns)
     return spoken.Spoken(
         id=transcript.id or name,
         audio=path,
@@ -181,10 +182,10 @@ def _duration(path: Path) -> float:
     return header.frames / header.samplerate
 
 
-def _said(transcript: _Transcript, *, main: bool) -> list[records.Word]:
+def _said(transcript: _Transcript, *, main: bool) -> list[dataset.Word]:
     """The words of the assistant, or of everyone else, in order of start."""
     said = [
-        records.Word(word.text, *word.times)
+        dataset.Word(word.text, *word.times)
         for word in transcript.alignments
         if (word.speaker == MAIN) == main and word.text.strip()
     ]

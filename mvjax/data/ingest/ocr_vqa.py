@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from mvjax.data.ingest import files, items, templates
+from mvjax.data.ingest import items, sources, templates
 
 _SPLITS = {"train": 1, "val": 2, "test": 3}
 
@@ -32,8 +32,8 @@ def read(
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` hold the covers, or an `images/` with them."""
     folders = [folder for root in images for folder in (root / "images", root)]
-    path = files.the_file(source, "dataset.json")
-    books = files.decode_json(path, msgspec.json.Decoder(dict[str, _Book]))
+    path = sources.the_file(source, "dataset.json")
+    books = sources.decode_json(path, msgspec.json.Decoder(dict[str, _Book]))
     for key, book in books.items():
         if book.split != _SPLITS[split]:
             continue
@@ -41,8 +41,8 @@ def read(
             counts = f"{len(book.questions)} questions, {len(book.answers)} answers"
             skips.add(f"ocr-vqa-{split}-{key}", "questions and answers differ", counts)
             continue
-        cover = files.find_image(
-            folders, key, suffixes=(Path(book.imageURL).suffix, *files.IMAGE_SUFFIXES)
+        cover = sources.find_image(
+            folders, key, suffixes=(Path(book.imageURL).suffix, *sources.IMAGE_SUFFIXES)
         )
         for number, (question, answer) in enumerate(zip(book.questions, book.answers)):
             name = f"ocr-vqa-{split}-{key}-{number}"

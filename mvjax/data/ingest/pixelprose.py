@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from mvjax.data.ingest import by_url, files, items, templates
+from mvjax.data.ingest import by_url, items, sources, templates
 
 
 class _Row(msgspec.Struct):
@@ -28,9 +28,9 @@ def read(
     """Yields the captions of a part, or of all ("train", as the hub calls it)."""
     part = "*" if split == "train" else f"{split}_*"
     pattern = f"vlm_captions_{part}.parquet"
-    paths = files.the_files(source, f"data/{pattern}", pattern)
+    paths = sources.the_files(source, f"data/{pattern}", pattern)
     pictures = by_url.Images(images, skips)
-    for _, row in files.parquet_rows(paths, _Row, skips):
+    for _, row in sources.parquet_rows(paths, _Row, skips):
         name = f"pixelprose-{row.uid}"
         if not row.vlm_caption or not row.vlm_caption.strip() or not row.url:
             skips.add(name, "empty caption", f"status {row.status!r}")

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from mvjax import config as config_lib
-from mvjax.data.ingest import files, items, templates
+from mvjax.config import schema
+from mvjax.data.ingest import items, sources, templates
 
-_LARGEST = config_lib.LimitsConfig().image_bytes  # of a member
+_LARGEST = schema.LimitsConfig().image_bytes  # of a member
 
 
 class _Ocr(msgspec.Struct):
@@ -31,7 +31,7 @@ def read(
 ) -> Iterator[items.Item]:
     """Yields the pictures; there is one split, and images are in the shards."""
     del split, images
-    for shard in files.the_files(source, "**/*.tar"):
+    for shard in sources.the_files(source, "**/*.tar"):
         for key, members in _samples(shard, skips):
             name = f"rendered-text-{key}"
             if not {".png", ".json"} <= members.keys():
@@ -39,7 +39,7 @@ def read(
                 continue
             try:
                 found = msgspec.json.decode(members[".json"], type=_Annotation)
-            except files.DAMAGE as error:
+            except sources.DAMAGE as error:
                 skips.add(name, "damaged annotation", f"{shard.name}: {error}")
                 continue
             if not "".join(found.ocr_annotation.text).strip():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from mvjax.data.ingest import files, items, templates
+from mvjax.data.ingest import items, sources, templates
 
 
 class _Entry(msgspec.Struct):
@@ -31,8 +31,8 @@ def read(
     source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` together hold all the image folders."""
-    path = files.the_file(source, f"{split}.json", f"tallyqa/{split}.json")
-    for entry in files.decode_json(path, msgspec.json.Decoder(list[_Entry])):
+    path = sources.the_file(source, f"{split}.json", f"tallyqa/{split}.json")
+    for entry in sources.decode_json(path, msgspec.json.Decoder(list[_Entry])):
         name = f"tallyqa-{split}-{entry.question_id}"
         if not entry.question.strip():
             skips.add(name, "empty question", path.name)
@@ -42,7 +42,7 @@ def read(
             kinds = ("counting", "simple" if entry.issimple else "complex")
         yield items.Item(
             name,
-            files.find_image(images, entry.image),
+            sources.find_image(images, entry.image),
             templates.question(entry.question, str(entry.answer)),
             kinds,
             {"question_id": entry.question_id, "answers": str(entry.answer)},

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from mvjax.data import records
+from mvjax.data.records import dataset
 
 CAPTION_REQUESTS = (
     "What do you see?",
@@ -48,19 +48,19 @@ TEXT_REQUESTS = (
 )
 
 
-def caption(name: str, text: str) -> tuple[records.Turn, ...]:
+def caption(name: str, text: str) -> tuple[dataset.Turn, ...]:
     """A request to describe, and the caption; `name` is the record's id."""
     return question(_choose(CAPTION_REQUESTS, name), _sentence(tidy(text)))
 
 
-def rendered_text(name: str, lines: Sequence[str]) -> tuple[records.Turn, ...]:
+def rendered_text(name: str, lines: Sequence[str]) -> tuple[dataset.Turn, ...]:
     """A request to read, and the lines of text; `name` is the record's id."""
     return question(_choose(TEXT_REQUESTS, name), " ".join(lines))
 
 
-def question(asked: str, answer: str) -> tuple[records.Turn, ...]:
+def question(asked: str, answer: str) -> tuple[dataset.Turn, ...]:
     """A question and its answer."""
-    return records.Turn("user", tidy(asked)), records.Turn("assistant", tidy(answer))
+    return dataset.Turn("user", tidy(asked)), dataset.Turn("assistant", tidy(answer))
 
 
 def tidy(text: str) -> str:

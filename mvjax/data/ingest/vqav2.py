@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from mvjax.data.ingest import files, items, templates
+from mvjax.data.ingest import items, sources, templates
 
 _FOLDERS = {"train": "train2014", "val": "val2014"}
 
@@ -53,11 +53,11 @@ def read(
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` hold `train2014/` and `val2014/`."""
     folder = _FOLDERS[split]
-    asked = files.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
-    answered = files.the_file(source, f"v2_mscoco_{folder}_annotations.json")
-    found = files.decode_json(answered, msgspec.json.Decoder(_Annotations)).annotations
+    asked = sources.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
+    answered = sources.the_file(source, f"v2_mscoco_{folder}_annotations.json")
+    found = sources.decode_json(answered, msgspec.json.Decoder(_Annotations)).annotations
     annotations = {annotation.question_id: annotation for annotation in found}
-    for question in files.decode_json(asked, msgspec.json.Decoder(_Questions)).questions:
+    for question in sources.decode_json(asked, msgspec.json.Decoder(_Questions)).questions:
         name = f"vqav2-{split}-{question.question_id}"
         annotation = annotations.get(question.question_id)
         if annotation is None or not annotation.multiple_choice_answer.strip():
@@ -69,7 +69,7 @@ def read(
         image = f"{folder}/COCO_{folder}_{question.image_id:012d}.jpg"
         yield items.Item(
             name,
-            files.find_image(images, image),
+            sources.find_image(images, image),
             templates.question(question.question, annotation.multiple_choice_answer),
             ("question", annotation.answer_type),
             {

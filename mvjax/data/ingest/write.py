@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mvjax.data import records
-from mvjax.data.ingest import catalogue, files, items
+from mvjax.data.ingest import catalogue, items, sources
+from mvjax.data.records import dataset as dataset_lib
 
 BAD_RECORDS = ".bad_records.jsonl"  # after the dataset's name
 
@@ -23,7 +23,7 @@ class Summary:
       listing: the file that lists them.
     """
 
-    index: records.Index
+    index: dataset_lib.Index
     skipped: dict[str, int]
     listing: Path
 
@@ -64,12 +64,12 @@ def write_text(
         raise ValueError(
             f"{name}: has speech; use mvjax data encode EXP.py {source} --dataset {name}"
         )
-    files.check_folders(images)
+    sources.check_folders(images)
     folders = list(images) or _default_folders(source)
     listing = dataset.with_name(f"{dataset.name}{BAD_RECORDS}")
     count = 0
     with (
-        records.Writer(dataset, records.Identity()) as writer,
+        dataset_lib.Writer(dataset, dataset_lib.Identity()) as writer,
         items.Skips(listing, budget=budget) as skips,
     ):
         found = catalogue.reader(name).read(source, split=split, images=folders, skips=skips)

@@ -1,0 +1,43 @@
+"""What a run takes as it is: the files of its frozen parts, and the sizes of the codec among them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenFiles:
+    """Where the frozen weights are: locations, as `files.py` tells.
+
+    A path, `package:NAME/FILE` for files shipped in a package, or `hf://OWNER/NAME[@REVISION][/FILE]`.
+    """
+
+    moshi: str  # Kyutai base Moshi safetensors, or the folder or repository that holds them
+    siglip: str  # big_vision npz (`FILE.npz:img` for a sub-tree), or Hugging Face safetensors
+    codec: str  # Kyutai Mimi safetensors
+    tokenizer: str  # SentencePiece model
+    moshi_lora: str | None = None  # moshi-finetune's lora.safetensors, merged into Moshi
+    lora_scaling: float | None = None  # None: that of the config.json beside it
+
+
+@dataclasses.dataclass(frozen=True)
+class MimiConfig:
+    """The Mimi codec (reference section 6)."""
+
+    filters: int = 64  # channels after the first convolution; doubles at each stride
+    ratios: tuple[int, ...] = (8, 6, 5, 4)  # in decoder order; product x 2 = 1920 samples a frame
+    latent: int = 512
+    layers: int = 8  # of each of the two transformers
+    heads: int = 8
+    hidden: int = 2048
+    context: int = 250  # transformer steps (25 Hz) that a query may look back on, itself included
+    context_has_self: bool = True  # False: itself comes on top, as in rustymimi
+    codes: int = 2048  # C
+    code_width: int = 256
+    codebooks: int = 8  # used, of which the first is semantic
+    stored_codebooks: int = 32  # in the file
+
+    @property
+    def window(self) -> int:
+        """Transformer steps that a query sees, its own among them."""
+        return self.context if self.context_has_self else self.context + 1

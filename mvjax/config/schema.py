@@ -1,0 +1,310 @@
+"""Everything that can be said about a run, as frozen dataclasses; the values live in `experiments/`.
+
+The defaults reproduce the released MoshiVis 7B (reference section 1). `FrozenFiles` and `MimiConfig` are
+those of `config_frozen`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from mvjax import gates, scopes
+from mvjax.config.frozen import FrozenFiles, MimiConfig
+
+NormKind = Literal["mean_square", "variance"]
+Dtype = Literal["float32", "bfloat16"]
+# "activations": in the dtype of what the operation is applied to
+Precision = Literal["float32", "activations"]
+# whose bicubic arithmetic: kyuteye_pt's, kyuteye_mlx's or kyuteye_rs's; see data/resize.py
+Resampler = Literal["torch", "pillow", "image_rs"]
+# What the backward pass keeps of a block, from most memory to most recomputation: nn/compute.py
+Remat = Literal["none", "frozen", "attention", "full"]
+AttentionKernel = Literal["auto", "plain", "splash", "cudnn"]
+FrozenDtype = Literal["as stored", "bfloat16", "int8"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """The temporal transformer (Helium-7B shape)."""
+
+    width: int = 4096  # D
+    layers: int = 32  # L
+    heads: int = 32  # N; H = width / heads
+    hidden: int = 11264  # F, per half of the gated SiLU
+    context: int = 3000  # frames a query may look back on, itself included (240 s)
+    context_has_self: bool = True  # False: itself comes on top, 3001 keys (reference section 2.4)
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-8
+
+    @property
+    def window(self) -> int:
+        """Keys that a query sees, its own among them."""
+        return self.context if self.context_has_self else self.context + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DepformerConfig:
+    """The depth transformer: one step per generated codebook, own weights for each step."""
+
+    width: int = 1024
+    layers: int = 6
+    heads: int = 16
+    hidden: int = 2816
+    norm: NormKind = "mean_square"  # as the frozen weights were trained (reference section 2.2)
+    norm_eps: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipConfig:
+    """The SigLIP image encoder; its parameter tree is big_vision's, with scanned blocks."""
+
+    width: int = 1152  # E
+    layers: int = 27
+    heads: int = 16
+    hidden: int = 4304
+    patch: int = 14  # pixels
+    image_size: int = 448  # pixels
+    resampler: Resampler = "torch"  # that makes images square
+    final_norm_eps: float = 1e-6  # as trained; kyuteye_mlx has 1e-5 (reference section 3.2)
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image, S."""
+        return (self.image_size // self.patch) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossAttentionConfig:
+    """The trained adapters between image tokens and the backbone."""
+
+    gate: gates.Gate | None = gates.Conditional(hidden=512)  # None: no gate, g = 1
+    # which projections all layers share; out goes with q
+    share: Literal["qkv", "kv", "none"] = "qkv"
+    share_gate: bool = False  # one gate for all layers; with share="qkv" adds a per-layer alpha
+    gate_dtype: Precision = "float32"  # of gate logits; bfloat16 has steps of 1/64 (section 2.6)
+    dim: int | None = None  # width of image tokens; None: the backbone's (kyuteye_pt: xa_dim)
+    layers: tuple[int, ...] = ()  # that look at the image, from 0 on; (): all (xa_layers)
+    # frames that may see the image (section 2.7)
+    scope: scopes.Scope | scopes.AroundImage = scopes.Scope()
+    image_norm: NormKind = "variance"  # as the released adapters were trained (section 2.2)
+    image_norm_eps: float = 1e-5
+    image_norm_dtype: Precision = "float32"
+    # what keys and values are rounded to; kyuteye_mlx takes bfloat16 whatever it serves in, for all but
+    # the first layer at the first frame
+    keys_values: Literal["activations", "bfloat16"] = "activations"
+    # kyuteye_mlx adds norm_xa(x) in place of what an image would add, where none was given at all
+    norm_without_image: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the numbers of the layers."""
+        if self.layers != tuple(sorted({layer for layer in self.layers if layer >= 0})):
+            raise ValueError(
+                f"layers: expected different numbers from 0 on, in rising order, got {self.layers}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+    """The first frames of a conversation; training alignment by default (reference section 5)."""
+
+    first_step_forcing: bool = True  # delayed levels of call 0 are told the initial id (5.3)
+    user_early: bool = False  # call s hears the user's frame s, not s - 1; frame 0 is lost (5.2)
+    # kyuteye_rs keeps what delayed levels chose at call 0 as their codes of frame 0 (5.2)
+    first_acoustic_kept: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and vocabulary of the whole model; the tiny one and the 8.3 B one are the same code.
+
+    `parity.imitate` sets the fields in which the released runtimes differ.
+    """
+
+    backbone: BackboneConfig = BackboneConfig()
+    depformer: DepformerConfig = DepformerConfig()
+    siglip: SiglipConfig = SiglipConfig()
+    cross_attention: CrossAttentionConfig = CrossAttentionConfig()
+    stream: StreamConfig = StreamConfig()
+    text_vocab: int = 32_000  # V; row V of the embedding is the initial token
+    audio_vocab: int = 2048  # C; row C of each embedding is the initial and padding token
+    codebooks_out: int = 8  # Q, the assistant's
+    # frames, one per stream: text, assistant, user
+    delays: tuple[int, ...] = (0, *(0, 1, 1, 1, 1, 1, 1, 1) * 2)
+    text_pad: int = 3  # no new text this frame
+    text_epad: int = 0  # the frame before a word
+    dtype: Dtype = "float32"  # of activations and matmuls
+
+    def __post_init__(self) -> None:
+        """Checks that the layers that look at the image exist."""
+        layers = self.cross_attention.layers
+        if layers and layers[-1] >= self.backbone.layers:
+            raise ValueError(
+                f"cross_attention.layers: expected numbers below backbone.layers ="
+                f" {self.backbone.layers}, got {layers}"
+            )
+
+    @property
+    def looking(self) -> tuple[int, ...]:
+        """The layers that look at the image."""
+        return self.cross_attention.layers or tuple(range(self.backbone.layers))
+
+    @property
+    def image_width(self) -> int:
+        """Width of the image tokens that keys and values are made of."""
+        return self.cross_attention.dim or self.backbone.width
+
+    @property
+    def projects_image(self) -> bool:
+        """Whether image features go through a linear layer: unless tokens are as wide.
+
+        Source: kyuteye/models/image_projection.py, `ImageProjection.init_proj_module`.
+        """
+        return self.image_width != self.siglip.width
+
+    @property
+    def codebooks(self) -> int:
+        """K: text, the assistant's and the user's codebooks."""
+        return len(self.delays)
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitsConfig:
+    """What one record may hold; more is refused as a bad record. All values are our choice."""
+
+    record_bytes: int = 64 * 2**20  # without its image
+    image_bytes: int = 20 * 2**20  # of the encoded file
+    image_pixels: int = 50_000_000  # of the decoded one: 150 MB as RGB, up to 800 while decoding
+    audio_seconds: float = 1800.0  # of one dialogue: 345 MB as stereo float32 samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One dataset of the mixture: records below `data.root` and its sampling weight."""
+
+    name: str  # `NAME.json` below the root
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The mixture. Speech rows are exactly speech_rows / (speech_rows + speechless_rows) of every step."""
+
+    root: str = "data"  # folder of records
+    # makes the records in an empty root; None: they exist
+    prepare: Callable[[Path], None] | None = None
+    speech: tuple[Source, ...] = ()
+    speechless: tuple[Source, ...] = ()
+    small_talk: tuple[Source, ...] = ()  # unrelated dialogues for context switching
+    speech_rows: int = 16
+    speechless_rows: int = 48
+    speech_frames: int = 1250  # T of the speech part
+    speechless_tokens: int = 128  # T of the speechless part
+    p_concat: float = 0.5  # probability of unrelated talk before and after (paper, figure 5)
+    # whether frames of unrelated talk see the row's image; absent: cross-attention is off in them (ours)
+    small_talk_image: Literal["present", "absent"] = "present"
+    bad_record_budget: int = 0  # records that may be skipped before training stops
+    limits: LimitsConfig = LimitsConfig()
+    # read what `mvjax data features` made; False: the step encodes the images
+    features: bool = False
+    workers: int = 0  # threads that read ahead; 0: read in the training thread
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Reference section 7.1; the audio loss is normalised over its levels together."""
+
+    text_padding_weight: float = 0.5  # on PAD and EPAD targets
+    semantic_weight: float = 100.0  # on codebook 0; acoustic levels weigh 1
+    trained_codebooks: int = 2  # the semantic and the first acoustic (paper, figure 3)
+    text_weight: float = 1.0  # of the text loss in speech and speechless rows alike (ours)
+    audio_weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, linear warmup and cosine decay. The paper states none of these: all values are our choice."""
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 1000
+    final_fraction: float = 0.1  # of the rate, at the last step
+    betas: tuple[float, float] = (0.9, 0.95)  # as Moshi
+    eps: float = 1e-8
+    weight_decay: float = 0.1  # matrices only
+    clip_norm: float = 1.0
+    spike_factor: float | None = None  # skip a batch of a loss above this x the recent median
+    spike_window: int = 64  # losses that the median is of
+    ema: float | None = None  # decay a step of a mean of the adapters, which eval and export take
+
+    def __post_init__(self) -> None:
+        """Checks the decay."""
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(
+                f"optim.ema: expected a decay between 0 and 1, or none, got {self.ema}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop around the step."""
+
+    steps: int = 50_000
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    max_failed_saves: int = 3  # checkpoints in a row that may fail, as on a full disk (ours)
+    max_skipped: int = 10  # batches in a row that may be skipped, not finite or spikes (ours)
+    stall_seconds: float = 300.0  # of waiting without a word, then it is said for what (ours)
+    stall_stacks: bool = False  # also print where every thread stands
+    trained: tuple[str, ...] = (  # regexes over parameter paths; the rest is frozen
+        "(xa|gate|image/(proj|norm)|backbone/blocks/(xa|gate|norm_xa|gate_alpha))(/.*)?",
+    )
+    remat: Remat = "full"
+    attention: AttentionKernel = "auto"  # by the devices: splash on TPU, cuDNN on GPU, else plain
+    # int8: matrices of backbone and depth transformer, the rest as bfloat16
+    frozen_dtype: FrozenDtype = "as stored"
+    accumulate: int = 1  # micro-batches a step, one after the other; the gradients stay the same
+    logit_frames: int = 128  # frames of a row whose text logits exist at a time (memory only)
+
+    def __post_init__(self) -> None:
+        """Checks what counts."""
+        names = (
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "max_failed_saves",
+            "max_skipped",
+            "accumulate",
+            "logit_frames",
+        )
+        low = {name: getattr(self, name) for name in names if getattr(self, name) < 1}
+        if low:
+            raise ValueError(f"train: expected at least 1, got {low}")
+        if self.stall_seconds <= 0:
+            raise ValueError(f"train.stall_seconds: expected above 0, got {self.stall_seconds}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    frozen: FrozenFiles
+    model: ModelConfig = ModelConfig()
+    codec: MimiConfig = MimiConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig = TrainConfig()

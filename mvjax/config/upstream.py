@@ -1,0 +1,56 @@
+"""Where the released runtimes compute differently, as values of config fields.
+
+    model = parity.imitate(config.model, "kyuteye_pt")
+
+The backends of MoshiVis do not agree with each other. "ours" is what the frozen weights were trained with,
+as far as that is known, and it is the default of `mvjax.config.schema`; the others say what it takes to get a
+runtime's own numbers. Reference sections 2.2, 2.4, 2.6, 3.1, 3.2, 5.2 - 5.4. Not imitated: limits on the
+length of a conversation, and the order of sums, which rounds differently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+from mvjax.config import schema
+
+Runtime = Literal["ours", "kyuteye_pt", "kyuteye_mlx", "candle"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+_TABLE: dict[str, tuple[Any, Any, Any, Any]] = {
+    # field of ModelConfig                 ours           kyuteye_pt     kyuteye_mlx    candle
+    "depformer.norm":                   ("mean_square", "variance",    "mean_square", "mean_square"),
+    "cross_attention.image_norm":       ("variance",    "variance",    "mean_square", "mean_square"),
+    "cross_attention.image_norm_eps":   (1e-5,          1e-5,          1e-8,          1e-8),
+    "cross_attention.image_norm_dtype": ("float32",     "activations", "float32",     "float32"),
+    "cross_attention.gate_dtype":       ("float32",     "activations", "activations", "activations"),
+    "cross_attention.keys_values":      ("activations", "activations", "bfloat16",    "activations"),
+    "cross_attention.norm_without_image": (False,       False,         True,          False),
+    "siglip.resampler":                 ("torch",       "torch",       "pillow",      "image_rs"),
+    "siglip.final_norm_eps":            (1e-6,          1e-6,          1e-5,          1e-6),
+    "backbone.context_has_self":        (True,          True,          False,         False),
+    "stream.first_step_forcing":        (True,          False,         True,          True),
+    "stream.user_early":                (False,         True,          False,         False),
+    "stream.first_acoustic_kept":       (False,         False,         False,         True),
+}  # fmt: skip
+
+
+def settings(runtime: str) -> dict[str, Any]:
+    """Returns {path below ModelConfig: value} of every field in which the runtimes differ.
+
+    Raises:
+      ValueError: for an unknown runtime, naming the known ones.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"parity: expected one of {list(RUNTIMES)}, got {runtime!r}")
+    return {path: values[RUNTIMES.index(runtime)] for path, values in _TABLE.items()}
+
+
+def imitate(model: schema.ModelConfig, runtime: str) -> schema.ModelConfig:
+    """Returns the config with the fields of `settings(runtime)`; raises as that does."""
+    for path, value in settings(runtime).items():
+        part, field = path.split(".")
+        changed = dataclasses.replace(getattr(model, part), **{field: value})
+        model = dataclasses.replace(model, **{part: changed})
+    return model

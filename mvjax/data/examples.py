@@ -1,0 +1,184 @@
+"""Builds one row of a batch: a record of a source, its image and codes, unrelated talk around it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import sentencepiece
+
+from mvjax import files, types
+from mvjax.config import schema
+from mvjax.data import collate, image_features, images, mixing, streams
+from mvjax.data.records import bad_records, dataset
+
+
+class Loaded(NamedTuple):
+    """A record of a source, decoded.
+
+    Attributes:
+      name: SOURCE/ID.
+      record: as stored, without its image.
+      image: uint8 [size, size, 3], or bfloat16 features [S, E], or None.
+      codes: int32 [K, T]; T = 0 in a speechless source.
+    """
+
+    name: str
+    record: dataset.Row
+    image: np.ndarray | None
+    codes: np.ndarray
+
+
+_NO_CODES = np.zeros((0, 0), np.int32)
+
+
+class Source:
+    """An endless view of a dataset: shuffled anew each epoch, bad records replaced."""
+
+    def __init__(
+        self,
+        reader: dataset.Reader,
+        load: Callable[[dataset.Reader, int], Loaded],
+        bad: bad_records.BadRecords,
+        seed: int,
+    ):
+        if not len(reader):
+            raise ValueError(f"{reader.path}: expected records, got none; make the file again")
+        self._reader, self._load, self._bad, self._seed = reader, load, bad, seed
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)
+
+    def __len__(self) -> int:
+        return mixing.ENDLESS
+
+    def __getitem__(self, index: int) -> Loaded:
+        """One element; a bad record is replaced by the next good one of the dataset."""
+        count = len(self._reader)
+        epoch, place = divmod(index, count)
+        number = int(self._order(epoch)[place])
+        for _ in range(count):
+            try:
+                return self._load(self._reader, number)
+            except ValueError as error:
+                name = f"{self._reader.path.name}[{number}]"
+                self._bad.add(name, error, id=self._id(number))
+            number = (number + 1) % count
+        raise ValueError(f"{self._reader.path}: expected a readable record, every one is bad")
+
+    def _id(self, number: int) -> str | None:
+        try:
+            return self._reader.row(number).id
+        except ValueError:
+            return None
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._reader))
+
+
+class Rows:
+    """Opens the sources of a run and builds the rows of both parts."""
+
+    def __init__(self, config: schema.Config, bad: bad_records.BadRecords):
+        self._config = config
+        size = config.model.siglip.image_size
+        self.image = collate.pixel_form(size)
+        self._features = None
+        if config.data.features:
+            self.image = image_features.form(config.model)
+            made_with = image_features.made_with(config.frozen, config.model)
+            self._features = functools.cache(
+                lambda path: image_features.Reader(path, expected=made_with)
+            )
+        self._tokenizer = sentencepiece.SentencePieceProcessor(
+            model_file=str(files.resolve(config.frozen.tokenizer))
+        )
+        self._made_with = dataset.identity(config.frozen)
+        self._bad = bad
+        self._open = functools.cache(self._reader)
+        talk = config.data.small_talk if config.data.p_concat > 0 else ()
+        self._talk = [self.source(s.name, seed=0, spoken=True) for s in talk]
+        weights = np.array([s.weight for s in talk], float)
+        self._talk_weights = weights / weights.sum()
+
+    def source(self, name: str, *, seed: int, spoken: bool) -> Source:
+        """Opens a dataset, with codes or without."""
+        load = self._load_spoken if spoken else self._load_text
+        return Source(self._open(name), load, self._bad, seed)
+
+    def speech(self, loaded: Loaded, rng: np.random.Generator) -> types.Sample:
+        """A spoken dialogue, with unrelated talk around it with probability p_concat.
+
+        What is longer than the row is cropped at random; next to unrelated talk the end of the
+        last answer stays.
+        """
+        data = self._config.data
+        keep = collate.last_word_frame(loaded.record)
+        if self._talk and rng.random() < data.p_concat and keep <= data.speech_frames:
+            before, after = (self._unrelated(rng) for _ in range(2))
+            cut = collate.switch(
+                *(x.codes.shape[1] for x in (before, loaded, after)),
+                keep=keep,
+                frames=data.speech_frames,
+                rng=rng,
+            )
+            pieces = list(zip((before, loaded, after), cut, strict=True))
+        else:
+            window = collate.crop(loaded.codes.shape[1], data.speech_frames, rng)
+            pieces = [(loaded, window)]
+        codes = np.concatenate([x.codes[:, place] for x, place in pieces], axis=1)
+        name = "+".join(
+            f"{x.name}[{place.start}:{place.stop}]"
+            for x, place in pieces
+            if place.stop > place.start
+        )
+        present = data.small_talk_image == "present"
+        seen = [np.full(place.stop - place.start, present or x is loaded) for x, place in pieces]
+        counted = np.ones(codes.shape[1], bool)
+        return types.Sample(name, codes, counted, np.concatenate(seen), loaded.image)
+
+    def speechless(self, loaded: Loaded, rng: np.random.Generator) -> types.Sample:
+        """A dialogue's transcript, cut where the row ends."""
+        del rng
+        ids, mask = streams.speechless_row(
+            loaded.record.turns, self._tokenizer, self._config.data.speechless_tokens
+        )
+        return types.Sample(loaded.name, ids[None], mask, np.ones(len(mask), bool), loaded.image)
+
+    def _unrelated(self, rng: np.random.Generator) -> Loaded:
+        source = self._talk[int(rng.choice(len(self._talk), p=self._talk_weights))]
+        return source[int(rng.integers(1 << 40))]
+
+    def _load_spoken(self, reader: dataset.Reader, number: int) -> Loaded:
+        row = reader.row(number)
+        codes = collate.speech_codes(row, self._tokenizer, self._config.model)
+        said = (word.text for word in row.words or ())
+        streams.check_known(said, self._tokenizer, place=row.id)
+        return Loaded(f"{reader.path.name}/{row.id}", row, self._seen(reader, row), codes)
+
+    def _load_text(self, reader: dataset.Reader, number: int) -> Loaded:
+        row = reader.row(number)
+        said = (turn.text for turn in row.turns)
+        streams.check_known(said, self._tokenizer, place=row.id)
+        return Loaded(f"{reader.path.name}/{row.id}", row, self._seen(reader, row), _NO_CODES)
+
+    def _seen(self, reader: dataset.Reader, row: dataset.Row) -> np.ndarray | None:
+        """The row's image, as pixels or features."""
+        if row.image is None:
+            return None
+        if self._features is not None:
+            return self._features(reader.path)[row.image]
+        encoder = self._config.model.siglip
+        decoded = images.decode(reader.image(row.image), limits=self._config.data.limits)
+        return images.resize_square(decoded, encoder.image_size, resampler=encoder.resampler)
+
+    def _reader(self, name: str) -> dataset.Reader:
+        data = self._config.data
+        path = record_path(data, name)
+        return dataset.Reader(path, expected=self._made_with, limits=data.limits)
+
+
+def record_path(data: schema.DataConfig, name: str) -> Path:
+    """ROOT/NAME."""
+    return Path(data.root).expanduser() / name

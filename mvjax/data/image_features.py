@@ -1,0 +1,186 @@
+"""Image features on disk: entry n of NAME.features is what the frozen encoder says of image n of a dataset.
+
+    NAME.features.json, NAME.features-00000-of-00002.array_record      bfloat16 [S, E] an image, little-endian
+
+Training that reads them runs no image encoder. They belong to one dataset, one encoder and one image size;
+the index says which, and a run with others refuses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import msgspec
+import numpy as np
+
+from mvjax import files
+from mvjax.config import schema
+from mvjax.data import collate, images
+from mvjax.data.records import dataset as dataset_lib
+from mvjax.data.records import index as index_lib
+from mvjax.data.records import shards
+from mvjax.weights import frozen_files
+
+FORMAT, VERSION = "mvjax image features", 1
+DTYPE = np.dtype(ml_dtypes.bfloat16)
+
+Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [B, size, size, 3] -> [B, S, E]
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What features depend on besides the image.
+
+    Attributes:
+      siglip: a hash of the encoder's files.
+      image_size: pixels of a side.
+      resampler: that made the images square.
+    """
+
+    siglip: str
+    image_size: int
+    resampler: schema.Resampler = "torch"
+
+
+class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of NAME.features.json; `images` are the shards that the features were made of."""
+
+    format: str
+    version: int
+    made_with: Made
+    tokens: int
+    width: int
+    images: tuple[shards.Shard, ...]
+    features: tuple[shards.Shard, ...]
+
+
+def path(dataset: Path) -> Path:
+    """ROOT/NAME.features.json."""
+    return dataset.with_name(f"{dataset.name}.features.json")
+
+
+def write(
+    dataset: Path,
+    encode: Encode,
+    made_with: Made,
+    *,
+    batch: int,
+    limits: schema.LimitsConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    shard_bytes: int = dataset_lib.SHARD_BYTES,
+) -> Index:
+    """Encodes every image of a dataset; the files appear when all are done.
+
+    An image that cannot be decoded gets an empty entry: its records are bad records.
+
+    Args:
+      dataset: ROOT/NAME.
+      encode: the frozen encoder.
+      made_with: its identity.
+      batch: images at a time; the last batch is filled up.
+      limits: of an image.
+      progress: is told the numbers of images done and in all.
+      shard_bytes: of content in a shard.
+    """
+    reader = dataset_lib.Reader(dataset, expected=None, limits=limits)
+    total = sum(shard.count for shard in reader.index.images)
+    size = made_with.image_size
+    writer = shards.Writer(_stem(dataset), shard_bytes=shard_bytes, compressed=False)
+    tokens = width = 0
+    try:
+        for first in range(0, total, batch):
+            numbers = range(first, min(first + batch, total))
+            pixels, good = np.zeros((batch, size, size, 3), np.uint8), []
+            for row, number in enumerate(numbers):
+                try:
+                    decoded = images.decode(reader.image(number), limits=limits)
+                    pixels[row] = images.resize_square(decoded, size, resampler=made_with.resampler)
+                    good.append(row)
+                except ValueError:
+                    continue
+            found = np.asarray(encode(pixels)).astype(DTYPE)
+            tokens, width = found.shape[1:]
+            for row in range(len(numbers)):
+                writer.write(found[row].tobytes() if row in good else b"")
+            progress(numbers[-1] + 1, total)
+        writer.close()
+        path(dataset).unlink(missing_ok=True)
+        index = Index(
+            FORMAT, VERSION, made_with, tokens, width, reader.index.images, writer.publish()
+        )
+        files.write_atomic(path(dataset), msgspec.json.format(msgspec.json.encode(index), indent=1))
+    finally:
+        writer.discard()
+    return index
+
+
+def fresh(dataset: Path, made_with: Made) -> bool:
+    """Whether a dataset has features of this encoder and of just its images."""
+    try:
+        Reader(dataset, expected=made_with)
+    except (ValueError, FileNotFoundError):
+        return False
+    return True
+
+
+class Reader:
+    """The features of a dataset, by the number of the image.
+
+    Raises:
+      FileNotFoundError: if there are none, naming the command that makes them.
+      ValueError: if they were made with another encoder or size, or of other images.
+    """
+
+    def __init__(self, dataset: Path, *, expected: Made):
+        file = path(dataset)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file}: no such file; make it with `mvjax data features EXP.py`, or set data.features"
+                " to False"
+            )
+        try:
+            self.index = msgspec.json.decode(file.read_bytes(), type=Index)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"{file}: expected an index of features: {error}") from error
+        problems = []
+        if (self.index.format, self.index.version) != (FORMAT, VERSION):
+            problems.append(f"expected {FORMAT} {VERSION}, got {self.index.format}")
+        if self.index.made_with != expected:
+            problems.append(f"made with {self.index.made_with}, this run has {expected}")
+        if self.index.images != index_lib.read(dataset).images:
+            problems.append("made of other images than the dataset has now")
+        if problems:
+            raise ValueError(f"{file}: {'; '.join(problems)}; run `mvjax data features EXP.py`")
+        self._entries = shards.Reader(_stem(dataset), self.index.features)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """Returns bfloat16 [S, E].
+
+        Raises:
+          ValueError: if the image could not be decoded, or the entry is damaged.
+        """
+        entry, shape = self._entries[number], (self.index.tokens, self.index.width)
+        expected = shape[0] * shape[1] * DTYPE.itemsize
+        if len(entry) != expected:
+            raise ValueError(
+                f"features of image {number}: expected {expected} bytes, got {len(entry)}"
+                " (0: the image could not be decoded)"
+            )
+        return np.frombuffer(entry, DTYPE).reshape(shape)
+
+
+def made_with(frozen: schema.FrozenFiles, model: schema.ModelConfig) -> Made:
+    """Returns what the features of a run depend on."""
+    siglip = files.joint_hash(frozen_files.paths(frozen)["siglip"])
+    return Made(siglip, model.siglip.image_size, model.siglip.resampler)
+
+
+def form(model: schema.ModelConfig) -> collate.Form:
+    """What one image is in a batch that has features."""
+    s = model.siglip
+    return collate.Form((s.tokens, s.width), DTYPE)
+
+
+def _stem(dataset: Path) -> Path:
+    return dataset.with_name(f"{dataset.name}.features")

@@ -1,0 +1,151 @@
+"""A record as a timeline: who speaks when, and what stands in which frame of the text stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from mvjax import types
+from mvjax.config import schema
+from mvjax.data import streams
+from mvjax.data.inspect import pieces as pieces_lib
+from mvjax.data.records import dataset
+
+PAD, EPAD, ABSENT = "pad", "epad", "absent"  # kinds of cells; a token is one of the next
+TOKEN, LEARNT, CONTROL = "token", "learnt", "control"
+
+_PAUSE = 0.5  # seconds between words that end a span of speech
+_COLUMNS = 25  # frames a printed line: 2 s
+_SHOWN = {PAD: ".", EPAD: "+", ABSENT: " "}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One frame, or one position of a speechless row, of the text stream."""
+
+    kind: str
+    text: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """One side speaks without a longer pause."""
+
+    speaker: str
+    start: float
+    end: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """What there is to show of a record.
+
+    Attributes:
+      cells: the text stream on the 12.5 Hz grid; of a text-only record its speechless row.
+      spans: of both sides, by start; the user's only where the record has the user's words.
+      spoken: whether a cell is a frame.
+    """
+
+    record: dataset.Record
+    cells: tuple[Cell, ...]
+    spans: tuple[Span, ...]
+    spoken: bool
+
+
+def timeline(
+    record: dataset.Record, pieces: pieces_lib.Pieces, model: schema.ModelConfig
+) -> Timeline:
+    """Lays a record out as training does, with the model's PAD and EPAD."""
+    if not record.codes:
+        return Timeline(record, _speechless(record, pieces), (), spoken=False)
+    row = streams.text_stream(
+        record.words,
+        record.array().shape[1],
+        pieces,
+        pad=model.text_pad,
+        epad=model.text_epad,
+    )
+    special = {model.text_pad: PAD, model.text_epad: EPAD, types.ZERO_TOKEN: ABSENT}
+    cells = [
+        Cell(special[i]) if i in special else Cell(TOKEN, _clean(pieces.id_to_piece(i)))
+        for i in row.tolist()
+    ]
+    spans = [*_spans("user", record.user_words or ()), *_spans("assistant", record.words or ())]
+    spans.sort(key=lambda span: span.start)
+    return Timeline(record, tuple(cells), tuple(spans), spoken=True)
+
+
+def text(shown: Timeline) -> str:
+    """The timeline for a terminal."""
+    record = shown.record
+    facts = ", ".join(f"{key} {value}" for key, value in (record.facts or {}).items())
+    lines = [
+        record.id,
+        f"  kinds  {', '.join(record.kinds) or 'none'}",
+        f"  facts  {facts or 'none'}",
+        f"  image  {_image(record.image)}",
+        f"  speech {_speech(record)}",
+        "  turns",
+        *(f"    {turn.speaker:9}  {turn.text}" for turn in record.turns),
+    ]
+    if shown.spans:
+        lines.append("  who speaks when (s)")
+        lines += [f"    {s.start:6.2f} {s.end:6.2f}  {s.speaker:9}  {s.text}" for s in shown.spans]
+    if shown.spoken and record.user_words is None:
+        lines.append("    the user's words have no times in this record")
+    legend = "80 ms each; . PAD  + EPAD" if shown.spoken else "as a speechless row"
+    lines.append(f"  text stream ({legend})")
+    for first in range(0, len(shown.cells), _COLUMNS):
+        cells = shown.cells[first : first + _COLUMNS]
+        place = f"{first * types.FRAME_SECONDS:6.2f} s" if shown.spoken else f"{first:8}"
+        lines.append(f"    {place}  {' '.join(_SHOWN.get(c.kind, c.text) for c in cells)}")
+    return "\n".join(lines)
+
+
+def _speechless(record: dataset.Record, pieces: pieces_lib.Pieces) -> tuple[Cell, ...]:
+    ids, learnt = streams.speechless_row(record.turns, pieces, 1 << 16)
+    names = {streams.BOS: "BOS", streams.EOS: "EOS"}
+    cells = []
+    for i, counts in zip(ids.tolist(), learnt.tolist(), strict=True):
+        if i == types.ZERO_TOKEN:
+            break
+        if i in names:
+            cells.append(Cell(CONTROL, names[i]))
+        else:
+            cells.append(Cell(LEARNT if counts else TOKEN, _clean(pieces.id_to_piece(i))))
+    return tuple(cells)
+
+
+def _spans(speaker: str, words: Sequence[dataset.Word]) -> list[Span]:
+    spans: list[Span] = []
+    for word in sorted(words, key=lambda w: w.start):
+        if spans and word.start - spans[-1].end < _PAUSE:
+            last = spans.pop()
+            joined = f"{last.text} {word.text}"
+            spans.append(Span(speaker, last.start, max(last.end, word.end), joined))
+        else:
+            spans.append(Span(speaker, word.start, word.end, word.text))
+    return spans
+
+
+def _clean(piece: str) -> str:
+    """SentencePiece marks the start of a word with U+2581."""
+    return piece.replace("\u2581", "") or "_"
+
+
+def _image(content: bytes | None) -> str:
+    if content is None:
+        return "none"
+    with Image.open(io.BytesIO(content)) as image:
+        return f"{image.width}x{image.height} {image.format}, {len(content):,} bytes"
+
+
+def _speech(record: dataset.Record) -> str:
+    if not record.codes:
+        return "none: text only"
+    frames = record.array().shape[1]
+    return f"{record.seconds:.2f} s, {frames} frames of {record.codebooks} codebooks"

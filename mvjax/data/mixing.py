@@ -1,0 +1,156 @@
+"""Sampling weights that may change between two stretches of a run, while every dataset goes on in order.
+
+    step        0 ............ 500 .................
+    weights     a 3, b 1       a 1, b 1
+    elements    a0 a1 b0 a2 ...  a375 b125 a376 b126 ...
+
+A history of weights makes the mixture a pure function of the step still. It is kept in the run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import grain
+import msgspec
+
+from mvjax import files
+from mvjax.config import schema
+
+FILE = "mixture.json"  # in the run folder
+PARTS = ("speech", "speechless")
+ENDLESS = 1 << 48  # elements; grain adds and multiplies lengths, so not sys.maxsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """The sources of both parts, from a step on."""
+
+    step: int
+    speech: tuple[schema.Source, ...]
+    speechless: tuple[schema.Source, ...]
+
+
+History = tuple[Segment, ...]
+
+
+def start(data: schema.DataConfig) -> History:
+    """Returns the history of a run whose weights were never changed."""
+    return (Segment(0, data.speech, data.speechless),)
+
+
+def resume(path: Path, data: schema.DataConfig, step: int) -> tuple[History, str]:
+    """Returns the history of a run that goes on at `step` with these sources, and what changed, in words.
+
+    What the file says of later steps is forgotten: they are trained anew.
+
+    Raises:
+      ValueError: if the file is not a history.
+    """
+    if not path.is_file() or step == 0:
+        return start(data), ""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=History)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path}: expected a history of weights: {error}") from error
+    past = tuple(segment for segment in found if segment.step < step)
+    now = Segment(step, data.speech, data.speechless)
+    if not past or past[0].step != 0:
+        raise ValueError(f"{path}: expected a history from step 0 on, got {found}")
+    changes = [
+        f"{part} {_words(getattr(past[-1], part))} -> {_words(getattr(now, part))}"
+        for part in PARTS
+        if getattr(past[-1], part) != getattr(now, part)
+    ]
+    if not changes:
+        return past, ""
+    return (*past, now), f"weights change at step {step}: {'; '.join(changes)}"
+
+
+def write(path: Path, history: History) -> None:
+    """Writes a history; the file appears whole."""
+    files.write_atomic(path, msgspec.json.format(msgspec.json.encode(history), indent=1))
+
+
+def mix(
+    history: History,
+    part: str,
+    *,
+    rows: int,
+    source: Callable[[str, int], Any],
+    seed: int,
+) -> grain.MapDataset:
+    """Returns the endless mixture of a part; element s * rows + r is row r of step s.
+
+    Args:
+      history: which weights hold when.
+      part: "speech" or "speechless".
+      rows: of a global batch.
+      source: opens a dataset as an endless random-access sequence, given its name and a number that
+        stays its own.
+      seed: of what grain draws for each element later.
+    """
+    names = list(dict.fromkeys(s.name for segment in history for s in getattr(segment, part)))
+    opened = {name: grain.MapDataset.source(source(name, n)) for n, name in enumerate(names)}
+    if len(history) == 1:
+        first = history[0]
+        return _mixed(opened, getattr(first, part), dict.fromkeys(names, 0)).seed(seed)
+    taken = dict.fromkeys(names, 0)
+    starts, pieces = [], []
+    for n, segment in enumerate(history):
+        sources = getattr(segment, part)
+        starts.append(segment.step * rows)
+        pieces.append(_mixed(opened, sources, taken))
+        if n + 1 < len(history):
+            count = (history[n + 1].step - segment.step) * rows
+            for name, more in _counts(sources, count).items():
+                taken[name] += more
+    return grain.MapDataset.source(_Pieces(starts, pieces)).seed(seed)
+
+
+class _Pieces:
+    """Stretches of mixtures, one after the other, the last without end."""
+
+    def __init__(self, starts: Sequence[int], pieces: Sequence[grain.MapDataset]) -> None:
+        self._starts, self._pieces = starts, pieces
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int):
+        n = max(n for n, first in enumerate(self._starts) if first <= index)
+        return self._pieces[n][index - self._starts[n]]
+
+
+def _mixed(
+    opened: dict[str, grain.MapDataset],
+    sources: Sequence[schema.Source],
+    taken: dict[str, int],
+) -> grain.MapDataset:
+    """The sources in proportion to their weights, each from its next element on."""
+    datasets = [
+        opened[s.name][taken[s.name] :] if taken[s.name] else opened[s.name] for s in sources
+    ]
+    return grain.MapDataset.mix(datasets, weights=[s.weight for s in sources])
+
+
+def _counts(sources: Sequence[schema.Source], elements: int) -> dict[str, int]:
+    """How many of the first `elements` of a mixture each source gives."""
+    numbered = [
+        grain.MapDataset.range(ENDLESS).map(lambda key, name=s.name: (name, key)) for s in sources
+    ]
+    mixed = grain.MapDataset.mix(numbered, weights=[s.weight for s in sources])
+    counts: dict[str, int] = {}
+    for index in range(elements - 1, -1, -1):  # back to where each source was seen last
+        name, key = cast(tuple[str, int], mixed[index])
+        counts.setdefault(name, int(key) + 1)
+        if len(counts) == len(sources):
+            break
+    return counts
+
+
+def _words(sources: Sequence[schema.Source]) -> str:
+    return ", ".join(f"{s.name} {s.weight:g}" for s in sources)

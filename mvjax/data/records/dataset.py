@@ -1,0 +1,288 @@
+"""Dialogues on disk: one msgpack row each in ArrayRecord shards, images stored once, an index NAME.json.
+
+    with records.Writer(root / "name", records.Identity(codec=..., tokenizer=...)) as writer:
+        writer.add(records.Record(...))
+    records.Reader(root / "name", expected=None)[0]
+
+The index names codec and tokenizer by hash: codes cannot be read with another codec than the one that
+made them. A record is valid or it is refused, on writing as on reading. BUILD.md, "Records".
+"""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from concurrent import futures
+from pathlib import Path
+
+import numpy as np
+
+from mvjax.config import schema
+from mvjax.data import images
+from mvjax.data.records import index as index_lib
+from mvjax.data.records import record as record_lib
+from mvjax.data.records import shards
+
+Turn = record_lib.Turn
+Word = record_lib.Word
+Record = record_lib.Record
+Row = record_lib.Row
+encode_codes = record_lib.encode_codes
+problems = record_lib.problems
+Identity = index_lib.Identity
+Index = index_lib.Index
+identity = index_lib.identity
+index_path = index_lib.path
+
+SHARD_BYTES = 4 * 2**30  # of content; a dataset of 1 TB is 250 open files
+
+_THREADS, _AT_ONCE = 4, 256  # images that are verified at once; that wait for it
+
+
+class Writer:
+    """Writes a dataset record by record, in constant memory; the files appear when the block ends.
+
+    If the block raises, nothing is left, and an earlier dataset of that name stays as it was. An
+    image that was added before is stored once.
+
+    Args:
+      path: ROOT/NAME, without a suffix.
+      made_with: of the codes; `Identity()` where there are none.
+      limits: what a record may hold.
+      shard_bytes: of content in a shard; the last entry may exceed it.
+    """
+
+    index: Index  # once the block has ended
+
+    def __init__(
+        self,
+        path: Path,
+        made_with: Identity,
+        *,
+        limits: schema.LimitsConfig = record_lib.LIMITS,
+        shard_bytes: int = SHARD_BYTES,
+    ):
+        index_lib.check_name(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise OSError(f"{path}: expected a writable folder; choose another data.root")
+        self._path, self._made_with, self._limits = path, made_with, limits
+        self._hashes = array.array("Q")
+        self._rows = shards.Writer(path, shard_bytes=shard_bytes, compressed=True)
+        stem = index_lib.images_stem(path)
+        self._images = shards.Writer(stem, shard_bytes=shard_bytes, compressed=False)
+        # Private, in memory until it is large, then in a temporary file.
+        self._seen = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._seen.execute("PRAGMA journal_mode = OFF")
+        self._seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._seen.execute("CREATE TABLE images (hash BLOB PRIMARY KEY, n INT) WITHOUT ROWID")
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            self._seen.close()
+            self._rows.discard()
+            self._images.discard()
+
+    def add(self, record: Record) -> None:
+        """Writes one record.
+
+        Raises:
+          ValueError: naming every problem of the record; it is then left out, and others may follow.
+        """
+        place = f"{self._path} record {len(self._hashes)} ({record.id!r})"
+        try:
+            row = record_lib.decode(record_lib.encode(record, None), self._limits)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        found = problems(row, self._limits)
+        key, number = self._stored(record.image)
+        if record.image is not None and number is None:
+            found += images.problems(record.image, self._limits)
+        if record.codes and self._made_with.codec is None:
+            found.append("codes: expected the identity of their codec in made_with, got None")
+        if self._seen.execute("SELECT 1 FROM ids WHERE id = ?", (record.id,)).fetchone():
+            found.append(f"id {record.id!r} used twice")
+        if found:
+            raise ValueError(f"{place}: {'; '.join(found)}")
+        self._seen.execute("INSERT INTO ids VALUES (?)", (record.id,))
+        if record.image is not None and number is None:
+            number = self._images.write(record.image)
+            self._seen.execute("INSERT INTO images VALUES (?, ?)", (key, number))
+        self._rows.write(record_lib.encode(record, number))
+        self._hashes.append(index_lib.hash_id(record.id))
+
+    def _stored(self, image: bytes | None) -> tuple[bytes, int | None]:
+        """An image's hash, and its number if it is in the dataset already."""
+        if image is None:
+            return b"", None
+        key = hashlib.sha256(image).digest()
+        known = self._seen.execute("SELECT n FROM images WHERE hash = ?", (key,)).fetchone()
+        return key, known[0] if known else None
+
+    def _publish(self) -> None:
+        """Takes the old index away, puts the new files in place, then the index that names them."""
+        self._rows.close()
+        self._images.close()
+        index_path(self._path).unlink(missing_ok=True)
+        self.index = Index(
+            format=index_lib.FORMAT,
+            version=index_lib.VERSION,
+            count=len(self._hashes),
+            identity=self._made_with,
+            records=self._rows.publish(),
+            images=self._images.publish(),
+            ids_sha256=index_lib.write_ids(self._path, np.array(self._hashes, np.uint64)),
+        )
+        index_lib.write(self._path, self.index)
+
+
+def write(
+    path: Path,
+    items: Iterable[Record],
+    made_with: Identity,
+    *,
+    limits: schema.LimitsConfig = record_lib.LIMITS,
+    shard_bytes: int = SHARD_BYTES,
+) -> Index:
+    """Writes a whole dataset ROOT/NAME, as `Writer` does.
+
+    Raises:
+      ValueError: naming every problem of the first invalid record; nothing is written then.
+      OSError: if the folder cannot be written or the disk is full.
+    """
+    with Writer(path, made_with, limits=limits, shard_bytes=shard_bytes) as writer:
+        for record in items:
+            writer.add(record)
+    return writer.index
+
+
+class Reader:
+    """Random access to a dataset; opening it reads the index alone.
+
+    Args:
+      path: ROOT/NAME.
+      expected: the identity of the run; None: read records of any.
+      limits: what a record may hold.
+
+    Raises:
+      ValueError: if files and index disagree, or the records were made with other files.
+      FileNotFoundError: if any is missing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        expected: Identity | None,
+        limits: schema.LimitsConfig = record_lib.LIMITS,
+    ):
+        self.path, self.limits, self._expected = path, limits, expected
+        self.index = index_lib.read(path)
+        if expected is not None:
+            index_lib.check_identity(path, self.index.identity, expected)
+        self._rows = shards.Reader(path, self.index.records)
+        self._images = shards.Reader(index_lib.images_stem(path), self.index.images)
+        self._ids = index_lib.read_ids(path, self.index.count)
+
+    def __reduce__(self):
+        return _reopen, (self.path, self._expected, self.limits)
+
+    def __len__(self) -> int:
+        return self.index.count
+
+    def __getitem__(self, i: int) -> Record:
+        """Reads and validates one record with its image.
+
+        Raises:
+          ValueError: naming the dataset, the record's number and, if it can be read, its id.
+        """
+        row = self.row(i)
+        return record_lib.join(row, None if row.image is None else self.image(row.image))
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[i] for i in range(len(self)))
+
+    def row(self, i: int) -> Row:
+        """Reads and validates one record without its image; raises as reading with it does."""
+        place = f"{self.path} record {i}"
+        if not 0 <= i < len(self):
+            raise IndexError(f"{place}: expected 0 <= number < {len(self)}")
+        try:
+            row = record_lib.decode(self._rows[i], self.limits)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        found = problems(row, self.limits)
+        if row.image is not None and not 0 <= row.image < len(self._images):
+            found.append(f"image: expected a number below {len(self._images)}, got {row.image}")
+        if found:
+            raise ValueError(f"{place} ({row.id!r}): {'; '.join(found)}")
+        return row
+
+    def image(self, number: int) -> bytes:
+        """An encoded image by the number in a row.
+
+        Raises:
+          ValueError: if it cannot be read.
+        """
+        try:
+            return self._images[number]
+        except ValueError as error:
+            raise ValueError(f"{self.path} image {number}: {error}") from error
+
+    def find(self, id: str) -> int:
+        """The number of the record with an id, without a scan.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        return index_lib.find(self.path, self._ids, id, lambda i: self.row(i).id)
+
+
+def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[str]:
+    """Reads a whole dataset: what is wrong with its hashes, records, images and ids."""
+    try:
+        reader = Reader(path, expected=None, limits=limits)
+    except (ValueError, FileNotFoundError) as error:
+        return [str(error)]
+    found = index_lib.wrong_hashes(path, reader.index)
+    hashes = []
+    for i in range(len(reader)):
+        try:
+            hashes.append(index_lib.hash_id(reader.row(i).id))
+        except ValueError as error:
+            found.append(str(error))
+    if len(hashes) == len(reader):
+        found += index_lib.wrong_ids(path, np.array(hashes, np.uint64))
+    return found + _wrong_images(reader)
+
+
+def _wrong_images(reader: Reader) -> list[str]:
+    """Decodes all images, some at a time."""
+
+    def check(number: int) -> str | None:
+        try:
+            images.decode(reader.image(number), limits=reader.limits)
+        except ValueError as error:
+            return f"{reader.path} image {number}: {error}"
+        return None
+
+    found: list[str] = []
+    total = sum(shard.count for shard in reader.index.images)
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, total, _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, total))
+            found += [problem for problem in pool.map(check, numbers) if problem]
+    return found
+
+
+def _reopen(path: Path, expected: Identity | None, limits: schema.LimitsConfig) -> Reader:
+    return Reader(path, expected=expected, limits=limits)

@@ -1,0 +1,221 @@
+"""The index of a dataset, NAME.json: shards, their hashes, what codes were made with; and where an id is."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from jaxtyping import UInt64
+
+from mvjax import files
+from mvjax.config import schema
+from mvjax.data.records import shards
+
+FORMAT, VERSION = "mvjax records", 2
+_NAME = re.compile(r"[\w-]+", re.ASCII)
+_IDS = ".ids"
+
+
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """SHA-256 of the files that gave codes and ids their meaning; None: not needed to read them."""
+
+    codec: str | None = None
+    tokenizer: str | None = None
+
+
+class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of NAME.json.
+
+    Attributes:
+      count: of records.
+      identity: of the codec and the tokenizer.
+      records, images: the shards, in the order of their numbers.
+      ids_sha256: of NAME.ids.
+    """
+
+    format: str
+    version: int
+    count: int
+    identity: Identity
+    records: tuple[shards.Shard, ...]
+    images: tuple[shards.Shard, ...]
+    ids_sha256: str
+
+
+class NoSuchId(ValueError):
+    """No record has the id that was asked for."""
+
+
+class _Header(msgspec.Struct):
+    format: str = ""
+    version: int = 0
+
+
+def check_name(dataset: Path) -> None:
+    """A dataset is named without a suffix.
+
+    Raises:
+      ValueError: if ROOT/NAME has another form.
+    """
+    if not _NAME.fullmatch(dataset.name):
+        raise ValueError(
+            f"{dataset}: expected a dataset as ROOT/NAME, NAME of letters, digits, _ and -, "
+            "without a suffix: the files are ROOT/NAME.json and what it lists"
+        )
+
+
+def path(dataset: Path) -> Path:
+    """ROOT/NAME.json."""
+    return dataset.with_name(f"{dataset.name}.json")
+
+
+def images_stem(dataset: Path) -> Path:
+    """ROOT/NAME.images: the stem of the image shards."""
+    return dataset.with_name(f"{dataset.name}.images")
+
+
+def ids_path(dataset: Path) -> Path:
+    """ROOT/NAME.ids: hash and number of each record, sorted by hash; uint64 [2, count]."""
+    return dataset.with_name(f"{dataset.name}{_IDS}")
+
+
+def datasets(root: Path) -> list[Path]:
+    """ROOT/NAME of every index in a folder, sorted; features and the like have a dot in their names."""
+    named = (file.with_suffix("") for file in root.glob("*.json"))
+    return sorted(dataset for dataset in named if _NAME.fullmatch(dataset.name))
+
+
+def read(dataset: Path) -> Index:
+    """Reads and checks NAME.json; opens nothing else.
+
+    Raises:
+      FileNotFoundError: if it is missing.
+      ValueError: if it is no index of records, of another version, or contradicts itself.
+    """
+    check_name(dataset)
+    beside = path(dataset)
+    if not beside.is_file():
+        raise FileNotFoundError(f"{beside}: no such file; it is the index of a dataset of records")
+    content = beside.read_bytes()
+    header = _decode(beside, content, _Header)
+    if (header.format, header.version) != (FORMAT, VERSION):
+        raise ValueError(
+            f"{beside}: expected {FORMAT!r} version {VERSION}, got {header.format!r} version "
+            f"{header.version}; make the records again"
+        )
+    index = _decode(beside, content, Index)
+    total = sum(shard.count for shard in index.records)
+    if total != index.count:
+        raise ValueError(f"{beside}: expected {index.count} records, its shards hold {total}")
+    return index
+
+
+def write(dataset: Path, index: Index) -> None:
+    """Writes NAME.json; it appears whole or not at all."""
+    files.write_atomic(path(dataset), msgspec.json.format(msgspec.json.encode(index), indent=1))
+
+
+def identity(frozen: schema.FrozenFiles) -> Identity:
+    """Hashes the codec and the tokenizer of a run."""
+    return Identity(
+        codec=files.file_hash(files.resolve(frozen.codec)),
+        tokenizer=files.file_hash(files.resolve(frozen.tokenizer)),
+    )
+
+
+def check_identity(dataset: Path, found: Identity, expected: Identity) -> None:
+    """Compares what both sides know.
+
+    Raises:
+      ValueError: naming what differs.
+    """
+    parts = []
+    for name in ("codec", "tokenizer"):
+        theirs, ours = getattr(found, name), getattr(expected, name)
+        if theirs is not None and ours is not None and theirs != ours:
+            parts.append(f"{name} {theirs[:12]}, this run has {ours[:12]}")
+    if parts:
+        raise ValueError(
+            f"{dataset}: made with {' and '.join(parts)}; make the records again with this run's files"
+        )
+
+
+def hash_id(id: str) -> int:
+    """64 bits of a record's id."""
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")
+
+
+def write_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> str:
+    """Writes NAME.ids from the hashes of all ids in order, and returns its SHA-256."""
+    _table(hashes).astype("<u8").tofile(ids_path(dataset))
+    return files.file_hash(ids_path(dataset))
+
+
+def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:
+    """Maps NAME.ids into memory, unread.
+
+    Raises:
+      FileNotFoundError: if it is missing.
+      ValueError: if its size is not that of `count` records.
+    """
+    file = ids_path(dataset)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; it says where each id is")
+    if file.stat().st_size != 16 * count:
+        raise ValueError(
+            f"{file}: expected {16 * count} bytes for {count} records, got {file.stat().st_size}; "
+            "the file is truncated or another dataset's: copy or make the records again"
+        )
+    if count == 0:
+        return np.zeros((2, 0), np.uint64)
+    return np.memmap(file, "<u8", "r", shape=(2, count))
+
+
+def wrong_hashes(dataset: Path, index: Index) -> list[str]:
+    """The files whose bytes are not those that the index was written for."""
+    found = shards.wrong_hashes(dataset, index.records)
+    found += shards.wrong_hashes(images_stem(dataset), index.images)
+    if files.file_hash(ids_path(dataset)) != index.ids_sha256:
+        found.append(f"{ids_path(dataset)}: its SHA-256 is not the one in {path(dataset).name}")
+    return found
+
+
+def wrong_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> list[str]:
+    """Whether NAME.ids leads to every id; `hashes` are those of all records in order."""
+    if np.array_equal(read_ids(dataset, len(hashes)), _table(hashes)):
+        return []
+    return [f"{ids_path(dataset)}: does not lead to the ids of its records; make them again"]
+
+
+def find(
+    dataset: Path, table: UInt64[np.ndarray, "2 count"], id: str, read_id: Callable[[int], str]
+) -> int:
+    """The number of the record with this id; reads those with its hash, which is one.
+
+    Raises:
+      NoSuchId: if there is none.
+    """
+    wanted = np.uint64(hash_id(id))
+    first = int(np.searchsorted(table[0], wanted))
+    while first < table.shape[1] and table[0, first] == wanted:
+        number = int(table[1, first])
+        if number < table.shape[1] and read_id(number) == id:
+            return number
+        first += 1
+    raise NoSuchId(f"{dataset}: expected a record with id {id!r}, there is none")
+
+
+def _table(hashes: UInt64[np.ndarray, " count"]) -> UInt64[np.ndarray, "2 count"]:
+    order = np.argsort(hashes, kind="stable")
+    return np.stack([hashes[order], order.astype(np.uint64)])
+
+
+def _decode(file: Path, content: bytes, kind):
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file}: expected an index of records: {error}") from error

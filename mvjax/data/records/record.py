@@ -1,0 +1,140 @@
+"""One dialogue as data: what a record holds, its stored form, and what makes it valid."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+from jaxtyping import UInt16
+
+from mvjax import types
+from mvjax.config import schema
+
+LIMITS = schema.LimitsConfig()
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One utterance; the speaker is "user" or "assistant"."""
+
+    speaker: str
+    text: str
+
+
+class Word(msgspec.Struct, frozen=True, array_like=True):
+    """One spoken word, in seconds from the record's first sample."""
+
+    text: str
+    start: float
+    end: float
+
+
+class Dialogue(msgspec.Struct, frozen=True):
+    """What a record says apart from its image.
+
+    Attributes:
+      id: unique within its dataset.
+      kinds: question kinds, for statistics.
+      turns: the transcript of both sides.
+      facts: what the image shows, where that is known.
+      words: the assistant's words; None: there is no transcript (the text row is then -1).
+      user_words: the user's, where they are known; they are shown, not trained on.
+      codes: little-endian uint16 [2Q, T]: the assistant's codebooks, then the user's; empty if the
+        dialogue is text only.
+      codebooks: 2Q; 0 if text only.
+      seconds: duration of the speech; 0 if text only.
+    """
+
+    id: str
+    kinds: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    facts: dict[str, str | int] | None = None
+    words: tuple[Word, ...] | None = None
+    user_words: tuple[Word, ...] | None = None
+    codes: bytes = b""
+    codebooks: int = 0
+    seconds: float = 0.0
+
+    def array(self) -> UInt16[np.ndarray, "streams T"]:
+        """The codes [2Q, T]; [0, 0] if the dialogue is text only."""
+        flat = np.frombuffer(self.codes, "<u2").astype(np.uint16)
+        return flat.reshape(self.codebooks, -1) if self.codebooks else flat.reshape(0, 0)
+
+
+class Record(Dialogue, frozen=True):
+    """One dialogue; `image` is an encoded file (PNG, JPEG, ...) or None."""
+
+    image: bytes | None = None
+
+
+class Row(Dialogue, frozen=True, forbid_unknown_fields=True):
+    """A record as it is stored; `image` is the number of its image or None."""
+
+    image: int | None = None
+
+
+def encode_codes(codes: np.ndarray) -> bytes:
+    """Packs codes [2Q, T] for `Record.codes`."""
+    return np.ascontiguousarray(codes, dtype="<u2").tobytes()
+
+
+def encode(record: Record, image: int | None) -> bytes:
+    """The stored form of a record whose image has this number.
+
+    Raises:
+      ValueError: if a field has another type than it should.
+    """
+    fields = {name: getattr(record, name) for name in Dialogue.__struct_fields__}
+    try:
+        return msgspec.msgpack.encode(Row(**fields, image=image))
+    except (TypeError, OverflowError, UnicodeEncodeError) as error:
+        raise ValueError(f"expected a Record, cannot write it: {error}") from error
+
+
+def decode(entry: bytes, limits: schema.LimitsConfig = LIMITS) -> Row:
+    """Reads the stored form; its fields have their types, `problems` tells whether they make sense.
+
+    Raises:
+      ValueError: if it is larger than the limit, or not a record.
+    """
+    if len(entry) > limits.record_bytes:
+        raise ValueError(
+            f"expected at most {limits.record_bytes} bytes (limits.record_bytes), got {len(entry)}"
+        )
+    try:
+        return msgspec.msgpack.decode(entry, type=Row)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"expected a Record, cannot read it: {error}") from error
+
+
+def join(row: Row, image: bytes | None) -> Record:
+    """A row with its image in place of the number."""
+    fields = {name: getattr(row, name) for name in Dialogue.__struct_fields__}
+    return Record(**fields, image=image)
+
+
+def problems(record: Dialogue, limits: schema.LimitsConfig = LIMITS) -> list[str]:
+    """What is wrong with a record apart from its image, as phrases; empty if it is valid."""
+    found = []
+    if not record.id:
+        found.append("id: expected a name, got an empty one")
+    if not record.turns:
+        found.append("turns: expected at least one, got none")
+    for n, turn in enumerate(record.turns):
+        if turn.speaker not in ("user", "assistant") or not turn.text.strip():
+            found.append(f"turn {n}: expected words of user or assistant, got {turn}")
+    frames = record.seconds / types.FRAME_SECONDS
+    if not math.isfinite(frames) or not 0 <= record.seconds <= limits.audio_seconds:
+        limit = f"of at most {limits.audio_seconds:g} s (limits.audio_seconds)"
+        return [*found, f"seconds: expected a duration {limit}, got {record.seconds}"]
+    expected = 2 * record.codebooks * math.ceil(round(frames, 3))
+    if record.codebooks < 0 or record.codebooks % 2 or len(record.codes) != expected:
+        found.append(
+            f"codes: expected {expected} bytes for {record.codebooks} (even) codebooks and "
+            f"{record.seconds} s, got {len(record.codes)}"
+        )
+    for side, words in (("word", record.words), ("user word", record.user_words)):
+        for n, word in enumerate(words or ()):
+            if not 0 <= word.start <= word.end <= record.seconds + types.FRAME_SECONDS:
+                found.append(f"{side} {n}: expected times within {record.seconds} s, got {word}")
+    return found

@@ -1,0 +1,193 @@
+"""Byte strings in ArrayRecord files, NAME-00000-of-00002.array_record and so on: append, read by number."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+from mvjax import files as files_lib
+
+SUFFIX = ".array_record"
+_DRAFT = ".part"
+# One entry a chunk, for random access.
+_WRITER = {"compressed": "group_size:1", "plain": "group_size:1,uncompressed"}
+_READER = "readahead_buffer_size:0,max_parallelism:0"  # reads are random
+_READER_BUFFER = 1 << 16  # bytes; entries are some KB
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Shard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of a dataset, as its index describes it."""
+
+    count: _Count
+    bytes: _Count
+    sha256: str
+
+
+def paths(stem: Path, total: int) -> list[Path]:
+    """The files of a dataset with `total` shards."""
+    return [stem.with_name(f"{stem.name}-{n:05d}-of-{total:05d}{SUFFIX}") for n in range(total)]
+
+
+def present(stem: Path) -> set[Path]:
+    """Whatever shards and drafts of shards lie there, of this writing or of an earlier one."""
+    files = stem.parent.glob(f"{stem.name}-[0-9]*{SUFFIX}*")
+    return {file for file in files if _is_shard(file, stem.name)}
+
+
+def wrong_hashes(stem: Path, expected: Sequence[Shard]) -> list[str]:
+    """The shards whose bytes are not those that their index was written for."""
+    return [
+        f"{path}: its SHA-256 is not the one in its index; copy it or make it again"
+        for path, shard in zip(paths(stem, len(expected)), expected, strict=True)
+        if files_lib.file_hash(path) != shard.sha256
+    ]
+
+
+class Writer:
+    """Appends entries to drafts of shards; `publish` gives them their names.
+
+    Args:
+      stem: ROOT/NAME, without the number and suffix of a file.
+      shard_bytes: a shard is closed once its entries exceed this.
+      compressed: False for what is compressed already.
+    """
+
+    def __init__(self, stem: Path, *, shard_bytes: int, compressed: bool):
+        self._stem, self._shard_bytes = stem, shard_bytes
+        self._options = _WRITER["compressed" if compressed else "plain"]
+        self._closed: list[Shard] = []
+        self._before = self._count = self._bytes = 0  # entries of closed shards; of the open one
+        self._writer = None
+
+    def write(self, entry: bytes) -> int:
+        """Appends one entry and returns its number."""
+        if self._writer is None:
+            draft = self._draft(len(self._closed))
+            self._writer = array_record_module.ArrayRecordWriter(str(draft), self._options)
+        self._writer.write(entry)
+        self._count += 1
+        self._bytes += len(entry)
+        number = self._before + self._count - 1
+        if self._bytes > self._shard_bytes:
+            self.close()
+        return number
+
+    def close(self) -> None:
+        """Ends the open shard, if there is one.
+
+        Raises:
+          OSError: if it does not hold what was written to it.
+        """
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        draft = self._draft(len(self._closed))
+        written = _open(draft).num_records()
+        if written != self._count:
+            raise OSError(
+                f"{draft}: expected {self._count} entries, wrote {written}; is the disk full?"
+            )
+        self._closed.append(Shard(written, draft.stat().st_size, files_lib.file_hash(draft)))
+        self._before += self._count
+        self._count = self._bytes = 0
+
+    def publish(self) -> tuple[Shard, ...]:
+        """Renames the drafts, once closed; files of an earlier writing under this name go."""
+        made = paths(self._stem, len(self._closed))
+        for number, path in enumerate(made):
+            self._draft(number).replace(path)
+        for file in present(self._stem) - set(made):
+            file.unlink()
+        return tuple(self._closed)
+
+    def discard(self) -> None:
+        """Removes the drafts."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        for number in range(len(self._closed) + 1):
+            self._draft(number).unlink(missing_ok=True)
+
+    def _draft(self, number: int) -> Path:
+        return self._stem.with_name(f"{self._stem.name}-{number:05d}{SUFFIX}{_DRAFT}")
+
+
+class Reader:
+    """Random access to the entries of all shards; a shard is opened when it is first needed.
+
+    Raises:
+      FileNotFoundError: listing the shards that are missing.
+      ValueError: listing the shards that have another size than the index says.
+    """
+
+    def __init__(self, stem: Path, shards: Sequence[Shard]):
+        self.paths = paths(stem, len(shards))
+        self._shards = tuple(shards)
+        self._ends = list(itertools.accumulate(shard.count for shard in shards))
+        self._open: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        missing = [str(path) for path in self.paths if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(f"{stem}: expected files that are not there: {missing}")
+        sizes = [path.stat().st_size for path in self.paths]
+        wrong = [
+            f"{path}: expected {shard.bytes} bytes by the index, got {size}"
+            for path, shard, size in zip(self.paths, shards, sizes, strict=True)
+            if size != shard.bytes
+        ]
+        if wrong:
+            raise ValueError(
+                "; ".join(wrong) + "; truncated, or not the index's own: copy or make them again"
+            )
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number: int) -> bytes:
+        """Reads one entry.
+
+        Raises:
+          ValueError: if the shard is damaged there.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"expected 0 <= number < {len(self)}, got {number}")
+        n = bisect.bisect_right(self._ends, number)
+        first = self._ends[n] - self._shards[n].count
+        try:
+            # Not read([number]): that takes time in proportion to the shard's length.
+            return self._shard(n).read(number - first, number - first + 1)[0]
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"{self.paths[n]} entry {number - first}: {error}") from error
+
+    def _shard(self, n: int):
+        with self._lock:
+            if n not in self._open:
+                opened = _open(self.paths[n])
+                if opened.num_records() != self._shards[n].count:
+                    raise ValueError(
+                        f"{self.paths[n]}: expected {self._shards[n].count} entries by the index, "
+                        f"found {opened.num_records()}; the file is damaged: make it again"
+                    )
+                self._open[n] = opened
+            return self._open[n]
+
+
+def _open(path: Path):
+    return array_record_module.ArrayRecordReader(
+        str(path), _READER, file_reader_buffer_size=_READER_BUFFER
+    )
+
+
+def _is_shard(file: Path, name: str) -> bool:
+    rest = file.name.removeprefix(f"{name}-").removesuffix(_DRAFT).removesuffix(SUFFIX)
+    return all(len(part) == 5 and part.isdigit() for part in rest.split("-of-"))

@@ -1,0 +1,145 @@
+"""Word times for speech that has none: an aligner hears one speaker and says which word sounds when."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from mvjax import types
+from mvjax.data.ingest import items, moshi_finetune
+from mvjax.data.records import dataset
+from mvjax.data.speech import spoken
+
+_WHISPER_RATE = 16_000
+_VAD_FROM = 10.0  # seconds; shorter audio is taken whole, as in annotate.py
+
+
+@runtime_checkable
+class Aligner(Protocol):
+    """Hears one speaker."""
+
+    def __call__(self, samples: Float32[np.ndarray, " samples"]) -> tuple[dataset.Word, ...]:
+        """The words in 24 kHz audio with their times in seconds, in order of start."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class WhisperTimestamped:
+    """The package whisper-timestamped (extra `align`), with the settings that moshi-finetune annotates with.
+
+    Source: moshi-finetune `annotate.py`, `process_one`. Differs: the silence that it adds back around
+    the detected speech is left out, as it needs a function of the package replaced.
+
+    Attributes:
+      model: a Whisper size, downloaded once, or a checkpoint's path.
+      language: two letters; None: detected.
+      device: of PyTorch.
+    """
+
+    model: str = "medium"
+    language: str | None = "en"
+    device: str = "cpu"
+
+    def __call__(self, samples: Float32[np.ndarray, " samples"]) -> tuple[dataset.Word, ...]:
+        """As `Aligner`.
+
+        Raises:
+          ModuleNotFoundError: without the package.
+        """
+        package, model = _whisper(self.model, self.device)
+        audio = spoken.resample(samples[None], types.SAMPLE_RATE, to=_WHISPER_RATE)[0]
+        seconds = len(samples) / types.SAMPLE_RATE
+        result = package.transcribe(
+            model,
+            audio,
+            language=self.language,
+            vad="auditok" if seconds > _VAD_FROM else None,
+            best_of=5,
+            beam_size=5,
+            temperature=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+            verbose=None,
+        )
+        words = [
+            dataset.Word(word["text"].strip(), float(word["start"]), float(word["end"]))
+            for segment in result["segments"]
+            for word in segment.get("words", ())
+            if word["text"].strip()
+        ]
+        return spoken.fit_words(sorted(words, key=lambda word: word.start), seconds)
+
+
+def annotate(dialogue: spoken.Spoken, aligner: Aligner, *, user: bool = False) -> spoken.Spoken:
+    """The dialogue with the assistant's words (and the user's), heard where they are not known.
+
+    A transcript that is not known either is made of the words.
+    """
+    words, user_words = dialogue.words, dialogue.user_words
+    if words is not None and (user_words is not None or not user):
+        return dialogue
+    assistant_side, user_side = dialogue.samples()
+    if words is None:
+        words = aligner(assistant_side)
+    if user and user_words is None:
+        user_words = aligner(user_side)
+    return dataclasses.replace(
+        dialogue,
+        words=words,
+        user_words=user_words,
+        turns=dialogue.turns or spoken.turns_of(words, user_words),
+    )
+
+
+def annotate_files(
+    source: Path,
+    aligner: Aligner,
+    *,
+    skips: items.Skips,
+    user: bool = True,
+    progress: Callable[[str], None] = lambda name: None,
+) -> int:
+    """Writes the transcript beside each audio file of a moshi-finetune dataset that has none.
+
+    Args:
+      source: a jsonl, or a folder of them.
+      aligner: hears the sides.
+      skips: gets the dialogues that cannot be read, and those in which nothing is said.
+      user: also the user's side, which makes a transcript of both.
+      progress: is told each id.
+
+    Returns:
+      How many were written; run again, it goes on with the rest.
+    """
+    count = 0
+    for dialogue in moshi_finetune.read(source, skips=skips, untranscribed=True):
+        if dialogue.words is not None or not isinstance(dialogue.audio, Path):
+            continue
+        progress(dialogue.id)
+        try:
+            heard = annotate(dialogue, aligner, user=user)
+        except (ValueError, OSError) as error:
+            skips.add(dialogue.id, "damaged item", error)
+            continue
+        if not heard.turns:
+            skips.add(dialogue.id, "empty transcript", dialogue.audio)
+        moshi_finetune.save_transcript(dialogue.audio.with_suffix(".json"), heard)
+        count += 1
+    return count
+
+
+@functools.lru_cache(maxsize=1)
+def _whisper(name: str, device: str) -> tuple[Any, Any]:
+    """The package and a loaded model."""
+    try:
+        import whisper_timestamped  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'word times: expected whisper-timestamped; pip install "mvjax[align]", or give word'
+            " times with the data"
+        ) from error
+    return whisper_timestamped, whisper_timestamped.load_model(name, device=device)

@@ -1,0 +1,67 @@
+"""Fills the store of codes on Apache Beam: a local runner, Dataflow, Flink, whatever its options name.
+
+The workers need the audio files and the store under the same paths as here (a network file system), and
+mvjax installed. `encode.write` then finds every code and writes the records. Importing this module needs
+the extra `beam`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from mvjax.data.speech import encode, encoder
+
+try:
+    import apache_beam as beam
+    from apache_beam.metrics import metric
+    from apache_beam.options import pipeline_options
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        "encoding on Beam needs apache-beam: pip install 'mvjax[beam]'"
+    ) from missing
+
+
+def fill(
+    tasks: Iterable[encoder.Task], settings: encoder.Settings, *, options: Sequence[str]
+) -> int:
+    """Encodes all tasks that the store has not; returns how many were encoded just now.
+
+    Args:
+      tasks: their audio had better be paths: samples would travel through Beam.
+      settings: of the codes.
+      options: Beam's, such as ["--runner=DirectRunner", "--direct_num_workers=4"].
+
+    Raises:
+      RuntimeError: if the pipeline fails.
+    """
+    chunks = [encode.without_images(chunk) for chunk in encode.chunks(tasks)]
+    pipeline = beam.Pipeline(options=pipeline_options.PipelineOptions(list(options)))
+    _ = (
+        pipeline
+        | "chunks" >> beam.Create(chunks)
+        | "spread" >> beam.Reshuffle()
+        | "encode" >> beam.ParDo(Encode(settings))
+    )
+    result = pipeline.run()
+    state = result.wait_until_finish()
+    if str(state) != "DONE":
+        raise RuntimeError(f"encode on Beam: expected state DONE, got {state}; see its log")
+    found = result.metrics().query(metric.MetricsFilter().with_name("fresh"))
+    return sum(counter.committed for counter in found["counters"])
+
+
+class Encode(beam.DoFn):
+    """Chunks of tasks -> how many tasks they had; one encoder a worker."""
+
+    def __init__(self, settings: encoder.Settings) -> None:
+        self._settings = settings
+        self._fresh = metric.Metrics.counter("mvjax", "fresh")
+
+    def setup(self) -> None:
+        """Opens the codec."""
+        self._encoder = encoder.Encoder(self._settings)
+
+    def process(self, chunk: Sequence[encoder.Task]) -> Iterator[int]:
+        """Encodes a chunk into the store."""
+        self._fresh.inc(sum(done.fresh for done in self._encoder(chunk)))
+        yield len(chunk)

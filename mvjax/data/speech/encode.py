@@ -1,0 +1,206 @@
+"""Spoken dialogues -> records: Mimi over many files, in batches, by several processes, resumable.
+
+    for each chunk of dialogues, in any process: hash the audio; what the store has is done; the rest is read,
+    augmented, sorted by length, encoded in batches, and kept in the store
+    here, in the order of the dialogues: codes from the store -> records
+
+Codes are found by what they were made from (`code_store`), so a run that was killed goes on, and a dataset
+that grew costs only what is new.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
+
+from mvjax.config import schema
+from mvjax.data.ingest import items
+from mvjax.data.records import dataset as records
+from mvjax.data.speech import code_store, encoder, spoken
+
+CHUNK = 16  # dialogues that a process takes at a time
+STORE = ".codes"  # folder below the root of the records
+
+
+@dataclasses.dataclass
+class Tally:
+    """How far an encoding is; `seconds` and `fresh_seconds` are of audio, `elapsed` of the clock."""
+
+    records: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    fresh_seconds: float = 0.0
+    elapsed: float = 0.0
+
+    def hours_per_minute(self) -> float:
+        """Hours of audio encoded a minute; what was found in the store does not count."""
+        return self.fresh_seconds / 3600 / max(self.elapsed / 60, 1e-9)
+
+    def summary(self) -> str:
+        """So far: records, hours, speed, and what was left out."""
+        done = f"{self.records} records, {self.seconds / 3600:.2f} h"
+        return f"{done}, {self.hours_per_minute():.2f} h/min, {self.skipped} left out"
+
+
+def write(
+    dialogues: Iterable[spoken.Spoken],
+    dataset: Path,
+    *,
+    settings: encoder.Settings,
+    made_with: records.Identity,
+    skips: items.Skips,
+    copies: int = 1,
+    workers: int = 0,
+    limits: schema.LimitsConfig = records.record_lib.LIMITS,
+    progress: Callable[[Tally], None] = lambda tally: None,
+) -> Tally:
+    """Encodes dialogues and writes their records as ROOT/NAME.
+
+    Args:
+      dialogues: read lazily, in the order of the records.
+      dataset: ROOT/NAME.
+      settings: of the codes.
+      made_with: identity of the codec and the tokenizer.
+      skips: is told what is left out, and why.
+      copies: records of each dialogue; more than one needs `settings.augment`.
+      workers: processes; 0: this one (an accelerator belongs to one process).
+      limits: what a record may hold.
+      progress: is told after every record.
+
+    Raises:
+      ValueError: if copies would be the same, or more is left out than `skips` allows.
+      RuntimeError: if a process dies.
+    """
+    store, tally, start = code_store.Store(settings.store), Tally(), time.monotonic()
+    todo = tasks(dialogues, settings, copies=copies)
+    with records.Writer(dataset, made_with, limits=limits) as writer:
+        for task, done in results(todo, settings, workers=workers):
+            tally.elapsed = time.monotonic() - start
+            try:
+                writer.add(record(task, done, store))
+            except ValueError as error:
+                reason = "refused record" if done.key else "unreadable audio"
+                skips.add(task.id, reason, error)
+                tally.skipped += 1
+            else:
+                tally.records += 1
+                tally.seconds += done.seconds
+                tally.fresh_seconds += done.seconds if done.fresh else 0.0
+            progress(tally)
+    return tally
+
+
+def tasks(
+    dialogues: Iterable[spoken.Spoken], settings: encoder.Settings, *, copies: int = 1
+) -> Iterator[encoder.Task]:
+    """Returns what is to be encoded.
+
+    Raises:
+      ValueError: if copies would be the same.
+    """
+    if copies < 1 or (copies > 1 and settings.augment is None):
+        raise ValueError(
+            f"copies: expected 1, or more with augmentation (they would all be the same), got {copies}"
+        )
+    return (encoder.Task(dialogue, copy) for dialogue in dialogues for copy in range(copies))
+
+
+def record(task: encoder.Task, done: encoder.Done, store: code_store.Store) -> records.Record:
+    """Returns the record of an encoded task.
+
+    Raises:
+      ValueError: if it could not be encoded.
+    """
+    if done.key is None:
+        raise ValueError(done.problem)
+    codes = store.load(done.key)
+    if codes is None:
+        raise ValueError(f"its codes are gone or damaged ({done.key[:12]}); run the command again")
+    dialogue = task.dialogue
+    return records.Record(
+        id=task.id,
+        kinds=dialogue.kinds,
+        turns=dialogue.turns,
+        facts=dialogue.facts,
+        words=dialogue.words,
+        user_words=dialogue.user_words,
+        codes=records.encode_codes(codes.array),
+        codebooks=len(codes.array),
+        seconds=codes.seconds,
+        image=dialogue.image,
+    )
+
+
+def results(
+    tasks: Iterable[encoder.Task], settings: encoder.Settings, *, workers: int
+) -> Iterator[tuple[encoder.Task, encoder.Done]]:
+    """Yields every task with what became of it, in order; a few chunks are ahead of the caller."""
+    if workers == 0:
+        encode = encoder.Encoder(settings)
+        for chunk in chunks(tasks):
+            yield from zip(chunk, encode(chunk), strict=True)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of jax
+    with futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start, initargs=(settings,)
+    ) as pool:
+        waiting: collections.deque = collections.deque()
+        try:
+            for chunk in chunks(tasks):
+                waiting.append((chunk, pool.submit(_encode, without_images(chunk))))
+                if len(waiting) > 2 * workers:
+                    yield from _finish(*waiting.popleft())
+            while waiting:
+                yield from _finish(*waiting.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def chunks(tasks: Iterable[encoder.Task]) -> Iterator[tuple[encoder.Task, ...]]:
+    """Yields what a process takes at a time."""
+    return encoder.batched(tasks, CHUNK)
+
+
+def without_images(tasks: Iterable[encoder.Task]) -> list[encoder.Task]:
+    """Returns tasks that are lighter to send: only the audio is needed for codes."""
+    return [
+        dataclasses.replace(task, dialogue=dataclasses.replace(task.dialogue, image=None))
+        for task in tasks
+    ]
+
+
+def default_workers() -> int:
+    """Processes that suit this machine: none besides this one with an accelerator, else one a core."""
+    import jax
+
+    return 0 if jax.default_backend() != "cpu" else os.cpu_count() or 1
+
+
+def _finish(
+    chunk: Sequence[encoder.Task], future: futures.Future
+) -> Iterator[tuple[encoder.Task, encoder.Done]]:
+    try:
+        done = future.result()
+    except futures.process.BrokenProcessPool as error:
+        raise RuntimeError(
+            "encode: a process died, perhaps for want of memory; what was encoded is kept: run the"
+            " command again, with fewer --workers or --batch-seconds"
+        ) from error
+    yield from zip(chunk, done, strict=True)
+
+
+_ENCODER: list[encoder.Encoder] = []  # of this process, if it is a worker
+
+
+def _start(settings: encoder.Settings) -> None:
+    _ENCODER.append(encoder.Encoder(settings))
+
+
+def _encode(tasks: Sequence[encoder.Task]) -> list[encoder.Done]:
+    return _ENCODER[0](tasks)

@@ -1,0 +1,156 @@
+"""Encodes dialogues in one process: what the store has is done, the rest goes through Mimi in batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from mvjax import files, types
+from mvjax.codec import interface
+from mvjax.config import schema
+from mvjax.data.speech import augment, code_store, spoken
+from mvjax.weights import mimi
+
+V = TypeVar("V")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What shapes the codes.
+
+    Attributes:
+      codec: location of the codec's weights.
+      config: their sizes.
+      codebooks: kept of each side.
+      store: folder of finished codes.
+      augment: of the user's stream; None: as recorded.
+      max_seconds: a longer dialogue is left out.
+      batch_seconds: audio in one batch; memory grows with it.
+    """
+
+    codec: str
+    config: schema.MimiConfig
+    codebooks: int
+    store: Path
+    augment: augment.Augment | None = None
+    max_seconds: float = spoken.MAX_SECONDS
+    batch_seconds: float = 200.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One dialogue to encode; copies differ in what is drawn for the user's stream."""
+
+    dialogue: spoken.Spoken
+    copy: int = 0
+
+    @property
+    def id(self) -> str:
+        """The record's."""
+        return self.dialogue.id if self.copy == 0 else f"{self.dialogue.id}#{self.copy}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """Where the codes of a task are.
+
+    Attributes:
+      key: in the store; None if it could not be encoded.
+      seconds: of audio.
+      fresh: encoded just now, not found.
+      problem: why not.
+    """
+
+    key: str | None
+    seconds: float = 0.0
+    fresh: bool = False
+    problem: str = ""
+
+
+class Encoder:
+    """Encodes chunks of tasks; one for each process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = code_store.Store(settings.store)
+        path = files.resolve(settings.codec)
+        change = settings.augment.describe() if settings.augment else ""
+        self._shaped_by = (files.file_hash(path), str(settings.codebooks), change)
+        self._augment = augment.Augmenter(settings.augment) if settings.augment else None
+        self._codec: Callable[[], interface.Codec] = functools.cache(
+            lambda: mimi.open_codec(path, settings.config)
+        )
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Done]:
+        """Returns what became of each task; none of them stops the others."""
+        done: list[Done | None] = [None] * len(tasks)
+        todo: list[tuple[int, str, np.ndarray]] = []
+        for i, task in enumerate(tasks):
+            try:
+                key = self._key(task)
+                found = self._store.load(key)
+                if found is not None:
+                    done[i] = Done(key, found.seconds)
+                else:
+                    todo.append((i, key, self._audio(task)))
+            except (ValueError, OSError) as error:
+                done[i] = Done(None, problem=str(error))
+        for i, key, seconds in self._encode(todo):
+            done[i] = Done(key, seconds, fresh=True)
+        return [entry for entry in done if entry is not None]
+
+    def _key(self, task: Task) -> str:
+        which = (task.dialogue.id, str(task.copy)) if self._augment else ()
+        return code_store.key(task.dialogue.audio, *self._shaped_by, *which)
+
+    def _audio(self, task: Task) -> np.ndarray:
+        audio = task.dialogue.samples(max_seconds=self._settings.max_seconds)
+        if self._augment is None:
+            return audio
+        return self._augment(audio, id=task.dialogue.id, copy=task.copy)
+
+    def _encode(
+        self, todo: Sequence[tuple[int, str, np.ndarray]]
+    ) -> Iterator[tuple[int, str, float]]:
+        """Encodes and stores; both sides of a dialogue are rows of one batch."""
+        longest_first = sorted(todo, key=lambda entry: -entry[2].shape[1])
+        for frames, group in itertools.groupby(longest_first, key=lambda e: bucket(e[2].shape[1])):
+            budget = int(self._settings.batch_seconds / types.FRAME_SECONDS)
+            size = max(budget // (2 * frames), 1)
+            for batch in batched(group, size):
+                # Mimi looks back only, so silence behind the end changes no code before it. Batches
+                # are filled up: one shape a bucket is one compilation.
+                rows = np.zeros((size, 2, frames * types.FRAME_SAMPLES), np.float32)
+                for row, (_, _, audio) in zip(rows, batch, strict=False):
+                    row[:, : audio.shape[1]] = audio
+                codes = self._codec().encode(rows.reshape(2 * size, -1))[
+                    :, : self._settings.codebooks
+                ]
+                codes = codes.reshape(size, -1, frames).astype(np.uint16)
+                for (i, key, audio), array in zip(batch, codes, strict=False):
+                    samples = audio.shape[1]
+                    own = array[:, : math.ceil(samples / types.FRAME_SAMPLES)]
+                    seconds = samples / types.SAMPLE_RATE
+                    self._store.save(key, code_store.Codes(own, seconds))
+                    yield i, key, seconds
+
+
+def bucket(samples: int) -> int:
+    """Frames that a signal is filled up to: at most a quarter more than it has, few different numbers."""
+    frames = max(math.ceil(samples / types.FRAME_SAMPLES), 1)
+    step = max(2 ** (frames.bit_length() - 3), 1)
+    return math.ceil(frames / step) * step
+
+
+def batched(entries: Iterable[V], size: int) -> Iterator[tuple[V, ...]]:
+    """itertools.batched, which Python 3.11 has not."""
+    entries = iter(entries)
+    while batch := tuple(itertools.islice(entries, size)):
+        yield batch

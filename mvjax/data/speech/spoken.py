@@ -1,0 +1,172 @@
+"""A spoken dialogue before it is encoded: stereo audio at 24 kHz, who says what, and each word's time."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from jaxtyping import Float32
+from scipy import signal
+
+from mvjax import types
+from mvjax.config import schema
+from mvjax.data.records import dataset
+
+MAX_SECONDS = schema.LimitsConfig().audio_seconds
+_LOUDEST = 1e6  # of a sample; 1 is full scale
+_BLOCK = 1 << 18  # samples read at a time
+RATES = (8_000, 192_000)  # samples per second that are converted; others are taken for damage
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+    """One dialogue as audio.
+
+    Attributes:
+      id: unique within its dataset.
+      audio: a stereo file, or samples at 24 kHz; row 0 (left) is the assistant, row 1 the user.
+      words: the assistant's words in seconds from the first sample; None: not transcribed.
+      turns: the transcript of both sides; `turns_of` makes it from words.
+      user_words: the user's words, where they are known.
+      kinds: question kinds, for statistics.
+      facts: what the image shows, where that is known.
+      image: an encoded image file (PNG, JPEG, ...) or None.
+    """
+
+    id: str
+    audio: Path | Float32[np.ndarray, "2 samples"]
+    words: tuple[dataset.Word, ...] | None
+    turns: tuple[dataset.Turn, ...]
+    user_words: tuple[dataset.Word, ...] | None = None
+    kinds: tuple[str, ...] = ()
+    facts: dict[str, str | int] | None = None
+    image: bytes | None = None
+
+    def samples(self, *, max_seconds: float = MAX_SECONDS) -> Float32[np.ndarray, "2 samples"]:
+        """The audio at 24 kHz, read from its file if it is in one.
+
+        Raises:
+          ValueError: as `read_audio`.
+        """
+        if isinstance(self.audio, Path):
+            return read_audio(self.audio, channels=2, max_seconds=max_seconds)
+        _check_length(self.id, self.audio.shape[1], types.SAMPLE_RATE, max_seconds)
+        return self.audio
+
+
+def read_audio(
+    source: Path | bytes, *, channels: int | None, max_seconds: float = MAX_SECONDS
+) -> Float32[np.ndarray, "channels samples"]:
+    """Decodes WAV, FLAC, OGG or MP3 (a file, or its bytes) and converts it to 24 kHz.
+
+    Args:
+      source: where it is.
+      channels: that it must have; None: any number.
+      max_seconds: that it may last.
+
+    Raises:
+      ValueError: if it is not whole audio, has another number of channels or a rate outside
+        RATES, is empty, longer than `max_seconds`, or not finite.
+      FileNotFoundError: if there is no such file.
+    """
+    place = str(source) if isinstance(source, Path) else f"audio of {len(source)} bytes"
+    if isinstance(source, Path) and not source.is_file():
+        raise FileNotFoundError(f"{place}: no such audio file")
+    try:
+        with soundfile.SoundFile(source if isinstance(source, Path) else io.BytesIO(source)) as f:
+            _check_form(place, f, channels)
+            _check_length(place, f.frames, f.samplerate, max_seconds)
+            rate, promised = f.samplerate, f.frames
+            samples = _read(f)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"{place}: expected WAV, FLAC, OGG or MP3 audio: {error}") from error
+    if len(samples) != promised:
+        raise ValueError(
+            f"{place}: its header promises {promised} samples, {len(samples)} can be read; "
+            "it is truncated: copy it again"
+        )
+    # The sums of a filter over larger ones would not be finite.
+    if not (np.abs(samples) <= _LOUDEST).all():
+        raise ValueError(f"{place}: expected samples within {_LOUDEST:g}, some are NaN or larger")
+    return resample(np.ascontiguousarray(samples.T), rate)
+
+
+def write_audio(path: Path, samples: Float32[np.ndarray, "channels samples"]) -> None:
+    """Writes a 16-bit WAV at 24 kHz."""
+    soundfile.write(path, samples.T, types.SAMPLE_RATE, subtype="PCM_16", format="WAV")
+
+
+def resample(
+    samples: Float32[np.ndarray, "channels samples"], rate: int, *, to: int = types.SAMPLE_RATE
+) -> Float32[np.ndarray, "channels resampled"]:
+    """Converts a rate in hertz to another (24 kHz); no low-pass shift, ceil(n * to / rate) samples."""
+    if rate == to:
+        return samples
+    common = int(np.gcd(rate, to))
+    out = signal.resample_poly(samples, to // common, rate // common, axis=1)
+    return out.astype(np.float32)
+
+
+def turns_of(
+    words: Sequence[dataset.Word], user_words: Sequence[dataset.Word] | None
+) -> tuple[dataset.Turn, ...]:
+    """The transcript that words imply: in order of start, a new turn where the speaker changes."""
+    said = [("assistant", w) for w in words] + [("user", w) for w in user_words or ()]
+    turns: list[tuple[str, list[str]]] = []
+    for speaker, word in sorted(said, key=lambda item: item[1].start):
+        if not turns or turns[-1][0] != speaker:
+            turns.append((speaker, []))
+        turns[-1][1].append(word.text.strip())
+    return tuple(dataset.Turn(speaker, " ".join(texts)) for speaker, texts in turns)
+
+
+def fit_words(words: Sequence[dataset.Word], seconds: float) -> tuple[dataset.Word, ...]:
+    """Words with times inside [0, seconds], as annotators round them a little outside.
+
+    Raises:
+      ValueError: listing the words that start after the end: they belong to other audio.
+    """
+    late = [word for word in words if not word.start <= seconds]
+    if late:
+        raise ValueError(
+            f"word times: expected within {seconds:.2f} s of audio, got {late[:3]}"
+            f" ({len(late)} of {len(words)}); is it the transcript of another file?"
+        )
+    fitted = []
+    for word in words:
+        start = max(0.0, word.start)
+        fitted.append(dataset.Word(word.text, start, min(seconds, max(start, word.end))))
+    return tuple(fitted)
+
+
+def _read(file: soundfile.SoundFile) -> Float32[np.ndarray, "samples channels"]:
+    """Reads block by block: what a damaged header promises is not allocated."""
+    blocks: list[np.ndarray] = [np.zeros((0, file.channels), np.float32)]
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        blocks.append(block)
+    return np.concatenate(blocks)
+
+
+def _check_form(place: str, file: soundfile.SoundFile, channels: int | None) -> None:
+    found = []
+    if channels is not None and file.channels != channels:
+        meaning = " (left the assistant, right the user)" if channels == 2 else ""
+        found.append(f"expected {channels} channels{meaning}, got {file.channels}")
+    if not RATES[0] <= file.samplerate <= RATES[1]:
+        found.append(f"expected a rate of {RATES[0]} to {RATES[1]} Hz, got {file.samplerate}")
+    if found:
+        raise ValueError(f"{place}: {'; '.join(found)}; convert the file")
+
+
+def _check_length(place: str, count: int, rate: int, max_seconds: float) -> None:
+    if count <= 0:
+        raise ValueError(f"{place}: expected audio, got no samples")
+    if count > max_seconds * rate:
+        raise ValueError(
+            f"{place}: at most {max_seconds:g} s of audio, got {count / rate:.1f} s; "
+            "cut it or raise max_seconds"
+        )

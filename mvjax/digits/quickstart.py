@@ -1,0 +1,193 @@
+"""`mvjax quickstart`: data -> train -> evaluate -> export -> speak -> report, timed, with one clear failure.
+
+Heavy imports happen inside the stages, so that their time and their failures are counted there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvjax.report import html
+
+if TYPE_CHECKING:
+    from mvjax.digits import stages
+
+METRICS = "metrics.json"
+REPORT = "report.html"
+ERROR_LOG = "error.log"
+
+_AGAIN = "then run the same command again: finished work is kept"
+
+
+class Failed(Exception):
+    """A stage that could not be done; its text is what the user reads."""
+
+
+@dataclasses.dataclass
+class Clock:
+    """Times stages and notes the peak memory at the end of each."""
+
+    done: list[html.Stage] = dataclasses.field(default_factory=list)
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announces, times and guards one stage.
+
+        Raises:
+          Failed: naming stage, cause and remedy, from whatever the stage raised.
+        """
+        begin = time.perf_counter()
+        print(f"== {name}", flush=True)
+        try:
+            yield
+        except Exception as error:
+            seconds = time.perf_counter() - begin
+            raise Failed(failure_text(name, seconds, error)) from error
+        self.done.append(html.Stage(name, time.perf_counter() - begin, peak_memory_gb()))
+        print(f"   {name}: {self.done[-1].seconds:.1f} s", flush=True)
+
+    def total(self) -> html.Stage:
+        """All stages so far, and what lay between them."""
+        return html.Stage("all", time.perf_counter() - self.started, peak_memory_gb())
+
+
+def run(out: Path, *, short: bool = False) -> int:
+    """Runs the whole chain into the folder `out` and returns the exit status.
+
+    Args:
+      out: made if needed; a folder of an interrupted quickstart is continued.
+      short: few steps and questions: shows that every stage works, not that the model learns.
+    """
+    try:
+        _chain(out, short=short)
+    except Failed as failed:
+        print(f"\n{failed}{_keep_traceback(out, failed)}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nquickstart: stopped by the user; to go on, {_AGAIN[5:]}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def failure_text(stage: str, seconds: float, error: BaseException) -> str:
+    """What the user reads: the stage, the cause, and what to do about it."""
+    cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return (
+        f"quickstart: stage {stage!r} failed after {seconds:.0f} s\n"
+        f"  cause:  {cause}\n"
+        f"  remedy: {_remedy(error)}"
+    )
+
+
+def peak_memory_gb() -> float:
+    """Peak resident memory of this process so far, in units of 1e9 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _chain(out: Path, *, short: bool) -> None:
+    clock = Clock()
+    with clock.stage("data"):
+        from mvjax.digits import stages
+
+        out.mkdir(parents=True, exist_ok=True)
+        plan = stages.plan(out, short=short)
+        stages.data(plan)
+    with clock.stage("train"):
+        model = stages.train(plan)
+    with clock.stage("evaluate"):
+        evaluation = stages.evaluate(model, plan)
+    with clock.stage("export"):
+        certificates = stages.export(model, evaluation, plan)
+    with clock.stage("speak"):
+        speech = stages.speak(model, evaluation, plan)
+    results = stages.Results(plan, model, evaluation, certificates, speech)
+    with clock.stage("report"):
+        from mvjax.digits import page
+
+        content = page.compose(results, [*clock.done, clock.total()])
+        html.write(out / REPORT, content)
+    _write_metrics(out, results, clock)
+    print(f"\n{stages.table_text(evaluation)}\n\nOpen {out / REPORT}")
+    _check_certificates(certificates)
+
+
+def _write_metrics(out: Path, results: stages.Results, clock: Clock) -> None:
+    from mvjax.digits import stages
+
+    total = clock.total()
+    summary = stages.summary(results) | {
+        "seconds": round(total.seconds, 1),
+        "peak_memory_gb": round(total.peak_gb, 3),
+        "stages": {
+            s.name: {"seconds": round(s.seconds, 1), "peak_memory_gb": round(s.peak_gb, 3)}
+            for s in clock.done
+        },
+    }
+    try:
+        (out / METRICS).write_text(json.dumps(_plain(summary), indent=1) + "\n")
+    except OSError as error:
+        raise Failed(failure_text("report", 0, error)) from error
+
+
+def _check_certificates(certificates: dict[str, dict[str, Any]]) -> None:
+    """A disagreement is a failure, but of a run that has its report to show."""
+    bad = [
+        f"{name}: {'; '.join(c['reasons'])}"
+        for name, c in certificates.items()
+        if c["verdict"] != "pass"
+    ]
+    if bad:
+        raise Failed(
+            "quickstart: stage 'export' failed: a runtime does not agree with the JAX model\n"
+            f"  cause:  {' | '.join(bad)}\n"
+            "  remedy: do not use this export; see certificate.json in its folder and report it"
+        )
+
+
+def _remedy(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"pip install 'mvjax[torch,mlx]', {_AGAIN}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"free some disk space (a quickstart needs 0.5 GB), {_AGAIN}"
+    if isinstance(error, PermissionError) or (
+        isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES)
+    ):
+        return "choose a folder that you may write to: mvjax quickstart --out DIR"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return f"close other programs (a quickstart needs 6 GB of memory), {_AGAIN}"
+    if isinstance(error, ValueError):
+        return f"as the cause says, {_AGAIN}; or start in a fresh folder with --out DIR"
+    return "run it again in a fresh folder with --out DIR; if it fails again, report the log"
+
+
+def _keep_traceback(out: Path, failed: Failed) -> str:
+    """Writes where it happened beside the run; says so, or nothing if that cannot be written."""
+    try:
+        path = out / ERROR_LOG
+        path.write_text("".join(traceback.format_exception(failed)))
+    except OSError:
+        return ""
+    return f"\n  log:    {os.fspath(path)}"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,234 @@
+"""Makes the digits world's training records: scenes -> talk -> speech of both sides -> codes.
+
+visual      spoken dialogues about train images (their transcripts serve speechless rows, too)
+text        more dialogues about train images, written only
+small_talk  spoken dialogues without an image, for context switching
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from mvjax import types
+from mvjax.data import images
+from mvjax.data.records import dataset
+from mvjax.dialogues import speech
+from mvjax.digits import frozen_models, talk, voices, world
+
+Speak = Callable[[str, speech.Voice], speech.Speech]
+Encode = Callable[[np.ndarray], np.ndarray]  # float32 [B, samples] -> codes [B, Q, T]
+Progress = Callable[[str, int, int], None]  # what is made, how many are done, of how many
+
+VISUAL, TEXT, SMALL_TALK = "visual", "text", "small_talk"
+
+_QUESTIONS = 2  # about a picture; with their answers they fill the rows of the recipe
+_LEAD = (0.1, 0.5)  # seconds of silence before the first utterance
+_GAP = {"assistant": (0.16, 0.32), "user": (0.2, 0.6)}  # before what a speaker says next
+_TAIL = (0.5, 1.0)  # after the last
+_QUIETEST = -6.0  # decibels of the softest user
+_GROUP = 32  # dialogues encoded at once, two channels each
+_LENGTHS = 25  # frames; encoded lengths are multiples of it, so that few are compiled
+_KINDS = (VISUAL, TEXT, SMALL_TALK)  # the order is part of the seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """Both sides of a spoken dialogue on one clock; whole frames."""
+
+    assistant: Float32[np.ndarray, " samples"]
+    user: Float32[np.ndarray, " samples"]
+    words: tuple[dataset.Word, ...]  # the assistant's
+    user_words: tuple[dataset.Word, ...]
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return len(self.user) // types.FRAME_SAMPLES
+
+
+def prepare(
+    root: Path,
+    *,
+    dialogues: int = 500,
+    seed: int = 0,
+    speak: Speak = speech.speak,
+    encode: Encode | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Writes visual (`dialogues` of them), text (4 times as many) and small_talk (a sixth).
+
+    `encode` is the shipped tiny Mimi unless given; `progress` prints a line now and then.
+    """
+    encode = encode or shipped_encoder()
+    progress = progress or _print_progress()
+    made_with = dataset.identity(frozen_models.FROZEN)
+    scenes = world.scenes("train", 5 * dialogues, seed)
+    pictured, written = scenes[:dialogues], scenes[dialogues:]
+    for name, talks, shown in (
+        (VISUAL, [_about(scene, seed, VISUAL) for scene in pictured], pictured),
+        (TEXT, [_about(scene, seed, TEXT) for scene in written], written),
+        (SMALL_TALK, [_chat(i, seed) for i in range(max(2, dialogues // 6))], []),
+    ):
+        pictures = {scene.id: images.encode_png(scene.image) for scene in shown}
+        if name == TEXT:
+            made = (_record(talked, pictures) for talked in talks)
+        else:
+            made = _spoken(talks, pictures, name, seed, speak, encode, progress)
+        dataset.write(root / name, made, made_with)
+
+
+def converse(
+    dialogue: talk.Dialogue, user: speech.Voice, rng: np.random.Generator, *, speak: Speak
+) -> Conversation:
+    """Speaks a dialogue with natural gaps; utterances start anywhere within a frame."""
+    gain = np.float32(10 ** (rng.uniform(_QUIETEST, 0) / 20))
+    placed: list[tuple[str, int, np.ndarray]] = []
+    words: dict[str, list[dataset.Word]] = {"assistant": [], "user": []}
+    seconds = 0.0
+    for turn in dialogue.turns:
+        seconds += rng.uniform(*(_GAP[turn.speaker] if placed else _LEAD))
+        said = speak(turn.text, user if turn.speaker == "user" else voices.ASSISTANT)
+        start = round(seconds * types.SAMPLE_RATE)
+        placed.append((turn.speaker, start, said.samples))
+        begin = start / types.SAMPLE_RATE
+        words[turn.speaker] += [
+            dataset.Word(w.text, begin + w.start, begin + w.end) for w in said.words
+        ]
+        seconds = (start + len(said.samples)) / types.SAMPLE_RATE
+    seconds += rng.uniform(*_TAIL)
+    frames = int(np.ceil(seconds * types.FRAME_RATE))
+    sides = {
+        name: np.zeros(frames * types.FRAME_SAMPLES, np.float32) for name in ("user", "assistant")
+    }
+    for speaker, start, samples in placed:
+        loudness = gain if speaker == "user" else np.float32(1)
+        sides[speaker][start : start + len(samples)] = samples * loudness
+    return Conversation(
+        sides["assistant"], sides["user"], tuple(words["assistant"]), tuple(words["user"])
+    )
+
+
+def encode_all(
+    conversations: Sequence[Conversation], encode: Encode, *, rows: int
+) -> list[Int[np.ndarray, "streams T"]]:
+    """Codes [2Q, T] of up to `rows` conversations, the assistant's first; one call for all.
+
+    The codec is causal, so silence at the end, added for equal lengths, changes nothing.
+    """
+    longest = max(c.frames for c in conversations)
+    longest = -(-longest // _LENGTHS) * _LENGTHS
+    audio = np.zeros((2, rows, longest * types.FRAME_SAMPLES), np.float32)
+    for i, c in enumerate(conversations):
+        audio[0, i, : len(c.assistant)] = c.assistant
+        audio[1, i, : len(c.user)] = c.user
+    codes = np.asarray(encode(audio.reshape(2 * rows, -1)))
+    codes = codes.reshape(2, rows, *codes.shape[1:])
+    return [
+        np.concatenate([codes[0, i], codes[1, i]])[:, : c.frames]
+        for i, c in enumerate(conversations)
+    ]
+
+
+def shipped_encoder() -> Encode:
+    """The tiny Mimi of the package."""
+    from mvjax import files
+    from mvjax.codec import mimi
+    from mvjax.weights import mimi as mimi_weights
+
+    params = mimi_weights.load_mimi(files.resolve(frozen_models.FROZEN.codec), frozen_models.CODEC)
+    return lambda audio: np.asarray(mimi.encode(params, audio, config=frozen_models.CODEC))
+
+
+def _spoken(
+    talks: Sequence[talk.Dialogue],
+    pictures: dict[str, bytes],
+    name: str,
+    seed: int,
+    speak: Speak,
+    encode: Encode,
+    progress: Progress,
+) -> Iterator[dataset.Record]:
+    """Records with speech; one thread speaks the next group while this one is encoded."""
+
+    def say(group: list[int]) -> list[Conversation]:
+        spoken = []
+        for i in group:
+            rng = _rng(seed, name, i, 1)
+            user = voices.TRAIN_USERS[int(rng.integers(len(voices.TRAIN_USERS)))]
+            spoken.append(converse(talks[i], user, rng, speak=speak))
+        return spoken
+
+    # By length of text, so that the dialogues of a group are about equally long.
+    order = sorted(range(len(talks)), key=lambda i: sum(len(t.text) for t in talks[i].turns))
+    groups = [order[n : n + _GROUP] for n in range(0, len(order), _GROUP)]
+    done = 0
+    with futures.ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(say, groups[0])
+        for n, group in enumerate(groups):
+            conversations = ahead.result()
+            if n + 1 < len(groups):
+                ahead = pool.submit(say, groups[n + 1])
+            codes = encode_all(conversations, encode, rows=min(_GROUP, len(talks)))
+            for i, conversation, code in zip(group, conversations, codes, strict=True):
+                yield _record(talks[i], pictures, conversation, code)
+            done += len(group)
+            progress(name, done, len(talks))
+
+
+def _record(
+    talked: talk.Dialogue,
+    pictures: dict[str, bytes],
+    conversation: Conversation | None = None,
+    codes: np.ndarray | None = None,
+) -> dataset.Record:
+    """A record, with speech if there is any."""
+    spoken = {}
+    if conversation is not None and codes is not None:
+        spoken = {
+            "words": conversation.words,
+            "user_words": conversation.user_words,
+            "codes": dataset.encode_codes(codes),
+            "codebooks": len(codes),
+            "seconds": conversation.frames * types.FRAME_SECONDS,
+        }
+    return dataset.Record(
+        id=talked.id,
+        kinds=talked.kinds,
+        turns=tuple(dataset.Turn(turn.speaker, turn.text) for turn in talked.turns),
+        facts=dataclasses.asdict(talked.facts) if talked.facts else None,
+        image=pictures.get(talked.id),
+        **spoken,
+    )
+
+
+def _about(scene: world.Scene, seed: int, name: str) -> talk.Dialogue:
+    rng = _rng(seed, name, int(scene.id.rsplit("-", 1)[1]), 0)
+    return talk.visual_dialogue(scene.facts, rng, turns=_QUESTIONS, name=scene.id)
+
+
+def _chat(i: int, seed: int) -> talk.Dialogue:
+    return talk.small_talk(_rng(seed, SMALL_TALK, i, 0), name=f"{SMALL_TALK}-{seed}-{i:05d}")
+
+
+def _rng(seed: int, name: str, i: int, purpose: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _KINDS.index(name), i, purpose])
+
+
+def _print_progress() -> Progress:
+    start = last = time.monotonic()
+
+    def show(name: str, done: int, count: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 5 or done == count:
+            last = now
+            print(f"records {name}: {done}/{count} ({now - start:.0f} s)", flush=True)
+
+    return show

@@ -1,0 +1,283 @@
+"""Dialogues of the digits world as text: drawn from a numpy Generator, and scored.
+
+Words are lower case, without punctuation, from a closed vocabulary (`vocabulary()`).
+
+    visual_dialogue   about a picture whose facts are given
+    blind_dialogue    the same with facts drawn at random: nobody can know the answers
+    told_dialogue     the user first says what is in the picture
+    small_talk        unrelated to any picture
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from mvjax.digits import wordings, world
+
+Speaker = Literal["user", "assistant"]
+Kind = Literal["digit", "colour", "place", "describe", "misleading", "yesno"]
+
+KINDS: tuple[Kind, ...] = ("digit", "colour", "place", "describe", "misleading", "yesno")
+SMALL_TALK = "small_talk"
+VALUES = {"digit": world.DIGITS, "colour": tuple(world.COLOURS), "place": tuple(world.PLACES)}
+ATTRIBUTES = tuple(VALUES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One utterance."""
+
+    speaker: Speaker
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialogue:
+    """Turns of two speakers.
+
+    Attributes:
+      id: names the dialogue in records and logs.
+      kinds: one question kind (or "small_talk") for each question of the user, in order.
+      turns: in time order; the user asks, the assistant answers, and either may begin.
+      facts: what the picture shows; None if there is no picture.
+    """
+
+    id: str
+    kinds: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    facts: world.Facts | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question about a picture.
+
+    Attributes:
+      asked: the value a yesno or misleading question names ("seven", "red", "top left"), else "".
+      text: the words.
+    """
+
+    kind: Kind
+    asked: str
+    text: str
+
+
+def random_facts(rng: np.random.Generator) -> world.Facts:
+    """Facts drawn uniformly."""
+    return world.Facts(
+        int(rng.integers(10)), _pick(rng, VALUES["colour"]), _pick(rng, VALUES["place"])
+    )
+
+
+def truth(facts: world.Facts, attribute: str) -> str:
+    """The word or words for an attribute: "seven", "red", "top left"."""
+    return world.DIGITS[facts.digit] if attribute == "digit" else getattr(facts, attribute)
+
+
+def ask(kind: Kind, facts: world.Facts, rng: np.random.Generator) -> Question:
+    """Draws a wording, and the asked value of yesno (true half the time) and misleading (false)."""
+    if kind in wordings.QUESTIONS:
+        return Question(kind, "", _pick(rng, wordings.QUESTIONS[kind]))
+    attribute = _pick(rng, ATTRIBUTES)
+    right = truth(facts, attribute)
+    asked = _pick(rng, [value for value in VALUES[attribute] if value != right])
+    if kind == "yesno" and rng.random() < 0.5:
+        asked = right
+    table = wordings.YESNO if kind == "yesno" else wordings.MISLEADING
+    return Question(kind, asked, _pick(rng, table[attribute]).format(A=_said(asked)))
+
+
+def answer(question: Question, facts: world.Facts, rng: np.random.Generator) -> str:
+    """A correct answer, in one of the wordings of its kind."""
+    form: str = question.kind
+    attribute = _attribute(question.asked) if question.asked else form
+    right = "" if form == "describe" else truth(facts, attribute)
+    if form == "yesno":
+        form = "yes" if question.asked == right else "no"
+    return _pick(rng, wordings.ANSWERS[form]).format(
+        name=right, scene=_scene(facts), X=_said(question.asked), Y=_said(right)
+    )
+
+
+def visual_dialogue(
+    facts: world.Facts,
+    rng: np.random.Generator,
+    *,
+    turns: int | None = None,
+    kinds: Sequence[Kind] | None = None,
+    name: str = "visual",
+) -> Dialogue:
+    """Questions of different kinds and correct answers; the assistant greets first at times.
+
+    `turns` counts question-answer pairs, at most 6 (drawn from 1..3 if None); `kinds` names
+    them, in order, instead.
+    """
+    if kinds is None:
+        n = int(rng.integers(1, 4)) if turns is None else turns
+        kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:n]]
+    said = []
+    if rng.random() < 0.3:
+        said.append(Turn("assistant", _pick(rng, wordings.GREETINGS)))
+    return Dialogue(name, tuple(kinds), (*said, *_exchanges(kinds, facts, rng)), facts)
+
+
+def blind_dialogue(rng: np.random.Generator, *, name: str = "blind") -> Dialogue:
+    """A visual dialogue without a picture: its facts are random and never told."""
+    return dataclasses.replace(visual_dialogue(random_facts(rng), rng, name=name), facts=None)
+
+
+def told_dialogue(
+    rng: np.random.Generator, *, turns: int | None = None, name: str = "told"
+) -> Dialogue:
+    """The user says what the picture shows, then asks; every answer follows from what was told."""
+    facts = random_facts(rng)
+    n = int(rng.integers(1, 4)) if turns is None else turns
+    kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:n]]
+    told = Turn("user", _pick(rng, wordings.TOLD).format(scene=_scene(facts)))
+    okay = Turn("assistant", _pick(rng, wordings.ACKNOWLEDGE))
+    return Dialogue(name, tuple(kinds), (told, okay, *_exchanges(kinds, facts, rng)), None)
+
+
+def small_talk(
+    rng: np.random.Generator, *, turns: int | None = None, name: str = SMALL_TALK
+) -> Dialogue:
+    """Talk that needs no picture, half of it the echo game.
+
+    `turns` counts question-answer pairs (drawn from 1..3 if None).
+    """
+    n = int(rng.integers(1, 4)) if turns is None else turns
+    said: list[Turn] = []
+    for _ in range(n):
+        question, reply = _small_exchange(rng)
+        said += [Turn("user", question), Turn("assistant", reply)]
+    return Dialogue(name, (SMALL_TALK,) * n, tuple(said), None)
+
+
+def score(kind: Kind, asked: str, facts: world.Facts, answer_text: str) -> bool:
+    """Whether an answer is right and says nothing wrong.
+
+    The true value of the attribute in question must be said, and no other value of any attribute
+    except the asked one after "not". `describe` needs all three values. `misleading` needs "not
+    <asked>" as well as the truth. `yesno` needs the right one of "yes" and "no", once, and not the
+    other; with "yes" the asked value, with "no" its denial or the true value.
+    """
+    words = answer_text.split()
+    said, denied = _mentions(words)
+    truths = {truth(facts, attribute) for attribute in ATTRIBUTES}
+    if not said <= truths or not denied <= {asked} - truths:
+        return False
+    if kind == "describe":
+        return said == truths
+    if kind in ATTRIBUTES:
+        return truth(facts, kind) in said
+    right = truth(facts, _attribute(asked))
+    if kind == "misleading":
+        return denied == {asked} and right in said
+    verdict = [word for word in words if word in ("yes", "no")]
+    if asked == right:
+        return verdict == ["yes"] and asked in said
+    return verdict == ["no"] and (asked in denied or right in said)
+
+
+def chance(kind: Kind) -> float:
+    """The best a guesser can expect who hears the question and does not see the picture."""
+    share = {attribute: 1 / len(values) for attribute, values in VALUES.items()}
+    if kind == "describe":
+        return float(np.prod(list(share.values())))
+    if kind == "yesno":
+        return 0.5
+    if kind == "misleading":  # one value is ruled out by the question
+        return float(np.mean([1 / (len(values) - 1) for values in VALUES.values()]))
+    return share[kind]
+
+
+def vocabulary() -> list[str]:
+    """Every word a dialogue can contain, sorted."""
+    texts = [*itertools.chain(*VALUES.values()), *wordings.DAYS, "a", "an", "at", "in", "the"]
+    texts += itertools.chain(*wordings.OPPOSITES, wordings.GREETINGS, wordings.TOLD)
+    texts += itertools.chain(wordings.ACKNOWLEDGE, wordings.ECHO, wordings.COUNT_ON)
+    texts += itertools.chain(wordings.COUNT_BACK, wordings.OPPOSITE_QUESTIONS, wordings.NEXT_DAY)
+    for table in (wordings.QUESTIONS, wordings.YESNO, wordings.MISLEADING, wordings.ANSWERS):
+        texts += itertools.chain(*table.values())
+    for questions, replies in wordings.CHAT:
+        texts += [*questions, *replies]
+    texts += ["comes", "after", "before", "opposite", "of", "is"]
+    return sorted({word for text in texts for word in text.split() if "{" not in word})
+
+
+def _exchanges(kinds: Sequence[Kind], facts: world.Facts, rng: np.random.Generator) -> list[Turn]:
+    said = []
+    for kind in kinds:
+        question = ask(kind, facts, rng)
+        said += [Turn("user", question.text), Turn("assistant", answer(question, facts, rng))]
+    return said
+
+
+def _small_exchange(rng: np.random.Generator) -> tuple[str, str]:
+    game = rng.random()
+    if game < 0.5:
+        words = " ".join(_said_after(rng))
+        return _pick(rng, wordings.ECHO).format(words=words), words
+    if game < 0.65:
+        i = int(rng.integers(len(world.DIGITS) - 1))
+        a, b, table, way = world.DIGITS[i], world.DIGITS[i + 1], wordings.COUNT_ON, "after"
+        if rng.random() < 0.5:
+            a, b, table, way = b, a, wordings.COUNT_BACK, "before"
+        return _pick(rng, table).format(a=a), f"{b} comes {way} {a}"
+    if game < 0.72:
+        a, b = _pick(rng, wordings.OPPOSITES)
+        a, b = (a, b) if rng.random() < 0.5 else (b, a)
+        question = _pick(rng, wordings.OPPOSITE_QUESTIONS).format(a=a)
+        return question, f"the opposite of {a} is {b}"
+    if game < 0.8:
+        i = int(rng.integers(len(wordings.DAYS)))
+        a, b = wordings.DAYS[i], wordings.DAYS[(i + 1) % len(wordings.DAYS)]
+        return _pick(rng, wordings.NEXT_DAY).format(a=a), f"{b} comes after {a}"
+    questions, replies = _pick(rng, wordings.CHAT)
+    return _pick(rng, questions), _pick(rng, replies)
+
+
+def _said_after(rng: np.random.Generator) -> list[str]:
+    """One to three values for the echo game, of any attribute."""
+    attributes = rng.integers(len(ATTRIBUTES), size=int(rng.integers(1, 4)))
+    return [_pick(rng, VALUES[ATTRIBUTES[a]]) for a in attributes]
+
+
+def _pick(rng: np.random.Generator, items: Sequence):
+    return items[int(rng.integers(len(items)))]
+
+
+def _said(value: str) -> str:
+    """A value as it is said in a sentence: "a seven", "red", "at the top left"."""
+    if value in VALUES["digit"]:
+        return f"an {value}" if value == "eight" else f"a {value}"
+    if value in VALUES["place"]:
+        return f"in the {value}" if value == "middle" else f"at the {value}"
+    return value
+
+
+def _scene(facts: world.Facts) -> str:
+    return f"a {facts.colour} {world.DIGITS[facts.digit]} {_said(facts.place)}"
+
+
+def _attribute(value: str) -> str:
+    return next(name for name, values in VALUES.items() if value in values)
+
+
+def _mentions(words: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The attribute values in a text: (said, said after "not")."""
+    said, denied = set(), set()
+    for size in (1, 2):
+        for i in range(len(words) - size + 1):
+            value = " ".join(words[i : i + size])
+            if any(value in values for values in VALUES.values()):
+                before = i
+                while before and words[before - 1] in ("a", "an", "at", "in", "the"):
+                    before -= 1
+                (denied if before and words[before - 1] == "not" else said).add(value)
+    return said, denied

@@ -1,0 +1,257 @@
+"""Compares an exported folder, reloaded by a real-time runtime, with the JAX model that wrote it.
+
+Three questions. *Values*: does the reloaded file hold the model's weights, rounded as its format rounds?
+*Computation*: does the runtime compute what JAX computes with the reloaded weights? Both sides talk on
+their own, greedily, and their tokens are compared; then JAX is told the runtime's tokens and every text and
+audio logit, gate and layer of every frame is compared. *Loss*, if the format rounds: the same against the
+model as trained. The verdict is "pass", "lossy" (the file is right, and its loss is stated) or "fail".
+
+Besides the parameters that it is given, one whole model at a time is in memory, in float32: first the
+runtime's, then that of JAX with the reloaded weights, then that of JAX as trained. Files and parameters are
+compared leaf by leaf.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mvjax import files as files_lib
+from mvjax import tree
+from mvjax.config import schema
+from mvjax.export import agreement, deviations, targets
+from mvjax.export import folder as export_folder
+from mvjax.weights import candle, checksums, frozen_files, lazy, placement
+
+# By name, since `weights` comes before `stream`, and the runtimes need packages that may be absent.
+MIN_FRAMES = 100  # that a certificate says something about
+
+_RUNTIMES = {
+    "torch": "mvjax.runtimes.torch.runtime",
+    "mlx": "mvjax.runtimes.mlx.runtime",
+    "candle": "mvjax.runtimes.torch.runtime",
+}
+_EXTRAS = {"torch": "torch", "mlx": "mlx", "candle": "torch,candle"}
+_ALSO = {"candle": ", on the reloaded files; kyuteye_rs itself was not run"}
+
+
+def certify(
+    params: tree.Tree,
+    config: schema.Config,
+    folder: Path,
+    target: targets.Target,
+    *,
+    pixels: Float[np.ndarray, "1 height width 3"],
+    user_codes: Int[np.ndarray, "U T"],
+    dtype: schema.Dtype | None = None,
+    quantisation: targets.Quantisation | None = None,
+    tolerance: float = 1e-4,
+) -> dict[str, Any]:
+    """Returns the certificate and writes it to `folder/certificate.json`.
+
+    Both sides compute as trained: what the config imitates of an upstream runtime, and no file tells one
+    (how a conversation begins, roundings and eps of the image part), is left out.
+
+    Args:
+      params: what was exported.
+      config: of the run; its frozen files are hashed again.
+      folder: written by `export`.
+      target: as told to `export`.
+      pixels: the image, in [-1, 1].
+      user_codes: what the user says, undelayed; at least MIN_FRAMES frames.
+      dtype: as told to `export`.
+      quantisation: as told to `export`.
+      tolerance: on absolute differences of logits and gate means, in float32.
+
+    Raises:
+      ValueError: if there are fewer than MIN_FRAMES frames.
+      ModuleNotFoundError: if the runtime's package is not installed, with the remedy.
+    """
+    T = user_codes.shape[1]
+    if T < MIN_FRAMES:
+        raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
+    model = _as_trained(config.model)
+    outs = _talk(folder, target, pixels, user_codes)
+    weights = folder / targets.weight_file(target, quantisation)
+    reloaded = export_folder.open_exported(weights, config.model, target, dtype=np.float32)
+    compare = functools.partial(
+        agreement.compare, model=model, pixels=pixels, user=user_codes, outs=outs
+    )
+    certificate = {
+        "target": target,
+        "upstream": targets.UPSTREAM[target],
+        "runtime": f"{_RUNTIMES[target]}{_ALSO.get(target, '')}",
+        **_files(weights),
+        "stored_as": quantisation or dtype or "as trained",
+        "frames": T,
+        "tolerance": tolerance,
+        **compare(reloaded),
+        **_values(params, config, reloaded, target, dtype=dtype, quantisation=quantisation),
+        "upstream_differences": deviations.deviations(config.model, target),
+    }
+    trained = _on_host(params)
+    lossy = any(not _equal(leaf, trained[path]) for path, leaf in reloaded.items())
+    certificate["loss"] = _loss(compare(trained)) if lossy else None
+    certificate |= _verdict(certificate)
+    (folder / export_folder.CERTIFICATE_FILE).write_text(json.dumps(certificate, indent=1))
+    return certificate
+
+
+def summary(certificate: dict[str, Any]) -> str:
+    """Returns verdict, errors, what rounding costs, and every reason to fail, for people."""
+    lines = [
+        f"{certificate['verdict']}: largest logit error {certificate['max_abs_logit_error']:.2g},"
+        f" greedy tokens agree over {certificate['greedy_frames_equal']} frames",
+        *certificate["reasons"],
+    ]
+    if loss := certificate["loss"]:
+        lines.append(
+            f"stored as {certificate['stored_as']}, so beside the model as trained: logit error"
+            f" {loss['max_abs_logit_error']:.2g} at most, {loss['mean_abs_logit_error']:.2g} in the"
+            f" mean; same greedy text in {loss['text_agreement']:.1%} and audio in"
+            f" {loss['audio_agreement']:.1%} of cases"
+        )
+    return "\n  ".join(lines)
+
+
+def _as_trained(model: schema.ModelConfig) -> schema.ModelConfig:
+    """Returns the config in float32, as the runtimes of `mvjax.runtimes` compute."""
+    siglip, adapters = schema.SiglipConfig(), schema.CrossAttentionConfig()
+    return dataclasses.replace(
+        model,
+        dtype="float32",
+        stream=schema.StreamConfig(),
+        siglip=dataclasses.replace(model.siglip, final_norm_eps=siglip.final_norm_eps),
+        cross_attention=dataclasses.replace(
+            model.cross_attention, keys_values=adapters.keys_values
+        ),
+    )
+
+
+def _runtime_module(target: targets.Target) -> Any:
+    try:
+        return importlib.import_module(_RUNTIMES[target])
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the {target} runtime needs {error.name!r}: pip install 'mvjax[{_EXTRAS[target]}]'"
+        ) from error
+
+
+def _talk(
+    folder: Path,
+    target: targets.Target,
+    pixels: Float[np.ndarray, "1 height width 3"],
+    user_codes: Int[np.ndarray, "U T"],
+) -> list[Any]:
+    """Returns what the runtime says; it is gone afterwards."""
+    runtime = _runtime_module(target).Runtime(folder)
+    runtime.image(np.asarray(pixels, np.float32))
+    return [runtime.step(user_codes[:, t]) for t in range(user_codes.shape[1])]
+
+
+def _loss(compared: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the rounding of the weights costs, as `compared` with the model as trained."""
+    kept = (
+        "max_abs_logit_error",
+        "mean_abs_logit_error",
+        "max_abs_gate_error",
+        "text_agreement",
+        "audio_agreement",
+        "greedy_frames_equal",
+    )
+    return {name: compared[name] for name in kept}
+
+
+def _values(
+    params: tree.Tree,
+    config: schema.Config,
+    reloaded: Mapping[str, lazy.Stored],
+    target: targets.Target,
+    *,
+    dtype: schema.Dtype | None,
+    quantisation: targets.Quantisation | None,
+) -> dict[str, Any]:
+    """Compares the reloaded weights with those that training started from and those it made.
+
+    The frozen ones are read again from their source, then rounded as the file rounds.
+    """
+    adapters, frozen = tree.partition(params, config.train.trained)
+    source = frozen_files.open_weights(config.frozen, config.model)
+    start = {
+        path: lazy.cast(source[path], leaf.dtype) if path in source else leaf
+        for path, leaf in _on_host(frozen).items()
+    }
+    expected = export_folder.as_stored(
+        tree.merge(adapters, tree.unflatten(start)),
+        config.model,
+        target,
+        dtype=dtype,
+        quantisation=quantisation,
+    )
+    files = [path for path in start if path in source]
+    return {
+        "values": {
+            "tensors": len(expected),
+            "not_as_exported": [p for p, x in reloaded.items() if not _equal(x, expected[p])],
+        },
+        "frozen": {
+            "tensors": len(files),
+            "sha256_at_start": _hash({p: start[p] for p in files}),
+            "sha256_as_stored": _hash({p: expected[p] for p in files}),
+            "sha256_in_export": _hash({p: reloaded[p] for p in files}),
+        },
+    }
+
+
+def _on_host(params: tree.Tree) -> dict[str, lazy.Stored]:
+    return {path: placement.on_host(leaf) for path, leaf in tree.flatten(params).items()}
+
+
+def _equal(a: lazy.Stored, b: lazy.Stored) -> bool:
+    """Whether the values, in float32, are the same."""
+    return np.array_equal(np.asarray(a[()], np.float32), np.asarray(b[()], np.float32))
+
+
+def _hash(leaves: Mapping[str, lazy.Stored]) -> str:
+    """Returns the SHA-256 over paths, shapes and float32 values."""
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        leaf = np.require(leaves[path][()], np.float32, "C")
+        digest.update(f"{path} {leaf.dtype.name} {leaf.shape}".encode())
+        digest.update(checksums.raw(leaf))
+    return digest.hexdigest()
+
+
+def _files(weights: Path) -> dict[str, str]:
+    found = {"file": weights.name, "file_sha256": files_lib.file_hash(weights)}
+    if weights.suffix == candle.GGUF_SUFFIX:
+        found["vision_file_sha256"] = files_lib.file_hash(candle.vision_file(weights))
+    return found
+
+
+def _verdict(certificate: dict[str, Any]) -> dict[str, Any]:
+    """Returns pass, lossy or fail, with every reason to fail."""
+    tolerance, frozen = certificate["tolerance"], certificate["frozen"]
+    reasons = [
+        f"{name} = {certificate[name]:.3g} exceeds {tolerance:g}"
+        for name in ("max_abs_text_logit_error", "max_abs_audio_logit_error", "max_abs_gate_error")
+        if not certificate[name] <= tolerance  # also catches NaN
+    ]
+    equal, frames = certificate["greedy_frames_equal"], certificate["frames"]
+    if equal < frames:
+        reasons.append(f"greedy tokens agree over {equal} of {frames} frames")
+    if frozen["sha256_as_stored"] != frozen["sha256_in_export"]:
+        reasons.append("the frozen tensors are not those that training started from")
+    if differing := certificate["values"]["not_as_exported"]:
+        reasons.append(f"the file does not hold these parameters of the model: {differing}")
+    passed = "pass" if certificate["loss"] is None else "lossy"
+    return {"verdict": "fail" if reasons else passed, "reasons": reasons}

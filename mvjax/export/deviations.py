@@ -1,0 +1,117 @@
+"""Where an upstream runtime computes differently from the model as trained, although it runs it."""
+
+from __future__ import annotations
+
+import operator
+
+from mvjax import gates
+from mvjax.config import schema, upstream
+from mvjax.export import targets
+
+_PARITY: dict[targets.Target, upstream.Runtime] = {
+    "torch": "kyuteye_pt",
+    "mlx": "kyuteye_mlx",
+    "candle": "candle",
+}
+# {(field in which the runtimes differ, what a runtime has): what that means}; reference 2.2 - 5.3
+_NOTES = {
+    ("cross_attention.image_norm", "variance"): "norms image tokens by their variance",
+    ("cross_attention.image_norm", "mean_square"): "norms image tokens by their mean square",
+    ("cross_attention.image_norm_eps", 1e-5): "has eps 1e-5 in the norm of image tokens",
+    ("cross_attention.image_norm_eps", 1e-8): "has eps 1e-8 in the norm of image tokens",
+    ("cross_attention.image_norm_dtype", "float32"): "norms image tokens in float32",
+    (
+        "cross_attention.image_norm_dtype",
+        "activations",
+    ): "norms image tokens in the dtype it serves in",
+    ("cross_attention.gate_dtype", "activations"): "computes gates in the dtype it serves in (in"
+    " bfloat16 a logit moves in steps of 1/64)",
+    ("cross_attention.keys_values", "activations"): "keeps image keys and values as they are",
+    ("cross_attention.keys_values", "bfloat16"): "rounds image keys and values to bfloat16",
+    ("cross_attention.norm_without_image", False): "adds nothing where there is no image",
+    ("cross_attention.norm_without_image", True): "adds norm_cross(x) to the residual of a"
+    " conversation without an image",
+    ("siglip.resampler", "torch"): "makes images square as torch does",
+    ("siglip.resampler", "pillow"): "makes images square as Pillow does (up to 4 grey levels"
+    " from torch on noise)",
+    ("siglip.resampler", "image_rs"): "makes images square as the Rust crate image does (up to"
+    " 24 grey levels from torch on noise, since nothing is cut between the two axes)",
+    ("siglip.final_norm_eps", 1e-6): "has eps 1e-6 in SigLIP's last norm",
+    ("siglip.final_norm_eps", 1e-5): "has eps 1e-5 in SigLIP's last norm",
+    ("backbone.context_has_self", True): "counts a frame itself among those it attends to",
+    ("backbone.context_has_self", False): "attends to one frame more than its context says",
+    ("stream.first_step_forcing", True): "tells the depth transformer the initial ids at call 0",
+    ("stream.first_step_forcing", False): "tells the depth transformer its own samples at call 0",
+    (
+        "stream.user_early",
+        True,
+    ): "shows the user's frame one call (80 ms) earlier, and drops the first",
+    ("stream.user_early", False): "shows the user's frame one call (80 ms) later",
+    ("stream.first_acoustic_kept", False): "drops the acoustic codes of call 0",
+    ("stream.first_acoustic_kept", True): "keeps the acoustic codes of call 0 in codec frame 0",
+}
+# what a file of the target tells the runtime, so that nothing differs
+_TOLD = {
+    "torch": (
+        "depformer.norm",
+        "cross_attention.image_norm",
+        "cross_attention.image_norm_eps",
+        "backbone.context_has_self",
+    ),
+    "mlx": ("depformer.norm",),
+    "candle": ("depformer.norm",),
+}
+_ALWAYS: dict[targets.Target, tuple[str, ...]] = {
+    "torch": (),
+    "mlx": (),
+    "candle": ("kyuteye_rs stops at 4096 frames (reference 2.4)",),
+}
+_RELEASE = schema.ModelConfig()
+
+
+def deviations(config: schema.ModelConfig, target: targets.Target) -> list[str]:
+    """Returns where the upstream runtime differs from this model without being told so by a file."""
+    name = targets.UPSTREAM[target]
+    notes = _sizes(config, target)
+    for path, theirs in upstream.settings(_PARITY[target]).items():
+        ours = operator.attrgetter(path)(config)
+        if ours != theirs and path not in _TOLD[target]:
+            notes.append(f"{name} {_NOTES[path, theirs]}; the model has {path}={ours!r}")
+    if target == "candle" and isinstance(config.cross_attention.gate, gates.Constant):
+        notes.append("kyuteye_rs reports no opening of constant gates (reference 2.8)")
+    return [*notes, *_ALWAYS[target]]
+
+
+def _sizes(config: schema.ModelConfig, target: targets.Target) -> list[str]:
+    """Notes on what is built into the runtime's source."""
+    name, notes = targets.UPSTREAM[target], []
+    s, r = config.siglip, _RELEASE.siglip
+    if (s.width, s.layers, s.heads, s.hidden, s.patch) != (
+        r.width, r.layers, r.heads, r.hidden, r.patch,
+    ):  # fmt: skip
+        notes.append(
+            f"{name} builds SigLIP So400m/14, so this encoder runs in mvjax's own runtimes only"
+        )
+    if target == "torch":
+        return notes
+    same = (
+        _shape(config.backbone) == _shape(_RELEASE.backbone)
+        and _shape(config.depformer) == _shape(_RELEASE.depformer)
+        and config.backbone.context == _RELEASE.backbone.context
+        and config.backbone.rope_base == _RELEASE.backbone.rope_base
+        and config.codebooks_out == _RELEASE.codebooks_out
+        and (config.codebooks, config.text_vocab, config.audio_vocab)
+        == (_RELEASE.codebooks, _RELEASE.text_vocab, _RELEASE.audio_vocab)
+    )
+    if not same:
+        notes.append(
+            f"{name} has the sizes of the released model in its source and reads no others, so this"
+            " model runs in mvjax's own runtimes only"
+        )
+    return notes
+
+
+def _shape(
+    config: schema.BackboneConfig | schema.DepformerConfig,
+) -> tuple[int, int, int, int]:
+    return config.width, config.layers, config.heads, config.hidden

@@ -1,0 +1,278 @@
+"""The README.md of an export: what the model is, where it comes from, how good it is, how to serve it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mvjax import scopes, tree
+from mvjax.config import schema
+from mvjax.export import deviations, targets
+
+FILE = "README.md"
+
+_HUB = "hf://"
+_LIBRARY = {"torch": "pytorch", "mlx": "mlx", "candle": "candle"}
+_NOTHING = "No results were in the run folder."
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a run measured.
+
+    Attributes:
+      step: of the checkpoint that is exported.
+      tables: {name of the file: rows} of `RUN/eval/*.json`.
+    """
+
+    step: int
+    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def read_results(run: Path, *, step: int) -> Results:
+    """Returns the tables in `RUN/eval/*.json` of one step; files without a table are passed over."""
+    tables = {}
+    for path in sorted((run / "eval").glob("*.json")):
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and content.get("table") and content.get("step") == step:
+            tables[path.stem] = content["table"]
+    return Results(step, tables)
+
+
+def text(
+    params: tree.Tree,
+    config: schema.Config,
+    target: targets.Target,
+    *,
+    dtype: schema.Dtype | None,
+    quantisation: targets.Quantisation | None,
+    results: Results | None,
+) -> str:
+    """Returns the card, with the metadata that the Hugging Face Hub reads."""
+    model = config.model
+    adapters, _ = tree.partition(params, config.train.trained)
+    differences = deviations.deviations(model, target)
+    return _CARD.format(
+        metadata=yaml.safe_dump(_metadata(config, target, quantisation), sort_keys=False),
+        upstream=targets.UPSTREAM[target],
+        count=_count(params),
+        trained=_count(adapters),
+        patterns=", ".join(f"`{pattern}`" for pattern in config.train.trained),
+        stored=_stored(params, dtype, quantisation),
+        backbone=model.backbone,
+        depformer=model.depformer,
+        siglip=model.siglip,
+        adapters=model.cross_attention,
+        sources="\n".join(
+            f"| {name} | {_shown(location)} |"
+            for name, location in dataclasses.asdict(config.frozen).items()
+            if isinstance(location, str)
+        ),
+        training=_training(config, results),
+        results=_results(results),
+        use=_use(config, target, quantisation),
+        differences="\n".join(f"- {note}" for note in differences) or "Nowhere.",
+        lossy=_LOSSY if quantisation or dtype else "",
+    )
+
+
+def _metadata(
+    config: schema.Config,
+    target: targets.Target,
+    quantisation: targets.Quantisation | None,
+) -> dict[str, Any]:
+    """The front matter; base models only where the config names them on the Hub."""
+    bases = [
+        location.removeprefix(_HUB).split("@")[0].split("/")[:2]
+        for location in (config.frozen.moshi, config.frozen.siglip)
+        if location.startswith(_HUB)
+    ]
+    known = {
+        "base_model": ["/".join(base) for base in bases],
+        "base_model_relation": "finetune" if quantisation is None else "quantized",
+    }
+    return {
+        "license": "other",
+        "license_name": "mixed",
+        "license_link": f"{FILE}#licences",
+        "language": ["en"],
+        "library_name": _LIBRARY[target],
+        "pipeline_tag": "any-to-any",
+        "tags": ["moshi", "speech-to-speech", "vision", "cross-attention", "mvjax"],
+        **(known if bases else {}),
+    }
+
+
+def _count(params: tree.Tree) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in tree.flatten(params).values())
+
+
+def _stored(
+    params: tree.Tree,
+    dtype: schema.Dtype | None,
+    quantisation: targets.Quantisation | None,
+) -> str:
+    if quantisation is not None:
+        return quantisation
+    kept = sorted({np.dtype(leaf.dtype).name for leaf in tree.flatten(params).values()})
+    return ", ".join(kept) if dtype is None else dtype
+
+
+def _shown(location: str) -> str:
+    """A location without the folders of the machine that trained."""
+    known = location.startswith(_HUB) or location.startswith("package:")
+    return f"`{location if known else Path(location).name}`"
+
+
+def _training(config: schema.Config, results: Results | None) -> str:
+    step = "an unknown number of" if results is None else f"{results.step:,}"
+    data = config.data
+    parts = (data.speech, data.speechless, data.small_talk)
+    sources = dict.fromkeys(source.name for part in parts for source in part)
+    return (
+        f"{step} steps of {data.speech_rows} rows of speech ({data.speech_frames} frames of 80 ms)"
+        f" and {data.speechless_rows} of text ({data.speechless_tokens} tokens); AdamW,"
+        f" learning rate {config.optim.learning_rate:g}."
+        + (f" Records: {', '.join(sources)}." if sources else "")
+    )
+
+
+def _results(results: Results | None) -> str:
+    if results is None or not results.tables:
+        return _NOTHING
+    return "\n\n".join(f"`{name}`\n\n{_markdown(rows)}" for name, rows in results.tables.items())
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([_value(row.get(key)) for key in head] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _use(
+    config: schema.Config,
+    target: targets.Target,
+    quantisation: targets.Quantisation | None,
+) -> str:
+    file = targets.weight_file(target, quantisation)
+    scope = config.model.cross_attention.scope
+    assert isinstance(scope, scopes.Scope)  # no target runs another
+    start = scope.start
+    match target:
+        case "torch":
+            return _TORCH_USE
+        case "mlx":
+            server = f"--xa-start {start + 1 if start else 0}"
+            return _MLX_USE.format(
+                file=file, codec=targets.CODEC_FILE, spm=targets.TOKENIZER_FILE, start=server
+            )
+        case "candle":
+            suffix = "" if quantisation is None else "-q8"
+            return _CANDLE_USE.format(suffix=suffix, start=start)
+
+
+_TORCH_USE = """kyuteye_pt's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
+
+    uv run --project $MOSHIVIS/kyuteye_pt server moshika-vis.yaml --port 8088
+
+Without a repository in `hf_repo` it opens `model_pt.safetensors`, a link to `model.safetensors`. After an
+upload (`hf upload OWNER/NAME . --exclude model_pt.safetensors`) set `hf_repo: OWNER/NAME`; then the link is
+not needed.
+
+mvjax's own runtime, which reads all sizes from this folder:
+
+    from mvjax.stream import torch_runtime
+    runtime = torch_runtime.Runtime("this folder")"""
+
+_MLX_USE = """kyuteye_mlx's server, inside this folder, where it opens `siglip448.config` (`MOSHIVIS` is a
+checkout of kyutai-labs/moshivis; "q8" or "q4" in the file's name tells it the quantisation):
+
+    uv run --project $MOSHIVIS/kyuteye_mlx server --moshi-weights {file} \\
+        --mimi-weights {codec} --tokenizer {spm} {start}
+
+After an upload (`hf upload OWNER/NAME .`): `--hf-repo OWNER/NAME`, and `-q 8` or `-q 4`, in place of
+the files.
+
+mvjax's own runtime, which reads all sizes from this folder:
+
+    from mvjax.stream import mlx_runtime
+    runtime = mlx_runtime.Runtime("this folder")"""
+
+_CANDLE_USE = """kyuteye_rs's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
+
+    openssl req -x509 -nodes -days 365 -newkey rsa:2048 -keyout key.pem -out cert.pem
+    cargo run --manifest-path $MOSHIVIS/kyuteye_rs/Cargo.toml --features cuda --bin moshi-backend -r -- \\
+        --config config-moshika-vis{suffix}.json standalone --vis
+
+The client says from which frame on the model sees: `xa_start={start}` in the URL (trained so; its own
+default is 16). After an upload (`hf upload OWNER/NAME .`) set `hf_repo` to OWNER/NAME; files that are not
+there are fetched.
+
+mvjax's own runtime, which reads all sizes from this folder:
+
+    from mvjax.stream import torch_runtime
+    runtime = torch_runtime.Runtime("this folder")"""
+
+_LOSSY = """
+The weights were rounded to be stored so. `certificate.json` says what that costs: error of the logits and
+agreement of greedy tokens with the model as trained, under `loss`.
+"""
+
+_CARD = """---
+{metadata}---
+
+# A vision-speech model, in the layout of {upstream}
+
+It listens and talks at the same time, and sees one image. Trained and written by mvjax, after MoshiVis
+([arXiv 2503.15633](https://arxiv.org/abs/2503.15633)): the speech model and the image encoder are frozen,
+gated cross-attention between them was trained.
+
+{count:,} parameters, of which {trained:,} were trained; stored as {stored}.
+`certificate.json`, once written, compares these files, reloaded, with the JAX model that wrote them.
+{lossy}
+| part | sizes |
+|---|---|
+| backbone | `{backbone}` |
+| depth transformer | `{depformer}` |
+| image encoder | `{siglip}` |
+| cross-attention | `{adapters}` |
+
+## Where it comes from
+
+| frozen part | source |
+|---|---|
+{sources}
+
+Trained: the parameters {patterns}. {training}
+
+## Results
+
+{results}
+
+## How to serve it
+
+{use}
+
+## Where {upstream} differs from the model as trained
+
+{differences}
+
+## Licences
+
+These files hold the work of several. Kyutai releases Moshi and Mimi under CC BY 4.0; the image encoder of
+PaliGemma 2 is under Google's Gemma terms, SigLIP on its own under Apache 2.0. Where the table above names
+other sources, their terms hold. The adapters are the work of whoever trained them, who names their licence
+here before publishing.
+"""

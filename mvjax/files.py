@@ -1,0 +1,196 @@
+"""Files: what a location names, hashes of what lies there, and writes that a reader never sees half of.
+
+A location is a path, a folder, `package:NAME/FILE`, or `hf://OWNER/NAME@REVISION/FILE`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+PACKAGE_PREFIX = "package:"
+HUB_PREFIX = "hf://"
+# What a folder or repository without a file name is taken for, first match first.
+WEIGHTS = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "consolidated.safetensors",  # moshi-finetune's name
+)
+
+DRAFT = ".part"  # behind a name, until the content is complete
+
+_INDEX_SUFFIX = ".index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
+
+
+def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
+    """Returns the existing file behind a location.
+
+    Args:
+      location: a path (`~` is expanded); `package:mvjax.digits/assets/moshi.safetensors`; or
+        `hf://kyutai/moshika-pytorch-bf16@main/model.safetensors`, fetched into the hub's cache, the
+        revision being optional. An index is fetched with the files that it names.
+      names: what to look for in a folder, or in a repository without a file; the first one there counts.
+
+    Raises:
+      ValueError: if the location has no package, repository or file part, names a folder without one
+        of `names`, or a pickle.
+      FileNotFoundError: naming the location, where it was looked for, and what lies there instead.
+      ModuleNotFoundError: if a location on the hub is asked for and huggingface_hub is not installed.
+    """
+    text = str(location)
+    if text.endswith(_PICKLES):
+        raise ValueError(
+            f"{text}: expected safetensors or npz, got a pickle, which can run code and is never"
+            " opened; convert it with its own framework (safetensors.torch.save_file)"
+        )
+    if text.startswith(HUB_PREFIX):
+        return _on_hub(text, names)
+    path = _in_package(text) if text.startswith(PACKAGE_PREFIX) else Path(text).expanduser()
+    if path.is_dir():
+        return _in_folder(path, text, names)
+    if not path.is_file():
+        fact = _neighbours(path.parent)
+        raise FileNotFoundError(f"{text}: no such file; {fact}. Check the path in `frozen`.")
+    return path
+
+
+def file_hash(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_hash(path: Path) -> str:
+    """Returns `file_hash`; of a file in the hub's cache it must be the one that the hub listed.
+
+    Raises:
+      ValueError: naming the file and both hashes.
+    """
+    digest = file_hash(path)
+    blob = path.resolve()  # the hub's cache names large files by their SHA-256
+    listed = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
+    if listed and blob.name != digest:
+        raise ValueError(
+            f"{path}: expected SHA-256 {blob.name}, as the hub listed it, got {digest};"
+            " the file is damaged: delete it and fetch it again"
+        )
+    return digest
+
+
+def joint_hash(paths: Sequence[Path]) -> str:
+    """Returns the SHA-256 over the `checked_hash` of each file, one or several."""
+    return hashlib.sha256("".join(map(checked_hash, paths)).encode()).hexdigest()
+
+
+def write_atomic(path: Path, content: bytes, *, shared: bool = False) -> None:
+    """Replaces a small file whole or not at all; its folder must exist.
+
+    Args:
+      path: to write.
+      content: all of it.
+      shared: several processes may write it at once, all the same.
+    """
+    own = f".{os.getpid()}" if shared else ""
+    draft = path.with_name(f"{path.name}{own}{DRAFT}")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+def _in_folder(folder: Path, text: str, names: Sequence[str]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    one_of = f" or a folder with one of {list(names)}" if names else ""
+    raise ValueError(
+        f"{text}: expected a file{one_of}, got the folder; {_neighbours(folder)}. Name a file in it."
+    )
+
+
+def _neighbours(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist"
+    return f"{folder} holds {sorted(path.name for path in folder.iterdir())[:20]}"
+
+
+def _in_package(text: str) -> Path:
+    package, _, name = text.removeprefix(PACKAGE_PREFIX).partition("/")
+    if not package or not name:
+        raise ValueError(
+            f"{text}: expected package:NAME/FILE, such as package:mvjax.digits/assets/x"
+        )
+    try:
+        found = importlib.util.find_spec(package)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise FileNotFoundError(f"{text}: no package {package!r} is installed; check the name")
+    return Path(str(importlib.resources.files(package))) / name
+
+
+def _on_hub(text: str, names: Sequence[str]) -> Path:
+    parts = _HUB.fullmatch(text)
+    if parts is None or not (parts[3] or names):
+        raise ValueError(f"{text}: expected hf://OWNER/NAME[@REVISION]/FILE")
+    repository, revision, file = parts.groups()
+    candidates = [file] if file else list(names)
+    reasons: list[str] = []
+    for name in candidates:
+        path = _fetch(repository, name, revision, reasons)
+        if path is not None:
+            if name.endswith(_INDEX_SUFFIX):
+                _fetch_indexed(path, repository, name)
+            return path
+    at = f" --revision {revision}" if revision else ""
+    raise FileNotFoundError(
+        f"{text}: neither on the hub nor in its local cache:\n  "
+        + "\n  ".join(reasons)
+        + "\nCheck repository, revision and file name. Without a network, run this where there is one"
+        f" and copy the cache (HF_HOME): hf download {repository} {candidates[-1]}{at}"
+    )
+
+
+def _fetch_indexed(index: Path, repository: str, name: str) -> None:
+    """Fetches the files that an index names, of the same commit."""
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{index}: expected JSON with "weight_map" ({error!r})') from error
+    depth = name.count("/")
+    commit = index.parents[depth].name  # the cache keeps snapshots/COMMIT/NAME
+    reasons: list[str] = []
+    fetched = [_fetch(repository, _beside(name, shard), commit, reasons) for shard in shards]
+    if None in fetched:
+        raise FileNotFoundError(
+            f"{index} names files that are neither on the hub nor in its local cache:\n  "
+            + "\n  ".join(reasons)
+        )
+
+
+def _beside(name: str, other: str) -> str:
+    return f"{name[: name.rfind('/') + 1]}{other}"
+
+
+def _fetch(repository: str, name: str, revision: str | None, reasons: list[str]) -> Path | None:
+    """Returns the cached or downloaded file, or None and adds a reason."""
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{HUB_PREFIX}{repository}: needs huggingface_hub: pip install 'mvjax[hub]', or download"
+            " the files and give their path"
+        ) from error
+    missing = (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled)
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+    except missing as error:
+        reasons.append(f"{name}: {str(error).strip().splitlines()[0]}")
+        return None

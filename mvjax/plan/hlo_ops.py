@@ -1,0 +1,189 @@
+"""What one HLO instruction costs: operations of products and attention kernels, bytes of main memory."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+
+import numpy as np
+
+from mvjax.plan import hlo
+
+COLLECTIVES = {
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
+    "collective-permute", "collective-broadcast",
+}  # fmt: skip
+_VIEWS = {"bitcast", "reshape", "convert", "copy", "transpose"}
+_SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}  # products of a block
+_KERNEL = "tpu_custom_call"  # a Pallas kernel
+
+
+def product_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
+    """Returns 2 x multiply-adds of a dot or convolution, 0 for anything else."""
+    if instruction.opcode == "dot":
+        left = computation.operand_shapes(instruction)[0]
+        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+        contracted = [left.dims[int(a)] for a in (axes[1] if axes else "").split(",") if a]
+        return 2.0 * instruction.shapes[0].size * math.prod(contracted)
+    if instruction.opcode == "convolution":
+        left, right = computation.operand_shapes(instruction)[:2]
+        return _convolution_flops(
+            left.dims, right.dims, instruction.shapes[0].dims, instruction.attributes
+        )
+    return 0.0
+
+
+def _convolution_flops(
+    left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...], attributes: str
+) -> float:
+    """Counts only taps that fall on values: XLA writes batched products as dilated convolutions."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
+    assert labels, attributes
+    of_left, of_right, of_out = labels[1], labels[2], labels[3]
+    window = re.search(r"window=\{([^}]*)\}", attributes)
+    fields = dict(part.split("=") for part in (window[1] if window else "").split())
+    dims = len(of_left) - 2
+    taps = 1.0
+    for axis in range(dims):
+        one = {name: value.split("x")[axis] for name, value in fields.items()}
+        low = int(one.get("pad", "0_0").split("_")[0])
+        label = str(axis)
+        taps *= _valid_taps(
+            left[of_left.index(label)],
+            right[of_right.index(label)],
+            out[of_out.index(label)],
+            int(one.get("stride", 1)),
+            low,
+            int(one.get("lhs_dilate", 1)),
+            int(one.get("rhs_dilate", 1)),
+        )
+    divided = re.search(r"batch_group_count=(\d+)", attributes)
+    rows = left[of_left.index("b")] / (int(divided[1]) if divided else 1)
+    features = right[of_right.index("i")]  # already divided by feature groups
+    return 2.0 * taps * rows * features * out[of_out.index("f")]
+
+
+@functools.lru_cache(maxsize=4096)
+def _valid_taps(
+    size: int, kernel: int, out: int, stride: int, low: int, dilate: int, kernel_dilate: int
+) -> int:
+    """Pairs (output position, kernel position) of one axis that meet a value, not padding or a hole.
+
+    Output o and tap k meet place o stride - low + k kernel_dilate, of which every `dilate`-th is a value.
+    """
+    starts = np.arange(out) * stride - low
+    end = (size - 1) * dilate
+    if kernel_dilate > 1:  # rare, and then small
+        at = starts[:, None] + np.arange(kernel)[None, :] * kernel_dilate
+        return int(((at >= 0) & (at <= end) & (at % dilate == 0)).sum())
+    first, last = np.maximum(0, -starts), np.minimum(kernel - 1, end - starts)
+    found = (last + starts) // dilate - (first - 1 + starts) // dilate
+    return int(np.where(last >= first, found, 0).sum())
+
+
+def kernel_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
+    """What a Pallas kernel says of itself; splash attention says nothing, so it is counted.
+
+    Forward two products of every block of queries and keys, backward (one kernel for all) five. With
+    the causal mask, which comes as one more integer operand, blocks above the diagonal are left out.
+    """
+    found = re.search(r'\\?"flops\\?"\W+(\d+)', instruction.attributes)
+    if found:
+        return float(found[1])
+    products = next((n for name, n in _SPLASH.items() if name in instruction.name), 0)
+    if not products:
+        return 0.0
+    inputs = computation.operand_shapes(instruction)
+    q, k = [shape for shape in inputs if len(shape.dims) >= 3 and shape.dtype != "s8"][:2]
+    block = re.search(r"block_kv_dkv\W+(\d+)", instruction.attributes)
+    T, S = q.dims[-2], k.dims[-2]
+    share = 1.0
+    if block and any(shape.dtype == "s32" and len(shape.dims) == 2 for shape in inputs):
+        blocks = S // int(block[1])
+        share = (blocks + 1) / (2 * blocks)
+    return 2.0 * products * share * math.prod(q.dims[:-2]) * T * S * q.dims[-1]
+
+
+def traffic(
+    module: hlo.Module, computation: hlo.Computation, instruction: hlo.Instruction
+) -> float:
+    """Returns bytes that an instruction reads from and writes to main memory.
+
+    What a fusion only slices it reads in part, and what it updates in place it writes in part.
+    """
+    opcode = instruction.opcode
+    inputs = computation.operand_shapes(instruction)
+    written = sum(shape.main_bytes for shape in instruction.shapes)
+    if opcode == "fusion":
+        body = module.called(instruction)
+        read = sum(_read(module, body, parameter.name) for parameter in body.parameters())
+        return read + _written(module, body, body.root)
+    if opcode in ("copy-start", "slice-start"):
+        target = instruction.shapes[1] if opcode == "slice-start" else instruction.shapes[0]
+        source = inputs[0]
+        return target.main_bytes + (target.bytes if source.space == 0 else 0.0)
+    if opcode in ("dynamic-slice", "slice", "gather"):
+        return written + (instruction.shapes[0].bytes if inputs[0].space == 0 else 0.0)
+    if opcode == "dynamic-update-slice":
+        return 2 * inputs[1].bytes if inputs[0].space == 0 else inputs[1].main_bytes
+    if opcode == "custom-call" and _KERNEL not in instruction.attributes:
+        return 0.0
+    return written + sum(shape.main_bytes for shape in inputs)
+
+
+def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
+    """Bytes that a fused computation reads of one of its values that lies in main memory."""
+    shape = body.instructions[name].shapes[0]
+    if shape.space:
+        return 0.0
+    total = 0.0
+    for user in body.instructions.values():
+        if name not in user.operands:
+            continue
+        if user.opcode in ("dynamic-slice", "slice", "gather"):
+            total += user.shapes[0].bytes if user.operands[0] == name else 0.0
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+            continue
+        elif user.opcode == "tuple" or user.opcode in COLLECTIVES:
+            continue  # handed through, or counted as a collective
+        elif not user.root and _is_view(module, user):
+            total += _read(module, body, user.name) * shape.bytes / max(user.shapes[0].bytes, 1)
+        elif user.opcode == "fusion":
+            inner = module.called(user)
+            parameters = inner.parameters()
+            total += sum(
+                _read(module, inner, parameters[i].name)
+                for i, operand in enumerate(user.operands)
+                if operand == name
+            )
+        else:
+            return shape.bytes
+    return min(total, shape.bytes)
+
+
+def _is_view(module: hlo.Module, instruction: hlo.Instruction) -> bool:
+    """Returns whether it is one value in another form, or a fusion of nothing but that."""
+    if instruction.opcode != "fusion":
+        return instruction.opcode in _VIEWS
+    inside = module.called(instruction).instructions.values()
+    return all(one.opcode == "parameter" or _is_view(module, one) for one in inside)
+
+
+def _written(module: hlo.Module, body: hlo.Computation, root: hlo.Instruction) -> float:
+    """Bytes that a fused computation writes to main memory."""
+    if root.opcode == "tuple":
+        return sum(_written(module, body, body.instructions[name]) for name in root.operands)
+    if root.opcode in ("bitcast", "convert", "copy") and root.shapes[0].space == 0:
+        inner = body.instructions[root.operands[0]]
+        if inner.opcode == "dynamic-update-slice":
+            return _written(module, body, inner)
+    if root.opcode == "dynamic-update-slice":
+        update = body.instructions[root.operands[1]].shapes[0]
+        return update.bytes if root.shapes[0].space == 0 else 0.0
+    if root.opcode == "fusion":
+        inner = module.called(root)
+        return _written(module, inner, inner.root)
+    if root.opcode == "parameter" or root.opcode in COLLECTIVES:
+        return 0.0
+    return sum(shape.main_bytes for shape in root.shapes)

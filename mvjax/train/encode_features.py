@@ -1,0 +1,74 @@
+"""Makes the image features of a run's datasets with the frozen encoder, on all devices of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mvjax import tree
+from mvjax.config import schema
+from mvjax.data import examples, image_features, mixture
+from mvjax.nn import siglip
+from mvjax.train import gradients, sharding
+from mvjax.weights import frozen_files
+
+BATCH = 16  # images on one device at a time
+
+
+def make(
+    run: schema.Config,
+    *,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> dict[str, image_features.Index | None]:
+    """Makes what is missing or out of date; returns {dataset: its index, None where nothing was to do}.
+
+    Args:
+      run: names the datasets, the encoder and the image size.
+      progress: is told a dataset, and its numbers of images done and in all.
+    """
+    mixture.ensure_records(run.data)
+    made_with = image_features.made_with(run.frozen, run.model)
+    names = dict.fromkeys(source.name for source in (*run.data.speech, *run.data.speechless))
+    datasets = {name: examples.record_path(run.data, name) for name in names}
+    stale = {
+        name: path for name, path in datasets.items() if not image_features.fresh(path, made_with)
+    }
+    made: dict[str, image_features.Index | None] = dict.fromkeys(names)
+    if not stale:
+        return made
+    encode = encoder(run)
+    for name, path in stale.items():
+        made[name] = image_features.write(
+            path,
+            encode,
+            made_with,
+            batch=BATCH * jax.local_device_count(),
+            limits=run.data.limits,
+            progress=lambda done, total, name=name: progress(name, done, total),
+        )
+    return made
+
+
+def encoder(run: schema.Config) -> image_features.Encode:
+    """Returns the frozen encoder as a function of 8-bit images, whose rows are spread over the devices."""
+    mesh = sharding.make_mesh(schema.MeshConfig(), jax.local_devices())
+    leaves = frozen_files.open_siglip(run.frozen.siglip, run.model.siglip)
+    weights = tree.unflatten({path: np.asarray(leaf[()]) for path, leaf in leaves.items()})
+    params = jax.device_put(weights, sharding.replicated(mesh))
+    model = siglip.Siglip(run.model.siglip, run.model.dtype)
+
+    def apply(params: dict, images: Array) -> Any:
+        return model.apply({"params": params}, gradients.pixels(images))
+
+    placed = (sharding.replicated(mesh), sharding.rows(mesh))
+    compiled = jax.jit(apply, in_shardings=placed, out_shardings=sharding.rows(mesh))
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        return np.asarray(compiled(params, jnp.asarray(images)))
+
+    return encode

@@ -1,0 +1,110 @@
+"""How frozen parameters are held while training: as stored, in bfloat16, or int8 with scales.
+
+int8 is symmetric, per output channel, rounded to nearest: kernel = code x scale, scale = largest magnitude
+/ 127. A file that is int8 by rows already (Kyutai's) comes back as the same codes. Embeddings, norms, biases
+and the image encoder are not quantised; the encoder's matrices are bfloat16. Evaluation and export take
+the files as they are. The code is our own because qwix 0.1.8 and aqtp 0.9.0 intercept the calls of Flax
+layers and hold a weight as a container, which has no place in a tree of (path, array) that is loaded,
+sharded, hashed and checked by path; what remains of them without that is the few lines of `quantise`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float32, Int8
+
+from mvjax import tree
+from mvjax.config import schema
+from mvjax.train import sharding
+from mvjax.weights import lazy, placement
+
+_MATRIX = r".*/(kernel|embedding)"
+# (path regex of a kernel, its contracted axes, counted from the last)
+_QUANTISED: tuple[tuple[str, tuple[int, ...]], ...] = (
+    (r".*/attn/qkv/kernel", (-4,)),  # D 3 N H
+    (r".*/attn/out/kernel", (-3, -2)),  # N H D
+    (r".*/mlp/in/kernel", (-3,)),  # D 2 F
+    (r".*/mlp/out/kernel", (-2,)),  # F D
+    (r"backbone/text_head/kernel", (-2,)),  # D V
+    (r"depformer/(in|heads)/kernel", (-2,)),  # Q D d, and Q d C
+)
+_CODES = 127
+_NARROW = jnp.bfloat16
+
+
+def contracted(path: str) -> tuple[int, ...] | None:
+    """Returns the axes over which a quantised kernel is contracted; None: it is not quantised."""
+    if not path.startswith(("backbone/", "depformer/")):
+        return None
+    return next((axes for rule, axes in _QUANTISED if re.fullmatch(rule, path)), None)
+
+
+def held(run: schema.Config, shapes: tree.Tree) -> dict[str, Any]:
+    """Returns the shape structs of the frozen tree as it is held, for shapes of the frozen parameters.
+
+    Files of a bfloat16 model are taken to hold Moshi in bfloat16; the encoder's hold float32.
+    """
+    found = {}
+    for path, leaf in tree.flatten(shapes).items():
+        moshi = path.startswith(("backbone/", "depformer/"))
+        dtype = jnp.dtype(run.model.dtype if moshi else jnp.float32)
+        axes = contracted(path) if run.train.frozen_dtype == "int8" else None
+        if axes is not None:
+            found |= _structs(path, jax.eval_shape(lambda x, a=axes: quantise(x, a), leaf))
+        else:
+            dtype = _narrowed(path, dtype, run)
+            found[path] = jax.ShapeDtypeStruct(leaf.shape, dtype)
+    return tree.unflatten(found)
+
+
+def place(run: schema.Config, leaves: Mapping[str, lazy.Stored], mesh: Mesh) -> dict[str, Any]:
+    """Returns the frozen tree on the devices of a mesh; a leaf at a time is there unquantised."""
+    flat: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        axes = contracted(path) if run.train.frozen_dtype == "int8" else None
+        placed = tree.flatten(sharding.shardings({path: leaf}, mesh))
+        dtype = _narrowed(path, jnp.dtype(leaf.dtype), run) if axes is None else None
+        whole = placement.place({path: leaf}, placed, dtype=dtype)[path]
+        flat |= {path: whole} if axes is None else _quantised(path, whole, axes, mesh)
+    return tree.unflatten(flat)
+
+
+def quantise(
+    kernel: Float[Array, "*axes"], axes: tuple[int, ...]
+) -> tuple[Int8[Array, "*axes"], Float32[Array, "*channels"]]:
+    """Returns (codes, scale), where the scale has size 1 along the contracted axes."""
+    values = kernel.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(values), axis=axes, keepdims=True) / _CODES
+    codes = jnp.round(values / jnp.where(scale > 0, scale, 1.0))
+    return codes.astype(jnp.int8), scale
+
+
+def _quantised(path: str, kernel: Array, axes: tuple[int, ...], mesh: Mesh) -> dict[str, Any]:
+    """Quantises a layer (or level) at a time, so that no whole leaf exists in float32."""
+
+    def run(kernel: Array) -> tuple[Array, Array]:
+        if kernel.ndim == -min(axes):
+            return quantise(kernel, axes)
+        return jax.lax.map(lambda part: quantise(part, axes), kernel)
+
+    shapes = _structs(path, jax.eval_shape(run, kernel))
+    placed = sharding.shardings(tree.unflatten(shapes), mesh)
+    out = tuple(tree.flatten(placed)[name] for name in shapes)
+    codes_and_scale = jax.jit(run, out_shardings=out, donate_argnums=0)(kernel)
+    return dict(zip(shapes, codes_and_scale))
+
+
+def _structs(path: str, pair: tuple[Any, Any]) -> dict[str, Any]:
+    return dict(zip((path, path.removesuffix("kernel") + "scale"), pair))
+
+
+def _narrowed(path: str, dtype: Any, run: schema.Config) -> Any:
+    """Matrices and tables take bfloat16 if asked for; norms and biases, which are small, stay."""
+    asked = run.train.frozen_dtype != "as stored" and re.fullmatch(_MATRIX, path) is not None
+    return jnp.dtype(_NARROW) if asked else dtype

@@ -1,0 +1,172 @@
+"""What `kyuteye_mlx`'s quantised files hold in place of weights; read and written.
+
+Upstream quantises with `nn.quantize`, which takes every linear and embedding of the language model
+(heads, gates and the image projection, too), but neither norms nor the image encoder. Each becomes
+`weight` (packed codes), `scales` and `biases`; a linear's own `bias` stays. The shared projections of
+cross-attention stand under every layer, all but the codes of keys and values. Reference section 4.5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+
+from mvjax.weights import lazy, quantize
+
+_ENCODER = "img_embedder."
+_SHARED = "transformer.layers.{layer}.cross_attention.mha."
+# of the projections that all layers share, the parts that a quantised file repeats in each
+_REPEATED = {
+    "q_proj": ("weight", "scales", "biases"),
+    "kv_proj": ("scales", "biases"),
+    "out_proj": ("weight", "scales", "biases"),
+}
+_COPY = re.compile(
+    r"transformer\.layers\.(?P<layer>[1-9]\d*)\.(?P<rest>cross_attention\.mha\.\w+\.\w+)"
+)
+
+
+def quantised(
+    tensors: Mapping[str, lazy.Stored], scheme: quantize.Scheme, *, layers: int
+) -> dict[str, lazy.Stored]:
+    """Returns the tensors that upstream's `quantize` saves, made when they are read.
+
+    Scales and biases are kept from then on (1/16 of a q8 file, 1/5 of a q4 file), and so are the codes
+    that the file repeats.
+    """
+    found: dict[str, lazy.Stored] = {}
+    first = _SHARED.format(layer=0)
+    for name, tensor in tensors.items():
+        if len(tensor.shape) != 2 or name.startswith(_ENCODER):
+            found[name] = lazy.cast(tensor, ml_dtypes.bfloat16)
+            continue
+        module = name.removesuffix(".weight")
+        matrix = _Quantised(tensor, scheme, keeps_codes=name.startswith(first))
+        found |= {f"{module}.{part}": _Part(matrix, part) for part in quantize.Affine._fields}
+    for layer in range(1, layers):
+        for module, parts in _REPEATED.items():
+            for part in parts:
+                copy = f"{_SHARED.format(layer=layer)}{module}.{part}"
+                found[copy] = found[f"{first}{module}.{part}"]
+    return found
+
+
+class _Quantised:
+    """A matrix that is quantised when one of its parts is read.
+
+    Args:
+      tensor: the matrix.
+      scheme: bits and group.
+      keeps_codes: for the next time; scales and biases are kept in any case.
+    """
+
+    def __init__(self, tensor: lazy.Stored, scheme: quantize.Scheme, *, keeps_codes: bool) -> None:
+        rows, inputs = tensor.shape
+        words, groups = (rows, inputs // scheme.per_word), (rows, inputs // scheme.group)
+        self.shapes = {"weight": words, "scales": groups, "biases": groups}
+        self._tensor, self._scheme = tensor, scheme
+        self._kept = quantize.Affine._fields if keeps_codes else ("scales", "biases")
+        self._made: dict[str, np.ndarray] = {}
+
+    def part(self, name: str) -> np.ndarray:
+        if name in self._made:
+            return self._made[name]
+        parts = quantize.requantise(np.asarray(self._tensor[()]), self._scheme)._asdict()
+        self._made = {kept: parts[kept] for kept in self._kept}
+        return parts[name]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """Codes, scales or biases of a matrix."""
+
+    matrix: _Quantised
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.matrix.shapes[self.name]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint32 if self.name == "weight" else ml_dtypes.bfloat16)
+
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
+        return self.matrix.part(self.name)[lazy.slices(lazy.box(index, self.shape))]
+
+
+def without_copies(
+    tensors: Mapping[str, lazy.Stored], *, layers: int, place: str
+) -> dict[str, lazy.Stored]:
+    """Puts the shared projections of later layers behind those of layer 0."""
+    kept, copies = dict(tensors), {}
+    for name, tensor in tensors.items():
+        match = _COPY.fullmatch(name)
+        if match is None or int(match["layer"]) >= layers:
+            continue
+        original = f"transformer.layers.0.{match['rest']}"
+        if original in tensors and tensors[original].shape == tensor.shape:
+            copies.setdefault(original, {})[name] = kept.pop(name)
+    return kept | {name: _Repeated(tensors[name], of, place) for name, of in copies.items()}
+
+
+def dequantised(
+    tensors: dict[str, lazy.Stored],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    dtype: np.dtype | type | None,
+    place: str,
+) -> dict[str, lazy.Stored]:
+    """Replaces codes, scales and biases by the weight they stand for; the shapes tell the scheme."""
+    plain, problems = dict(tensors), []
+    for name in tensors:
+        module = name.removesuffix(".scales")
+        names = [f"{module}.{part}" for part in quantize.Affine._fields]
+        weight = names[0]
+        if module == name or weight not in shapes:
+            continue
+        if missing := [part for part in names if part not in tensors]:
+            problems += [f"{part}: missing beside {name}" for part in missing]
+            continue
+        codes, scales, biases = (plain.pop(part) for part in names)
+        rows, inputs = shapes[weight]
+        scheme = quantize.scheme_of(codes, scales, biases, inputs=inputs)
+        if scheme is None or codes.shape[0] != rows:
+            found = [list(part.shape) for part in (codes, scales, biases)]
+            problems.append(f"{weight}: expected {[rows, inputs]} quantised, got {found}")
+            continue
+        kept = scales.dtype if dtype is None else np.dtype(dtype)
+        plain[weight] = quantize.Packed(codes, scales, biases, scheme, kept)
+    if problems:
+        raise ValueError(f"{place}: cannot dequantise:\n  " + "\n  ".join(problems))
+    return plain
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Repeated:
+    """A tensor with copies of it, which must agree wherever it is read."""
+
+    tensor: lazy.Stored
+    copies: Mapping[str, lazy.Stored]
+    place: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.tensor.dtype
+
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
+        values = np.asarray(self.tensor[index])
+        if bad := [n for n, copy in self.copies.items() if not np.array_equal(copy[index], values)]:
+            raise ValueError(
+                f"{self.place}: {len(bad)} tensors are damaged: expected copies of layer 0's, got"
+                f" other values: {bad}. Fetch or make the file again."
+            )
+        return values

@@ -1,0 +1,110 @@
+"""Places leaves on devices shard by shard: what is read at a time is one shard, never the whole model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from mvjax.weights import lazy
+
+PART_BYTES = 2**26  # of a leaf on the host at a time
+
+
+def place(
+    leaves: Mapping[str, lazy.Stored],
+    shardings: Mapping[str, Sharding],
+    *,
+    dtype: np.dtype | type | None = None,
+) -> dict[str, jax.Array]:
+    """Returns {path: array}; each process reads the slices that its own devices hold, each once.
+
+    Args:
+      leaves: by path.
+      shardings: of the same paths.
+      dtype: of the arrays; None keeps each leaf's.
+    """
+    return {path: _placed(leaf, shardings[path], dtype) for path, leaf in leaves.items()}
+
+
+def host_parts(leaf: np.ndarray | jax.Array) -> Iterator[np.ndarray]:
+    """Yields the values in C order, a bounded number of rows at a time, as numpy arrays.
+
+    Of an array that is spread over several processes, the parts that this process holds.
+    """
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        for shard in sorted(leaf.addressable_shards, key=lambda shard: shard.device.id):
+            yield from host_parts(shard.data)
+        return
+    rows = max(1, PART_BYTES * leaf.shape[0] // max(leaf.nbytes, 1)) if leaf.ndim else 0
+    if leaf.ndim == 0 or rows >= leaf.shape[0]:
+        yield np.ascontiguousarray(leaf)
+        return
+    for first in range(0, leaf.shape[0], rows):
+        yield _rows(leaf, first, min(first + rows, leaf.shape[0]))
+
+
+def on_host(leaf: lazy.Stored | jax.Array) -> lazy.Stored:
+    """Returns a leaf that gives numpy arrays; of one on devices no host copy is kept."""
+    return _Hosted(leaf) if isinstance(leaf, jax.Array) else leaf
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Hosted:
+    array: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
+        if not self.shape:
+            return np.asarray(self.array)
+        (low, high), *rest = lazy.box(index, self.shape)
+        return _rows(self.array, low, high)[(slice(None), *lazy.slices(rest))]
+
+
+def _rows(leaf: np.ndarray | jax.Array, first: int, last: int) -> np.ndarray:
+    """Returns rows; of an array on devices shard by shard, since the whole would be kept on the host."""
+    if not isinstance(leaf, jax.Array):
+        return np.ascontiguousarray(leaf[first:last])
+    rows = np.empty((last - first, *leaf.shape[1:]), leaf.dtype)
+    for shard in leaf.addressable_shards:
+        (low, high), *others = lazy.box(shard.index, leaf.shape)
+        a, b = max(first, low), min(last, high)
+        if shard.replica_id == 0 and a < b:
+            part = jax.lax.dynamic_slice_in_dim(shard.data, a - low, b - a)
+            rows[lazy.slices(((a - first, b - first), *others))] = np.asarray(part)
+    return rows
+
+
+def _placed(leaf: lazy.Stored, sharding: Sharding, dtype: np.dtype | type | None) -> jax.Array:
+    shape = tuple(leaf.shape)
+    holders: dict[lazy.Box, list[Any]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        holders.setdefault(lazy.box(index or (), shape), []).append(device)
+    shards: list[jax.Array] = []
+    for box, devices in holders.items():
+        shards += _copies(leaf, box, devices, dtype)
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+
+def _copies(
+    leaf: lazy.Stored,
+    box: lazy.Box,
+    devices: Sequence[Any],
+    dtype: np.dtype | type | None,
+) -> list[jax.Array]:
+    """Reads a part and puts it on each device, finished before the next part takes memory."""
+    values = leaf[lazy.slices(box)]
+    values = values if dtype is None else values.astype(dtype, copy=False)
+    # Strides as they are: the runtime transposes while it copies, several times faster than numpy.
+    return jax.block_until_ready([jax.device_put(values, device) for device in devices])

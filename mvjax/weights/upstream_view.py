@@ -1,0 +1,53 @@
+"""Upstream's tensors as views of our leaves: what is made at a time is one tensor, never the whole file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mvjax.weights import layout as layout_lib
+from mvjax.weights import lazy
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Theirs:
+    """One tensor of upstream's, permuted anew whenever it is read.
+
+    Attributes:
+      rule: where it comes from.
+      layout: of the rule.
+      slots: the indices in its name.
+      leaves: those of the rule.
+    """
+
+    rule: layout_lib.Rule
+    layout: layout_lib.Layout
+    slots: tuple[int, ...]
+    leaves: Sequence[lazy.Stored]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of upstream's tensor."""
+        return self.layout.theirs
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype that holds the values of all leaves."""
+        return lazy.common_dtype([np.dtype(leaf.dtype) for leaf in self.leaves])
+
+    def __getitem__(self, index: lazy.Index) -> np.ndarray:
+        """Returns the part that slices select, in C order; the whole tensor is made for it."""
+        layout = self.layout
+        bounds = [(0, size) for size in layout.ours]
+        for axis, at in zip(layout.order, self.slots):
+            bounds[axis] = (at, at + 1)
+        if self.rule.stacked:
+            (low, high), *rest = bounds
+            parts = [np.asarray(leaf[lazy.slices(rest)]) for leaf in self.leaves[low:high]]
+            ours = np.stack([part.astype(self.dtype, copy=False) for part in parts])
+        else:
+            ours = np.asarray(self.leaves[0][lazy.slices(bounds)])
+        whole = np.ascontiguousarray(ours.transpose(layout.order)).reshape(self.shape)
+        return whole[lazy.slices(lazy.box(index, self.shape))]

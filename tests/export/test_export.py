@@ -1,0 +1,202 @@
+"""Export folders: what is in them, how they read back, what the card says."""
+
+import dataclasses
+import json
+
+import exported
+import ml_dtypes
+import numpy as np
+import pytest
+import quantisable
+import yaml
+
+from mvjax import gates, scopes, tree
+from mvjax.export import folder as export_folder
+from mvjax.export import model_card, targets
+from mvjax.weights import rules
+
+TOY = exported.TOY
+FILES = {
+    "README.md",
+    "siglip448.config",
+    "tokenizer-e351c8d8-checkpoint125.safetensors",
+    "tokenizer_spm_32k_3.model",
+}
+UPSTREAM_FILES = {  # reference section 4.2, configs, and the name that kyuteye_pt opens locally
+    ("torch", None): {"model.safetensors", "model_pt.safetensors", "moshika-vis.yaml"},
+    ("mlx", None): {"model.safetensors", "config.json"},
+    ("mlx", "q8"): {"model.q8.safetensors", "config.json"},
+    ("mlx", "q4"): {"model.q4.safetensors", "config.json"},
+    ("candle", None): {"model.safetensors", "config-moshika-vis.json"},
+    ("candle", "q8_0"): {
+        "model.q8_0.gguf",
+        "model_vision_tower_unquant.safetensors",
+        "config-moshika-vis-q8.json",
+    },
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """(parameters, config) whose frozen files exist."""
+    params = exported.random_params(TOY)
+    return params, exported.make_run(tmp_path, TOY, params)
+
+
+@pytest.mark.parametrize("target", targets.TARGETS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_folder_holds_everything_and_reads_back(target, dtype, run, tmp_path):
+    params, config = run
+    out = export_folder.export(params, config, target, tmp_path / "out", dtype=dtype)
+    assert {p.name for p in out.iterdir()} == FILES | UPSTREAM_FILES[target, None]
+    assert (out / targets.CODEC_FILE).read_bytes() == b"mimi"
+    assert (out / targets.TOKENIZER_FILE).read_bytes() == b"spm"
+    loaded = tree.flatten(export_folder.load_exported(out / "model.safetensors", TOY, target))
+    for path, leaf in tree.flatten(params).items():
+        # upstream's PyTorch file keeps the image encoder in float32; reference section 4.2
+        wide = dtype == "float32" or (target == "torch" and path.startswith("image/encoder/"))
+        kept = np.dtype(np.float32 if wide else ml_dtypes.bfloat16)
+        assert loaded[path].dtype == kept, path
+        np.testing.assert_array_equal(loaded[path], leaf.astype(kept), err_msg=path)
+    card = (out / "README.md").read_text()
+    assert f"{sum(x.size for x in loaded.values()):,} parameters" in card
+    assert f"stored as {dtype}" in card
+    assert str(tmp_path) not in card
+    again = tmp_path / "again"
+    export_folder.export(tree.unflatten(loaded), config, target, again)
+    assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("target", "quantisation"), [("mlx", "q8"), ("mlx", "q4"), ("candle", "q8_0")]
+)
+def test_quantised_folders_hold_upstreams_files(target, quantisation, tmp_path):
+    pytest.importorskip("gguf")
+    model, params = quantisable.CONFIG, quantisable.params()
+    config = exported.make_run(tmp_path, model, params)
+    out = export_folder.export(params, config, target, tmp_path / "out", quantisation=quantisation)
+    assert {p.name for p in out.iterdir()} == FILES | UPSTREAM_FILES[target, quantisation]
+    file = targets.weight_file(target, quantisation)
+    loaded = tree.flatten(export_folder.load_exported(out / file, model, target, dtype=np.float32))
+    views = export_folder.as_stored(params, model, target, quantisation=quantisation)
+    stored = tree.unflatten(rules.read_leaves(views, place="as stored"))
+    for path, leaf in tree.flatten(stored).items():
+        np.testing.assert_array_equal(loaded[path], leaf, err_msg=path)
+    again = tmp_path / "again"
+    export_folder.export(tree.unflatten(loaded), config, target, again, quantisation=quantisation)
+    for name in UPSTREAM_FILES[target, quantisation]:
+        assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_a_torch_folder_is_ready_for_a_server_without_a_repository(run, tmp_path):
+    # kyuteye_pt, given `hf_repo: null`, opens X_pt.safetensors for X.safetensors
+    out = export_folder.export(*run, "torch", tmp_path / "out")
+    export_folder.export(*run, "torch", out)
+    config = yaml.safe_load((out / "moshika-vis.yaml").read_text())
+    opened = out / config["model"].replace(".safetensors", "_pt.safetensors")
+    assert config["hf_repo"] is None
+    assert opened.read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_the_card_tells_the_hub_what_it_needs_and_people_where_it_comes_from(run, tmp_path):
+    params, config = run
+    hub = dataclasses.replace(config.frozen, moshi="hf://kyutai/moshika-pytorch-bf16@main/a.b")
+    (tmp_path / "eval").mkdir()
+    table = [{"kind": "all", "n": 7, "text": 0.91234, "audio": None}]
+    (tmp_path / "eval" / "digits.json").write_text(json.dumps({"step": 600, "table": table}))
+    (tmp_path / "eval" / "old.json").write_text(json.dumps({"step": 500, "table": table}))
+    (tmp_path / "eval" / "answers.json").write_text("[]")
+    text = model_card.text(
+        params,
+        dataclasses.replace(config, frozen=hub),
+        "mlx",
+        dtype=None,
+        quantisation="q8",
+        results=model_card.read_results(tmp_path, step=600),
+    )
+    _, front, body = text.split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    assert metadata["base_model"] == ["kyutai/moshika-pytorch-bf16"]
+    assert metadata["base_model_relation"] == "quantized"
+    assert metadata["license"] == "other" and "## Licences" in body
+    assert "| moshi | `hf://kyutai/moshika-pytorch-bf16@main/a.b` |" in body
+    assert "| codec | `mimi` |" in body
+    assert "600 steps" in body and "| all | 7 | 0.912 | - |" in body
+    assert "`digits`" in body and "`old`" not in body
+    assert "server --moshi-weights model.q8.safetensors" in body
+    assert "`certificate.json` says what that costs" in body
+
+
+def test_what_is_read_back_is_compared_bit_for_bit(run, tmp_path):
+    params, config = run
+    out = export_folder.export(params, config, "torch", tmp_path / "out")
+    path = out / "model.safetensors"
+    views = export_folder.to_tensors(params, config.model, "torch")
+    tensors = {name: np.array(view[()]) for name, view in views.items()}
+    export_folder.assert_written(path, tensors)
+    tensors["image_prefix.proj_xa.bias"][0] *= -1 + 2**-20
+    tensors["llm.out_norm.alpha"] = tensors["llm.out_norm.alpha"].astype(ml_dtypes.bfloat16)
+    tensors["more"] = np.zeros(3)
+    with pytest.raises(ValueError, match=r"3 tensors differ.*image_prefix\.proj_xa\.bias.*more"):
+        export_folder.assert_written(path, tensors)
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "name"),
+    [
+        ("mlx", {"gate": gates.Constant()}, "gate=Constant(activation='tanh')"),
+        ("mlx", {"gate": gates.Conditional(3, "tanh")}, "activation='tanh'"),
+        ("mlx", {"share_gate": True}, "share_gate=True"),
+        ("mlx", {"share": "none"}, "share='none'"),
+        ("torch", {"share": "none"}, "share='none'"),
+        ("torch", {"share": "kv"}, "share='kv'"),
+        ("torch", {"gate": gates.Conditional(7)}, "Conditional(hidden=7"),
+        ("torch", {"image_norm_eps": 1e-3}, "image_norm_eps=0.001"),
+        ("mlx", {"scope": scopes.Scope(frames=5)}, "Scope(start=0, frames=5)"),
+        ("candle", {"scope": scopes.Scope(2, 5)}, "Scope(start=2, frames=5)"),
+        ("candle", {"share_gate": True}, "share_gate=True"),
+        ("candle", {"share": "kv"}, "share='kv'"),
+        ("candle", {"layers": (0, 1)}, "layers=(0, 1): kyuteye_rs: every layer has"),
+        ("torch", {"layers": (1, 2)}, "layers=(1, 2): kyuteye_pt: its server takes keys"),
+        ("torch", {"gate": gates.Conditional(3, bias=True)}, "kyuteye_pt: no gate has a bias"),
+        ("torch", {"scope": scopes.AroundImage()}, "AroundImage(start='boi', end='end'"),
+        ("candle", {"scope": scopes.AroundImage("eoi")}, "kyuteye_rs: no row holds image tokens"),
+    ],
+)
+def test_designs_the_target_would_run_wrongly_are_refused(target, changes, name, run, tmp_path):
+    model = exported.with_adapters(**changes)
+    config = dataclasses.replace(run[1], model=model)
+    with pytest.raises(ValueError, match=f"cannot export to {target}.*") as error:
+        export_folder.export(exported.random_params(model), config, target, tmp_path / "out")
+    assert name in str(error.value)
+    assert "retrain" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "quantisation", "message"),
+    [
+        ("torch", "q8", "cannot export q8 to torch: kyuteye_pt loads no quantised weights"),
+        ("mlx", "q8_0", r"nn\.quantize.*its quantisations: \['q8', 'q4'\]"),
+        ("candle", "q4", r"its quantisations: \['q8_0'\]"),
+        ("mlx", "q4", r"cannot export to mlx.*\n  backbone\.width=24: q4 needs a multiple of 32"),
+    ],
+)
+def test_quantisations_that_a_target_cannot_read_are_refused(
+    target, quantisation, message, run, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        export_folder.export(*run, target, tmp_path / "out", quantisation=quantisation)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dtype_beside_a_quantisation_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="drop one of dtype and quantisation"):
+        export_folder.export(*run, "candle", tmp_path / "o", dtype="bfloat16", quantisation="q8_0")
+
+
+def test_an_unwritable_folder_is_named(run, tmp_path):
+    params, config = run
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OSError, match="out"):
+        export_folder.export(params, config, "torch", tmp_path / "out")

@@ -1,0 +1,125 @@
+"""The tool that measures one GPU: what it chooses, how it reports, and (long) a run of it on a CPU."""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mvjax.config import text as config_text
+from mvjax.train import chips, flops
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "bench_gpu.py"
+H200 = "NVIDIA H200"
+# what a machine with jax may lack: the tool and all its processes run without
+ABSENT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"grain", "array_record", "tyro", "torchao", "msgspec"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+EXPERIMENT = """
+import toy_run
+from mvjax import config as config_lib
+
+def config():
+    data = config_lib.DataConfig(speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7)
+    return config_lib.Config(config_lib.FrozenFiles("", "", "", ""), model=toy_run.MODEL, data=data)
+"""
+TOOK = {
+    "kind": H200, "devices": 1, "fits": True, "seconds": 0.8, "memory": 70.5e9,
+    "memory_from": "device", "compile_seconds": 90.0, "steps": 10, "loss": 11.0, "refused": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("bench_gpu", TOOL)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def arguments(**fields) -> argparse.Namespace:
+    values = {
+        "experiment": ROOT / "experiments" / "moshika_vis.py", "rows": [1, 4, 16], "tries": 2,
+        "speech_only": False, "remat": None,
+    }  # fmt: skip
+    return argparse.Namespace(**(values | fields))
+
+
+def test_what_fits_is_tried_the_fastest_first(tool):
+    found = tool.promising(arguments(), H200, "bfloat16")
+    assert len(found) == 2 and all(found)
+    runs = [tool.override(tool.experiment(arguments()), words) for words in found[0]]
+    assert {run.data.speechless_rows / run.data.speech_rows for run in runs} == {3}
+    assert len({run.train.remat for run in runs}) == len(runs)
+    assert {run.train.frozen_dtype for run in runs} == {"bfloat16"}
+    alone = tool.promising(arguments(speech_only=True, remat=["full"], rows=[2]), H200, "int8")
+    ((words,),) = alone
+    assert "data.speechless_rows=0" in words and 'train.remat="full"' in words
+    assert tool.promising(arguments(rows=[16], remat=["none"]), "NVIDIA L4", "bfloat16") == []
+
+
+def test_the_limit_is_that_of_the_frozen_products(tool):
+    run = config_text.load_experiment(arguments().experiment)
+    products = 32 * (4 * 4096**2 + 3 * 4096 * 11264) + 4096 * 32000
+    assert tool.limit_flops(run) == 4 * products
+
+
+def test_a_report_states_batch_length_and_rates(tool, capsys):
+    words = (*tool.rows_words(4, 12), *tool.kind_words("bfloat16", "attention"))
+    found = tool.report(arguments(), TOOK, words, H200)
+    text = capsys.readouterr().out
+    assert text.startswith("bfloat16 frozen, 4 x 1250 frames + 12 x 512 tokens, remat attention: ")
+    run = tool.override(tool.experiment(arguments()), words)
+    rate = (4 * 1250 + 12 * 512) / 0.8
+    peak = chips.CHIPS["h200"].flops
+    assert found["frames_per_second"] == pytest.approx(rate) and f"{rate:,.0f} frames/s" in text
+    assert found["utilisation"] == pytest.approx(flops.step_flops(run).frozen_aware / 0.8 / peak)
+    assert found["share_of_limit"] == pytest.approx(rate * tool.limit_flops(run) / peak)
+    assert "70.50 GB by the device" in text
+
+
+def test_what_does_not_fit_is_reported_with_its_figure(tool, capsys):
+    words = (*tool.rows_words(16, 48), *tool.kind_words("bfloat16", "none"))
+    refused = TOOK | {"fits": False, "memory": 200e9, "memory_from": "compiler", "refused": "no"}
+    found = tool.report(arguments(), refused, words, H200)
+    assert found["frames_per_second"] is None
+    assert "does not fit (200.00 GB by the compiler): no" in capsys.readouterr().out
+
+
+def run_tool(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    (folder / "sitecustomize.py").write_text(ABSENT)
+    paths = os.pathsep.join((str(folder), str(Path(__file__).parent)))
+    environment = os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, str(TOOL), *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_without_a_gpu_it_says_so(tmp_path):
+    done = run_tool(tmp_path)
+    assert done.returncode == 2 and "no GPU is here that jax can use" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_the_tool_runs_a_small_model_on_a_cpu(tmp_path):
+    (tmp_path / "small.py").write_text(EXPERIMENT)
+    out = tmp_path / "results.json"
+    done = run_tool(
+        tmp_path, "--cpu", "--experiment", "small.py", "--rows", "1", "2", "--tries", "1",
+        "--frozen", "int8", "--steps", "3", "--json", str(out),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "best in int8" in done.stdout and "smallest memory" in done.stdout
+    fast, small = json.loads(out.read_text())["results"]
+    assert fast["fits"] and fast["seconds"] > 0 and fast["utilisation"] is None
+    assert small["fits"] and 0 < small["memory"] < fast["memory"]

@@ -1,0 +1,213 @@
+import dataclasses
+import gzip
+import json
+import re
+from pathlib import Path
+
+import jax
+import pytest
+import toy_run
+
+from mvjax.config import schema
+from mvjax.config import text as config_text
+from mvjax.plan import compiled_step, cost, from_compiler, search
+from mvjax.plan import estimate as estimate_lib
+from mvjax.plan import text as plan_text
+from mvjax.train import chips
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = ROOT / "experiments" / "moshika_vis.py"
+SLICES = {
+    "v5e_4x4": "v5e:4x4",
+    "v5e_8x8": "v5e:8x8",
+    "v5p_2x2x4": "v5p:2x2x4",
+    "v6e_4x4": "v6e:4x4",
+}
+
+
+UTILISATION = 0.7  # at the roofline, at least
+
+
+def estimate(name: str, **train) -> cost.Plan:
+    topology = chips.topology(name)
+    return estimate_lib.estimated_plan(
+        cost.with_mesh(toy_run.planned(**train), topology.devices), topology
+    )
+
+
+def compile_plan(run: schema.Config, topology: chips.Topology, cache: Path) -> cost.Plan:
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a run
+        return from_compiler.compiled_plan(run, topology, cache=cache)
+
+
+def silent(text: str) -> None:
+    del text
+
+
+def test_parts_of_an_estimate_add_up():
+    one = estimate("v5e:2x2")
+    assert one.needed == sum(one.memory.values()) and one.fits and one.times is not None
+    assert one.times.step == max(one.times.compute, one.times.hbm, one.times.ici)
+    assert one.times.serial >= one.times.step
+    assert 0 < one.serial_utilisation <= one.utilisation < 1
+    assert one.executed == one.flops.frozen_aware + one.flops.recompute
+    assert one.hours == pytest.approx(2000 * one.times.step / 3600)
+
+
+def test_recomputing_more_keeps_less_and_takes_longer():
+    plans = [estimate("h100:4", remat=remat) for remat in estimate_lib.REMATS]
+    kept = [one.memory["kept activations"] for one in plans]
+    assert kept == sorted(set(kept), reverse=True)
+    seconds = [one.times.compute for one in plans if one.times]
+    assert seconds == sorted(set(seconds))
+
+
+def test_more_shards_of_the_weights_need_less_memory_and_more_traffic():
+    topology = chips.topology("v5e:2x2")
+    meshes = (schema.MeshConfig(4, 1, 1), schema.MeshConfig(2, 2, 1))
+    one, two = (
+        estimate_lib.estimated_plan(dataclasses.replace(toy_run.planned(), mesh=mesh), topology)
+        for mesh in meshes
+    )
+    assert two.memory["frozen weights"] < one.memory["frozen weights"] * 0.6
+    assert "all-gather" in two.collectives and "all-gather" not in one.collectives
+
+
+def test_the_fastest_that_fits_comes_first():
+    topology = chips.topology("v5e:2x2")
+    plans = search.plans(toy_run.planned(), topology, fit=3, compiles=False, cache=None, say=silent)
+    assert len(plans) == search.SHOWN and all(one.fits for one in plans)
+    settings = {estimate_lib.settings(one.run) for one in plans}
+    assert len(settings) == len(plans)
+    words = search.settings_or_remedy(plans[0]).partition("this setting: ")[2]
+    chosen = re.findall(r"--set '?([^' ]+)'?", words)
+    assert config_text.override(toy_run.planned(), chosen) == plans[0].run
+
+
+def test_a_search_learns_from_what_took_more_than_counted():
+    """The first takes three times its count in what does not last: the second would be over too."""
+    lasting = dict.fromkeys(cost.LASTING, 2.0)
+    counted = {
+        run: dataclasses.replace(
+            estimate("v5e:2x2"), run=run, memory=lasting, needed=needed, room=100.0
+        )
+        for needed in (50.0, 45.0, 20.0)
+        if (run := toy_run.planned(seed=int(needed)))
+    }
+
+    def trial(run):
+        needed = 8.0 + 3 * (counted[run].needed - 8.0)
+        return dataclasses.replace(counted[run], needed=needed, fits=needed <= 100, compiled=True)
+
+    found = search._tried(list(counted.values()), trial, 1)
+    assert [(one.needed, one.fits) for one in found] == [(134.0, False), (44.0, True)]
+
+
+def test_what_does_not_fit_is_told_what_would():
+    run = config_text.load_experiment(EXPERIMENT)
+    run = dataclasses.replace(run, mesh=schema.MeshConfig(1, 1, 16))
+    everything = dataclasses.replace(run, train=dataclasses.replace(run.train, remat="none"))
+    (one,) = search.plans(
+        everything, chips.topology("v5e:4x4"), fit=0, compiles=False, cache=None, say=silent
+    )
+    assert not one.fits
+    assert "does not fit" in plan_text.full(one)
+    assert re.search(r"what would make it fit.*--set mesh\.data=", search.settings_or_remedy(one))
+    (small,) = search.plans(
+        run, chips.topology("l4:16"), fit=0, compiles=False, cache=None, say=silent
+    )
+    assert "L4" in plan_text.full(small)
+
+
+def test_rows_that_no_mesh_divides_are_an_error():
+    run = toy_run.planned()
+    odd = dataclasses.replace(run, data=dataclasses.replace(run.data, speech_rows=3))
+    with pytest.raises(ValueError, match="no mesh of 8 devices divides data.speech_rows=3"):
+        estimate_lib.ranked(odd, chips.topology("v5e:2x4"))
+
+
+def test_a_mesh_that_does_not_divide_the_rows_is_told_one_that_does():
+    with pytest.raises(ValueError, match=r"not divisible by 8 data(.|\n)*--set mesh.data="):
+        search.plans(
+            toy_run.planned(),
+            chips.topology("v5e:2x4"),
+            fit=0,
+            compiles=False,
+            cache=None,
+            say=silent,
+        )
+
+
+def test_table_has_a_line_a_plan():
+    lines = plan_text.table([estimate("v5e:2x2"), estimate("h100:4")]).splitlines()
+    assert len(lines) == 3 and lines[1].startswith("v5e:2x2") and lines[2].startswith("h100:4")
+    assert "100.0%" not in lines[1]
+
+
+def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
+    pytest.importorskip("libtpu")
+    run = cost.with_mesh(toy_run.planned(), 4)
+    found = compiled_step.Compiled(True, "", {"temp": 5.0, "generated_code": 1.0}, 7.0, None, 3.0)
+    monkeypatch.setattr(compiled_step, "_compile", lambda lowered, topology: found)
+    topology = chips.topology("v5e:2x2")
+    first = compile_plan(run, topology, tmp_path)
+    (file,) = tmp_path.glob("*.json.gz")
+    assert json.loads(gzip.decompress(file.read_bytes()))["needed"] == 7.0
+    monkeypatch.setattr(compiled_step, "_compile", None)
+    again = compile_plan(run, topology, tmp_path)
+    assert again == first and again.compiled and not again.read and again.memory["temporaries"] == 5
+    changed = dataclasses.replace(run, loss=schema.LossConfig(semantic_weight=3.0))
+    with pytest.raises(TypeError, match="not callable"):
+        compile_plan(changed, topology, tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 2), (2, 4, 2), (1, 8, 2)])
+def test_a_mesh_may_split_an_axis_of_the_torus(sizes):
+    pytest.importorskip("libtpu")
+    run = dataclasses.replace(toy_run.planned(), mesh=schema.MeshConfig(*sizes))
+    mesh = compiled_step.slice_mesh(run, chips.topology("v6e:4x4"))
+    assert mesh.devices.shape == sizes and len(set(mesh.devices.flat)) == 16
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm. Exceeded",
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+        "(17.50G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_a_step_that_is_too_big_says_by_how_much(message):
+    class Lowered:
+        def compile(self):
+            raise compiled_step.jax.errors.JaxRuntimeError(message)
+
+    found = compiled_step._compile(Lowered(), chips.topology("v5e:2x2"))
+    assert not found.fits and found.needed == 17.5 * 2**30 and found.room == 15.75 * 2**30
+
+
+def test_a_step_that_the_compiler_refuses_is_an_error():
+    class Lowered:
+        def compile(self):
+            raise compiled_step.jax.errors.JaxRuntimeError("INTERNAL: no")
+
+    with pytest.raises(ValueError, match="v5e:2x2: the compiler refused the step: INTERNAL: no"):
+        compiled_step._compile(Lowered(), chips.topology("v5e:2x2"))
+
+
+# One of them with the long tests; all four take ten minutes and more: `make plans`.
+@pytest.mark.plans
+@pytest.mark.parametrize(
+    "pick",
+    [pytest.param(p, marks=pytest.mark.slow) if p == "v5e_4x4" else p for p in SLICES],
+)
+def test_the_full_recipe_compiles_and_fits(pick):
+    """The 8.3 B model on four slices; minutes each, or seconds if the same program was compiled before."""
+    pytest.importorskip("libtpu")
+    run = config_text.load_experiment(EXPERIMENT, pick=pick)
+    one = compile_plan(run, chips.topology(SLICES[pick]), compiled_step.cache_folder())
+    assert one.fits and one.needed < one.room, plan_text.full(one)
+    assert one.read and one.utilisation > UTILISATION, plan_text.full(one)
+    counted = one.flops.frozen_aware + one.flops.recompute
+    # the compiler's program does what was counted, and little more
+    assert 0.95 < one.executed / counted < 1.25, plan_text.full(one)

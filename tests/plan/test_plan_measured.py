@@ -1,0 +1,178 @@
+"""Plans for GPUs: counted where there are none, measured where there are, and how both are told."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toy_run
+
+from mvjax.config import schema
+from mvjax.plan import estimate, search
+from mvjax.plan import gpus as gpus_lib
+from mvjax.plan import measure as measure_lib
+from mvjax.plan import text as plan_text
+from mvjax.train import chips, flops
+
+ROOT = Path(__file__).parents[2]
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+def took(seconds: float, **fields) -> measure_lib.Measured:
+    one = measure_lib.Measured(H100, 2, True, seconds, 61.5e9, "device", 48.0, 10, loss=2.5)
+    return dataclasses.replace(one, **fields)
+
+
+REFUSED = took(
+    0.0, fits=False, memory=99e9, memory_from="compiler", steps=0, refused="RESOURCE_EXHAUSTED: no"
+)
+
+
+def plans(name: str, run: schema.Config, *, fit: int = 0, compiles: bool = True):
+    return search.plans(
+        run, chips.topology(name), fit=fit, compiles=compiles, cache=None, say=lambda text: None
+    )
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two GPUs that are not: `answer(run)` is what measuring a run on them gives."""
+    asked = []
+    monkeypatch.setattr(gpus_lib, "gpus", lambda topology: gpus_lib.Found(("one", "two")))
+
+    def use(answer):
+        def measure(run, devices):
+            assert devices == ("one", "two")
+            asked.append(run)
+            return answer(run)
+
+        monkeypatch.setattr(measure_lib, "measure", measure)
+        return asked
+
+    return use
+
+
+def test_without_gpus_they_are_counted_and_that_is_said():
+    (one,) = plans("h100:4", toy_run.planned())
+    assert one.measured is None and one.fits and one.times is not None
+    text = plan_text.full(one)
+    assert "counted, not compiled; not measured: no GPU is here that jax can use" in text
+    assert "measured on" not in text and "measured" not in plan_text.table([one])
+    assert all(other.note for other in plans("h100:4", toy_run.planned(), fit=2))
+
+
+def test_what_was_measured_stands_beside_the_count(gpus):
+    asked = gpus(lambda run: took(0.25))
+    (one,) = plans("h100:2", toy_run.planned())
+    assert [run.mesh for run in asked] == [schema.MeshConfig(2, 1, 1)]
+    frames = flops.frames(one.run.data)
+    assert one.fits and one.measured_frames_per_second == pytest.approx(frames / 0.25)
+    wanted = one.flops.frozen_aware / (0.25 * 2 * chips.CHIPS["h100"].flops)
+    assert one.measured_utilisation == pytest.approx(wanted)
+    text = plan_text.full(one)
+    assert f"measured on 2 x {H100}" in text and "250.0 ms, the median of 10" in text
+    assert "61.500 GB held by the fullest device" in text
+    assert f"{frames / 0.25:,.0f} frames/s; model FLOP utilisation" in text
+    assert "rates: NVIDIA H100 SXM data sheet; counted, not compiled\n" in text
+
+
+def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):
+    gpus(lambda run: took(0.25))
+    (one,) = plans("h100:2", toy_run.planned())
+    (other,) = plans("h100:2", toy_run.planned(), compiles=False)
+    head, first, second = plan_text.table([one, other]).splitlines()
+    assert head.endswith("GB") and "measured: ms" in head
+    assert first.split()[-4] == "250" and first.split()[-1] == "61.5"
+    assert second.split()[-1] == f"{other.hours:.1f}"
+
+
+def test_what_runs_out_of_memory_does_not_fit_whatever_was_counted(gpus):
+    gpus(lambda run: REFUSED)
+    (one,) = plans("h100:2", toy_run.planned(remat="frozen"))
+    assert not one.fits and one.measured_frames_per_second == one.measured_utilisation == 0
+    text = plan_text.full(one)
+    assert "out of memory: 99.000 GB by the compiler; RESOURCE_EXHAUSTED: no" in text
+    assert "out of memory" in plan_text.table([one])
+    remedy = search.settings_or_remedy(one)
+    assert remedy.startswith("what would make it fit, by counting")
+    assert estimate.settings(one.run) not in remedy
+
+
+def test_the_best_by_counting_are_measured_and_ranked_by_it(gpus):
+    seconds = iter((3.0, None, 2.0))
+
+    def answer(run):
+        found = next(seconds)
+        return REFUSED if found is None else took(found)
+
+    asked = gpus(answer)
+    found = plans("h100:2", toy_run.planned(), fit=3)
+    counted = estimate.ranked(toy_run.planned(), chips.topology("h100:2"))
+    assert asked == [one.run for one in counted[:3]]
+    assert [one.run for one in found[:3]] == [asked[2], asked[0], asked[1]]
+    assert [one.fits for one in found[:3]] == [True, True, False]
+    assert all(one.measured is None for one in found[3:]) and len(found) == search.SHOWN
+
+
+def test_measuring_goes_on_until_something_fits_but_not_for_ever(gpus):
+    asked = gpus(lambda run: REFUSED)
+    plans("h100:2", toy_run.planned(), fit=2)
+    assert len(asked) == 4
+
+
+def test_counting_only_looks_for_nothing(monkeypatch):
+    monkeypatch.setattr(gpus_lib, "gpus", None)
+    assert plans("h100:2", toy_run.planned(), compiles=False)[0].note == ""
+
+
+def test_features_from_a_cache_cost_no_encoder():
+    run = toy_run.planned()
+    cached = dataclasses.replace(run, data=dataclasses.replace(run.data, features=True))
+    parts, fewer = flops.step_flops(run).parts, flops.step_flops(cached).parts
+    assert parts["image encoder"].needed > 0 and fewer["image encoder"].needed == 0
+    assert {k: v for k, v in parts.items() if k != "image encoder"} == {
+        k: v for k, v in fewer.items() if k != "image encoder"
+    }
+
+
+def test_the_smallest_memory_that_trains_is_under_24_gb_by_counting():
+    """The bar of issue 4, beside an independent count by hand: GB of weights, state and gradients."""
+    run = schema.Config(
+        schema.FrozenFiles("", "", "", ""),
+        model=schema.ModelConfig(dtype="bfloat16"),
+        data=schema.DataConfig(speech_rows=1, speechless_rows=0, speech_frames=1250),
+        train=schema.TrainConfig(remat="full", frozen_dtype="int8"),
+    )
+    (one,) = plans("l4:1", run, compiles=False)
+    D, F, L, d, f = 4096, 11264, 32, 1024, 2816
+    backbone = L * (4 * D * D + 3 * D * F) + D * 32000
+    depth = 8 * (6 * (4 * d * d + 3 * d * f) + D * d + d * 2048)
+    tables = 32001 * D + 16 * 2049 * D + 32001 * d + 7 * 2049 * d
+    frozen = backbone + depth + 2 * (tables + 411.7e6)  # the encoder's matrices
+    state = 4 * 206_184_448 * 4  # parameters, gradients, two moments, in float32
+    kept = L * 1250 * D * 2  # the residual stream of every layer
+    assert one.memory["frozen weights"] == pytest.approx(frozen, rel=0.003)
+    lives = sum(one.memory[part] for part in ("adapters", "optimiser", "gradients"))
+    assert lives == pytest.approx(state, rel=1e-3)
+    assert one.memory["kept activations"] == kept
+    assert frozen + state + kept < one.needed < 1.05 * (frozen + state + kept)
+    assert one.fits and one.needed < 24e9
+
+
+def command(*words: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"XLA_FLAGS": ""}
+    del environment["JAX_PLATFORMS"]  # as a user's
+    return subprocess.run(
+        [sys.executable, "-m", "mvjax", "plan", "experiments/digits.py", *words],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="there is a GPU here")
+def test_the_command_without_a_gpu_counts_and_says_that_none_is_here():
+    done = command("--topology", "h100:1")
+    assert done.returncode == 0, done.stderr
+    assert "not measured: no GPU is here that jax can use" in done.stdout
+    assert done.stderr == ""

@@ -1,0 +1,285 @@
+"""The engine against the training forward, a hand table of the token timeline, and the live session."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_model as small
+
+from mvjax import types
+from mvjax.config import upstream
+from mvjax.nn import model as model_lib
+from mvjax.runtimes.jax import generate, sampling, session
+
+MODEL = model_lib.VisionSpeech(small.CONFIG)
+V, C = small.CONFIG.text_vocab, small.CONFIG.audio_vocab
+FREE = types.UNGENERATED
+
+
+def like(runtime):
+    """The toy model as a runtime has it, with the norms left alone: one set of parameters for all."""
+    stream = upstream.imitate(small.CONFIG, runtime).stream
+    return model_lib.VisionSpeech(dataclasses.replace(small.CONFIG, stream=stream))
+
+
+def split(codes):
+    return codes[:, 0], codes[:, 1:4], codes[:, 4:]
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_teacher_forcing_equals_the_training_forward(absent):
+    codes = small.codes()
+    codes[1, 1:, 7:] = -1
+    if absent:
+        codes[1, 1:] = -1
+        codes[0, 1:4] = -1
+    text, audio, user = split(codes)
+    has_image = np.array([True, False])
+    kv = small.apply("look", small.pixels())
+    got = generate.generate(
+        MODEL,
+        small.params(),
+        user,
+        kv,
+        has_image,
+        forced_text=text,
+        forced_audio=audio,
+        with_audio_logits=True,
+    )
+    want = small.apply("__call__", codes, small.pixels(), has_image, depth_codebooks=3)
+    np.testing.assert_array_equal(got.text_ids, text)
+    np.testing.assert_array_equal(got.audio_codes, audio)
+    np.testing.assert_allclose(got.text_logits, want.text_logits, atol=1e-5)
+    np.testing.assert_allclose(got.gates, np.mean(want.gates, axis=0), atol=1e-6)
+    np.testing.assert_allclose(got.audio_logits[:, :, 0], want.audio_logits[:, :, 0], atol=1e-5)
+    # the engine also says the last frame of delayed levels, one call later
+    np.testing.assert_allclose(
+        got.audio_logits[:, :-1, 1:], want.audio_logits[:, :-1, 1:], atol=1e-5
+    )
+
+
+def test_what_it_chose_is_what_the_training_forward_prefers():
+    _, _, user = split(small.codes())
+    kv = small.apply("look", small.pixels())
+    got = generate.generate(MODEL, small.params(), user, kv)
+    codes = np.concatenate([got.text_ids[:, None], got.audio_codes, user], axis=1)
+    want = small.apply("__call__", codes, small.pixels(), depth_codebooks=3)
+    np.testing.assert_array_equal(got.text_ids, np.argmax(want.text_logits, -1))
+    chosen = np.swapaxes(np.argmax(want.audio_logits, -1), 1, 2)
+    np.testing.assert_array_equal(got.audio_codes[:, 0], chosen[:, 0])
+    np.testing.assert_array_equal(got.audio_codes[:, 1:, :-1], chosen[:, 1:, :-1])
+    assert got.audio_codes.max() < C and got.audio_codes.min() >= 0
+
+
+def test_a_forced_prefix_is_kept_and_the_rest_goes_on_from_it():
+    text, audio, user = split(small.codes())
+    whole = generate.generate(MODEL, small.params(), user)
+    forced_text, forced_audio = np.full_like(text, FREE), np.full_like(audio, FREE)
+    forced_text[:, :4], forced_audio[:, :, :4] = text[:, :4], audio[:, :, :4]
+    got = generate.generate(
+        MODEL, small.params(), user, forced_text=forced_text, forced_audio=forced_audio
+    )
+    np.testing.assert_array_equal(got.text_ids[:, :4], text[:, :4])
+    np.testing.assert_array_equal(got.audio_codes[:, :, :4], audio[:, :, :4])
+    assert np.any(got.text_ids[:, 4:] != whole.text_ids[:, 4:])
+    same = generate.generate(
+        MODEL,
+        small.params(),
+        user,
+        forced_text=got.text_ids.at[:, 5:].set(FREE),
+        forced_audio=got.audio_codes.at[:, :, 5:].set(FREE),
+    )
+    np.testing.assert_array_equal(same.text_ids, got.text_ids)
+    np.testing.assert_array_equal(same.audio_codes, got.audio_codes)
+
+
+def test_image_seen_in_some_frames_only():
+    _, _, user = split(small.codes())
+    kv = small.apply("look", small.pixels())
+    on = np.zeros((small.B, small.T), bool)
+    blind = generate.generate(MODEL, small.params(), user)
+    off = generate.generate(MODEL, small.params(), user, kv, image_on=on)
+    np.testing.assert_array_equal(off.text_logits, blind.text_logits)
+    on[0, 4:7] = True
+    some = generate.generate(MODEL, small.params(), user, kv, image_on=on)
+    np.testing.assert_array_equal(some.gates > 0, on)
+    np.testing.assert_array_equal(some.text_logits[:, :4], blind.text_logits[:, :4])
+    assert np.abs(some.text_logits[0, 4] - blind.text_logits[0, 4]).max() > 1e-3
+
+
+@pytest.mark.parametrize("runtime", ["kyuteye_mlx", "kyuteye_pt", "candle"])
+def test_token_timeline_by_hand(monkeypatch, runtime):
+    """Reference sections 5.2 and 5.3, both columns: user frame s holds 10 (s + 1) + stream."""
+    entered, told = [], []
+    real_step = model_lib.VisionSpeech.step
+    real_depth = model_lib.VisionSpeech.depth_generate
+
+    def step(self, cache, codes, *rest):
+        jax.debug.callback(lambda ids: entered.append(np.array(ids)), codes, ordered=True)
+        return real_step(self, cache, codes, *rest)
+
+    def depth(self, z, text, sample, key, *, wanted):
+        jax.debug.callback(lambda *ids: told.append([np.array(i) for i in ids]), text, wanted)
+        return real_depth(self, z, text, sample, key, wanted=wanted)
+
+    monkeypatch.setattr(model_lib.VisionSpeech, "step", step)
+    monkeypatch.setattr(model_lib.VisionSpeech, "depth_generate", depth)
+    config = dataclasses.replace(like(runtime).config, audio_vocab=59)
+    talk = session.Session(model_lib.VisionSpeech(config))
+    weights = small.params(dataclasses.replace(small.CONFIG, audio_vocab=59))
+    state, outs = talk.start(batch=2), []
+    for s in range(4):
+        user = 10 * (s + 1) + jnp.tile(jnp.arange(3, dtype=jnp.int32)[None], (2, 1))
+        state, out = talk.frame(weights, state, user)
+        outs.append(out)
+    jax.effects_barrier()
+    w = [np.array(out.text_ids)[0] for out in outs]
+    a = [np.argmax(out.audio_logits, -1)[0] for out in outs]  # as the depformer chose
+    # of frame 0 the Rust server keeps what was written first: lm_generate_multistream.rs, `step_`
+    late = a[0] if runtime == "candle" else a[1]
+    assert np.any(a[0][1:] != a[1][1:])
+    V, C = 31, 59
+    table = [  # text, semantic and two acoustic of the assistant
+        [V, C, C, C],
+        [w[0], a[0][0], C, C],
+        [w[1], a[1][0], late[1], late[2]],
+        [w[2], a[2][0], a[2][1], a[2][2]],
+    ]
+    heard = {  # the same of the user
+        "kyuteye_mlx": [[C, C, C], [10, C, C], [20, 11, 12], [30, 21, 22]],
+        "kyuteye_pt": [[C, C, C], [20, C, C], [30, 21, 22], [40, 31, 32]],
+        "candle": [[C, C, C], [10, C, C], [20, 11, 12], [30, 21, 22]],
+    }[runtime]
+    table = np.concatenate([table, heard], axis=1)
+    np.testing.assert_array_equal([ids[0] for ids in entered], table)
+    # first-step forcing: the acoustic levels of call 0 are told C
+    first = [FREE, FREE, FREE] if runtime == "kyuteye_pt" else [FREE, C, C]
+    np.testing.assert_array_equal([wanted[0] for _, wanted in told], [first] + [[FREE] * 3] * 3)
+    # codec frame f = (semantic of call f, acoustics of call f + 1)
+    frames = [[a[0][0], late[1], late[2]], *([a[s - 1][0], a[s][1], a[s][2]] for s in (2, 3))]
+    np.testing.assert_array_equal([out.audio_codes[0] for out in outs], [[-1] * 3, *frames])
+
+
+def test_an_early_user_is_a_user_whose_first_frame_is_lost():
+    user = split(small.codes())[2]
+    got = generate.generate(like("kyuteye_pt"), small.params(), user)
+    later = np.concatenate([user[:, :, 1:], np.full_like(user[:, :, :1], -1)], axis=2)
+    want = generate.generate(MODEL, small.params(), later)
+    np.testing.assert_array_equal(got.text_ids, want.text_ids)
+    np.testing.assert_array_equal(got.audio_codes, want.audio_codes)
+    other = user.copy()
+    other[:, :, 0] = (other[:, :, 0] + 1) % C  # frame 0 is not heard
+    same = generate.generate(like("kyuteye_pt"), small.params(), other)
+    np.testing.assert_array_equal(same.text_logits, got.text_logits)
+    assert np.any(generate.generate(MODEL, small.params(), other).text_logits != got.text_logits)
+
+
+def test_first_step_forcing_changes_the_logits_of_call_0_alone():
+    user = jnp.asarray(split(small.codes())[2])
+    outs = {}
+    for forcing in (True, False):
+        stream = dataclasses.replace(small.CONFIG.stream, first_step_forcing=forcing)
+        config = dataclasses.replace(small.CONFIG, stream=stream)
+        talk = session.Session(model_lib.VisionSpeech(config))
+        state = talk.start(batch=small.B)
+        outs[forcing] = []
+        for t in range(3):
+            state, out = talk.frame(small.params(), state, user[:, :, t])
+            outs[forcing].append(out)
+    (first, *rest), (free, *others) = outs[True], outs[False]
+    np.testing.assert_allclose(first.audio_logits[:, :2], free.audio_logits[:, :2], atol=1e-6)
+    assert np.all(np.abs(first.audio_logits[:, 2] - free.audio_logits[:, 2]).max(-1) > 1e-3)
+    for one, other in zip(rest, others):
+        np.testing.assert_array_equal(one.audio_codes, other.audio_codes)
+        np.testing.assert_allclose(one.audio_logits, other.audio_logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("runtime", ["ours", "kyuteye_pt", "candle"])
+def test_session_equals_generate(runtime):
+    user = jnp.asarray(split(small.codes())[2])
+    kv = small.apply("look", small.pixels())
+    has_image = jnp.array([True, False])
+    model = like(runtime)
+    want = generate.generate(model, small.params(), user, kv, has_image, with_audio_logits=True)
+    talk = session.Session(model)
+    state = talk.start(batch=small.B, kv=kv, has_image=has_image)
+    for t in range(small.T):
+        state, out = talk.frame(small.params(), state, user[:, :, t])
+        np.testing.assert_array_equal(out.text_ids, want.text_ids[:, t])
+        np.testing.assert_allclose(out.text_logits, want.text_logits[:, t], atol=1e-5)
+        np.testing.assert_allclose(out.gate, want.gates[:, t], atol=1e-6)
+        if t:
+            np.testing.assert_array_equal(out.audio_codes, want.audio_codes[:, :, t - 1])
+            np.testing.assert_allclose(
+                out.audio_logits[:, 1:], want.audio_logits[:, t - 1, 1:], atol=1e-5
+            )
+    assert not state.kv.k.is_deleted()  # only the cache is written in place
+
+
+def test_continuation_of_unequal_prompts():
+    lengths = np.array([4, 2, 1])
+    prompts = small.codes(batch=3, frames=4)[:, 0]
+    kv = small.apply("look", small.pixels(batch=3))
+    weights = small.params()
+    got = generate.generate_text(MODEL, weights, prompts, lengths, kv, max_tokens=6)
+    # greedy by running the training forward again and again
+    row = np.full((3, 1, 10), -1, np.int32)
+    for b, length in enumerate(lengths):
+        row[b, 0, :length] = prompts[b, :length]
+    pixels = jnp.asarray(small.pixels(batch=3))
+    text_logits = jax.jit(
+        lambda p, ids: MODEL.apply({"params": p}, ids, pixels, depth_codebooks=0).text_logits
+    )
+    for _ in range(6):
+        best = np.argmax(text_logits(weights, jnp.asarray(row)), -1)
+        for b in range(3):
+            end = np.argmax(row[b, 0] < 0)
+            row[b, 0, end] = best[b, end]
+    want = np.stack([row[b, 0, n : n + 6] for b, n in enumerate(lengths)])
+    np.testing.assert_array_equal(got, want)
+    stop = int(want[1, 2])
+    stopped = generate.generate_text(
+        MODEL, weights, prompts, lengths, kv, max_tokens=6, stop_ids=(stop,)
+    )
+    for b in range(3):
+        hits = np.flatnonzero(want[b] == stop)
+        end = hits[0] if len(hits) else 6
+        np.testing.assert_array_equal(stopped[b, :end], want[b, :end])
+        assert np.all(stopped[b, end:] == -1)
+
+
+def test_sampling():
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 50)), jnp.float32)
+    draw = jax.jit(jax.vmap(lambda key: sampling.TopK(temperature=0.5, k=3)(logits, key)))
+    ids = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
+    for b in range(2):
+        best = np.argsort(-logits[b])[:3]
+        assert set(ids[:, b]) == set(best)
+        p = np.exp(np.asarray(logits[b][best]) / 0.5)
+        counts = np.array([(ids[:, b] == i).mean() for i in best])
+        np.testing.assert_allclose(counts, p / p.sum(), atol=0.03)
+    np.testing.assert_array_equal(
+        sampling.Greedy()(logits, jax.random.key(0)), np.argmax(logits, -1)
+    )
+    with pytest.raises(ValueError, match="use Greedy"):
+        sampling.TopK(temperature=0.0, k=3)
+
+
+def test_drawn_conversation_depends_on_the_key():
+    _, _, user = split(small.codes())
+    draw = sampling.TopK(temperature=1.0, k=10)
+    run = [
+        generate.generate(
+            MODEL,
+            small.params(),
+            user,
+            key=jax.random.key(seed),
+            text_sampler=draw,
+            audio_sampler=draw,
+        )
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(run[0].audio_codes, run[1].audio_codes)
+    assert np.any(run[0].audio_codes != run[2].audio_codes)

@@ -1,0 +1,170 @@
+"""Export folders as the runtimes read them: configs, candle's names, quantised files, damage."""
+
+import dataclasses
+import json
+
+import exported
+import numpy as np
+import pytest
+import quantisable
+
+from mvjax import gates
+from mvjax.export import folder as export_folder
+from mvjax.export import targets
+from mvjax.runtimes import folder as folder_lib
+from mvjax.weights import safetensors_io
+
+TOY = exported.TOY
+FRAMES = 12
+READ = {
+    "torch": folder_lib.read_torch,
+    "mlx": folder_lib.read_mlx,
+    "candle": folder_lib.read_candle,
+}
+
+
+def assert_same(outs, others, atol=0.0):
+    assert [out.text_token for out in outs] == [out.text_token for out in others]
+    np.testing.assert_array_equal(
+        [out.audio_tokens for out in outs], [out.audio_tokens for out in others]
+    )
+    for field in ("text_logits", "audio_logits", "gates", "hidden"):
+        a, b = (np.stack([getattr(out, field) for out in side]) for side in (outs, others))
+        np.testing.assert_allclose(a, b, atol=atol, rtol=0, err_msg=field)
+
+
+def assert_same_weights(one, two):
+    weights, others = fused(one.weights), fused(two.weights)
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        np.testing.assert_array_equal(tensor, others[name], err_msg=name)
+
+
+def fused(weights):
+    """A GGUF has queries apart from keys and values."""
+    name = "llm.transformer.layers.0.cross_attention.mha.in_proj_weight"
+    parts = [weights.get(f"{name}_{part}") for part in ("q", "kv")]
+    if parts[0] is None:
+        return weights
+    rest = {n: t for n, t in weights.items() if not n.startswith(name)}
+    return rest | {name: np.concatenate(parts)}
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        None,
+        gates.Constant(),
+        gates.Constant("sigmoid"),
+        gates.Conditional(3, "tanh"),
+        gates.Conditional(3),
+    ],
+)
+def test_candle_folders_run_as_torch_folders(gate, tmp_path):
+    config = exported.with_adapters(gate=gate)
+    _, folder = exported.write(config, "torch", tmp_path)
+    _, other = exported.write(config, "candle", tmp_path)
+    one, two = (exported.open_runtime("torch", place) for place in (folder, other))
+    assert_same_weights(one, two)
+    assert_same(exported.talk(one, FRAMES), exported.talk(two, FRAMES), atol=1e-4)
+
+
+def test_a_gguf_runs_as_its_dequantised_weights(tmp_path):
+    pytest.importorskip("gguf")
+    params = quantisable.params()
+    _, folder = exported.write(
+        quantisable.CONFIG, "candle", tmp_path, params=params, quantisation="q8_0"
+    )
+    weights = folder / "model.q8_0.gguf"
+    loaded = export_folder.load_exported(weights, quantisable.CONFIG, "candle", dtype=np.float32)
+    _, other = exported.write(quantisable.CONFIG, "torch", tmp_path, params=loaded)
+    first, again = (exported.talk(exported.open_runtime("candle", folder), 6) for _ in range(2))
+    assert_same(first, again)
+    assert_same_weights(
+        exported.open_runtime("candle", folder), exported.open_runtime("torch", other)
+    )
+    assert_same(first, exported.talk(exported.open_runtime("torch", other), 6), atol=1e-4)
+    (folder / "model_vision_tower_unquant.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model_vision_tower_unquant"):
+        exported.open_runtime("candle", folder)
+
+
+@pytest.mark.parametrize("mode", ["q8", "q4"])
+def test_quantised_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
+    pytest.importorskip("mlx.core")
+    from mvjax.runtimes.mlx import runtime as mlx_runtime
+
+    params, config = quantisable.params(), quantisable.CONFIG
+    _, folder = exported.write(config, "mlx", tmp_path, params=params, quantisation=mode)
+    first, again = (exported.talk(mlx_runtime.Runtime(folder), 5) for _ in range(2))
+    assert_same(first, again)
+    monkeypatch.setattr(mlx_runtime, "_on_cpu", lambda: False)
+    native = mlx_runtime.Runtime(folder)
+    assert "text_linear.scales" in native.weights
+    assert "img_embedder.model.encoder.layers.0.mlp.fc1.scales" not in native.weights
+    assert_same(first, exported.talk(native, 5), atol=1e-3)
+
+
+def test_a_quantised_file_that_is_not_what_its_config_says(tmp_path):
+    pytest.importorskip("mlx.core")
+    params, config = quantisable.params(), quantisable.CONFIG
+    _, folder = exported.write(config, "mlx", tmp_path, params=params, quantisation="q4")
+    path = folder / "config.json"
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text) | {"quantization": {"bits": 8, "group_size": 32}}))
+    with pytest.raises(ValueError, match=r"model\.q4\.safetensors: not as its config says"):
+        exported.open_runtime("mlx", folder)
+    path.write_text(text)
+    tensors = safetensors_io.read(folder / "model.q4.safetensors")
+    del tensors["depformer.slices.1.linear_in.scales"]
+    safetensors_io.write(folder / "model.q4.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"depformer\.slices\.1\.linear_in\.scales"):
+        exported.open_runtime("mlx", folder)
+
+
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_folders_and_images_that_do_not_fit(target, tmp_path):
+    _, folder = exported.write(TOY, target, tmp_path)
+    runtime = exported.open_runtime(target, folder)
+    with pytest.raises(ValueError, match=r"expected \[1, 12, 12, 3\], got \[1, 8, 12, 3\]"):
+        runtime.image(np.zeros((1, 8, 12, 3), np.float32))
+    path = folder / export_folder.config_file(target)
+    text = path.read_text()
+    path.write_text(text.replace("num_layers", "n_layers"))
+    with pytest.raises(ValueError, match=f"{path.name}: key 'num_layers' is missing"):
+        READ[target](folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{path.name}: missing, so .* is not an export"):
+        READ[target](folder)
+
+
+@pytest.mark.parametrize("target", targets.TARGETS)
+@pytest.mark.parametrize("context_has_self", [True, False])
+def test_the_config_of_a_folder_says_what_the_model_config_says(target, context_has_self, tmp_path):
+    config = TOY
+    backbone = dataclasses.replace(config.backbone, context_has_self=context_has_self)
+    config = dataclasses.replace(config, backbone=backbone)
+    _, folder = exported.write(config, target, tmp_path)
+    found = READ[target](folder)
+    assert (found.layers, found.heads, found.context) == (3, 2, config.backbone.window)
+    assert found.delays == config.delays
+    assert (found.codebooks_out, found.text_vocab, found.audio_vocab) == (3, 37, 13)
+    assert found.depth_norm == ("mean_square", 1e-8)
+    assert found.image_norm == ("variance", 1e-5)
+    assert (found.gate, found.activation) == ("conditional", "sigmoid")
+    assert (found.encoder.layers, found.encoder.heads, found.encoder.patch) == (2, 5, 4)
+    assert (found.scope.start, found.scope.frames) == (0, None)
+
+
+def test_torch_folders_say_which_norm_the_depth_transformer_has(tmp_path):
+    depformer = dataclasses.replace(TOY.depformer, norm="variance")
+    _, folder = exported.write(dataclasses.replace(TOY, depformer=depformer), "torch", tmp_path)
+    assert folder_lib.read_torch(folder).depth_norm == ("variance", 1e-8)
+
+
+def test_an_unknown_gating_of_candle_is_named(tmp_path):
+    _, folder = exported.write(TOY, "candle", tmp_path)
+    path = folder / "config-moshika-vis.json"
+    path.write_text(path.read_text().replace("GatedSigmoid", "GatedSoftplus"))
+    with pytest.raises(ValueError, match="got 'ConditionalGatedSoftplus'"):
+        folder_lib.read_candle(folder)

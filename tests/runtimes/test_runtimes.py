@@ -1,0 +1,209 @@
+"""The token state machine, and the PyTorch and MLX runtimes against the JAX model."""
+
+import dataclasses
+
+import exported
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvjax import gates, scopes
+from mvjax.config import schema
+from mvjax.export import targets
+from mvjax.nn import model as model_lib
+from mvjax.runtimes import delays
+
+TOY = exported.TOY
+GATES = {
+    "none": {"gate": None},
+    "constant_tanh": {"gate": gates.Constant()},
+    "constant_sigmoid": {"gate": gates.Constant("sigmoid")},
+    "conditional_tanh": {"gate": gates.Conditional(3, "tanh")},
+    "conditional_sigmoid": {"gate": gates.Conditional(3)},
+    "shared": {"gate": gates.Conditional(3), "share_gate": True},
+}
+FRAMES = 12  # more than twice the context
+
+
+def toy(name):
+    adapters = schema.CrossAttentionConfig(**GATES[name])
+    return dataclasses.replace(TOY, cross_attention=adapters)
+
+
+def jax_logits(config, params, pixels, outs, user):
+    """Text and audio logits and gates of the training forward over what the runtime said."""
+    T, Q = len(outs), config.codebooks_out
+    rows = np.zeros((1, len(config.delays), T), np.int32)
+    rows[0, 0] = [out.text_token for out in outs]
+    for q, d in enumerate(config.delays[1 : 1 + Q]):
+        rows[0, 1 + q, : T - d] = [out.audio_tokens[q] for out in outs[d:]]
+    rows[0, 1 + Q :] = user
+    model = model_lib.VisionSpeech(config)
+    apply = jax.jit(lambda p, c, x: model.apply({"params": p}, c, x, depth_codebooks=Q))
+    out = apply(params, jnp.asarray(rows), None if pixels is None else jnp.asarray(pixels))
+    gates = np.zeros((config.backbone.layers, T), np.float32)
+    gates[list(config.looking)] = out.gates[:, 0]
+    return out.text_logits[0], out.audio_logits[0], gates.T
+
+
+def assert_agree(config, params, pixels, outs, user):
+    text, audio, gate = jax_logits(config, params, pixels, outs, user)
+    T = len(outs)
+    np.testing.assert_allclose(np.stack([o.text_logits for o in outs]), text, atol=1e-4)
+    for q, d in enumerate(config.delays[1 : 1 + config.codebooks_out]):
+        said = np.stack([out.audio_logits[q] for out in outs[d:]])
+        np.testing.assert_allclose(said, audio[: T - d, q], atol=1e-4)
+    np.testing.assert_allclose(np.stack([out.gates for out in outs]), gate, atol=1e-4)
+    np.testing.assert_allclose([out.gate for out in outs], gate.mean(axis=1), atol=1e-4)
+
+
+def test_columns_follow_the_table_of_the_reference():
+    # streams: text, two of the assistant's, two of the user's; reference section 5.2, Rust and MLX
+    machine = delays.Timeline((0, 0, 1, 0, 1), codebooks_out=2, text_vocab=90, audio_vocab=80)
+    user = [np.array([100 * (s + 1), 100 * (s + 1) + 1]) for s in range(12)]
+    text = [10 + s for s in range(12)]
+    audio = [np.array([1000 * (s + 1), 1000 * (s + 1) + 1]) for s in range(12)]
+    for s in range(12):
+        if s == 0:
+            want = [90, 80, 80, 80, 80]
+        elif s == 1:
+            want = [text[0], audio[0][0], 80, user[0][0], 80]
+        else:
+            want = [text[s - 1], audio[s - 1][0], audio[s - 1][1], user[s - 1][0], user[s - 2][1]]
+        assert machine.column().tolist() == want, s
+        assert machine.told().tolist() == [-2, 80 if s == 0 else -2]
+        codes = machine.push(text[s], audio[s], user[s])
+        if s == 0:
+            assert codes is None
+        else:
+            assert codes.tolist() == [audio[s - 1][0], audio[s][1]]
+    machine.reset()
+    assert machine.column().tolist() == [90, 80, 80, 80, 80]
+
+
+def test_sampler():
+    logits = np.array([0.0, 3.0, 1.0, 2.0], np.float32)
+    assert delays.Sampler()(logits) == 1
+    draws = [delays.Sampler(temperature=5.0, top_k=2, seed=s)(logits) for s in range(40)]
+    assert set(draws) == {1, 3}
+    one, other = (delays.Sampler(temperature=5.0, seed=0) for _ in range(2))
+    drawn = [one(logits) for _ in range(80)]
+    assert set(drawn) == {0, 1, 2, 3}
+    assert drawn == [other(logits) for _ in range(80)]
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_torch_agrees_with_jax_for_every_gate(name, tmp_path):
+    config = toy(name)
+    params, folder = exported.write(config, "torch", tmp_path)
+    runtime = exported.open_runtime("torch", folder)
+    pixels, user = exported.inputs(FRAMES)
+    runtime.image(pixels)
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, pixels, outs, user)
+
+
+@pytest.mark.parametrize(
+    ("target", "fields"),
+    [
+        ("torch", {"dim": 14, "layers": (0, 2)}),
+        ("torch", {"dim": 20, "gate": gates.Constant("sigmoid"), "layers": (0,)}),
+        ("candle", {"dim": 14, "gate": gates.Conditional(3, bias=True)}),
+        ("candle", {"dim": 20, "gate": gates.Conditional(3, "tanh", bias=True)}),
+    ],
+    ids=str,
+)
+def test_torch_agrees_with_jax_for_other_image_tokens_layers_and_biases(target, fields, tmp_path):
+    adapters = schema.CrossAttentionConfig(**{"gate": gates.Conditional(3), **fields})
+    config = dataclasses.replace(TOY, cross_attention=adapters)
+    params, folder = exported.write(config, target, tmp_path)
+    runtime = exported.open_runtime(target, folder)
+    pixels, user = exported.inputs(FRAMES)
+    runtime.image(pixels)
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, pixels, outs, user)
+
+
+def test_mlx_agrees_with_jax(tmp_path):
+    config = toy("conditional_sigmoid")
+    params, folder = exported.write(config, "mlx", tmp_path)
+    runtime = exported.open_runtime("mlx", folder)
+    pixels, user = exported.inputs(FRAMES)
+    runtime.image(pixels)
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, pixels, outs, user)
+
+
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_the_image_is_seen_within_the_scope_only(target, tmp_path):
+    scope = scopes.Scope(2, 5 if target == "torch" else None)
+    adapters = dataclasses.replace(TOY.cross_attention, gate=gates.Conditional(3), scope=scope)
+    config = dataclasses.replace(TOY, cross_attention=adapters)
+    params, folder = exported.write(config, target, tmp_path)
+    outs = exported.talk(exported.open_runtime(target, folder), FRAMES)
+    last = 7 if target == "torch" else FRAMES
+    assert [out.gate > 0 for out in outs] == [2 <= s < last for s in range(FRAMES)]
+    if target == "torch":
+        assert_agree(config, params, exported.inputs(FRAMES)[0], outs, exported.inputs(FRAMES)[1])
+
+
+@pytest.mark.parametrize("target", ["torch", "mlx"])
+def test_without_an_image_both_are_plain_moshi(target, tmp_path):
+    config = toy("conditional_sigmoid")
+    params, folder = exported.write(config, target, tmp_path)
+    runtime = exported.open_runtime(target, folder)
+    pixels, user = exported.inputs(FRAMES)
+    runtime.image(pixels)
+    seen = runtime.step(user[:, 0])
+    runtime.image(None)
+    runtime.reset()
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, None, outs, user)
+    assert not np.allclose(seen.text_logits, outs[0].text_logits, atol=1e-2)
+    assert seen.gate > 0
+    assert outs[0].gate == 0
+
+
+@pytest.mark.parametrize("target", ["torch", "mlx"])
+def test_reset_forced_tokens_and_seeds(target, tmp_path):
+    _, folder = exported.write(toy("conditional_sigmoid"), target, tmp_path)
+    pixels, user = exported.inputs(6)
+    greedy = exported.open_runtime(target, folder)
+    greedy.image(pixels)
+    first = [greedy.step(user[:, t]) for t in range(6)]
+    greedy.reset()
+    again = [greedy.step(user[:, t]) for t in range(6)]
+    np.testing.assert_array_equal(
+        [out.audio_logits for out in first], [out.audio_logits for out in again]
+    )
+    one, other = (
+        exported.open_runtime(target, folder, temperature=2.0, top_k=5, seed=seed)
+        for seed in (3, 3)
+    )
+    one.image(pixels)
+    other.image(pixels)
+    drawn = [one.step(user[:, t]) for t in range(6)]
+    assert [o.text_token for o in drawn] == [other.step(user[:, t]).text_token for t in range(6)]
+    assert [o.text_token for o in drawn] != [o.text_token for o in first]
+    greedy.reset()
+    told = [
+        greedy.step(user[:, t], text=out.text_token, audio=out.audio_tokens)
+        for t, out in enumerate(drawn)
+    ]
+    np.testing.assert_array_equal(
+        [out.text_logits for out in told], [out.text_logits for out in drawn]
+    )
+    assert told[0].audio_codes is None
+    np.testing.assert_array_equal(told[-1].audio_codes, drawn[-1].audio_codes)
+
+
+@pytest.mark.parametrize("target", ["torch", "mlx"])
+def test_absent_user_codes_add_nothing(target, tmp_path):
+    config = toy("conditional_sigmoid")
+    params, folder = exported.write(config, target, tmp_path)
+    runtime = exported.open_runtime(target, folder)
+    _, user = exported.inputs(FRAMES)
+    user[:, 3:7] = -1
+    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    assert_agree(config, params, None, outs, user)

@@ -1,0 +1,109 @@
+"""Locations: paths, folders, packages, and the hub's cache through huggingface_hub's own code."""
+
+import json
+import sys
+
+import pytest
+
+from mvjax import files
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_resolve(tmp_path):
+    file = tmp_path / "x.npz"
+    file.touch()
+    assert files.resolve(str(file)) == file
+    assert files.resolve("package:mvjax/config.py").name == "config.py"
+    with pytest.raises(FileNotFoundError, match=r"y\.npz.*x\.npz"):
+        files.resolve(str(tmp_path / "y.npz"))
+    with pytest.raises(FileNotFoundError, match="no package 'nowhere'"):
+        files.resolve("package:nowhere/x")
+    with pytest.raises(ValueError, match="expected package:NAME/FILE"):
+        files.resolve("package:mvjax")
+    with pytest.raises(ValueError, match="expected a file"):
+        files.resolve(tmp_path)
+
+
+def test_a_folder_stands_for_the_first_known_file_in_it(tmp_path):
+    names = ("model.safetensors.index.json", "model.safetensors")
+    with pytest.raises(ValueError, match=r"one of \['model\.safetensors\.index.*holds \[\]"):
+        files.resolve(tmp_path, names=names)
+    (tmp_path / "model.safetensors").touch()
+    assert files.resolve(str(tmp_path), names=names).name == "model.safetensors"
+    (tmp_path / "model.safetensors.index.json").touch()
+    assert files.resolve(tmp_path, names=names).name == "model.safetensors.index.json"
+    assert files.resolve(tmp_path / "model.safetensors", names=names).suffix == ".safetensors"
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "a.pt", "a.pth", "a.ckpt", "a.pkl"])
+@pytest.mark.parametrize("place", ["{}", "hf://some/where/{}", "package:mvjax/{}"])
+def test_pickles_are_refused(tmp_path, name, place):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"{name}: expected safetensors or npz, got a pickle"):
+        files.resolve(place.format(tmp_path / name if place == "{}" else name))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An offline machine; returns what puts a file into the cache as the hub's client would have."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def put(name: str, text: str, *, repository: str = "kyutai/toy", revision: str = "main"):
+        root = tmp_path / f"models--{repository.replace('/', '--')}"
+        file = root / "snapshots" / COMMIT / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        (root / "refs").mkdir(exist_ok=True)
+        (root / "refs" / revision).write_text(COMMIT)
+        return file
+
+    return put
+
+
+def test_a_cached_file_of_the_hub(hub):
+    file = hub("sub/model.safetensors", "x")
+    assert files.resolve("hf://kyutai/toy/sub/model.safetensors") == file
+    assert files.resolve(f"hf://kyutai/toy@{COMMIT}/sub/model.safetensors") == file
+    hub("model.safetensors", "y", revision="v1.0")
+    assert files.resolve("hf://kyutai/toy@v1.0/model.safetensors").read_text() == "y"
+    assert files.resolve("hf://kyutai/toy@v1.0", names=files.WEIGHTS).read_text() == "y"
+
+
+def test_a_repository_stands_for_its_index_with_all_files(hub):
+    shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    index = hub("model.safetensors.index.json", json.dumps({"weight_map": shards}))
+    hub("model-1.safetensors", "1")
+    with pytest.raises(FileNotFoundError, match=r"index\.json names files.*\n  model-2\.saf"):
+        files.resolve("hf://kyutai/toy", names=files.WEIGHTS)
+    hub("model-2.safetensors", "2")
+    assert files.resolve("hf://kyutai/toy", names=files.WEIGHTS) == index
+    index.write_text("[]")
+    with pytest.raises(ValueError, match='expected JSON with "weight_map"'):
+        files.resolve("hf://kyutai/toy", names=files.WEIGHTS)
+
+
+def test_what_is_not_cached_is_named_with_a_remedy(hub):
+    hub("other.safetensors", "x")
+    with pytest.raises(FileNotFoundError) as error:
+        files.resolve("hf://kyutai/toy@main", names=files.WEIGHTS)
+    message = str(error.value)
+    assert message.startswith("hf://kyutai/toy@main: neither on the hub nor in its local cache")
+    assert all(f"\n  {name}: " in message for name in files.WEIGHTS)
+    assert "hf download kyutai/toy consolidated.safetensors --revision main" in message
+    with pytest.raises(FileNotFoundError, match="hf://no/where/x.npz"):
+        files.resolve("hf://no/where/x.npz")
+
+
+@pytest.mark.parametrize("location", ["hf://kyutai", "hf://kyutai/toy", "hf:///x/y", "hf://a/b@/c"])
+def test_locations_on_the_hub_that_say_too_little(location):
+    with pytest.raises(ValueError, match=r"expected hf://OWNER/NAME\[@REVISION\]/FILE"):
+        files.resolve(location)
+
+
+def test_without_the_hubs_client_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModuleNotFoundError, match=r"hf://a/b: needs .* pip install 'mvjax\[hub\]'"):
+        files.resolve("hf://a/b/x.npz")
