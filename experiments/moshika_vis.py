@@ -16,8 +16,8 @@ recommends (4.1, figure 4). Table 7 by itself gives 30 of 84 in weight, 35.7%, t
 `--pick table7_ratio` takes 24. The default is 16 and 48 rows because 25% is recommended and exact, and
 because both numbers divide by 16.
 
-Not in any source, so every value is our choice: optimiser, learning rate, schedule, weight decay, clipping,
-training dtype, sequence lengths, and p_concat of the released model. Those of the optimiser are the
+Not in any source, so every value is our choice: optimizer, learning rate, schedule, weight decay, clipping,
+training dtype, sequence lengths, and p_concat of the released model. Those of the optimizer are the
 defaults of `mvjax/config.py`. Weights and records are made as BUILD.md tells.
 """
 

@@ -57,7 +57,7 @@ def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
     if path.is_dir():
         return _in_folder(path, text, names)
     if not path.is_file():
-        fact = _neighbours(path.parent)
+        fact = _neighbors(path.parent)
         raise FileNotFoundError(f"{text}: no such file; {fact}. Check the path in `frozen`.")
     return path
 
@@ -110,11 +110,11 @@ def _in_folder(folder: Path, text: str, names: Sequence[str]) -> Path:
             return folder / name
     one_of = f" or a folder with one of {list(names)}" if names else ""
     raise ValueError(
-        f"{text}: expected a file{one_of}, got the folder; {_neighbours(folder)}. Name a file in it."
+        f"{text}: expected a file{one_of}, got the folder; {_neighbors(folder)}. Name a file in it."
     )
 
 
-def _neighbours(folder: Path) -> str:
+def _neighbors(folder: Path) -> str:
     if not folder.is_dir():
         return f"the folder {folder} does not exist"
     return f"{folder} holds {sorted(path.name for path in folder.iterdir())[:20]}"

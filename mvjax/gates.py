@@ -23,7 +23,7 @@ Activation = Literal["sigmoid", "tanh"]
 
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
-    """Shape and initialiser of one gate parameter."""
+    """Shape and initializer of one gate parameter."""
 
     shape: tuple[int, ...]
     init: nn.initializers.Initializer

@@ -35,8 +35,8 @@ def random_params(config=TOY, *, size=0.3) -> dict:
     rng = np.random.default_rng(0)
     flat = {}
     for path, shape in rules.leaf_shapes(kyutai.vis_rules(config), kyutai.sizes(config)).items():
-        centre = 1.0 if path.endswith(("scale", "gate_alpha")) else 0.0
-        flat[path] = (centre + size * rng.standard_normal(shape)).astype(np.float32)
+        center = 1.0 if path.endswith(("scale", "gate_alpha")) else 0.0
+        flat[path] = (center + size * rng.standard_normal(shape)).astype(np.float32)
     return tree.unflatten(flat)
 
 

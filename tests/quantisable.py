@@ -1,4 +1,4 @@
-"""A toy model whose widths fill the groups of every quantisation."""
+"""A toy model whose widths fill the groups of every quantization."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def params(config=CONFIG, *, seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
     flat = {}
     for path, shape in rules.leaf_shapes(kyutai.vis_rules(config), kyutai.sizes(config)).items():
-        centre = 1.0 if path.endswith(("scale", "gate_alpha")) else 0.0
+        center = 1.0 if path.endswith(("scale", "gate_alpha")) else 0.0
         size = 0.2 if "norm" in path else 0.8 * config.backbone.width**-0.5
-        flat[path] = (centre + size * rng.standard_normal(shape)).astype(dtype)
+        flat[path] = (center + size * rng.standard_normal(shape)).astype(dtype)
     return tree.unflatten(flat)

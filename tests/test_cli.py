@@ -137,10 +137,10 @@ def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monk
     monkeypatch.setattr(export_folder, "export", lambda *a, **kw: seen.update(args=a, exported=kw))
     monkeypatch.setattr(certificate, "certify", certify)
     monkeypatch.setattr(certificate, "summary", lambda found: f"{found['verdict']}!")
-    words = ["export", str(tmp_path), "--to", "mlx", "--quantise", "q4", "--out", "o"]
+    words = ["export", str(tmp_path), "--to", "mlx", "--quantize", "q4", "--out", "o"]
     status, out, _ = run(capsys, *words, "--frames", "150")
     assert (status, out) == (0, "o: lossy!\n")
-    how = {"dtype": None, "quantisation": "q4"}
+    how = {"dtype": None, "quantization": "q4"}
     assert seen["args"] == ({"a": 1}, run_config, "mlx", Path("o"))
     assert seen["exported"].pop("results").step == 600
     assert seen["exported"] == seen["certified"] == how

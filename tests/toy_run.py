@@ -156,7 +156,11 @@ def main() -> None:
         mesh = schema.MeshConfig(*args.mesh)
         config = make_config(args.folder / "frozen", mesh=mesh)
         config = with_train(
-            config, steps=args.steps, log_every=1, checkpoint_every=args.every, stall_seconds=20.0
+            config,
+            steps=args.steps,
+            log_every=1,
+            checkpoint_every=args.every,
+            watchdog_seconds=20.0,
         )
         feed = distributed.Feed(sharding.make_mesh(mesh))
         notes = args.folder / f"ids-{jax.process_index()}.txt"

@@ -1,6 +1,6 @@
 """How much memory and time do an export and its certificate take? On a synthetic model of the real structure.
 
-    python tools/bench_export.py FOLDER --gigabytes 0.6 --target mlx --quantise q8
+    python tools/bench_export.py FOLDER --gigabytes 0.6 --target mlx --quantize q8
     python tools/bench_export.py FOLDER --gigabytes 0.25 --certify
 
 Moshi's files are made once, as `bench_load.py` makes them. A fresh process reads the parameters into memory,
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for the files, several times the model")
     parser.add_argument("--gigabytes", type=float, default=0.6, help="of Moshi (%(default)s)")
     parser.add_argument("--target", choices=("torch", "mlx", "candle"), default="torch")
-    parser.add_argument("--quantise", choices=("q8", "q4", "q8_0"))
+    parser.add_argument("--quantize", choices=("q8", "q4", "q8_0"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--certify", action="store_true", help="make the certificate, too")
     parser.add_argument("--part", choices=("export",), help="only the measured process")
@@ -46,7 +46,7 @@ def measure(args: argparse.Namespace) -> None:
     run = make_config(args.folder, args.gigabytes)
     params = parameters(run)
     sizes = [leaf.nbytes for leaf in tree.flatten(params).values()]
-    how = {"dtype": args.dtype, "quantisation": args.quantise}
+    how = {"dtype": args.dtype, "quantization": args.quantize}
     out = args.folder / "exported"
     before, start = bench_load.peak_bytes(), time.perf_counter()
     export_folder.export(params, run, args.target, out, **how)

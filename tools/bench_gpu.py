@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 MOSHI_FINETUNE = 1300.0  # frames/s on one H100: 12k "tokens" a second of 9 a frame, as it publishes
 UTILISATION_BAR, MEMORY_BAR = 0.5, 24e9
-ONE_DEVICE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1", "train.accumulate=1")
+ONE_DEVICE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1", "train.grad_accum_steps=1")
 NO_GPU = 2
 
 
@@ -103,10 +103,10 @@ def speed(
     times = best["frames_per_second"] / MOSHI_FINETUNE
     text = f"best in {frozen}: {best['name']}: {best['frames_per_second']:,.0f} frames/s, {times:.1f} x "
     text += f"moshi-finetune's published {MOSHI_FINETUNE:,.0f} on an H100 in its own configuration"
-    if best["utilisation"] is not None:
-        verdict = "reaches" if best["utilisation"] >= UTILISATION_BAR else "misses"
+    if best["utilization"] is not None:
+        verdict = "reaches" if best["utilization"] >= UTILISATION_BAR else "misses"
         text += (
-            f"; utilisation {best['utilisation']:.1%} {verdict} the bar of {UTILISATION_BAR:.0%}"
+            f"; utilization {best['utilization']:.1%} {verdict} the bar of {UTILISATION_BAR:.0%}"
         )
     print(text, flush=True)
     return results
@@ -146,7 +146,7 @@ def report(args: argparse.Namespace, measured: dict, words: tuple[str, ...], dev
         name += f" + {data.speechless_rows} x {data.speechless_tokens} tokens"
     name += f", remat {run.train.remat}"
     found = measured | {"name": name, "words": words}
-    found |= {"frames_per_second": None, "utilisation": None, "share_of_limit": None}
+    found |= {"frames_per_second": None, "utilization": None, "share_of_limit": None}
     memory = f"{measured['memory'] / 1e9:.2f} GB by the {measured['memory_from']}"
     if not measured["fits"]:
         print(f"{name}: does not fit ({memory}): {measured['refused']}", flush=True)
@@ -156,11 +156,11 @@ def report(args: argparse.Namespace, measured: dict, words: tuple[str, ...], dev
     text = f"{name}: {measured['seconds'] * 1e3:.1f} ms, {rate:,.0f} frames/s"
     if chip is not None:
         needed, limit = flops.step_flops(run).frozen_aware, chip.flops / limit_flops(run)
-        found["utilisation"] = flops.utilisation(
+        found["utilization"] = flops.utilization(
             needed, measured["seconds"], devices=1, peak=chip.flops
         )
         found["share_of_limit"] = rate / limit
-        text += f", utilisation {found['utilisation']:.1%}, {rate / limit:.1%} of the limit of "
+        text += f", utilization {found['utilization']:.1%}, {rate / limit:.1%} of the limit of "
         text += f"{limit:,.0f} frames/s"
     print(f"{text}; {memory}; compiled in {measured['compile_seconds']:.0f} s", flush=True)
     return found

@@ -78,7 +78,7 @@ def make_config():
             features=True,
         ),
         loss=schema.LossConfig(text_padding_weight=1.0),
-        optim=schema.OptimConfig(warmup_steps=0, final_fraction=1.0),
+        optim=schema.OptimConfig(warmup_steps=0, final_lr_fraction=1.0),
         train=schema.TrainConfig(steps=1000, remat="frozen"),
     )
 

@@ -2,11 +2,11 @@
 
     python tools/make_tiny_mimi.py --minutes 35 --out mvjax/digits/assets/mimi.safetensors
 
-The network and its quantisers are PyTorch's `moshi` package at a small size (installed by `make test`);
+The network and its quantizers are PyTorch's `moshi` package at a small size (installed by `make test`);
 the data is the digits world's talk, spoken by eSpeak NG. The waveform loss is a multi-resolution
 log-mel distance (no discriminator: eSpeak's formant voices need none to stay intelligible). The first
-codebook is made semantic the way Mimi's is, by distillation, but the teacher is the synthesiser:
-its phoneme events, in four 20 ms slots a frame, are predicted from the first quantiser's output alone,
+codebook is made semantic the way Mimi's is, by distillation, but the teacher is the synthesizer:
+its phoneme events, in four 20 ms slots a frame, are predicted from the first quantizer's output alone,
 over all training voices, so that the code depends on what is said and not on who says it.
 """
 
@@ -219,7 +219,7 @@ def train(model: MimiModel, probe: nn.Linear, corpus: Corpus, *, minutes: float,
     """Trains until the time is up, printing and saving twice a minute."""
     distance = MelDistance()
     params = [*model.parameters(), *probe.parameters()]
-    optimiser = torch.optim.AdamW(params, lr=1e-3, betas=(0.8, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(params, lr=1e-3, betas=(0.8, 0.99), weight_decay=1e-3)
     start = last = time.time()
     step, tally = 0, []
     model.train()
@@ -227,7 +227,7 @@ def train(model: MimiModel, probe: nn.Linear, corpus: Corpus, *, minutes: float,
         scale = min(1.0, (step + 1) / 100) * (
             0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * spent / minutes))
         )
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = 1.5e-3 * scale
         audio, targets = corpus.crops()
         rebuilt, semantic, penalty = forward(model, audio)
@@ -235,10 +235,10 @@ def train(model: MimiModel, probe: nn.Linear, corpus: Corpus, *, minutes: float,
         logits = probe(semantic).unflatten(-1, (SLOTS, -1))
         phonemes = functional.cross_entropy(logits.flatten(0, 2), targets.flatten())
         loss = mel + (rebuilt - audio).abs().mean() + 0.7 * phonemes + 0.25 * penalty
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
-        optimiser.step()
+        optimizer.step()
         right = (logits.argmax(-1) == targets)[targets > 0].float().mean()
         tally.append([mel.item(), phonemes.item(), right.item(), penalty.item()])
         step += 1

@@ -189,7 +189,7 @@ def train(batches: Batches, args: argparse.Namespace):
 
 
 def make_step(model: model_lib.VisionSpeech, both):
-    """Returns the optimiser's state and step(both, state, rate, *batch) -> (both, state, losses).
+    """Returns the optimizer's state and step(both, state, rate, *batch) -> (both, state, losses).
 
     The gradient is taken at weights with noise: what is learned so does not hang on their last digits, and
     runtimes that round differently agree more closely.

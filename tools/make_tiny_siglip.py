@@ -72,7 +72,7 @@ class Examples(NamedTuple):
     images: np.ndarray  # uint8 [n, 48, 48, 3]
     words: np.ndarray  # int32 [n, CAPTION]
     facts: np.ndarray  # int32 [n, 3]
-    scans: np.ndarray  # float32 [n, 64], the distorted scan, standardised
+    scans: np.ndarray  # float32 [n, 64], the distorted scan, standardized
 
 
 def main() -> None:
@@ -99,12 +99,12 @@ def train(steps: int, seed: int) -> dict:
     rng = np.random.default_rng(seed)
     examples = _examples(rng)
     model = TwoTowers()
-    pixels = images_lib.normalise(examples.images[:500])
+    pixels = images_lib.normalize(examples.images[:500])
     params = jax.jit(model.init)(jax.random.key(seed), pixels, examples.words[:500])["params"]
-    embedding = params["img"]["embedding"]  # start from centred patches: most pixels are dark
+    embedding = params["img"]["embedding"]  # start from centered patches: most pixels are dark
     embedding["bias"] = -jnp.einsum("pqcE,c->E", embedding["kernel"], pixels.mean((0, 1, 2)))
-    optimiser = _optimiser(steps)
-    state = optimiser.init(params)
+    optimizer = _optimizer(steps)
+    state = optimizer.init(params)
 
     @jax.jit
     def step(params, state, pixels, batch):
@@ -116,13 +116,13 @@ def train(steps: int, seed: int) -> dict:
             return sum(parts.values()), parts
 
         gradients, parts = jax.grad(loss, has_aux=True)(params)
-        updates, state = optimiser.update(gradients, state, params)
+        updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, parts
 
     for i in range(steps):
         rows = rng.integers(len(examples.images), size=BATCH)
         batch = Examples(*(column[rows] for column in examples))
-        pixels = images_lib.normalise(batch.images)
+        pixels = images_lib.normalize(batch.images)
         params, state, parts = step(params, state, pixels, batch)
         if i % 100 == 0 or i == steps - 1:
             losses = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
@@ -164,11 +164,11 @@ def _fit_probe(x, y, classes: int, *, attend: bool):
         def loss(w):
             return optax.softmax_cross_entropy_with_integer_labels(logits(w, x), y).mean()
 
-        updates, state = optimiser.update(jax.grad(loss)(w), state, w)
+        updates, state = optimizer.update(jax.grad(loss)(w), state, w)
         return optax.apply_updates(w, updates), state
 
-    optimiser = optax.adam(1e-2)
-    state = optimiser.init(w)
+    optimizer = optax.adam(1e-2)
+    state = optimizer.init(w)
     rng = np.random.default_rng(0)
     for _ in range(400):
         rows = rng.integers(len(x), size=BATCH)
@@ -181,12 +181,12 @@ def _tokens(params: dict, scenes: list[world.Scene]) -> tuple[np.ndarray, np.nda
     encode = jax.jit(
         lambda pixels: siglip.Siglip(frozen_models.MODEL.siglip).apply({"params": params}, pixels)
     )
-    pixels = images_lib.normalise(np.stack([scene.image for scene in scenes]))
+    pixels = images_lib.normalize(np.stack([scene.image for scene in scenes]))
     tokens = [encode(jnp.asarray(chunk)) for chunk in np.split(pixels, len(pixels) // 500)]
     return np.concatenate(tokens), np.stack([_indices(scene.facts) for scene in scenes])
 
 
-def _optimiser(steps: int) -> optax.GradientTransformation:
+def _optimizer(steps: int) -> optax.GradientTransformation:
     """Muon for the kernels of the image tower, which learns shapes in a third of AdamW's steps."""
 
     def dimensions(params):
@@ -235,8 +235,8 @@ def _examples(rng: np.random.Generator) -> Examples:
 def _distorted(glyph: Image.Image, rng: np.random.Generator) -> np.ndarray:
     """Shifts, scales, turns and slants a glyph, and makes its strokes fainter or bolder."""
     matrix = np.eye(2) + rng.normal(0, [[0.09, 0.14], [0.09, 0.09]])
-    centre = np.full(2, (world.GLYPH - 1) / 2)
-    offset = centre - matrix @ centre + rng.normal(0, 0.8, 2)
+    center = np.full(2, (world.GLYPH - 1) / 2)
+    offset = center - matrix @ center + rng.normal(0, 0.8, 2)
     coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
     affine = Image.Transform.AFFINE
     moved = glyph.transform(glyph.size, affine, coefficients, Image.Resampling.BILINEAR)

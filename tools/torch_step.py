@@ -111,7 +111,7 @@ class Trainer:
     Args:
       model: Upstream or Twin.
       batch: {"inputs", "targets", "features"} as numpy arrays.
-      optim: the config of our own optimiser.
+      optim: the config of our own optimizer.
       compiled: by torch.compile.
     """
 

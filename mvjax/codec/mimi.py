@@ -65,12 +65,12 @@ class Mimi(nn.Module):
     config: schema.MimiConfig
 
     def setup(self) -> None:
-        """Creates the two halves around the quantiser."""
+        """Creates the two halves around the quantizer."""
         c = self.config
         self.encoder = seanet.Encoder(c)
         self.encoder_transformer = transformer.Transformer(c)
         self.downsample = conv.StridedConv(c.latent, c.latent, _RESAMPLE, use_bias=False)
-        self.quantiser = quantizer.Quantiser(c)
+        self.quantizer = quantizer.Quantizer(c)
         self.upsample = conv.ChannelwiseUpsample(c.latent, _RESAMPLE)
         self.decoder_transformer = transformer.Transformer(c)
         self.decoder = seanet.Decoder(c)
@@ -81,14 +81,14 @@ class Mimi(nn.Module):
 
     def encode(self, audio: Float[Array, "B samples"]) -> Int[Array, "B Q T"]:
         """Returns the codes of audio that is zero-filled on the right to whole frames."""
-        return self.quantise(self.latents(audio))
+        return self.quantize(self.latents(audio))
 
     def decode(self, codes: Int[Array, "B Q T"]) -> Float[Array, "B samples"]:
         """Returns the audio of codes; a row with a code out of range has NaN there and around it."""
-        return self.synthesise(self.dequantise(codes))
+        return self.synthesize(self.dequantize(codes))
 
     def latents(self, audio: Float[Array, "B samples"]) -> Float[Array, "B T latent"]:
-        """Returns the latents of audio before quantisation, one per frame."""
+        """Returns the latents of audio before quantization, one per frame."""
         B, samples = audio.shape
         frame = frame_samples(self.config)
         frames = -(-samples // frame)
@@ -99,23 +99,23 @@ class Mimi(nn.Module):
         _, latents = self.latents_step(self.start(B).encoder, audio)
         return latents[:, :frames]
 
-    def synthesise(self, latents: Float[Array, "B T latent"]) -> Float[Array, "B samples"]:
+    def synthesize(self, latents: Float[Array, "B T latent"]) -> Float[Array, "B samples"]:
         """Returns the audio of latents."""
         B, T, _ = latents.shape
         chunk = self._chunk(B, T)
         padded = jnp.pad(latents, ((0, 0), (0, -T % chunk), (0, 0)))
-        _, audio = self.synthesise_step(self.start(B).decoder, padded)
+        _, audio = self.synthesize_step(self.start(B).decoder, padded)
         return audio[:, : T * frame_samples(self.config)]
 
-    def quantise(self, latents: Float[Array, "B T latent"]) -> Int[Array, "B Q T"]:
+    def quantize(self, latents: Float[Array, "B T latent"]) -> Int[Array, "B Q T"]:
         """Returns the nearest codes."""
         with jax.default_matmul_precision("highest"):
-            return self.quantiser.encode(latents)
+            return self.quantizer.encode(latents)
 
-    def dequantise(self, codes: Int[Array, "B Q T"]) -> Float[Array, "B T latent"]:
+    def dequantize(self, codes: Int[Array, "B Q T"]) -> Float[Array, "B T latent"]:
         """Returns the latents that the codes stand for."""
         with jax.default_matmul_precision("highest"):
-            return self.quantiser.decode(codes)
+            return self.quantizer.decode(codes)
 
     def encode_step(
         self, state: State, audio: Float[Array, "B samples"]
@@ -126,13 +126,13 @@ class Mimi(nn.Module):
           ValueError: unless the samples make one or more whole frames.
         """
         encoder, latents = self.latents_step(state.encoder, audio)
-        return state._replace(encoder=encoder), self.quantise(latents)
+        return state._replace(encoder=encoder), self.quantize(latents)
 
     def decode_step(
         self, state: State, codes: Int[Array, "B Q T"]
     ) -> tuple[State, Float[Array, "B samples"]]:
         """Decodes the next frames of a stream."""
-        decoder, audio = self.synthesise_step(state.decoder, self.dequantise(codes))
+        decoder, audio = self.synthesize_step(state.decoder, self.dequantize(codes))
         return state._replace(decoder=decoder), audio
 
     def latents_step(
@@ -153,7 +153,7 @@ class Mimi(nn.Module):
             latents, downsample = self.downsample(x, past)
         return EncoderState(state.position + x.shape[1], convs, memory, downsample), latents
 
-    def synthesise_step(
+    def synthesize_step(
         self, state: DecoderState, latents: Float[Array, "B T latent"]
     ) -> tuple[DecoderState, Float[Array, "B samples"]]:
         """Returns the audio of the next frames' latents."""

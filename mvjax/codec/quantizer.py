@@ -1,4 +1,4 @@
-"""Split residual vector quantisation: one semantic level, and acoustic levels that do not see it."""
+"""Split residual vector quantization: one semantic level, and acoustic levels that do not see it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SEMANTIC_LEVELS = 1
 _MIN_USAGE = 1e-5  # reference section 6: centroids are embedding_sum / max(cluster_usage, 1e-5)
 
 
-class Quantiser(nn.Module):
-    """Both branches quantise the same latents; decoding adds them."""
+class Quantizer(nn.Module):
+    """Both branches quantize the same latents; decoding adds them."""
 
     config: schema.MimiConfig
 
@@ -37,7 +37,7 @@ class Quantiser(nn.Module):
 
 
 class Branch(nn.Module):
-    """A residual quantiser between two projections.
+    """A residual quantizer between two projections.
 
     Attributes:
       config: sizes.

@@ -1,4 +1,4 @@
-"""`mvjax dialogues`: synthetic visual dialogues, written by a language model and spoken by a synthesiser."""
+"""`mvjax dialogues`: synthetic visual dialogues, written by a language model and spoken by a synthesizer."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _add_speak(add) -> None:
         " 'piper -m voice.onnx -f {wav}'; it may take {text}, {voice}, {seed} and write word times"
         " to {json} (%(default)s)",
     )  # fmt: skip
-    add("--assistant-voice", metavar="VOICE", help="default: one of the synthesiser's")
+    add("--assistant-voice", metavar="VOICE", help="default: one of the synthesizer's")
     add(
         "--user-voice", action="append", metavar="VOICE", dest="user_voices",
         help="may be repeated: one is drawn for each dialogue",
@@ -130,7 +130,7 @@ def speak(args: argparse.Namespace) -> int:
 
 
 def _voices(name: str, assistant: str | None, users: list[str] | None):
-    """The synthesiser that `--tts` names, with the voices that were asked for."""
+    """The synthesizer that `--tts` names, with the voices that were asked for."""
     from mvjax.dialogues import kyutai_tts, tts
 
     chosen = {"assistant": assistant, "users": tuple(users) if users else None}

@@ -43,13 +43,13 @@ def add(commands) -> None:
 def encode(args: argparse.Namespace) -> int:
     """Encodes, writes the records, and says how fast it went and what was left out."""
     from mvjax.config import text as config_text
-    from mvjax.data.ingest import catalogue, items, sources, write
+    from mvjax.data.ingest import catalog, items, sources, write
     from mvjax.data.records import dataset as dataset_lib
     from mvjax.data.speech import augment, encoder
     from mvjax.data.speech import encode as encode_lib
 
     run = config_text.load_experiment(args.experiment, pick=args.pick)
-    split = catalogue.find(args.dataset, args.split)[1]
+    split = catalog.find(args.dataset, args.split)[1]
     sources.check_folders(args.images)
     dataset = args.out / args.name
     settings = encoder.Settings(
@@ -65,7 +65,7 @@ def encode(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
 
     def dialogues(skips: items.Skips) -> Iterator:
-        reader = catalogue.reader(args.dataset)
+        reader = catalog.reader(args.dataset)
         return reader.read(args.source, split=split, images=args.images, skips=skips)
 
     fresh = None

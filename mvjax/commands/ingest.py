@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mvjax.commands import arguments, spinner
-from mvjax.data.ingest import catalogue
+from mvjax.data.ingest import catalog
 
 
 def add(commands) -> None:
@@ -15,7 +15,7 @@ def add(commands) -> None:
         commands, "ingest", ingest, "records of a published dataset of images and text",
         "mvjax data ingest coco karpathy/ --images coco/ --split train --out data/vision",
     )  # fmt: skip
-    names = [name for name, dataset in catalogue.DATASETS.items() if not dataset.spoken]
+    names = [name for name, dataset in catalog.DATASETS.items() if not dataset.spoken]
     add("name", metavar="DATASET", help=f"one of {', '.join(names)}")
     add("source", type=Path, metavar="SOURCE", help="folder with the dataset's files as published")
     add("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
@@ -35,7 +35,7 @@ def ingest(args: argparse.Namespace) -> int:
     """Writes the records and says what was left out."""
     from mvjax.data.ingest import write
 
-    split = catalogue.find(args.name, args.split)[1]
+    split = catalog.find(args.name, args.split)[1]
     dataset = args.out / (args.called or f"{args.name}-{split}")
     with spinner.shown(f"{dataset}: opening") as tell:
         found = write.write_text(
@@ -53,13 +53,13 @@ def ingest(args: argparse.Namespace) -> int:
 
 
 class _List(argparse.Action):
-    """Prints the catalogue; needs no dataset."""
+    """Prints the catalog; needs no dataset."""
 
     def __init__(self, option_strings, dest, **options):
         super().__init__(option_strings, dest, nargs=0, **options)
 
     def __call__(self, parser, namespace, values, option_string=None):
-        for name, dataset in catalogue.DATASETS.items():
+        for name, dataset in catalog.DATASETS.items():
             if not dataset.spoken:
                 print(f"{name}: {dataset.summary}\n  splits  {', '.join(dataset.splits)}")
                 print(f"  SOURCE  {dataset.source}\n  images  {dataset.images or 'in those files'}")

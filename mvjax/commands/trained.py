@@ -26,7 +26,7 @@ def add(commands) -> None:
 
     add = arguments.command(
         commands, "export", export, "write a ready-to-serve folder with its parity certificate",
-        "mvjax export runs/digits --target mlx --quantise q8 --out exported/digits",
+        "mvjax export runs/digits --target mlx --quantize q8 --out exported/digits",
     )  # fmt: skip
     add("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
     add(
@@ -39,7 +39,7 @@ def add(commands) -> None:
         help="of the weights, mixed as in upstream's file; default: as they were trained",
     )  # fmt: skip
     add(
-        "--quantise", "--quantize", choices=("q8", "q4", "q8_0"),
+        "--quantize", "--quantise", dest="quantize", choices=("q8", "q4", "q8_0"),
         help="q8 or q4 for mlx, q8_0 (a GGUF) for candle",
     )  # fmt: skip
     add("--frames", type=int, default=120, metavar="N", help="frames to compare (%(default)s)")
@@ -79,7 +79,7 @@ def export(args: argparse.Namespace) -> int:
     trained = load.trained(args.run_folder)
     model = trained.config.model
     results = model_card.read_results(args.run_folder, step=trained.step)
-    how = {"dtype": args.dtype, "quantisation": args.quantise}
+    how = {"dtype": args.dtype, "quantization": args.quantize}
     export_folder.export(
         trained.params, trained.config, args.target, args.out, results=results, **how
     )

@@ -214,7 +214,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Reference section 7.1; the audio loss is normalised over its levels together."""
+    """Reference section 7.1; the audio loss is normalized over its levels together."""
 
     text_padding_weight: float = 0.5  # on PAD and EPAD targets
     semantic_weight: float = 100.0  # on codebook 0; acoustic levels weigh 1
@@ -229,20 +229,22 @@ class OptimConfig:
 
     learning_rate: float = 1e-4
     warmup_steps: int = 1000
-    final_fraction: float = 0.1  # of the rate, at the last step
+    final_lr_fraction: float = 0.1  # of the rate, at the last step
     betas: tuple[float, float] = (0.9, 0.95)  # as Moshi
     eps: float = 1e-8
     weight_decay: float = 0.1  # matrices only
     clip_norm: float = 1.0
     spike_factor: float | None = None  # skip a batch of a loss above this x the recent median
     spike_window: int = 64  # losses that the median is of
-    ema: float | None = None  # decay a step of a mean of the adapters, which eval and export take
+    ema_decay: float | None = (
+        None  # decay a step of a mean of the adapters, which eval and export take
+    )
 
     def __post_init__(self) -> None:
         """Checks the decay."""
-        if self.ema is not None and not 0 < self.ema < 1:
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(
-                f"optim.ema: expected a decay between 0 and 1, or none, got {self.ema}"
+                f"optim.ema_decay: expected a decay between 0 and 1, or none, got {self.ema_decay}"
             )
 
 
@@ -266,8 +268,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     max_failed_saves: int = 3  # checkpoints in a row that may fail, as on a full disk (ours)
     max_skipped: int = 10  # batches in a row that may be skipped, not finite or spikes (ours)
-    stall_seconds: float = 300.0  # of waiting without a word, then it is said for what (ours)
-    stall_stacks: bool = False  # also print where every thread stands
+    watchdog_seconds: float = 300.0  # of waiting without a word, then it is said for what (ours)
+    watchdog_stacks: bool = False  # also print where every thread stands
     trained: tuple[str, ...] = (  # regexes over parameter paths; the rest is frozen
         "(xa|gate|image/(proj|norm)|backbone/blocks/(xa|gate|norm_xa|gate_alpha))(/.*)?",
     )
@@ -275,8 +277,10 @@ class TrainConfig:
     attention: AttentionKernel = "auto"  # by the devices: splash on TPU, cuDNN on GPU, else plain
     # int8: matrices of backbone and depth transformer, the rest as bfloat16
     frozen_dtype: FrozenDtype = "as stored"
-    accumulate: int = 1  # micro-batches a step, one after the other; the gradients stay the same
-    logit_frames: int = 128  # frames of a row whose text logits exist at a time (memory only)
+    grad_accum_steps: int = (
+        1  # micro-batches a step, one after the other; the gradients stay the same
+    )
+    loss_chunk: int = 128  # frames of a row whose text logits exist at a time (memory only)
 
     def __post_init__(self) -> None:
         """Checks what counts."""
@@ -286,14 +290,16 @@ class TrainConfig:
             "keep_checkpoints",
             "max_failed_saves",
             "max_skipped",
-            "accumulate",
-            "logit_frames",
+            "grad_accum_steps",
+            "loss_chunk",
         )
         low = {name: getattr(self, name) for name in names if getattr(self, name) < 1}
         if low:
             raise ValueError(f"train: expected at least 1, got {low}")
-        if self.stall_seconds <= 0:
-            raise ValueError(f"train.stall_seconds: expected above 0, got {self.stall_seconds}")
+        if self.watchdog_seconds <= 0:
+            raise ValueError(
+                f"train.watchdog_seconds: expected above 0, got {self.watchdog_seconds}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -153,6 +153,8 @@ def _set(hint: Any, value: Any, path: list[str], text: str, place: str) -> Any:
 def _parse(hint: Any, text: str) -> Json:
     if hint is str and not text.startswith(('"', "'")):
         return text
+    if typing.get_origin(hint) is typing.Literal and text in typing.get_args(hint):
+        return text  # "none" is a value of some
     if text.lower() in ("none", "null"):
         return None
     for read in (json.loads, ast.literal_eval):
@@ -232,7 +234,7 @@ def _build(kind: type, values: dict[str, Any], place: str) -> Any:
 
 
 def _failure(error: Exception) -> str:
-    """What went wrong in an experiment file; a misspelt field gets a suggestion."""
+    """What went wrong in an experiment file; a misspelled field gets a suggestion."""
     found = _UNEXPECTED.match(str(error))
     kind = vars(schema).get(found[1]) if found else None
     if found and dataclasses.is_dataclass(kind) and isinstance(kind, type):

@@ -1,6 +1,6 @@
-"""Images between bytes and the encoder: decode, resize to a square, normalise, encode as PNG.
+"""Images between bytes and the encoder: decode, resize to a square, normalize, encode as PNG.
 
-Square bicubic with antialias, rounded to 8 bits before normalising, with the arithmetic of one of the
+Square bicubic with antialias, rounded to 8 bits before normalizing, with the arithmetic of one of the
 runtimes (reference section 3.1). Unlike all of them, photos are turned upright by their EXIF tag and every
 pixel mode becomes RGB first: kyuteye_pt drops transparency, and kyuteye_mlx takes other modes as they are.
 """
@@ -66,7 +66,7 @@ def resize_square(
     return chosen[resampler](image, size, size)
 
 
-def normalise(
+def normalize(
     image: UInt8[np.ndarray, "*batch height width 3"],
 ) -> Float32[np.ndarray, "*batch height width 3"]:
     """Maps 0..255 to [-1, 1], which is what SigLIP expects."""
@@ -100,7 +100,7 @@ def _open(data: bytes, limits: schema.LimitsConfig) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts any pixel mode to RGB; transparency is laid on white."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+    if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip at 255
         levels = np.asarray(image).astype(np.int32).clip(0, 2**16 - 1)
         image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     if not image.has_transparency_data:

@@ -5,7 +5,7 @@
 integer. The bits here are the same.
 
 *pillow*: what kyuteye_mlx calls, and so is this. Its weights are wider and it may begin with the columns: of
-pure noise one or two pixels in 100,000 differ from torch's by two grey levels, or 1 in 70 by up to four if
+pure noise one or two pixels in 100,000 differ from torch's by two gray levels, or 1 in 70 by up to four if
 the order is the other one.
 
 *image_rs*: kyuteye_rs calls `resize_exact` of the Rust crate `image` 0.25.5 with CatmullRom, which filters
@@ -89,11 +89,11 @@ def _weights(old: int, size: int) -> tuple[Float[np.ndarray, "size taps"], np.nd
     """Returns (weights that add up to 1, the first pixel that they are for), one row a new pixel."""
     scale = old / size
     stretch = max(scale, 1.0)
-    centre = scale * (np.arange(size) + 0.5)
-    first = np.maximum((centre - _REACH * stretch + 0.5).astype(np.int64), 0)
-    last = np.minimum((centre + _REACH * stretch + 0.5).astype(np.int64), old)
+    center = scale * (np.arange(size) + 0.5)
+    first = np.maximum((center - _REACH * stretch + 0.5).astype(np.int64), 0)
+    last = np.minimum((center + _REACH * stretch + 0.5).astype(np.int64), old)
     pixel = first[:, None] + np.arange((last - first).max())
-    weights = _cubic((pixel - centre[:, None] + 0.5) / stretch)
+    weights = _cubic((pixel - center[:, None] + 0.5) / stretch)
     weights = np.where(pixel < last[:, None], weights, 0.0)
     return weights / weights.sum(axis=1, keepdims=True), first
 

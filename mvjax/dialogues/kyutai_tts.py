@@ -50,10 +50,10 @@ class Kyutai:
           ModuleNotFoundError: without `moshi`.
           ValueError: if the model does not come to the end of a line.
         """
-        return synthesise(_load(self.repo, self.device), lines)
+        return synthesize(_load(self.repo, self.device), lines)
 
 
-def synthesise(model: Any, lines: Sequence[tts.Line]) -> list[speech.Speech]:
+def synthesize(model: Any, lines: Sequence[tts.Line]) -> list[speech.Speech]:
     """Says lines with a `moshi.models.tts.TTSModel`."""
     import torch
 

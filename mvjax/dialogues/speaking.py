@@ -79,7 +79,7 @@ def speak(
     Args:
       source: as `store.read`; pictures are found relative to its folder.
       out: folder, new or begun.
-      voices: the synthesiser.
+      voices: the synthesizer.
       jobs: processes; 1 works in this one.
       seed: of voices, gaps, loudness; what is drawn for a dialogue follows from it and the id.
       report: gets a line a part.

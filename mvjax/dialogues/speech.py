@@ -1,7 +1,7 @@
 """Text to 24 kHz speech with word and phoneme times, by eSpeak NG (pip wheel `espeakng-loader`).
 
 eSpeak NG is called through ctypes in retrieval mode: it hands samples and events to a callback and
-touches no sound device. The library keeps global state: calls are serialised by a lock, and since the
+touches no sound device. The library keeps global state: calls are serialized by a lock, and since the
 phase of its oscillators carries over, the same words come out a few samples different from call to call;
 the same sequence of calls in a fresh process gives the same samples.
 Source: espeak-ng/src/include/espeak-ng/speak_lib.h.
@@ -82,7 +82,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 
 def speak(text: str, voice: Voice) -> Speech:
-    """Synthesises `text`; words are the whitespace-separated words of `text`, in order.
+    """Synthesizes `text`; words are the whitespace-separated words of `text`, in order.
 
     Raises:
       ValueError: if the text is empty or eSpeak NG does not know the voice.
@@ -90,7 +90,7 @@ def speak(text: str, voice: Voice) -> Speech:
     if not text.strip():
         raise ValueError("speak: expected text with at least one word, got an empty text")
     with _LOCK:
-        chunks, events, rate = _synthesise(text, voice)
+        chunks, events, rate = _synthesize(text, voice)
     raw = np.concatenate(chunks) if chunks else np.zeros(1, np.int16)
     samples = _resample(raw.astype(np.float32) / 32768.0, rate)
     seconds = len(samples) / types.SAMPLE_RATE
@@ -103,7 +103,7 @@ def speak(text: str, voice: Voice) -> Speech:
 
 @functools.cache
 def _library() -> tuple[ctypes.CDLL, int]:
-    """Loads and initialises eSpeak NG once; returns it with its sample rate in hertz."""
+    """Loads and initializes eSpeak NG once; returns it with its sample rate in hertz."""
     import espeakng_loader
 
     lib = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -117,7 +117,7 @@ def _library() -> tuple[ctypes.CDLL, int]:
     return lib, rate
 
 
-def _synthesise(text: str, voice: Voice) -> tuple[list[np.ndarray], list[tuple], int]:
+def _synthesize(text: str, voice: Voice) -> tuple[list[np.ndarray], list[tuple], int]:
     lib, rate = _library()
     if lib.espeak_SetVoiceByName(voice.name.encode()) != 0:
         raise ValueError(

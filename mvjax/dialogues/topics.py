@@ -57,7 +57,7 @@ TOPICS = (
     "what to give a friend for a birthday",
     "planning a surprise party",
     "making new friends in a new town",
-    "settling an argument with a neighbour",
+    "settling an argument with a neighbor",
     "the first people on the moon",
     "how the pyramids were built",
     "the history of the umbrella",

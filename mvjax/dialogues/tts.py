@@ -42,7 +42,7 @@ class Line:
 
 @runtime_checkable
 class Tts(Protocol):
-    """A synthesiser; it is sent to other processes, so it holds settings and no state."""
+    """A synthesizer; it is sent to other processes, so it holds settings and no state."""
 
     @property
     def assistant(self) -> str:
@@ -61,7 +61,7 @@ class Tts(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Espeak:
-    """eSpeak NG (`speech`): offline, quick, robotic; word times come from the synthesiser.
+    """eSpeak NG (`speech`): offline, quick, robotic; word times come from the synthesizer.
 
     A voice is a name such as "en-us+f2", and may add rate (words a minute) and pitch (0 to 99):
     "en-us+f2:185:60".

@@ -138,7 +138,7 @@ def _certificates(results: stages.Results) -> list[html.Certificate]:
 def _codec(speech: stages.Speech) -> list[tuple[str, int, float]]:
     codec, answers = speech.codec, speech.answers
     rows = [
-        ("Held-out sentences, as synthesised", codec.words, codec.original),
+        ("Held-out sentences, as synthesized", codec.words, codec.original),
         ("The same through the codec", codec.words, codec.codec),
         ("The model's own spoken answers, against what it wrote", answers.words, answers.share),
         ("Always guessing the most frequent word", codec.words, codec.chance),

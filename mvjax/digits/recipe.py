@@ -29,7 +29,7 @@ def digits() -> schema.Config:
         ),
         loss=schema.LossConfig(text_padding_weight=0.25, semantic_weight=10.0, audio_weight=0.3),
         optim=schema.OptimConfig(
-            learning_rate=2.5e-3, warmup_steps=20, final_fraction=0.05, weight_decay=0.1
+            learning_rate=2.5e-3, warmup_steps=20, final_lr_fraction=0.05, weight_decay=0.1
         ),
         train=schema.TrainConfig(steps=400, log_every=10, checkpoint_every=100, remat="none"),
     )

@@ -161,7 +161,7 @@ def export(
             model.config,
             folder,
             target,
-            pixels=images.normalise(picture)[None],
+            pixels=images.normalize(picture)[None],
             user_codes=user_codes,
         )
     return certificates
@@ -254,7 +254,7 @@ def _frames(samples: np.ndarray, first: int, last: int) -> np.ndarray:
 
 
 def _utterances(plan: Plan) -> tuple[list[codec_check.Utterance], list[codec_check.Utterance]]:
-    """The assistant's sentences as synthesised: to teach with, and others to test with."""
+    """The assistant's sentences as synthesized: to teach with, and others to test with."""
     rng = np.random.default_rng(SEED)
     texts: dict[str, None] = {}
     while len(texts) < plan.taught + plan.heard:

@@ -40,7 +40,7 @@ class Word:
 class Result:
     """Share of words heard correctly; `chance` is the share of the most frequent word."""
 
-    original: float  # held-out utterances, as synthesised: the classifier's ceiling
+    original: float  # held-out utterances, as synthesized: the classifier's ceiling
     codec: float  # the same words after encode and decode
     chance: float
     words: int  # words heard
@@ -110,7 +110,7 @@ def check(
 
     Args:
       listener: taught on other utterances.
-      utterances: as synthesised.
+      utterances: as synthesized.
       coded: the samples of each after encode and decode; a different length is cut or zero-filled.
     """
     original: list[Word] = []

@@ -112,7 +112,7 @@ class Subject:
         picture: UInt8[np.ndarray, "height width 3"],
     ) -> Float[np.ndarray, "L T"]:
         """Gate opening of every layer in every frame of a finished conversation."""
-        output = _forward(self.model, self.params, codes, images.normalise(picture)[None])
+        output = _forward(self.model, self.params, codes, images.normalize(picture)[None])
         return np.asarray(output.gates)[:, 0]
 
     def hear(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -163,7 +163,7 @@ class Subject:
         return found
 
     def _look(self, pictures: UInt8[np.ndarray, "B height width 3"]) -> Any:
-        return _look(self.model, self.params, images.normalise(pictures))
+        return _look(self.model, self.params, images.normalize(pictures))
 
 
 def load(config: schema.Config, params: tree.Tree) -> Subject:

@@ -53,7 +53,7 @@ def certify(
     pixels: Float[np.ndarray, "1 height width 3"],
     user_codes: Int[np.ndarray, "U T"],
     dtype: schema.Dtype | None = None,
-    quantisation: targets.Quantisation | None = None,
+    quantization: targets.Quantization | None = None,
     tolerance: float = 1e-4,
 ) -> dict[str, Any]:
     """Returns the certificate and writes it to `folder/certificate.json`.
@@ -69,7 +69,7 @@ def certify(
       pixels: the image, in [-1, 1].
       user_codes: what the user says, undelayed; at least MIN_FRAMES frames.
       dtype: as told to `export`.
-      quantisation: as told to `export`.
+      quantization: as told to `export`.
       tolerance: on absolute differences of logits and gate means, in float32.
 
     Raises:
@@ -81,7 +81,7 @@ def certify(
         raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
     model = _as_trained(config.model)
     outs = _talk(folder, target, pixels, user_codes)
-    weights = folder / targets.weight_file(target, quantisation)
+    weights = folder / targets.weight_file(target, quantization)
     reloaded = export_folder.open_exported(weights, config.model, target, dtype=np.float32)
     compare = functools.partial(
         agreement.compare, model=model, pixels=pixels, user=user_codes, outs=outs
@@ -91,11 +91,11 @@ def certify(
         "upstream": targets.UPSTREAM[target],
         "runtime": f"{_RUNTIMES[target]}{_ALSO.get(target, '')}",
         **_files(weights),
-        "stored_as": quantisation or dtype or "as trained",
+        "stored_as": quantization or dtype or "as trained",
         "frames": T,
         "tolerance": tolerance,
         **compare(reloaded),
-        **_values(params, config, reloaded, target, dtype=dtype, quantisation=quantisation),
+        **_values(params, config, reloaded, target, dtype=dtype, quantization=quantization),
         "upstream_differences": deviations.deviations(config.model, target),
     }
     trained = _on_host(params)
@@ -178,7 +178,7 @@ def _values(
     target: targets.Target,
     *,
     dtype: schema.Dtype | None,
-    quantisation: targets.Quantisation | None,
+    quantization: targets.Quantization | None,
 ) -> dict[str, Any]:
     """Compares the reloaded weights with those that training started from and those it made.
 
@@ -195,7 +195,7 @@ def _values(
         config.model,
         target,
         dtype=dtype,
-        quantisation=quantisation,
+        quantization=quantization,
     )
     files = [path for path in start if path in source]
     return {

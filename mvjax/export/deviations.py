@@ -32,10 +32,10 @@ _NOTES = {
     ("cross_attention.norm_without_image", True): "adds norm_cross(x) to the residual of a"
     " conversation without an image",
     ("siglip.resampler", "torch"): "makes images square as torch does",
-    ("siglip.resampler", "pillow"): "makes images square as Pillow does (up to 4 grey levels"
+    ("siglip.resampler", "pillow"): "makes images square as Pillow does (up to 4 gray levels"
     " from torch on noise)",
     ("siglip.resampler", "image_rs"): "makes images square as the Rust crate image does (up to"
-    " 24 grey levels from torch on noise, since nothing is cut between the two axes)",
+    " 24 gray levels from torch on noise, since nothing is cut between the two axes)",
     ("siglip.final_norm_eps", 1e-6): "has eps 1e-6 in SigLIP's last norm",
     ("siglip.final_norm_eps", 1e-5): "has eps 1e-5 in SigLIP's last norm",
     ("backbone.context_has_self", True): "counts a frame itself among those it attends to",

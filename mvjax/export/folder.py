@@ -42,7 +42,7 @@ def export(
     out: Path,
     *,
     dtype: schema.Dtype | None = None,
-    quantisation: targets.Quantisation | None = None,
+    quantization: targets.Quantization | None = None,
     results: model_card.Results | None = None,
 ) -> Path:
     """Writes weights, config files, codec, tokenizer and a model card into the folder `out`.
@@ -53,7 +53,7 @@ def export(
       target: the upstream runtime.
       out: made if needed; files of an earlier export are replaced, and its certificate is removed.
       dtype: of the weights, mixed as in upstream's file; None keeps each leaf's.
-      quantisation: one of the target's.
+      quantization: one of the target's.
       results: of the run, for the card.
 
     Returns:
@@ -63,18 +63,18 @@ def export(
       ValueError: if the target would run this design wrongly, or a tensor read back differs.
       OSError: if the folder cannot be written.
     """
-    _refuse(config.model, target, dtype, quantisation)
+    _refuse(config.model, target, dtype, quantization)
     codec = files.resolve(config.frozen.codec)
     tokenizer = files.resolve(config.frozen.tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     (out / CERTIFICATE_FILE).unlink(missing_ok=True)
-    weights = out / targets.weight_file(target, quantisation)
-    save_exported(weights, params, config.model, target, dtype=dtype, quantisation=quantisation)
+    weights = out / targets.weight_file(target, quantization)
+    save_exported(weights, params, config.model, target, dtype=dtype, quantization=quantization)
     shutil.copyfile(codec, out / targets.CODEC_FILE)
     shutil.copyfile(tokenizer, out / targets.TOKENIZER_FILE)
-    _write_configs(config.model, target, quantisation, out)
+    _write_configs(config.model, target, quantization, out)
     card = model_card.text(
-        params, config, target, dtype=dtype, quantisation=quantisation, results=results
+        params, config, target, dtype=dtype, quantization=quantization, results=results
     )
     (out / model_card.FILE).write_text(card)
     return out
@@ -87,7 +87,7 @@ def save_exported(
     target: targets.Target,
     *,
     dtype: schema.Dtype | None = None,
-    quantisation: targets.Quantisation | None = None,
+    quantization: targets.Quantization | None = None,
 ) -> None:
     """Writes the weights of an export alone, and reads them back; the inverse of `load_exported`.
 
@@ -97,12 +97,12 @@ def save_exported(
       config: its sizes.
       target: whose layout.
       dtype: as `export`.
-      quantisation: one of the target's.
+      quantization: one of the target's.
 
     Raises:
       ValueError: for a design that the layout has no place for, or if a tensor read back differs.
     """
-    tensors = to_tensors(params, config, target, dtype=dtype, quantisation=quantisation)
+    tensors = to_tensors(params, config, target, dtype=dtype, quantization=quantization)
     write = candle.write if target == "candle" else safetensors_io.write
     write(path, tensors)
     assert_written(path, tensors)
@@ -114,17 +114,17 @@ def to_tensors(
     target: targets.Target,
     *,
     dtype: schema.Dtype | None = None,
-    quantisation: targets.Quantisation | None = None,
+    quantization: targets.Quantization | None = None,
 ) -> dict[str, lazy.Stored]:
     """Returns {name in the file: tensor}, made when read; those of a GGUF in the leaves' dtype."""
-    place = f"writing {targets.weight_file(target, quantisation)}"
+    place = f"writing {targets.weight_file(target, quantization)}"
     leaves = {
         path: lazy.cast(placement.on_host(values), _kept(path, target, dtype))
         for path, values in tree.flatten(params).items()
     }
-    if quantisation in ("q8", "q4"):
-        return mlx.quantised(leaves, config, quantisation, place=place)
-    table = _table(config, target, quantisation)
+    if quantization in ("q8", "q4"):
+        return mlx.quantized(leaves, config, quantization, place=place)
+    table = _table(config, target, quantization)
     return rules.views(leaves, table, kyutai.sizes(config), place=place)
 
 
@@ -134,12 +134,12 @@ def as_stored(
     target: targets.Target,
     *,
     dtype: schema.Dtype | None = None,
-    quantisation: targets.Quantisation | None = None,
+    quantization: targets.Quantization | None = None,
 ) -> dict[str, leaf_view.Leaf]:
     """Returns {path: leaf}, in float32, as an export of `params` holds it: rounded as the file rounds."""
-    tensors = to_tensors(params, config, target, dtype=dtype, quantisation=quantisation)
-    place = f"rounding as {targets.weight_file(target, quantisation)}"
-    if quantisation == "q8_0":
+    tensors = to_tensors(params, config, target, dtype=dtype, quantization=quantization)
+    place = f"rounding as {targets.weight_file(target, quantization)}"
+    if quantization == "q8_0":
         image = candle.image_tensors(tensors)
         language = {name: t for name, t in tensors.items() if name not in image}
         tensors = {n: candle.gguf_io().Rounded(t) for n, t in language.items()} | image
@@ -163,10 +163,10 @@ def load_exported(
     """Reads a weight file of a target whole, as the parameter tree in numpy.
 
     Args:
-      path: location of a file that mvjax exported or upstream released, quantised or not.
+      path: location of a file that mvjax exported or upstream released, quantized or not.
       config: the sizes that the file must have.
       target: whose layout it has.
-      dtype: of the parameters; None keeps the file's. Quantised weights are exact in float32.
+      dtype: of the parameters; None keeps the file's. Quantized weights are exact in float32.
 
     Raises:
       ValueError: naming the file, and every missing, unexpected, misshapen or damaged tensor.
@@ -194,9 +194,9 @@ def open_exported(
     return look(path, config, dtype=dtype)
 
 
-def config_file(target: targets.Target, quantisation: targets.Quantisation | None = None) -> str:
+def config_file(target: targets.Target, quantization: targets.Quantization | None = None) -> str:
     """Returns upstream's name of the config file."""
-    return _CONFIG_FILES[target, quantisation is not None]
+    return _CONFIG_FILES[target, quantization is not None]
 
 
 def assert_written(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
@@ -243,17 +243,17 @@ def _refuse(
     config: schema.ModelConfig,
     target: targets.Target,
     dtype: schema.Dtype | None,
-    quantisation: targets.Quantisation | None,
+    quantization: targets.Quantization | None,
 ) -> None:
-    name = targets.weight_file(target, quantisation)
-    if dtype is not None and quantisation is not None:
+    name = targets.weight_file(target, quantization)
+    if dtype is not None and quantization is not None:
         raise ValueError(
-            f"cannot export {name} as {dtype}: {quantisation} says what the weights are;"
-            " drop one of dtype and quantisation"
+            f"cannot export {name} as {dtype}: {quantization} says what the weights are;"
+            " drop one of dtype and quantization"
         )
     problems = targets.refusals(config, target)
-    if quantisation in ("q8", "q4"):
-        problems += mlx.width_refusals(config, quantisation)
+    if quantization in ("q8", "q4"):
+        problems += mlx.width_refusals(config, quantization)
     if problems:
         raise ValueError(
             f"cannot export to {target}: {targets.UPSTREAM[target]} would run this model wrongly:"
@@ -271,22 +271,22 @@ def _kept(path: str, target: targets.Target, dtype: schema.Dtype | None) -> np.d
 def _table(
     config: schema.ModelConfig,
     target: targets.Target,
-    quantisation: targets.Quantisation | None,
+    quantization: targets.Quantization | None,
 ) -> list[rules.Rule]:
     if target == "torch":
         return kyutai.vis_rules(config)
     if target == "mlx":
         return mlx.mlx_rules(config)
-    return candle.candle_rules(config, split=quantisation is not None)
+    return candle.candle_rules(config, split=quantization is not None)
 
 
 def _write_configs(
     config: schema.ModelConfig,
     target: targets.Target,
-    quantisation: targets.Quantisation | None,
+    quantization: targets.Quantization | None,
     out: Path,
 ) -> None:
-    path = out / config_file(target, quantisation)
+    path = out / config_file(target, quantization)
     match target:
         case "torch":
             path.write_text(yaml.safe_dump(runtime_configs.torch_config(config), sort_keys=False))
@@ -294,10 +294,10 @@ def _write_configs(
             link.unlink(missing_ok=True)
             link.symlink_to(targets.MODEL_FILE)
         case "mlx":
-            assert quantisation != "q8_0"
-            path.write_text(json.dumps(runtime_configs.mlx_config(config, quantisation), indent=1))
+            assert quantization != "q8_0"
+            path.write_text(json.dumps(runtime_configs.mlx_config(config, quantization), indent=1))
         case "candle":
-            content = runtime_configs.candle_config(config, quantisation)
+            content = runtime_configs.candle_config(config, quantization)
             path.write_text(json.dumps(content, indent=1))
     encoder = json.dumps(runtime_configs.encoder_config(config.siglip), indent=1)
     (out / targets.ENCODER_FILE).write_text(encoder)

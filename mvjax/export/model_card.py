@@ -51,7 +51,7 @@ def text(
     target: targets.Target,
     *,
     dtype: schema.Dtype | None,
-    quantisation: targets.Quantisation | None,
+    quantization: targets.Quantization | None,
     results: Results | None,
 ) -> str:
     """Returns the card, with the metadata that the Hugging Face Hub reads."""
@@ -59,12 +59,12 @@ def text(
     adapters, _ = tree.partition(params, config.train.trained)
     differences = deviations.deviations(model, target)
     return _CARD.format(
-        metadata=yaml.safe_dump(_metadata(config, target, quantisation), sort_keys=False),
+        metadata=yaml.safe_dump(_metadata(config, target, quantization), sort_keys=False),
         upstream=targets.UPSTREAM[target],
         count=_count(params),
         trained=_count(adapters),
         patterns=", ".join(f"`{pattern}`" for pattern in config.train.trained),
-        stored=_stored(params, dtype, quantisation),
+        stored=_stored(params, dtype, quantization),
         backbone=model.backbone,
         depformer=model.depformer,
         siglip=model.siglip,
@@ -76,16 +76,16 @@ def text(
         ),
         training=_training(config, results),
         results=_results(results),
-        use=_use(config, target, quantisation),
+        use=_use(config, target, quantization),
         differences="\n".join(f"- {note}" for note in differences) or "Nowhere.",
-        lossy=_LOSSY if quantisation or dtype else "",
+        lossy=_LOSSY if quantization or dtype else "",
     )
 
 
 def _metadata(
     config: schema.Config,
     target: targets.Target,
-    quantisation: targets.Quantisation | None,
+    quantization: targets.Quantization | None,
 ) -> dict[str, Any]:
     """The front matter; base models only where the config names them on the Hub."""
     bases = [
@@ -95,12 +95,12 @@ def _metadata(
     ]
     known = {
         "base_model": ["/".join(base) for base in bases],
-        "base_model_relation": "finetune" if quantisation is None else "quantized",
+        "base_model_relation": "finetune" if quantization is None else "quantized",
     }
     return {
         "license": "other",
         "license_name": "mixed",
-        "license_link": f"{FILE}#licences",
+        "license_link": f"{FILE}#licenses",
         "language": ["en"],
         "library_name": _LIBRARY[target],
         "pipeline_tag": "any-to-any",
@@ -116,10 +116,10 @@ def _count(params: tree.Tree) -> int:
 def _stored(
     params: tree.Tree,
     dtype: schema.Dtype | None,
-    quantisation: targets.Quantisation | None,
+    quantization: targets.Quantization | None,
 ) -> str:
-    if quantisation is not None:
-        return quantisation
+    if quantization is not None:
+        return quantization
     kept = sorted({np.dtype(leaf.dtype).name for leaf in tree.flatten(params).values()})
     return ", ".join(kept) if dtype is None else dtype
 
@@ -164,9 +164,9 @@ def _value(value: Any) -> str:
 def _use(
     config: schema.Config,
     target: targets.Target,
-    quantisation: targets.Quantisation | None,
+    quantization: targets.Quantization | None,
 ) -> str:
-    file = targets.weight_file(target, quantisation)
+    file = targets.weight_file(target, quantization)
     scope = config.model.cross_attention.scope
     assert isinstance(scope, scopes.Scope)  # no target runs another
     start = scope.start
@@ -179,7 +179,7 @@ def _use(
                 file=file, codec=targets.CODEC_FILE, spm=targets.TOKENIZER_FILE, start=server
             )
         case "candle":
-            suffix = "" if quantisation is None else "-q8"
+            suffix = "" if quantization is None else "-q8"
             return _CANDLE_USE.format(suffix=suffix, start=start)
 
 
@@ -197,7 +197,7 @@ mvjax's own runtime, which reads all sizes from this folder:
     runtime = torch_runtime.Runtime("this folder")"""
 
 _MLX_USE = """kyuteye_mlx's server, inside this folder, where it opens `siglip448.config` (`MOSHIVIS` is a
-checkout of kyutai-labs/moshivis; "q8" or "q4" in the file's name tells it the quantisation):
+checkout of kyutai-labs/moshivis; "q8" or "q4" in the file's name tells it the quantization):
 
     uv run --project $MOSHIVIS/kyuteye_mlx server --moshi-weights {file} \\
         --mimi-weights {codec} --tokenizer {spm} {start}
@@ -269,10 +269,10 @@ Trained: the parameters {patterns}. {training}
 
 {differences}
 
-## Licences
+## Licenses
 
 These files hold the work of several. Kyutai releases Moshi and Mimi under CC BY 4.0; the image encoder of
 PaliGemma 2 is under Google's Gemma terms, SigLIP on its own under Apache 2.0. Where the table above names
-other sources, their terms hold. The adapters are the work of whoever trained them, who names their licence
+other sources, their terms hold. The adapters are the work of whoever trained them, who names their license
 here before publishing.
 """

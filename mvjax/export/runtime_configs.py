@@ -75,7 +75,7 @@ def torch_config(config: schema.ModelConfig) -> dict[str, Any]:
 
 
 def mlx_config(config: schema.ModelConfig, mode: quantize.Mode | None = None) -> dict[str, Any]:
-    """Returns `config.json`: the fields of kyuteye_mlx's LmConfig, files, quantisation, image norm."""
+    """Returns `config.json`: the fields of kyuteye_mlx's LmConfig, files, quantization, image norm."""
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
     start = _scope(config).start
     scheme = None if mode is None else quantize.SCHEMES[mode]
@@ -123,7 +123,7 @@ def mlx_config(config: schema.ModelConfig, mode: quantize.Mode | None = None) ->
 
 
 def candle_config(
-    config: schema.ModelConfig, quantisation: targets.Quantisation | None = None
+    config: schema.ModelConfig, quantization: targets.Quantization | None = None
 ) -> dict[str, Any]:
     """Returns the JSON of kyuteye_rs's server, and under "mvjax" the sizes that its source holds."""
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
@@ -136,7 +136,7 @@ def candle_config(
     return {
         "instance_name": "mvjax",
         "hf_repo": "",
-        "lm_model_file": targets.weight_file("candle", quantisation),
+        "lm_model_file": targets.weight_file("candle", quantization),
         "text_tokenizer_file": targets.TOKENIZER_FILE,
         "mimi_model_file": targets.CODEC_FILE,
         "log_dir": "./moshi-logs",

@@ -15,13 +15,13 @@ from mvjax.config import schema
 from mvjax.export import designs
 
 Target = Literal["torch", "mlx", "candle"]
-Quantisation = Literal["q8", "q4", "q8_0"]
+Quantization = Literal["q8", "q4", "q8_0"]
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 UPSTREAM: dict[Target, str] = {"torch": "kyuteye_pt", "mlx": "kyuteye_mlx", "candle": "kyuteye_rs"}
 
 MODEL_FILE = "model.safetensors"
-_QUANTISED_FILES: dict[Target, dict[Quantisation, str]] = {
+_QUANTISED_FILES: dict[Target, dict[Quantization, str]] = {
     "torch": {},
     "mlx": {"q8": "model.q8.safetensors", "q4": "model.q4.safetensors"},
     "candle": {"q8_0": "model.q8_0.gguf"},
@@ -240,17 +240,17 @@ MATRIX: tuple[Line, ...] = (
     ),
 )  # fmt: skip
 
-_QUANTISED: dict[Quantisation, Mapping[Target, str]] = {
+_QUANTISED: dict[Quantization, Mapping[Target, str]] = {
     "q8": {
-        "torch": "kyuteye_pt loads no quantised weights (reference 4.2)",
+        "torch": "kyuteye_pt loads no quantized weights (reference 4.2)",
         "candle": "kyuteye_rs reads its own kind, q8_0 (reference 4.6)",
     },
     "q4": {
-        "torch": "kyuteye_pt loads no quantised weights (reference 4.2)",
+        "torch": "kyuteye_pt loads no quantized weights (reference 4.2)",
         "candle": "kyuteye_rs reads its own kind, q8_0 (reference 4.6)",
     },
     "q8_0": {
-        "torch": "kyuteye_pt loads no quantised weights (reference 4.2)",
+        "torch": "kyuteye_pt loads no quantized weights (reference 4.2)",
         "mlx": "kyuteye_mlx reads what nn.quantize makes: q8 or q4 (reference 4.5)",
     },
 }
@@ -265,21 +265,21 @@ def refusals(config: schema.ModelConfig, target: Target) -> list[str]:
     ]
 
 
-def weight_file(target: Target, quantisation: Quantisation | None = None) -> str:
+def weight_file(target: Target, quantization: Quantization | None = None) -> str:
     """Returns upstream's name of the weight file.
 
     Raises:
       ValueError: if the target reads no such file.
     """
-    if quantisation is None:
+    if quantization is None:
         return MODEL_FILE
-    if target in _QUANTISED[quantisation]:
+    if target in _QUANTISED[quantization]:
         known = list(_QUANTISED_FILES[target]) or "none"
         raise ValueError(
-            f"cannot export {quantisation} to {target}: {_QUANTISED[quantisation][target]};"
-            f" its quantisations: {known}"
+            f"cannot export {quantization} to {target}: {_QUANTISED[quantization][target]};"
+            f" its quantizations: {known}"
         )
-    return _QUANTISED_FILES[target][quantisation]
+    return _QUANTISED_FILES[target][quantization]
 
 
 def table() -> str:

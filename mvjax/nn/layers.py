@@ -34,7 +34,7 @@ class Einsum(nn.Module):
 
     Attributes:
       shape: of the kernel.
-      fan_in: product of the contracted sizes, for the initialiser.
+      fan_in: product of the contracted sizes, for the initializer.
       dtype: of the product.
       flat: see `contract`.
     """
@@ -58,12 +58,12 @@ class Einsum(nn.Module):
 
     def weight(self) -> Weight:
         """The kernel as it is stored."""
-        quantised = self.has_variable("params", "scale")
-        return Weight(self.kernel, self.get_variable("params", "scale") if quantised else None)
+        quantized = self.has_variable("params", "scale")
+        return Weight(self.kernel, self.get_variable("params", "scale") if quantized else None)
 
     def weights(self) -> Array:
         """The kernel in the matmul dtype; it must not be int8."""
-        assert not self.has_variable("params", "scale"), "adapters are not quantised"
+        assert not self.has_variable("params", "scale"), "adapters are not quantized"
         return self.kernel.astype(self.dtype)
 
 
@@ -151,7 +151,7 @@ class RMSNorm(nn.Module):
 
     Attributes:
       width: of the last axis.
-      kind: what s is: mean(x^2), or the unbiased variance of x (x itself is not centred).
+      kind: what s is: mean(x^2), or the unbiased variance of x (x itself is not centered).
       eps: added to s.
       precision: "activations" rounds to the dtype of x after each operation.
     """
@@ -224,7 +224,7 @@ class GateWeights(nn.Module):
 
 
 def _init_specs(key: Array, specs: Any) -> Any:
-    """Initialises one spec, or a tree of them."""
+    """Initializes one spec, or a tree of them."""
     if isinstance(specs, gates.ParamSpec):
         return specs.init(key, specs.shape)
     assert isinstance(specs, Mapping)

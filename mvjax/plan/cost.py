@@ -17,7 +17,7 @@ from mvjax.plan import measure as measured
 from mvjax.train import chips, sharding
 from mvjax.train import flops as flops_lib
 
-LASTING = ("frozen weights", "adapters", "optimiser", "batch")  # parts of memory, all the time
+LASTING = ("frozen weights", "adapters", "optimizer", "batch")  # parts of memory, all the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +96,14 @@ class Plan:
         return flops_lib.frames(self.run.data) / self.times.step if self.times else 0.0
 
     @property
-    def utilisation(self) -> float:
-        """Frozen-aware model FLOP utilisation at the roofline."""
-        return self._utilisation(self.times.step) if self.times else 0.0
+    def utilization(self) -> float:
+        """Frozen-aware model FLOP utilization at the roofline."""
+        return self._utilization(self.times.step) if self.times else 0.0
 
     @property
-    def serial_utilisation(self) -> float:
+    def serial_utilization(self) -> float:
         """The same with nothing hidden."""
-        return self._utilisation(self.times.serial) if self.times else 0.0
+        return self._utilization(self.times.serial) if self.times else 0.0
 
     @property
     def hours(self) -> float:
@@ -117,13 +117,13 @@ class Plan:
         return flops_lib.frames(self.run.data) / one.seconds if one and one.fits else 0.0
 
     @property
-    def measured_utilisation(self) -> float:
-        """Frozen-aware model FLOP utilisation, as measured; 0 likewise."""
+    def measured_utilization(self) -> float:
+        """Frozen-aware model FLOP utilization, as measured; 0 likewise."""
         one = self.measured
-        return self._utilisation(one.seconds) if one and one.fits else 0.0
+        return self._utilization(one.seconds) if one and one.fits else 0.0
 
-    def _utilisation(self, seconds: float) -> float:
-        return flops_lib.utilisation(
+    def _utilization(self, seconds: float) -> float:
+        return flops_lib.utilization(
             self.flops.frozen_aware,
             seconds,
             devices=self.topology.devices,

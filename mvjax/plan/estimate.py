@@ -81,7 +81,7 @@ def choices(
                 continue
             for remat, times in itertools.product(REMATS, (1, 2, 4, 8)):
                 if not any(n % (shards * times) for n in counts):
-                    train = dataclasses.replace(run.train, remat=remat, accumulate=times)
+                    train = dataclasses.replace(run.train, remat=remat, grad_accum_steps=times)
                     yield dataclasses.replace(run, mesh=mesh, train=train)
 
 
@@ -105,9 +105,14 @@ def ranked(run: schema.Config, topology: chips.Topology) -> list[cost.Plan]:
 def settings(run: schema.Config) -> str:
     """Returns the `--set` words that give a run's mesh, policy and accumulation."""
     m, train = run.mesh, run.train
-    values = {"mesh.data": m.data, "mesh.fsdp": m.fsdp, "mesh.tensor": m.tensor}
-    text = " ".join(f"--set {name}={value}" for name, value in values.items())
-    return f"{text} --set 'train.remat=\"{train.remat}\"' --set train.accumulate={train.accumulate}"
+    values = {
+        "mesh.data": m.data,
+        "mesh.fsdp": m.fsdp,
+        "mesh.tensor": m.tensor,
+        "train.remat": train.remat,
+        "train.grad_accum_steps": train.grad_accum_steps,
+    }
+    return " ".join(f"--set {name}={value}" for name, value in values.items())
 
 
 def _rank(one: cost.Plan) -> tuple[bool, float, float]:
@@ -151,22 +156,22 @@ class _Sizes:
     def memory(self) -> dict[str, float]:
         """Bytes by part."""
         data, c, m = self.run.data, self.run.model, self.mesh
-        state = 2 + (self.run.optim.ema is not None)
+        state = 2 + (self.run.optim.ema_decay is not None)
         rows = (data.speech_rows + data.speechless_rows) / self.shards
         image = 3 * c.siglip.image_size**2
         if data.features:
             image = self.patches * c.siglip.width * BYTES["bfloat16"]
         batch = rows * image + self.positions * (4 * c.codebooks + 1)
-        live = self.positions / self.run.train.accumulate
+        live = self.positions / self.run.train.grad_accum_steps
         kept = live * self._kept() * self.layers
         layer = self.gathered / self.layers if m.fsdp > 1 else 0.0
         working = 2 * layer + live * self.width * (4 * self.D + 4 * self.F / m.tensor)
-        logits = self.run.train.logit_frames * rows * c.text_vocab * (4 + self.width) / m.tensor
+        logits = self.run.train.loss_chunk * rows * c.text_vocab * (4 + self.width) / m.tensor
         keys = 2 * self.images * self.patches * self.D * self.width / m.tensor
         return {
             "frozen weights": self.frozen,
             "adapters": self.adapters,
-            "optimiser": state * self.adapters,
+            "optimizer": state * self.adapters,
             "batch": batch,
             "gradients": self.adapters,
             "kept activations": kept,
@@ -176,7 +181,7 @@ class _Sizes:
     def collectives(self) -> dict[str, tuple[float, float]]:
         """{kind: (bytes that one device receives in a step, bytes a second)}."""
         m, found = self.mesh, {}
-        passes = 2 * 2 * self.run.train.accumulate  # forward and backward, both parts
+        passes = 2 * 2 * self.run.train.grad_accum_steps  # forward and backward, both parts
         if m.fsdp > 1:
             gathered = passes * self.gathered * (m.fsdp - 1) / m.fsdp
             found["all-gather"] = (gathered, self._rate(m.fsdp))
@@ -193,7 +198,7 @@ class _Sizes:
 
     def traffic(self) -> float:
         """Bytes between one device and its memory in a step."""
-        passes = 2 * 2 * self.run.train.accumulate
+        passes = 2 * 2 * self.run.train.grad_accum_steps
         weights = self.gathered * passes * (3 if self.mesh.fsdp > 1 else 1)
         kept = 2 * self.positions * self._kept() * self.layers
         stream = (

@@ -73,7 +73,7 @@ def arguments_memory(run: schema.Config, mesh: jax.sharding.Mesh) -> dict[str, f
     return {
         "frozen weights": compiled_step.bytes_per_device(frozen),
         "adapters": adapters,
-        "optimiser": compiled_step.bytes_per_device(state) - adapters,
+        "optimizer": compiled_step.bytes_per_device(state) - adapters,
         "batch": compiled_step.bytes_per_device(batch),
     }
 

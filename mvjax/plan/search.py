@@ -85,7 +85,7 @@ def settings_or_remedy(one: cost.Plan) -> str:
 def _check_rows(run: schema.Config, topology: chips.Topology) -> None:
     mesh = sharding.abstract_mesh(run.mesh)
     try:
-        sharding.check_rows(run.data, mesh, accumulate=run.train.accumulate)
+        sharding.check_rows(run.data, mesh, accumulate=run.train.grad_accum_steps)
     except ValueError as error:
         best = estimate.ranked(run, topology)[0]
         raise ValueError(

@@ -83,7 +83,7 @@ def mesh_words(one: cost.Plan) -> str:
     """Returns mesh, policy and accumulation."""
     m, train = one.run.mesh, one.run.train
     words = f"data={m.data} fsdp={m.fsdp} tensor={m.tensor} {train.remat}"
-    return words + (f" x{train.accumulate}" if train.accumulate > 1 else "")
+    return words + (f" x{train.grad_accum_steps}" if train.grad_accum_steps > 1 else "")
 
 
 def _time_lines(one: cost.Plan) -> list[str]:
@@ -100,8 +100,8 @@ def _time_lines(one: cost.Plan) -> list[str]:
         f"  {'step (the longest)':<18} {t.step * 1e3:8.1f}  limit: {t.limit}",
         f"  {'nothing hidden':<18} {t.serial * 1e3:8.1f}",
         "",
-        f"{one.frames_per_second:,.0f} frames/s; model FLOP utilisation, frozen-aware, "
-        f"{one.utilisation:.1%} (nothing hidden: {one.serial_utilisation:.1%}); "
+        f"{one.frames_per_second:,.0f} frames/s; model FLOP utilization, frozen-aware, "
+        f"{one.utilization:.1%} (nothing hidden: {one.serial_utilization:.1%}); "
         f"{one.hours:.1f} hours for {one.run.train.steps:,} steps",
     ]
     how = "counted, not compiled" + (f"; not measured: {one.note}" if one.note else "")
@@ -128,8 +128,8 @@ def _measured_lines(one: cost.Plan, got: measure.Measured) -> list[str]:
         f"  {'step':<18} {got.seconds * 1e3:8.1f} ms, the median of {got.steps}{again}; "
         f"compiled in {got.compile_seconds:.0f} s",
         f"  {'memory':<18} {got.memory / 1e9:8.3f} GB {said}",
-        f"  {one.measured_frames_per_second:,.0f} frames/s; model FLOP utilisation, frozen-aware, "
-        f"{one.measured_utilisation:.1%}; {one.run.train.steps * got.seconds / 3600:.1f} hours for "
+        f"  {one.measured_frames_per_second:,.0f} frames/s; model FLOP utilization, frozen-aware, "
+        f"{one.measured_utilization:.1%}; {one.run.train.steps * got.seconds / 3600:.1f} hours for "
         f"{one.run.train.steps:,} steps",
     ]
 
@@ -143,7 +143,7 @@ def _measured_row(one: cost.Plan) -> tuple[str, ...]:
     return (
         f"{got.seconds * 1e3:.0f}",
         f"{one.measured_frames_per_second:,.0f}",
-        f"{one.measured_utilisation:.1%}",
+        f"{one.measured_utilization:.1%}",
         f"{got.memory / 1e9:.1f}",
     )
 
@@ -166,8 +166,8 @@ def _row(one: cost.Plan) -> tuple[str, ...]:
         *seconds,
         t.limit,
         f"{one.frames_per_second:,.0f}",
-        f"{one.utilisation:.1%}",
-        f"{one.serial_utilisation:.1%}",
+        f"{one.utilization:.1%}",
+        f"{one.serial_utilization:.1%}",
         f"{one.hours:.1f}",
     )
 

@@ -46,8 +46,8 @@ class Encoder:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantised:
-    """How the codes of a quantised MLX file were made."""
+class Quantized:
+    """How the codes of a quantized MLX file were made."""
 
     bits: int
     group_size: int
@@ -87,7 +87,7 @@ class Model:
     text_vocab: int
     audio_vocab: int
     encoder: Encoder
-    quantised: Quantised | None = None
+    quantized: Quantized | None = None
 
 
 def read_torch(folder: Path) -> Model:
@@ -128,7 +128,7 @@ def read_mlx(folder: Path) -> Model:
     c = _Keys(path, _json(path))
     backbone, depformer = _Keys(path, c["transformer"]), _Keys(path, c["depformer"])
     depth, norm = _Keys(path, depformer["transformer"]), _Keys(path, c["image_norm"])
-    quantised = c["quantization"]
+    quantized = c["quantization"]
     return Model(
         weights=folder / c["moshi_name"],
         layers=backbone["num_layers"],
@@ -148,7 +148,7 @@ def read_mlx(folder: Path) -> Model:
         text_vocab=c["text_out_vocab_size"],
         audio_vocab=c["audio_vocab_size"] - 1,
         encoder=_read_encoder(folder),
-        quantised=None if quantised is None else Quantised(**quantised),
+        quantized=None if quantized is None else Quantized(**quantized),
     )
 
 

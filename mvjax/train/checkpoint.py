@@ -166,7 +166,7 @@ def read(found: Found, like: step_lib.State) -> step_lib.State:
 
 
 def read_adapters(found: Found, like: tree.Tree) -> dict[str, Any]:
-    """Returns the trained parameters only, shaped as `like`: their mean (`optim.ema`) if there is one."""
+    """Returns the trained parameters only, shaped as `like`: their EMA if there is one."""
     part = MEAN if (found.folder / MEAN).is_dir() else "adapters"
     return tree.unflatten(_read_tree(found.folder / part, tree.flatten(like)))
 

@@ -103,7 +103,7 @@ class Topology:
         return max(links, 1) * self.chip.link_rate
 
     def is_ring(self, axis: int) -> bool:
-        """Whether the first and last chip of an axis are neighbours.
+        """Whether the first and last chip of an axis are neighbors.
 
         v5e and v6e close an axis of 16, a whole pod's; the others join whole cubes of 4 x 4 x 4.
         """

@@ -165,7 +165,7 @@ def _loop(
         say=log.warn,
     )
     dog = watchdog.Watchdog(
-        folder, seconds=settings.stall_seconds, say=log.warn, stacks=settings.stall_stacks
+        folder, seconds=settings.watchdog_seconds, say=log.warn, stacks=settings.watchdog_stacks
     )
     tracer = trace.Trace(folder, profile, say=log.say)
     with dog, saver, tracer:

@@ -11,7 +11,7 @@ one 6. `plain` is what the same step would need with everything trained (6 every
 the backward pass is needed by neither and is counted apart, as `nn/compute.py` tells it for a fused
 attention kernel; the last product of a block is never made again, as nothing needs its result.
 
-Not counted: norms, softmax, gates' and losses' elementwise work, embedding lookups, the optimiser. Causal
+Not counted: norms, softmax, gates' and losses' elementwise work, embedding lookups, the optimizer. Causal
 attention counts the pairs inside its window.
 """
 
@@ -72,7 +72,7 @@ def frames(data: schema.DataConfig) -> int:
     return data.speech_rows * data.speech_frames + data.speechless_rows * data.speechless_tokens
 
 
-def utilisation(needed: float, seconds: float, *, devices: int, peak: float) -> float:
+def utilization(needed: float, seconds: float, *, devices: int, peak: float) -> float:
     """Returns needed operations / (seconds x devices x peak operations a second of one device)."""
     return needed / (seconds * devices * peak)
 

@@ -2,10 +2,10 @@
 
 int8 is symmetric, per output channel, rounded to nearest: kernel = code x scale, scale = largest magnitude
 / 127. A file that is int8 by rows already (Kyutai's) comes back as the same codes. Embeddings, norms, biases
-and the image encoder are not quantised; the encoder's matrices are bfloat16. Evaluation and export take
+and the image encoder are not quantized; the encoder's matrices are bfloat16. Evaluation and export take
 the files as they are. The code is our own because qwix 0.1.8 and aqtp 0.9.0 intercept the calls of Flax
 layers and hold a weight as a container, which has no place in a tree of (path, array) that is loaded,
-sharded, hashed and checked by path; what remains of them without that is the few lines of `quantise`.
+sharded, hashed and checked by path; what remains of them without that is the few lines of `quantize`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NARROW = jnp.bfloat16
 
 
 def contracted(path: str) -> tuple[int, ...] | None:
-    """Returns the axes over which a quantised kernel is contracted; None: it is not quantised."""
+    """Returns the axes over which a quantized kernel is contracted; None: it is not quantized."""
     if not path.startswith(("backbone/", "depformer/")):
         return None
     return next((axes for rule, axes in _QUANTISED if re.fullmatch(rule, path)), None)
@@ -56,7 +56,7 @@ def held(run: schema.Config, shapes: tree.Tree) -> dict[str, Any]:
         dtype = jnp.dtype(run.model.dtype if moshi else jnp.float32)
         axes = contracted(path) if run.train.frozen_dtype == "int8" else None
         if axes is not None:
-            found |= _structs(path, jax.eval_shape(lambda x, a=axes: quantise(x, a), leaf))
+            found |= _structs(path, jax.eval_shape(lambda x, a=axes: quantize(x, a), leaf))
         else:
             dtype = _narrowed(path, dtype, run)
             found[path] = jax.ShapeDtypeStruct(leaf.shape, dtype)
@@ -64,18 +64,18 @@ def held(run: schema.Config, shapes: tree.Tree) -> dict[str, Any]:
 
 
 def place(run: schema.Config, leaves: Mapping[str, lazy.Stored], mesh: Mesh) -> dict[str, Any]:
-    """Returns the frozen tree on the devices of a mesh; a leaf at a time is there unquantised."""
+    """Returns the frozen tree on the devices of a mesh; a leaf at a time is there unquantized."""
     flat: dict[str, Any] = {}
     for path, leaf in leaves.items():
         axes = contracted(path) if run.train.frozen_dtype == "int8" else None
         placed = tree.flatten(sharding.shardings({path: leaf}, mesh))
         dtype = _narrowed(path, jnp.dtype(leaf.dtype), run) if axes is None else None
         whole = placement.place({path: leaf}, placed, dtype=dtype)[path]
-        flat |= {path: whole} if axes is None else _quantised(path, whole, axes, mesh)
+        flat |= {path: whole} if axes is None else _quantized(path, whole, axes, mesh)
     return tree.unflatten(flat)
 
 
-def quantise(
+def quantize(
     kernel: Float[Array, "*axes"], axes: tuple[int, ...]
 ) -> tuple[Int8[Array, "*axes"], Float32[Array, "*channels"]]:
     """Returns (codes, scale), where the scale has size 1 along the contracted axes."""
@@ -85,13 +85,13 @@ def quantise(
     return codes.astype(jnp.int8), scale
 
 
-def _quantised(path: str, kernel: Array, axes: tuple[int, ...], mesh: Mesh) -> dict[str, Any]:
-    """Quantises a layer (or level) at a time, so that no whole leaf exists in float32."""
+def _quantized(path: str, kernel: Array, axes: tuple[int, ...], mesh: Mesh) -> dict[str, Any]:
+    """Quantizes a layer (or level) at a time, so that no whole leaf exists in float32."""
 
     def run(kernel: Array) -> tuple[Array, Array]:
         if kernel.ndim == -min(axes):
-            return quantise(kernel, axes)
-        return jax.lax.map(lambda part: quantise(part, axes), kernel)
+            return quantize(kernel, axes)
+        return jax.lax.map(lambda part: quantize(part, axes), kernel)
 
     shapes = _structs(path, jax.eval_shape(run, kernel))
     placed = sharding.shardings(tree.unflatten(shapes), mesh)

@@ -47,10 +47,10 @@ def gradients(
 ) -> tuple[Float[Array, ""], Results, tree.Tree]:
     """Returns (loss of a global batch, its sums, gradients of the adapters).
 
-    With `train.accumulate` = n the rows go through the model in n micro-batches. Each contributes its sums
-    divided by the weights of the whole batch, so that the gradients are those of the whole batch.
+    Gradient accumulation: the rows go through the model in n = `train.grad_accum_steps` micro-batches. Each
+    contributes its sums divided by the weights of the whole batch, so the gradients are the whole batch's.
     """
-    n = run.train.accumulate
+    n = run.train.grad_accum_steps
     weights = target_weights(batch, run)
 
     def value(adapters: tree.Tree, rows: types.Batch) -> tuple[Array, Results]:
@@ -153,7 +153,7 @@ def part_result(
         mask,
         model=model.config,
         loss=run.loss,
-        frames=run.train.logit_frames,
+        frames=run.train.loss_chunk,
     )
     audio = zero
     if levels:
@@ -191,5 +191,5 @@ def target_weights(batch: types.Batch, run: schema.Config) -> loss_lib.Weights:
 def pixels(
     images: UInt8[Array, "B height width 3"],
 ) -> Float[Array, "B height width 3"]:
-    """Returns float32 values in [-1, 1], as `data.images.normalise` does on the host."""
+    """Returns float32 values in [-1, 1], as `data.images.normalize` does on the host."""
     return (images.astype(jnp.float32) / 255 - 0.5) / 0.5

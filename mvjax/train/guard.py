@@ -1,6 +1,6 @@
-"""Batches that must not reach the optimiser: loss spikes, told by a rolling median, and too many in a row.
+"""Batches that must not reach the optimizer: loss spikes, told by a rolling median, and too many in a row.
 
-The losses that the median is of lie in the optimiser's state, so that checkpoints hold them and a resumed run
+The losses that the median is of lie in the optimizer's state, so that checkpoints hold them and a resumed run
 judges as an uninterrupted one.
 """
 

@@ -70,7 +70,7 @@ def counts(run: config.Config) -> dict[str, int]:
 
 
 def weights(run: config.Config, mesh: Mesh) -> Params:
-    """Returns both trees for a new run: from the files what they hold, and the rest initialised.
+    """Returns both trees for a new run: from the files what they hold, and the rest initialized.
 
     A trained parameter that a file holds starts from the file, in float32.
 
@@ -220,7 +220,7 @@ def _shardings(leaves: Mapping[str, lazy.Stored], mesh: Mesh) -> dict[str, Any]:
 
 
 def _fresh(run: config.Config, mesh: Mesh, paths: list[str]) -> dict[str, Any]:
-    """Initialises the named parameters only, each straight into its sharding."""
+    """Initializes the named parameters only, each straight into its sharding."""
     model = model_lib.VisionSpeech(run.model)
 
     def init(key: jax.Array) -> dict[str, Any]:

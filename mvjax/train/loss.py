@@ -35,7 +35,7 @@ class Sums(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The sums of one part of a batch; `audio` is over all trained levels, with one normaliser."""
+    """The sums of one part of a batch; `audio` is over all trained levels, with one normalizer."""
 
     text: Sums
     audio: Sums
@@ -127,7 +127,7 @@ def audio_weight(
     """Returns the weight of every code.
 
     The last delays[level] frames of a level have no logits (the shifted stream ended before they
-    came) and are not counted, nor is a code of -1. The levels share one normaliser.
+    came) and are not counted, nor is a code of -1. The levels share one normalizer.
     """
     levels, frames = codes.shape[1:]
     level_weight = jnp.array([loss.semantic_weight, *[1.0] * (levels - 1)], jnp.float32)

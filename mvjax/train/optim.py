@@ -1,4 +1,4 @@
-"""The optimiser: AdamW on the adapters, linear warmup and cosine decay, global clipping."""
+"""The optimizer: AdamW on the adapters, linear warmup and cosine decay, global clipping."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ DECAYED = r".*/(kernel|embedding)"
 def learning_rate(step: ArrayLike, *, settings: schema.OptimConfig, steps: int) -> Float[Array, ""]:
     """Returns the rate of a step: linear to the peak over `warmup_steps`, then half a cosine.
 
-    Step 0 already learns (peak / warmup_steps); the last step of `steps` has `final_fraction` of the peak.
+    Step 0 already learns (peak / warmup_steps); the last step of `steps` has `final_lr_fraction` of the peak.
     """
     now = jnp.asarray(step, jnp.float32)
     warmup = (now + 1) / max(settings.warmup_steps, 1)
     span = max(steps - 1 - settings.warmup_steps, 1)
     done = jnp.clip((now - settings.warmup_steps) / span, 0, 1)
-    low = settings.final_fraction
+    low = settings.final_lr_fraction
     cosine = low + (1 - low) * 0.5 * (1 + jnp.cos(jnp.pi * done))
     return settings.learning_rate * jnp.where(now < settings.warmup_steps, warmup, cosine)
 
 
 def make(settings: schema.OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """Returns the optimiser of a run of `steps` steps.
+    """Returns the optimizer of a run of `steps` steps.
 
     Raises:
       ValueError: if the warmup does not end within the run.

@@ -20,7 +20,7 @@ FREE = (
     r"(mesh|frozen)\..*|data\.(root|prepare|workers|bad_record_budget)"
     r"|data\.(speech|speechless)(\..*)?"  # sampling weights: `data.weights` keeps their history
     r"|train\.(log_every|checkpoint_every|keep_checkpoints|max_.*|stall_.*)"
-    r"|train\.(remat|attention|accumulate|logit_frames)"
+    r"|train\.(remat|attention|grad_accum_steps|loss_chunk)"
 )
 
 
@@ -33,7 +33,7 @@ class Start(NamedTuple):
 
 
 def start(run: schema.Config, folder: Path, mesh: Mesh, identity: load.Identity) -> Start:
-    """Resumes this run, else loads weights, else initialises (what no file holds).
+    """Resumes this run, else loads weights, else initializes (what no file holds).
 
     Raises:
       ValueError: if a checkpoint or a weight file cannot be used.

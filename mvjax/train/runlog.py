@@ -79,8 +79,8 @@ class RunLog:
         return None if math.isnan(seconds) else self._effort.frames / seconds
 
     @property
-    def utilisation(self) -> float | None:
-        """Model FLOP utilisation over recent steps: operations needed / (seconds x peak of all devices)."""
+    def utilization(self) -> float | None:
+        """Model FLOP utilization over recent steps: operations needed / (seconds x peak of all devices)."""
         seconds, peak = self.clock.seconds_per_step, self._effort.peak
         return None if math.isnan(seconds) or not peak else self._effort.flops / (seconds * peak)
 
@@ -121,7 +121,7 @@ class RunLog:
         line["seconds_per_step"] = sum(seconds.values()) if seconds else None
         line |= {f"seconds_{part}": value for part, value in seconds.items()}
         line["frames_per_second"] = self.frames_per_second
-        line["model_flop_utilisation"] = self.utilisation
+        line["model_flop_utilization"] = self.utilization
         line["host_memory_gb"] = clock_lib.host_memory_gb()
         line["device_memory_gb"] = clock_lib.device_memory_gb()
         self.last = line
@@ -138,8 +138,8 @@ class RunLog:
             for part in ("data", "checkpoint"):
                 if (share := line[f"seconds_{part}"] / seconds) >= 0.01:
                     text += f" ({share:.0%} {part})"
-        if line["model_flop_utilisation"] is not None:
-            text += f"  {line['model_flop_utilisation']:.1%} of peak"
+        if line["model_flop_utilization"] is not None:
+            text += f"  {line['model_flop_utilization']:.1%} of peak"
         memory = line["device_memory_gb"] or line["host_memory_gb"]
         text += f"  {memory:.1f} GB"
         if line["skipped"]:

@@ -134,7 +134,7 @@ def check_rows(data: schema.DataConfig, mesh: Mesh | AbstractMesh, *, accumulate
       ValueError: naming each field that does not.
     """
     shards = math.prod(mesh.shape[axis] for axis in ROWS)
-    times = f" x train.accumulate={accumulate}" if accumulate > 1 else ""
+    times = f" x train.grad_accum_steps={accumulate}" if accumulate > 1 else ""
     counts = {"speech_rows": data.speech_rows, "speechless_rows": data.speechless_rows}
     bad = [
         f"data.{name}: {n} is not divisible by {shards} data shards{times}"

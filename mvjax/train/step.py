@@ -30,7 +30,7 @@ class State(NamedTuple):
       optimizer: optax state.
       step: batches seen.
       skipped: of these, batches that changed nothing: loss or gradients not finite, or a loss spike.
-      ema: mean of the adapters over the steps so far (`optim.ema`); None without.
+      ema: mean of the adapters over the steps so far (`optim.ema_decay`); None without.
     """
 
     adapters: tree.Tree
@@ -56,7 +56,7 @@ def new_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     """Returns the state before the first step, made in place on the mesh; takes the adapters over."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
     placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
-    ema = run.optim.ema is not None
+    ema = run.optim.ema_decay is not None
     init = jax.jit(
         lambda tree: init_state(tree, optimizer, ema=ema), out_shardings=placed, donate_argnums=0
     )
@@ -66,7 +66,7 @@ def new_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> State:
 def like(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     """Returns the shape structs of a state, with shardings, for adapters or their shapes."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
-    ema = run.optim.ema is not None
+    ema = run.optim.ema_decay is not None
     shapes = jax.eval_shape(lambda tree: init_state(tree, optimizer, ema=ema), adapters)
 
     def place(leaf: jax.ShapeDtypeStruct, placed: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -84,7 +84,7 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
       adapters: the trained parameters or their shapes.
       frozen: the other parameters or their shapes.
     """
-    sharding.check_rows(run.data, mesh, accumulate=run.train.accumulate)
+    sharding.check_rows(run.data, mesh, accumulate=run.train.grad_accum_steps)
     model = model_lib.VisionSpeech(run.model, compute_lib.on(mesh, run.train, run.model))
     optimizer = optim.make(run.optim, steps=run.train.steps)
     placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
@@ -105,7 +105,7 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
         )
         finite = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
         good = finite & ~guard.spiked(state.optimizer, value, factor=run.optim.spike_factor)
-        state = update(state, grads, optimizer, loss=value, good=good, ema=run.optim.ema)
+        state = update(state, grads, optimizer, loss=value, good=good, ema=run.optim.ema_decay)
         return state, {**metrics, "skipped": state.skipped}
 
     whole = sharding.replicated(mesh)

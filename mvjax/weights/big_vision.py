@@ -26,7 +26,7 @@ from mvjax.config import schema
 from mvjax.nn import siglip
 from mvjax.weights import lazy, positions
 
-ROOTS = ("params/", "opt/target/")  # what lies beside such a root is optimiser state
+ROOTS = ("params/", "opt/target/")  # what lies beside such a root is optimizer state
 TOWER = "img/"
 BLOCKS = "Transformer/encoderblock"
 POSITIONS = "pos_embedding"

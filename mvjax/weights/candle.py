@@ -2,7 +2,7 @@
 
 Differs from Kyutai's PyTorch layout: the depth transformer is one slice per step with the shared
 norms copied into each, cross-attention has no `mha`, and a GGUF holds queries apart from keys and
-values, since its blocks cannot be split. The Rust server takes the image part, unquantised, from a second
+values, since its blocks cannot be split. The Rust server takes the image part, unquantized, from a second
 file beside the GGUF. By its size the released GGUF holds it, too, where nothing reads it; ours do not.
 """
 

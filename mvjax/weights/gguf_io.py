@@ -25,13 +25,13 @@ _SCALE_BYTES = 2
 _BEFORE_CHECKSUMS = 2**12  # bytes: more than a header has before them
 
 
-def quantised(shape: tuple[int, ...]) -> bool:
+def quantized(shape: tuple[int, ...]) -> bool:
     """Returns whether a tensor of this shape is stored as q8_0."""
     return len(shape) == 2 and shape[1] % BLOCK == 0
 
 
-def quantise(weight: Float32[np.ndarray, "out in"]) -> UInt8[np.ndarray, "out bytes"]:
-    """Returns the q8_0 blocks of a matrix; those of a dequantised one are its own again.
+def quantize(weight: Float32[np.ndarray, "out in"]) -> UInt8[np.ndarray, "out bytes"]:
+    """Returns the q8_0 blocks of a matrix; those of a dequantized one are its own again.
 
     Differs from ggml: where the scale is too small for float16, the codes, too, are zero.
 
@@ -47,7 +47,7 @@ def quantise(weight: Float32[np.ndarray, "out in"]) -> UInt8[np.ndarray, "out by
     return packed
 
 
-def dequantise(packed: UInt8[np.ndarray, "out bytes"]) -> Float32[np.ndarray, "out in"]:
+def dequantize(packed: UInt8[np.ndarray, "out bytes"]) -> Float32[np.ndarray, "out in"]:
     """Returns the matrix, exactly."""
     return gguf.quants.dequantize(packed, _Q8_0)
 
@@ -55,7 +55,7 @@ def dequantise(packed: UInt8[np.ndarray, "out bytes"]) -> Float32[np.ndarray, "o
 def rounded(tensor: np.ndarray) -> Float32[np.ndarray, "*shape"]:
     """Returns what is left of a tensor in a file."""
     values = np.asarray(tensor, np.float32)
-    return dequantise(quantise(values)) if quantised(values.shape) else values
+    return dequantize(quantize(values)) if quantized(values.shape) else values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Rounded:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tensor:
-    """One tensor in a file, dequantised to float32 as far as it is read."""
+    """One tensor in a file, dequantized to float32 as far as it is read."""
 
     file: Path
     shape: tuple[int, ...]
@@ -97,7 +97,7 @@ class Tensor:
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Returns a part; of a q8_0 matrix only the rows and blocks that it touches."""
         bounds = lazy.box(index, self.shape)
-        if self.kind != _Q8_0 or not quantised(self.shape):
+        if self.kind != _Q8_0 or not quantized(self.shape):
             whole = gguf.quants.dequantize(np.array(self.data), self.kind).reshape(self.shape)
             return whole[lazy.slices(bounds)]
         (top, bottom), (left, right) = bounds
@@ -105,11 +105,11 @@ class Tensor:
         size = _SCALE_BYTES + BLOCK
         rows = self.data.reshape(self.shape[0], -1)
         part = np.ascontiguousarray(rows[top:bottom, first * size : last * size])
-        return dequantise(part)[:, left - first * BLOCK : right - first * BLOCK]
+        return dequantize(part)[:, left - first * BLOCK : right - first * BLOCK]
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """Returns {name: tensor}, in any of GGUF's plain or quantised kinds.
+    """Returns {name: tensor}, in any of GGUF's plain or quantized kinds.
 
     Raises:
       ValueError: if the file is truncated or corrupt, naming it and the tensors that are cut off.
@@ -136,7 +136,7 @@ def write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
     """Writes a file whole or not at all; equal tensors give equal bytes. One is read at a time.
 
     Raises:
-      ValueError: naming the tensor that cannot be quantised.
+      ValueError: naming the tensor that cannot be quantized.
       OSError: naming the file, when the disk is full or the folder cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
@@ -155,16 +155,16 @@ def write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
 
 def _stored_bytes(shape: tuple[int, ...]) -> int:
     values = int(np.prod(shape))
-    return values // BLOCK * (BLOCK + _SCALE_BYTES) if quantised(shape) else values * 4
+    return values // BLOCK * (BLOCK + _SCALE_BYTES) if quantized(shape) else values * 4
 
 
 def _stored(name: str, tensor: lazy.Stored) -> np.ndarray:
     """Returns q8_0 bytes, or float32."""
     values = np.asarray(tensor[()], np.float32)
-    if not quantised(values.shape):
+    if not quantized(values.shape):
         return np.ascontiguousarray(values)
     try:
-        return quantise(values)
+        return quantize(values)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -178,7 +178,7 @@ def _write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
         writer.add_string(checksums.KEY, placeholder.decode())
         for name, tensor in tensors.items():
             shape = tuple(tensor.shape)
-            kind = _Q8_0 if quantised(shape) else gguf.GGMLQuantizationType.F32
+            kind = _Q8_0 if quantized(shape) else gguf.GGMLQuantizationType.F32
             writer.add_tensor_info(
                 name, shape, np.dtype(np.float32), _stored_bytes(shape), raw_dtype=kind
             )

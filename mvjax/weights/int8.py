@@ -35,7 +35,7 @@ class Scaled:
         return self.weight[index].astype(np.float32) * scale * _STEP
 
 
-def dequantised(tensors: Mapping[str, lazy.Stored], *, place: str) -> dict[str, lazy.Stored]:
+def dequantized(tensors: Mapping[str, lazy.Stored], *, place: str) -> dict[str, lazy.Stored]:
     """Returns the tensors with each int8 weight and its scales as one.
 
     Source: moshi/utils/quantize.py, `QLinear`.

@@ -51,7 +51,7 @@ def open_moshi(
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
     """
     path = files.resolve(path, names=files.WEIGHTS)
-    tensors = int8.dequantised(safetensors_io.tensors(path), place=str(path))
+    tensors = int8.dequantized(safetensors_io.tensors(path), place=str(path))
     tensors = split_names.fused(tensors, place=str(path))
     if lora_path is not None:
         lora_path = files.resolve(lora_path, names=lora.NAMES)

@@ -108,10 +108,10 @@ def mimi_rules(config: schema.MimiConfig) -> list[rules.Rule]:
     for ours, theirs in _BRANCHES:
         book = f"quantizer.{theirs}.vq.layers.{{{ours}_level}}._codebook."
         table += [
-            (f"quantiser/{ours}/input/kernel", f"quantizer.{theirs}.input_proj.weight", "D W -> W D 1"),
-            (f"quantiser/{ours}/output/kernel", f"quantizer.{theirs}.output_proj.weight", "W D -> D W 1"),
-            (f"quantiser/{ours}/embedding_sum", f"{book}embedding_sum", f"{ours}_level C W"),
-            (f"quantiser/{ours}/cluster_usage", f"{book}cluster_usage", f"{ours}_level C"),
+            (f"quantizer/{ours}/input/kernel", f"quantizer.{theirs}.input_proj.weight", "D W -> W D 1"),
+            (f"quantizer/{ours}/output/kernel", f"quantizer.{theirs}.output_proj.weight", "W D -> D W 1"),
+            (f"quantizer/{ours}/embedding_sum", f"{book}embedding_sum", f"{ours}_level C W"),
+            (f"quantizer/{ours}/cluster_usage", f"{book}cluster_usage", f"{ours}_level C"),
         ]  # fmt: skip
     return [rules.Rule(*row) for row in table]
 
@@ -182,7 +182,7 @@ def flag_rules() -> list[rules.Rule]:
     """Returns the table of what says that a codebook was trained."""
     return [
         rules.Rule(
-            f"quantiser/{ours}/trained",
+            f"quantizer/{ours}/trained",
             f"quantizer.{theirs}.vq.layers.{{{ours}_level}}._codebook._initialized",
             f"{ours}_level -> 1",
         )

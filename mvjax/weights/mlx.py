@@ -1,8 +1,8 @@
-"""The layout of `kyuteye_mlx` (reference section 4.5): float32, bfloat16, or quantised.
+"""The layout of `kyuteye_mlx` (reference section 4.5): float32, bfloat16, or quantized.
 
 Differs from Kyutai's PyTorch layout: norms are vectors, the depth transformer is one slice per step
 with the shared norms copied into each, and keys and values are fused without the queries.
-What quantised files hold instead is in `mlx_quantised`.
+What quantized files hold instead is in `mlx_quantized`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def open_mlx(
     """Returns {our path: leaf} of a file of `kyuteye_mlx`, to be read slice by slice.
 
     Args:
-      path: location of safetensors, quantised or not.
+      path: location of safetensors, quantized or not.
       config: the sizes that the file must have.
-      dtype: of the parameters; quantised weights are exact in float32. None keeps the file's, in
+      dtype: of the parameters; quantized weights are exact in float32. None keeps the file's, in
         which they are rounded as `mlx.core.dequantize` rounds them.
 
     Raises:
@@ -47,7 +47,7 @@ def open_mlx(
     return from_tensors(safetensors_io.tensors(path), config, dtype=dtype, place=str(path))
 
 
-def quantised(
+def quantized(
     flat: Mapping[str, lazy.Stored],
     config: schema.ModelConfig,
     mode: quantize.Mode,
@@ -66,8 +66,8 @@ def quantised(
       ValueError: if a width does not fill the groups of the mode, naming each.
     """
     if problems := width_refusals(config, mode):
-        raise ValueError(f"{place}: cannot quantise to {mode}:\n  " + "\n  ".join(problems))
-    return mlx_quantized.quantised(
+        raise ValueError(f"{place}: cannot quantize to {mode}:\n  " + "\n  ".join(problems))
+    return mlx_quantized.quantized(
         rules.views(flat, mlx_rules(config), kyutai.sizes(config), place=place),
         quantize.SCHEMES[mode],
         layers=config.backbone.layers,
@@ -85,7 +85,7 @@ def from_tensors(
     table, sizes = mlx_rules(config), kyutai.sizes(config)
     single = mlx_quantized.without_copies(tensors, layers=config.backbone.layers, place=place)
     shapes = rules.tensor_shapes(table, sizes)
-    plain = mlx_quantized.dequantised(single, shapes, dtype=dtype, place=place)
+    plain = mlx_quantized.dequantized(single, shapes, dtype=dtype, place=place)
     return rules.leaves(plain, table, sizes, place=place, dtype=dtype)
 
 

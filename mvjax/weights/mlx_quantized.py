@@ -1,6 +1,6 @@
-"""What `kyuteye_mlx`'s quantised files hold in place of weights; read and written.
+"""What `kyuteye_mlx`'s quantized files hold in place of weights; read and written.
 
-Upstream quantises with `nn.quantize`, which takes every linear and embedding of the language model
+Upstream quantizes with `nn.quantize`, which takes every linear and embedding of the language model
 (heads, gates and the image projection, too), but neither norms nor the image encoder. Each becomes
 `weight` (packed codes), `scales` and `biases`; a linear's own `bias` stays. The shared projections of
 cross-attention stand under every layer, all but the codes of keys and values. Reference section 4.5.
@@ -19,7 +19,7 @@ from mvjax.weights import lazy, quantize
 
 _ENCODER = "img_embedder."
 _SHARED = "transformer.layers.{layer}.cross_attention.mha."
-# of the projections that all layers share, the parts that a quantised file repeats in each
+# of the projections that all layers share, the parts that a quantized file repeats in each
 _REPEATED = {
     "q_proj": ("weight", "scales", "biases"),
     "kv_proj": ("scales", "biases"),
@@ -30,7 +30,7 @@ _COPY = re.compile(
 )
 
 
-def quantised(
+def quantized(
     tensors: Mapping[str, lazy.Stored], scheme: quantize.Scheme, *, layers: int
 ) -> dict[str, lazy.Stored]:
     """Returns the tensors that upstream's `quantize` saves, made when they are read.
@@ -45,7 +45,7 @@ def quantised(
             found[name] = lazy.cast(tensor, ml_dtypes.bfloat16)
             continue
         module = name.removesuffix(".weight")
-        matrix = _Quantised(tensor, scheme, keeps_codes=name.startswith(first))
+        matrix = _Quantized(tensor, scheme, keeps_codes=name.startswith(first))
         found |= {f"{module}.{part}": _Part(matrix, part) for part in quantize.Affine._fields}
     for layer in range(1, layers):
         for module, parts in _REPEATED.items():
@@ -55,8 +55,8 @@ def quantised(
     return found
 
 
-class _Quantised:
-    """A matrix that is quantised when one of its parts is read.
+class _Quantized:
+    """A matrix that is quantized when one of its parts is read.
 
     Args:
       tensor: the matrix.
@@ -75,7 +75,7 @@ class _Quantised:
     def part(self, name: str) -> np.ndarray:
         if name in self._made:
             return self._made[name]
-        parts = quantize.requantise(np.asarray(self._tensor[()]), self._scheme)._asdict()
+        parts = quantize.requantize(np.asarray(self._tensor[()]), self._scheme)._asdict()
         self._made = {kept: parts[kept] for kept in self._kept}
         return parts[name]
 
@@ -84,7 +84,7 @@ class _Quantised:
 class _Part:
     """Codes, scales or biases of a matrix."""
 
-    matrix: _Quantised
+    matrix: _Quantized
     name: str
 
     @property
@@ -114,7 +114,7 @@ def without_copies(
     return kept | {name: _Repeated(tensors[name], of, place) for name, of in copies.items()}
 
 
-def dequantised(
+def dequantized(
     tensors: dict[str, lazy.Stored],
     shapes: Mapping[str, tuple[int, ...]],
     *,
@@ -137,12 +137,12 @@ def dequantised(
         scheme = quantize.scheme_of(codes, scales, biases, inputs=inputs)
         if scheme is None or codes.shape[0] != rows:
             found = [list(part.shape) for part in (codes, scales, biases)]
-            problems.append(f"{weight}: expected {[rows, inputs]} quantised, got {found}")
+            problems.append(f"{weight}: expected {[rows, inputs]} quantized, got {found}")
             continue
         kept = scales.dtype if dtype is None else np.dtype(dtype)
         plain[weight] = quantize.Packed(codes, scales, biases, scheme, kept)
     if problems:
-        raise ValueError(f"{place}: cannot dequantise:\n  " + "\n  ".join(problems))
+        raise ValueError(f"{place}: cannot dequantize:\n  " + "\n  ".join(problems))
     return plain
 
 

@@ -1,4 +1,4 @@
-"""MLX's affine quantisation in numpy, bit for bit: groups of inputs become codes, a scale and a bias.
+"""MLX's affine quantization in numpy, bit for bit: groups of inputs become codes, a scale and a bias.
 
 A weight [out, in] is cut into groups of consecutive inputs; element = scale * code + bias. Codes
 are packed into uint32, the first in the lowest bits. Source: MLX's CPU backend, `quantize`; the
@@ -49,7 +49,7 @@ SCHEMES: dict[str, Scheme] = {  # kyuteye_mlx's server asks for these; reference
 
 
 class Affine(NamedTuple):
-    """A quantised weight as MLX stores it; float values of any kind."""
+    """A quantized weight as MLX stores it; float values of any kind."""
 
     weight: UInt32[np.ndarray, "out words"]
     scales: Float[np.ndarray, "out groups"]
@@ -58,14 +58,14 @@ class Affine(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packed:
-    """A quantised weight in a file, dequantised as far as it is read.
+    """A quantized weight in a file, dequantized as far as it is read.
 
     Attributes:
       weight: codes.
       scales: one a group.
       biases: one a group.
       scheme: how they were made.
-      dtype: of the values; see `dequantise`.
+      dtype: of the values; see `dequantize`.
     """
 
     weight: lazy.Stored
@@ -90,11 +90,11 @@ class Packed:
             np.asarray(self.scales[rows, groups]),
             np.asarray(self.biases[rows, groups]),
         )
-        whole = dequantise(packed, self.scheme, dtype=self.dtype)
+        whole = dequantize(packed, self.scheme, dtype=self.dtype)
         return whole[:, left - first * group : right - first * group]
 
 
-def quantise(weight: np.ndarray, scheme: Scheme) -> Affine:
+def quantize(weight: np.ndarray, scheme: Scheme) -> Affine:
     """Returns what `mlx.core.quantize` returns for a weight [out, in]; scales in its dtype.
 
     Raises:
@@ -105,28 +105,28 @@ def quantise(weight: np.ndarray, scheme: Scheme) -> Affine:
     return _affine(_codes(groups, scale, bias, scheme), scale, bias, weight.dtype, scheme)
 
 
-def requantise(weight: np.ndarray, scheme: Scheme) -> Affine:
-    """Returns a weight in bfloat16 quantisation; one that was quantised before keeps its bits.
+def requantize(weight: np.ndarray, scheme: Scheme) -> Affine:
+    """Returns a weight in bfloat16 quantization; one that was quantized before keeps its bits.
 
-    Dequantising a bfloat16 quantisation in float32 is exact, but MLX's fit need not find the scale
+    Dequantizing a bfloat16 quantization in float32 is exact, but MLX's fit need not find the scale
     again: the far end of a group may have got the last code but one, and the rounding of the scale
     may have carried it past the near end. All these fits are tried; if they explain every element,
-    they are taken, and otherwise the weight is rounded to bfloat16 and quantised afresh. Of a group
+    they are taken, and otherwise the weight is rounded to bfloat16 and quantized afresh. Of a group
     narrower than MLX's smallest step (2.6e-5 in all) the values survive, but maybe not the sign of
     the scale.
     """
     found = _on_grid(weight, scheme) if weight.dtype == np.float32 else None
-    return found or quantise(weight.astype(ml_dtypes.bfloat16), scheme)
+    return found or quantize(weight.astype(ml_dtypes.bfloat16), scheme)
 
 
-def dequantise(
+def dequantize(
     packed: Affine, scheme: Scheme, *, dtype: np.dtype | type | None = None
 ) -> np.ndarray:
     """Returns the weight [out, in]: exactly in float32, or as `mlx.core.dequantize` rounds it.
 
     Args:
       packed: as read from a file.
-      scheme: as told when quantising.
+      scheme: as told when quantizing.
       dtype: None keeps that of the scales, in which MLX computes: product and sum round each.
     """
     kept = packed.scales.dtype if dtype is None else np.dtype(dtype)
@@ -146,7 +146,7 @@ def unpack(words: UInt32[np.ndarray, "out words"], scheme: Scheme) -> UInt32[np.
 def scheme_of(
     weight: lazy.Stored, scales: lazy.Stored, biases: lazy.Stored, *, inputs: int
 ) -> Scheme | None:
-    """Returns how a weight with this many inputs was quantised; None if the shapes fit nothing."""
+    """Returns how a weight with this many inputs was quantized; None if the shapes fit nothing."""
     rows, words = weight.shape
     groups = scales.shape[-1]
     if scales.shape != (rows, groups) or biases.shape != scales.shape or not groups:
@@ -161,7 +161,7 @@ def _groups(weight: np.ndarray, scheme: Scheme) -> Float[np.ndarray, "out groups
     rows, inputs = weight.shape
     if inputs % scheme.group:
         raise ValueError(
-            f"quantise: expected inputs in whole groups of {scheme.group}, got {inputs}"
+            f"quantize: expected inputs in whole groups of {scheme.group}, got {inputs}"
         )
     return weight.astype(np.float32).reshape(rows, inputs // scheme.group, scheme.group)
 
@@ -207,7 +207,7 @@ def _affine(
 
 
 def _on_grid(weight: np.ndarray, scheme: Scheme) -> Affine | None:
-    """Returns the bfloat16 quantisation that equals a float32 weight exactly, if MLX makes one."""
+    """Returns the bfloat16 quantization that equals a float32 weight exactly, if MLX makes one."""
     groups = _groups(weight, scheme)
     probe = groups[:_PROBED_ROWS]
     if _explain(probe, scheme) is None:

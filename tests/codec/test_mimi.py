@@ -24,7 +24,7 @@ def _round_trip(params: dict, audio: jax.Array) -> tuple[jax.Array, jax.Array, j
     """Latents, codes and decoded audio of a whole signal."""
     model = mimi.Mimi(CONFIG).bind({"params": params})
     latents = model.latents(audio)
-    codes = model.quantise(latents)
+    codes = model.quantize(latents)
     return latents, codes, model.decode(codes)
 
 
@@ -175,7 +175,7 @@ def test_each_level_takes_the_nearest_centroid_of_what_is_left(params):
     latents, codes, _ = map(np.asarray, _whole(params, AUDIO))
     levels = []
     for name, count in (("semantic", 1), ("acoustic", CONFIG.codebooks - 1)):
-        branch = params["quantiser"][name]
+        branch = params["quantizer"][name]
         left = latents @ branch["input"]["kernel"]
         for level in range(count):
             centroids = branch["embedding_sum"][level] / branch["cluster_usage"][level][:, None]
@@ -188,10 +188,10 @@ def test_each_level_takes_the_nearest_centroid_of_what_is_left(params):
 def test_fewer_codebooks_are_the_first_ones(params, used):
     latents, codes, _ = _whole(params, AUDIO)
     model = mimi.Mimi(dataclasses.replace(CONFIG, codebooks=used))
-    quantise = jax.jit(functools.partial(model.apply, method="quantise"))
-    np.testing.assert_array_equal(quantise({"params": params}, latents), codes[:, :used])
-    dequantise = jax.jit(functools.partial(model.apply, method="dequantise"))
-    assert dequantise({"params": params}, codes[:, :used]).shape == latents.shape
+    quantize = jax.jit(functools.partial(model.apply, method="quantize"))
+    np.testing.assert_array_equal(quantize({"params": params}, latents), codes[:, :used])
+    dequantize = jax.jit(functools.partial(model.apply, method="dequantize"))
+    assert dequantize({"params": params}, codes[:, :used]).shape == latents.shape
 
 
 def test_the_real_size_has_the_parameters_of_the_released_file():

@@ -1,4 +1,4 @@
-"""Images: every pixel mode to RGB, EXIF rotation, limits, reference-like resizing, normalising."""
+"""Images: every pixel mode to RGB, EXIF rotation, limits, reference-like resizing, normalizing."""
 
 import io
 import re
@@ -38,9 +38,9 @@ def test_png_comes_back_exactly():
     ],
 )
 def test_every_mode_becomes_rgb(mode, form):
-    grey = Image.fromarray(np.full((5, 7), 130, np.uint8))
+    gray = Image.fromarray(np.full((5, 7), 130, np.uint8))
     deep = Image.fromarray(np.full((5, 7), 130 * 257, np.uint16))
-    data = _bytes(deep if mode == "I;16" else grey.convert(mode), format=form)
+    data = _bytes(deep if mode == "I;16" else gray.convert(mode), format=form)
     found = images.decode(data)
     assert found.shape == (5, 7, 3) and found.dtype == np.uint8
     if mode != "1":
@@ -150,17 +150,17 @@ def test_resizing_gives_what_the_rust_crate_gives(shape):
 
 
 def test_each_resampler_begins_with_upright_opaque_rgb():
-    """EXIF rotation, alpha, grey and palette are dealt with before, whichever runtime is imitated."""
+    """EXIF rotation, alpha, gray and palette are dealt with before, whichever runtime is imitated."""
     picture = _picture(37, 53)
     exif = Image.Exif()
     exif[0x0112] = 6
     alpha = np.concatenate([picture, np.full((37, 53, 1), 255, np.uint8)], axis=2)
-    grey = Image.fromarray(picture[:, :, 0])
+    gray = Image.fromarray(picture[:, :, 0])
     palette = Image.fromarray(picture).quantize(64)
     cases = {
         "rotated": (_bytes(Image.fromarray(picture), exif=exif), picture[::-1].swapaxes(0, 1)),
         "alpha": (_bytes(Image.fromarray(alpha)), picture),
-        "grey": (_bytes(grey), np.asarray(grey.convert("RGB"))),
+        "gray": (_bytes(gray), np.asarray(gray.convert("RGB"))),
         "palette": (_bytes(palette), np.asarray(palette.convert("RGB"))),
     }
     for name, (data, upright) in cases.items():
@@ -213,8 +213,8 @@ def test_a_square_of_the_right_size_is_left_alone():
     assert images.resize_square(picture, 24) is picture
 
 
-def test_normalising_maps_bytes_to_minus_one_to_one():
+def test_normalizing_maps_bytes_to_minus_one_to_one():
     levels = np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3)
-    found = images.normalise(np.broadcast_to(levels, (2, 4, 5, 3)))
+    found = images.normalize(np.broadcast_to(levels, (2, 4, 5, 3)))
     assert found.shape == (2, 4, 5, 3) and found.dtype == np.float32
     np.testing.assert_allclose(found[1, 3, 4], [-1, -0.6, 1], atol=1e-6)

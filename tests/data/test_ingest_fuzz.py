@@ -4,7 +4,7 @@ import fuzzing
 import pytest
 import released
 
-from mvjax.data.ingest import catalogue, items
+from mvjax.data.ingest import catalog, items
 
 COUNTS = [fuzzing.SHORT, pytest.param(fuzzing.LONG, marks=pytest.mark.slow)]
 
@@ -24,7 +24,7 @@ def test_damaged_files(tmp_path, name, file, count):
     getattr(released, name.replace("-", "_"))(tmp_path)
     path = tmp_path / file
     whole = path.read_bytes()
-    dataset = catalogue.DATASETS[name]
+    dataset = catalog.DATASETS[name]
     left_out = read = 0
 
     def check(data):
@@ -32,7 +32,7 @@ def test_damaged_files(tmp_path, name, file, count):
         path.write_bytes(data)
         skips = items.Skips()
         options = {"split": dataset.splits[0], "images": [tmp_path]}
-        read += len(list(catalogue.reader(name).read(tmp_path, skips=skips, **options)))
+        read += len(list(catalog.reader(name).read(tmp_path, skips=skips, **options)))
         left_out += skips.counts.total()
 
     refused = fuzzing.fuzz([whole], check, count)

@@ -5,7 +5,7 @@ import pytest
 import released
 
 from mvjax import cli
-from mvjax.data.ingest import catalogue, items, templates, write
+from mvjax.data.ingest import catalog, items, templates, write
 from mvjax.data.records import dataset
 
 
@@ -264,9 +264,9 @@ def test_any_name_can_be_listed(tmp_path):
     }
 
 
-def test_every_dataset_of_the_catalogue_has_a_reader():
-    for name in catalogue.DATASETS:
-        assert catalogue.reader(name).read.__doc__
+def test_every_dataset_of_the_catalog_has_a_reader():
+    for name in catalog.DATASETS:
+        assert catalog.reader(name).read.__doc__
 
 
 def test_reading_stays_a_few_items_ahead(tmp_path):

@@ -192,7 +192,7 @@ def test_a_transcript_is_shown_as_a_row():
     shown = timeline.timeline(_text(0), pieces_lib.pieces(None), schema.ModelConfig())
     words = ["BOS", "what", "is", "it", "EOS", "a", "$seven", "at", "left", "BOS"]
     assert [cell.text for cell in shown.cells] == words
-    kinds = ["control", "token", "token", "token", "control", *["learnt"] * 4, "control"]
+    kinds = ["control", "token", "token", "token", "control", *["learned"] * 4, "control"]
     assert [cell.kind for cell in shown.cells] == kinds
     assert " ".join(words) in timeline.text(shown)
 
@@ -204,7 +204,7 @@ def test_the_picture_shows_cells_and_speakers(record):
         pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     seen = set(np.unique(pixels @ np.array([1 << 16, 1 << 8, 1], np.uint32)).tolist())
     cells = {k for k, code in picture._COLOURS.items() if int(code[1:], 16) in seen}
-    expected = {"pad", "epad", "token"} if record.codes else {"token", "learnt", "control"}
+    expected = {"pad", "epad", "token"} if record.codes else {"token", "learned", "control"}
     assert cells - {"absent"} == expected
     sides = [int(code[1:], 16) in seen for code, _ in picture._LANES.values()]
     assert sides == [bool(record.codes)] * 2

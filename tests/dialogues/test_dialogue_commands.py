@@ -47,7 +47,7 @@ def test_status_1_if_the_server_failed_on_some(capsys, tmp_path):
     assert status == 0 and "1 written, 1 there before" in said
 
 
-def test_synthesisers_by_name():
+def test_synthesizers_by_name():
     assert dialogues._voices("espeak", None, None) == tts.Espeak()
     assert dialogues._voices("espeak", "en", ["en+f1"]) == tts.Espeak("en", ("en+f1",))
     assert dialogues._voices("kyutai", None, ["a.wav"]).users == ("a.wav",)

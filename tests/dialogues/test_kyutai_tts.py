@@ -108,7 +108,7 @@ def test_words_are_timed_by_the_steps_that_took_them_up_and_the_codec_says_them(
 ):
     model = build(torch, speakers=True, distilled=distilled)
     seen = watch(model)
-    said = kyutai_tts.synthesise(model, lines(voices))
+    said = kyutai_tts.synthesize(model, lines(voices))
     result = seen["result"]
     assert model.cfg_coef == (1.0 if distilled else 2.0)
     for n, one in enumerate(said):
@@ -134,7 +134,7 @@ def test_one_seed_one_sound_in_the_voices_asked_for(torch, voices):
     model = build(torch, speakers=True, distilled=True)
     seen = watch(model)
     first, again, other = (
-        kyutai_tts.synthesise(model, lines(voices, seed=seed)[1:]) for seed in (1, 1, 2)
+        kyutai_tts.synthesize(model, lines(voices, seed=seed)[1:]) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first[0].samples, again[0].samples)
     assert first[0].words == again[0].words
@@ -151,7 +151,7 @@ def test_a_recorded_voice_is_continued_and_cut_off(torch, monkeypatch):
     prefix[0] = -1
     monkeypatch.setattr(type(model), "get_prefix", lambda self, path: prefix)
     seen = watch(model)
-    said = kyutai_tts.synthesise(model, lines([__file__, __file__]))
+    said = kyutai_tts.synthesize(model, lines([__file__, __file__]))
     for n, one in enumerate(said):
         assert [w.text for w in one.words] == LINES[n].split()
         assert one.words[0].start >= 0
@@ -163,7 +163,7 @@ def test_a_line_without_end_is_refused(torch, voices, monkeypatch):
     model = build(torch, speakers=True, distilled=True)
     monkeypatch.setattr(kyutai_tts, "_LONGEST", 6.0)
     with pytest.raises(ValueError, match="expected 'no it is red' to end within 6 s"):
-        kyutai_tts.synthesise(model, lines(voices))
+        kyutai_tts.synthesize(model, lines(voices))
 
 
 def test_without_the_package_it_says_what_is_missing(monkeypatch):

@@ -49,8 +49,8 @@ def test_colour_and_place_can_be_read_off_the_pixels():
         pixels = scene.image.astype(np.float32)
         ink = np.maximum(pixels.max(-1) - 60, 0)
         rows, columns = (np.arange(48) @ ink.sum(axis) / ink.sum() for axis in (1, 0))
-        centres = {place: np.add(corner, 11.5) for place, corner in world.PLACES.items()}
-        nearest = min(centres, key=lambda p: np.abs(centres[p] - (rows, columns)).sum())
+        centers = {place: np.add(corner, 11.5) for place, corner in world.PLACES.items()}
+        nearest = min(centers, key=lambda p: np.abs(centers[p] - (rows, columns)).sum())
         assert nearest == scene.facts.place, scene.id
         hue = (ink[..., None] ** 2 * pixels).sum((0, 1))
         hue /= np.linalg.norm(hue)
@@ -87,7 +87,7 @@ def test_the_shipped_encoder_tells_the_facts_of_held_out_digits():
     encode = jax.jit(siglip.Siglip(frozen_models.MODEL.siglip).apply)
 
     def tokens(scenes: list[world.Scene]) -> np.ndarray:
-        pixels = jnp.asarray(images.normalise(np.stack([scene.image for scene in scenes])))
+        pixels = jnp.asarray(images.normalize(np.stack([scene.image for scene in scenes])))
         x = np.asarray(encode({"params": params}, pixels).mean(1))
         return np.concatenate([x, np.ones((len(x), 1), np.float32)], 1)
 

@@ -86,8 +86,8 @@ def test_words_skip_silence_and_know_their_frame(toy):
     ids = np.array([m.text_pad, m.text_epad, *seven, m.text_pad, -1, *red, m.text_pad])
     assert toy.words(ids) == "seven red"
     assert toy.timed_words(ids) == [("seven", 2), ("red", 4 + len(seven))]
-    spelt = tokenizer.encode("qx")  # no piece of its own: letters
-    assert len(spelt) > 1 and toy.timed_words(np.array(spelt)) == [("qx", 0)]
+    spelled = tokenizer.encode("qx")  # no piece of its own: letters
+    assert len(spelled) > 1 and toy.timed_words(np.array(spelled)) == [("qx", 0)]
 
 
 def test_clips_keep_their_order_and_length(toy, monkeypatch):

@@ -5,7 +5,7 @@ import re
 
 import exported
 import pytest
-import quantisable
+import quantizable
 
 from mvjax import tree
 from mvjax.config import upstream
@@ -67,18 +67,18 @@ def test_a_model_that_imitates_a_runtime_is_certified_as_trained(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "how"), [("mlx", {"quantisation": "q8"}), ("candle", {"quantisation": "q8_0"})]
+    ("target", "how"), [("mlx", {"quantization": "q8"}), ("candle", {"quantization": "q8_0"})]
 )
-def test_what_quantisation_costs_is_stated(target, how, tmp_path):
+def test_what_quantization_costs_is_stated(target, how, tmp_path):
     pytest.importorskip(RUNTIME[target])
     pytest.importorskip("gguf")
-    model = quantisable.CONFIG
-    params = quantisable.params()
+    model = quantizable.CONFIG
+    params = quantizable.params()
     config = exported.make_run(tmp_path, model, params)
     out = export_folder.export(params, config, target, tmp_path / "out", **how)
     found = certificate.certify(params, config, out, target, **how, **inputs(model))
     assert_lossy(found)
-    assert found["stored_as"] == how["quantisation"]
+    assert found["stored_as"] == how["quantization"]
     assert 1e-3 < found["loss"]["max_abs_logit_error"] < 0.5
     if target == "candle":
         assert found["vision_file_sha256"] != found["file_sha256"]

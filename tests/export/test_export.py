@@ -7,7 +7,7 @@ import exported
 import ml_dtypes
 import numpy as np
 import pytest
-import quantisable
+import quantizable
 import yaml
 
 from mvjax import gates, scopes, tree
@@ -68,23 +68,23 @@ def test_folder_holds_everything_and_reads_back(target, dtype, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "quantisation"), [("mlx", "q8"), ("mlx", "q4"), ("candle", "q8_0")]
+    ("target", "quantization"), [("mlx", "q8"), ("mlx", "q4"), ("candle", "q8_0")]
 )
-def test_quantised_folders_hold_upstreams_files(target, quantisation, tmp_path):
+def test_quantized_folders_hold_upstreams_files(target, quantization, tmp_path):
     pytest.importorskip("gguf")
-    model, params = quantisable.CONFIG, quantisable.params()
+    model, params = quantizable.CONFIG, quantizable.params()
     config = exported.make_run(tmp_path, model, params)
-    out = export_folder.export(params, config, target, tmp_path / "out", quantisation=quantisation)
-    assert {p.name for p in out.iterdir()} == FILES | UPSTREAM_FILES[target, quantisation]
-    file = targets.weight_file(target, quantisation)
+    out = export_folder.export(params, config, target, tmp_path / "out", quantization=quantization)
+    assert {p.name for p in out.iterdir()} == FILES | UPSTREAM_FILES[target, quantization]
+    file = targets.weight_file(target, quantization)
     loaded = tree.flatten(export_folder.load_exported(out / file, model, target, dtype=np.float32))
-    views = export_folder.as_stored(params, model, target, quantisation=quantisation)
+    views = export_folder.as_stored(params, model, target, quantization=quantization)
     stored = tree.unflatten(rules.read_leaves(views, place="as stored"))
     for path, leaf in tree.flatten(stored).items():
         np.testing.assert_array_equal(loaded[path], leaf, err_msg=path)
     again = tmp_path / "again"
-    export_folder.export(tree.unflatten(loaded), config, target, again, quantisation=quantisation)
-    for name in UPSTREAM_FILES[target, quantisation]:
+    export_folder.export(tree.unflatten(loaded), config, target, again, quantization=quantization)
+    for name in UPSTREAM_FILES[target, quantization]:
         assert (again / name).read_bytes() == (out / name).read_bytes()
 
 
@@ -111,14 +111,14 @@ def test_the_card_tells_the_hub_what_it_needs_and_people_where_it_comes_from(run
         dataclasses.replace(config, frozen=hub),
         "mlx",
         dtype=None,
-        quantisation="q8",
+        quantization="q8",
         results=model_card.read_results(tmp_path, step=600),
     )
     _, front, body = text.split("---\n", 2)
     metadata = yaml.safe_load(front)
     assert metadata["base_model"] == ["kyutai/moshika-pytorch-bf16"]
     assert metadata["base_model_relation"] == "quantized"
-    assert metadata["license"] == "other" and "## Licences" in body
+    assert metadata["license"] == "other" and "## Licenses" in body
     assert "| moshi | `hf://kyutai/moshika-pytorch-bf16@main/a.b` |" in body
     assert "| codec | `mimi` |" in body
     assert "600 steps" in body and "| all | 7 | 0.912 | - |" in body
@@ -174,25 +174,25 @@ def test_designs_the_target_would_run_wrongly_are_refused(target, changes, name,
 
 
 @pytest.mark.parametrize(
-    ("target", "quantisation", "message"),
+    ("target", "quantization", "message"),
     [
-        ("torch", "q8", "cannot export q8 to torch: kyuteye_pt loads no quantised weights"),
-        ("mlx", "q8_0", r"nn\.quantize.*its quantisations: \['q8', 'q4'\]"),
-        ("candle", "q4", r"its quantisations: \['q8_0'\]"),
+        ("torch", "q8", "cannot export q8 to torch: kyuteye_pt loads no quantized weights"),
+        ("mlx", "q8_0", r"nn\.quantize.*its quantizations: \['q8', 'q4'\]"),
+        ("candle", "q4", r"its quantizations: \['q8_0'\]"),
         ("mlx", "q4", r"cannot export to mlx.*\n  backbone\.width=24: q4 needs a multiple of 32"),
     ],
 )
-def test_quantisations_that_a_target_cannot_read_are_refused(
-    target, quantisation, message, run, tmp_path
+def test_quantizations_that_a_target_cannot_read_are_refused(
+    target, quantization, message, run, tmp_path
 ):
     with pytest.raises(ValueError, match=message):
-        export_folder.export(*run, target, tmp_path / "out", quantisation=quantisation)
+        export_folder.export(*run, target, tmp_path / "out", quantization=quantization)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dtype_beside_a_quantisation_is_refused(run, tmp_path):
-    with pytest.raises(ValueError, match="drop one of dtype and quantisation"):
-        export_folder.export(*run, "candle", tmp_path / "o", dtype="bfloat16", quantisation="q8_0")
+def test_a_dtype_beside_a_quantization_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="drop one of dtype and quantization"):
+        export_folder.export(*run, "candle", tmp_path / "o", dtype="bfloat16", quantization="q8_0")
 
 
 def test_an_unwritable_folder_is_named(run, tmp_path):

@@ -44,7 +44,7 @@ def test_parameters_exist_where_a_layer_looks(name):
     assert ("image/proj/kernel" in kept) == (dim != small.CONFIG.siglip.width)
 
 
-def test_rows_are_spread_to_neighbours_and_gathered_again():
+def test_rows_are_spread_to_neighbors_and_gathered_again():
     deep = dataclasses.replace(small.CONFIG.backbone, layers=6)
     xa = dataclasses.replace(small.CONFIG.cross_attention, layers=(1, 2, 4))
     config = dataclasses.replace(small.CONFIG, backbone=deep, cross_attention=xa)

@@ -52,7 +52,7 @@ def main() -> None:
             vars(part).update(
                 {n: torch.float64 for n, v in vars(part).items() if v is torch.float32}
             )
-    pixels = images.normalise(upstream.image())[None].astype(np.float64)
+    pixels = images.normalize(upstream.image())[None].astype(np.float64)
     user = upstream.user_codes(FRAMES)
     with Double(), torch.no_grad():
         tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]

@@ -34,7 +34,7 @@ def build(config, params, folder, monkeypatch, *, mode=None):
     sizes = runtime_configs.encoder_config(config.siglip)
     (folder / "siglip448.config").write_text(json.dumps(sizes))
     file = folder / targets.weight_file("mlx", mode)
-    export_folder.save_exported(file, params, config, "mlx", quantisation=mode)
+    export_folder.save_exported(file, params, config, "mlx", quantization=mode)
     told, release = runtime_configs.mlx_config(config, mode), MLX.models.config_v0_1()
     depth = dataclasses.replace(
         release.depformer.transformer, **told["depformer"].pop("transformer")
@@ -102,7 +102,7 @@ def test_streaming_steps(name, frames, tmp_path, monkeypatch, compare):
     theirs = converse(model, features, user)
 
     run = model_lib.VisionSpeech(config)
-    pixels = jnp.asarray(images.normalise(upstream.image()))[None]
+    pixels = jnp.asarray(images.normalize(upstream.image()))[None]
     mine = jax.jit(lambda p, x: run.apply({"params": p}, x, method="encode_images"))(params, pixels)
     compare("image features", mine, np.array(features), 1e-4)
     kv = jax.jit(lambda p, x: run.apply({"params": p}, x, method="look"))(params, pixels)
@@ -156,7 +156,7 @@ def test_the_last_norm_of_the_encoder(tmp_path, monkeypatch, compare):
     params = tree.unflatten(flat)
     _, embedder = build(config, params, tmp_path, monkeypatch)
     features = np.array(embedder(mx.array(upstream.image())))
-    pixels = jnp.asarray(images.normalise(upstream.image()))[None]
+    pixels = jnp.asarray(images.normalize(upstream.image()))[None]
     encoder = params["image"]["encoder"]
     compare(
         "features", siglip.Siglip(config.siglip).apply({"params": encoder}, pixels), features, 1e-4

@@ -137,7 +137,7 @@ def test_forward_text(name, tmp_path, compare):
     config = design(name)
     params = upstream.params(config)
     gen, embedder = build(config, params, tmp_path)
-    pixels = np.stack([images.normalise(upstream.image())] * B)
+    pixels = np.stack([images.normalize(upstream.image())] * B)
     pixels[1] = -pixels[1]
     tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]
     # Upstream has no causal mask of its own: reference 2.4.
@@ -172,7 +172,7 @@ def test_keys_and_values_once(tmp_path, compare):
     """Raw image tokens and precomputed keys and values are the same source."""
     config = design("conditional sigmoid")
     gen, embedder = build(config, upstream.params(config), tmp_path)
-    pixels = torch.tensor(images.normalise(upstream.image()))[None].permute(0, 3, 1, 2)
+    pixels = torch.tensor(images.normalize(upstream.image()))[None].permute(0, 3, 1, 2)
     tokens = embedder(pixels)["cross_attention_src"]
     ids = torch.tensor(codes_of(config)[:1, :, :1]).long()
     _, one, _ = gen.lm_model.forward_text(ids, cross_attention_src=tokens)
@@ -229,7 +229,7 @@ def test_200_streaming_steps(fields, tmp_path, compare):
     config = upstream.like("kyuteye_pt", **fields)
     params = upstream.params(config)
     gen, embedder = build(config, params, tmp_path)
-    pixels = images.normalise(upstream.image())[None]
+    pixels = images.normalize(upstream.image())[None]
     user = upstream.user_codes(200)
     with torch.no_grad():
         tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]
@@ -250,7 +250,7 @@ def test_scopes_in_streaming_steps(name, tmp_path, compare):
     config = design(name)
     params = upstream.params(config)
     gen, embedder = build(config, params, tmp_path)
-    pixels = images.normalise(upstream.image())[None]
+    pixels = images.normalize(upstream.image())[None]
     user = upstream.user_codes(T)[:3] % config.audio_vocab
     with torch.no_grad():
         tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]

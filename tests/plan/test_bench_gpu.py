@@ -84,7 +84,7 @@ def test_a_report_states_batch_length_and_rates(tool, capsys):
     rate = (4 * 1250 + 12 * 512) / 0.8
     peak = chips.CHIPS["h200"].flops
     assert found["frames_per_second"] == pytest.approx(rate) and f"{rate:,.0f} frames/s" in text
-    assert found["utilisation"] == pytest.approx(flops.step_flops(run).frozen_aware / 0.8 / peak)
+    assert found["utilization"] == pytest.approx(flops.step_flops(run).frozen_aware / 0.8 / peak)
     assert found["share_of_limit"] == pytest.approx(rate * tool.limit_flops(run) / peak)
     assert "70.50 GB by the device" in text
 
@@ -121,5 +121,5 @@ def test_the_tool_runs_a_small_model_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "best in int8" in done.stdout and "smallest memory" in done.stdout
     fast, small = json.loads(out.read_text())["results"]
-    assert fast["fits"] and fast["seconds"] > 0 and fast["utilisation"] is None
+    assert fast["fits"] and fast["seconds"] > 0 and fast["utilization"] is None
     assert small["fits"] and 0 < small["memory"] < fast["memory"]

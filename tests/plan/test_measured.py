@@ -88,7 +88,7 @@ def test_parameters_are_noise_of_one_size(made):
         assert abs(values.mean()) < 4 * spread * values.size**-0.5
         assert np.abs(values).max() <= measure_lib.SIZE * 1.004  # bfloat16 rounds
         assert values.std() == pytest.approx(spread, rel=0.05)
-        for axis in range(values.ndim):  # neighbours have nothing to do with each other
+        for axis in range(values.ndim):  # neighbors have nothing to do with each other
             x = np.moveaxis(values, axis, 0)
             if len(x) > 2:
                 found = np.corrcoef(x[:-1].ravel(), x[1:].ravel())[0, 1]

@@ -70,11 +70,11 @@ def test_what_was_measured_stands_beside_the_count(gpus):
     frames = flops.frames(one.run.data)
     assert one.fits and one.measured_frames_per_second == pytest.approx(frames / 0.25)
     wanted = one.flops.frozen_aware / (0.25 * 2 * chips.CHIPS["h100"].flops)
-    assert one.measured_utilisation == pytest.approx(wanted)
+    assert one.measured_utilization == pytest.approx(wanted)
     text = plan_text.full(one)
     assert f"measured on 2 x {H100}" in text and "250.0 ms, the median of 10" in text
     assert "61.500 GB held by the fullest device" in text
-    assert f"{frames / 0.25:,.0f} frames/s; model FLOP utilisation" in text
+    assert f"{frames / 0.25:,.0f} frames/s; model FLOP utilization" in text
     assert "rates: NVIDIA H100 SXM data sheet; counted, not compiled\n" in text
 
 
@@ -91,7 +91,7 @@ def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):
 def test_what_runs_out_of_memory_does_not_fit_whatever_was_counted(gpus):
     gpus(lambda run: REFUSED)
     (one,) = plans("h100:2", toy_run.planned(remat="frozen"))
-    assert not one.fits and one.measured_frames_per_second == one.measured_utilisation == 0
+    assert not one.fits and one.measured_frames_per_second == one.measured_utilization == 0
     text = plan_text.full(one)
     assert "out of memory: 99.000 GB by the compiler; RESOURCE_EXHAUSTED: no" in text
     assert "out of memory" in plan_text.table([one])
@@ -154,7 +154,7 @@ def test_the_smallest_memory_that_trains_is_under_24_gb_by_counting():
     state = 4 * 206_184_448 * 4  # parameters, gradients, two moments, in float32
     kept = L * 1250 * D * 2  # the residual stream of every layer
     assert one.memory["frozen weights"] == pytest.approx(frozen, rel=0.003)
-    lives = sum(one.memory[part] for part in ("adapters", "optimiser", "gradients"))
+    lives = sum(one.memory[part] for part in ("adapters", "optimizer", "gradients"))
     assert lives == pytest.approx(state, rel=1e-3)
     assert one.memory["kept activations"] == kept
     assert frozen + state + kept < one.needed < 1.05 * (frozen + state + kept)

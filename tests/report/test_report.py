@@ -61,7 +61,7 @@ def _report() -> html_lib.Report:
         trained=[("Steps", "600")],
         loss=html_lib.Picture(losses, "loss falls"),
         certificates=[html_lib.Certificate("PyTorch", 3.2e-6, 1e-4, 120, True)],
-        codec=[("as synthesised", 100, 0.97)],
+        codec=[("as synthesized", 100, 0.97)],
         stages=[html_lib.Stage("train", 1.5, 2.0)],
         footer="mvjax",
     )

@@ -1,4 +1,4 @@
-"""Export folders as the runtimes read them: configs, candle's names, quantised files, damage."""
+"""Export folders as the runtimes read them: configs, candle's names, quantized files, damage."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import json
 import exported
 import numpy as np
 import pytest
-import quantisable
+import quantizable
 
 from mvjax import gates
 from mvjax.export import folder as export_folder
@@ -69,15 +69,15 @@ def test_candle_folders_run_as_torch_folders(gate, tmp_path):
     assert_same(exported.talk(one, FRAMES), exported.talk(two, FRAMES), atol=1e-4)
 
 
-def test_a_gguf_runs_as_its_dequantised_weights(tmp_path):
+def test_a_gguf_runs_as_its_dequantized_weights(tmp_path):
     pytest.importorskip("gguf")
-    params = quantisable.params()
+    params = quantizable.params()
     _, folder = exported.write(
-        quantisable.CONFIG, "candle", tmp_path, params=params, quantisation="q8_0"
+        quantizable.CONFIG, "candle", tmp_path, params=params, quantization="q8_0"
     )
     weights = folder / "model.q8_0.gguf"
-    loaded = export_folder.load_exported(weights, quantisable.CONFIG, "candle", dtype=np.float32)
-    _, other = exported.write(quantisable.CONFIG, "torch", tmp_path, params=loaded)
+    loaded = export_folder.load_exported(weights, quantizable.CONFIG, "candle", dtype=np.float32)
+    _, other = exported.write(quantizable.CONFIG, "torch", tmp_path, params=loaded)
     first, again = (exported.talk(exported.open_runtime("candle", folder), 6) for _ in range(2))
     assert_same(first, again)
     assert_same_weights(
@@ -90,12 +90,12 @@ def test_a_gguf_runs_as_its_dequantised_weights(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["q8", "q4"])
-def test_quantised_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
+def test_quantized_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
     pytest.importorskip("mlx.core")
     from mvjax.runtimes.mlx import runtime as mlx_runtime
 
-    params, config = quantisable.params(), quantisable.CONFIG
-    _, folder = exported.write(config, "mlx", tmp_path, params=params, quantisation=mode)
+    params, config = quantizable.params(), quantizable.CONFIG
+    _, folder = exported.write(config, "mlx", tmp_path, params=params, quantization=mode)
     first, again = (exported.talk(mlx_runtime.Runtime(folder), 5) for _ in range(2))
     assert_same(first, again)
     monkeypatch.setattr(mlx_runtime, "_on_cpu", lambda: False)
@@ -105,10 +105,10 @@ def test_quantised_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
     assert_same(first, exported.talk(native, 5), atol=1e-3)
 
 
-def test_a_quantised_file_that_is_not_what_its_config_says(tmp_path):
+def test_a_quantized_file_that_is_not_what_its_config_says(tmp_path):
     pytest.importorskip("mlx.core")
-    params, config = quantisable.params(), quantisable.CONFIG
-    _, folder = exported.write(config, "mlx", tmp_path, params=params, quantisation="q4")
+    params, config = quantizable.params(), quantizable.CONFIG
+    _, folder = exported.write(config, "mlx", tmp_path, params=params, quantization="q4")
     path = folder / "config.json"
     text = path.read_text()
     path.write_text(json.dumps(json.loads(text) | {"quantization": {"bits": 8, "group_size": 32}}))

@@ -9,7 +9,7 @@ from mvjax.train import checkpoint
 
 
 def check(first: checkpoint.Found, second: checkpoint.Found) -> None:
-    """Same adapters, their mean, optimiser state and counters, bit for bit."""
+    """Same adapters, their mean, optimizer state and counters, bit for bit."""
     one, other = _arrays(first.folder), _arrays(second.folder)
     assert one.keys() == other.keys() and one
     for name, leaf in one.items():

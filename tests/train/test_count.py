@@ -27,7 +27,7 @@ def toy(**train) -> schema.Config:
         FILES,
         model=toy_run.MODEL,
         data=data,
-        train=schema.TrainConfig(steps=2000, logit_frames=9, **train),
+        train=schema.TrainConfig(steps=2000, loss_chunk=9, **train),
     )
 
 
@@ -115,5 +115,5 @@ def test_a_window_limits_the_pairs():
     assert flops_lib._window_pairs(4, 5) == 10
 
 
-def test_utilisation():
-    assert flops_lib.utilisation(6e12, 0.5, devices=3, peak=8e12) == pytest.approx(0.5)
+def test_utilization():
+    assert flops_lib.utilization(6e12, 0.5, devices=3, peak=8e12) == pytest.approx(0.5)

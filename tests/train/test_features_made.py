@@ -46,7 +46,7 @@ def test_features_are_those_of_the_step(run):
     for i in range(5):
         number = reader.row(i).image
         picture = images.decode(reader.image(number), limits=run.data.limits)
-        pixels = images.normalise(images.resize_square(picture, 48))[None]
+        pixels = images.normalize(images.resize_square(picture, 48))[None]
         wanted = np.asarray(encode(params, pixels))[0]
         np.testing.assert_allclose(
             found[number].astype(np.float32), wanted, rtol=2**-8, atol=1e-5

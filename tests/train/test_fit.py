@@ -17,7 +17,7 @@ from mvjax.config import schema
 from mvjax.train import checkpoint, fit, load, resume, trace
 from mvjax.train import step as step_lib
 
-MEASURED = "second|memory|utilisation"
+MEASURED = "second|memory|utilization"
 MESH = schema.MeshConfig(data=2, fsdp=2, tensor=2)
 
 
@@ -68,7 +68,7 @@ class Interrupted(toy_run.Data):
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Same adapters, optimiser state and counters, bit for bit; same metrics but for the speed."""
+    """Same adapters, optimizer state and counters, bit for bit; same metrics but for the speed."""
     found = [checkpoint.newest(folder / load.CHECKPOINTS) for folder in (first, second)]
     assert [each.meta["step"] for each in found] == [toy_run.STEPS] * 2
     same_state.check(*found)
@@ -259,7 +259,7 @@ def test_a_stalled_reader_is_reported(config, tmp_path, capsys, quick):
             time.sleep(1.5 if step == 6 else 0)
             return super().__getitem__(step)
 
-    config = toy_run.with_train(config, stall_seconds=0.5)
+    config = toy_run.with_train(config, watchdog_seconds=0.5)
     fit.fit(config, tmp_path / "run", data=Stalled(config.data))
     told = capsys.readouterr().err
     assert "without a step: waiting for the data of step 7" in told

@@ -35,7 +35,7 @@ def noise(*shape, seed=0):
 )
 def test_a_product_with_codes_is_that_with_the_rounded_kernel(equation, x, kernel, axes):
     x, kernel = jnp.asarray(noise(*x)), jnp.asarray(noise(*kernel, seed=1))
-    codes, scale = frozen_dtype.quantise(kernel, axes)
+    codes, scale = frozen_dtype.quantize(kernel, axes)
     assert codes.dtype == jnp.int8 and int(jnp.abs(codes.astype(jnp.int32)).max()) == 127
     rounded = codes.astype(jnp.float32) * scale
     assert np.all(np.abs(rounded - kernel) <= 0.501 * np.broadcast_to(scale, kernel.shape))
@@ -43,10 +43,10 @@ def test_a_product_with_codes_is_that_with_the_rounded_kernel(equation, x, kerne
     np.testing.assert_allclose(got, jnp.einsum(equation, x, rounded), rtol=1e-5, atol=1e-5)
 
 
-def test_codes_survive_a_second_quantisation():
+def test_codes_survive_a_second_quantization():
     kernel = jnp.asarray(noise(8, 5)).at[:, 2].set(0)
-    codes, scale = frozen_dtype.quantise(kernel, (-2,))
-    again, _ = frozen_dtype.quantise(codes.astype(jnp.float32) * scale, (-2,))
+    codes, scale = frozen_dtype.quantize(kernel, (-2,))
+    again, _ = frozen_dtype.quantize(codes.astype(jnp.float32) * scale, (-2,))
     np.testing.assert_array_equal(again, codes)
     assert not np.any(codes[:, 2])
 
@@ -150,7 +150,7 @@ def test_no_frozen_kernel_is_widened_to_float32(kind):
 def test_no_text_logits_exist_whole():
     shapes = [s for e in step_equations("as stored") for s in (v.aval.shape for v in e.outvars)]
     assert (4, 9, 34) in shapes  # one chunk is the whole toy row
-    run = toy_run.with_train(toy_run_config(), logit_frames=2)
+    run = toy_run.with_train(toy_run_config(), loss_chunk=2)
     model = model_lib.VisionSpeech(run.model)
     held = load.held(run)
     program = jax.make_jaxpr(lambda a, f, b: gradients.gradients(a, f, b, model=model, run=run))

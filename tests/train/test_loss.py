@@ -36,7 +36,7 @@ def test_text_weighs_padding_and_skips_absent_and_masked():
     assert float(sums.weight) == sum(counted.values()) == 4.5
 
 
-def test_audio_levels_share_one_normaliser_and_end_early_by_their_delay():
+def test_audio_levels_share_one_normalizer_and_end_early_by_their_delay():
     B, T, q, C = 2, 4, 3, 6
     logits = random_logits(B, T, q, C)
     codes = np.random.default_rng(1).integers(0, C, (B, q, T)).astype(np.int32)

@@ -35,9 +35,9 @@ def make_run(mesh: tuple[int, int, int], **train) -> schema.Config:
         data=schema.DataConfig(
             speech_rows=8, speechless_rows=16, speech_frames=9, speechless_tokens=7
         ),
-        optim=schema.OptimConfig(learning_rate=1e-2, warmup_steps=2, ema=0.75),
+        optim=schema.OptimConfig(learning_rate=1e-2, warmup_steps=2, ema_decay=0.75),
         mesh=schema.MeshConfig(*mesh),
-        train=schema.TrainConfig(steps=12, **{"remat": "none", "logit_frames": 4, **train}),
+        train=schema.TrainConfig(steps=12, **{"remat": "none", "loss_chunk": 4, **train}),
     )
 
 
@@ -81,7 +81,7 @@ def plain_curve() -> tuple[list[float], step.State]:
     ],
 )
 def test_the_loss_curve_is_that_of_one_device(mesh, accumulate, remat):
-    losses, state = curve(make_run(mesh, accumulate=accumulate, remat=remat))
+    losses, state = curve(make_run(mesh, grad_accum_steps=accumulate, remat=remat))
     expected, plain = plain_curve()
     assert max(expected) - min(expected) > 1e-2  # it does learn
     np.testing.assert_allclose(losses, expected, rtol=1e-5)

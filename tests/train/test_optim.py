@@ -12,7 +12,7 @@ from mvjax import tree
 from mvjax.config import schema
 from mvjax.train import load, optim
 
-SETTINGS = schema.OptimConfig(learning_rate=0.5, warmup_steps=4, final_fraction=0.1)
+SETTINGS = schema.OptimConfig(learning_rate=0.5, warmup_steps=4, final_lr_fraction=0.1)
 
 
 def rate(step: int, settings=SETTINGS, steps: int = 20) -> float:

@@ -35,7 +35,7 @@ def test_due_steps_are_written_one_step_late(tmp_path):
     assert log.last == lines(tmp_path)[-1]
 
 
-def test_speed_and_utilisation(tmp_path, monkeypatch):
+def test_speed_and_utilization(tmp_path, monkeypatch):
     now = 100.0
     monkeypatch.setattr(clock.time, "monotonic", lambda: now)
     with open_log(tmp_path, peak=40.0) as log:
@@ -50,11 +50,11 @@ def test_speed_and_utilisation(tmp_path, monkeypatch):
     # steps 2 and 3, and 4, which took no time after the checkpoint before it
     assert [step["step"] for step in log.clock._recent] == [2.0, 4.0, 0.0]
     first, last = lines(tmp_path)[0], lines(tmp_path)[-1]
-    assert first["frames_per_second"] is None and first["model_flop_utilisation"] is None
+    assert first["frames_per_second"] is None and first["model_flop_utilization"] is None
     assert (last["seconds_step"], last["seconds_checkpoint"], last["seconds_data"]) == (2, 1, 0)
     assert last["seconds_per_step"] == 3
     assert last["frames_per_second"] == log.frames_per_second == 30 / 3
-    assert last["model_flop_utilisation"] == 60 / (3 * 40)
+    assert last["model_flop_utilization"] == 60 / (3 * 40)
     assert last["host_memory_gb"] > 0 and last["device_memory_gb"] is None
 
 

@@ -89,7 +89,7 @@ def test_rows_must_divide():
     mesh, even = sharding.make_mesh(MESH), dataclasses.replace(data, speech_rows=4)
     sharding.check_rows(even, mesh)
     with pytest.raises(
-        ValueError, match=r"4 is not divisible by 4 data shards x train.accumulate=2"
+        ValueError, match=r"4 is not divisible by 4 data shards x train.grad_accum_steps=2"
     ):
         sharding.check_rows(even, mesh, accumulate=2)
 

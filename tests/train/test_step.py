@@ -66,7 +66,7 @@ def outputs(params, config):
         return MODEL.apply({"params": whole}, part.codes, pixels, part.has_image, depth_codebooks=2)
 
     return [
-        jax.tree.map(np.asarray, forward(whole, part, images.normalise(part.images)))
+        jax.tree.map(np.asarray, forward(whole, part, images.normalize(part.images)))
         for part in batch
     ]
 
@@ -192,7 +192,7 @@ def test_eight_devices_and_one_agree(config, mesh, params, train_step):
 def test_pixels_equal_the_hosts():
     picture = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
     np.testing.assert_allclose(
-        gradients.pixels(jnp.asarray(picture)), images.normalise(picture), atol=1e-7
+        gradients.pixels(jnp.asarray(picture)), images.normalize(picture), atol=1e-7
     )
 
 
@@ -205,7 +205,7 @@ def test_features_stand_for_pixels_and_frames_may_be_blind(config, params, jitte
         return MODEL.apply({"params": whole}, pixels, method="encode_images")
 
     def featured(part):
-        return part._replace(images=encode(whole, images.normalise(part.images)))
+        return part._replace(images=encode(whole, images.normalize(part.images)))
 
     want, _ = jitted_loss(*params, batch)
     found, _ = jitted_loss(*params, types.Batch(*map(featured, batch)))

@@ -6,14 +6,14 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-import quantisable
+import quantizable
 
 from mvjax import gates, tree
 from mvjax.config import schema
 from mvjax.export import folder as export_folder
 from mvjax.weights import candle, kyutai, rules, safetensors_io
 
-CONFIG = quantisable.CONFIG
+CONFIG = quantizable.CONFIG
 XA = "transformer.layers.0.cross_attention."
 
 
@@ -30,12 +30,12 @@ def toy(**changes):
 
 
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory):
+def quantized(tmp_path_factory):
     """(parameters, path of the GGUF)."""
     pytest.importorskip("gguf")
     path = tmp_path_factory.mktemp("candle") / "model.q8_0.gguf"
-    params = quantisable.params()
-    export_folder.save_exported(path, params, CONFIG, "candle", quantisation="q8_0")
+    params = quantizable.params()
+    export_folder.save_exported(path, params, CONFIG, "candle", quantization="q8_0")
     return params, path
 
 
@@ -45,7 +45,7 @@ def load(path, config=CONFIG):
 
 def test_the_same_tree_in_both_layouts(tmp_path):
     config = toy()
-    params = quantisable.params(config)
+    params = quantizable.params(config)
     export_folder.save_exported(tmp_path / "pt.safetensors", params, config, "torch")
     export_folder.save_exported(tmp_path / "rs.safetensors", params, config, "candle")
     a = safetensors_io.read(tmp_path / "pt.safetensors")
@@ -102,17 +102,17 @@ def test_the_same_tree_in_both_layouts(tmp_path):
 def test_import_then_export_gives_the_same_bytes(gate, dim, dtype, tmp_path):
     config = toy(gate=gate, dim=dim)
     first, again = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
-    export_folder.save_exported(first, quantisable.params(config), config, "candle", dtype=dtype)
+    export_folder.save_exported(first, quantizable.params(config), config, "candle", dtype=dtype)
     loaded = export_folder.load_exported(first, config, "candle")
     assert {leaf.dtype for leaf in tree.flatten(loaded).values()} == {np.dtype(dtype)}
     export_folder.save_exported(again, loaded, config, "candle")
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_gguf_and_its_vision_file_keep_their_bytes_too(quantised, tmp_path):
-    _, path = quantised
+def test_gguf_and_its_vision_file_keep_their_bytes_too(quantized, tmp_path):
+    _, path = quantized
     again = tmp_path / "again.q8_0.gguf"
-    export_folder.save_exported(again, load(path), CONFIG, "candle", quantisation="q8_0")
+    export_folder.save_exported(again, load(path), CONFIG, "candle", quantization="q8_0")
     assert again.read_bytes() == path.read_bytes()
     # the name that kyuteye_rs derives: X.q8_0.gguf -> X_vision_tower_unquant.safetensors
     vision = path.with_name("model_vision_tower_unquant.safetensors")
@@ -120,12 +120,12 @@ def test_gguf_and_its_vision_file_keep_their_bytes_too(quantised, tmp_path):
     assert candle.vision_file(again).read_bytes() == vision.read_bytes()
 
 
-def test_what_a_gguf_holds(quantised):
-    params, path = quantised
+def test_what_a_gguf_holds(quantized):
+    params, path = quantized
     import gguf
 
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
-    tensors = export_folder.to_tensors(params, CONFIG, "candle", quantisation="q8_0")
+    tensors = export_folder.to_tensors(params, CONFIG, "candle", quantization="q8_0")
     plain = {name: t for name, t in tensors.items() if not name.startswith(candle.IMAGE)}
     assert kinds.keys() == plain.keys()
     vision = safetensors_io.tensors(candle.vision_file(path))
@@ -147,10 +147,10 @@ def test_what_a_gguf_holds(quantised):
             assert 0 < np.abs(loaded[our_path] - leaf).max() < np.abs(leaf).max() / 200, our_path
 
 
-def test_a_gguf_may_hold_the_image_part_itself(quantised, tmp_path):
-    params, path = quantised
+def test_a_gguf_may_hold_the_image_part_itself(quantized, tmp_path):
+    params, path = quantized
     gguf_io, alone = candle.gguf_io(), tmp_path / "alone.q8_0.gguf"
-    tensors = export_folder.to_tensors(params, CONFIG, "candle", quantisation="q8_0")
+    tensors = export_folder.to_tensors(params, CONFIG, "candle", quantization="q8_0")
     gguf_io.write(alone, tensors)  # as the released one does, by its size
     loaded = load(alone)["image"]["proj"]
     np.testing.assert_array_equal(loaded["bias"], params["image"]["proj"]["bias"])
@@ -167,8 +167,8 @@ def test_a_gguf_may_hold_the_image_part_itself(quantised, tmp_path):
 
 
 @pytest.mark.parametrize("location", ["hf://o/n@v1/model.q8_0.gguf", "hf://o/n@v1"])
-def test_the_vision_file_of_a_gguf_on_the_hub_is_fetched_too(location, quantised, monkeypatch):
-    _, path = quantised
+def test_the_vision_file_of_a_gguf_on_the_hub_is_fetched_too(location, quantized, monkeypatch):
+    _, path = quantized
     vision = "model_vision_tower_unquant.safetensors"
     there = {location: path, f"hf://o/n@v1/{vision}": path.with_name(vision)}
     monkeypatch.setattr(candle.locate, "resolve", lambda text, names=(): there[str(text)])
@@ -178,9 +178,9 @@ def test_the_vision_file_of_a_gguf_on_the_hub_is_fetched_too(location, quantised
         np.testing.assert_array_equal(loaded[name], leaf)
 
 
-def test_damage_is_named(quantised, tmp_path):
+def test_damage_is_named(quantized, tmp_path):
     gguf_io = candle.gguf_io()
-    tensors = export_folder.to_tensors(quantised[0], CONFIG, "candle", quantisation="q8_0")
+    tensors = export_folder.to_tensors(quantized[0], CONFIG, "candle", quantization="q8_0")
     name = "depformer.2.transformer.layers.1.norm1.alpha"
     tensors[name] = tensors[name][()] + 1
     gguf_io.write(tmp_path / "m.q8_0.gguf", tensors)
@@ -197,8 +197,8 @@ def test_damage_is_named(quantised, tmp_path):
 
 def test_a_safetensors_file_may_have_separate_projections(tmp_path):
     config = toy()
-    params = quantisable.params(config)
-    tensors = export_folder.to_tensors(params, config, "candle", quantisation="q8_0")
+    params = quantizable.params(config)
+    tensors = export_folder.to_tensors(params, config, "candle", quantization="q8_0")
     safetensors_io.write(tmp_path / "m.safetensors", tensors)
     loaded = tree.flatten(load(tmp_path / "m.safetensors", config))
     for path, leaf in tree.flatten(params).items():

@@ -52,18 +52,18 @@ def test_the_same_values_give_the_same_bytes(tmp_path):
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_quantising_is_ggmls_but_for_scales_that_vanish():
+def test_quantizing_is_ggmls_but_for_scales_that_vanish():
     w = matrix()
     np.testing.assert_array_equal(
-        gguf_io.quantise(w), gguf.quants.quantize(w, gguf.GGMLQuantizationType.Q8_0)
+        gguf_io.quantize(w), gguf.quants.quantize(w, gguf.GGMLQuantizationType.Q8_0)
     )
     w[3, :32] = 1e-7  # its scale is below the smallest float16
-    packed = gguf_io.quantise(w)
+    packed = gguf_io.quantize(w)
     np.testing.assert_array_equal(packed[3, :34], np.zeros(34, np.uint8))
-    np.testing.assert_array_equal(gguf_io.quantise(gguf_io.dequantise(packed)), packed)
+    np.testing.assert_array_equal(gguf_io.quantize(gguf_io.dequantize(packed)), packed)
     w[3, 5] = 1e7
     with pytest.raises(ValueError, match="up to 8.3 million"):
-        gguf_io.quantise(w)
+        gguf_io.quantize(w)
 
 
 def test_parts_are_read_without_the_rest(tmp_path):
@@ -96,7 +96,7 @@ def test_damaged_files_are_named_with_their_tensors(tmp_path):
             gguf_io.tensors(path)
 
 
-def test_an_unquantisable_tensor_is_named_and_nothing_is_left(tmp_path):
+def test_an_unquantizable_tensor_is_named_and_nothing_is_left(tmp_path):
     path = tmp_path / "m.gguf"
     with pytest.raises(ValueError, match="w: q8_0: expected values up to"):
         gguf_io.write(path, {"w": np.full((2, 32), np.nan, np.float32)})

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mvjax.data.ingest import catalogue, items, sources
+from mvjax.data.ingest import catalog, items, sources
 from mvjax.data.records import dataset as dataset_lib
 
 BAD_RECORDS = ".bad_records.jsonl"  # after the dataset's name
@@ -43,10 +43,10 @@ def write_text(
     """Reads a dataset of images and text and writes its records as ROOT/NAME.
 
     Args:
-      name: in the catalogue.
+      name: in the catalog.
       source: the folder with the dataset's files as published.
       dataset: ROOT/NAME.
-      split: None: the first in the catalogue.
+      split: None: the first in the catalog.
       images: folders searched in order for what the dataset calls an image; none: `source`, and
         `source`/images where it exists.
       limit: stop after so many records.
@@ -59,7 +59,7 @@ def write_text(
         or more was left out than the budget allows. Nothing is then written but the list.
       FileNotFoundError: naming the files or folders that are missing.
     """
-    entry, split = catalogue.find(name, split)
+    entry, split = catalog.find(name, split)
     if entry.spoken:
         raise ValueError(
             f"{name}: has speech; use mvjax data encode EXP.py {source} --dataset {name}"
@@ -72,7 +72,7 @@ def write_text(
         dataset_lib.Writer(dataset, dataset_lib.Identity()) as writer,
         items.Skips(listing, budget=budget) as skips,
     ):
-        found = catalogue.reader(name).read(source, split=split, images=folders, skips=skips)
+        found = catalog.reader(name).read(source, split=split, images=folders, skips=skips)
         with contextlib.closing(items.records_of(found, skips, workers=workers)) as complete:
             for record in complete:
                 try:

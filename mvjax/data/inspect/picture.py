@@ -27,7 +27,7 @@ _LANES = {"user": ("#c2571a", 2.5), "assistant": ("#2456c8", 1.8)}  # colour, he
 _LANE, _CELL = 0.5, 1.4  # heights
 _LEGENDS = {  # by whether the record is spoken
     True: {"PAD": "PAD", "EPAD": "EPAD: a word follows", "TOKEN": "token of the assistant"},
-    False: {"TOKEN": "given", "LEARNT": "learnt", "CONTROL": "BOS, EOS"},
+    False: {"TOKEN": "given", "LEARNT": "learned", "CONTROL": "BOS, EOS"},
 }
 _INK = "#252b36"
 

@@ -15,7 +15,7 @@ from mvjax.data.inspect import pieces as pieces_lib
 from mvjax.data.records import dataset
 
 PAD, EPAD, ABSENT = "pad", "epad", "absent"  # kinds of cells; a token is one of the next
-TOKEN, LEARNT, CONTROL = "token", "learnt", "control"
+TOKEN, LEARNT, CONTROL = "token", "learned", "control"
 
 _PAUSE = 0.5  # seconds between words that end a span of speech
 _COLUMNS = 25  # frames a printed line: 2 s
@@ -107,10 +107,10 @@ def text(shown: Timeline) -> str:
 
 
 def _speechless(record: dataset.Record, pieces: pieces_lib.Pieces) -> tuple[Cell, ...]:
-    ids, learnt = streams.speechless_row(record.turns, pieces, 1 << 16)
+    ids, learned = streams.speechless_row(record.turns, pieces, 1 << 16)
     names = {streams.BOS: "BOS", streams.EOS: "EOS"}
     cells = []
-    for i, counts in zip(ids.tolist(), learnt.tolist(), strict=True):
+    for i, counts in zip(ids.tolist(), learned.tolist(), strict=True):
         if i == types.ZERO_TOKEN:
             break
         if i in names:

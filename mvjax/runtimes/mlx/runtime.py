@@ -1,8 +1,8 @@
 """Runs an exported MLX folder one frame at a time in MLX, in float32.
 
 Independent of the JAX model, so that agreement with it means something. Source of the equations:
-reference sections 2 and 3. Layout: reference section 4.5. Quantised weights stay quantised on a GPU;
-on the CPU, where MLX is for correctness, they are dequantised once, exactly.
+reference sections 2 and 3. Layout: reference section 4.5. Quantized weights stay quantized on a GPU;
+on the CPU, where MLX is for correctness, they are dequantized once, exactly.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Runtime:
         self, folder: Path, *, temperature: float = 0.0, top_k: int = 0, seed: int = 0
     ) -> None:
         self.model = folder_lib.read_mlx(Path(folder))
-        self.weights = mlx_tensors.load(self.model, dequantised=_on_cpu())
+        self.weights = mlx_tensors.load(self.model, dequantized=_on_cpu())
         self.sample = delays.Sampler(temperature=temperature, top_k=top_k, seed=seed)
         m = self.model
         self.timeline = delays.Timeline(

@@ -1,7 +1,7 @@
-"""Reads the weights of an exported MLX folder as kyuteye_mlx does: build, quantise, load strictly.
+"""Reads the weights of an exported MLX folder as kyuteye_mlx does: build, quantize, load strictly.
 
 The modules are made from the sizes alone, so a tensor that is missing, misnamed or misshapen, or that is
-quantised where upstream's `nn.quantize` would not, is an error of MLX's own loader.
+quantized where upstream's `nn.quantize` would not, is an error of MLX's own loader.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ class Weights(dict[str, mx.array]):
 
     Args:
       arrays: floats in float32, and codes.
-      quantised: None if there are no codes.
+      quantized: None if there are no codes.
     """
 
-    def __init__(self, arrays: Arrays, quantised: folder_lib.Quantised | None = None) -> None:
+    def __init__(self, arrays: Arrays, quantized: folder_lib.Quantized | None = None) -> None:
         super().__init__(arrays)
-        self.quantised = quantised
+        self.quantized = quantized
 
     @property
     def bits(self) -> int:
         """Of a code."""
-        assert self.quantised is not None
-        return self.quantised.bits
+        assert self.quantized is not None
+        return self.quantized.bits
 
     @property
     def group_size(self) -> int:
         """Inputs that share a scale."""
-        assert self.quantised is not None
-        return self.quantised.group_size
+        assert self.quantized is not None
+        return self.quantized.group_size
 
 
-def load(model: folder_lib.Model, *, dequantised: bool) -> Weights:
-    """Returns {name: array}, floats in float32; codes, scales and biases unless `dequantised`.
+def load(model: folder_lib.Model, *, dequantized: bool) -> Weights:
+    """Returns {name: array}, floats in float32; codes, scales and biases unless `dequantized`.
 
     Raises:
       ValueError: naming the file, and what its tensors lack.
@@ -54,8 +54,8 @@ def load(model: folder_lib.Model, *, dequantised: bool) -> Weights:
     encoder = {name: loaded.pop(name) for name in list(loaded) if name.startswith(_ENCODER)}
     try:
         language = modules(model, loaded, image_width=_image_width(encoder))
-        if model.quantised is not None:
-            scheme = model.quantised
+        if model.quantized is not None:
+            scheme = model.quantized
             nn.quantize(language, group_size=scheme.group_size, bits=scheme.bits)
         language.load_weights(list(repeated(loaded, model.layers).items()), strict=True)
     except (ValueError, KeyError) as error:
@@ -65,14 +65,14 @@ def load(model: folder_lib.Model, *, dequantised: bool) -> Weights:
     named = {}
     for path, module in _leaf_modules(language):
         arrays: Arrays = dict(module.parameters())  # pyright: ignore[reportAssignmentType]
-        if dequantised and "scales" in arrays:
-            arrays = _dequantised(module, arrays)
+        if dequantized and "scales" in arrays:
+            arrays = _dequantized(module, arrays)
         named |= {f"{path}.{part}": array for part, array in arrays.items()}
     arrays = {
         name: array if array.dtype == mx.uint32 else array.astype(mx.float32)
         for name, array in (named | encoder).items()
     }
-    return Weights(arrays, model.quantised)
+    return Weights(arrays, model.quantized)
 
 
 def _leaf_modules(root: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -81,7 +81,7 @@ def _leaf_modules(root: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(str(path), module) for path, module in leaves if isinstance(module, nn.Module)]
 
 
-def _dequantised(module: nn.Module, arrays: Arrays) -> Arrays:
+def _dequantized(module: nn.Module, arrays: Arrays) -> Arrays:
     scales, biases = (arrays.pop(part).astype(mx.float32) for part in ("scales", "biases"))
     weight = mx.dequantize(
         arrays.pop("weight"), scales, biases, group_size=module.group_size, bits=module.bits

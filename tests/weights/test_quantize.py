@@ -1,4 +1,4 @@
-"""MLX's affine quantisation in numpy, against MLX."""
+"""MLX's affine quantization in numpy, against MLX."""
 
 import ml_dtypes
 import numpy as np
@@ -40,11 +40,11 @@ def as_float32(array):
 @pytest.mark.parity
 @MODES
 @DTYPES
-def test_quantise_is_mlxs_bit_for_bit(mode, dtype):
+def test_quantize_is_mlxs_bit_for_bit(mode, dtype):
     mx = pytest.importorskip("mlx.core")
     scheme, w = quantize.SCHEMES[mode], weights(dtype=dtype)
     codes, scales, biases = mx.quantize(in_mlx(w), group_size=scheme.group, bits=scheme.bits)
-    found = quantize.quantise(w, scheme)
+    found = quantize.quantize(w, scheme)
     assert found.weight.dtype == np.uint32
     assert found.scales.dtype == found.biases.dtype == dtype
     np.testing.assert_array_equal(found.weight, np.array(codes))
@@ -54,27 +54,27 @@ def test_quantise_is_mlxs_bit_for_bit(mode, dtype):
 
 @pytest.mark.parity
 @MODES
-def test_dequantise_is_mlxs_bit_for_bit_in_both_dtypes(mode):
+def test_dequantize_is_mlxs_bit_for_bit_in_both_dtypes(mode):
     mx = pytest.importorskip("mlx.core")
     scheme = quantize.SCHEMES[mode]
     how = {"group_size": scheme.group, "bits": scheme.bits}
-    packed = quantize.quantise(weights(), scheme)
+    packed = quantize.quantize(weights(), scheme)
     codes, scales, biases = mx.quantize(in_mlx(weights()), **how)
     own = mx.dequantize(codes, scales, biases, **how)
-    found = quantize.dequantise(packed, scheme)
+    found = quantize.dequantize(packed, scheme)
     assert found.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(found.astype(np.float32), as_float32(own))
     wide = mx.dequantize(codes, scales.astype(mx.float32), biases.astype(mx.float32), **how)
-    found = quantize.dequantise(packed, scheme, dtype=np.float32)
+    found = quantize.dequantize(packed, scheme, dtype=np.float32)
     np.testing.assert_array_equal(found, np.array(wide))
 
 
 @MODES
 @pytest.mark.parametrize("seed", range(3))
-def test_a_dequantised_weight_is_quantised_to_the_same_bits(mode, seed):
+def test_a_dequantized_weight_is_quantized_to_the_same_bits(mode, seed):
     scheme = quantize.SCHEMES[mode]
-    packed = quantize.quantise(weights(seed), scheme)
-    again = quantize.requantise(quantize.dequantise(packed, scheme, dtype=np.float32), scheme)
+    packed = quantize.quantize(weights(seed), scheme)
+    again = quantize.requantize(quantize.dequantize(packed, scheme, dtype=np.float32), scheme)
     for a, b in zip(packed, again, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
@@ -84,11 +84,11 @@ def test_a_dequantised_weight_is_quantised_to_the_same_bits(mode, seed):
 @DTYPES
 def test_any_other_weight_is_rounded_to_bfloat16_first(mode, dtype):
     scheme, w = quantize.SCHEMES[mode], weights(dtype=dtype)
-    found = quantize.requantise(w, scheme)
-    for a, b in zip(found, quantize.quantise(w.astype(ml_dtypes.bfloat16), scheme), strict=True):
+    found = quantize.requantize(w, scheme)
+    for a, b in zip(found, quantize.quantize(w.astype(ml_dtypes.bfloat16), scheme), strict=True):
         np.testing.assert_array_equal(a, b)
     rounded = w.astype(ml_dtypes.bfloat16).astype(np.float32)
-    error = np.abs(quantize.dequantise(found, scheme, dtype=np.float32) - rounded)
+    error = np.abs(quantize.dequantize(found, scheme, dtype=np.float32) - rounded)
     step = np.repeat(np.abs(found.scales.astype(np.float32)), scheme.group, axis=1)
     assert (error <= 2 * step).all()  # half a code, and the rounding of the scale
     assert error.max() > 0
@@ -97,9 +97,9 @@ def test_any_other_weight_is_rounded_to_bfloat16_first(mode, dtype):
 @MODES
 def test_a_part_of_a_packed_weight_is_that_part(mode):
     scheme = quantize.SCHEMES[mode]
-    codes, scales, biases = quantize.quantise(weights(), scheme)
+    codes, scales, biases = quantize.quantize(weights(), scheme)
     packed = quantize.Packed(codes, scales, biases, scheme, np.dtype(np.float32))
-    whole = quantize.dequantise(quantize.Affine(codes, scales, biases), scheme, dtype=np.float32)
+    whole = quantize.dequantize(quantize.Affine(codes, scales, biases), scheme, dtype=np.float32)
     assert packed.shape == whole.shape == (203, 192)
     np.testing.assert_array_equal(packed[()], whole)
     for part in (np.s_[5:9, 0:192], np.s_[0:203, 64:128], np.s_[200:203, 3:70], np.s_[4:5, 5:6]):
@@ -118,4 +118,4 @@ def test_the_shapes_tell_the_scheme():
 
 def test_inputs_that_do_not_fill_groups_are_refused():
     with pytest.raises(ValueError, match="whole groups of 64, got 100"):
-        quantize.quantise(np.zeros((3, 100), np.float32), quantize.SCHEMES["q8"])
+        quantize.quantize(np.zeros((3, 100), np.float32), quantize.SCHEMES["q8"])

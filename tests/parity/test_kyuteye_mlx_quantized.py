@@ -1,4 +1,4 @@
-"""kyuteye_mlx's own loader and model on quantised files that we write, beside our runtime on the same."""
+"""kyuteye_mlx's own loader and model on quantized files that we write, beside our runtime on the same."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def _keep(self, k, v):
 
 
 @pytest.mark.parametrize("mode", ["q8", "q4"])
-def test_quantised_streaming_steps(mode, tmp_path, monkeypatch, compare):
+def test_quantized_streaming_steps(mode, tmp_path, monkeypatch, compare):
     monkeypatch.setattr(MLX.kv_cache.XACache, "set", _keep)
     config = upstream.like("kyuteye_mlx", WIDE)
     params = upstream.params(config)
@@ -52,7 +52,7 @@ def test_quantised_streaming_steps(mode, tmp_path, monkeypatch, compare):
     told = runtime_configs.mlx_config(config, mode)
     (tmp_path / "config.json").write_text(json.dumps(told))
     runtime = mlx_runtime.Runtime(tmp_path)
-    runtime.image(images.normalise(upstream.image())[None])
+    runtime.image(images.normalize(upstream.image())[None])
     outs = [runtime.step(codes) for codes in user.T]
     compare.same("text ids", [out.text_token for out in outs], theirs[0])
     compare("text logits", np.stack([out.text_logits for out in outs]), theirs[2], 1e-4)
@@ -70,7 +70,7 @@ def test_the_file_is_what_upstreams_quantize_saves(mode, tmp_path, monkeypatch, 
     saved = dict(utils.tree_flatten(model.parameters()))
     saved = MLX.loading.remove_shared_weights(saved, config.backbone.layers)
     export_folder.save_exported(
-        tmp_path / "ours.safetensors", params, config, "mlx", quantisation=mode
+        tmp_path / "ours.safetensors", params, config, "mlx", quantization=mode
     )
     ours, _ = MLX.loading.split_embedder_weights(mx.load(str(tmp_path / "ours.safetensors")))
     assert ours.keys() == saved.keys()

@@ -1,4 +1,4 @@
-"""Quantised files of kyuteye_mlx: what they hold, how they are read, and that nothing is lost twice."""
+"""Quantized files of kyuteye_mlx: what they hold, how they are read, and that nothing is lost twice."""
 
 import dataclasses
 import re
@@ -6,21 +6,21 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-import quantisable
+import quantizable
 
 from mvjax import gates, tree
 from mvjax.config import schema
 from mvjax.export import folder as export_folder
 from mvjax.weights import kyutai, mlx, quantize, rules, safetensors_io
 
-CONFIG = quantisable.CONFIG
+CONFIG = quantizable.CONFIG
 MODES = pytest.mark.parametrize("mode", ["q8", "q4"])
 XA = "transformer.layers.{}.cross_attention.mha."
 
 
 @pytest.fixture(scope="module")
 def params():
-    return quantisable.params()
+    return quantizable.params()
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def written(params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlx")
     paths = {mode: folder / f"model.{mode}.safetensors" for mode in ("q8", "q4")}
     for mode, path in paths.items():
-        export_folder.save_exported(path, params, CONFIG, "mlx", quantisation=mode)
+        export_folder.save_exported(path, params, CONFIG, "mlx", quantization=mode)
     paths[None] = folder / "model.safetensors"
     export_folder.save_exported(paths[None], params, CONFIG, "mlx", dtype="bfloat16")
     return paths
 
 
 @MODES
-def test_every_matrix_but_the_encoders_is_quantised(mode, written):
+def test_every_matrix_but_the_encoders_is_quantized(mode, written):
     plain, found = (safetensors_io.tensors(written[m]) for m in (None, mode))
     scheme = quantize.SCHEMES[mode]
     for name, tensor in plain.items():
@@ -102,7 +102,7 @@ def _read(written):
 def test_import_then_export_gives_the_same_bytes(mode, written, tmp_path):
     loaded = export_folder.load_exported(written[mode], CONFIG, "mlx", dtype=np.float32)
     again = tmp_path / "again.safetensors"
-    export_folder.save_exported(again, loaded, CONFIG, "mlx", quantisation=mode)
+    export_folder.save_exported(again, loaded, CONFIG, "mlx", quantization=mode)
     assert again.read_bytes() == written[mode].read_bytes()
 
 
@@ -116,7 +116,7 @@ def test_the_bfloat16_file_too(written, tmp_path):
 @pytest.mark.parity
 @MODES
 @pytest.mark.parametrize("dtype", [None, np.float32])
-def test_import_dequantises_as_mlx(mode, dtype, written):
+def test_import_dequantizes_as_mlx(mode, dtype, written):
     mx = pytest.importorskip("mlx.core")
     scheme, found = quantize.SCHEMES[mode], mx.load(str(written[mode]))
     kept = mx.bfloat16 if dtype is None else mx.float32
@@ -146,13 +146,13 @@ def test_other_group_sizes_are_understood(written, tmp_path):
     name, other = "text_linear", quantize.Scheme(bits=4, group=64)
     plain = safetensors_io.read(written[None])[f"{name}.weight"]
     tensors = safetensors_io.read(written["q4"])
-    packed = quantize.quantise(plain, other)
+    packed = quantize.quantize(plain, other)
     tensors |= {f"{name}.{part}": array for part, array in packed._asdict().items()}
     safetensors_io.write(tmp_path / "m.safetensors", tensors)
     loaded = export_folder.load_exported(
         tmp_path / "m.safetensors", CONFIG, "mlx", dtype=np.float32
     )
-    want = quantize.dequantise(packed, other, dtype=np.float32)
+    want = quantize.dequantize(packed, other, dtype=np.float32)
     np.testing.assert_array_equal(loaded["backbone"]["text_head"]["kernel"].T, want)
 
 
@@ -165,7 +165,7 @@ def test_damage_is_named(mode, written, tmp_path):
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=r"text_emb\.biases: missing beside") as error:
         export_folder.load_exported(path, CONFIG, "mlx", dtype=np.float32)
-    assert re.search(r"text_linear\.weight: expected \[37, 512\] quantised, got", str(error.value))
+    assert re.search(r"text_linear\.weight: expected \[37, 512\] quantized, got", str(error.value))
     tensors = safetensors_io.read(written[mode])
     del tensors["out_norm.weight"]
     tensors["nobody.scales"] = tensors["text_emb.scales"]
@@ -194,9 +194,9 @@ def test_widths_that_do_not_fill_groups_are_all_named(params, tmp_path):
         "cross_attention.gate.hidden=32",
     ]
     assert [p.split(":")[0] for p in mlx.width_refusals(config, "q4")] == ["backbone.hidden=100"]
-    with pytest.raises(ValueError, match=r"cannot quantise to q4:.*\n.*backbone\.hidden=100"):
+    with pytest.raises(ValueError, match=r"cannot quantize to q4:.*\n.*backbone\.hidden=100"):
         export_folder.save_exported(
-            tmp_path / "m", quantisable.params(config), config, "mlx", quantisation="q4"
+            tmp_path / "m", quantizable.params(config), config, "mlx", quantization="q4"
         )
     assert not list(tmp_path.iterdir())
 
@@ -221,5 +221,5 @@ def test_only_conditional_gates_have_a_width():
     ungated = dataclasses.replace(CONFIG.cross_attention, gate=None)
     config = dataclasses.replace(CONFIG, cross_attention=ungated)
     assert mlx.width_refusals(config, "q8") == []
-    leaves = tree.flatten(quantisable.params(config))
+    leaves = tree.flatten(quantizable.params(config))
     assert not any("gate" in path for path in leaves)
