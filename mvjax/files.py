@@ -11,7 +11,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PACKAGE_PREFIX = "package:"
@@ -68,13 +68,12 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checked_hash(path: Path) -> str:
-    """Returns `file_hash`; of a file in the hub's cache it must be the one that the hub listed.
+def check_hub_hash(path: Path, digest: str) -> str:
+    """Returns the SHA-256 of a file; for one in the hub's cache it must be the one that the hub listed.
 
     Raises:
       ValueError: naming the file and both hashes.
     """
-    digest = file_hash(path)
     blob = path.resolve()  # the hub's cache names large files by their SHA-256
     listed = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
     if listed and blob.name != digest:
@@ -85,9 +84,9 @@ def checked_hash(path: Path) -> str:
     return digest
 
 
-def joint_hash(paths: Sequence[Path]) -> str:
-    """Returns the SHA-256 over the `checked_hash` of each file, one or several."""
-    return hashlib.sha256("".join(map(checked_hash, paths)).encode()).hexdigest()
+def joint_hash(digests: Iterable[str]) -> str:
+    """Returns the SHA-256 over the hexadecimal hashes of one or several files."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def write_atomic(path: Path, content: bytes, *, shared: bool = False) -> None:

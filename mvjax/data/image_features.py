@@ -172,7 +172,7 @@ class Reader:
 
 def made_with(frozen: schema.FrozenFiles, model: schema.ModelConfig) -> Made:
     """Returns what the features of a run depend on."""
-    siglip = files.joint_hash(frozen_files.paths(frozen)["siglip"])
+    siglip = files.joint_hash(map(frozen_files.file_hash, frozen_files.paths(frozen)["siglip"]))
     return Made(siglip, model.siglip.image_size, model.siglip.resampler)
 
 

@@ -10,19 +10,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mvjax import files as files_lib
 from mvjax import tree
 from mvjax.config import schema as config
 from mvjax.config import text as config_text
 from mvjax.nn import model as model_lib
-from mvjax.train import checkpoint, frozen_dtype, sharding
+from mvjax.train import checkpoint, distributed, frozen_dtype, sharding
 from mvjax.weights import frozen_files, lazy, placement
 
 V = TypeVar("V")
-Identity = dict[str, dict[str, str]]  # {"moshi": {"path": ..., "sha256": ...}, ...}
+Identity = frozen_files.Identity
 
 CONFIG_JSON = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -106,26 +104,9 @@ def identity(run: config.Config) -> Identity:
     Of several processes the first reads the files and tells the others.
 
     Raises:
-      ValueError: if a file in the hub's cache is not the one that the hub listed.
+      ValueError: as `frozen_files.identity`.
     """
-    locations = {
-        "moshi": run.frozen.moshi,
-        "siglip": run.frozen.siglip,
-        "moshi_lora": run.frozen.moshi_lora,
-    }
-    found = {}
-    for name, files in frozen_files.paths(run.frozen).items():
-        digest = np.zeros(32, np.uint8)
-        if jax.process_index() == 0:
-            # of one file its own, as `sha256sum` prints it
-            sha256 = (
-                files_lib.checked_hash(*files) if len(files) == 1 else files_lib.joint_hash(files)
-            )
-            digest = np.frombuffer(bytes.fromhex(sha256), np.uint8)
-        if jax.process_count() > 1:
-            digest = multihost_utils.broadcast_one_to_all(digest)
-        found[name] = {"path": locations[name], "sha256": bytes(np.asarray(digest)).hex()}
-    return found
+    return distributed.from_first(lambda: frozen_files.identity(run.frozen))
 
 
 def tree_hash(params: tree.Tree) -> str:

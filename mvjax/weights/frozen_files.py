@@ -1,4 +1,8 @@
-"""Opens the frozen weight files of a run, in whatever format they are, and tells which files these are."""
+"""Opens the frozen weight files of a run, in any supported format, and identifies them by SHA-256.
+
+A start reads each file twice: `identity` reads it once from start to end, for its SHA-256 and the CRC-32 of
+its tensors together, and placing the weights reads the slices that this process's devices need.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ import numpy as np
 
 from mvjax import files as files_lib
 from mvjax.config import schema
-from mvjax.weights import big_vision, hf_siglip, kyutai, lazy, lora, safetensors_io
+from mvjax.weights import big_vision, checksums, hf_siglip, kyutai, lazy, lora, safetensors_io
+
+Identity = dict[str, dict[str, str]]  # {"moshi": {"path": location, "sha256": hash}, ...}
 
 _NPZ = ".npz"
 _ENCODER = "image/encoder/"
@@ -18,6 +24,7 @@ def open_weights(files: schema.FrozenFiles, model: schema.ModelConfig) -> dict[s
     """Returns {our path: leaf} of all that the files hold: backbone, depformer, image/encoder.
 
     Moshi keeps its stored dtype for a bfloat16 model, else it is float32; the encoder is float32.
+    Checksums are not compared; `identity` and `verify` do that.
 
     Raises:
       ValueError: naming a file, and every tensor in it that does not fit the config.
@@ -43,13 +50,41 @@ def open_siglip(location: str | Path, config: schema.SiglipConfig) -> dict[str, 
 def paths(files: schema.FrozenFiles) -> dict[str, list[Path]]:
     """Returns {name: local files} of the weights: moshi, siglip, and moshi_lora if there is one."""
     encoder, _ = big_vision.split_location(files.siglip)
-    found = {
+    local = {
         "moshi": _parts(files_lib.resolve(files.moshi, names=files_lib.WEIGHTS)),
         "siglip": _parts(files_lib.resolve(encoder, names=files_lib.WEIGHTS)),
     }
     if files.moshi_lora is not None:
-        found["moshi_lora"] = _parts(files_lib.resolve(files.moshi_lora, names=lora.NAMES))
-    return found
+        local["moshi_lora"] = _parts(files_lib.resolve(files.moshi_lora, names=lora.NAMES))
+    return local
+
+
+def identity(files: schema.FrozenFiles) -> Identity:
+    """Returns location and SHA-256 of each weight; the files are verified in the same pass.
+
+    The hash of a weight in one file is what `sha256sum` prints; in several, their `files.joint_hash`.
+
+    Raises:
+      ValueError: naming a file and every tensor in it whose bytes changed, or a file in the hub's cache
+        that is not the one that the hub listed.
+    """
+    locations = {"moshi": files.moshi, "siglip": files.siglip, "moshi_lora": files.moshi_lora}
+    identities: Identity = {}
+    for name, parts in paths(files).items():
+        digests = [file_hash(path) for path in parts]
+        digest = digests[0] if len(digests) == 1 else files_lib.joint_hash(digests)
+        identities[name] = {"path": str(locations[name]), "sha256": digest}
+    return identities
+
+
+def file_hash(path: Path) -> str:
+    """Returns the SHA-256 of one weight file, verified in the same pass; errors as `identity`."""
+    if path.suffix == _NPZ:  # its values are checked by zip, as they are read
+        return files_lib.check_hub_hash(path, files_lib.file_hash(path))
+    digest, changed = safetensors_io.hash_and_compare(path)
+    files_lib.check_hub_hash(path, digest)
+    checksums.refuse_changed(path, changed)
+    return digest
 
 
 def verify(files: schema.FrozenFiles) -> None:

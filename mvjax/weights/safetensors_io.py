@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,22 +105,23 @@ def verify(path: Path) -> int:
     Raises:
       ValueError: naming the file and every tensor whose bytes are not those that were written.
     """
-    found, count = tensors(path), 0
-    bad = []
+    count = 0
     for file in files(path):
-        sums = _checksums(file)
-        with file.open("rb") as stream:
-            for name in [n for n, t in found.items() if t.file == file and n in sums]:
-                tensor = found[name]
-                stream.seek(tensor.begin)
-                left, crc = int(np.prod(tensor.shape)) * tensor.dtype.itemsize, 0
-                while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
-                    crc, left = zlib.crc32(chunk, crc), left - len(chunk)
-                count += 1
-                if crc != sums[name]:
-                    bad.append(name)
-    checksums.refuse_changed(path, bad)
+        if sums := _checksums(file):
+            checksums.refuse_changed(file, _changed(file, sums))
+        count += len(sums)
     return count
+
+
+def hash_and_compare(file: Path) -> tuple[str, list[str]]:
+    """Returns the SHA-256 of one file and the tensors that differ from its checksums, in one read.
+
+    Raises:
+      ValueError: as `tensors`.
+    """
+    digest = hashlib.sha256()
+    changed = _changed(file, _checksums(file), update=digest.update)
+    return digest.hexdigest(), changed
 
 
 def files(path: Path) -> list[Path]:
@@ -214,6 +216,26 @@ def _indexed(index: Path) -> dict[str, Tensor]:
         listing = "\n  ".join(problems)
         raise ValueError(f"{index}: the index and its files differ:\n  {listing}")
     return {name: contents[file][name] for name, file in where.items()}
+
+
+def _changed(
+    file: Path, sums: Mapping[str, int], *, update: Callable[[bytes], None] | None = None
+) -> list[str]:
+    """Reads a file once, start to end; returns tensors whose CRC-32 differs, and hands on all bytes."""
+    tensors = sorted(_contents(file).items(), key=lambda item: item[1].begin)
+    sizes = {name: int(np.prod(t.shape)) * t.dtype.itemsize for name, t in tensors}
+    header = file.stat().st_size - sum(sizes.values())  # the format has no gaps
+    changed = []
+    with file.open("rb") as stream:
+        for name, left in [("", header), *sizes.items()]:
+            crc = 0
+            while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
+                crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+                if update is not None:
+                    update(chunk)
+            if crc != sums.get(name, crc):
+                changed.append(name)
+    return changed
 
 
 def _weight_map(index: Path) -> dict[str, str]:
