@@ -115,9 +115,9 @@ def speed(
 def promising(args: argparse.Namespace, device: str, frozen: str) -> list[list[tuple[str, ...]]]:
     """Returns override words of the settings that fit by counting: by rows, then by policy, fastest first."""
     from mvjax.plan import estimate
-    from mvjax.train import chips, flops, load, throughput
+    from mvjax.train import chips, flops, load
 
-    chip = throughput.chip(device) or chips.CHIPS["h100"]  # only the order hangs on it
+    chip = chips.of_device(device) or chips.CHIPS["h100"]  # only the order hangs on it
     topology, run = chips.topology(f"{chip.name}:1"), experiment(args)
     ratio = 0 if args.speech_only else run.data.speechless_rows / run.data.speech_rows
     remats = args.remat or estimate.REMATS
@@ -129,7 +129,7 @@ def promising(args: argparse.Namespace, device: str, frozen: str) -> list[list[t
             one = estimate.estimated_plan(override(run, words), topology, shapes=shapes)
             if one.fits and one.times:  # a quarter is not hidden, as in `mvjax plan`
                 seconds = one.times.step + 0.25 * one.times.serial
-                counted.append((seconds / flops.frames(one.run.data), words))
+                counted.append((seconds / flops.frames_per_step(one.run.data), words))
         if counted:
             found.append(sorted(counted))
     return [[words for _, words in one] for one in sorted(found)[: args.tries]]
@@ -137,10 +137,10 @@ def promising(args: argparse.Namespace, device: str, frozen: str) -> list[list[t
 
 def report(args: argparse.Namespace, measured: dict, words: tuple[str, ...], device: str) -> dict:
     """Prints one setting and returns it with its rates."""
-    from mvjax.train import flops, throughput
+    from mvjax.train import chips, flops
 
     run = override(experiment(args), words)
-    data, chip = run.data, throughput.chip(device)
+    data, chip = run.data, chips.of_device(device)
     name = f"{run.train.frozen_dtype} frozen, {data.speech_rows} x {data.speech_frames} frames"
     if data.speechless_rows:
         name += f" + {data.speechless_rows} x {data.speechless_tokens} tokens"
@@ -151,14 +151,12 @@ def report(args: argparse.Namespace, measured: dict, words: tuple[str, ...], dev
     if not measured["fits"]:
         print(f"{name}: does not fit ({memory}): {measured['refused']}", flush=True)
         return found
-    rate = flops.frames(data) / measured["seconds"]
+    rate = flops.frames_per_step(data) / measured["seconds"]
     found["frames_per_second"] = rate
     text = f"{name}: {measured['seconds'] * 1e3:.1f} ms, {rate:,.0f} frames/s"
     if chip is not None:
-        needed, limit = flops.step_flops(run).frozen_aware, chip.flops / limit_flops(run)
-        found["utilization"] = flops.utilization(
-            needed, measured["seconds"], devices=1, peak=chip.flops
-        )
+        needed, limit = flops.step_flops(run).model_flops, chip.peak_flops / limit_flops(run)
+        found["utilization"] = needed / (measured["seconds"] * chip.peak_flops)
         found["share_of_limit"] = rate / limit
         text += f", utilization {found['utilization']:.1%}, {rate / limit:.1%} of the limit of "
         text += f"{limit:,.0f} frames/s"

@@ -264,7 +264,7 @@ def report(seconds: dict[str, list[float]], first: dict[str, dict], peak: float)
     for side, times in seconds.items():
         share = medians[side] / medians["ours"]
         print(f"{side:18} {medians[side]:.3f} s (from {min(times):.3f}), {share:.2f} x ours")
-    flops = flops_lib.step_flops(make_config()).frozen_aware
+    flops = flops_lib.step_flops(make_config()).model_flops
     rate = flops / medians["ours"]
     print(
         f"{flops / 1e9:.0f} GFLOP a step: {rate / 1e9:.0f} GFLOP/s, {rate / peak:.0%} of XLA's "

@@ -74,7 +74,7 @@ class Plan:
 
     run: schema.Config
     topology: chips.Topology
-    flops: flops_lib.Flops
+    flops: flops_lib.StepFlops
     memory: Mapping[str, float]
     needed: float
     room: float
@@ -93,7 +93,7 @@ class Plan:
     @property
     def frames_per_second(self) -> float:
         """Positions of all rows a second."""
-        return flops_lib.frames(self.run.data) / self.times.step if self.times else 0.0
+        return flops_lib.frames_per_step(self.run.data) / self.times.step if self.times else 0.0
 
     @property
     def utilization(self) -> float:
@@ -114,7 +114,7 @@ class Plan:
     def measured_frames_per_second(self) -> float:
         """Positions of all rows a second, as measured; 0 where nothing was, or it does not fit."""
         one = self.measured
-        return flops_lib.frames(self.run.data) / one.seconds if one and one.fits else 0.0
+        return flops_lib.frames_per_step(self.run.data) / one.seconds if one and one.fits else 0.0
 
     @property
     def measured_utilization(self) -> float:
@@ -123,12 +123,8 @@ class Plan:
         return self._utilization(one.seconds) if one and one.fits else 0.0
 
     def _utilization(self, seconds: float) -> float:
-        return flops_lib.utilization(
-            self.flops.frozen_aware,
-            seconds,
-            devices=self.topology.devices,
-            peak=self.topology.chip.flops,
-        )
+        peak = self.topology.chip.peak_flops * self.topology.devices
+        return self.flops.model_flops / (seconds * peak)
 
 
 def with_mesh(run: schema.Config, devices: int) -> schema.Config:

@@ -39,14 +39,14 @@ def estimated_plan(
     flops = flops_lib.step_flops(run)
     memory = sizes.memory()
     needed = sum(memory.values())
-    room = topology.chip.hbm_bytes * chips.USABLE[topology.chip.kind]
-    executed = flops.frozen_aware + flops.recompute
+    room = topology.usable_hbm
+    executed = flops.model_flops + flops.remat
     received = sizes.collectives()
     traffic = sizes.traffic()
     chip = topology.chip
-    compute_seconds = executed / topology.devices / chip.flops
+    compute_seconds = executed / topology.devices / chip.peak_flops
     ici = sum((bytes_ / rate for bytes_, rate in received.values()), 0.0)
-    hbm = traffic / chip.hbm_rate
+    hbm = traffic / chip.hbm_bandwidth
     return cost.Plan(
         run=run,
         topology=topology,
@@ -57,7 +57,7 @@ def estimated_plan(
         fits=needed <= room,
         times=cost.Times(compute_seconds, hbm, ici, compute_seconds + hbm + ici),
         executed=executed,
-        recomputed=flops.recompute,
+        recomputed=flops.remat,
         traffic=traffic,
         collectives={kind: bytes_ for kind, (bytes_, _) in received.items()},
         compiled=False,
@@ -141,7 +141,7 @@ class _Sizes:
         self.mesh = run.mesh
         self.shards = run.mesh.data * run.mesh.fsdp
         self.width = BYTES[m.dtype]
-        self.positions = flops_lib.frames(data) / self.shards  # on one device, a step
+        self.positions = flops_lib.frames_per_step(data) / self.shards  # on one device, a step
         self.images = (data.speech_rows + data.speechless_rows) / self.shards
         self.patches = m.siglip.tokens
         self.layers, self.D, self.F = c.layers, c.width, c.hidden
@@ -235,7 +235,7 @@ class _Sizes:
         box = [1] * len(shape)
         for axis, extent in zip(axes, place):
             box[axis] = extent
-        return self.topology.inflow(list(itertools.product(*(range(n) for n in box))))
+        return self.topology.group_bandwidth(list(itertools.product(*(range(n) for n in box))))
 
 
 def _bytes(params: tree.Tree, mesh: jax.sharding.AbstractMesh) -> float:

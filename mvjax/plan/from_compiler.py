@@ -87,7 +87,11 @@ def times(cost: hlo_cost.Cost, topology: chips.Topology, mesh: jax.sharding.Mesh
         members = one.groups[0]
         if one.kind == "collective-permute":  # a ring over all who take part
             members = sorted({n for pair in one.groups for n in pair})[: topology.devices]
-        rate = topology.inflow([places[n] for n in members])
+        rate = topology.group_bandwidth([places[n] for n in members])
         ici += one.times * one.received / rate
-    serial = sum(op.times * max(op.flops / chip.flops, op.bytes / chip.hbm_rate) for op in cost.ops)
-    return cost_lib.Times(cost.flops / chip.flops, cost.bytes / chip.hbm_rate, ici, serial + ici)
+    serial = sum(
+        op.times * max(op.flops / chip.peak_flops, op.bytes / chip.hbm_bandwidth) for op in cost.ops
+    )
+    return cost_lib.Times(
+        cost.flops / chip.peak_flops, cost.bytes / chip.hbm_bandwidth, ici, serial + ici
+    )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mvjax.train import chips, throughput
+from mvjax.train import chips
 
 
 class Found(NamedTuple):
@@ -27,7 +27,7 @@ def gpus(topology: chips.Topology) -> Found:
         here = jax.devices("gpu")
     except RuntimeError:
         return Found((), "no GPU is here that jax can use")
-    of_kind = [device for device in here if throughput.chip(device.device_kind) is topology.chip]
+    of_kind = [device for device in here if chips.of_device(device.device_kind) is topology.chip]
     if len(of_kind) >= topology.devices:
         return Found(tuple(of_kind[: topology.devices]))
     kinds = collections.Counter(device.device_kind for device in here)

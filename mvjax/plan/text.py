@@ -26,15 +26,15 @@ def full(one: cost.Plan) -> str:
     for name, part in one.flops.parts.items():
         lines.append(
             f"  {name:<18} {part.needed / 1e15:8.3f} needed"
-            + (f" + {part.again / 1e15:.3f} again" if part.again else "")
+            + (f" + {part.remat / 1e15:.3f} again" if part.remat else "")
         )
     lines += [
-        f"  {'frozen-aware':<18} {one.flops.frozen_aware / 1e15:8.3f}",
-        f"  {'plain (6N)':<18} {one.flops.plain / 1e15:8.3f}",
-        f"  {'recomputed':<18} {one.flops.recompute / 1e15:8.3f}",
+        f"  {'frozen-aware':<18} {one.flops.model_flops / 1e15:8.3f}",
+        f"  {'plain (6N)':<18} {one.flops.all_trained / 1e15:8.3f}",
+        f"  {'recomputed':<18} {one.flops.remat / 1e15:8.3f}",
     ]
     if one.read:
-        counted = one.flops.frozen_aware + one.flops.recompute
+        counted = one.flops.model_flops + one.flops.remat
         lines.append(
             f"  {'compiled':<18} {one.executed / 1e15:8.3f}, {one.executed / counted:.3f} of the "
             f"count; recomputed {one.recomputed / 1e15:.3f}"
@@ -93,9 +93,9 @@ def _time_lines(one: cost.Plan) -> list[str]:
     lines = [
         "time of a step, each as if alone, ms",
         f"  {'products':<18} {t.compute * 1e3:8.1f}  {one.executed / one.topology.devices / 1e12:.1f}"
-        f" TFLOP a device at {peak.flops / 1e12:.0f} a second",
+        f" TFLOP a device at {peak.peak_flops / 1e12:.0f} a second",
         f"  {'main memory':<18} {t.hbm * 1e3:8.1f}  {one.traffic / 1e9:.1f} GB a device at"
-        f" {peak.hbm_rate / 1e9:.0f} a second",
+        f" {peak.hbm_bandwidth / 1e9:.0f} a second",
         f"  {'collectives':<18} {t.ici * 1e3:8.1f}  GB into a device: {received or 'none'}",
         f"  {'step (the longest)':<18} {t.step * 1e3:8.1f}  limit: {t.limit}",
         f"  {'nothing hidden':<18} {t.serial * 1e3:8.1f}",
@@ -154,8 +154,8 @@ def _row(one: cost.Plan) -> tuple[str, ...]:
         mesh_words(one),
         f"{one.needed / 1e9:.1f} of {one.room / 1e9:.1f}",
         "yes" if one.fits else "no",
-        f"{one.flops.frozen_aware / 1e15:.3f}",
-        f"{(one.recomputed if one.times else one.flops.recompute) / 1e15:.3f}",
+        f"{one.flops.model_flops / 1e15:.3f}",
+        f"{(one.recomputed if one.times else one.flops.remat) / 1e15:.3f}",
     )
     t = one.times
     if t is None or not one.fits:
@@ -177,6 +177,6 @@ def _verdict(one: cost.Plan) -> str:
 
 
 def _devices(one: cost.Plan) -> str:
-    chips_ = one.topology.devices // one.topology.chip.devices
+    chips_ = one.topology.devices // one.topology.chip.devices_per_chip
     devices = "" if chips_ == one.topology.devices else f" ({one.topology.devices} devices)"
     return f"{chips_} chips{devices}"

@@ -1,4 +1,4 @@
-"""Published rates of accelerator chips, and what their wiring gives to a collective."""
+"""Published peak rates of accelerator chips, and the bandwidth that their links give to a collective."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from collections.abc import Sequence
 from typing import Literal
 
 GIB = 2.0**30
-# Of the memory that is published: runtime, fragmentation and code take the rest.
+# Share of the published memory that a program may use: runtime, fragmentation and code take the rest.
 USABLE = {"tpu": 0.98, "gpu": 0.92}
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device, as jax counts them, at its published rates.
+    """Published peak rates of one device, as jax counts devices.
 
     Attributes:
-      name: as in a topology.
-      kind: who compiles for it.
-      flops: dense bfloat16 operations a second.
-      hbm_bytes: memory.
-      hbm_rate: bytes a second between memory and chip.
-      link_rate: bytes a second over one link in one direction (TPU), or into one device over all (GPU).
-      axes: dimensions of the torus; 0 where every device reaches every other through a switch.
-      wraps: length from which on an axis of a slice is closed to a ring.
-      devices: that jax shows for one chip.
+      name: as in a topology, such as v5e.
+      kind: tpu or gpu.
+      peak_flops: dense bfloat16 FLOP/s.
+      hbm_bytes: HBM capacity.
+      hbm_bandwidth: bytes/s between HBM and chip.
+      link_bandwidth: bytes/s of one link in one direction (TPU), or into one device over all links (GPU).
+      torus_axes: dimensions of the torus; 0 where a switch connects every device with every other.
+      ring_length: length from which on an axis of a slice is closed to a ring.
       source: who publishes the numbers.
+      devices_per_chip: that jax shows.
     """
 
     name: str
     kind: Literal["tpu", "gpu"]
-    flops: float
+    peak_flops: float
     hbm_bytes: float
-    hbm_rate: float
-    link_rate: float
-    axes: int
-    wraps: int
+    hbm_bandwidth: float
+    link_bandwidth: float
+    torus_axes: int
+    ring_length: int
     source: str
-    devices: int = 1
+    devices_per_chip: int = 1
 
 
 _TPU_DOCS = "Google Cloud TPU documentation, page {}: bidirectional ICI a chip / links / 2"
 
-# Two devices a chip (tpu7x): each has half of the chip's rates and memory, and shares its links.
+# tpu7x has two devices per chip: each has half of the chip's rates and memory, and shares its links.
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
@@ -54,7 +54,7 @@ CHIPS: dict[str, Chip] = {
         Chip("v6e", "tpu", 918e12, 32 * GIB, 1638e9, 100e9, 2, 16, _TPU_DOCS.format("v6e")),
         Chip(
             "tpu7x", "tpu", 2307e12 / 2, 96 * GIB, 7380e9 / 2, 50e9, 3, 4,
-            _TPU_DOCS.format("tpu7x"), devices=2,
+            _TPU_DOCS.format("tpu7x"), devices_per_chip=2,
         ),
         Chip("h100", "gpu", 989e12, 80e9, 3350e9, 450e9, 0, 0, "NVIDIA H100 SXM data sheet"),
         Chip("h200", "gpu", 989e12, 141e9, 4800e9, 450e9, 0, 0, "NVIDIA H200 SXM data sheet"),
@@ -65,13 +65,34 @@ CHIPS: dict[str, Chip] = {
 }  # fmt: skip
 
 
+# Pattern of the name that jax gives a device (`device_kind`), and its row of CHIPS; the first match counts.
+_DEVICE_KINDS = (
+    (r"TPU v4", "v4"),
+    (r"TPU v5( lite|e).*", "v5e"),
+    (r"TPU v5p?", "v5p"),
+    (r"TPU v6( lite|e).*", "v6e"),
+    (r"TPU ?(v7|7x).*", "tpu7x"),
+    (r".*H100.*80GB HBM3.*", "h100"),
+    (r".*H200.*", "h200"),
+    (r".*A100.*", "a100"),
+    (r".*L40S.*", "l40s"),
+    (r".*L4", "l4"),
+)
+
+
+def of_device(kind: str) -> Chip | None:
+    """Returns the chip of a device by its `device_kind`; None if no peak rates are published, as for CPUs."""
+    names = [name for pattern, name in _DEVICE_KINDS if re.fullmatch(pattern, kind)]
+    return CHIPS[names[0]] if names else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """So many chips of one kind, and how they stand.
+    """A TPU slice or a number of GPUs.
 
     Attributes:
-      name: as it was asked for, such as v5e:8x8 or h100:8.
-      chip: the rates.
+      name: as given, such as v5e:8x8 or h100:8.
+      chip: its peak rates.
       shape: chips along each axis.
     """
 
@@ -81,11 +102,16 @@ class Topology:
 
     @property
     def devices(self) -> int:
-        """As jax counts them."""
-        return math.prod(self.shape) * self.chip.devices
+        """Number of devices, as jax counts them."""
+        return math.prod(self.shape) * self.chip.devices_per_chip
 
-    def inflow(self, coordinates: Sequence[Sequence[int]]) -> float:
-        """Returns bytes a second that the worst placed device of a group can receive from the others.
+    @property
+    def usable_hbm(self) -> float:
+        """Bytes of one device's HBM that a program may use."""
+        return self.chip.hbm_bytes * USABLE[self.chip.kind]
+
+    def group_bandwidth(self, coordinates: Sequence[Sequence[int]]) -> float:
+        """Returns the bytes/s that the worst placed device of a group receives from the others.
 
         On a torus: the links of a corner of the box that the group spans, two for an axis that is
         closed to a ring, one for any other along which it extends. Behind a switch: the device's port.
@@ -94,38 +120,38 @@ class Topology:
           coordinates: of the group's chips on the torus.
         """
         if self.chip.kind == "gpu":
-            return self.chip.link_rate
+            return self.chip.link_bandwidth
         links = 0
         for axis, size in enumerate(self.shape):
             extent = len({place[axis] for place in coordinates})
             links += (2 if extent == size and self.is_ring(axis) else 1) if extent > 1 else 0
-        # one chip that is two devices: they reach each other faster than any link
-        return max(links, 1) * self.chip.link_rate
+        # two devices of one chip reach each other faster than over any link
+        return max(links, 1) * self.chip.link_bandwidth
 
     def is_ring(self, axis: int) -> bool:
-        """Whether the first and last chip of an axis are neighbors.
+        """Returns whether the first and last chip of an axis are neighbors.
 
-        v5e and v6e close an axis of 16, a whole pod's; the others join whole cubes of 4 x 4 x 4.
+        v5e and v6e close an axis of 16 (a whole pod's); the others join whole cubes of 4 x 4 x 4.
         """
-        if self.chip.axes == 2:
-            return self.shape[axis] == self.chip.wraps
-        return all(size % self.chip.wraps == 0 for size in self.shape)
+        if self.chip.torus_axes == 2:
+            return self.shape[axis] == self.chip.ring_length
+        return all(size % self.chip.ring_length == 0 for size in self.shape)
 
 
 def topology(name: str) -> Topology:
-    """Reads a name such as v5e:8x8, v5p:2x2x4 or h100:8.
+    """Parses a name such as v5e:8x8, v5p:2x2x4 or h100:8.
 
     Raises:
-      ValueError: naming the known chips, or the shape that the chip would need.
+      ValueError: naming the known chips, or the shape that the chip needs.
     """
-    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
-    if not found or found[1] not in CHIPS:
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    if not match or match[1] not in CHIPS:
         raise ValueError(
             f"--topology {name}: expected CHIP:SHAPE, such as v5e:8x8, v5p:2x2x4 or h100:8; "
             f"chips: {', '.join(CHIPS)}"
         )
-    chip, shape = CHIPS[found[1]], tuple(int(size) for size in found[2].split("x"))
-    if len(shape) != max(chip.axes, 1) or 0 in shape:
+    chip, shape = CHIPS[match[1]], tuple(int(size) for size in match[2].split("x"))
+    if len(shape) != max(chip.torus_axes, 1) or 0 in shape:
         form = {0: "a number", 2: "two sizes, such as 4x4", 3: "three sizes, such as 2x2x4"}
-        raise ValueError(f"--topology {name}: {chip.name} takes {form[chip.axes]}")
+        raise ValueError(f"--topology {name}: {chip.name} takes {form[chip.torus_axes]}")
     return Topology(name, chip, shape)

@@ -22,13 +22,13 @@ from mvjax.data.records import bad_records
 from mvjax.train import (
     clock,
     distributed,
+    flops,
     guard,
     load,
     resume,
     runlog,
     saving,
     sharding,
-    throughput,
     trace,
     watchdog,
 )
@@ -200,7 +200,7 @@ def _open_log(
         step=step,
         steps=settings.steps,
         every=settings.log_every,
-        effort=throughput.of(run, mesh),
+        throughput=flops.throughput(run, mesh),
         quiet=quiet,
     )
 

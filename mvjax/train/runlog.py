@@ -18,7 +18,7 @@ from rich import progress as rich_progress
 
 from mvjax import files
 from mvjax.train import clock as clock_lib
-from mvjax.train import distributed, events, throughput
+from mvjax.train import distributed, events, flops
 
 METRICS = "metrics.jsonl"
 
@@ -38,12 +38,12 @@ class RunLog:
         step: int,
         steps: int,
         every: int,
-        effort: throughput.Effort,
+        throughput: flops.Throughput,
         quiet: bool = False,
     ) -> None:
         """Opens the logs of a run that has done `step` of `steps` steps; later lines are dropped."""
         self._first = jax.process_index() == 0
-        self._effort, self._steps, self._every = effort, steps, every
+        self._throughput, self._steps, self._every = throughput, steps, every
         self._pending: clock_lib.Settled | None = None
         self.clock = clock_lib.Clock()
         self.last: dict[str, Any] = {}
@@ -74,15 +74,15 @@ class RunLog:
 
     @property
     def frames_per_second(self) -> float | None:
-        """Positions per second over recent steps: frames of speech rows, tokens of speechless ones."""
+        """Throughput over recent steps: frames of speech rows and tokens of speechless ones per second."""
         seconds = self.clock.seconds_per_step
-        return None if math.isnan(seconds) else self._effort.frames / seconds
+        return None if math.isnan(seconds) else self._throughput.frames_per_second(seconds)
 
     @property
     def utilization(self) -> float | None:
-        """Model FLOP utilization over recent steps: operations needed / (seconds x peak of all devices)."""
-        seconds, peak = self.clock.seconds_per_step, self._effort.peak
-        return None if math.isnan(seconds) or not peak else self._effort.flops / (seconds * peak)
+        """Model FLOP utilization (MFU) over recent steps; None where the devices' peak is not published."""
+        seconds = self.clock.seconds_per_step
+        return None if math.isnan(seconds) else self._throughput.mfu(seconds)
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> clock_lib.Settled | None:
         """Takes the metrics of a step that may still be running; settles and returns the step before it."""

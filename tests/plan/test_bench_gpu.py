@@ -82,9 +82,9 @@ def test_a_report_states_batch_length_and_rates(tool, capsys):
     assert text.startswith("bfloat16 frozen, 4 x 1250 frames + 12 x 512 tokens, remat attention: ")
     run = tool.override(tool.experiment(arguments()), words)
     rate = (4 * 1250 + 12 * 512) / 0.8
-    peak = chips.CHIPS["h200"].flops
+    peak = chips.CHIPS["h200"].peak_flops
     assert found["frames_per_second"] == pytest.approx(rate) and f"{rate:,.0f} frames/s" in text
-    assert found["utilization"] == pytest.approx(flops.step_flops(run).frozen_aware / 0.8 / peak)
+    assert found["utilization"] == pytest.approx(flops.step_flops(run).model_flops / 0.8 / peak)
     assert found["share_of_limit"] == pytest.approx(rate * tool.limit_flops(run) / peak)
     assert "70.50 GB by the device" in text
 

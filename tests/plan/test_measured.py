@@ -199,8 +199,9 @@ def test_measuring_needs_neither_records_nor_command_line():
         "        if name.split('.')[0] in {'grain', 'array_record', 'tyro', 'torchao', 'msgspec'}:\n"
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "from mvjax import config_text\n"
-        "from mvjax.train import count, effort, measured, plan_estimate, present\n"
+        "from mvjax.config import text\n"
+        "from mvjax.train import flops, chips\n"
+        "from mvjax.plan import estimate, gpus, measure\n"
         "print('imported')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -50,7 +50,7 @@ def test_parts_of_an_estimate_add_up():
     assert one.times.step == max(one.times.compute, one.times.hbm, one.times.ici)
     assert one.times.serial >= one.times.step
     assert 0 < one.serial_utilization <= one.utilization < 1
-    assert one.executed == one.flops.frozen_aware + one.flops.recompute
+    assert one.executed == one.flops.model_flops + one.flops.remat
     assert one.hours == pytest.approx(2000 * one.times.step / 3600)
 
 
@@ -208,6 +208,6 @@ def test_the_full_recipe_compiles_and_fits(pick):
     one = compile_plan(run, chips.topology(SLICES[pick]), compiled_step.cache_folder())
     assert one.fits and one.needed < one.room, plan_text.full(one)
     assert one.read and one.utilization > UTILISATION, plan_text.full(one)
-    counted = one.flops.frozen_aware + one.flops.recompute
+    counted = one.flops.model_flops + one.flops.remat
     # the compiler's program does what was counted, and little more
     assert 0.95 < one.executed / counted < 1.25, plan_text.full(one)

@@ -67,9 +67,9 @@ def test_what_was_measured_stands_beside_the_count(gpus):
     asked = gpus(lambda run: took(0.25))
     (one,) = plans("h100:2", toy_run.planned())
     assert [run.mesh for run in asked] == [schema.MeshConfig(2, 1, 1)]
-    frames = flops.frames(one.run.data)
+    frames = flops.frames_per_step(one.run.data)
     assert one.fits and one.measured_frames_per_second == pytest.approx(frames / 0.25)
-    wanted = one.flops.frozen_aware / (0.25 * 2 * chips.CHIPS["h100"].flops)
+    wanted = one.flops.model_flops / (0.25 * 2 * chips.CHIPS["h100"].peak_flops)
     assert one.measured_utilization == pytest.approx(wanted)
     text = plan_text.full(one)
     assert f"measured on 2 x {H100}" in text and "250.0 ms, the median of 10" in text

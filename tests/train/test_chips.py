@@ -48,13 +48,42 @@ def box(*sizes: int) -> list[tuple[int, ...]]:
 )
 def test_what_a_group_receives(name, group, links):
     topology = chips.topology(name)
-    assert topology.inflow(group) == links * topology.chip.link_rate
+    assert topology.group_bandwidth(group) == links * topology.chip.link_bandwidth
 
 
 def test_a_switch_serves_every_group_alike():
     topology = chips.topology("h100:8")
-    assert topology.inflow(box(2)) == topology.inflow(box(8)) == topology.chip.link_rate
+    assert (
+        topology.group_bandwidth(box(2))
+        == topology.group_bandwidth(box(8))
+        == topology.chip.link_bandwidth
+    )
 
 
 def test_every_chip_names_its_source():
-    assert all(chip.source and chip.flops > 1e14 for chip in chips.CHIPS.values())
+    assert all(chip.source and chip.peak_flops > 1e14 for chip in chips.CHIPS.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v4", "v4"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v5p", "v5p"),
+        ("TPU v6 lite", "v6e"),
+        ("TPU7x", "tpu7x"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+    ],
+)
+def test_devices_by_the_names_that_jax_gives(kind, name):
+    assert chips.of_device(kind) is chips.CHIPS[name]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "NVIDIA H100 PCIe", "NVIDIA L400", ""])
+def test_devices_without_a_published_peak(kind):
+    assert chips.of_device(kind) is None

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
 
-from mvjax.train import clock, runlog, throughput
+from mvjax.train import clock, flops, runlog
 
 
 def open_log(folder, *, step=0, quiet=True, peak=None):
-    worth = throughput.Effort(frames=30, flops=60.0, peak=peak)
-    return runlog.RunLog(folder, step=step, steps=9, every=2, effort=worth, quiet=quiet)
+    throughput = flops.Throughput(frames=30, model_flops=60.0, peak_flops=peak)
+    return runlog.RunLog(folder, step=step, steps=9, every=2, throughput=throughput, quiet=quiet)
 
 
 def push(log, step, loss, **others):
