@@ -12,18 +12,18 @@ _LISTING = "not_aligned.log"  # a JSON object a line; not .jsonl, which would be
 
 def add(commands) -> None:
     """Adds the subcommand."""
-    add = arguments.command(
+    arg = arguments.command(
         commands, "align", align, "word times beside stereo files, by Whisper (extra align)",
         "mvjax data align data.jsonl --model medium --device cuda",
     )  # fmt: skip
-    add(
+    arg(
         "source", type=Path, metavar="SOURCE",
         help="a jsonl that lists the files, as of moshi-finetune, or a folder of such",
     )  # fmt: skip
-    add("--model", default="medium", help="a Whisper size, or a checkpoint's path (%(default)s)")
-    add("--language", default="en", help="two letters (%(default)s)")
-    add("--device", default="cpu", help="of PyTorch (%(default)s)")
-    add("--assistant-only", action="store_true", help="not the user's side; half the time")
+    arg("--model", default="medium", help="a Whisper size, or a checkpoint's path (%(default)s)")
+    arg("--language", default="en", help="two letters (%(default)s)")
+    arg("--device", default="cpu", help="of PyTorch (%(default)s)")
+    arg("--assistant-only", action="store_true", help="not the user's side; half the time")
 
 
 def align(args: argparse.Namespace) -> int:

@@ -19,11 +19,11 @@ def command(commands, name, run, summary, example):
     return parser.add_argument
 
 
-def experiment(add) -> None:
+def experiment(arg) -> None:
     """Adds EXP.py, --pick and --set."""
-    add("experiment", type=Path, metavar="EXP.py", help="defines config(), or sweep() by name")
-    add("--pick", metavar="NAME", help="which config of a sweep")
-    add(
+    arg("experiment", type=Path, metavar="EXP.py", help="defines config(), or sweep() by name")
+    arg("--pick", metavar="NAME", help="which config of a sweep")
+    arg(
         "--set", action="append", default=[], metavar="PATH=VALUE",
         help="override a field, such as train.steps=100; may be repeated",
     )  # fmt: skip

@@ -12,42 +12,42 @@ def add(commands) -> None:
     """Adds the subcommands."""
     data = commands.add_parser("data", help="make records; validate, count and show them")
     data = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    add = arguments.command(
+    arg = arguments.command(
         data, "digits", digits, "the digits world: images, talk, speech, codes",
         "mvjax data digits --out data/digits",
     )  # fmt: skip
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of records")
-    add("--dialogues", type=int, default=500, metavar="N", help="spoken ones (%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
+    arg("--out", type=Path, required=True, metavar="DIR", help="folder of records")
+    arg("--dialogues", type=int, default=500, metavar="N", help="spoken ones (%(default)s)")
+    arg("--seed", type=int, default=0, help="(%(default)s)")
 
     ingest.add(data)
     encode.add(data)
     features.add(data)
     align.add(data)
 
-    add = arguments.command(
+    arg = arguments.command(
         data, "validate", validate, "lists everything that is wrong with the datasets of a folder",
         "mvjax data validate data/digits",
     )  # fmt: skip
-    _folder(add)
+    _folder(arg)
 
-    add = arguments.command(
+    arg = arguments.command(
         data, "stats", stats, "counts records, hours, words, turns per kind, lengths",
         "mvjax data stats data/digits --json",
     )  # fmt: skip
-    _folder(add)
-    _tokenizer(add)
-    add("--json", action="store_true", help="print JSON")
+    _folder(arg)
+    _tokenizer(arg)
+    arg("--json", action="store_true", help="print JSON")
 
-    add = arguments.command(
+    arg = arguments.command(
         data, "show", show, "prints the timeline of one record and draws it",
         "mvjax data show data/digits --id train-0-00003 --out record.png",
     )  # fmt: skip
-    _folder(add)
-    _tokenizer(add)
-    add("--id", required=True, metavar="X", help="of the record")
-    add("--name", metavar="NAME", help="of the dataset, if several have this id")
-    add("--out", type=Path, metavar="PNG", help="also draw image, speakers and text stream")
+    _folder(arg)
+    _tokenizer(arg)
+    arg("--id", required=True, metavar="X", help="of the record")
+    arg("--name", metavar="NAME", help="of the dataset, if several have this id")
+    arg("--out", type=Path, metavar="PNG", help="also draw image, speakers and text stream")
 
 
 def digits(args: argparse.Namespace) -> int:
@@ -109,12 +109,12 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(add) -> None:
-    add("folder", type=Path, metavar="DIR", help="folder of datasets: NAME.json and its files")
+def _folder(arg) -> None:
+    arg("folder", type=Path, metavar="DIR", help="folder of datasets: NAME.json and its files")
 
 
-def _tokenizer(add) -> None:
-    add(
+def _tokenizer(arg) -> None:
+    arg(
         "--tokenizer", metavar="LOCATION",
         help="SentencePiece model, such as package:mvjax.digits/assets/tokenizer.model; "
         "without it, a token is a word",

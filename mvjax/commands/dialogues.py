@@ -32,59 +32,59 @@ def add(commands) -> None:
     )  # fmt: skip
 
 
-def _add_write(add) -> None:
-    add(
+def _add_write(arg) -> None:
+    arg(
         "source", type=Path, nargs="?", metavar="SOURCE",
         help="captions: a JSONL of {id, caption, image}, or records ROOT/NAME",
     )  # fmt: skip
-    add(
+    arg(
         "--out", type=Path, required=True, metavar="FILE",
         help="FILE.jsonl, or FILE.db (SQLite); run again to continue",
     )  # fmt: skip
-    add(
+    arg(
         "--kind", action="append", choices=KINDS, dest="kinds",
         help="of dialogue, may be repeated (COMB)",
     )  # fmt: skip
-    add("--per-image", type=int, default=1, metavar="N", help="of each kind (%(default)s)")
-    add("--unrelated", type=int, metavar="N", help="instead of SOURCE: N dialogues, no picture")
-    add(
+    arg("--per-image", type=int, default=1, metavar="N", help="of each kind (%(default)s)")
+    arg("--unrelated", type=int, metavar="N", help="instead of SOURCE: N dialogues, no picture")
+    arg(
         "--endpoint", default="http://localhost:8000/v1", metavar="URL",
         help="OpenAI-compatible; a key is read from OPENAI_API_KEY (%(default)s)",
     )  # fmt: skip
-    add(
+    arg(
         "--model", default="mistralai/Mistral-Nemo-Instruct-2407", metavar="NAME",
         help="as the server calls it (%(default)s)",
     )  # fmt: skip
-    add("--temperature", type=float, default=0.7, help="of sampling (%(default)s)")
-    add("--concurrency", type=int, default=32, metavar="N", help="dialogues at once (%(default)s)")
-    add("--tries", type=int, default=5, metavar="N", help="a dialogue, then dropped (%(default)s)")
-    add("--timeout", type=float, default=120.0, metavar="S", help="seconds an answer (%(default)s)")
-    add(
+    arg("--temperature", type=float, default=0.7, help="of sampling (%(default)s)")
+    arg("--concurrency", type=int, default=32, metavar="N", help="dialogues at once (%(default)s)")
+    arg("--tries", type=int, default=5, metavar="N", help="a dialogue, then dropped (%(default)s)")
+    arg("--timeout", type=float, default=120.0, metavar="S", help="seconds an answer (%(default)s)")
+    arg(
         "--no-system-role", action="store_true",
         help="instructions go into the first user message, for models without a system role",
     )  # fmt: skip
-    add("--seed", type=int, default=0, help="of lengths, instructions, requests (%(default)s)")
+    arg("--seed", type=int, default=0, help="of lengths, instructions, requests (%(default)s)")
 
 
-def _add_speak(add) -> None:
-    add("file", type=Path, metavar="FILE", help="of `mvjax dialogues write`")
-    add(
+def _add_speak(arg) -> None:
+    arg("file", type=Path, metavar="FILE", help="of `mvjax dialogues write`")
+    arg(
         "--out", type=Path, required=True, metavar="DIR",
         help="folder in moshi-finetune's format; run again to continue",
     )  # fmt: skip
-    add(
+    arg(
         "--tts", default=ESPEAK, metavar="TTS",
         help="espeak, kyutai, kyutai:REPO_OR_FOLDER, or a command such as"
         " 'piper -m voice.onnx -f {wav}'; it may take {text}, {voice}, {seed} and write word times"
         " to {json} (%(default)s)",
     )  # fmt: skip
-    add("--assistant-voice", metavar="VOICE", help="default: one of the synthesizer's")
-    add(
+    arg("--assistant-voice", metavar="VOICE", help="default: one of the synthesizer's")
+    arg(
         "--user-voice", action="append", metavar="VOICE", dest="user_voices",
         help="may be repeated: one is drawn for each dialogue",
     )  # fmt: skip
-    add("--jobs", type=int, metavar="N", help="processes (1 for kyutai, else one a CPU)")
-    add("--seed", type=int, default=0, help="of voices, gaps, loudness (%(default)s)")
+    arg("--jobs", type=int, metavar="N", help="processes (1 for kyutai, else one a CPU)")
+    arg("--seed", type=int, default=0, help="of voices, gaps, loudness (%(default)s)")
 
 
 def write(args: argparse.Namespace) -> int:

@@ -12,29 +12,29 @@ from mvjax.commands import arguments, spinner
 
 def add(commands) -> None:
     """Adds the subcommand."""
-    add = arguments.command(
+    arg = arguments.command(
         commands, "encode", encode, "records of spoken dialogues: stereo audio to codes",
         "mvjax data encode experiments/digits.py speech/ --out data/speech --name chat",
     )  # fmt: skip
-    add("experiment", type=Path, metavar="EXP.py", help="names the codec and the tokenizer")
-    add("source", type=Path, metavar="SOURCE", help="folder with the dataset's files")
-    add("--pick", metavar="NAME", help="which config of a sweep")
-    add(
+    arg("experiment", type=Path, metavar="EXP.py", help="names the codec and the tokenizer")
+    arg("source", type=Path, metavar="SOURCE", help="folder with the dataset's files")
+    arg("--pick", metavar="NAME", help="which config of a sweep")
+    arg(
         "--dataset", default="moshi-finetune", choices=("moshi-finetune", "babillage"),
         help="its format: moshi-finetune's jsonl, wav and json (default), or Babillage's Parquet",
     )  # fmt: skip
-    add("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
-    add("--name", required=True, help="of the records")
-    add("--split", help="of Babillage (the first)")
-    add("--images", type=Path, action="append", default=[], metavar="DIR", help="of Babillage")
-    add("--augment", action="store_true", help="other levels, noise and echo for the user's side")
-    add("--noise", metavar="DIR", help="recordings of noise for --augment (pink noise)")
-    add("--copies", type=int, default=1, metavar="N", help="of each dialogue, with --augment")
-    add("--seed", type=int, default=0, help="of --augment (%(default)s)")
-    add("--workers", type=int, metavar="N", help="processes (one a core; 0 on an accelerator)")
-    add("--batch-seconds", type=float, default=200.0, metavar="S", help="of audio (%(default)s)")
-    add("--max-skipped", type=int, metavar="N", help="stop past so many left out (no limit)")
-    add(
+    arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
+    arg("--name", required=True, help="of the records")
+    arg("--split", help="of Babillage (the first)")
+    arg("--images", type=Path, action="append", default=[], metavar="DIR", help="of Babillage")
+    arg("--augment", action="store_true", help="other levels, noise and echo for the user's side")
+    arg("--noise", metavar="DIR", help="recordings of noise for --augment (pink noise)")
+    arg("--copies", type=int, default=1, metavar="N", help="of each dialogue, with --augment")
+    arg("--seed", type=int, default=0, help="of --augment (%(default)s)")
+    arg("--workers", type=int, metavar="N", help="processes (one a core; 0 on an accelerator)")
+    arg("--batch-seconds", type=float, default=200.0, metavar="S", help="of audio (%(default)s)")
+    arg("--max-skipped", type=int, metavar="N", help="stop past so many left out (no limit)")
+    arg(
         "--beam", metavar="OPTIONS",
         help="encode on Apache Beam with these options: --beam='--runner=DirectRunner'",
     )  # fmt: skip

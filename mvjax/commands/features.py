@@ -9,11 +9,11 @@ from mvjax.commands import arguments
 
 def add(commands) -> None:
     """Adds the subcommand."""
-    add = arguments.command(
+    arg = arguments.command(
         commands, "features", features, "encode the images of an experiment's datasets once",
         "mvjax data features experiments/digits.py",
     )  # fmt: skip
-    arguments.experiment(add)
+    arguments.experiment(arg)
 
 
 def features(args: argparse.Namespace) -> int:

@@ -11,24 +11,24 @@ from mvjax.data.ingest import catalog
 
 def add(commands) -> None:
     """Adds the subcommand."""
-    add = arguments.command(
+    arg = arguments.command(
         commands, "ingest", ingest, "records of a published dataset of images and text",
         "mvjax data ingest coco karpathy/ --images coco/ --split train --out data/vision",
     )  # fmt: skip
     names = [name for name, dataset in catalog.DATASETS.items() if not dataset.spoken]
-    add("name", metavar="DATASET", help=f"one of {', '.join(names)}")
-    add("source", type=Path, metavar="SOURCE", help="folder with the dataset's files as published")
-    add("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
-    add("--name", dest="called", metavar="NAME", help="of the records (DATASET-SPLIT)")
-    add("--split", help="one of those that the dataset has (the first)")
-    add(
+    arg("name", metavar="DATASET", help=f"one of {', '.join(names)}")
+    arg("source", type=Path, metavar="SOURCE", help="folder with the dataset's files as published")
+    arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
+    arg("--name", dest="called", metavar="NAME", help="of the records (DATASET-SPLIT)")
+    arg("--split", help="one of those that the dataset has (the first)")
+    arg(
         "--images", type=Path, action="append", default=[], metavar="DIR",
         help="where the images are; may be repeated, searched in order (SOURCE, SOURCE/images)",
     )  # fmt: skip
-    add("--limit", type=int, metavar="N", help="stop after so many records")
-    add("--max-skipped", type=int, metavar="N", help="stop past so many items left out (no limit)")
-    add("--workers", type=int, default=4, metavar="N", help="threads for images (%(default)s)")
-    add("--list", action=_List, help="print the datasets: their splits, files and image folders")
+    arg("--limit", type=int, metavar="N", help="stop after so many records")
+    arg("--max-skipped", type=int, metavar="N", help="stop past so many items left out (no limit)")
+    arg("--workers", type=int, default=4, metavar="N", help="threads for images (%(default)s)")
+    arg("--list", action=_List, help="print the datasets: their splits, files and image folders")
 
 
 def ingest(args: argparse.Namespace) -> int:

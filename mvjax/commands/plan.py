@@ -12,28 +12,28 @@ from mvjax.commands import arguments
 
 def add(commands) -> None:
     """Adds the subcommand."""
-    add = arguments.command(
+    arg = arguments.command(
         commands, "plan", plan, "does it fit, and how fast could it be, on named chips",
         "mvjax plan experiments/moshika_vis.py --topology v5e:8x8 --topology v5p:2x2x4",
     )  # fmt: skip
-    arguments.experiment(add)
-    add(
+    arguments.experiment(arg)
+    arg(
         "--topology", action="append", required=True, metavar="CHIP:SHAPE",
         help="v4, v5e, v5p, v6e or tpu7x with a slice's shape, such as v5e:8x8, which the step is"
         " compiled for; or GPUs, such as h100:8, which are counted, and measured if they are here;"
         " may be repeated",
     )  # fmt: skip
-    add(
+    arg(
         "--fit", action="store_true",
         help="look for the fastest mesh, remat policy and accumulation that fits",
     )  # fmt: skip
-    add(
+    arg(
         "--compile", type=int, default=2, metavar="N",
         help="with --fit: how many of the best by counting are compiled (TPUs), or measured on GPUs"
         " that are here (%(default)s)",
     )  # fmt: skip
-    add("--count", action="store_true", help="count only: compile and measure nothing")
-    add("--no-cache", action="store_true", help="compile again what was compiled before")
+    arg("--count", action="store_true", help="count only: compile and measure nothing")
+    arg("--no-cache", action="store_true", help="compile again what was compiled before")
 
 
 def plan(args: argparse.Namespace) -> int:

@@ -12,38 +12,38 @@ from mvjax.commands import arguments
 
 def add(commands) -> None:
     """Adds the subcommands."""
-    add = arguments.command(
+    arg = arguments.command(
         commands, "eval", evaluate, "ask a trained run held-out questions",
         "mvjax eval runs/digits --prompt text --prompt audio",
     )  # fmt: skip
-    add("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
-    add(
+    arg("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
+    arg(
         "--prompt", action="append", choices=("text", "audio", "blind", "shuffled"),
         help="how to ask, may be repeated; default: all four",
     )  # fmt: skip
-    add("--per-kind", type=int, default=24, metavar="N", help="questions a kind (%(default)s)")
-    add("--seed", type=int, default=1, help="of images and wording (%(default)s)")
+    arg("--per-kind", type=int, default=24, metavar="N", help="questions a kind (%(default)s)")
+    arg("--seed", type=int, default=1, help="of images and wording (%(default)s)")
 
-    add = arguments.command(
+    arg = arguments.command(
         commands, "export", export, "write a ready-to-serve folder with its parity certificate",
         "mvjax export runs/digits --target mlx --quantize q8 --out exported/digits",
     )  # fmt: skip
-    add("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
-    add(
+    arg("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
+    arg(
         "--target", "--to", choices=("torch", "mlx", "candle"), required=True,
         help="the runtime that will run it",
     )  # fmt: skip
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    add(
+    arg("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    arg(
         "--dtype", choices=("float32", "bfloat16"),
         help="of the weights, mixed as in upstream's file; default: as they were trained",
     )  # fmt: skip
-    add(
+    arg(
         "--quantize", "--quantise", dest="quantize", choices=("q8", "q4", "q8_0"),
         help="q8 or q4 for mlx, q8_0 (a GGUF) for candle",
     )  # fmt: skip
-    add("--frames", type=int, default=120, metavar="N", help="frames to compare (%(default)s)")
-    add("--list", action=_ListTargets, help="print which designs each target can run, and why not")
+    arg("--frames", type=int, default=120, metavar="N", help="frames to compare (%(default)s)")
+    arg("--list", action=_ListTargets, help="print which designs each target can run, and why not")
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -10,36 +10,36 @@ from mvjax.commands import arguments
 
 def add(commands) -> None:
     """Adds the subcommands."""
-    add = arguments.command(
+    arg = arguments.command(
         commands, "quickstart", quickstart, "the whole chain on a laptop CPU, with a report",
         "mvjax quickstart --out runs/quickstart",
     )  # fmt: skip
-    add(
+    arg(
         "--out",
         type=Path,
         default=Path("runs/quickstart"),
         metavar="DIR",
         help="default: %(default)s",
     )
-    add("--short", action="store_true", help="few steps: shows that it works, not that it learns")
+    arg("--short", action="store_true", help="few steps: shows that it works, not that it learns")
 
-    add = arguments.command(
+    arg = arguments.command(
         commands, "train", train, "train an experiment; run it again to resume",
         "mvjax train experiments/digits.py --set optim.learning_rate=1e-3 --out runs/digits",
     )  # fmt: skip
-    arguments.experiment(add)
-    add("--out", type=Path, required=True, metavar="RUN", help="run folder, new or to be resumed")
-    add(
+    arguments.experiment(arg)
+    arg("--out", type=Path, required=True, metavar="RUN", help="run folder, new or to be resumed")
+    arg(
         "--profile",
         metavar="A:B",
         help="trace these steps into RUN/profile, for xprof or TensorBoard",
     )
 
-    add = arguments.command(
+    arg = arguments.command(
         commands, "show", show, "print an experiment's config and its parameters' sizes and places",
         "mvjax show experiments/moshika_vis.py",
     )  # fmt: skip
-    arguments.experiment(add)
+    arguments.experiment(arg)
 
 
 def quickstart(args: argparse.Namespace) -> int:
