@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mvjax.commands import data, dialogues, plan, trained, training
+from mvjax.commands import data, dialogues, evaluate, export, plan, training
 
 DEBUG = "MVJAX_DEBUG"  # set to 1 to see where an error came from
 USER_ERROR = 2
@@ -36,6 +36,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    for group in (training, plan, trained, data, dialogues):
+    for group in (training, plan, evaluate, export, data, dialogues):
         group.add(commands)
     return parser

@@ -85,7 +85,7 @@ def digits_questions(*, per_kind: int, seed: int) -> list[Question]:
 
 
 def evaluate_digits(
-    model: eval_model.Subject, questions: Sequence[Question], mode: Mode
+    model: eval_model.LoadedModel, questions: Sequence[Question], mode: Mode
 ) -> list[metrics.Answer]:
     """Asks every question in one mode and scores the answers."""
     if mode == "audio":
@@ -97,7 +97,7 @@ def evaluate_digits(
     return [_scored(q, words) for q, words in zip(questions, said, strict=True)]
 
 
-def spoken(model: eval_model.Subject, questions: Sequence[Question]) -> Spoken:
+def spoken(model: eval_model.LoadedModel, questions: Sequence[Question]) -> Spoken:
     """Asks every question aloud; the answer is whatever is written once the user has begun."""
     user_codes = np.stack(model.hear([q.audio for q in questions]))
     pictures = np.stack([q.scene.image for q in questions])

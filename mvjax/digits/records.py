@@ -201,7 +201,7 @@ def _record(
     return dataset.Record(
         id=talked.id,
         kinds=talked.kinds,
-        turns=tuple(dataset.Turn(turn.speaker, turn.text) for turn in talked.turns),
+        turns=talked.turns,
         facts=dataclasses.asdict(talked.facts) if talked.facts else None,
         image=pictures.get(talked.id),
         **spoken,

@@ -93,7 +93,7 @@ class Results:
     """Everything that the report tells."""
 
     plan: Plan
-    model: eval_model.Subject
+    model: eval_model.LoadedModel
     evaluation: Evaluation
     certificates: dict[str, dict[str, Any]]
     speech: Speech
@@ -120,7 +120,7 @@ def data(plan: Plan) -> None:
     mixture.ensure_records(plan.config.data)
 
 
-def train(plan: Plan) -> eval_model.Subject:
+def train(plan: Plan) -> eval_model.LoadedModel:
     """Trains (or goes on training) the adapters and reads the result back from its checkpoint."""
     if not fit.fit(plan.config, plan.run).finished:
         raise KeyboardInterrupt  # what stops `fit` early is a signal
@@ -128,7 +128,7 @@ def train(plan: Plan) -> eval_model.Subject:
     return eval_model.load(trained.config, trained.params)
 
 
-def evaluate(model: eval_model.Subject, plan: Plan) -> Evaluation:
+def evaluate(model: eval_model.LoadedModel, plan: Plan) -> Evaluation:
     """Asks held-out questions in every mode; every answer goes to RUN/eval/answers.json."""
     questions = benchmark.digits_questions(per_kind=plan.per_kind, seed=SEED)
     spoken = benchmark.spoken(model, questions)
@@ -146,7 +146,7 @@ def evaluate(model: eval_model.Subject, plan: Plan) -> Evaluation:
 
 
 def export(
-    model: eval_model.Subject, evaluation: Evaluation, plan: Plan
+    model: eval_model.LoadedModel, evaluation: Evaluation, plan: Plan
 ) -> dict[str, dict[str, Any]]:
     """Exports for each runtime, and certifies what the runtime makes of the reloaded files."""
     user_codes = np.concatenate(evaluation.spoken.user_codes[:2], axis=1)[:, :_CERTIFIED_FRAMES]
@@ -167,7 +167,7 @@ def export(
     return certificates
 
 
-def speak(model: eval_model.Subject, evaluation: Evaluation, plan: Plan) -> Speech:
+def speak(model: eval_model.LoadedModel, evaluation: Evaluation, plan: Plan) -> Speech:
     """Decodes spoken answers, holds a conversation, and measures how well words are heard."""
     scene = evaluation.questions[0].scene
     trace = switching.converse(model, SCRIPT, scene.image, voices.TEST_USERS[0])
@@ -213,14 +213,14 @@ def table_text(evaluation: Evaluation) -> str:
     return metrics.text_table(evaluation.table)
 
 
-def parameter_counts(model: eval_model.Subject) -> tuple[int, int]:
+def parameter_counts(model: eval_model.LoadedModel) -> tuple[int, int]:
     """(trained, frozen) parameters."""
     parts = tree.partition(model.params, model.config.train.trained)
     trained, frozen = (sum(leaf.size for leaf in tree.flatten(p).values()) for p in parts)
     return trained, frozen
 
 
-def _examples(model: eval_model.Subject, evaluation: Evaluation) -> list[html.Example]:
+def _examples(model: eval_model.LoadedModel, evaluation: Evaluation) -> list[html.Example]:
     """One question of each kind, voices in turn: the first ones asked, right or wrong."""
     kinds = len(talk.KINDS)
     chosen = [k + kinds * (k % len(voices.TEST_USERS)) for k in range(kinds)]
@@ -268,7 +268,10 @@ def _utterances(plan: Plan) -> tuple[list[codec_check.Utterance], list[codec_che
 
 
 def _answers(
-    model: eval_model.Subject, evaluation: Evaluation, listener: codec_check.Listener, plan: Plan
+    model: eval_model.LoadedModel,
+    evaluation: Evaluation,
+    listener: codec_check.Listener,
+    plan: Plan,
 ) -> SpokenHeard:
     """Listens to the model's own answers; what it wrote is what it should have said."""
     spoken = evaluation.spoken

@@ -17,23 +17,15 @@ from typing import Literal
 
 import numpy as np
 
+from mvjax.data.records import record
 from mvjax.digits import wordings, world
 
-Speaker = Literal["user", "assistant"]
 Kind = Literal["digit", "colour", "place", "describe", "misleading", "yesno"]
 
 KINDS: tuple[Kind, ...] = ("digit", "colour", "place", "describe", "misleading", "yesno")
 SMALL_TALK = "small_talk"
 VALUES = {"digit": world.DIGITS, "colour": tuple(world.COLOURS), "place": tuple(world.PLACES)}
 ATTRIBUTES = tuple(VALUES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """One utterance."""
-
-    speaker: Speaker
-    text: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +41,7 @@ class Dialogue:
 
     id: str
     kinds: tuple[str, ...]
-    turns: tuple[Turn, ...]
+    turns: tuple[record.Turn, ...]
     facts: world.Facts | None
 
 
@@ -122,7 +114,7 @@ def visual_dialogue(
         kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:n]]
     said = []
     if rng.random() < 0.3:
-        said.append(Turn("assistant", _pick(rng, wordings.GREETINGS)))
+        said.append(record.Turn("assistant", _pick(rng, wordings.GREETINGS)))
     return Dialogue(name, tuple(kinds), (*said, *_exchanges(kinds, facts, rng)), facts)
 
 
@@ -138,8 +130,8 @@ def told_dialogue(
     facts = random_facts(rng)
     n = int(rng.integers(1, 4)) if turns is None else turns
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:n]]
-    told = Turn("user", _pick(rng, wordings.TOLD).format(scene=_scene(facts)))
-    okay = Turn("assistant", _pick(rng, wordings.ACKNOWLEDGE))
+    told = record.Turn("user", _pick(rng, wordings.TOLD).format(scene=_scene(facts)))
+    okay = record.Turn("assistant", _pick(rng, wordings.ACKNOWLEDGE))
     return Dialogue(name, tuple(kinds), (told, okay, *_exchanges(kinds, facts, rng)), None)
 
 
@@ -151,10 +143,10 @@ def small_talk(
     `turns` counts question-answer pairs (drawn from 1..3 if None).
     """
     n = int(rng.integers(1, 4)) if turns is None else turns
-    said: list[Turn] = []
+    said: list[record.Turn] = []
     for _ in range(n):
         question, reply = _small_exchange(rng)
-        said += [Turn("user", question), Turn("assistant", reply)]
+        said += [record.Turn("user", question), record.Turn("assistant", reply)]
     return Dialogue(name, (SMALL_TALK,) * n, tuple(said), None)
 
 
@@ -210,11 +202,16 @@ def vocabulary() -> list[str]:
     return sorted({word for text in texts for word in text.split() if "{" not in word})
 
 
-def _exchanges(kinds: Sequence[Kind], facts: world.Facts, rng: np.random.Generator) -> list[Turn]:
+def _exchanges(
+    kinds: Sequence[Kind], facts: world.Facts, rng: np.random.Generator
+) -> list[record.Turn]:
     said = []
     for kind in kinds:
         question = ask(kind, facts, rng)
-        said += [Turn("user", question.text), Turn("assistant", answer(question, facts, rng))]
+        said += [
+            record.Turn("user", question.text),
+            record.Turn("assistant", answer(question, facts, rng)),
+        ]
     return said
 
 

@@ -16,7 +16,7 @@ from mvjax import files, tree, types
 from mvjax.codec import mimi
 from mvjax.config import schema
 from mvjax.data import images, streams
-from mvjax.digits import talk
+from mvjax.data.records import record
 from mvjax.nn import model as model_lib
 from mvjax.runtimes.jax import generate
 from mvjax.weights import mimi as mimi_weights
@@ -35,7 +35,7 @@ class Talked(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class LoadedModel:
     """The model with its codec and tokenizer.
 
     Attributes:
@@ -63,7 +63,7 @@ class Subject:
         has_image: bool,
     ) -> list[str]:
         """Writes an answer to each written question, greedily."""
-        turns = [[talk.Turn("user", question)] for question in questions]
+        turns = [[record.Turn("user", question)] for question in questions]
         prompts = [streams.prompt(turn, self.tokenizer) for turn in turns]
         lengths = np.array([len(p) for p in prompts], np.int32)
         padded = np.zeros((len(prompts), int(lengths.max())), np.int32)
@@ -166,13 +166,13 @@ class Subject:
         return _look(self.model, self.params, images.normalize(pictures))
 
 
-def load(config: schema.Config, params: tree.Tree) -> Subject:
+def load(config: schema.Config, params: tree.Tree) -> LoadedModel:
     """Puts the parameters on the device and loads the codec and the tokenizer of the config."""
     codec = mimi_weights.load_mimi(files.resolve(config.frozen.codec), config.codec)
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(files.resolve(config.frozen.tokenizer))
     )
-    return Subject(config, jax.device_put(params), jax.device_put(codec), tokenizer)
+    return LoadedModel(config, jax.device_put(params), jax.device_put(codec), tokenizer)
 
 
 def _batches(n: int, size: int) -> Iterator[tuple[list[int], list[int]]]:

@@ -58,7 +58,7 @@ class Trace:
 
 
 def converse(
-    model: eval_model.Subject,
+    model: eval_model.LoadedModel,
     script: Sequence[tuple[Topic, str]],
     picture: UInt8[np.ndarray, "height width 3"],
     voice: speech.Voice,

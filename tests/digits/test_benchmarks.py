@@ -21,7 +21,7 @@ def questions():
     return benchmark.digits_questions(per_kind=4, seed=7)
 
 
-class Oracle(eval_model.Subject):
+class Oracle(eval_model.LoadedModel):
     """Reads the facts off the image it is given (by looking it up), or guesses a constant."""
 
     def answer_text(self, questions, pictures, *, has_image):
@@ -93,7 +93,7 @@ def test_spoken_answers_count_from_the_users_first_frame(questions):
     right = [talk.answer(q.asked, q.scene.facts, rng) for q in few]
     heard = {}
 
-    class Speaker(eval_model.Subject):
+    class Speaker(eval_model.LoadedModel):
         def hear(self, clips):
             return [np.full((8, len(c) // types.FRAME_SAMPLES), i) for i, c in enumerate(clips)]
 

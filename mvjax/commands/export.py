@@ -1,9 +1,8 @@
-"""`mvjax eval` and `export`: uses of a trained run."""
+"""`mvjax export`: writes a trained run for another runtime, with its certificate."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,19 +10,7 @@ from mvjax.commands import arguments
 
 
 def add(commands) -> None:
-    """Adds the subcommands."""
-    arg = arguments.command(
-        commands, "eval", evaluate, "ask a trained run held-out questions",
-        "mvjax eval runs/digits --prompt text --prompt audio",
-    )  # fmt: skip
-    arg("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
-    arg(
-        "--prompt", action="append", choices=("text", "audio", "blind", "shuffled"),
-        help="how to ask, may be repeated; default: all four",
-    )  # fmt: skip
-    arg("--per-kind", type=int, default=24, metavar="N", help="questions a kind (%(default)s)")
-    arg("--seed", type=int, default=1, help="of images and wording (%(default)s)")
-
+    """Adds the subcommand."""
     arg = arguments.command(
         commands, "export", export, "write a ready-to-serve folder with its parity certificate",
         "mvjax export runs/digits --target mlx --quantize q8 --out exported/digits",
@@ -44,26 +31,6 @@ def add(commands) -> None:
     )  # fmt: skip
     arg("--frames", type=int, default=120, metavar="N", help="frames to compare (%(default)s)")
     arg("--list", action=_ListTargets, help="print which designs each target can run, and why not")
-
-
-def evaluate(args: argparse.Namespace) -> int:
-    """Asks held-out questions; writes RUN/eval/digits.json."""
-    from mvjax.digits import benchmark
-    from mvjax.eval import metrics
-    from mvjax.eval import model as eval_model
-    from mvjax.train import load
-
-    trained = load.trained(args.run_folder)
-    model = eval_model.load(trained.config, trained.params)
-    questions = benchmark.digits_questions(per_kind=args.per_kind, seed=args.seed)
-    modes = args.prompt or list(benchmark.MODES)
-    answers = {mode: benchmark.evaluate_digits(model, questions, mode) for mode in modes}
-    rows = benchmark.accuracy_table(answers)
-    print(metrics.text_table(rows))
-    path = args.run_folder / "eval" / "digits.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"step": trained.step, "table": rows}, indent=1) + "\n")
-    return 0
 
 
 def export(args: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ FRAME = types.FRAME_SAMPLES
 
 
 @pytest.fixture(scope="module")
-def toy() -> eval_model.Subject:
+def toy() -> eval_model.LoadedModel:
     config = schema.Config(frozen=frozen_models.FROZEN, model=MODEL, codec=CODEC)
     params = jax.jit(model_lib.VisionSpeech(MODEL).init)(jax.random.key(0))["params"]
     audio = jax.random.normal(jax.random.key(2), (1, FRAME))
@@ -48,7 +48,7 @@ def toy() -> eval_model.Subject:
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(files.resolve(frozen_models.FROZEN.tokenizer))
     )
-    return eval_model.Subject(config, params, codec, tokenizer)
+    return eval_model.LoadedModel(config, params, codec, tokenizer)
 
 
 def _pictures(n: int) -> np.ndarray:
