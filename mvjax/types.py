@@ -29,8 +29,8 @@ UNGENERATED = -2  # stands where an id is still to be chosen; never looked up
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
-    """One training example on the 12.5 Hz grid, before delays and batching.
+class Example:
+    """One training example (a row of a batch) on the 12.5 Hz grid, before delays and batching.
 
     Attributes:
       id: names the record (and its crop) for logs and bad-record lists.

@@ -55,7 +55,7 @@ def write(dataset: Path, count: int) -> None:
     spoken = turns[1].text.split()
     words = tuple(dataset_lib.Word(w, 2 + 0.3 * n, 2.2 + 0.3 * n) for n, w in enumerate(spoken))
     start, before = time.monotonic(), _megabytes()
-    with dataset_lib.Writer(
+    with dataset_lib.RecordWriter(
         dataset, dataset_lib.Identity(codec="0" * 64, tokenizer="0" * 64)
     ) as writer:
         for i in range(count):
@@ -80,7 +80,7 @@ def read(dataset: Path, *, count: int) -> None:
     from mvjax.data.records import dataset as dataset_lib
 
     before, start, spent = _megabytes(), time.monotonic(), time.process_time()
-    reader = dataset_lib.Reader(dataset, expected=None)
+    reader = dataset_lib.RecordReader(dataset, expected=None)
     opened = time.monotonic() - start
     reader[0]
     first = time.monotonic() - start

@@ -34,7 +34,7 @@ def align(args: argparse.Namespace) -> int:
     aligner = align_lib.WhisperTimestamped(args.model, args.language, args.device)
     folder = args.source if args.source.is_dir() else args.source.parent
     listing = folder / _LISTING
-    with items.Skips(listing) as skips:
+    with items.SkippedItems(listing) as skips:
         count = align_lib.annotate_files(
             args.source,
             aligner,
@@ -44,5 +44,5 @@ def align(args: argparse.Namespace) -> int:
         )
     print(f"{count} transcripts written")
     if skips.counts:
-        print(f"left out: {skips.summary()}; listed in {listing}")
+        print(f"skipped: {skips.summary()}; listed in {listing}")
     return 0

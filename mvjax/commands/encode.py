@@ -6,8 +6,13 @@ import argparse
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mvjax.commands import arguments, spinner
+
+if TYPE_CHECKING:
+    from mvjax.config import schema
+    from mvjax.data.speech import encoder
 
 
 def add(commands) -> None:
@@ -33,7 +38,7 @@ def add(commands) -> None:
     arg("--seed", type=int, default=0, help="of --augment (%(default)s)")
     arg("--workers", type=int, metavar="N", help="processes (one a core; 0 on an accelerator)")
     arg("--batch-seconds", type=float, default=200.0, metavar="S", help="of audio (%(default)s)")
-    arg("--max-skipped", type=int, metavar="N", help="stop past so many left out (no limit)")
+    arg("--max-skipped", type=int, metavar="N", help="stop past so many skipped items (no limit)")
     arg(
         "--beam", metavar="OPTIONS",
         help="encode on Apache Beam with these options: --beam='--runner=DirectRunner'",
@@ -41,63 +46,67 @@ def add(commands) -> None:
 
 
 def encode(args: argparse.Namespace) -> int:
-    """Encodes, writes the records, and says how fast it went and what was left out."""
+    """Encodes, writes the records, and prints the speed and what was skipped."""
     from mvjax.config import text as config_text
     from mvjax.data.ingest import catalog, items, sources, write
-    from mvjax.data.records import dataset as dataset_lib
-    from mvjax.data.speech import augment, encoder
+    from mvjax.data.records import dataset
     from mvjax.data.speech import encode as encode_lib
 
     run = config_text.load_experiment(args.experiment, pick=args.pick)
     split = catalog.find(args.dataset, args.split)[1]
     sources.check_folders(args.images)
-    dataset = args.out / args.name
-    settings = encoder.Settings(
-        codec=run.frozen.codec,
-        config=run.codec,
-        codebooks=run.model.codebooks_out,
-        store=args.out / encode_lib.STORE,
-        augment=augment.Augment(seed=args.seed, noise=args.noise) if args.augment else None,
-        max_seconds=run.data.limits.audio_seconds,
-        batch_seconds=args.batch_seconds,
-    )
-    listing = dataset.with_name(f"{dataset.name}{write.BAD_RECORDS}")
+    out = args.out / args.name
+    settings = _settings(args, run)
+    listing = out.with_name(f"{out.name}{write.BAD_RECORDS}")
     args.out.mkdir(parents=True, exist_ok=True)
 
-    def dialogues(skips: items.Skips) -> Iterator:
-        reader = catalog.reader(args.dataset)
-        return reader.read(args.source, split=split, images=args.images, skips=skips)
+    def dialogues(skips: items.SkippedItems) -> Iterator:
+        read = catalog.reader(args.dataset)
+        return read(args.source, split=split, images=args.images, skips=skips)
 
-    fresh = None
+    workers = encode_lib.default_workers() if args.workers is None else args.workers
     if args.beam is not None:
         from mvjax.data.speech import beam
 
-        tasks = encode_lib.tasks(dialogues(items.Skips()), settings, copies=args.copies)
+        tasks = encode_lib.tasks(dialogues(items.SkippedItems()), settings, copies=args.copies)
         fresh = beam.fill(tasks, settings, options=shlex.split(args.beam))
-    workers = encode_lib.default_workers() if args.workers is None else args.workers
+        print(f"encoded on Beam: {fresh}")
+        workers = 0
     with (
-        items.Skips(listing, budget=args.max_skipped) as skips,
-        spinner.shown(f"{dataset}: opening") as tell,
+        items.SkippedItems(listing, budget=args.max_skipped) as skips,
+        spinner.shown(f"{out}: opening") as tell,
     ):
         tally = encode_lib.write(
             dialogues(skips),
-            dataset,
+            out,
             settings=settings,
-            made_with=dataset_lib.identity(run.frozen),
+            made_with=dataset.identity(run.frozen),
             skips=skips,
             copies=args.copies,
-            workers=0 if args.beam is not None else workers,
+            workers=workers,
             limits=run.data.limits,
-            progress=lambda tally: tell(f"{dataset}: {tally.summary()}"),
+            progress=lambda tally: tell(f"{out}: {tally.summary()}"),
         )
-    print(f"{dataset}: {tally.records} records, {tally.seconds / 3600:.2f} h of audio")
-    if fresh is not None:
-        print(f"encoded on Beam: {fresh}")
-    elif tally.fresh_seconds:
+    print(f"{out}: {tally.records} records, {tally.seconds / 3600:.2f} h of audio")
+    if tally.fresh_seconds:
         print(
             f"encoded {tally.fresh_seconds / 3600:.2f} h in {tally.elapsed / 60:.1f} min:"
             f" {tally.hours_per_minute():.2f} hours of audio a minute"
         )
     if skips.counts:
-        print(f"left out: {skips.summary()}; listed in {listing}")
+        print(f"skipped: {skips.summary()}; listed in {listing}")
     return 0
+
+
+def _settings(args: argparse.Namespace, run: schema.Config) -> encoder.EncodeSettings:
+    from mvjax.data.speech import augment, encode, encoder
+
+    return encoder.EncodeSettings(
+        codec=run.frozen.codec,
+        config=run.codec,
+        codebooks=run.model.codebooks_out,
+        store=args.out / encode.STORE,
+        augment=augment.Augment(seed=args.seed, noise=args.noise) if args.augment else None,
+        max_seconds=run.data.limits.audio_seconds,
+        batch_seconds=args.batch_seconds,
+    )

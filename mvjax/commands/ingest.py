@@ -26,13 +26,13 @@ def add(commands) -> None:
         help="where the images are; may be repeated, searched in order (SOURCE, SOURCE/images)",
     )  # fmt: skip
     arg("--limit", type=int, metavar="N", help="stop after so many records")
-    arg("--max-skipped", type=int, metavar="N", help="stop past so many items left out (no limit)")
+    arg("--max-skipped", type=int, metavar="N", help="stop past so many skipped items (no limit)")
     arg("--workers", type=int, default=4, metavar="N", help="threads for images (%(default)s)")
     arg("--list", action=_List, help="print the datasets: their splits, files and image folders")
 
 
 def ingest(args: argparse.Namespace) -> int:
-    """Writes the records and says what was left out."""
+    """Writes the records and says what was skipped."""
     from mvjax.data.ingest import write
 
     split = catalog.find(args.name, args.split)[1]
@@ -41,14 +41,14 @@ def ingest(args: argparse.Namespace) -> int:
         found = write.write_text(
             args.name, args.source, dataset, split=split, images=args.images, limit=args.limit,
             workers=args.workers, budget=args.max_skipped,
-            progress=lambda written, skipped: tell(f"{dataset}: {written} records, {skipped} left out"),
+            progress=lambda written, skipped: tell(f"{dataset}: {written} records, {skipped} skipped"),
         )  # fmt: skip
     images = sum(shard.count for shard in found.index.images)
     total = sum(shard.bytes for shard in (*found.index.records, *found.index.images))
     print(f"{dataset}: {found.index.count} records, {images} images, {total / 1e6:.1f} MB")
     if found.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
-        print(f"left out: {reasons}; listed in {found.listing}")
+        print(f"skipped: {reasons}; listed in {found.listing}")
     return 0
 
 

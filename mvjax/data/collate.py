@@ -16,7 +16,7 @@ from mvjax.data.records import dataset
 
 
 def speech_codes(
-    record: dataset.Record | dataset.Row,
+    record: dataset.Record | dataset.StoredRecord,
     tokenizer: streams.Tokenizer,
     model: schema.ModelConfig,
 ) -> Int32[np.ndarray, "K T"]:
@@ -38,7 +38,7 @@ def speech_codes(
     return np.concatenate([text[None], audio.astype(np.int32)])
 
 
-def last_word_frame(record: dataset.Record | dataset.Row) -> int:
+def last_word_frame(record: dataset.Record | dataset.StoredRecord) -> int:
     """How many frames to keep so that the last answer stays whole; all if the user speaks last."""
     frames = record.array().shape[1]
     if not record.words or record.turns[-1].speaker != "assistant":
@@ -80,7 +80,7 @@ def pixel_form(size: int) -> Form:
 
 
 def stack(
-    samples: Sequence[types.Sample],
+    samples: Sequence[types.Example],
     *,
     codebooks: int,
     frames: int,

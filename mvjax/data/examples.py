@@ -1,4 +1,12 @@
-"""Builds one row of a batch: a record of a source, its image and codes, unrelated talk around it."""
+"""Builds training examples: one example is one row of a batch, made of one record (or three).
+
+    record on disk -> DecodedRecord -> types.Example -> a row of types.Part
+                      pixels, codes    cropped, with     stacked and padded
+                                       unrelated talk    by collate.stack
+
+A speech example has the record's codes, cropped to `speech_frames`, with unrelated talk before and after it
+with probability `p_concat`. A speechless example has the transcript as text tokens.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +24,18 @@ from mvjax.data import collate, image_features, images, mixing, streams
 from mvjax.data.records import bad_records, dataset
 
 
-class Loaded(NamedTuple):
-    """A record of a source, decoded.
+class DecodedRecord(NamedTuple):
+    """A record with decoded image and codes.
 
     Attributes:
-      name: SOURCE/ID.
+      name: DATASET/ID.
       record: as stored, without its image.
       image: uint8 [size, size, 3], or bfloat16 features [S, E], or None.
       codes: int32 [K, T]; T = 0 in a speechless source.
     """
 
     name: str
-    record: dataset.Row
+    record: dataset.StoredRecord
     image: np.ndarray | None
     codes: np.ndarray
 
@@ -35,13 +43,20 @@ class Loaded(NamedTuple):
 _NO_CODES = np.zeros((0, 0), np.int32)
 
 
-class Source:
-    """An endless view of a dataset: shuffled anew each epoch, bad records replaced."""
+class EpochShuffle:
+    """An endless view of a dataset: shuffled anew each epoch, bad records replaced.
+
+    Args:
+      reader: of the dataset.
+      load: reads and decodes the record with a number; raises ValueError for a bad one.
+      bad: counts bad records.
+      seed: of the permutations.
+    """
 
     def __init__(
         self,
-        reader: dataset.Reader,
-        load: Callable[[dataset.Reader, int], Loaded],
+        reader: dataset.RecordReader,
+        load: Callable[[dataset.RecordReader, int], DecodedRecord],
         bad: bad_records.BadRecords,
         seed: int,
     ):
@@ -53,8 +68,8 @@ class Source:
     def __len__(self) -> int:
         return mixing.ENDLESS
 
-    def __getitem__(self, index: int) -> Loaded:
-        """One element; a bad record is replaced by the next good one of the dataset."""
+    def __getitem__(self, index: int) -> DecodedRecord:
+        """Loads one record; a bad one is replaced by the next good one of the dataset."""
         count = len(self._reader)
         epoch, place = divmod(index, count)
         number = int(self._order(epoch)[place])
@@ -69,7 +84,7 @@ class Source:
 
     def _id(self, number: int) -> str | None:
         try:
-            return self._reader.row(number).id
+            return self._reader.stored(number).id
         except ValueError:
             return None
 
@@ -77,8 +92,12 @@ class Source:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._reader))
 
 
-class Rows:
-    """Opens the sources of a run and builds the rows of both parts."""
+class ExampleBuilder:
+    """Opens the datasets of a run and builds the examples of both parts.
+
+    Attributes:
+      image: shape and dtype of an example's image: pixels, or features if `data.features`.
+    """
 
     def __init__(self, config: schema.Config, bad: bad_records.BadRecords):
         self._config = config
@@ -89,7 +108,7 @@ class Rows:
             self.image = image_features.form(config.model)
             made_with = image_features.made_with(config.frozen, config.model)
             self._features = functools.cache(
-                lambda path: image_features.Reader(path, expected=made_with)
+                lambda path: image_features.FeatureReader(path, expected=made_with)
             )
         self._tokenizer = sentencepiece.SentencePieceProcessor(
             model_file=str(files.resolve(config.frozen.tokenizer))
@@ -102,16 +121,16 @@ class Rows:
         weights = np.array([s.weight for s in talk], float)
         self._talk_weights = weights / weights.sum()
 
-    def source(self, name: str, *, seed: int, spoken: bool) -> Source:
-        """Opens a dataset, with codes or without."""
+    def source(self, name: str, *, seed: int, spoken: bool) -> EpochShuffle:
+        """Opens a dataset for speech examples (with codes) or speechless ones (transcripts)."""
         load = self._load_spoken if spoken else self._load_text
-        return Source(self._open(name), load, self._bad, seed)
+        return EpochShuffle(self._open(name), load, self._bad, seed)
 
-    def speech(self, loaded: Loaded, rng: np.random.Generator) -> types.Sample:
-        """A spoken dialogue, with unrelated talk around it with probability p_concat.
+    def speech(self, loaded: DecodedRecord, rng: np.random.Generator) -> types.Example:
+        """A spoken dialogue, with unrelated talk around it with probability `p_concat`.
 
-        What is longer than the row is cropped at random; next to unrelated talk the end of the
-        last answer stays.
+        Alone it is cropped to a random window of `speech_frames`; with unrelated talk it is cut
+        behind its last answer at the earliest.
         """
         data = self._config.data
         keep = collate.last_word_frame(loaded.record)
@@ -135,48 +154,54 @@ class Rows:
         )
         present = data.small_talk_image == "present"
         seen = [np.full(place.stop - place.start, present or x is loaded) for x, place in pieces]
-        counted = np.ones(codes.shape[1], bool)
-        return types.Sample(name, codes, counted, np.concatenate(seen), loaded.image)
+        loss_mask = np.ones(codes.shape[1], bool)
+        return types.Example(name, codes, loss_mask, np.concatenate(seen), loaded.image)
 
-    def speechless(self, loaded: Loaded, rng: np.random.Generator) -> types.Sample:
-        """A dialogue's transcript, cut where the row ends."""
+    def speechless(self, loaded: DecodedRecord, rng: np.random.Generator) -> types.Example:
+        """A dialogue's transcript as text tokens, cut at `speechless_tokens`."""
         del rng
         ids, mask = streams.speechless_row(
             loaded.record.turns, self._tokenizer, self._config.data.speechless_tokens
         )
-        return types.Sample(loaded.name, ids[None], mask, np.ones(len(mask), bool), loaded.image)
+        return types.Example(loaded.name, ids[None], mask, np.ones(len(mask), bool), loaded.image)
 
-    def _unrelated(self, rng: np.random.Generator) -> Loaded:
+    def _unrelated(self, rng: np.random.Generator) -> DecodedRecord:
         source = self._talk[int(rng.choice(len(self._talk), p=self._talk_weights))]
         return source[int(rng.integers(1 << 40))]
 
-    def _load_spoken(self, reader: dataset.Reader, number: int) -> Loaded:
-        row = reader.row(number)
-        codes = collate.speech_codes(row, self._tokenizer, self._config.model)
-        said = (word.text for word in row.words or ())
-        streams.check_known(said, self._tokenizer, place=row.id)
-        return Loaded(f"{reader.path.name}/{row.id}", row, self._seen(reader, row), codes)
+    def _load_spoken(self, reader: dataset.RecordReader, number: int) -> DecodedRecord:
+        record = reader.stored(number)
+        codes = collate.speech_codes(record, self._tokenizer, self._config.model)
+        texts = (word.text for word in record.words or ())
+        streams.check_known(texts, self._tokenizer, place=record.id)
+        return DecodedRecord(
+            f"{reader.path.name}/{record.id}", record, self._image(reader, record), codes
+        )
 
-    def _load_text(self, reader: dataset.Reader, number: int) -> Loaded:
-        row = reader.row(number)
-        said = (turn.text for turn in row.turns)
-        streams.check_known(said, self._tokenizer, place=row.id)
-        return Loaded(f"{reader.path.name}/{row.id}", row, self._seen(reader, row), _NO_CODES)
+    def _load_text(self, reader: dataset.RecordReader, number: int) -> DecodedRecord:
+        record = reader.stored(number)
+        texts = (turn.text for turn in record.turns)
+        streams.check_known(texts, self._tokenizer, place=record.id)
+        return DecodedRecord(
+            f"{reader.path.name}/{record.id}", record, self._image(reader, record), _NO_CODES
+        )
 
-    def _seen(self, reader: dataset.Reader, row: dataset.Row) -> np.ndarray | None:
-        """The row's image, as pixels or features."""
-        if row.image is None:
+    def _image(
+        self, reader: dataset.RecordReader, record: dataset.StoredRecord
+    ) -> np.ndarray | None:
+        """A record's image, as pixels or features."""
+        if record.image is None:
             return None
         if self._features is not None:
-            return self._features(reader.path)[row.image]
+            return self._features(reader.path)[record.image]
         encoder = self._config.model.siglip
-        decoded = images.decode(reader.image(row.image), limits=self._config.data.limits)
+        decoded = images.decode(reader.image(record.image), limits=self._config.data.limits)
         return images.resize_square(decoded, encoder.image_size, resampler=encoder.resampler)
 
-    def _reader(self, name: str) -> dataset.Reader:
+    def _reader(self, name: str) -> dataset.RecordReader:
         data = self._config.data
         path = record_path(data, name)
-        return dataset.Reader(path, expected=self._made_with, limits=data.limits)
+        return dataset.RecordReader(path, expected=self._made_with, limits=data.limits)
 
 
 def record_path(data: schema.DataConfig, name: str) -> Path:

@@ -18,9 +18,8 @@ import numpy as np
 from mvjax import files
 from mvjax.config import schema
 from mvjax.data import collate, images
-from mvjax.data.records import dataset as dataset_lib
+from mvjax.data.records import dataset, shards
 from mvjax.data.records import index as index_lib
-from mvjax.data.records import shards
 from mvjax.weights import frozen_files
 
 FORMAT, VERSION = "mvjax image features", 1
@@ -29,7 +28,7 @@ DTYPE = np.dtype(ml_dtypes.bfloat16)
 Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [B, size, size, 3] -> [B, S, E]
 
 
-class Made(msgspec.Struct, frozen=True):
+class FeatureIdentity(msgspec.Struct, frozen=True):
     """What features depend on besides the image.
 
     Attributes:
@@ -43,39 +42,39 @@ class Made(msgspec.Struct, frozen=True):
     resampler: schema.Resampler = "torch"
 
 
-class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FeatureIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of NAME.features.json; `images` are the shards that the features were made of."""
 
     format: str
     version: int
-    made_with: Made
+    made_with: FeatureIdentity
     tokens: int
     width: int
     images: tuple[shards.Shard, ...]
     features: tuple[shards.Shard, ...]
 
 
-def path(dataset: Path) -> Path:
+def index_path(path: Path) -> Path:
     """ROOT/NAME.features.json."""
-    return dataset.with_name(f"{dataset.name}.features.json")
+    return path.with_name(f"{path.name}.features.json")
 
 
 def write(
-    dataset: Path,
+    path: Path,
     encode: Encode,
-    made_with: Made,
+    made_with: FeatureIdentity,
     *,
     batch: int,
     limits: schema.LimitsConfig,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    shard_bytes: int = dataset_lib.SHARD_BYTES,
-) -> Index:
+    shard_bytes: int = dataset.SHARD_BYTES,
+) -> FeatureIndex:
     """Encodes every image of a dataset; the files appear when all are done.
 
     An image that cannot be decoded gets an empty entry: its records are bad records.
 
     Args:
-      dataset: ROOT/NAME.
+      path: ROOT/NAME.
       encode: the frozen encoder.
       made_with: its identity.
       batch: images at a time; the last batch is filled up.
@@ -83,10 +82,10 @@ def write(
       progress: is told the numbers of images done and in all.
       shard_bytes: of content in a shard.
     """
-    reader = dataset_lib.Reader(dataset, expected=None, limits=limits)
+    reader = dataset.RecordReader(path, expected=None, limits=limits)
     total = sum(shard.count for shard in reader.index.images)
     size = made_with.image_size
-    writer = shards.Writer(_stem(dataset), shard_bytes=shard_bytes, compressed=False)
+    writer = shards.ShardWriter(_stem(path), shard_bytes=shard_bytes, compressed=False)
     tokens = width = 0
     try:
         for first in range(0, total, batch):
@@ -105,26 +104,28 @@ def write(
                 writer.write(found[row].tobytes() if row in good else b"")
             progress(numbers[-1] + 1, total)
         writer.close()
-        path(dataset).unlink(missing_ok=True)
-        index = Index(
+        index_path(path).unlink(missing_ok=True)
+        index = FeatureIndex(
             FORMAT, VERSION, made_with, tokens, width, reader.index.images, writer.publish()
         )
-        files.write_atomic(path(dataset), msgspec.json.format(msgspec.json.encode(index), indent=1))
+        files.write_atomic(
+            index_path(path), msgspec.json.format(msgspec.json.encode(index), indent=1)
+        )
     finally:
         writer.discard()
     return index
 
 
-def fresh(dataset: Path, made_with: Made) -> bool:
+def fresh(path: Path, made_with: FeatureIdentity) -> bool:
     """Whether a dataset has features of this encoder and of just its images."""
     try:
-        Reader(dataset, expected=made_with)
+        FeatureReader(path, expected=made_with)
     except (ValueError, FileNotFoundError):
         return False
     return True
 
 
-class Reader:
+class FeatureReader:
     """The features of a dataset, by the number of the image.
 
     Raises:
@@ -132,15 +133,15 @@ class Reader:
       ValueError: if they were made with another encoder or size, or of other images.
     """
 
-    def __init__(self, dataset: Path, *, expected: Made):
-        file = path(dataset)
+    def __init__(self, path: Path, *, expected: FeatureIdentity):
+        file = index_path(path)
         if not file.is_file():
             raise FileNotFoundError(
                 f"{file}: no such file; make it with `mvjax data features EXP.py`, or set data.features"
                 " to False"
             )
         try:
-            self.index = msgspec.json.decode(file.read_bytes(), type=Index)
+            self.index = msgspec.json.decode(file.read_bytes(), type=FeatureIndex)
         except msgspec.MsgspecError as error:
             raise ValueError(f"{file}: expected an index of features: {error}") from error
         problems = []
@@ -148,11 +149,11 @@ class Reader:
             problems.append(f"expected {FORMAT} {VERSION}, got {self.index.format}")
         if self.index.made_with != expected:
             problems.append(f"made with {self.index.made_with}, this run has {expected}")
-        if self.index.images != index_lib.read(dataset).images:
+        if self.index.images != index_lib.read(path).images:
             problems.append("made of other images than the dataset has now")
         if problems:
             raise ValueError(f"{file}: {'; '.join(problems)}; run `mvjax data features EXP.py`")
-        self._entries = shards.Reader(_stem(dataset), self.index.features)
+        self._entries = shards.ShardReader(_stem(path), self.index.features)
 
     def __getitem__(self, number: int) -> np.ndarray:
         """Returns bfloat16 [S, E].
@@ -170,10 +171,10 @@ class Reader:
         return np.frombuffer(entry, DTYPE).reshape(shape)
 
 
-def made_with(frozen: schema.FrozenFiles, model: schema.ModelConfig) -> Made:
+def made_with(frozen: schema.FrozenFiles, model: schema.ModelConfig) -> FeatureIdentity:
     """Returns what the features of a run depend on."""
     siglip = files.joint_hash(map(frozen_files.file_hash, frozen_files.paths(frozen)["siglip"]))
-    return Made(siglip, model.siglip.image_size, model.siglip.resampler)
+    return FeatureIdentity(siglip, model.siglip.image_size, model.siglip.resampler)
 
 
 def form(model: schema.ModelConfig) -> collate.Form:
@@ -182,5 +183,5 @@ def form(model: schema.ModelConfig) -> collate.Form:
     return collate.Form((s.tokens, s.width), DTYPE)
 
 
-def _stem(dataset: Path) -> Path:
-    return dataset.with_name(f"{dataset.name}.features")
+def _stem(path: Path) -> Path:
+    return path.with_name(f"{path.name}.features")

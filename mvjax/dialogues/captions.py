@@ -32,7 +32,7 @@ class Caption(msgspec.Struct, frozen=True):
     facts: dict[str, str | int] | None = None
 
 
-class _Line(msgspec.Struct):
+class _CaptionLine(msgspec.Struct):
     id: str
     caption: str
     image: str | None = None
@@ -106,7 +106,7 @@ def _from_jsonl(source: Path) -> Iterator[Caption]:
                 continue
             place = f"{source} line {number}"
             try:
-                found = msgspec.json.decode(line, type=_Line)
+                found = msgspec.json.decode(line, type=_CaptionLine)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise ValueError(
                     f'{place}: expected {{"id": ..., "caption": ..., "image": ...}}: {error}'
@@ -120,7 +120,7 @@ def _from_jsonl(source: Path) -> Iterator[Caption]:
 
 
 def _from_records(source: Path) -> Iterator[Caption]:
-    for record in dataset.Reader(source, expected=None):
+    for record in dataset.RecordReader(source, expected=None):
         said = " ".join(turn.text for turn in record.turns if turn.speaker == "assistant")
         if said:
             yield Caption(record.id, said, record.image, record.facts)

@@ -72,7 +72,7 @@ class Conversation:
 
 
 def converse(
-    speakers: Sequence[str], said: Sequence[speech.Speech], rng: np.random.Generator
+    speakers: Sequence[str], said: Sequence[speech.SynthesizedSpeech], rng: np.random.Generator
 ) -> Conversation:
     """Places utterances in order, with gaps, loudness and the times of their words."""
     user_gain = rng.uniform(*USER_GAIN)
@@ -105,7 +105,7 @@ def converse(
     return Conversation(audio, tuple(words["assistant"]), tuple(words["user"]), tuple(gaps))
 
 
-def trim(spoken: speech.Speech) -> speech.Speech:
+def trim(spoken: speech.SynthesizedSpeech) -> speech.SynthesizedSpeech:
     """Cuts silence off both ends, and moves the words with it.
 
     Raises:
@@ -115,13 +115,13 @@ def trim(spoken: speech.Speech) -> speech.Speech:
     seconds = (last - first) / types.SAMPLE_RATE
     shift = first / types.SAMPLE_RATE
 
-    def inside(span: speech.Span) -> speech.Span:
+    def inside(span: speech.TimedText) -> speech.TimedText:
         start = float(np.clip(span.start - shift, 0.0, seconds - _LEAST))
-        return speech.Span(
+        return speech.TimedText(
             span.text, start, float(np.clip(span.end - shift, start + _LEAST, seconds))
         )
 
-    return speech.Speech(
+    return speech.SynthesizedSpeech(
         spoken.samples[first:last],
         tuple(inside(w) for w in spoken.words),
         tuple(inside(p) for p in spoken.phonemes),

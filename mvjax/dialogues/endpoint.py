@@ -70,7 +70,7 @@ class Endpoint:
         return f"{base}{'/v1' if bare else ''}/chat/completions"
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ChatAnswer(msgspec.Struct, frozen=True):
     """What the model said; `cut`: it ran into its token limit."""
 
     text: str
@@ -111,7 +111,7 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def ask(self, chat: Sequence[prompts.Message], *, seed: int) -> Answer:
+    async def ask(self, chat: Sequence[prompts.Message], *, seed: int) -> ChatAnswer:
         """Returns the model's next message.
 
         Raises:
@@ -160,12 +160,12 @@ class Client:
         raise Unanswered(reason)
 
 
-class _Message(msgspec.Struct):
+class _ChatMessage(msgspec.Struct):
     content: str | None = None
 
 
 class _Choice(msgspec.Struct):
-    message: _Message
+    message: _ChatMessage
     finish_reason: str | None = None
 
 
@@ -178,13 +178,13 @@ class _Completion(msgspec.Struct):
     usage: _Usage | None = None
 
 
-def _parse(body: bytes) -> Answer:
+def _parse(body: bytes) -> ChatAnswer:
     completion = msgspec.json.decode(body, type=_Completion)
     if not completion.choices:
         raise msgspec.ValidationError("expected choices, got none")
     choice = completion.choices[0]
     tokens = completion.usage.completion_tokens if completion.usage else 0
-    return Answer(choice.message.content or "", choice.finish_reason == "length", tokens)
+    return ChatAnswer(choice.message.content or "", choice.finish_reason == "length", tokens)
 
 
 def _asked_wait(response: aiohttp.ClientResponse) -> float | None:

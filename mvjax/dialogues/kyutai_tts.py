@@ -43,7 +43,7 @@ class Kyutai:
     )
     device: str | None = None
 
-    def speak(self, lines: Sequence[tts.Line]) -> list[speech.Speech]:
+    def speak(self, lines: Sequence[tts.TtsLine]) -> list[speech.SynthesizedSpeech]:
         """Says lines at once; the same seeds on the same device give the same sound.
 
         Raises:
@@ -53,7 +53,7 @@ class Kyutai:
         return synthesize(_load(self.repo, self.device), lines)
 
 
-def synthesize(model: Any, lines: Sequence[tts.Line]) -> list[speech.Speech]:
+def synthesize(model: Any, lines: Sequence[tts.TtsLine]) -> list[speech.SynthesizedSpeech]:
     """Says lines with a `moshi.models.tts.TTSModel`."""
     import torch
 
@@ -79,7 +79,7 @@ def synthesize(model: Any, lines: Sequence[tts.Line]) -> list[speech.Speech]:
             for step in (skipped[n], end + model.final_padding)
         )
         samples = spoken.resample(sound[n, :1, first:last], model.mimi.sample_rate)[0]
-        said.append(speech.Speech(samples, _spans(result, n, skipped[n], rate), ()))
+        said.append(speech.SynthesizedSpeech(samples, _spans(result, n, skipped[n], rate), ()))
     return said
 
 
@@ -105,13 +105,13 @@ def _generate(model: Any, entries: list, voices: Sequence[str]) -> tuple[Any, li
     return result, [p.shape[-1] for p in prefixes] if prefixes else [0] * len(paths)
 
 
-def _spans(result: Any, n: int, skipped: int, rate: float) -> tuple[speech.Span, ...]:
+def _spans(result: Any, n: int, skipped: int, rate: float) -> tuple[speech.TimedText, ...]:
     """From the step that took up a word to the next one's; the last word lasts until the end step."""
     taken = result.all_transcripts[n]
     edges = [(step - skipped) / rate for _, step in taken]
     edges.append((result.end_steps[n] - skipped) / rate)
     return tuple(
-        speech.Span(word, float(a), float(b))
+        speech.TimedText(word, float(a), float(b))
         for (word, _), a, b in zip(taken, edges, edges[1:], strict=False)
     )
 

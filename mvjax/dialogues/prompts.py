@@ -25,7 +25,7 @@ Speaker = Literal["user", "assistant"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class DialogueKind:
     """How the two talk.
 
     Attributes:
@@ -51,32 +51,32 @@ _FAITHFUL = (
 )
 _ABSENT = "Begin the conversation by asking after some object that is not in the picture."
 
-PROP = Kind(
+PROP = DialogueKind(
     "PROP",
     "You care about how things look: colours above all, then shapes, materials, patterns and surfaces. Ask"
     " about a property that your notes give, each time of something else.",
     f"Name the property that was asked for first, then perhaps one detail beside it. {_FAITHFUL}",
 )
-LOC = Kind(
+LOC = DialogueKind(
     "LOC",
     "You care about where things are: left or right, in front or behind, above, below, next to what, in which"
     " part of the picture. Ask about places that your notes give, each time of something else.",
     f"Say the place plainly and briefly, and relative to what. {_FAITHFUL}",
 )
-NUM = Kind(
+NUM = DialogueKind(
     "NUM",
     "You care about quantities: how many there are of this and that. Each time count something else.",
     "Give the number first, and little else. If there are too many to count or they are partly hidden, say"
     f" so. {_FAITHFUL}",
 )
-LEAD1 = Kind(
+LEAD1 = DialogueKind(
     "LEAD1",
     "You are in a hurry and a bit rude; a few words are enough for a question. More often than not, but not"
     " always, ask about a thing that is nowhere in the picture, or take something false for granted.",
     "Never agree to what is not there. Turn it down in ever new ways: a plain no, not seeing it, being"
     f" puzzled by the question, setting it right. {_FAITHFUL}",
 )
-LEAD2 = Kind(
+LEAD2 = DialogueKind(
     "LEAD2",
     "You want to lead the other astray. Most of the time ask about all kinds of things that are not in the"
     " picture, as if nobody could doubt that they are; at times ask an honest question. You are direct, sure"
@@ -85,7 +85,7 @@ LEAD2 = Kind(
     f" inch; answer rudeness with a firm no. Often steer back to something that is there. {_FAITHFUL}",
     opening=_ABSENT,
 )
-TS1 = Kind(
+TS1 = DialogueKind(
     "TS1",
     "You are a pupil, and you can hardly see the picture. Ask simple, even naive questions to find out what"
     " is in it, one at a time: what there is, where it is, sometimes what colour it has. Refer to the"
@@ -94,7 +94,7 @@ TS1 = Kind(
     f" than about mood. {_FAITHFUL}",
     opening=_ABSENT,
 )
-TS2 = Kind(
+TS2 = DialogueKind(
     "TS2",
     "You are a pupil, and you cannot see the picture at all: everything you know is what the teacher has told"
     " you. Ask one question at a time about what is in it, how many, where, in which colours. Now and then"
@@ -104,7 +104,7 @@ TS2 = Kind(
     opening="Begin the conversation by guessing at one thing that may be in the picture.",
     user_sees=False,
 )
-UNRELATED = Kind(
+UNRELATED = DialogueKind(
     "UNRELATED",
     "Talk about the topic below as people do when they have a minute: ask, react to what you hear, ask on.",
     "You are a friendly, well-informed voice companion. Answer directly, mostly in one to three sentences,"
@@ -139,7 +139,7 @@ _ASSISTANT = (
 )
 
 
-def schedule(kind: str, utterances: int, rng: np.random.Generator) -> list[Kind]:
+def schedule(kind: str, utterances: int, rng: np.random.Generator) -> list[DialogueKind]:
     """The kind of every utterance; all the same, but for COMB.
 
     Raises:
@@ -155,7 +155,7 @@ def schedule(kind: str, utterances: int, rng: np.random.Generator) -> list[Kind]
     return [_SINGLE[kind]] * utterances
 
 
-def messages(kind: Kind, notes: str, turns: Sequence[dataset.Turn]) -> list[Message]:
+def messages(kind: DialogueKind, notes: str, turns: Sequence[dataset.Turn]) -> list[Message]:
     """The chat that asks for the next turn, as seen by the one who is to speak it.
 
     The one who speaks is "assistant" in the chat, the other one "user", strictly in alternation, which many
@@ -176,7 +176,7 @@ def messages(kind: Kind, notes: str, turns: Sequence[dataset.Turn]) -> list[Mess
     return chat
 
 
-def _instruction(kind: Kind, speaker: Speaker, notes: str) -> str:
+def _instruction(kind: DialogueKind, speaker: Speaker, notes: str) -> str:
     manner = kind.user if speaker == "user" else kind.assistant
     if not kind.pictured:
         topic = [f"The topic: {notes}."] if speaker == "user" else []
@@ -188,7 +188,7 @@ def _instruction(kind: Kind, speaker: Speaker, notes: str) -> str:
     return "\n\n".join([role, manner, _SPOKEN, _LOOKS + _SECRET, seen])
 
 
-def _starter(rng: np.random.Generator) -> Kind:
+def _starter(rng: np.random.Generator) -> DialogueKind:
     """The open question that begins a COMB dialogue; its axes and chances are the reference's."""
     sentences = rng.choice(["one", "two", "three", "four"], p=[0.4, 0.35, 0.2, 0.05])
     words = rng.choice([8, 14, 26], p=[0.5, 0.25, 0.25])
@@ -203,7 +203,7 @@ def _starter(rng: np.random.Generator) -> Kind:
         str(rng.choice(["sure of yourself", "hesitating"], p=[0.75, 0.25])),
         f'say "{thing}"',
     )
-    return Kind(
+    return DialogueKind(
         COMB,
         "You want to hear what the picture shows as a whole.",
         f"Tell what the picture shows, in at most {sentences} sentence{'s' * (sentences != 'one')}; do not"

@@ -32,7 +32,7 @@ _PART = re.compile(r"part-(\d{5})")
 
 
 @dataclasses.dataclass
-class Summary:
+class SpeakSummary:
     """What a run did.
 
     Attributes:
@@ -73,7 +73,7 @@ def speak(
     jobs: int = 1,
     seed: int = 0,
     report: Callable[[str], None] = print,
-) -> Summary:
+) -> SpeakSummary:
     """Speaks what `out` does not hold yet.
 
     Args:
@@ -93,7 +93,7 @@ def speak(
     done = _finished(out)
     wanted = list(store.read(source))
     left = [dialogue for dialogue in wanted if dialogue.id not in done]
-    total = Summary(skipped=len(wanted) - len(left))
+    total = SpeakSummary(skipped=len(wanted) - len(left))
     with (out / FAILURES).open("wb") as failures:
         for part in _made(_parts(left, out, source, voices, jobs, seed), jobs):
             total.spoken += part.spoken
@@ -110,7 +110,7 @@ def speak(
 
 
 def say(
-    dialogue: store.Dialogue, voices: tts.Tts, *, seed: int, image: bytes | None = None
+    dialogue: store.WrittenDialogue, voices: tts.Tts, *, seed: int, image: bytes | None = None
 ) -> tuple[spoken.Spoken, tuple[float, ...]]:
     """One dialogue as audio, and the gaps between its utterances.
 
@@ -121,7 +121,7 @@ def say(
     rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
     user = voices.users[int(rng.integers(len(voices.users)))]
     lines = [
-        tts.Line(
+        tts.TtsLine(
             turn.text,
             voices.assistant if turn.speaker == "assistant" else user,
             int(rng.integers(2**31)),
@@ -143,11 +143,11 @@ def say(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
+class _PartTask:
     """Work for one process."""
 
     name: str
-    dialogues: tuple[store.Dialogue, ...]
+    dialogues: tuple[store.WrittenDialogue, ...]
     out: Path
     pictures: Path  # the folder that `image` is relative to
     voices: tts.Tts
@@ -155,18 +155,25 @@ class _Part:
 
 
 def _parts(
-    left: Sequence[store.Dialogue], out: Path, source: Path, voices: tts.Tts, jobs: int, seed: int
-) -> list[_Part]:
+    left: Sequence[store.WrittenDialogue],
+    out: Path,
+    source: Path,
+    voices: tts.Tts,
+    jobs: int,
+    seed: int,
+) -> list[_PartTask]:
     size = max(1, min(_MOST_IN_PART, -(-len(left) // (_PARTS_PER_JOB * jobs))))
     numbers = [int(m[1]) for f in out.glob("*.jsonl") if (m := _PART.fullmatch(f.stem))]
     first = max(numbers, default=-1) + 1
     return [
-        _Part(f"part-{first + n:05d}", tuple(left[i : i + size]), out, source.parent, voices, seed)
+        _PartTask(
+            f"part-{first + n:05d}", tuple(left[i : i + size]), out, source.parent, voices, seed
+        )
         for n, i in enumerate(range(0, len(left), size))
     ]
 
 
-def _made(parts: Sequence[_Part], jobs: int) -> Iterator[Summary]:
+def _made(parts: Sequence[_PartTask], jobs: int) -> Iterator[SpeakSummary]:
     """What became of each part, as they are finished."""
     if jobs == 1 or len(parts) <= 1:
         yield from map(_make, parts)
@@ -181,9 +188,9 @@ def _made(parts: Sequence[_Part], jobs: int) -> Iterator[Summary]:
             pool.shutdown(cancel_futures=True)
 
 
-def _make(part: _Part) -> Summary:
+def _make(part: _PartTask) -> SpeakSummary:
     """Speaks and writes a part."""
-    summary = Summary()
+    summary = SpeakSummary()
 
     def said() -> Iterator[spoken.Spoken]:
         for dialogue in part.dialogues:

@@ -38,7 +38,7 @@ class Voice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
+class TimedText:
     """A word or phoneme and when it sounds, in seconds from the first sample."""
 
     text: str
@@ -47,12 +47,12 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
-class Speech:
+class SynthesizedSpeech:
     """One utterance: samples float32 [n] in [-1, 1] at 24 kHz, and what is said when."""
 
     samples: np.ndarray
-    words: tuple[Span, ...]
-    phonemes: tuple[Span, ...]
+    words: tuple[TimedText, ...]
+    phonemes: tuple[TimedText, ...]
 
 
 class _EventId(ctypes.Union):
@@ -81,7 +81,7 @@ _Callback = ctypes.CFUNCTYPE(
 )
 
 
-def speak(text: str, voice: Voice) -> Speech:
+def speak(text: str, voice: Voice) -> SynthesizedSpeech:
     """Synthesizes `text`; words are the whitespace-separated words of `text`, in order.
 
     Raises:
@@ -94,7 +94,7 @@ def speak(text: str, voice: Voice) -> Speech:
     raw = np.concatenate(chunks) if chunks else np.zeros(1, np.int16)
     samples = _resample(raw.astype(np.float32) / 32768.0, rate)
     seconds = len(samples) / types.SAMPLE_RATE
-    return Speech(
+    return SynthesizedSpeech(
         samples=samples,
         words=_words(text, [e for e in events if e[0] in (_WORD, _END)], seconds),
         phonemes=_phonemes([e for e in events if e[0] == _PHONEME], seconds),
@@ -158,7 +158,7 @@ def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
     return out.astype(np.float32)
 
 
-def _words(text: str, events: list[tuple], seconds: float) -> tuple[Span, ...]:
+def _words(text: str, events: list[tuple], seconds: float) -> tuple[TimedText, ...]:
     """Times for the whitespace words of `text`; eSpeak positions count characters from 1.
 
     eSpeak merges short words ("in the", "not a") into one event: their time is shared by letters.
@@ -181,7 +181,7 @@ def _words(text: str, events: list[tuple], seconds: float) -> tuple[Span, ...]:
         position += len(word)
     end = max(_end_time(events, seconds), times[-1])
     edges = np.interp([*offsets, before], [*letters, before], [*times, end])
-    return tuple(Span(w, float(s), float(e)) for w, s, e in zip(words, edges, edges[1:]))
+    return tuple(TimedText(w, float(s), float(e)) for w, s, e in zip(words, edges, edges[1:]))
 
 
 def _end_time(events: list[tuple], seconds: float) -> float:
@@ -189,9 +189,9 @@ def _end_time(events: list[tuple], seconds: float) -> float:
     return min(seconds, ends[-1]) if ends else seconds
 
 
-def _phonemes(events: list[tuple], seconds: float) -> tuple[Span, ...]:
+def _phonemes(events: list[tuple], seconds: float) -> tuple[TimedText, ...]:
     ends = [time for _, time, *_ in events[1:]] + [seconds]
     return tuple(
-        Span(name, start, max(start, end))
+        TimedText(name, start, max(start, end))
         for (_, start, _, _, name), end in zip(events, ends, strict=True)
     )

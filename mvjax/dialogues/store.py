@@ -19,7 +19,7 @@ from mvjax.data.records import dataset
 SQLITE = (".db", ".sqlite", ".sqlite3")
 
 
-class Dialogue(msgspec.Struct, frozen=True, omit_defaults=True):
+class WrittenDialogue(msgspec.Struct, frozen=True, omit_defaults=True):
     """A dialogue as text.
 
     Attributes:
@@ -45,7 +45,7 @@ class Dialogue(msgspec.Struct, frozen=True, omit_defaults=True):
     seed: int = 0
 
 
-class Dropped(msgspec.Struct, frozen=True):
+class DroppedDialogue(msgspec.Struct, frozen=True):
     """A dialogue that was given up, with the reason of each attempt."""
 
     id: str
@@ -53,20 +53,20 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 @runtime_checkable
-class Store(Protocol):
+class DialogueStore(Protocol):
     """Where dialogues are added as they are finished."""
 
     def done(self) -> set[str]:
         """Ids that are written or dropped."""
         ...
 
-    def add(self, dialogue: Dialogue | Dropped) -> None:
+    def add(self, dialogue: WrittenDialogue | DroppedDialogue) -> None:
         """Writes one, durably against a kill of this process."""
         ...
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Store]:
+def opened(path: Path) -> Iterator[DialogueStore]:
     """Opens a file to add to, new or begun.
 
     Raises:
@@ -86,7 +86,7 @@ def opened(path: Path) -> Iterator[Store]:
             yield _Jsonl(path, kept, dropped)
 
 
-def read(path: Path) -> Iterator[Dialogue]:
+def read(path: Path) -> Iterator[WrittenDialogue]:
     """The dialogues of a file, in the order in which they were added.
 
     Raises:
@@ -96,7 +96,7 @@ def read(path: Path) -> Iterator[Dialogue]:
     _check_suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; write one by `mvjax dialogues write`")
-    found = _read_sqlite(path) if path.suffix in SQLITE else _read_jsonl(path, Dialogue)
+    found = _read_sqlite(path) if path.suffix in SQLITE else _read_jsonl(path, WrittenDialogue)
     seen: set[str] = set()
     for number, dialogue in enumerate(found, 1):
         _check(dialogue, f"{path} dialogue {number}", seen)
@@ -104,7 +104,7 @@ def read(path: Path) -> Iterator[Dialogue]:
         yield dialogue
 
 
-def _check(dialogue: Dialogue, place: str, seen: set[str]) -> None:
+def _check(dialogue: WrittenDialogue, place: str, seen: set[str]) -> None:
     bad = [
         t for t in dialogue.turns if t.speaker not in ("user", "assistant") or not t.text.strip()
     ]
@@ -122,11 +122,11 @@ class _Jsonl:
         self._path, self._kept, self._dropped = path, kept, dropped
 
     def done(self) -> set[str]:
-        ids = {dialogue.id for dialogue in _read_jsonl(self._path, Dialogue)}
-        return ids | {lost.id for lost in _read_jsonl(_dropped_file(self._path), Dropped)}
+        ids = {dialogue.id for dialogue in _read_jsonl(self._path, WrittenDialogue)}
+        return ids | {lost.id for lost in _read_jsonl(_dropped_file(self._path), DroppedDialogue)}
 
-    def add(self, dialogue: Dialogue | Dropped) -> None:
-        file = self._kept if isinstance(dialogue, Dialogue) else self._dropped
+    def add(self, dialogue: WrittenDialogue | DroppedDialogue) -> None:
+        file = self._kept if isinstance(dialogue, WrittenDialogue) else self._dropped
         file.write(msgspec.json.encode(dialogue) + b"\n")
         file.flush()
 
@@ -139,9 +139,9 @@ class _Sqlite:
         rows = self._db.execute("SELECT id FROM dialogues UNION SELECT id FROM dropped")
         return {row[0] for row in rows}
 
-    def add(self, dialogue: Dialogue | Dropped) -> None:
+    def add(self, dialogue: WrittenDialogue | DroppedDialogue) -> None:
         with self._db:
-            if isinstance(dialogue, Dropped):
+            if isinstance(dialogue, DroppedDialogue):
                 row = (dialogue.id, _json(dialogue.reasons))
                 self._db.execute("INSERT INTO dropped VALUES (?, ?)", row)
                 return
@@ -175,7 +175,7 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
-def _read_sqlite(path: Path) -> Iterator[Dialogue]:
+def _read_sqlite(path: Path) -> Iterator[WrittenDialogue]:
     with _database(path) as db:
         for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM dialogues ORDER BY rowid"):
             fields = dict(zip(_COLUMNS, row, strict=True))
@@ -183,7 +183,9 @@ def _read_sqlite(path: Path) -> Iterator[Dialogue]:
                 fields[name] = msgspec.json.decode(fields[name]) if fields[name] else None
             said = "SELECT speaker, text FROM turns WHERE id = ? ORDER BY turn"
             turns = tuple(dataset.Turn(*turn) for turn in db.execute(said, (fields["id"],)))
-            yield Dialogue(**fields | {"turns": turns, "kinds": tuple(fields["kinds"] or ())})
+            yield WrittenDialogue(
+                **fields | {"turns": turns, "kinds": tuple(fields["kinds"] or ())}
+            )
 
 
 def _read_jsonl(path: Path, form: type) -> Iterator:
@@ -194,9 +196,7 @@ def _read_jsonl(path: Path, form: type) -> Iterator:
             try:
                 yield msgspec.json.decode(line, type=form)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise ValueError(
-                    f"{path} line {number}: expected a {form.__name__}: {error}"
-                ) from error
+                raise ValueError(f"{path} line {number}: expected a dialogue: {error}") from error
 
 
 def _repair(path: Path) -> None:

@@ -32,7 +32,7 @@ _LONGEST = 180.0  # seconds of one utterance; more is taken for a runaway
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class TtsLine:
     """One utterance to be said."""
 
     text: str
@@ -54,7 +54,7 @@ class Tts(Protocol):
         """The users' voices, one of which is drawn for a dialogue."""
         ...
 
-    def speak(self, lines: Sequence[Line]) -> list[speech.Speech]:
+    def speak(self, lines: Sequence[TtsLine]) -> list[speech.SynthesizedSpeech]:
         """Says lines, at 24 kHz, with the times of their whitespace-separated words."""
         ...
 
@@ -75,7 +75,7 @@ class Espeak:
         "en-us+adam:180:45",
     )  # fmt: skip
 
-    def speak(self, lines: Sequence[Line]) -> list[speech.Speech]:
+    def speak(self, lines: Sequence[TtsLine]) -> list[speech.SynthesizedSpeech]:
         """Says lines one after the other; the seed changes nothing, and samples vary as in `speech`."""
         return [speech.speak(line.text, self._voice(line.voice)) for line in lines]
 
@@ -118,7 +118,7 @@ class Command:
                 f" template, and none without; got {self}"
             )
 
-    def speak(self, lines: Sequence[Line]) -> list[speech.Speech]:
+    def speak(self, lines: Sequence[TtsLine]) -> list[speech.SynthesizedSpeech]:
         """Runs the program once a line.
 
         Raises:
@@ -126,7 +126,7 @@ class Command:
         """
         return [self._one(line) for line in lines]
 
-    def _one(self, line: Line) -> speech.Speech:
+    def _one(self, line: TtsLine) -> speech.SynthesizedSpeech:
         with tempfile.TemporaryDirectory() as folder:
             wav, times = Path(folder, "said.wav"), Path(folder, "said.json")
             values = {
@@ -138,9 +138,9 @@ class Command:
             self._run(argv, "" if "{text}" in self.template else line.text)
             samples = spoken.read_audio(wav, channels=1, max_seconds=_LONGEST)[0]
             if "{json}" not in self.template:
-                return speech.Speech(samples, estimate(line.text, samples), ())
+                return speech.SynthesizedSpeech(samples, estimate(line.text, samples), ())
             words = _read_times(times, line.text, len(samples) / types.SAMPLE_RATE)
-            return speech.Speech(samples, words, ())
+            return speech.SynthesizedSpeech(samples, words, ())
 
     def _run(self, argv: Sequence[str], text: str) -> None:
         try:
@@ -158,16 +158,18 @@ class Command:
             )
 
 
-def estimate(text: str, samples: np.ndarray) -> tuple[speech.Span, ...]:
+def estimate(text: str, samples: np.ndarray) -> tuple[speech.TimedText, ...]:
     """Word times by number of letters, over the part that sounds."""
     first, last = conversation.sounding(samples)
     words = text.split()
     letters = np.cumsum([0] + [len(word) + 1 for word in words])
     edges = (first + (last - first) * letters / letters[-1]) / types.SAMPLE_RATE
-    return tuple(speech.Span(w, float(a), float(b)) for w, a, b in zip(words, edges, edges[1:]))
+    return tuple(
+        speech.TimedText(w, float(a), float(b)) for w, a, b in zip(words, edges, edges[1:])
+    )
 
 
-def _read_times(path: Path, text: str, seconds: float) -> tuple[speech.Span, ...]:
+def _read_times(path: Path, text: str, seconds: float) -> tuple[speech.TimedText, ...]:
     """The times that a command wrote, checked against its text and audio."""
     if not path.is_file():
         raise ValueError(f"text-to-speech command: expected word times in {path.name}, got no file")
@@ -182,4 +184,4 @@ def _read_times(path: Path, text: str, seconds: float) -> tuple[speech.Span, ...
     edges = [0.0, *(t for _, start, end in found for t in (start, end)), seconds + 0.1]
     if any(b < a for a, b in itertools.pairwise(edges)):
         raise ValueError(f"word times: expected them in order within {seconds:.2f} s, got {found}")
-    return tuple(speech.Span(w, a, min(b, seconds)) for w, a, b in found)
+    return tuple(speech.TimedText(w, a, min(b, seconds)) for w, a, b in found)

@@ -24,7 +24,7 @@ UNANSWERED = "endpoint failed"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class DialoguePlan:
     """One dialogue to be written; everything drawn for it follows from `id` and the run's seed."""
 
     id: str
@@ -35,7 +35,7 @@ class Plan:
 
 
 @dataclasses.dataclass
-class Summary:
+class WriteSummary:
     """What a run did.
 
     Attributes:
@@ -68,7 +68,7 @@ class Summary:
 
 def visual_plans(
     source: Path, out: Path, kinds: Sequence[str], *, per_image: int = 1
-) -> Iterator[Plan]:
+) -> Iterator[DialoguePlan]:
     """`per_image` dialogues of every kind about every caption; raising it later adds dialogues.
 
     Raises:
@@ -81,18 +81,18 @@ def visual_plans(
         for kind in kinds:
             for n in range(per_image):
                 name = f"{caption.id}.{kind.lower()}.{n}"
-                yield Plan(name, kind, caption.caption, caption, image)
+                yield DialoguePlan(name, kind, caption.caption, caption, image)
 
 
-def unrelated_plans(count: int, *, seed: int) -> Iterator[Plan]:
+def unrelated_plans(count: int, *, seed: int) -> Iterator[DialoguePlan]:
     """Dialogues without a picture, about topics of ours."""
     for n in range(count):
         name = f"unrelated-{seed}-{n:06d}"
-        yield Plan(name, prompts.UNRELATED.name, topics.draw(_rng(seed, name, "topic")))
+        yield DialoguePlan(name, prompts.UNRELATED.name, topics.draw(_rng(seed, name, "topic")))
 
 
 def write(
-    plans: Iterable[Plan],
+    plans: Iterable[DialoguePlan],
     out: Path,
     asked: endpoint.Endpoint,
     *,
@@ -100,7 +100,7 @@ def write(
     tries: int = 5,
     seed: int = 0,
     report: Callable[[str], None] = print,
-) -> Summary:
+) -> WriteSummary:
     """Writes the dialogues that `out` does not hold yet, `concurrency` at a time.
 
     Args:
@@ -126,14 +126,14 @@ def write(
 class _Run:
     """One run: workers that take plans, play them and keep them."""
 
-    def __init__(self, kept: store.Store, asked: endpoint.Endpoint, *, tries, seed, report):
-        self.summary = Summary()
+    def __init__(self, kept: store.DialogueStore, asked: endpoint.Endpoint, *, tries, seed, report):
+        self.summary = WriteSummary()
         self._kept, self._asked = kept, asked
         self._tries, self._seed = tries, seed
         self._report, self._began, self._reported = report, time.monotonic(), time.monotonic()
         self._failures, self._most_failures = 0, 0  # in a row
 
-    async def all(self, plans: Iterable[Plan], concurrency: int) -> None:
+    async def all(self, plans: Iterable[DialoguePlan], concurrency: int) -> None:
         done = self._kept.done()
         left = iter(plans)
         self._most_failures = max(_GIVE_UP, concurrency)
@@ -156,7 +156,7 @@ class _Run:
                 await asyncio.gather(*workers, return_exceptions=True)
                 self.summary.retries = client.retries
 
-    async def _one(self, plan: Plan, client: endpoint.Client) -> None:
+    async def _one(self, plan: DialoguePlan, client: endpoint.Client) -> None:
         """Plays a plan until it comes out well, or `tries` times."""
         reasons = []
         for attempt in range(self._tries):
@@ -171,12 +171,12 @@ class _Run:
                 self._failures = 0
                 return
             reasons.append(reason)
-        self._kept.add(store.Dropped(plan.id, tuple(reasons)))
+        self._kept.add(store.DroppedDialogue(plan.id, tuple(reasons)))
         self.summary.dropped += 1
 
     async def _play(
-        self, plan: Plan, attempt: int, client: endpoint.Client
-    ) -> tuple[store.Dialogue | None, str]:
+        self, plan: DialoguePlan, attempt: int, client: endpoint.Client
+    ) -> tuple[store.WrittenDialogue | None, str]:
         """A dialogue, or why it is unfit."""
         rng = _rng(self._seed, plan.id, attempt)
         utterances = 2 * int(rng.integers(PAIRS[0], PAIRS[1] + 1))
@@ -194,7 +194,7 @@ class _Run:
         if unfit:
             self.summary.rejected[unfit] += 1
             return None, reason or unfit
-        return store.Dialogue(
+        return store.WrittenDialogue(
             id=plan.id,
             turns=tuple(turns),
             kinds=tuple(schedule[n].name for n in range(0, len(turns), 2)),
@@ -207,7 +207,12 @@ class _Run:
         ), ""
 
     async def _utterance(
-        self, plan: Plan, kind: prompts.Kind, turns: list[dataset.Turn], attempt: int, client
+        self,
+        plan: DialoguePlan,
+        kind: prompts.DialogueKind,
+        turns: list[dataset.Turn],
+        attempt: int,
+        client,
     ) -> tuple[str, str]:
         """The next turn's text, or the reason why every answer was unfit."""
         chat = prompts.messages(kind, plan.notes, turns)
@@ -249,7 +254,7 @@ class _Run:
 
 
 def _said(
-    answer: endpoint.Answer, kind: prompts.Kind, turns: Sequence[dataset.Turn], rng
+    answer: endpoint.ChatAnswer, kind: prompts.DialogueKind, turns: Sequence[dataset.Turn], rng
 ) -> tuple[str, bool]:
     """The cleaned words of an answer, and whether not even one sentence of them is whole."""
     text = cleanup.clean(answer.text, rng)

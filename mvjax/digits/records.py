@@ -22,7 +22,7 @@ from mvjax.data.records import dataset
 from mvjax.dialogues import speech
 from mvjax.digits import frozen_models, talk, voices, world
 
-Speak = Callable[[str, speech.Voice], speech.Speech]
+Speak = Callable[[str, speech.Voice], speech.SynthesizedSpeech]
 Encode = Callable[[np.ndarray], np.ndarray]  # float32 [B, samples] -> codes [B, Q, T]
 Progress = Callable[[str, int, int], None]  # what is made, how many are done, of how many
 

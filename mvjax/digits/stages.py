@@ -82,7 +82,7 @@ class SpokenHeard:
 class Speech:
     """What the model sounds like."""
 
-    examples: list[html.Example]
+    examples: list[html.ReportExample]
     trace: switching.Trace
     codec: codec_check.Result
     answers: SpokenHeard
@@ -220,7 +220,7 @@ def parameter_counts(model: eval_model.LoadedModel) -> tuple[int, int]:
     return trained, frozen
 
 
-def _examples(model: eval_model.LoadedModel, evaluation: Evaluation) -> list[html.Example]:
+def _examples(model: eval_model.LoadedModel, evaluation: Evaluation) -> list[html.ReportExample]:
     """One question of each kind, voices in turn: the first ones asked, right or wrong."""
     kinds = len(talk.KINDS)
     chosen = [k + kinds * (k % len(voices.TEST_USERS)) for k in range(kinds)]
@@ -234,7 +234,7 @@ def _examples(model: eval_model.LoadedModel, evaluation: Evaluation) -> list[htm
         frames = [f for _, f in model.timed_words(spoken.text_ids[i]) if f >= question.start]
         begin, end = (frames[0], frames[-1]) if frames else (question.end, question.end)
         examples.append(
-            html.Example(
+            html.ReportExample(
                 kind=answer.kind,
                 image=question.scene.image,
                 scene=f"a {facts.colour} {talk.truth(facts, 'digit')}, {facts.place}",

@@ -36,7 +36,7 @@ class Tile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class ReportExample:
     """A test image with its spoken question and the model's answer.
 
     Attributes:
@@ -95,7 +95,7 @@ class Report:
     title: str
     subtitle: str
     tiles: Sequence[Tile]
-    examples: Sequence[Example]
+    examples: Sequence[ReportExample]
     accuracy: Sequence[Mapping[str, Any]]
     gate: Picture
     trained: Sequence[tuple[str, str]]
@@ -157,7 +157,7 @@ def _sound(samples: np.ndarray) -> str:
     return _uri("audio/wav", wav_bytes(samples))
 
 
-def _example(example: Example) -> dict[str, Any]:
+def _example(example: ReportExample) -> dict[str, Any]:
     fields = {f.name: getattr(example, f.name) for f in dataclasses.fields(example)}
     return fields | {
         "image": _uri("image/png", images.encode_png(example.image)),

@@ -24,7 +24,7 @@ def make(
     run: schema.Config,
     *,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-) -> dict[str, image_features.Index | None]:
+) -> dict[str, image_features.FeatureIndex | None]:
     """Makes what is missing or out of date; returns {dataset: its index, None where nothing was to do}.
 
     Args:
@@ -38,7 +38,7 @@ def make(
     stale = {
         name: path for name, path in datasets.items() if not image_features.fresh(path, made_with)
     }
-    made: dict[str, image_features.Index | None] = dict.fromkeys(names)
+    made: dict[str, image_features.FeatureIndex | None] = dict.fromkeys(names)
     if not stale:
         return made
     encode = encoder(run)

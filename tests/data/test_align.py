@@ -123,14 +123,14 @@ def test_files_without_transcript_get_one_in_moshi_finetunes_form(tmp_path, whis
     (tmp_path / "b.json").write_text(known)
     words = ["data", "align", str(tmp_path / "data.jsonl"), "--model", "tiny.en"]
     assert cli.main(words) == 0
-    assert "2 transcripts written\nleft out: 1 missing file" in capsys.readouterr().out
+    assert "2 transcripts written\nskipped: 1 missing file" in capsys.readouterr().out
     assert len(whisper) == 4 and (tmp_path / "b.json").read_text() == known
     written = json.loads((tmp_path / "a.json").read_text())["alignments"]
     assert written[:2] == [
         ["Hello", [0.24, 0.61], "SPEAKER_MAIN"],
         ["Hello", [0.24, 0.61], "SPEAKER_USER"],
     ]
-    found = {d.id: d for d in moshi_finetune.read(tmp_path, skips=items.Skips())}
+    found = {d.id: d for d in moshi_finetune.read(tmp_path, skips=items.SkippedItems())}
     assert found["c"].words == found["c"].user_words == HEARD
     assert cli.main(words) == 0
     assert "0 transcripts written" in capsys.readouterr().out

@@ -44,18 +44,18 @@ def source(tmp_path_factory):
     return folder
 
 
-def settings(root, **fields) -> encoder.Settings:
+def settings(root, **fields) -> encoder.EncodeSettings:
     chosen = {
         "codec": CODEC,
         "config": frozen_models.CODEC,
         "codebooks": Q,
         "store": root / encode.STORE,
     }
-    return encoder.Settings(**{**chosen, "batch_seconds": 6.0, **fields})
+    return encoder.EncodeSettings(**{**chosen, "batch_seconds": 6.0, **fields})
 
 
 def run(root, source, *, skips=None, name="chat", workers=0, copies=1, **fields):
-    skips = skips or items.Skips()
+    skips = skips or items.SkippedItems()
     chosen = settings(root, **fields)
     found = moshi_finetune.read(source, skips=skips)
     return encode.write(
@@ -67,8 +67,10 @@ def run(root, source, *, skips=None, name="chat", workers=0, copies=1, **fields)
 def test_codes_are_those_of_each_side_alone(tmp_path, source, codec):
     tally = run(tmp_path, source)
     assert tally.records == len(SECONDS) and tally.fresh_seconds == pytest.approx(sum(SECONDS))
-    reader = dataset.Reader(tmp_path / "chat", expected=dataset.identity(frozen_models.FROZEN))
-    dialogues = moshi_finetune.read(source, skips=items.Skips())
+    reader = dataset.RecordReader(
+        tmp_path / "chat", expected=dataset.identity(frozen_models.FROZEN)
+    )
+    dialogues = moshi_finetune.read(source, skips=items.SkippedItems())
     for found, dialogue in zip(reader, dialogues, strict=True):
         audio = dialogue.samples()
         assert found.id == dialogue.id and found.words == dialogue.words
@@ -82,12 +84,12 @@ def test_codes_are_those_of_each_side_alone(tmp_path, source, codec):
 
 def test_what_was_encoded_is_not_encoded_again(tmp_path, source, monkeypatch):
     run(tmp_path, source)
-    first = dataset.Reader(tmp_path / "chat", expected=None)
+    first = dataset.RecordReader(tmp_path / "chat", expected=None)
     wanted = [record.codes for record in first]
     monkeypatch.setattr(interface.Flax, "encode", None)  # would fail if it were called
     tally = run(tmp_path, source, name="again")
     assert tally.fresh_seconds == 0 and tally.seconds == pytest.approx(sum(SECONDS))
-    assert [r.codes for r in dataset.Reader(tmp_path / "again", expected=None)] == wanted
+    assert [r.codes for r in dataset.RecordReader(tmp_path / "again", expected=None)] == wanted
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path, source, monkeypatch):
@@ -121,7 +123,7 @@ def test_a_damaged_entry_is_made_again(tmp_path, source):
 
 
 def test_other_settings_are_other_codes(tmp_path, source):
-    path = next(moshi_finetune.read(source, skips=items.Skips())).audio
+    path = next(moshi_finetune.read(source, skips=items.SkippedItems())).audio
     keys = {
         code_store.key(path, "a", "b"), code_store.key(path, "ab", ""), code_store.key(path, "a"),
         code_store.key(np.zeros((2, 4), np.float32), "a", "b"),
@@ -133,7 +135,7 @@ def test_other_settings_are_other_codes(tmp_path, source):
 
 def test_what_cannot_be_read_is_listed(tmp_path, source):
     broken = tmp_path / "speech"
-    skips = items.Skips(tmp_path / "bad.jsonl")
+    skips = items.SkippedItems(tmp_path / "bad.jsonl")
     dialogues = list(moshi_finetune.read(source, skips=skips))
     broken.mkdir()
     for n, dialogue in enumerate(dialogues[:2]):
@@ -157,7 +159,7 @@ def test_what_cannot_be_read_is_listed(tmp_path, source):
 def test_processes_write_the_same_records(tmp_path, source):
     run(tmp_path / "one", source)
     run(tmp_path / "two", source, workers=2)
-    one, two = (dataset.Reader(tmp_path / n / "chat", expected=None) for n in ("one", "two"))
+    one, two = (dataset.RecordReader(tmp_path / n / "chat", expected=None) for n in ("one", "two"))
     assert [r.codes for r in one] == [r.codes for r in two]
 
 
@@ -166,7 +168,7 @@ def test_beam_fills_the_store(tmp_path, source):
     from mvjax.data.speech import beam
 
     chosen = settings(tmp_path)
-    tasks = encode.tasks(moshi_finetune.read(source, skips=items.Skips()), chosen)
+    tasks = encode.tasks(moshi_finetune.read(source, skips=items.SkippedItems()), chosen)
     assert beam.fill(tasks, chosen, options=["--runner=DirectRunner"]) == len(SECONDS)
     tally = run(tmp_path, source)
     assert (tally.records, tally.fresh_seconds) == (len(SECONDS), 0)
@@ -182,14 +184,14 @@ def test_without_beam_the_extra_is_named(monkeypatch):
 def test_copies_differ_and_are_the_same_again(tmp_path, source):
     chosen = augment.Augment(seed=3, p_gain=1.0)
     run(tmp_path, source, augment=chosen, copies=2)
-    reader = dataset.Reader(tmp_path / "chat", expected=None)
+    reader = dataset.RecordReader(tmp_path / "chat", expected=None)
     ids = [record.id for record in reader]
     assert ids[:2] == ["talk-0", "talk-0#1"] and len(ids) == 2 * len(SECONDS)
     one, two = reader[0].array(), reader[1].array()
     np.testing.assert_array_equal(one[:Q], two[:Q])  # the assistant as recorded
     assert np.any(one[Q:] != two[Q:])
     run(tmp_path / "other", source, augment=chosen, copies=2)
-    again = dataset.Reader(tmp_path / "other" / "chat", expected=None)
+    again = dataset.RecordReader(tmp_path / "other" / "chat", expected=None)
     assert [r.codes for r in again] == [r.codes for r in reader]
     with pytest.raises(ValueError, match="copies: expected 1"):
         run(tmp_path, source, copies=2)

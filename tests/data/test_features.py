@@ -11,7 +11,7 @@ from mvjax.data import examples, image_features, images, mixture
 from mvjax.data.records import dataset as dataset_lib
 
 LIMITS = schema.LimitsConfig()
-MADE = image_features.Made("a hash", test_mixture.SIZE)
+MADE = image_features.FeatureIdentity("a hash", test_mixture.SIZE)
 S, E = 5, 3
 
 
@@ -33,12 +33,12 @@ def dataset(tmp_path):
 def test_every_image_once_and_by_its_number(dataset):
     index = image_features.write(dataset, encode, MADE, batch=3, limits=LIMITS, shard_bytes=100)
     assert (index.tokens, index.width) == (S, E) and len(index.features) > 1
-    found = image_features.Reader(dataset, expected=MADE)
-    reader = dataset_lib.Reader(dataset, expected=None)
-    numbers = {reader.row(i).image for i in range(len(reader))}
+    found = image_features.FeatureReader(dataset, expected=MADE)
+    reader = dataset_lib.RecordReader(dataset, expected=None)
+    numbers = {reader.stored(i).image for i in range(len(reader))}
     assert numbers == set(range(7))
     for i in range(len(reader)):
-        row = reader.row(i)
+        row = reader.stored(i)
         pixels = images.resize_square(images.decode(reader.image(row.image), limits=LIMITS), 16)
         wanted = encode(pixels[None])[0].astype(ml_dtypes.bfloat16)
         np.testing.assert_array_equal(found[row.image], wanted)
@@ -47,18 +47,18 @@ def test_every_image_once_and_by_its_number(dataset):
 
 def test_others_are_refused(dataset):
     with pytest.raises(FileNotFoundError, match="mvjax data features"):
-        image_features.Reader(dataset, expected=MADE)
+        image_features.FeatureReader(dataset, expected=MADE)
     assert not image_features.fresh(dataset, MADE)
     image_features.write(dataset, encode, MADE, batch=4, limits=LIMITS)
     with pytest.raises(ValueError, match="image_size=32"):
-        image_features.Reader(dataset, expected=image_features.Made("a hash", 32))
+        image_features.FeatureReader(dataset, expected=image_features.FeatureIdentity("a hash", 32))
     items = [test_mixture._record(i, "visual") for i in range(3)]
     dataset_lib.write(dataset, items, dataset_lib.Identity(codec="c", tokenizer="t"))
     with pytest.raises(ValueError, match="of other images"):
-        image_features.Reader(dataset, expected=MADE)
-    image_features.path(dataset).write_text("{")
+        image_features.FeatureReader(dataset, expected=MADE)
+    image_features.index_path(dataset).write_text("{")
     with pytest.raises(ValueError, match="expected an index of features"):
-        image_features.Reader(dataset, expected=MADE)
+        image_features.FeatureReader(dataset, expected=MADE)
 
 
 def test_an_interrupted_writing_leaves_the_old_features(dataset):

@@ -104,7 +104,7 @@ def test_indexes(count, tmp_path):
 
     def check(data):
         index.write_bytes(data)
-        reader = dataset.Reader(path, expected=MADE_WITH)
+        reader = dataset.RecordReader(path, expected=MADE_WITH)
         assert len(reader) == 2
 
     whole = index.read_bytes()
@@ -115,7 +115,7 @@ def test_indexes(count, tmp_path):
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_shards(count, tmp_path):
-    writer = shards.Writer(tmp_path / "visual", shard_bytes=1 << 30, compressed=True)
+    writer = shards.ShardWriter(tmp_path / "visual", shard_bytes=1 << 30, compressed=True)
     entries = [b"entry %d" % i * 40 for i in range(5)]
     for entry in entries:
         writer.write(entry)
@@ -126,7 +126,7 @@ def test_shards(count, tmp_path):
     def check(data):
         path.write_bytes(data)
         sized = msgspec.structs.replace(shard, bytes=len(data))
-        reader = shards.Reader(tmp_path / "visual", [sized])
+        reader = shards.ShardReader(tmp_path / "visual", [sized])
         assert [reader[i] for i in range(len(reader))] == entries
 
     refused = fuzzing.fuzz([path.read_bytes()], check, count)
@@ -141,7 +141,7 @@ def test_ids(count, tmp_path):
 
     def check(data):
         ids.write_bytes(data)
-        reader = dataset.Reader(path, expected=None)
+        reader = dataset.RecordReader(path, expected=None)
         for i in (0, 4):
             assert reader.find(f"r{i}") == i
 
@@ -219,7 +219,7 @@ def test_released_json(count, tmp_path):
 def test_released_json_lines(count, tmp_path):
     path = tmp_path / "captions.jsonl"
     decoder = msgspec.json.Decoder(_Caption)
-    skips = items.Skips()
+    skips = items.SkippedItems()
 
     def check(data):
         path.write_bytes(data)
@@ -235,7 +235,7 @@ def test_released_parquet(count, tmp_path):
     from pyarrow import parquet
 
     path = tmp_path / "captions.parquet"
-    skips = items.Skips()
+    skips = items.SkippedItems()
     pictures = [{"bytes": picture[:300], "path": "é"} for picture in _pictures()[:4]]
     table = pyarrow.table(
         {"id": list(range(4)), "text": ["a dog", "é", "", None], "image": pictures}

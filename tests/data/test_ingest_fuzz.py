@@ -30,9 +30,9 @@ def test_damaged_files(tmp_path, name, file, count):
     def check(data):
         nonlocal left_out, read
         path.write_bytes(data)
-        skips = items.Skips()
+        skips = items.SkippedItems()
         options = {"split": dataset.splits[0], "images": [tmp_path]}
-        read += len(list(catalog.reader(name).read(tmp_path, skips=skips, **options)))
+        read += len(list(catalog.reader(name)(tmp_path, skips=skips, **options)))
         left_out += skips.counts.total()
 
     refused = fuzzing.fuzz([whole], check, count)

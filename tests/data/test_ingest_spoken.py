@@ -11,9 +11,9 @@ from mvjax.data.speech import spoken
 
 
 def read(reader, source, tmp_path, **options):
-    """The dialogues by id, and id -> reason of what was left out."""
+    """The dialogues by id, and id -> reason of skipped items."""
     listing = tmp_path / "skipped.jsonl"
-    with items.Skips(listing) as skips:
+    with items.SkippedItems(listing) as skips:
         found = {d.id: d for d in reader.read(source, skips=skips, **options)}
     lines = [json.loads(line) for line in listing.read_text().splitlines()]
     return found, {line["id"]: line["reason"] for line in lines}

@@ -100,7 +100,7 @@ def test_every_problem_of_every_dataset_is_listed(root, capsys):
 
 
 def test_features_belong_to_the_folder(root):
-    writer = shards.Writer(root / "visual.features", shard_bytes=1 << 20, compressed=False)
+    writer = shards.ShardWriter(root / "visual.features", shard_bytes=1 << 20, compressed=False)
     writer.write(bytes(100))
     writer.close()
     content = {"format": "mvjax image features", "features": writer.publish()}
@@ -146,14 +146,14 @@ def test_statistics_count_what_is_there(root, capsys):
 
 
 def test_statistics_count_unreadable_records(root, monkeypatch):
-    row = dataset.Reader.row
+    row = dataset.RecordReader.stored
 
     def bad(self, i):
         if i == 1:
             raise ValueError
         return row(self, i)
 
-    monkeypatch.setattr(dataset.Reader, "row", bad)
+    monkeypatch.setattr(dataset.RecordReader, "stored", bad)
     found = statistics.statistics(root / "text", pieces_lib.pieces(None))
     assert found.records == 5 and found.bad == 1 and sum(found.tokens.values()) == 4
 

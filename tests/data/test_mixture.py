@@ -163,7 +163,7 @@ def test_every_record_once_an_epoch_and_sources_by_weight(config):
     config = _data(config, p_concat=0.0, speechless=(schema.Source("text"),))
     seen = []
     mixture.ensure_records(config.data)
-    build = examples.Rows(config, bad_records.BadRecords(0))
+    build = examples.ExampleBuilder(config, bad_records.BadRecords(0))
     source = build.source("visual", seed=3, spoken=True)
     for epoch in range(2):
         seen.append([source[epoch * VISUAL + i].record.id for i in range(VISUAL)])
@@ -308,7 +308,7 @@ def test_clear_errors(config, tmp_path):
 def test_ids_name_the_records_and_what_of_them_is_in_the_row(config):
     found = mixture.batches(_data(config, p_concat=1.0))
     readers = {
-        name: dataset_lib.Reader(examples.record_path(config.data, name), expected=None)
+        name: dataset_lib.RecordReader(examples.record_path(config.data, name), expected=None)
         for name in ("visual", "talk", "text")
     }
     for step in (0, 5):

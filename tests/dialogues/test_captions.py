@@ -28,7 +28,7 @@ def test_jsonl_keeps_facts_and_finds_pictures_from_elsewhere(tmp_path):
 def test_records_give_what_the_assistant_says_and_one_file_for_each_image(tmp_path):
     scenes = world.scenes("test", 2, 0)
     pictures = [images.encode_png(scene.image) for scene in scenes]
-    with dataset.Writer(tmp_path / "coco", dataset.Identity()) as writer:
+    with dataset.RecordWriter(tmp_path / "coco", dataset.Identity()) as writer:
         for n, picture in enumerate([pictures[0], pictures[0], pictures[1], None]):
             turns = (
                 dataset.Turn("user", "What do you see?"),

@@ -14,10 +14,10 @@ def tone(seconds: float, *, loud: float = 0.3, before: float = 0.0, after: float
     samples = np.concatenate([np.zeros(round(before * RATE)), sound, np.zeros(round(after * RATE))])
     half = seconds / 2
     words = (
-        speech.Span("one", before, before + half),
-        speech.Span("two", before + half, before + seconds),
+        speech.TimedText("one", before, before + half),
+        speech.TimedText("two", before + half, before + seconds),
     )
-    return speech.Speech(samples.astype(np.float32), words, ())
+    return speech.SynthesizedSpeech(samples.astype(np.float32), words, ())
 
 
 def test_words_sound_when_they_are_said_and_silence_is_exact_elsewhere():
@@ -62,11 +62,11 @@ def test_gaps_have_the_documented_distribution(speaker, mean, negative):
 def test_a_word_that_was_timed_into_cut_off_silence_keeps_a_duration():
     said = tone(0.5, before=1.0, after=1.0)
     words = (
-        speech.Span("early", 0.1, 0.4),
+        speech.TimedText("early", 0.1, 0.4),
         *said.words,
-        speech.Span("late", 1.9, 2.2),
+        speech.TimedText("late", 1.9, 2.2),
     )
-    cut = conversation.trim(speech.Speech(said.samples, words, ()))
+    cut = conversation.trim(speech.SynthesizedSpeech(said.samples, words, ()))
     seconds = len(cut.samples) / RATE
     assert 0.5 <= seconds < 0.6
     assert all(0 <= w.start < w.end <= seconds + 1e-9 for w in cut.words)
@@ -114,6 +114,6 @@ def test_one_seed_one_conversation():
 
 
 def test_silence_is_refused():
-    silent = speech.Speech(np.zeros(5000, np.float32), (), ())
+    silent = speech.SynthesizedSpeech(np.zeros(5000, np.float32), (), ())
     with pytest.raises(ValueError, match="expected speech, got 5000 samples of silence"):
         conversation.converse(["user"], [silent], np.random.default_rng(0))

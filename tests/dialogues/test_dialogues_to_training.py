@@ -50,7 +50,9 @@ def encoded(made):
 
 def test_records_hold_what_was_written_and_spoken(made, encoded):
     written = {d.id: d for d in store.read(made / "visual.jsonl")}
-    reader = dataset.Reader(encoded / "visual", expected=dataset.identity(frozen_models.FROZEN))
+    reader = dataset.RecordReader(
+        encoded / "visual", expected=dataset.identity(frozen_models.FROZEN)
+    )
     assert {record.id for record in reader} == set(written) and len(written) == 2
     for record in reader:
         dialogue = written[record.id]
@@ -61,7 +63,7 @@ def test_records_hold_what_was_written_and_spoken(made, encoded):
         said = [w.text for w in record.words]
         texts = [t.text for t in dialogue.turns if t.speaker == "assistant"]
         assert said == " ".join(texts).split()
-    assert all(r.image is None for r in dataset.Reader(encoded / "chat", expected=None))
+    assert all(r.image is None for r in dataset.RecordReader(encoded / "chat", expected=None))
 
 
 def test_two_steps_train_on_them(encoded, tmp_path):

@@ -81,7 +81,7 @@ def voices(torch, tmp_path):
 
 
 def lines(voices, seed=1):
-    return [tts.Line(text, voice, seed) for text, voice in zip(LINES, voices, strict=True)]
+    return [tts.TtsLine(text, voice, seed) for text, voice in zip(LINES, voices, strict=True)]
 
 
 def watch(model):
@@ -172,4 +172,4 @@ def test_without_the_package_it_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "moshi.models", None)
     kyutai_tts._load.cache_clear()
     with pytest.raises(ModuleNotFoundError, match="needs PyTorch and the package `moshi`"):
-        kyutai_tts.Kyutai().speak([tts.Line("hello", "v", 1)])
+        kyutai_tts.Kyutai().speak([tts.TtsLine("hello", "v", 1)])

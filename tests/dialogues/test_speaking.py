@@ -31,12 +31,14 @@ def written(path, picture, *names, bad=()):
                 dataset.Turn("assistant" if n % 2 else "user", t) for n, t in enumerate(texts)
             )
             facts = {"digit": 7}
-            kept.add(store.Dialogue(name, turns, ("PROP", "PROP"), image="p.png", facts=facts))
+            kept.add(
+                store.WrittenDialogue(name, turns, ("PROP", "PROP"), image="p.png", facts=facts)
+            )
     return path
 
 
 def read(folder):
-    skips = items.Skips()
+    skips = items.SkippedItems()
     found = {s.id: s for s in moshi_finetune.read(folder, skips=skips)}
     assert not skips.counts
     return found
@@ -102,8 +104,8 @@ class Tones:
     def _one(self, line):
         words = line.text.split()
         tone = np.sin(np.arange(len(words) * 4800) * (0.05 + line.seed % 100 / 1000))
-        spans = tuple(speech.Span(w, n / 5, (n + 1) / 5) for n, w in enumerate(words))
-        return speech.Speech(tone.astype(np.float32), spans, ())
+        spans = tuple(speech.TimedText(w, n / 5, (n + 1) / 5) for n, w in enumerate(words))
+        return speech.SynthesizedSpeech(tone.astype(np.float32), spans, ())
 
 
 def test_one_seed_one_dialogue_whatever_comes_before(tmp_path, picture):

@@ -6,10 +6,10 @@ from mvjax.data.records import dataset
 from mvjax.dialogues import store
 
 TURNS = (dataset.Turn("user", "Ist es blau?"), dataset.Turn("assistant", "Ja, ‘blau’."))
-FULL = store.Dialogue(
+FULL = store.WrittenDialogue(
     "a/b", TURNS, ("PROP",), "b", "A caption.", "b.png", {"digit": 3, "colour": "blue"}, "m", 7
 )
-BARE = store.Dialogue("c", TURNS)
+BARE = store.WrittenDialogue("c", TURNS)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".db", ".sqlite", ".sqlite3"])
@@ -18,7 +18,7 @@ def test_dialogues_come_back_and_dropped_ones_count_as_done(tmp_path, suffix):
     with store.opened(path) as kept:
         assert kept.done() == set()
         kept.add(FULL)
-        kept.add(store.Dropped("lost", ("repeats", "repeats")))
+        kept.add(store.DroppedDialogue("lost", ("repeats", "repeats")))
     with store.opened(path) as kept:
         kept.add(BARE)
         assert kept.done() == {"a/b", "lost", "c"}
@@ -49,10 +49,10 @@ def test_a_line_that_a_kill_cut_off_is_removed_and_the_rest_stays(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"id": "x"}', "line 1: expected a Dialogue: .*turns"),
+        ('{"id": "x"}', "line 1: expected a dialogue: .*turns"),
         ('{"id": "x", "turns": []}', "dialogue 1 .'x'.: expected an id and turns"),
         ('{"id": "x", "turns": [{"speaker": "me", "text": "hm"}]}', "words of user or assistant"),
-        ("junk", "line 1: expected a Dialogue"),
+        ("junk", "line 1: expected a dialogue"),
     ],
 )
 def test_what_is_no_dialogue_is_named(tmp_path, line, message):

@@ -8,22 +8,22 @@ from mvjax import types
 from mvjax.dialogues import tts
 
 PROGRAM = f"{sys.executable} {Path(__file__).with_name('standin_tts.py')}"
-LINE = tts.Line("is it red", "400", 1)
+LINE = tts.TtsLine("is it red", "400", 1)
 
 
 def test_espeak_says_lines_in_their_voices():
     engine = tts.Espeak()
     one, other = engine.speak(
-        [tts.Line("is it red", engine.assistant, 1), tts.Line("no", "en-us+f2:120:80", 2)]
+        [tts.TtsLine("is it red", engine.assistant, 1), tts.TtsLine("no", "en-us+f2:120:80", 2)]
     )
     assert [w.text for w in one.words] == ["is", "it", "red"] and len(other.words) == 1
-    slow, quick = engine.speak([tts.Line("is it red", f"en-us:{r}", 1) for r in (120, 240)])
+    slow, quick = engine.speak([tts.TtsLine("is it red", f"en-us:{r}", 1) for r in (120, 240)])
     assert len(quick.samples) < 0.8 * len(slow.samples)
 
 
 def test_every_espeak_voice_speaks():
     engine = tts.Espeak()
-    lines = [tts.Line("hello", voice, 1) for voice in (engine.assistant, *engine.users)]
+    lines = [tts.TtsLine("hello", voice, 1) for voice in (engine.assistant, *engine.users)]
     assert all(len(said.samples) > 4000 for said in engine.speak(lines))
     assert len(set(engine.users)) == len(engine.users) > 10
 
@@ -32,7 +32,7 @@ def test_espeak_voices_are_names_with_numbers():
     with pytest.raises(
         ValueError, match="expected NAME\\[:RATE\\[:PITCH\\]\\] .*got 'en-us:quick'"
     ):
-        tts.Espeak().speak([tts.Line("hello", "en-us:quick", 1)])
+        tts.Espeak().speak([tts.TtsLine("hello", "en-us:quick", 1)])
 
 
 def test_a_command_gets_text_and_voice_and_tells_word_times():
@@ -54,7 +54,7 @@ def test_a_command_gets_text_and_voice_and_tells_word_times():
 
 
 def test_a_command_may_read_its_input_and_words_get_time_by_their_letters():
-    (said,) = tts.Command(f"{PROGRAM} --out {{wav}}").speak([tts.Line("a bc def", "", 1)])
+    (said,) = tts.Command(f"{PROGRAM} --out {{wav}}").speak([tts.TtsLine("a bc def", "", 1)])
     starts = [w.start for w in said.words]
     assert abs(starts[0] - 0.1) < 0.03 and abs(said.words[-1].end - 0.85) < 0.03
     first, second, third = (w.end - w.start for w in said.words)

@@ -17,9 +17,9 @@ WORD = 0.15  # seconds
 def _speak(text, voice):
     """Every word is a constant 0.5 for 0.15 s."""
     words = text.split()
-    spans = tuple(speech.Span(w, i * WORD, (i + 1) * WORD) for i, w in enumerate(words))
+    spans = tuple(speech.TimedText(w, i * WORD, (i + 1) * WORD) for i, w in enumerate(words))
     samples = np.full(round(len(words) * WORD * types.SAMPLE_RATE), 0.5, np.float32)
-    return speech.Speech(samples, spans, ())
+    return speech.SynthesizedSpeech(samples, spans, ())
 
 
 def _encode(audio):
@@ -42,7 +42,7 @@ def _prepare(root, **changes):
     options = {"dialogues": 6, "speak": _speak, "encode": _encode, "progress": lambda *_: None}
     records_lib.prepare(root, **(options | changes))
     return {
-        name: dataset.Reader(root / name, expected=None)
+        name: dataset.RecordReader(root / name, expected=None)
         for name in ("visual", "text", "small_talk")
     }
 

@@ -35,7 +35,7 @@ class _Outline(html.parser.HTMLParser):
 
 def _report() -> html_lib.Report:
     rng = np.random.default_rng(0)
-    example = html_lib.Example(
+    example = html_lib.ReportExample(
         kind="digit",
         image=rng.integers(0, 256, (6, 5, 3), dtype=np.uint8),
         scene="a red seven at the top left",

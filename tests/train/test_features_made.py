@@ -38,13 +38,15 @@ def test_features_are_those_of_the_step(run):
     made = encode_features.make(run, progress=lambda *seen: told.append(seen))
     assert set(made) == {"text"} and told[-1] == ("text", 5, 5)
     dataset = examples.record_path(run.data, "text")
-    reader = dataset_lib.Reader(dataset, expected=None)
-    found = image_features.Reader(dataset, expected=image_features.made_with(run.frozen, run.model))
+    reader = dataset_lib.RecordReader(dataset, expected=None)
+    found = image_features.FeatureReader(
+        dataset, expected=image_features.made_with(run.frozen, run.model)
+    )
     params = {"image": {"encoder": big_vision.load_siglip(run.frozen.siglip, run.model.siglip)}}
     model = model_lib.VisionSpeech(run.model)
     encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_images"))
     for i in range(5):
-        number = reader.row(i).image
+        number = reader.stored(i).image
         picture = images.decode(reader.image(number), limits=run.data.limits)
         pixels = images.normalize(images.resize_square(picture, 48))[None]
         wanted = np.asarray(encode(params, pixels))[0]

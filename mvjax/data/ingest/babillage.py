@@ -27,14 +27,14 @@ TAIL = 2.0  # seconds of silence in which to answer a question that has no spoke
 _QUESTIONS_PER_IMAGE = 1000  # VQAv2: question id = image id x 1000 + n
 
 
-class _Question(msgspec.Struct):
+class _SpokenQuestion(msgspec.Struct):
     sample_id: int
     question_audio: sources.Media | None
     question_transcript: list[str] | None
     question_alignment: list[list[float]] | None
 
 
-class _Pair(_Question):
+class _Pair(_SpokenQuestion):
     image_id: int
     answer_audio: sources.Media | None
     answer_transcript: list[str] | None
@@ -42,7 +42,7 @@ class _Pair(_Question):
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[spoken.Spoken]:
     """Yields the dialogues of a part, such as "coco-test".
 
@@ -53,7 +53,7 @@ def read(
         raise ValueError(f"{source}: has no pictures; name the folders of COCO's or OCR-VQA's")
     part, _, of = split.partition("-")
     paths = sources.the_files(source, f"{part}/{of}-*.parquet")
-    kind = _Question if part == "vqav2" else _Pair
+    kind = _SpokenQuestion if part == "vqav2" else _Pair
     for place, row in sources.parquet_rows(paths, kind, skips, rows_at_once=16):
         name = f"babillage-{split}-{row.sample_id}"
         answered = isinstance(row, _Pair)
@@ -80,7 +80,7 @@ def _picture(folders: Sequence[Path], part: str, image_id: int) -> Path:
     return next((path for path in found if path.is_file()), found[0])
 
 
-def _dialogue(name: str, row: _Question, image: bytes, image_id: int) -> spoken.Spoken:
+def _dialogue(name: str, row: _SpokenQuestion, image: bytes, image_id: int) -> spoken.Spoken:
     question, user_words = _said(row, "question", 0.0)
     start = len(question) + round(GAP * types.SAMPLE_RATE)
     if isinstance(row, _Pair):
@@ -105,7 +105,7 @@ def _dialogue(name: str, row: _Question, image: bytes, image_id: int) -> spoken.
     )
 
 
-def _said(row: _Question, side: str, start: float) -> tuple[np.ndarray, tuple]:
+def _said(row: _SpokenQuestion, side: str, start: float) -> tuple[np.ndarray, tuple]:
     """The samples of one side, and its words at their times after `start` seconds."""
     texts = getattr(row, f"{side}_transcript") or []
     times = getattr(row, f"{side}_alignment") or []

@@ -32,7 +32,7 @@ class Images:
       skips: gets tables of img2dataset that are damaged.
     """
 
-    def __init__(self, folders: Sequence[Path], skips: items.Skips):
+    def __init__(self, folders: Sequence[Path], skips: items.SkippedItems):
         self._plain = [folder for folder in folders if not _tables(folder)]
         self._downloaded: dict[bytes, tuple[Path, str]] = {}  # digest of the URL -> folder and key
         for folder in folders:

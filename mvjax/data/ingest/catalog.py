@@ -1,15 +1,21 @@
-"""The datasets that `mvjax data ingest` knows: what each is, its splits, and what its folder holds."""
+"""The published datasets that `mvjax data ingest` and `mvjax data encode` can read.
+
+To add a dataset, copy `docci.py` (the shortest) to `data/ingest/NAME.py`: its docstring quotes the published
+files, and `read(source, *, split, images, skips)` yields one `items.Item` (image and text) or
+`spoken.Spoken` (speech) per sample. Then add an entry to DATASETS and a line to `reader` below, and put a
+small copy of the published files into a test beside `tests/data/test_ingest_text.py`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset:
+class CatalogEntry:
     """One published dataset.
 
     Attributes:
@@ -17,7 +23,7 @@ class Dataset:
       splits: the first is the default.
       source: what the source folder holds.
       images: what the image folders hold; empty: the images are in the dataset's own files.
-      spoken: it has speech: its items are `spoken.Spoken` and go through a codec.
+      spoken: whether it has speech: its samples are `spoken.Spoken`, for `mvjax data encode`.
     """
 
     summary: str
@@ -28,52 +34,52 @@ class Dataset:
 
 
 DATASETS = {
-    "coco": Dataset(
+    "coco": CatalogEntry(
         "COCO captions, Karpathy split", ("train", "val", "test"), "dataset_coco.json",
         "train2014/ and val2014/",
     ),
-    "vqav2": Dataset(
+    "vqav2": CatalogEntry(
         "VQAv2", ("train", "val"),
         "v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json",
         "train2014/ and val2014/",
     ),
-    "ocr-vqa": Dataset(
+    "ocr-vqa": CatalogEntry(
         "OCR-VQA, book covers", ("train", "val", "test"), "dataset.json", "the covers, by key",
     ),
-    "tallyqa": Dataset(
+    "tallyqa": CatalogEntry(
         "TallyQA, counting", ("train", "test"), "train.json and test.json",
         "train2014/, val2014/ (COCO), VG_100K/ and VG_100K_2/ (Visual Genome)",
     ),
-    "docvqa": Dataset(
+    "docvqa": CatalogEntry(
         "DocVQA, single pages", ("train", "val"),
         "train_v1.0_withQT.json or DocVQA/train-*.parquet", "the pages; none for Parquet",
     ),
-    "rendered-text": Dataset("RenderedText", ("train",), "*.tar"),
-    "pixmo-cap": Dataset(
+    "rendered-text": CatalogEntry("RenderedText", ("train",), "*.tar"),
+    "pixmo-cap": CatalogEntry(
         "PixMo-Cap, long human captions", ("train",), "data/train-*.parquet",
         "images named by the SHA-256 of their URL, or the output of img2dataset",
     ),
-    "docci": Dataset(
+    "docci": CatalogEntry(
         "DOCCI, long human descriptions", ("train", "test", "qual_dev", "qual_test"),
         "docci_descriptions.jsonlines", "the pictures",
     ),
-    "pixelprose": Dataset(
+    "pixelprose": CatalogEntry(
         "PixelProse, captions by a model", ("train", "cc12m", "commonpool", "redcaps"),
         "data/vlm_captions_*.parquet",
         "the output of img2dataset, or images named by the SHA-256 of their URL",
     ),
-    "babillage": Dataset(
+    "babillage": CatalogEntry(
         "Babillage, spoken questions about images",
         ("coco-validation", "coco-test", "ocrvqa-validation", "ocrvqa-test", "vqav2-validation"),
         "coco/, ocrvqa/ and vqav2/ with *.parquet", "those of the dataset it speaks", spoken=True,
     ),
-    "moshi-finetune": Dataset(
+    "moshi-finetune": CatalogEntry(
         "stereo speech with word times", ("all",), "*.jsonl, or one such file", spoken=True,
     ),
 }  # fmt: skip
 
 
-def find(name: str, split: str | None) -> tuple[Dataset, str]:
+def find(name: str, split: str | None) -> tuple[CatalogEntry, str]:
     """The dataset, and the split or its default.
 
     Raises:
@@ -93,6 +99,25 @@ def find(name: str, split: str | None) -> tuple[Dataset, str]:
     return dataset, chosen
 
 
-def reader(name: str) -> ModuleType:
-    """The module that reads a dataset: `read(source, split=, images=, skips=)` yields its items."""
-    return importlib.import_module(f"mvjax.data.ingest.{name.replace('-', '_')}")
+def reader(name: str) -> Callable[..., Iterator[Any]]:
+    """The `read` of a dataset's module; imported when it is needed, as some bring audio libraries."""
+    from mvjax.data.ingest import (
+        babillage,
+        coco,
+        docci,
+        docvqa,
+        moshi_finetune,
+        ocr_vqa,
+        pixelprose,
+        pixmo_cap,
+        rendered_text,
+        tallyqa,
+        vqav2,
+    )
+
+    modules = {
+        "coco": coco, "vqav2": vqav2, "ocr-vqa": ocr_vqa, "tallyqa": tallyqa, "docvqa": docvqa,
+        "rendered-text": rendered_text, "pixmo-cap": pixmo_cap, "docci": docci,
+        "pixelprose": pixelprose, "babillage": babillage, "moshi-finetune": moshi_finetune,
+    }  # fmt: skip
+    return modules[name].read

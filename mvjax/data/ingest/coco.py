@@ -35,16 +35,16 @@ class _Image(msgspec.Struct):
     filepath: str = ""
 
 
-class _Dataset(msgspec.Struct):
+class _KarpathyFile(msgspec.Struct):
     images: list[_Image]
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the captions of a split; `images` hold `train2014/` and `val2014/`."""
     path = sources.the_file(source, "dataset_coco.json", "karpathy/dataset_coco.json")
-    for image in sources.decode_json(path, msgspec.json.Decoder(_Dataset)).images:
+    for image in sources.decode_json(path, msgspec.json.Decoder(_KarpathyFile)).images:
         if image.split not in _SPLITS[split]:
             continue
         picture = sources.find_image(images, f"{image.filepath}/{image.filename}")

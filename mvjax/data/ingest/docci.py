@@ -25,7 +25,7 @@ class _Example(msgspec.Struct):
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the descriptions of a split; `images` hold the pictures, or an `images/` with them."""
     folders = [folder for root in images for folder in (root / "images", root)]

@@ -25,7 +25,7 @@ from mvjax.data.ingest import items, sources, templates
 _HUB_SPLITS = {"train": "train", "val": "validation"}
 
 
-class _Question(msgspec.Struct):
+class _DocQuestion(msgspec.Struct):
     questionId: int | str
     question: str
     answers: list[str] | None
@@ -33,7 +33,7 @@ class _Question(msgspec.Struct):
     question_types: list[str] | None = None
 
 
-class _Row(msgspec.Struct):
+class _HubRow(msgspec.Struct):
     questionId: int | str
     question: str
     question_types: list[str] | None
@@ -41,12 +41,12 @@ class _Row(msgspec.Struct):
     answers: list[str] | None
 
 
-class _Dataset(msgspec.Struct):
-    data: list[_Question]
+class _ChallengeFile(msgspec.Struct):
+    data: list[_DocQuestion]
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` hold the folders of pages, if they are files."""
     found = (
@@ -73,22 +73,24 @@ def _is_hub(source: Path) -> bool:
 
 def _from_json(
     source: Path, split: str, images: Sequence[Path]
-) -> Iterator[tuple[_Question, Path]]:
+) -> Iterator[tuple[_DocQuestion, Path]]:
     names = [f"{split}_v1.0_withQT.json", f"{split}_v1.0.json"]
     folders = ("", "spdocvqa_qas/", f"{split}/")
     path = sources.the_file(source, *(f"{folder}{name}" for folder in folders for name in names))
     roots = [r for root in images for r in (root, root / split, root / "spdocvqa_images")]
-    for question in sources.decode_json(path, msgspec.json.Decoder(_Dataset)).data:
+    for question in sources.decode_json(path, msgspec.json.Decoder(_ChallengeFile)).data:
         page = sources.find_image(roots, question.image)
         if not page.is_file():
             page = sources.find_image(roots, Path(question.image).name)
         yield question, page
 
 
-def _from_hub(source: Path, split: str, skips: items.Skips) -> Iterator[tuple[_Row, bytes]]:
+def _from_hub(
+    source: Path, split: str, skips: items.SkippedItems
+) -> Iterator[tuple[_HubRow, bytes]]:
     pattern = f"{_HUB_SPLITS[split]}-*.parquet"
     paths = sources.the_files(source, f"DocVQA/{pattern}", pattern)
-    for place, row in sources.parquet_rows(paths, _Row, skips, rows_at_once=16):
+    for place, row in sources.parquet_rows(paths, _HubRow, skips, rows_at_once=16):
         if row.image is None or not row.image.content:
             skips.add(place, "missing image", "the row holds no image bytes")
             continue

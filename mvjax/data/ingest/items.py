@@ -1,4 +1,4 @@
-"""What the readers of written datasets have in common: items, their images, and what was left out."""
+"""What the readers of written datasets have in common: items, their images, and what was skipped."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Item:
     facts: dict[str, str | int]
 
 
-class Skips:
-    """Counts what is left out, by reason, and lists it as it happens: one JSON object a line.
+class SkippedItems:
+    """Counts skipped items by reason and lists them as they come, one JSON object a line.
 
     Args:
       listing: where; None: only counts.
@@ -63,7 +63,7 @@ class Skips:
             self._file.write(msgspec.json.encode(line).decode() + "\n")
         if self._budget is not None and self.counts.total() > self._budget:
             raise ValueError(
-                f"at most {self._budget} items may be left out, got {self.summary()}; the last is"
+                f"at most {self._budget} items may be skipped, got {self.summary()}; the last is"
                 f" {place}: {detail}{self._listed()}; repair the files or raise the budget"
             )
 
@@ -75,10 +75,10 @@ class Skips:
         """Raises: for readers that have come to their end without one item.
 
         Raises:
-          ValueError: naming what was left out.
+          ValueError: naming what was skipped.
         """
         raise ValueError(
-            f"{source}: expected at least one whole item, got none; left out: {self.summary()}"
+            f"{source}: expected at least one whole item, got none; skipped: {self.summary()}"
             f"{self._listed()}; are the source and the image folders the right ones?"
         )
 
@@ -87,7 +87,7 @@ class Skips:
         if self._file:
             self._file.close()
 
-    def __enter__(self) -> Skips:
+    def __enter__(self) -> SkippedItems:
         return self
 
     def __exit__(
@@ -106,7 +106,7 @@ class Skips:
 
 
 def records_of(
-    items: Iterable[Item], skips: Skips, *, workers: int = 4
+    items: Iterable[Item], skips: SkippedItems, *, workers: int = 4
 ) -> Generator[dataset.Record, None, None]:
     """Reads and decodes the images in threads; yields the items as text records, in order.
 
@@ -144,7 +144,9 @@ def load_image(image: Path | bytes) -> bytes:
     return data
 
 
-def _finish(item: Item, image: futures.Future[bytes], skips: Skips) -> Iterator[dataset.Record]:
+def _finish(
+    item: Item, image: futures.Future[bytes], skips: SkippedItems
+) -> Iterator[dataset.Record]:
     try:
         data = image.result()
     except FileNotFoundError as error:

@@ -37,14 +37,14 @@ class _Listed(msgspec.Struct):
     duration: float
 
 
-class _Word(msgspec.Struct, array_like=True):
+class _AlignedWord(msgspec.Struct, array_like=True):
     text: str
     times: tuple[float, float]
     speaker: str
 
 
 class _Transcript(msgspec.Struct, omit_defaults=True):
-    alignments: list[_Word]
+    alignments: list[_AlignedWord]
     id: str | None = None
     kinds: tuple[str, ...] = ()
     turns: tuple[tuple[str, str], ...] = ()
@@ -57,7 +57,7 @@ def read(
     *,
     split: str = "all",
     images: Sequence[Path] = (),
-    skips: items.Skips,
+    skips: items.SkippedItems,
     untranscribed: bool = False,
 ) -> Iterator[spoken.Spoken]:
     """Yields the dialogues that a jsonl (or every jsonl below a folder) lists; audio stays on disk.

@@ -28,7 +28,7 @@ class _Book(msgspec.Struct):
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` hold the covers, or an `images/` with them."""
     folders = [folder for root in images for folder in (root / "images", root)]

@@ -15,7 +15,7 @@ import msgspec
 from mvjax.data.ingest import by_url, items, sources, templates
 
 
-class _Row(msgspec.Struct):
+class _PixelProseRow(msgspec.Struct):
     uid: str
     url: str | None
     status: str | None
@@ -23,14 +23,14 @@ class _Row(msgspec.Struct):
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the captions of a part, or of all ("train", as the hub calls it)."""
     part = "*" if split == "train" else f"{split}_*"
     pattern = f"vlm_captions_{part}.parquet"
     paths = sources.the_files(source, f"data/{pattern}", pattern)
     pictures = by_url.Images(images, skips)
-    for _, row in sources.parquet_rows(paths, _Row, skips):
+    for _, row in sources.parquet_rows(paths, _PixelProseRow, skips):
         name = f"pixelprose-{row.uid}"
         if not row.vlm_caption or not row.vlm_caption.strip() or not row.url:
             skips.add(name, "empty caption", f"status {row.status!r}")

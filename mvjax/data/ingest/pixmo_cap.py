@@ -15,18 +15,18 @@ import msgspec
 from mvjax.data.ingest import by_url, items, sources, templates
 
 
-class _Row(msgspec.Struct):
+class _PixmoRow(msgspec.Struct):
     image_url: str | None
     caption: str | None
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the captions; URLs repeat, so the id is the file and the row."""
     paths = sources.the_files(source, f"data/{split}-*.parquet", f"{split}-*.parquet")
     pictures = by_url.Images(images, skips)
-    for place, row in sources.parquet_rows(paths, _Row, skips):
+    for place, row in sources.parquet_rows(paths, _PixmoRow, skips):
         name = f"pixmo-cap-{place.replace('.parquet:', '-')}"
         if not row.caption or not row.caption.strip() or not row.image_url:
             skips.add(name, "empty caption", row.image_url)

@@ -27,7 +27,7 @@ class _Annotation(msgspec.Struct):
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the pictures; there is one split, and images are in the shards."""
     del split, images
@@ -54,7 +54,7 @@ def read(
             )
 
 
-def _samples(shard: Path, skips: items.Skips) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _samples(shard: Path, skips: items.SkippedItems) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, suffix -> bytes) of members that follow each other and differ in suffix only."""
     key, members = "", {}
     try:

@@ -70,7 +70,7 @@ def decode_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def json_lines(
-    path: Path, decoder: msgspec.json.Decoder[T], skips: items.Skips
+    path: Path, decoder: msgspec.json.Decoder[T], skips: items.SkippedItems
 ) -> Iterator[tuple[str, T]]:
     """Decodes a file of one JSON object a line; yields (place, object); bad lines are skipped."""
     with path.open("rb") as file:
@@ -87,7 +87,7 @@ def json_lines(
 
 
 def parquet_rows(
-    paths: Sequence[Path], kind: type[Row], skips: items.Skips, *, rows_at_once: int = 64
+    paths: Sequence[Path], kind: type[Row], skips: items.SkippedItems, *, rows_at_once: int = 64
 ) -> Iterator[tuple[str, Row]]:
     """Yields (file:row, struct) of the columns that `kind`, a msgspec.Struct, has as fields.
 

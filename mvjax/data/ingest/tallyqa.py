@@ -28,7 +28,7 @@ class _Entry(msgspec.Struct):
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` together hold all the image folders."""
     path = sources.the_file(source, f"{split}.json", f"tallyqa/{split}.json")

@@ -23,33 +23,33 @@ from mvjax.data.ingest import items, sources, templates
 _FOLDERS = {"train": "train2014", "val": "val2014"}
 
 
-class _Question(msgspec.Struct):
+class _VqaQuestion(msgspec.Struct):
     image_id: int
     question: str
     question_id: int
 
 
 class _Questions(msgspec.Struct):
-    questions: list[_Question]
+    questions: list[_VqaQuestion]
 
 
-class _Answer(msgspec.Struct):
+class _VqaAnswer(msgspec.Struct):
     answer: str
 
 
-class _Annotation(msgspec.Struct):
+class _VqaAnnotation(msgspec.Struct):
     question_id: int
     multiple_choice_answer: str
-    answers: list[_Answer]
+    answers: list[_VqaAnswer]
     answer_type: str
 
 
 class _Annotations(msgspec.Struct):
-    annotations: list[_Annotation]
+    annotations: list[_VqaAnnotation]
 
 
 def read(
-    source: Path, *, split: str, images: Sequence[Path], skips: items.Skips
+    source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` hold `train2014/` and `val2014/`."""
     folder = _FOLDERS[split]

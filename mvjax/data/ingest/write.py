@@ -1,4 +1,4 @@
-"""Writes a dataset's records below a root, and beside them the list of what was left out."""
+"""Writes a dataset's records below a root, and beside them the list of skipped items."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mvjax.data.ingest import catalog, items, sources
-from mvjax.data.records import dataset as dataset_lib
+from mvjax.data.records import dataset
 
 BAD_RECORDS = ".bad_records.jsonl"  # after the dataset's name
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class IngestSummary:
     """What an ingestion did.
 
     Attributes:
       index: of the records.
-      skipped: how many items were left out, by reason.
+      skipped: numbers of skipped items by reason.
       listing: the file that lists them.
     """
 
-    index: dataset_lib.Index
+    index: dataset.DatasetIndex
     skipped: dict[str, int]
     listing: Path
 
@@ -31,7 +31,7 @@ class Summary:
 def write_text(
     name: str,
     source: Path,
-    dataset: Path,
+    path: Path,
     *,
     split: str | None = None,
     images: Sequence[Path] = (),
@@ -39,24 +39,24 @@ def write_text(
     workers: int = 4,
     budget: int | None = None,
     progress: Callable[[int, int], None] = lambda written, skipped: None,
-) -> Summary:
+) -> IngestSummary:
     """Reads a dataset of images and text and writes its records as ROOT/NAME.
 
     Args:
       name: in the catalog.
       source: the folder with the dataset's files as published.
-      dataset: ROOT/NAME.
+      path: ROOT/NAME.
       split: None: the first in the catalog.
       images: folders searched in order for what the dataset calls an image; none: `source`, and
         `source`/images where it exists.
       limit: stop after so many records.
       workers: threads that read and decode images.
-      budget: items that may be left out; None: any number.
+      budget: items that may be skipped; None: any number.
       progress: is told the numbers of records written and items skipped after each record.
 
     Raises:
       ValueError: if the dataset, split or its files are not as expected, nothing could be read,
-        or more was left out than the budget allows. Nothing is then written but the list.
+        or more items were skipped than the budget allows. Nothing is then written but the list.
       FileNotFoundError: naming the files or folders that are missing.
     """
     entry, split = catalog.find(name, split)
@@ -66,13 +66,13 @@ def write_text(
         )
     sources.check_folders(images)
     folders = list(images) or _default_folders(source)
-    listing = dataset.with_name(f"{dataset.name}{BAD_RECORDS}")
+    listing = path.with_name(f"{path.name}{BAD_RECORDS}")
     count = 0
     with (
-        dataset_lib.Writer(dataset, dataset_lib.Identity()) as writer,
-        items.Skips(listing, budget=budget) as skips,
+        dataset.RecordWriter(path, dataset.Identity()) as writer,
+        items.SkippedItems(listing, budget=budget) as skips,
     ):
-        found = catalog.reader(name).read(source, split=split, images=folders, skips=skips)
+        found = catalog.reader(name)(source, split=split, images=folders, skips=skips)
         with contextlib.closing(items.records_of(found, skips, workers=workers)) as complete:
             for record in complete:
                 try:
@@ -86,7 +86,7 @@ def write_text(
                     break
         if not count:
             skips.refuse_nothing_read(source)
-    return Summary(writer.index, dict(skips.counts), listing)
+    return IngestSummary(writer.index, dict(skips.counts), listing)
 
 
 def _default_folders(source: Path) -> list[Path]:

@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 
 from mvjax.config import schema
-from mvjax.data.records import dataset as dataset_lib
-from mvjax.data.records import index, record, shards
+from mvjax.data.records import dataset, index, record, shards
 
 
 def datasets(root: Path) -> list[Path]:
@@ -33,10 +32,10 @@ def validate(
     """Each dataset and its problems, then image features, then files in the folder that belong to none."""
     listed = datasets(root)
     owned: set[Path] = set()
-    for dataset in listed:
-        yield dataset, dataset_lib.verify(dataset, limits)
-        owned |= shards.present(dataset) | shards.present(index.images_stem(dataset))
-        owned.add(index.ids_path(dataset))
+    for path in listed:
+        yield path, dataset.verify(path, limits)
+        owned |= shards.present(path) | shards.present(index.images_stem(path))
+        owned.add(index.ids_path(path))
     for file in sorted(root.glob("*.features.json")):
         stem = file.with_suffix("")
         yield stem, _wrong_features(file, stem)
@@ -52,36 +51,36 @@ def validate(
     )
 
 
-def summary(dataset: Path) -> str:
+def summary(path: Path) -> str:
     """One line on a dataset, or on its image features, that can be opened."""
-    if dataset.suffix:
-        return dataset.name
-    found = dataset_lib.Reader(dataset, expected=None).index
+    if path.suffix:
+        return path.name
+    found = dataset.RecordReader(path, expected=None).index
     size = sum(shard.bytes for shard in (*found.records, *found.images))
     pictures = sum(shard.count for shard in found.images)
     return (
-        f"{dataset.name}: {found.count} records, {pictures} images, {size / 1e6:.1f} MB in "
+        f"{path.name}: {found.count} records, {pictures} images, {size / 1e6:.1f} MB in "
         f"{len(found.records) + len(found.images)} shards"
     )
 
 
-def find(root: Path, id: str, *, name: str | None = None) -> dataset_lib.Record:
+def find(root: Path, id: str, *, name: str | None = None) -> dataset.Record:
     """The record with an id, in one dataset or in any.
 
     Raises:
       ValueError: if there is none, or several datasets have one and `name` is None.
     """
     found = []
-    for dataset in datasets(root) if name is None else [root / name]:
-        reader = dataset_lib.Reader(dataset, expected=None)
+    for path in datasets(root) if name is None else [root / name]:
+        reader = dataset.RecordReader(path, expected=None)
         try:
-            found.append((dataset.name, reader[reader.find(id)]))
+            found.append((path.name, reader[reader.find(id)]))
         except index.NoSuchId:
             continue
     if not found:
         raise ValueError(f"{root}: expected a record with id {id!r} in {name or 'any dataset'}")
     if len(found) > 1:
-        names = [dataset for dataset, _ in found]
+        names = [where for where, _ in found]
         raise ValueError(f"{root}: id {id!r} is in {names}; say which with --name")
     return found[0][1]
 
@@ -94,7 +93,7 @@ def _wrong_features(file: Path, stem: Path) -> list[str]:
     """Compares features with their index; whether they fit a run, the run says."""
     try:
         found = msgspec.json.decode(file.read_bytes(), type=_Features).features
-        shards.Reader(stem, found)
+        shards.ShardReader(stem, found)
     except msgspec.MsgspecError as error:
         return [f"{file}: expected an index of features: {error}"]
     except (ValueError, FileNotFoundError) as error:

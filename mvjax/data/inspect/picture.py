@@ -32,7 +32,7 @@ _LEGENDS = {  # by whether the record is spoken
 _INK = "#252b36"
 
 
-def png(shown: timeline.Timeline) -> bytes:
+def png(shown: timeline.RecordTimeline) -> bytes:
     """Draws a timeline; its image must decode."""
     from matplotlib import figure as figures
     from matplotlib.backends import backend_agg
@@ -51,7 +51,7 @@ def png(shown: timeline.Timeline) -> bytes:
     return buffer.getvalue()
 
 
-def _head(figure: Any, shown: timeline.Timeline, height: float) -> None:
+def _head(figure: Any, shown: timeline.RecordTimeline, height: float) -> None:
     """The image on the left; what the record says on the right; the legend below."""
     record = shown.record
     share = _HEAD / height
@@ -79,7 +79,7 @@ def _head(figure: Any, shown: timeline.Timeline, height: float) -> None:
         figure.text(0.6, 1 - 0.9 * share, note, fontsize=9, color=_INK)
 
 
-def _row(axes: Any, shown: timeline.Timeline, first: int) -> None:
+def _row(axes: Any, shown: timeline.RecordTimeline, first: int) -> None:
     """One line of cells with the lanes of both sides above it."""
     unit = types.FRAME_SECONDS if shown.spoken else 1
     start, end = first * unit, (first + _COLUMNS) * unit

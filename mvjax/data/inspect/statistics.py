@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mvjax import types
 from mvjax.data import streams
-from mvjax.data.records import dataset as records
+from mvjax.data.records import dataset
 
 _BAR = 40  # characters of the longest bar
 _LONGEST = 1 << 16  # tokens of a transcript; longer ones count as this
@@ -43,9 +43,9 @@ class Statistics:
     bad: int
 
 
-def statistics(dataset: Path, tokenizer: streams.Tokenizer) -> Statistics:
+def statistics(path: Path, tokenizer: streams.Tokenizer) -> Statistics:
     """Reads all records, not their images."""
-    reader = records.Reader(dataset, expected=None)
+    reader = dataset.RecordReader(path, expected=None)
     with_image = spoken = bad = 0
     seconds = 0.0
     turns, words = collections.Counter(), collections.Counter()
@@ -53,7 +53,7 @@ def statistics(dataset: Path, tokenizer: streams.Tokenizer) -> Statistics:
     frames, tokens = collections.Counter(), collections.Counter()
     for i in range(len(reader)):
         try:
-            row = reader.row(i)
+            row = reader.stored(i)
         except ValueError:
             bad += 1
             continue
@@ -70,7 +70,7 @@ def statistics(dataset: Path, tokenizer: streams.Tokenizer) -> Statistics:
         for kind in set(row.kinds):
             kinds[kind].update(records=1, turns=len(row.turns))
     return Statistics(
-        name=dataset.name,
+        name=path.name,
         records=len(reader),
         with_image=with_image,
         images=sum(shard.count for shard in reader.index.images),

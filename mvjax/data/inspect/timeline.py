@@ -23,7 +23,7 @@ _SHOWN = {PAD: ".", EPAD: "+", ABSENT: " "}
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class TextCell:
     """One frame, or one position of a speechless row, of the text stream."""
 
     kind: str
@@ -31,7 +31,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
+class SpeakerSpan:
     """One side speaks without a longer pause."""
 
     speaker: str
@@ -41,7 +41,7 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
-class Timeline:
+class RecordTimeline:
     """What there is to show of a record.
 
     Attributes:
@@ -51,17 +51,17 @@ class Timeline:
     """
 
     record: dataset.Record
-    cells: tuple[Cell, ...]
-    spans: tuple[Span, ...]
+    cells: tuple[TextCell, ...]
+    spans: tuple[SpeakerSpan, ...]
     spoken: bool
 
 
 def timeline(
     record: dataset.Record, pieces: pieces_lib.Pieces, model: schema.ModelConfig
-) -> Timeline:
+) -> RecordTimeline:
     """Lays a record out as training does, with the model's PAD and EPAD."""
     if not record.codes:
-        return Timeline(record, _speechless(record, pieces), (), spoken=False)
+        return RecordTimeline(record, _speechless(record, pieces), (), spoken=False)
     row = streams.text_stream(
         record.words,
         record.array().shape[1],
@@ -71,15 +71,15 @@ def timeline(
     )
     special = {model.text_pad: PAD, model.text_epad: EPAD, types.ZERO_TOKEN: ABSENT}
     cells = [
-        Cell(special[i]) if i in special else Cell(TOKEN, _clean(pieces.id_to_piece(i)))
+        TextCell(special[i]) if i in special else TextCell(TOKEN, _clean(pieces.id_to_piece(i)))
         for i in row.tolist()
     ]
     spans = [*_spans("user", record.user_words or ()), *_spans("assistant", record.words or ())]
     spans.sort(key=lambda span: span.start)
-    return Timeline(record, tuple(cells), tuple(spans), spoken=True)
+    return RecordTimeline(record, tuple(cells), tuple(spans), spoken=True)
 
 
-def text(shown: Timeline) -> str:
+def text(shown: RecordTimeline) -> str:
     """The timeline for a terminal."""
     record = shown.record
     facts = ", ".join(f"{key} {value}" for key, value in (record.facts or {}).items())
@@ -106,7 +106,7 @@ def text(shown: Timeline) -> str:
     return "\n".join(lines)
 
 
-def _speechless(record: dataset.Record, pieces: pieces_lib.Pieces) -> tuple[Cell, ...]:
+def _speechless(record: dataset.Record, pieces: pieces_lib.Pieces) -> tuple[TextCell, ...]:
     ids, learned = streams.speechless_row(record.turns, pieces, 1 << 16)
     names = {streams.BOS: "BOS", streams.EOS: "EOS"}
     cells = []
@@ -114,21 +114,21 @@ def _speechless(record: dataset.Record, pieces: pieces_lib.Pieces) -> tuple[Cell
         if i == types.ZERO_TOKEN:
             break
         if i in names:
-            cells.append(Cell(CONTROL, names[i]))
+            cells.append(TextCell(CONTROL, names[i]))
         else:
-            cells.append(Cell(LEARNT if counts else TOKEN, _clean(pieces.id_to_piece(i))))
+            cells.append(TextCell(LEARNT if counts else TOKEN, _clean(pieces.id_to_piece(i))))
     return tuple(cells)
 
 
-def _spans(speaker: str, words: Sequence[dataset.Word]) -> list[Span]:
-    spans: list[Span] = []
+def _spans(speaker: str, words: Sequence[dataset.Word]) -> list[SpeakerSpan]:
+    spans: list[SpeakerSpan] = []
     for word in sorted(words, key=lambda w: w.start):
         if spans and word.start - spans[-1].end < _PAUSE:
             last = spans.pop()
             joined = f"{last.text} {word.text}"
-            spans.append(Span(speaker, last.start, max(last.end, word.end), joined))
+            spans.append(SpeakerSpan(speaker, last.start, max(last.end, word.end), joined))
         else:
-            spans.append(Span(speaker, word.start, word.end, word.text))
+            spans.append(SpeakerSpan(speaker, word.start, word.end, word.text))
     return spans
 
 

@@ -13,7 +13,7 @@ FILE = "bad_records.jsonl"  # in the run folder
 _LOG = logging.getLogger(__name__)
 
 
-class _Line(msgspec.Struct):
+class _BadRecord(msgspec.Struct):
     record: str
     problem: str
     id: str | None = None
@@ -50,7 +50,7 @@ class BadRecords:
                 self._found[record] = str(error)
                 count = len(self._found)
                 _LOG.warning("skipping bad record %s (%d so far): %s", record, count, error)
-                self._write(_Line(record, self._found[record], id))
+                self._write(_BadRecord(record, self._found[record], id))
             if len(self._found) > self._budget:
                 listed = "\n  ".join(f"{name}: {why}" for name, why in sorted(self._found.items()))
                 raise ValueError(
@@ -58,7 +58,7 @@ class BadRecords:
                     f"{len(self._found)}; repair the files or raise the budget:\n  {listed}"
                 ) from error
 
-    def _write(self, line: _Line) -> None:
+    def _write(self, line: _BadRecord) -> None:
         if self._listing is None:
             return
         self._listing.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +66,11 @@ class BadRecords:
             file.write(msgspec.json.encode(line) + b"\n")
 
 
-def _read(listing: Path) -> list[_Line]:
+def _read(listing: Path) -> list[_BadRecord]:
     """The whole lines; the last may have been cut short when a run was killed."""
     whole = listing.read_bytes().split(b"\n")[:-1]
     try:
-        return [msgspec.json.decode(line, type=_Line) for line in whole if line]
+        return [msgspec.json.decode(line, type=_BadRecord) for line in whole if line]
     except msgspec.MsgspecError as error:
         raise ValueError(
             f"{listing}: expected a bad record a line: {error}; move the file away"

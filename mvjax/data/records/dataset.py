@@ -1,8 +1,8 @@
 """Dialogues on disk: one msgpack row each in ArrayRecord shards, images stored once, an index NAME.json.
 
-    with records.Writer(root / "name", records.Identity(codec=..., tokenizer=...)) as writer:
+    with records.RecordWriter(root / "name", records.Identity(codec=..., tokenizer=...)) as writer:
         writer.add(records.Record(...))
-    records.Reader(root / "name", expected=None)[0]
+    records.RecordReader(root / "name", expected=None)[0]
 
 The index names codec and tokenizer by hash: codes cannot be read with another codec than the one that
 made them. A record is valid or it is refused, on writing as on reading. BUILD.md, "Records".
@@ -29,11 +29,11 @@ from mvjax.data.records import shards
 Turn = record_lib.Turn
 Word = record_lib.Word
 Record = record_lib.Record
-Row = record_lib.Row
+StoredRecord = record_lib.StoredRecord
 encode_codes = record_lib.encode_codes
 problems = record_lib.problems
 Identity = index_lib.Identity
-Index = index_lib.Index
+DatasetIndex = index_lib.DatasetIndex
 identity = index_lib.identity
 index_path = index_lib.path
 
@@ -42,7 +42,7 @@ SHARD_BYTES = 4 * 2**30  # of content; a dataset of 1 TB is 250 open files
 _THREADS, _AT_ONCE = 4, 256  # images that are verified at once; that wait for it
 
 
-class Writer:
+class RecordWriter:
     """Writes a dataset record by record, in constant memory; the files appear when the block ends.
 
     If the block raises, nothing is left, and an earlier dataset of that name stays as it was. An
@@ -55,7 +55,7 @@ class Writer:
       shard_bytes: of content in a shard; the last entry may exceed it.
     """
 
-    index: Index  # once the block has ended
+    index: DatasetIndex  # once the block has ended
 
     def __init__(
         self,
@@ -71,16 +71,16 @@ class Writer:
             raise OSError(f"{path}: expected a writable folder; choose another data.root")
         self._path, self._made_with, self._limits = path, made_with, limits
         self._hashes = array.array("Q")
-        self._rows = shards.Writer(path, shard_bytes=shard_bytes, compressed=True)
+        self._rows = shards.ShardWriter(path, shard_bytes=shard_bytes, compressed=True)
         stem = index_lib.images_stem(path)
-        self._images = shards.Writer(stem, shard_bytes=shard_bytes, compressed=False)
+        self._images = shards.ShardWriter(stem, shard_bytes=shard_bytes, compressed=False)
         # Private, in memory until it is large, then in a temporary file.
         self._seen = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._seen.execute("PRAGMA journal_mode = OFF")
         self._seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
         self._seen.execute("CREATE TABLE images (hash BLOB PRIMARY KEY, n INT) WITHOUT ROWID")
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> RecordWriter:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -133,7 +133,7 @@ class Writer:
         self._rows.close()
         self._images.close()
         index_path(self._path).unlink(missing_ok=True)
-        self.index = Index(
+        self.index = DatasetIndex(
             format=index_lib.FORMAT,
             version=index_lib.VERSION,
             count=len(self._hashes),
@@ -152,20 +152,20 @@ def write(
     *,
     limits: schema.LimitsConfig = record_lib.LIMITS,
     shard_bytes: int = SHARD_BYTES,
-) -> Index:
-    """Writes a whole dataset ROOT/NAME, as `Writer` does.
+) -> DatasetIndex:
+    """Writes a whole dataset ROOT/NAME, as `RecordWriter` does.
 
     Raises:
       ValueError: naming every problem of the first invalid record; nothing is written then.
       OSError: if the folder cannot be written or the disk is full.
     """
-    with Writer(path, made_with, limits=limits, shard_bytes=shard_bytes) as writer:
+    with RecordWriter(path, made_with, limits=limits, shard_bytes=shard_bytes) as writer:
         for record in items:
             writer.add(record)
     return writer.index
 
 
-class Reader:
+class RecordReader:
     """Random access to a dataset; opening it reads the index alone.
 
     Args:
@@ -189,8 +189,8 @@ class Reader:
         self.index = index_lib.read(path)
         if expected is not None:
             index_lib.check_identity(path, self.index.identity, expected)
-        self._rows = shards.Reader(path, self.index.records)
-        self._images = shards.Reader(index_lib.images_stem(path), self.index.images)
+        self._rows = shards.ShardReader(path, self.index.records)
+        self._images = shards.ShardReader(index_lib.images_stem(path), self.index.images)
         self._ids = index_lib.read_ids(path, self.index.count)
 
     def __reduce__(self):
@@ -205,13 +205,13 @@ class Reader:
         Raises:
           ValueError: naming the dataset, the record's number and, if it can be read, its id.
         """
-        row = self.row(i)
+        row = self.stored(i)
         return record_lib.join(row, None if row.image is None else self.image(row.image))
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
 
-    def row(self, i: int) -> Row:
+    def stored(self, i: int) -> StoredRecord:
         """Reads and validates one record without its image; raises as reading with it does."""
         place = f"{self.path} record {i}"
         if not 0 <= i < len(self):
@@ -244,20 +244,20 @@ class Reader:
         Raises:
           ValueError: if there is none.
         """
-        return index_lib.find(self.path, self._ids, id, lambda i: self.row(i).id)
+        return index_lib.find(self.path, self._ids, id, lambda i: self.stored(i).id)
 
 
 def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[str]:
     """Reads a whole dataset: what is wrong with its hashes, records, images and ids."""
     try:
-        reader = Reader(path, expected=None, limits=limits)
+        reader = RecordReader(path, expected=None, limits=limits)
     except (ValueError, FileNotFoundError) as error:
         return [str(error)]
     found = index_lib.wrong_hashes(path, reader.index)
     hashes = []
     for i in range(len(reader)):
         try:
-            hashes.append(index_lib.hash_id(reader.row(i).id))
+            hashes.append(index_lib.hash_id(reader.stored(i).id))
         except ValueError as error:
             found.append(str(error))
     if len(hashes) == len(reader):
@@ -265,7 +265,7 @@ def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[
     return found + _wrong_images(reader)
 
 
-def _wrong_images(reader: Reader) -> list[str]:
+def _wrong_images(reader: RecordReader) -> list[str]:
     """Decodes all images, some at a time."""
 
     def check(number: int) -> str | None:
@@ -284,5 +284,5 @@ def _wrong_images(reader: Reader) -> list[str]:
     return found
 
 
-def _reopen(path: Path, expected: Identity | None, limits: schema.LimitsConfig) -> Reader:
-    return Reader(path, expected=expected, limits=limits)
+def _reopen(path: Path, expected: Identity | None, limits: schema.LimitsConfig) -> RecordReader:
+    return RecordReader(path, expected=expected, limits=limits)

@@ -27,7 +27,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: str | None = None
 
 
-class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DatasetIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of NAME.json.
 
     Attributes:
@@ -89,7 +89,7 @@ def datasets(root: Path) -> list[Path]:
     return sorted(dataset for dataset in named if _NAME.fullmatch(dataset.name))
 
 
-def read(dataset: Path) -> Index:
+def read(dataset: Path) -> DatasetIndex:
     """Reads and checks NAME.json; opens nothing else.
 
     Raises:
@@ -107,14 +107,14 @@ def read(dataset: Path) -> Index:
             f"{beside}: expected {FORMAT!r} version {VERSION}, got {header.format!r} version "
             f"{header.version}; make the records again"
         )
-    index = _decode(beside, content, Index)
+    index = _decode(beside, content, DatasetIndex)
     total = sum(shard.count for shard in index.records)
     if total != index.count:
         raise ValueError(f"{beside}: expected {index.count} records, its shards hold {total}")
     return index
 
 
-def write(dataset: Path, index: Index) -> None:
+def write(dataset: Path, index: DatasetIndex) -> None:
     """Writes NAME.json; it appears whole or not at all."""
     files.write_atomic(path(dataset), msgspec.json.format(msgspec.json.encode(index), indent=1))
 
@@ -175,7 +175,7 @@ def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:
     return np.memmap(file, "<u8", "r", shape=(2, count))
 
 
-def wrong_hashes(dataset: Path, index: Index) -> list[str]:
+def wrong_hashes(dataset: Path, index: DatasetIndex) -> list[str]:
     """The files whose bytes are not those that the index was written for."""
     found = shards.wrong_hashes(dataset, index.records)
     found += shards.wrong_hashes(images_stem(dataset), index.images)

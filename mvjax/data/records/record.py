@@ -29,7 +29,7 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
     end: float
 
 
-class Dialogue(msgspec.Struct, frozen=True):
+class DialogueFields(msgspec.Struct, frozen=True):
     """What a record says apart from its image.
 
     Attributes:
@@ -61,13 +61,13 @@ class Dialogue(msgspec.Struct, frozen=True):
         return flat.reshape(self.codebooks, -1) if self.codebooks else flat.reshape(0, 0)
 
 
-class Record(Dialogue, frozen=True):
+class Record(DialogueFields, frozen=True):
     """One dialogue; `image` is an encoded file (PNG, JPEG, ...) or None."""
 
     image: bytes | None = None
 
 
-class Row(Dialogue, frozen=True, forbid_unknown_fields=True):
+class StoredRecord(DialogueFields, frozen=True, forbid_unknown_fields=True):
     """A record as it is stored; `image` is the number of its image or None."""
 
     image: int | None = None
@@ -84,14 +84,14 @@ def encode(record: Record, image: int | None) -> bytes:
     Raises:
       ValueError: if a field has another type than it should.
     """
-    fields = {name: getattr(record, name) for name in Dialogue.__struct_fields__}
+    fields = {name: getattr(record, name) for name in DialogueFields.__struct_fields__}
     try:
-        return msgspec.msgpack.encode(Row(**fields, image=image))
+        return msgspec.msgpack.encode(StoredRecord(**fields, image=image))
     except (TypeError, OverflowError, UnicodeEncodeError) as error:
         raise ValueError(f"expected a Record, cannot write it: {error}") from error
 
 
-def decode(entry: bytes, limits: schema.LimitsConfig = LIMITS) -> Row:
+def decode(entry: bytes, limits: schema.LimitsConfig = LIMITS) -> StoredRecord:
     """Reads the stored form; its fields have their types, `problems` tells whether they make sense.
 
     Raises:
@@ -102,18 +102,18 @@ def decode(entry: bytes, limits: schema.LimitsConfig = LIMITS) -> Row:
             f"expected at most {limits.record_bytes} bytes (limits.record_bytes), got {len(entry)}"
         )
     try:
-        return msgspec.msgpack.decode(entry, type=Row)
+        return msgspec.msgpack.decode(entry, type=StoredRecord)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"expected a Record, cannot read it: {error}") from error
 
 
-def join(row: Row, image: bytes | None) -> Record:
+def join(row: StoredRecord, image: bytes | None) -> Record:
     """A row with its image in place of the number."""
-    fields = {name: getattr(row, name) for name in Dialogue.__struct_fields__}
+    fields = {name: getattr(row, name) for name in DialogueFields.__struct_fields__}
     return Record(**fields, image=image)
 
 
-def problems(record: Dialogue, limits: schema.LimitsConfig = LIMITS) -> list[str]:
+def problems(record: DialogueFields, limits: schema.LimitsConfig = LIMITS) -> list[str]:
     """What is wrong with a record apart from its image, as phrases; empty if it is valid."""
     found = []
     if not record.id:

@@ -52,7 +52,7 @@ def wrong_hashes(stem: Path, expected: Sequence[Shard]) -> list[str]:
     ]
 
 
-class Writer:
+class ShardWriter:
     """Appends entries to drafts of shards; `publish` gives them their names.
 
     Args:
@@ -122,7 +122,7 @@ class Writer:
         return self._stem.with_name(f"{self._stem.name}-{number:05d}{SUFFIX}{_DRAFT}")
 
 
-class Reader:
+class ShardReader:
     """Random access to the entries of all shards; a shard is opened when it is first needed.
 
     Raises:

@@ -99,7 +99,7 @@ def annotate_files(
     source: Path,
     aligner: Aligner,
     *,
-    skips: items.Skips,
+    skips: items.SkippedItems,
     user: bool = True,
     progress: Callable[[str], None] = lambda name: None,
 ) -> int:

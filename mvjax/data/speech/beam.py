@@ -22,7 +22,7 @@ except ModuleNotFoundError as missing:
 
 
 def fill(
-    tasks: Iterable[encoder.Task], settings: encoder.Settings, *, options: Sequence[str]
+    tasks: Iterable[encoder.EncodeTask], settings: encoder.EncodeSettings, *, options: Sequence[str]
 ) -> int:
     """Encodes all tasks that the store has not; returns how many were encoded just now.
 
@@ -53,7 +53,7 @@ def fill(
 class Encode(beam.DoFn):
     """Chunks of tasks -> how many tasks they had; one encoder a worker."""
 
-    def __init__(self, settings: encoder.Settings) -> None:
+    def __init__(self, settings: encoder.EncodeSettings) -> None:
         self._settings = settings
         self._fresh = metric.Metrics.counter("mvjax", "fresh")
 
@@ -61,7 +61,7 @@ class Encode(beam.DoFn):
         """Opens the codec."""
         self._encoder = encoder.Encoder(self._settings)
 
-    def process(self, chunk: Sequence[encoder.Task]) -> Iterator[int]:
+    def process(self, chunk: Sequence[encoder.EncodeTask]) -> Iterator[int]:
         """Encodes a chunk into the store."""
         self._fresh.inc(sum(done.fresh for done in self._encoder(chunk)))
         yield len(chunk)

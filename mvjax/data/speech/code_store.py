@@ -36,7 +36,7 @@ class _Entry(msgspec.Struct):
     crc: int
 
 
-class Store:
+class CodeStore:
     """A folder of codes; processes may share it, also over a network, since files appear whole."""
 
     def __init__(self, root: Path) -> None:

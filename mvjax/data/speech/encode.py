@@ -21,7 +21,8 @@ from pathlib import Path
 
 from mvjax.config import schema
 from mvjax.data.ingest import items
-from mvjax.data.records import dataset as records
+from mvjax.data.records import dataset
+from mvjax.data.records import record as record_lib
 from mvjax.data.speech import code_store, encoder, spoken
 
 CHUNK = 16  # dialogues that a process takes at a time
@@ -29,7 +30,7 @@ STORE = ".codes"  # folder below the root of the records
 
 
 @dataclasses.dataclass
-class Tally:
+class EncodeTally:
     """How far an encoding is; `seconds` and `fresh_seconds` are of audio, `elapsed` of the clock."""
 
     records: int = 0
@@ -43,43 +44,43 @@ class Tally:
         return self.fresh_seconds / 3600 / max(self.elapsed / 60, 1e-9)
 
     def summary(self) -> str:
-        """So far: records, hours, speed, and what was left out."""
+        """So far: records, hours, speed, and what was skipped."""
         done = f"{self.records} records, {self.seconds / 3600:.2f} h"
-        return f"{done}, {self.hours_per_minute():.2f} h/min, {self.skipped} left out"
+        return f"{done}, {self.hours_per_minute():.2f} h/min, {self.skipped} skipped"
 
 
 def write(
     dialogues: Iterable[spoken.Spoken],
-    dataset: Path,
+    path: Path,
     *,
-    settings: encoder.Settings,
-    made_with: records.Identity,
-    skips: items.Skips,
+    settings: encoder.EncodeSettings,
+    made_with: dataset.Identity,
+    skips: items.SkippedItems,
     copies: int = 1,
     workers: int = 0,
-    limits: schema.LimitsConfig = records.record_lib.LIMITS,
-    progress: Callable[[Tally], None] = lambda tally: None,
-) -> Tally:
+    limits: schema.LimitsConfig = record_lib.LIMITS,
+    progress: Callable[[EncodeTally], None] = lambda tally: None,
+) -> EncodeTally:
     """Encodes dialogues and writes their records as ROOT/NAME.
 
     Args:
       dialogues: read lazily, in the order of the records.
-      dataset: ROOT/NAME.
+      path: ROOT/NAME.
       settings: of the codes.
       made_with: identity of the codec and the tokenizer.
-      skips: is told what is left out, and why.
+      skips: gets what is skipped, and why.
       copies: records of each dialogue; more than one needs `settings.augment`.
       workers: processes; 0: this one (an accelerator belongs to one process).
       limits: what a record may hold.
       progress: is told after every record.
 
     Raises:
-      ValueError: if copies would be the same, or more is left out than `skips` allows.
+      ValueError: if copies would be the same, or more is skipped than `skips` allows.
       RuntimeError: if a process dies.
     """
-    store, tally, start = code_store.Store(settings.store), Tally(), time.monotonic()
+    store, tally, start = code_store.CodeStore(settings.store), EncodeTally(), time.monotonic()
     todo = tasks(dialogues, settings, copies=copies)
-    with records.Writer(dataset, made_with, limits=limits) as writer:
+    with dataset.RecordWriter(path, made_with, limits=limits) as writer:
         for task, done in results(todo, settings, workers=workers):
             tally.elapsed = time.monotonic() - start
             try:
@@ -97,8 +98,8 @@ def write(
 
 
 def tasks(
-    dialogues: Iterable[spoken.Spoken], settings: encoder.Settings, *, copies: int = 1
-) -> Iterator[encoder.Task]:
+    dialogues: Iterable[spoken.Spoken], settings: encoder.EncodeSettings, *, copies: int = 1
+) -> Iterator[encoder.EncodeTask]:
     """Returns what is to be encoded.
 
     Raises:
@@ -108,10 +109,12 @@ def tasks(
         raise ValueError(
             f"copies: expected 1, or more with augmentation (they would all be the same), got {copies}"
         )
-    return (encoder.Task(dialogue, copy) for dialogue in dialogues for copy in range(copies))
+    return (encoder.EncodeTask(dialogue, copy) for dialogue in dialogues for copy in range(copies))
 
 
-def record(task: encoder.Task, done: encoder.Done, store: code_store.Store) -> records.Record:
+def record(
+    task: encoder.EncodeTask, done: encoder.EncodeResult, store: code_store.CodeStore
+) -> dataset.Record:
     """Returns the record of an encoded task.
 
     Raises:
@@ -123,14 +126,14 @@ def record(task: encoder.Task, done: encoder.Done, store: code_store.Store) -> r
     if codes is None:
         raise ValueError(f"its codes are gone or damaged ({done.key[:12]}); run the command again")
     dialogue = task.dialogue
-    return records.Record(
+    return dataset.Record(
         id=task.id,
         kinds=dialogue.kinds,
         turns=dialogue.turns,
         facts=dialogue.facts,
         words=dialogue.words,
         user_words=dialogue.user_words,
-        codes=records.encode_codes(codes.array),
+        codes=dataset.encode_codes(codes.array),
         codebooks=len(codes.array),
         seconds=codes.seconds,
         image=dialogue.image,
@@ -138,8 +141,8 @@ def record(task: encoder.Task, done: encoder.Done, store: code_store.Store) -> r
 
 
 def results(
-    tasks: Iterable[encoder.Task], settings: encoder.Settings, *, workers: int
-) -> Iterator[tuple[encoder.Task, encoder.Done]]:
+    tasks: Iterable[encoder.EncodeTask], settings: encoder.EncodeSettings, *, workers: int
+) -> Iterator[tuple[encoder.EncodeTask, encoder.EncodeResult]]:
     """Yields every task with what became of it, in order; a few chunks are ahead of the caller."""
     if workers == 0:
         encode = encoder.Encoder(settings)
@@ -162,12 +165,12 @@ def results(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def chunks(tasks: Iterable[encoder.Task]) -> Iterator[tuple[encoder.Task, ...]]:
+def chunks(tasks: Iterable[encoder.EncodeTask]) -> Iterator[tuple[encoder.EncodeTask, ...]]:
     """Yields what a process takes at a time."""
     return encoder.batched(tasks, CHUNK)
 
 
-def without_images(tasks: Iterable[encoder.Task]) -> list[encoder.Task]:
+def without_images(tasks: Iterable[encoder.EncodeTask]) -> list[encoder.EncodeTask]:
     """Returns tasks that are lighter to send: only the audio is needed for codes."""
     return [
         dataclasses.replace(task, dialogue=dataclasses.replace(task.dialogue, image=None))
@@ -183,8 +186,8 @@ def default_workers() -> int:
 
 
 def _finish(
-    chunk: Sequence[encoder.Task], future: futures.Future
-) -> Iterator[tuple[encoder.Task, encoder.Done]]:
+    chunk: Sequence[encoder.EncodeTask], future: futures.Future
+) -> Iterator[tuple[encoder.EncodeTask, encoder.EncodeResult]]:
     try:
         done = future.result()
     except futures.process.BrokenProcessPool as error:
@@ -198,9 +201,9 @@ def _finish(
 _ENCODER: list[encoder.Encoder] = []  # of this process, if it is a worker
 
 
-def _start(settings: encoder.Settings) -> None:
+def _start(settings: encoder.EncodeSettings) -> None:
     _ENCODER.append(encoder.Encoder(settings))
 
 
-def _encode(tasks: Sequence[encoder.Task]) -> list[encoder.Done]:
+def _encode(tasks: Sequence[encoder.EncodeTask]) -> list[encoder.EncodeResult]:
     return _ENCODER[0](tasks)

@@ -22,7 +22,7 @@ V = TypeVar("V")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class EncodeSettings:
     """What shapes the codes.
 
     Attributes:
@@ -31,7 +31,7 @@ class Settings:
       codebooks: kept of each side.
       store: folder of finished codes.
       augment: of the user's stream; None: as recorded.
-      max_seconds: a longer dialogue is left out.
+      max_seconds: a longer dialogue is skipped.
       batch_seconds: audio in one batch; memory grows with it.
     """
 
@@ -45,7 +45,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class EncodeTask:
     """One dialogue to encode; copies differ in what is drawn for the user's stream."""
 
     dialogue: spoken.Spoken
@@ -58,7 +58,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Done:
+class EncodeResult:
     """Where the codes of a task are.
 
     Attributes:
@@ -77,9 +77,9 @@ class Done:
 class Encoder:
     """Encodes chunks of tasks; one for each process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EncodeSettings) -> None:
         self._settings = settings
-        self._store = code_store.Store(settings.store)
+        self._store = code_store.CodeStore(settings.store)
         path = files.resolve(settings.codec)
         change = settings.augment.describe() if settings.augment else ""
         self._shaped_by = (files.file_hash(path), str(settings.codebooks), change)
@@ -88,29 +88,29 @@ class Encoder:
             lambda: mimi.open_codec(path, settings.config)
         )
 
-    def __call__(self, tasks: Sequence[Task]) -> list[Done]:
+    def __call__(self, tasks: Sequence[EncodeTask]) -> list[EncodeResult]:
         """Returns what became of each task; none of them stops the others."""
-        done: list[Done | None] = [None] * len(tasks)
+        done: list[EncodeResult | None] = [None] * len(tasks)
         todo: list[tuple[int, str, np.ndarray]] = []
         for i, task in enumerate(tasks):
             try:
                 key = self._key(task)
                 found = self._store.load(key)
                 if found is not None:
-                    done[i] = Done(key, found.seconds)
+                    done[i] = EncodeResult(key, found.seconds)
                 else:
                     todo.append((i, key, self._audio(task)))
             except (ValueError, OSError) as error:
-                done[i] = Done(None, problem=str(error))
+                done[i] = EncodeResult(None, problem=str(error))
         for i, key, seconds in self._encode(todo):
-            done[i] = Done(key, seconds, fresh=True)
+            done[i] = EncodeResult(key, seconds, fresh=True)
         return [entry for entry in done if entry is not None]
 
-    def _key(self, task: Task) -> str:
+    def _key(self, task: EncodeTask) -> str:
         which = (task.dialogue.id, str(task.copy)) if self._augment else ()
         return code_store.key(task.dialogue.audio, *self._shaped_by, *which)
 
-    def _audio(self, task: Task) -> np.ndarray:
+    def _audio(self, task: EncodeTask) -> np.ndarray:
         audio = task.dialogue.samples(max_seconds=self._settings.max_seconds)
         if self._augment is None:
             return audio
