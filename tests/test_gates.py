@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import gates
 from mvjax.config import schema
@@ -72,7 +72,7 @@ def test_the_released_gate_has_an_eighth_of_the_width():
 @pytest.mark.parametrize("share", ["qkv", "kv"])
 @pytest.mark.parametrize("share_gate", [True, False])
 def test_a_layer_has_its_own_factor_where_all_else_is_shared(share, share_gate):
-    config = small.with_cross_attention(share=share, share_gate=share_gate)
+    config = toy.with_cross_attention(share=share, share_gate=share_gate)
     params = jax.eval_shape(model_lib.VisionSpeech(config).init, jax.random.key(0))["params"]
     assert ("gate_alpha" in params["backbone"]["blocks"]) == (share_gate and share == "qkv")
     assert ("gate" in params) == share_gate
@@ -83,14 +83,14 @@ def test_a_layer_has_its_own_factor_where_all_else_is_shared(share, share_gate):
 
 
 def test_the_last_ten_layers_are_reported():
-    deep = dataclasses.replace(small.CONFIG.backbone, layers=12)
-    config = dataclasses.replace(small.CONFIG, backbone=deep)
-    codes = small.codes(config=config)
-    kv = small.apply("look", small.pixels(), config=config)
-    _, openings = small.apply("hidden", codes[:, :, :1], kv, config=config)
-    assert openings.shape == (12, small.B, 1)
+    deep = dataclasses.replace(toy.MODEL.backbone, layers=12)
+    config = dataclasses.replace(toy.MODEL, backbone=deep)
+    codes = toy.codes(config=config)
+    kv = toy.apply("look", toy.pixels(), config=config)
+    _, openings = toy.apply("hidden", codes[:, :, :1], kv, config=config)
+    assert openings.shape == (12, toy.B, 1)
     model = model_lib.VisionSpeech(config)
-    cache = model.init_cache(small.B)
-    _, _, _, reported = small.apply("step", cache, codes[:, :, 0], kv, None, config=config)
+    cache = model.init_cache(toy.B)
+    _, _, _, reported = toy.apply("step", cache, codes[:, :, 0], kv, None, config=config)
     np.testing.assert_allclose(reported, np.mean(openings[2:, :, 0], axis=0), atol=1e-6)
     assert np.all(np.abs(reported - np.mean(openings[:, :, 0], axis=0)) > 1e-6)

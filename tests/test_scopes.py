@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import scopes
 from mvjax.nn import model as model_lib
@@ -36,29 +36,29 @@ def test_scopes_that_contradict_themselves_are_refused(fields):
 
 
 def test_the_model_is_told_where_its_image_tokens_are():
-    config = small.with_cross_attention(scope=scopes.AroundImage("boi", frames=4))
-    weights = small.params()
-    tokens = np.zeros((small.B, small.T), bool)
+    config = toy.with_cross_attention(scope=scopes.AroundImage("boi", frames=4))
+    weights = toy.params()
+    tokens = np.zeros((toy.B, toy.T), bool)
     tokens[0, 2:4] = tokens[1, 6:] = True
     inside = np.zeros_like(tokens)
     inside[0, 2:6] = inside[1, 6:] = True
-    codes, kv = small.codes(), small.apply("look", small.pixels())
-    want, _ = small.apply("hidden", codes, kv, inside)
+    codes, kv = toy.codes(), toy.apply("look", toy.pixels())
+    want, _ = toy.apply("hidden", codes, kv, inside)
     tokens = jnp.asarray(tokens)
     run = {"config": config, "weights": weights}
-    found, opened = small.apply("hidden", codes, kv, **run, image_tokens=tokens)
+    found, opened = toy.apply("hidden", codes, kv, **run, image_tokens=tokens)
     np.testing.assert_array_equal(found, want)
     np.testing.assert_array_equal(np.all(np.asarray(opened) > 0, axis=0), inside)
     told = {"depth_codebooks": 0, "image_tokens": tokens}
-    output = small.apply("__call__", codes, small.pixels(), **run, **told)
+    output = toy.apply("__call__", codes, toy.pixels(), **run, **told)
     np.testing.assert_array_equal(np.all(np.asarray(output.gates) > 0, axis=0), inside)
     with pytest.raises(ValueError, match=r"AroundImage.*counts from image tokens in the row"):
-        small.apply("hidden", codes, kv, **run)
-    cache = model_lib.VisionSpeech(config).init_cache(small.B)
+        toy.apply("hidden", codes, kv, **run)
+    cache = model_lib.VisionSpeech(config).init_cache(toy.B)
     with pytest.raises(ValueError, match=r"AroundImage.*counts from image tokens in the row"):
-        small.apply("step", cache, codes[:, :, 0], kv, None, **run)
+        toy.apply("step", cache, codes[:, :, 0], kv, None, **run)
     with pytest.raises(ValueError, match="image_tokens: of no use to Scope"):
-        small.apply("hidden", codes, kv, image_tokens=tokens)
+        toy.apply("hidden", codes, kv, image_tokens=tokens)
 
 
 @pytest.mark.parametrize("fields", [{"start": -1}, {"frames": -2}])
@@ -82,31 +82,31 @@ SCOPES = {
 @pytest.mark.parametrize("name", list(SCOPES))
 def test_a_scope_of_the_config_is_the_mask(name):
     scope, frames = SCOPES[name]
-    config = small.with_cross_attention(scope=scope)
-    mask = np.array([[c == "1" for c in frames]] * small.B)
-    codes, kv = small.codes(), small.apply("look", small.pixels())
-    want, gates = small.apply("hidden", codes, kv, mask)
-    found, opened = small.apply("hidden", codes, kv, config=config, weights=small.params())
+    config = toy.with_cross_attention(scope=scope)
+    mask = np.array([[c == "1" for c in frames]] * toy.B)
+    codes, kv = toy.codes(), toy.apply("look", toy.pixels())
+    want, gates = toy.apply("hidden", codes, kv, mask)
+    found, opened = toy.apply("hidden", codes, kv, config=config, weights=toy.params())
     np.testing.assert_array_equal(found, want)
     np.testing.assert_array_equal(opened, gates)
     np.testing.assert_array_equal(np.all(np.asarray(opened) > 0, axis=0), mask)
     rows = np.array([True, False])
-    found, opened = small.apply("hidden", codes, kv, rows, config=config, weights=small.params())
+    found, opened = toy.apply("hidden", codes, kv, rows, config=config, weights=toy.params())
     np.testing.assert_array_equal(found[0], want[0])
     assert not np.any(opened[:, 1])
 
 
 def test_frame_by_frame_the_position_counts():
-    config = small.with_cross_attention(scope=scopes.Scope(start=2, frames=5))
-    codes, kv = small.codes(), small.apply("look", small.pixels())
-    weights = small.params()
-    want, _ = small.apply("hidden", codes, kv, config=config, weights=weights)
+    config = toy.with_cross_attention(scope=scopes.Scope(start=2, frames=5))
+    codes, kv = toy.codes(), toy.apply("look", toy.pixels())
+    weights = toy.params()
+    want, _ = toy.apply("hidden", codes, kv, config=config, weights=weights)
     model = model_lib.VisionSpeech(config)
     step = jax.jit(
         lambda cache, ids: model.apply({"params": weights}, cache, ids, kv, None, method="step")
     )
-    cache = model.init_cache(small.B)
-    for t in range(small.T):
+    cache = model.init_cache(toy.B)
+    for t in range(toy.T):
         cache, z, _, gate = step(cache, codes[:, :, t])
         np.testing.assert_allclose(z, want[:, t], atol=1e-5)
         assert np.all((gate > 0) == (2 <= t < 7))

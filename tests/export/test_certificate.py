@@ -5,7 +5,7 @@ import re
 
 import exported
 import pytest
-import quantizable
+import toy
 
 from mvjax import tree
 from mvjax.config import upstream
@@ -72,8 +72,8 @@ def test_a_model_that_imitates_a_runtime_is_certified_as_trained(tmp_path):
 def test_what_quantization_costs_is_stated(target, how, tmp_path):
     pytest.importorskip(RUNTIME[target])
     pytest.importorskip("gguf")
-    model = quantizable.CONFIG
-    params = quantizable.params()
+    model = toy.QUANTIZABLE
+    params = toy.quantizable_params()
     config = exported.make_run(tmp_path, model, params)
     out = export_folder.export(params, config, target, tmp_path / "out", **how)
     found = certificate.certify(params, config, out, target, **how, **inputs(model))

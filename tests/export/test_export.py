@@ -7,7 +7,7 @@ import exported
 import ml_dtypes
 import numpy as np
 import pytest
-import quantizable
+import toy
 import yaml
 
 from mvjax import gates, scopes, tree
@@ -72,7 +72,7 @@ def test_folder_holds_everything_and_reads_back(target, dtype, run, tmp_path):
 )
 def test_quantized_folders_hold_upstreams_files(target, quantization, tmp_path):
     pytest.importorskip("gguf")
-    model, params = quantizable.CONFIG, quantizable.params()
+    model, params = toy.QUANTIZABLE, toy.quantizable_params()
     config = exported.make_run(tmp_path, model, params)
     out = export_folder.export(params, config, target, tmp_path / "out", quantization=quantization)
     assert {p.name for p in out.iterdir()} == FILES | UPSTREAM_FILES[target, quantization]

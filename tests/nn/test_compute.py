@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import tree
 from mvjax.config import schema
@@ -22,13 +22,13 @@ FLOAT = 4  # bytes
 @functools.cache
 def kept(remat, mesh=None) -> list[jax.ShapeDtypeStruct]:
     """Everything that the backward pass of the text path holds on to, kernels among it."""
-    model = model_lib.VisionSpeech(small.CONFIG, compute_lib.Compute(remat, mesh=mesh))
-    adapters, frozen = tree.partition(small.params(), TRAINED)
+    model = model_lib.VisionSpeech(toy.MODEL, compute_lib.Compute(remat, mesh=mesh))
+    adapters, frozen = tree.partition(toy.params(), TRAINED)
 
     def backward(adapters):
         def z(adapters):
             params = tree.merge(adapters, frozen)
-            args = jnp.asarray(small.codes()[:, :1]), jnp.asarray(small.pixels())
+            args = jnp.asarray(toy.codes()[:, :1]), jnp.asarray(toy.pixels())
             return model.apply({"params": params}, *args, depth_codebooks=0, method="features").z
 
         return jax.vjp(z, adapters)[1]
@@ -41,8 +41,8 @@ def kept_bytes(remat) -> int:
 
 
 def test_policies_keep_what_they_name():
-    c = small.CONFIG.backbone
-    frames = small.B * small.T * c.layers * FLOAT
+    c = toy.MODEL.backbone
+    frames = toy.B * toy.T * c.layers * FLOAT
     # the plain attention needs no result of its own: 7 of the 8 named
     assert kept_bytes("attention") - kept_bytes("full") == 7 * c.width * frames
     assert kept_bytes("frozen") - kept_bytes("attention") == 2 * c.hidden * frames

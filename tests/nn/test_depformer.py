@@ -5,39 +5,39 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 RNG = np.random.default_rng(7)
-Z = RNG.standard_normal((small.B, small.T, 24)).astype(np.float32)
+Z = RNG.standard_normal((toy.B, toy.T, 24)).astype(np.float32)
 
 
 @pytest.mark.parity
 def test_teacher_forced_logits_equal_moshi():
     torch = pytest.importorskip("torch")
-    twin = pytest.importorskip("moshi_twin").build(small.params(), small.CONFIG)
-    ids = small.codes()
+    twin = pytest.importorskip("moshi_twin").build(toy.params(), toy.MODEL)
+    ids = toy.codes()
     ids[0, 1, 2] = ids[1, 0, 3] = -1
     with torch.no_grad():
         want = twin.forward_depformer_training(torch.tensor(ids).long(), torch.tensor(Z))
-    got = small.apply("depth_logits", Z, ids[:, 0], np.moveaxis(ids[:, 1:3], 1, 2))
+    got = toy.apply("depth_logits", Z, ids[:, 0], np.moveaxis(ids[:, 1:3], 1, 2))
     np.testing.assert_allclose(np.moveaxis(got, 2, 1), want.numpy(), atol=1e-5)
 
 
 def test_a_level_depends_on_the_levels_before_it_only():
-    ids = small.codes()
+    ids = toy.codes()
     told = np.moveaxis(ids[:, 1:3], 1, 2)
-    before = small.apply("depth_logits", Z, ids[:, 0], told)
+    before = toy.apply("depth_logits", Z, ids[:, 0], told)
     told = told.copy()
     told[:, :, 1] = (told[:, :, 1] + 1) % 19  # what level 2 is told
-    after = small.apply("depth_logits", Z, ids[:, 0], told)
+    after = toy.apply("depth_logits", Z, ids[:, 0], told)
     np.testing.assert_array_equal(before[:, :, :2], after[:, :, :2])
     assert np.all(np.abs(before[:, :, 2] - after[:, :, 2]).max(-1) > 1e-3)
 
 
 def test_variance_norm_is_another_function():
-    depformer = dataclasses.replace(small.CONFIG.depformer, norm="variance")
-    config = dataclasses.replace(small.CONFIG, depformer=depformer)
-    ids = jnp.asarray(small.codes())
+    depformer = dataclasses.replace(toy.MODEL.depformer, norm="variance")
+    config = dataclasses.replace(toy.MODEL, depformer=depformer)
+    ids = jnp.asarray(toy.codes())
     args = ("depth_logits", Z, ids[:, 0], jnp.moveaxis(ids[:, 1:3], 1, 2))
-    other = small.apply(*args, config=config, weights=small.params())
-    assert np.abs(other - small.apply(*args)).max() > 1e-3
+    other = toy.apply(*args, config=config, weights=toy.params())
+    assert np.abs(other - toy.apply(*args)).max() > 1e-3

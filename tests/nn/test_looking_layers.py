@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import gates, tree
 from mvjax.nn import backbone
@@ -23,7 +23,7 @@ DESIGNS = {
 
 
 def config_of(name, layers=LOOKING):
-    return small.with_cross_attention(**DESIGNS[name], layers=layers)
+    return toy.with_cross_attention(**DESIGNS[name], layers=layers)
 
 
 @pytest.mark.parametrize("name", list(DESIGNS))
@@ -41,13 +41,13 @@ def test_parameters_exist_where_a_layer_looks(name):
     dim = config_of(name).image_width
     parent = "backbone/blocks/xa/" if name == "nothing shared" else "xa/"
     assert kept[f"{parent}k/kernel"].shape[-3] == kept["image/norm/scale"].shape[0] == dim
-    assert ("image/proj/kernel" in kept) == (dim != small.CONFIG.siglip.width)
+    assert ("image/proj/kernel" in kept) == (dim != toy.MODEL.siglip.width)
 
 
 def test_rows_are_spread_to_neighbors_and_gathered_again():
-    deep = dataclasses.replace(small.CONFIG.backbone, layers=6)
-    xa = dataclasses.replace(small.CONFIG.cross_attention, layers=(1, 2, 4))
-    config = dataclasses.replace(small.CONFIG, backbone=deep, cross_attention=xa)
+    deep = dataclasses.replace(toy.MODEL.backbone, layers=6)
+    xa = dataclasses.replace(toy.MODEL.cross_attention, layers=(1, 2, 4))
+    config = dataclasses.replace(toy.MODEL, backbone=deep, cross_attention=xa)
     blocks = {"gate": {"up": np.array([10, 20, 40])}, "norm_xa": {"scale": np.eye(3)}, "mlp": 7}
     whole = backbone.spread(blocks, config)
     assert whole["gate"]["up"].tolist() == [10, 10, 20, 20, 40, 40] and whole["mlp"] == 7
@@ -64,21 +64,21 @@ def test_rows_are_spread_to_neighbors_and_gathered_again():
 )
 def test_the_others_do_nothing(fields):
     """As where all look and the gate of layer 1 is tanh(0) = 0."""
-    config, whole = (small.with_cross_attention(**fields, layers=x) for x in (LOOKING, ()))
-    weights = small.params(config)
+    config, whole = (toy.with_cross_attention(**fields, layers=x) for x in (LOOKING, ()))
+    weights = toy.params(config)
     blocks = backbone.spread(weights["backbone"]["blocks"], config)
     shut = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[1].set(0.0), blocks["gate"])
     spine = {**weights["backbone"], "blocks": {**blocks, "gate": shut}}
     codes, tokens = (
-        small.codes(),
+        toy.codes(),
         np.random.default_rng(3).standard_normal((2, 4, config.image_width)).astype(np.float32),
     )
-    z, opened = small.apply(
-        "hidden", codes, small.apply("keys_values", tokens, config=config), config=config
+    z, opened = toy.apply(
+        "hidden", codes, toy.apply("keys_values", tokens, config=config), config=config
     )
     np.testing.assert_array_equal(np.any(np.asarray(opened), axis=(1, 2)), [True, False, True])
     run = {"config": whole, "weights": {**weights, "backbone": spine}}
-    want, _ = small.apply("hidden", codes, small.apply("keys_values", tokens, **run), **run)
+    want, _ = toy.apply("hidden", codes, toy.apply("keys_values", tokens, **run), **run)
     np.testing.assert_allclose(z, want, atol=1e-5)
 
 
@@ -87,10 +87,10 @@ def test_every_parameter_that_exists_learns():
     model = model_lib.VisionSpeech(config, compute_lib.Compute("frozen"))
 
     def loss(params):
-        args = jnp.asarray(small.codes()), jnp.asarray(small.pixels())
+        args = jnp.asarray(toy.codes()), jnp.asarray(toy.pixels())
         return jnp.square(model.apply({"params": params}, *args, depth_codebooks=0)[0]).sum()
 
-    grads = jax.jit(jax.grad(loss))(small.params(config))
+    grads = jax.jit(jax.grad(loss))(toy.params(config))
     for path, leaf in tree.flatten(grads["backbone"]["blocks"]).items():
         assert np.all(np.isfinite(leaf))
         rows = np.abs(leaf).reshape(len(leaf), -1).max(axis=1)
@@ -99,15 +99,15 @@ def test_every_parameter_that_exists_learns():
 
 def test_steps_equal_the_whole_and_report_over_all_layers():
     config = config_of("nothing shared")
-    codes, kv = small.codes(), small.apply("look", small.pixels(), config=config)
-    z, opened = small.apply("hidden", codes, kv, config=config)
+    codes, kv = toy.codes(), toy.apply("look", toy.pixels(), config=config)
+    z, opened = toy.apply("hidden", codes, kv, config=config)
     model = model_lib.VisionSpeech(config)
-    weights = small.params(config)
+    weights = toy.params(config)
     step = jax.jit(
         lambda cache, ids: model.apply({"params": weights}, cache, ids, kv, None, method="step")
     )
-    cache = model.init_cache(small.B)
-    for t in range(small.T):
+    cache = model.init_cache(toy.B)
+    for t in range(toy.T):
         cache, found, _, gate = step(cache, codes[:, :, t])
         np.testing.assert_allclose(found, z[:, t], atol=1e-5)
         # as kyuteye_pt: a sum over the layers that look, divided by the number of all (reference 2.8)
@@ -116,17 +116,17 @@ def test_steps_equal_the_whole_and_report_over_all_layers():
 
 def test_training_is_told_of_the_layers_that_look():
     config = config_of("shared")
-    codes = small.codes()
-    output = small.apply("__call__", codes, small.pixels(), config=config, depth_codebooks=0)
-    assert output.gates.shape == (2, small.B, small.T) and np.all(output.gates > 0)
+    codes = toy.codes()
+    output = toy.apply("__call__", codes, toy.pixels(), config=config, depth_codebooks=0)
+    assert output.gates.shape == (2, toy.B, toy.T) and np.all(output.gates > 0)
 
 
 def test_layers_that_do_not_exist_are_refused():
     for layers in [(2, 0), (1, 1), (-1, 0)]:
         with pytest.raises(ValueError, match="layers: expected different numbers from 0 on"):
-            small.with_cross_attention(layers=layers)
+            toy.with_cross_attention(layers=layers)
     with pytest.raises(ValueError, match=r"cross_attention.layers: expected numbers below.*3, got"):
-        small.with_cross_attention(layers=(0, 3))
-    shallow = dataclasses.replace(small.CONFIG.backbone, layers=1)
+        toy.with_cross_attention(layers=(0, 3))
+    shallow = dataclasses.replace(toy.MODEL.backbone, layers=1)
     with pytest.raises(ValueError, match="below backbone.layers = 1"):
-        dataclasses.replace(small.with_cross_attention(layers=LOOKING), backbone=shallow)
+        dataclasses.replace(toy.with_cross_attention(layers=LOOKING), backbone=shallow)

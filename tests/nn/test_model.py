@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import gates, tree
 from mvjax.config import schema
@@ -16,8 +16,8 @@ from mvjax.nn import model as model_lib
 ADAPTERS = schema.TrainConfig().trained
 
 
-def forward(codes, pixels=None, has_image=None, *, config=small.CONFIG, weights=None, levels=3):
-    return small.apply(
+def forward(codes, pixels=None, has_image=None, *, config=toy.MODEL, weights=None, levels=3):
+    return toy.apply(
         "__call__", codes, pixels, has_image, config=config, weights=weights, depth_codebooks=levels
     )
 
@@ -37,8 +37,8 @@ def test_full_size_structure_without_memory():
 @pytest.mark.parity
 def test_training_forward_equals_moshi():
     torch = pytest.importorskip("torch")
-    twin = pytest.importorskip("moshi_twin").build(small.params(), small.CONFIG)
-    codes = small.codes()
+    twin = pytest.importorskip("moshi_twin").build(toy.params(), toy.MODEL)
+    codes = toy.codes()
     codes[1, 1:, 6:] = -1  # a row whose audio ends early
     codes[0, 0, 7:] = -1
     with torch.no_grad():
@@ -46,13 +46,13 @@ def test_training_forward_equals_moshi():
     got = forward(codes)
     np.testing.assert_allclose(got.text_logits, want.text_logits[:, 0].numpy(), atol=1e-4)
     mask = want.mask.numpy()
-    assert mask.sum() == (small.B * small.T * 3) - 2 * 2 - 3 * 3 + 2
+    assert mask.sum() == (toy.B * toy.T * 3) - 2 * 2 - 3 * 3 + 2
     mine = np.swapaxes(got.audio_logits, 1, 2)
     np.testing.assert_allclose(mine[mask], want.logits.numpy()[mask], atol=1e-4)
 
 
 def test_fewer_levels_are_the_first_ones():
-    codes = small.codes()
+    codes = toy.codes()
     whole = forward(codes)
     two = forward(codes, levels=2)
     np.testing.assert_allclose(two.audio_logits, whole.audio_logits[:, :, :2], atol=1e-6)
@@ -60,33 +60,33 @@ def test_fewer_levels_are_the_first_ones():
 
 
 def test_text_row_alone_is_the_row_with_absent_audio():
-    codes = small.codes()
+    codes = toy.codes()
     codes[:, 1:] = -1
-    whole = forward(codes, small.pixels(), levels=0)
-    alone = forward(codes[:, :1], small.pixels(), levels=0)
+    whole = forward(codes, toy.pixels(), levels=0)
+    alone = forward(codes[:, :1], toy.pixels(), levels=0)
     np.testing.assert_array_equal(whole.text_logits, alone.text_logits)
 
 
 @pytest.mark.parametrize("activation", ["tanh"])
 def test_closed_gate_is_plain_moshi_bit_for_bit(activation):
-    config = small.with_cross_attention(gate=gates.Constant(activation))
-    weights = small.params(config)
+    config = toy.with_cross_attention(gate=gates.Constant(activation))
+    weights = toy.params(config)
     flat = tree.flatten(weights)
     flat["backbone/blocks/gate/alpha"] = jnp.zeros(3)
     weights = tree.unflatten(flat)
-    codes = small.codes()
-    seeing = forward(codes, small.pixels(), config=config, weights=weights)
+    codes = toy.codes()
+    seeing = forward(codes, toy.pixels(), config=config, weights=weights)
     blind = forward(codes, config=config, weights=weights)
     np.testing.assert_array_equal(seeing.text_logits, blind.text_logits)
     np.testing.assert_array_equal(seeing.audio_logits, blind.audio_logits)
     assert not np.any(seeing.gates)
 
 
-@pytest.mark.parametrize("gate", list(small.GATES))
+@pytest.mark.parametrize("gate", list(toy.GATES))
 def test_rows_without_image_are_plain_moshi_bit_for_bit(gate):
-    config = small.with_cross_attention(gate=small.GATES[gate])
-    codes = small.codes()
-    mixed = forward(codes, small.pixels(), jnp.array([True, False]), config=config)
+    config = toy.with_cross_attention(gate=toy.GATES[gate])
+    codes = toy.codes()
+    mixed = forward(codes, toy.pixels(), jnp.array([True, False]), config=config)
     blind = forward(codes, config=config)
     np.testing.assert_array_equal(mixed.text_logits[1], blind.text_logits[1])
     np.testing.assert_array_equal(mixed.audio_logits[1], blind.audio_logits[1])
@@ -95,40 +95,40 @@ def test_rows_without_image_are_plain_moshi_bit_for_bit(gate):
 
 
 def test_causality_by_gradient():
-    kv = small.apply("look", small.pixels())
-    model = model_lib.VisionSpeech(small.CONFIG)
-    table = small.params()["backbone"]["text_emb"]["embedding"]
+    kv = toy.apply("look", toy.pixels())
+    model = model_lib.VisionSpeech(toy.MODEL)
+    table = toy.params()["backbone"]["text_emb"]["embedding"]
 
     @jax.jit
     def effect(t):
         """How much each column's text embedding moves the logits at t."""
 
         def logits(rows):
-            weights = dict(small.params())
+            weights = dict(toy.params())
             weights["backbone"] = {**weights["backbone"], "text_emb": {"embedding": rows}}
-            ids = jnp.full((1, 7, small.T), 3, jnp.int32).at[0, 0].set(jnp.arange(small.T))
+            ids = jnp.full((1, 7, toy.T), 3, jnp.int32).at[0, 0].set(jnp.arange(toy.T))
             one = jax.tree.map(lambda x: x[:1], kv)
             z, _ = model.apply({"params": weights}, ids, one, method="hidden")
             return jnp.sum(jnp.sin(z[0, t]))
 
-        return jnp.abs(jax.grad(logits)(table)[: small.T]).sum(-1)
+        return jnp.abs(jax.grad(logits)(table)[: toy.T]).sum(-1)
 
-    for t in range(small.T):
+    for t in range(toy.T):
         seen = np.asarray(effect(t)) > 0
         # three layers of a window of five frames see back 3 * 4 frames: the whole past here
-        np.testing.assert_array_equal(seen, np.arange(small.T) <= t)
+        np.testing.assert_array_equal(seen, np.arange(toy.T) <= t)
 
 
 @pytest.mark.parametrize("remat", ["none", "frozen", "attention", "full"])
 def test_gradients_flow_to_adapters_only(remat):
-    model = model_lib.VisionSpeech(small.CONFIG, compute_lib.Compute(remat))
-    adapters, frozen = tree.partition(small.params(), ADAPTERS)
+    model = model_lib.VisionSpeech(toy.MODEL, compute_lib.Compute(remat))
+    adapters, frozen = tree.partition(toy.params(), ADAPTERS)
 
     @jax.jit
     def grads(adapters):
         def loss(adapters):
             weights = {"params": tree.merge(adapters, frozen)}
-            codes, pixels = jnp.asarray(small.codes()), jnp.asarray(small.pixels())
+            codes, pixels = jnp.asarray(toy.codes()), jnp.asarray(toy.pixels())
             out = model.apply(weights, codes, pixels, depth_codebooks=2)
             return jnp.sum(jnp.sin(out.text_logits)) + jnp.sum(jnp.sin(out.audio_logits))
 
@@ -149,37 +149,37 @@ def test_gradients_flow_to_adapters_only(remat):
 @pytest.mark.parametrize("share", ["qkv", "kv", "none"])
 @pytest.mark.parametrize("share_gate", [False, True])
 def test_step_by_step_equals_the_whole_sequence(share, share_gate):
-    config = small.with_cross_attention(share=share, share_gate=share_gate)
-    columns = small.codes(config=config)
-    kv = small.apply("look", small.pixels(), config=config)
-    has_image = np.arange(small.B * small.T).reshape(small.B, small.T) % 3 > 0
-    z, gate_means = small.apply("hidden", columns, kv, has_image, config=config)
+    config = toy.with_cross_attention(share=share, share_gate=share_gate)
+    columns = toy.codes(config=config)
+    kv = toy.apply("look", toy.pixels(), config=config)
+    has_image = np.arange(toy.B * toy.T).reshape(toy.B, toy.T) % 3 > 0
+    z, gate_means = toy.apply("hidden", columns, kv, has_image, config=config)
     model = model_lib.VisionSpeech(config)
     step = jax.jit(
         lambda cache, ids, on: model.apply(
-            {"params": small.params(config)}, cache, ids, kv, on, method="step"
+            {"params": toy.params(config)}, cache, ids, kv, on, method="step"
         )
     )
-    cache = model.init_cache(small.B)
-    assert cache.k.shape == (3, small.B, 5, 4, 6)
-    for t in range(small.T):  # past the context of five, so the ring buffer wraps
+    cache = model.init_cache(toy.B)
+    assert cache.k.shape == (3, toy.B, 5, 4, 6)
+    for t in range(toy.T):  # past the context of five, so the ring buffer wraps
         cache, z_t, text_logits, gate = step(cache, columns[:, :, t], has_image[:, t])
         np.testing.assert_allclose(z_t, z[:, t], atol=1e-5)
         np.testing.assert_allclose(gate, np.mean(gate_means[:, :, t], axis=0), atol=1e-6)
-        want = small.apply("text_logits", z[:, t], config=config)
+        want = toy.apply("text_logits", z[:, t], config=config)
         np.testing.assert_allclose(text_logits, want, atol=1e-5)
-    assert cache.position == small.T
+    assert cache.position == toy.T
 
 
 def test_depth_generate_equals_teacher_forcing_with_what_it_chose():
-    z = jnp.asarray(np.random.default_rng(5).standard_normal((small.B, 24)), jnp.float32)
+    z = jnp.asarray(np.random.default_rng(5).standard_normal((toy.B, 24)), jnp.float32)
     text = jnp.array([4, 30])
-    model = model_lib.VisionSpeech(small.CONFIG)
+    model = model_lib.VisionSpeech(toy.MODEL)
 
     @jax.jit
     def generate(wanted):
         return model.apply(
-            {"params": small.params()},
+            {"params": toy.params()},
             z,
             text,
             lambda logits, level, key: jnp.argmax(logits, -1).astype(jnp.int32),
@@ -188,20 +188,20 @@ def test_depth_generate_equals_teacher_forcing_with_what_it_chose():
             method="depth_generate",
         )
 
-    free = jnp.full((small.B, 3), -2, jnp.int32)
+    free = jnp.full((toy.B, 3), -2, jnp.int32)
     chosen, logits = generate(free)
     np.testing.assert_array_equal(chosen, np.argmax(logits, -1))
-    told = small.apply("depth_logits", z[:, None], text[:, None], chosen[:, None, :-1])
+    told = toy.apply("depth_logits", z[:, None], text[:, None], chosen[:, None, :-1])
     np.testing.assert_allclose(logits, told[:, 0], atol=1e-5)
     wanted = free.at[0, 1].set(7).at[1, 0].set(-1)
     forced, logits = generate(wanted)
     assert forced[0, 1] == 7 and forced[1, 0] == -1 and forced[0, 0] == chosen[0, 0]
-    told = small.apply("depth_logits", z[:, None], text[:, None], forced[:, None, :-1])
+    told = toy.apply("depth_logits", z[:, None], text[:, None], forced[:, None, :-1])
     np.testing.assert_allclose(logits, told[:, 0], atol=1e-5)
 
 
 def test_delays_by_hand():
-    config = dataclasses.replace(small.CONFIG, codebooks_out=1, delays=(0, 1, 2))
+    config = dataclasses.replace(toy.MODEL, codebooks_out=1, delays=(0, 1, 2))
     codes = jnp.array([[[10, 11, 12], [1, 2, 3], [4, 5, -1]], [[10, 11, 12], [-1] * 3, [7, 8, 9]]])
     got = model_lib.delay_codes(codes, config)
     V, C = 31, 19
@@ -218,13 +218,13 @@ def test_delays_by_hand():
 
 def test_wrong_number_of_rows_is_refused():
     with pytest.raises(ValueError, match="7 .config.delays., got 5"):
-        model_lib.delay_codes(jnp.zeros((2, 5, 3), jnp.int32), small.CONFIG)
+        model_lib.delay_codes(jnp.zeros((2, 5, 3), jnp.int32), toy.MODEL)
 
 
 def test_bfloat16_runs_and_is_close():
-    config = dataclasses.replace(small.CONFIG, dtype="bfloat16")
-    exact = forward(small.codes(), small.pixels())
-    rough = forward(small.codes(), small.pixels(), config=config, weights=small.params())
+    config = dataclasses.replace(toy.MODEL, dtype="bfloat16")
+    exact = forward(toy.codes(), toy.pixels())
+    rough = forward(toy.codes(), toy.pixels(), config=config, weights=toy.params())
     assert rough.text_logits.dtype == jnp.float32
     scale = np.abs(exact.text_logits).max()
     np.testing.assert_allclose(rough.text_logits, exact.text_logits, atol=0.05 * scale)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import tree
 from mvjax.config import schema
@@ -21,7 +21,7 @@ transformer = pytest.importorskip("moshi_mlx.modules.transformer")
 
 # 11/4 of the widths is what moshi_mlx makes of 4 times the widths; its window has the frame itself on top
 CONFIG = dataclasses.replace(
-    small.CONFIG,
+    toy.MODEL,
     backbone=schema.BackboneConfig(
         width=48, layers=3, heads=4, hidden=132, context=5, context_has_self=False
     ),
@@ -104,7 +104,7 @@ def codes():
 
 
 def test_frames_and_their_codes(tmp_path):
-    params = small.params(CONFIG)
+    params = toy.params(CONFIG)
     flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
     kyutai.save_moshi(tmp_path / "moshi.safetensors", tree.unflatten(flat), CONFIG)
     theirs = twin(tmp_path / "moshi.safetensors")

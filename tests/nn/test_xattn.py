@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax.config import schema
 from mvjax.nn import xattn
@@ -58,19 +58,19 @@ def layer_of(tree, layer):
 
 @pytest.mark.parametrize("kind, eps", [("variance", 1e-5), ("mean_square", 1e-8)])
 def test_projection_and_norm(kind, eps):
-    config = small.with_cross_attention(image_norm=kind, image_norm_eps=eps)
+    config = toy.with_cross_attention(image_norm=kind, image_norm_eps=eps)
     features = np.random.default_rng(3).standard_normal((2, 4, 12)).astype(np.float32) + 0.5
-    image = small.params(config)["image"]
+    image = toy.params(config)["image"]
     x = F.linear(tensor(features), tensor(image["proj"]["kernel"]).T, tensor(image["proj"]["bias"]))
     want = norm_twin(x, tensor(image["norm"]["scale"]), kind=kind, eps=eps)
-    got = small.apply("project", features, config=config)
+    got = toy.apply("project", features, config=config)
     np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", list(small.GATES))
+@pytest.mark.parametrize("name", list(toy.GATES))
 def test_one_gated_layer(name):
-    config = small.with_cross_attention(gate=small.GATES[name])
-    weights = small.params(config)
+    config = toy.with_cross_attention(gate=toy.GATES[name])
+    weights = toy.params(config)
     gate = weights["backbone"]["blocks"].get("gate")
     y, tokens = (
         np.random.default_rng(s).standard_normal((2, n, 24)).astype(np.float32)
@@ -92,10 +92,10 @@ def test_one_gated_layer(name):
     np.testing.assert_allclose(opening, g.mean(-1).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in small.GATES if n != "none"])
+@pytest.mark.parametrize("name", [n for n in toy.GATES if n != "none"])
 def test_gate_logits_in_bfloat16_are_torchs(name):
     """The runtimes shift the logit by 4 in bfloat16; reference 2.6. Products here are exact."""
-    gate = small.GATES[name]
+    gate = toy.GATES[name]
     u = np.random.default_rng(8).standard_normal((2, 50, 24)).astype(jnp.bfloat16)
     weights = {path: _one_a_column(spec.shape) for path, spec in gate.params(24).items()}
     x = torch.tensor(u.astype(np.float32)).bfloat16()
@@ -125,13 +125,13 @@ def test_the_precision_of_the_gate_is_that_of_the_config():
         jnp.asarray(np.random.default_rng(s).standard_normal((2, n, 24)), jnp.bfloat16)
         for s, n in ((4, 5), (5, 3))
     )
-    xa = small.params()["xa"]
+    xa = toy.params()["xa"]
     kernels = {n: xa[n]["kernel"].astype(jnp.bfloat16) for n in ("q", "k", "v", "out")}
-    gate = jax.tree.map(lambda x: x[1], _flat(small.params()["backbone"]["blocks"]["gate"]))
+    gate = jax.tree.map(lambda x: x[1], _flat(toy.params()["backbone"]["blocks"]["gate"]))
     kv = xattn.keys_values(kernels, tokens)
     openings = {}
     for precision in ("float32", "activations"):
-        config = small.with_cross_attention(gate_dtype=precision).cross_attention
+        config = toy.with_cross_attention(gate_dtype=precision).cross_attention
         run = jax.jit(
             lambda c=config: xattn.gated_cross_attention(c, y, kv, kernels=kernels, gate=gate)
         )
@@ -151,15 +151,15 @@ def _flat(gate):
 @pytest.mark.parametrize("share_gate", [False, True])
 @pytest.mark.parametrize("name", ["tanh", "conditional_sigmoid"])
 def test_whole_backbone_with_images(share, share_gate, name):
-    config = small.with_cross_attention(gate=small.GATES[name], share=share, share_gate=share_gate)
-    twin = pytest.importorskip("moshi_twin").build(small.params(config), config)
-    codes, has_image = small.codes(), np.array([True, False])
-    features = small.apply("encode_images", small.pixels(), config=config)
-    tokens = tensor(small.apply("project", features, config=config))
+    config = toy.with_cross_attention(gate=toy.GATES[name], share=share, share_gate=share_gate)
+    twin = pytest.importorskip("moshi_twin").build(toy.params(config), config)
+    codes, has_image = toy.codes(), np.array([True, False])
+    features = toy.apply("encode_images", toy.pixels(), config=config)
+    tokens = tensor(toy.apply("project", features, config=config))
     with torch.no_grad():
-        want = _backbone_twin(twin, small.params(config), config, name, codes, tokens, has_image)
-    kv = small.apply("look", small.pixels(), config=config)
-    z, gate_means = small.apply("hidden", codes, kv, has_image, config=config)
+        want = _backbone_twin(twin, toy.params(config), config, name, codes, tokens, has_image)
+    kv = toy.apply("look", toy.pixels(), config=config)
+    z, gate_means = toy.apply("hidden", codes, kv, has_image, config=config)
     np.testing.assert_allclose(z, want[0].numpy(), atol=1e-4)
     np.testing.assert_allclose(gate_means, want[1].numpy(), atol=1e-4)
 

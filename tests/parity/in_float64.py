@@ -26,9 +26,9 @@ def main() -> None:
     )
     warnings.simplefilter("ignore")
 
-    import small_model as small
     import test_kyuteye_pt as parity
     import torch
+    import toy
     import upstream
 
     from mvjax.data import images
@@ -44,7 +44,7 @@ def main() -> None:
         return torch.float64 if value is torch.float32 else value
 
     config = upstream.like("kyuteye_pt")
-    params = jax.tree.map(lambda x: np.asarray(x, np.float32), small.params(config))
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), toy.params(config))
     gen, embedder = parity.build(config, params, Path(tempfile.mkdtemp()))
     torch.set_default_dtype(torch.float64)
     for module in (gen.lm_model.double(), embedder.double()):

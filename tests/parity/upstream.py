@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import gates, tree
 from mvjax.config import schema, upstream
@@ -47,7 +47,7 @@ def like(runtime: str, config: schema.ModelConfig = CONFIG, **fields) -> schema.
 
 def params(config: schema.ModelConfig) -> dict:
     """Random parameters in numpy: products of unit variance, and gates between closed and open."""
-    flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(small.params(config)).items()}
+    flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(toy.params(config)).items()}
     for path, leaf in flat.items():
         scale = 5.0  # of the noise, back to 1
         if path.endswith("gate/alpha"):

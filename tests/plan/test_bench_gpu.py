@@ -26,12 +26,10 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 EXPERIMENT = """
-import toy_run
-from mvjax import config as config_lib
+import toy
 
 def config():
-    data = config_lib.DataConfig(speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7)
-    return config_lib.Config(config_lib.FrozenFiles("", "", "", ""), model=toy_run.MODEL, data=data)
+    return toy.planned()
 """
 TOOK = {
     "kind": H200, "devices": 1, "fits": True, "seconds": 0.8, "memory": 70.5e9,
@@ -112,10 +110,10 @@ def test_without_a_gpu_it_says_so(tmp_path):
 
 @pytest.mark.slow
 def test_the_tool_runs_a_small_model_on_a_cpu(tmp_path):
-    (tmp_path / "small.py").write_text(EXPERIMENT)
+    (tmp_path / "experiment.py").write_text(EXPERIMENT)
     out = tmp_path / "results.json"
     done = run_tool(
-        tmp_path, "--cpu", "--experiment", "small.py", "--rows", "1", "2", "--tries", "1",
+        tmp_path, "--cpu", "--experiment", "experiment.py", "--rows", "1", "2", "--tries", "1",
         "--frozen", "int8", "--steps", "3", "--json", str(out),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import toy_run
+import toy
 
 from mvjax import tree
 from mvjax.config import schema
@@ -17,20 +17,7 @@ from mvjax.plan import measure as measure_lib
 from mvjax.train import load, sharding
 
 ROOT = Path(__file__).parents[2]
-NO_FILES = schema.FrozenFiles("", "", "", "")
-
-
-def toy(*, mesh=(1, 1, 1), dtype="float32", features=False, **train) -> schema.Config:
-    data = schema.DataConfig(
-        speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7, features=features
-    )
-    return schema.Config(
-        NO_FILES,
-        model=dataclasses.replace(toy_run.MODEL, dtype=dtype),
-        data=data,
-        mesh=schema.MeshConfig(*mesh),
-        train=schema.TrainConfig(steps=2000, **train),
-    )
+ONE = (1, 1, 1)  # device
 
 
 def measure(run: schema.Config, devices: int = 1) -> measure_lib.Measured:
@@ -46,7 +33,7 @@ def check(one: measure_lib.Measured, devices: int) -> None:
 
 @pytest.mark.slow
 def test_steps_run_on_one_device():
-    run = toy(remat="none")
+    run = toy.planned(mesh=ONE, remat="none")
     one = measure(run)
     check(one, 1)
     held = load.held(run)
@@ -55,14 +42,15 @@ def test_steps_run_on_one_device():
 
 @pytest.mark.slow
 def test_steps_run_on_several_devices_in_int8_and_from_features():
-    run = toy(mesh=(1, 2, 1), features=True, frozen_dtype="int8", remat="none")
-    run = toy_run.with_data(run, speechless_rows=0)  # half the program to compile
+    run = toy.planned(mesh=(1, 2, 1), frozen_dtype="int8", remat="none")
+    run = toy.with_data(run, features=True, speechless_rows=0)  # half the program to compile
     check(measure(run, 2), 2)
 
 
 @pytest.fixture(scope="module")
 def made():
-    run = toy(mesh=(1, 2, 2), dtype="bfloat16", frozen_dtype="int8")
+    model = dataclasses.replace(toy.MODEL, dtype="bfloat16")
+    run = toy.planned(model, mesh=(1, 2, 2), frozen_dtype="int8")
     mesh = sharding.make_mesh(run.mesh, jax.devices()[:4])
     arguments = compiled_step.step_arguments(run, mesh)
     state, frozen, rows = arguments
@@ -134,7 +122,7 @@ def program(monkeypatch):
 
 def test_out_of_memory_is_an_answer(program):
     program("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.50GiB.\nAt")
-    one = measure(toy())
+    one = measure(toy.planned(mesh=ONE))
     assert not one.fits and one.seconds == 0 and one.steps == 0
     assert one.memory == 55 and one.memory_from == "compiler"
     assert one.refused == "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.50GiB."
@@ -142,22 +130,22 @@ def test_out_of_memory_is_an_answer(program):
 
 def test_out_of_memory_while_compiling_tells_the_allocation(program):
     program("RESOURCE_EXHAUSTED: Out of memory allocating 77 bytes", "_compile")
-    one = measure(toy())
+    one = measure(toy.planned(mesh=ONE))
     assert not one.fits and one.memory == 77 and one.memory_from == "allocation"
 
 
 def test_another_error_of_the_device_is_one(program):
     program("INTERNAL: no kernel")
     with pytest.raises(jax.errors.JaxRuntimeError, match="no kernel"):
-        measure(toy())
+        measure(toy.planned(mesh=ONE))
 
 
 def test_memory_is_the_devices_unless_it_held_more_before(program, monkeypatch):
-    one = measure(toy())
+    one = measure(toy.planned(mesh=ONE))
     assert one.seconds == 3 and one.memory == 55 and one.memory_from == "compiler"
     told = iter((20.0, 70.0, 70.0, 70.0))
     monkeypatch.setattr(measure_lib, "_held", lambda devices: next(told))
-    one, again = measure(toy()), measure(toy())
+    one, again = measure(toy.planned(mesh=ONE)), measure(toy.planned(mesh=ONE))
     assert one.memory == 70 and one.memory_from == "device"
     assert again.memory == 55 and again.memory_from == "compiler"
 

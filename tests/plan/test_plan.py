@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
-import toy_run
+import toy
 
 from mvjax.config import schema
 from mvjax.config import text as config_text
@@ -31,7 +31,7 @@ UTILISATION = 0.7  # at the roofline, at least
 def estimate(name: str, **train) -> cost.Plan:
     topology = chips.topology(name)
     return estimate_lib.estimated_plan(
-        cost.with_mesh(toy_run.planned(**train), topology.devices), topology
+        cost.with_mesh(toy.planned(**train), topology.devices), topology
     )
 
 
@@ -66,7 +66,7 @@ def test_more_shards_of_the_weights_need_less_memory_and_more_traffic():
     topology = chips.topology("v5e:2x2")
     meshes = (schema.MeshConfig(4, 1, 1), schema.MeshConfig(2, 2, 1))
     one, two = (
-        estimate_lib.estimated_plan(dataclasses.replace(toy_run.planned(), mesh=mesh), topology)
+        estimate_lib.estimated_plan(dataclasses.replace(toy.planned(), mesh=mesh), topology)
         for mesh in meshes
     )
     assert two.memory["frozen weights"] < one.memory["frozen weights"] * 0.6
@@ -75,13 +75,13 @@ def test_more_shards_of_the_weights_need_less_memory_and_more_traffic():
 
 def test_the_fastest_that_fits_comes_first():
     topology = chips.topology("v5e:2x2")
-    plans = search.plans(toy_run.planned(), topology, fit=3, compiles=False, cache=None, say=silent)
+    plans = search.plans(toy.planned(), topology, fit=3, compiles=False, cache=None, say=silent)
     assert len(plans) == search.SHOWN and all(one.fits for one in plans)
     settings = {estimate_lib.settings(one.run) for one in plans}
     assert len(settings) == len(plans)
     words = search.settings_or_remedy(plans[0]).partition("this setting: ")[2]
     chosen = re.findall(r"--set '?([^' ]+)'?", words)
-    assert config_text.override(toy_run.planned(), chosen) == plans[0].run
+    assert config_text.override(toy.planned(), chosen) == plans[0].run
 
 
 def test_a_search_learns_from_what_took_more_than_counted():
@@ -92,7 +92,7 @@ def test_a_search_learns_from_what_took_more_than_counted():
             estimate("v5e:2x2"), run=run, memory=lasting, needed=needed, room=100.0
         )
         for needed in (50.0, 45.0, 20.0)
-        if (run := toy_run.planned(seed=int(needed)))
+        if (run := toy.planned(seed=int(needed)))
     }
 
     def trial(run):
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_told_what_would():
 
 
 def test_rows_that_no_mesh_divides_are_an_error():
-    run = toy_run.planned()
+    run = toy.planned()
     odd = dataclasses.replace(run, data=dataclasses.replace(run.data, speech_rows=3))
     with pytest.raises(ValueError, match="no mesh of 8 devices divides data.speech_rows=3"):
         estimate_lib.ranked(odd, chips.topology("v5e:2x4"))
@@ -129,7 +129,7 @@ def test_rows_that_no_mesh_divides_are_an_error():
 def test_a_mesh_that_does_not_divide_the_rows_is_told_one_that_does():
     with pytest.raises(ValueError, match=r"not divisible by 8 data(.|\n)*--set mesh.data="):
         search.plans(
-            toy_run.planned(),
+            toy.planned(),
             chips.topology("v5e:2x4"),
             fit=0,
             compiles=False,
@@ -146,7 +146,7 @@ def test_table_has_a_line_a_plan():
 
 def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
     pytest.importorskip("libtpu")
-    run = cost.with_mesh(toy_run.planned(), 4)
+    run = cost.with_mesh(toy.planned(), 4)
     found = compiled_step.Compiled(True, "", {"temp": 5.0, "generated_code": 1.0}, 7.0, None, 3.0)
     monkeypatch.setattr(compiled_step, "_compile", lambda lowered, topology: found)
     topology = chips.topology("v5e:2x2")
@@ -164,7 +164,7 @@ def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("sizes", [(8, 1, 2), (2, 4, 2), (1, 8, 2)])
 def test_a_mesh_may_split_an_axis_of_the_torus(sizes):
     pytest.importorskip("libtpu")
-    run = dataclasses.replace(toy_run.planned(), mesh=schema.MeshConfig(*sizes))
+    run = dataclasses.replace(toy.planned(), mesh=schema.MeshConfig(*sizes))
     mesh = compiled_step.slice_mesh(run, chips.topology("v6e:4x4"))
     assert mesh.devices.shape == sizes and len(set(mesh.devices.flat)) == 16
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import toy_run
+import toy
 
 from mvjax.config import schema
 from mvjax.plan import estimate, search
@@ -55,17 +55,17 @@ def gpus(monkeypatch):
 
 
 def test_without_gpus_they_are_counted_and_that_is_said():
-    (one,) = plans("h100:4", toy_run.planned())
+    (one,) = plans("h100:4", toy.planned())
     assert one.measured is None and one.fits and one.times is not None
     text = plan_text.full(one)
     assert "counted, not compiled; not measured: no GPU is here that jax can use" in text
     assert "measured on" not in text and "measured" not in plan_text.table([one])
-    assert all(other.note for other in plans("h100:4", toy_run.planned(), fit=2))
+    assert all(other.note for other in plans("h100:4", toy.planned(), fit=2))
 
 
 def test_what_was_measured_stands_beside_the_count(gpus):
     asked = gpus(lambda run: took(0.25))
-    (one,) = plans("h100:2", toy_run.planned())
+    (one,) = plans("h100:2", toy.planned())
     assert [run.mesh for run in asked] == [schema.MeshConfig(2, 1, 1)]
     frames = flops.frames_per_step(one.run.data)
     assert one.fits and one.measured_frames_per_second == pytest.approx(frames / 0.25)
@@ -80,8 +80,8 @@ def test_what_was_measured_stands_beside_the_count(gpus):
 
 def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):
     gpus(lambda run: took(0.25))
-    (one,) = plans("h100:2", toy_run.planned())
-    (other,) = plans("h100:2", toy_run.planned(), compiles=False)
+    (one,) = plans("h100:2", toy.planned())
+    (other,) = plans("h100:2", toy.planned(), compiles=False)
     head, first, second = plan_text.table([one, other]).splitlines()
     assert head.endswith("GB") and "measured: ms" in head
     assert first.split()[-4] == "250" and first.split()[-1] == "61.5"
@@ -90,7 +90,7 @@ def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):
 
 def test_what_runs_out_of_memory_does_not_fit_whatever_was_counted(gpus):
     gpus(lambda run: REFUSED)
-    (one,) = plans("h100:2", toy_run.planned(remat="frozen"))
+    (one,) = plans("h100:2", toy.planned(remat="frozen"))
     assert not one.fits and one.measured_frames_per_second == one.measured_utilization == 0
     text = plan_text.full(one)
     assert "out of memory: 99.000 GB by the compiler; RESOURCE_EXHAUSTED: no" in text
@@ -108,8 +108,8 @@ def test_the_best_by_counting_are_measured_and_ranked_by_it(gpus):
         return REFUSED if found is None else took(found)
 
     asked = gpus(answer)
-    found = plans("h100:2", toy_run.planned(), fit=3)
-    counted = estimate.ranked(toy_run.planned(), chips.topology("h100:2"))
+    found = plans("h100:2", toy.planned(), fit=3)
+    counted = estimate.ranked(toy.planned(), chips.topology("h100:2"))
     assert asked == [one.run for one in counted[:3]]
     assert [one.run for one in found[:3]] == [asked[2], asked[0], asked[1]]
     assert [one.fits for one in found[:3]] == [True, True, False]
@@ -118,17 +118,17 @@ def test_the_best_by_counting_are_measured_and_ranked_by_it(gpus):
 
 def test_measuring_goes_on_until_something_fits_but_not_for_ever(gpus):
     asked = gpus(lambda run: REFUSED)
-    plans("h100:2", toy_run.planned(), fit=2)
+    plans("h100:2", toy.planned(), fit=2)
     assert len(asked) == 4
 
 
 def test_counting_only_looks_for_nothing(monkeypatch):
     monkeypatch.setattr(gpus_lib, "gpus", None)
-    assert plans("h100:2", toy_run.planned(), compiles=False)[0].note == ""
+    assert plans("h100:2", toy.planned(), compiles=False)[0].note == ""
 
 
 def test_features_from_a_cache_cost_no_encoder():
-    run = toy_run.planned()
+    run = toy.planned()
     cached = dataclasses.replace(run, data=dataclasses.replace(run.data, features=True))
     parts, fewer = flops.step_flops(run).parts, flops.step_flops(cached).parts
     assert parts["image encoder"].needed > 0 and fewer["image encoder"].needed == 0

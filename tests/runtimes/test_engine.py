@@ -6,22 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import types
 from mvjax.config import upstream
 from mvjax.nn import model as model_lib
 from mvjax.runtimes.jax import generate, sampling, session
 
-MODEL = model_lib.VisionSpeech(small.CONFIG)
-V, C = small.CONFIG.text_vocab, small.CONFIG.audio_vocab
+MODEL = model_lib.VisionSpeech(toy.MODEL)
+V, C = toy.MODEL.text_vocab, toy.MODEL.audio_vocab
 FREE = types.UNGENERATED
 
 
 def like(runtime):
     """The toy model as a runtime has it, with the norms left alone: one set of parameters for all."""
-    stream = upstream.imitate(small.CONFIG, runtime).stream
-    return model_lib.VisionSpeech(dataclasses.replace(small.CONFIG, stream=stream))
+    stream = upstream.imitate(toy.MODEL, runtime).stream
+    return model_lib.VisionSpeech(dataclasses.replace(toy.MODEL, stream=stream))
 
 
 def split(codes):
@@ -30,17 +30,17 @@ def split(codes):
 
 @pytest.mark.parametrize("absent", [False, True])
 def test_teacher_forcing_equals_the_training_forward(absent):
-    codes = small.codes()
+    codes = toy.codes()
     codes[1, 1:, 7:] = -1
     if absent:
         codes[1, 1:] = -1
         codes[0, 1:4] = -1
     text, audio, user = split(codes)
     has_image = np.array([True, False])
-    kv = small.apply("look", small.pixels())
+    kv = toy.apply("look", toy.pixels())
     got = generate.generate(
         MODEL,
-        small.params(),
+        toy.params(),
         user,
         kv,
         has_image,
@@ -48,7 +48,7 @@ def test_teacher_forcing_equals_the_training_forward(absent):
         forced_audio=audio,
         with_audio_logits=True,
     )
-    want = small.apply("__call__", codes, small.pixels(), has_image, depth_codebooks=3)
+    want = toy.apply("__call__", codes, toy.pixels(), has_image, depth_codebooks=3)
     np.testing.assert_array_equal(got.text_ids, text)
     np.testing.assert_array_equal(got.audio_codes, audio)
     np.testing.assert_allclose(got.text_logits, want.text_logits, atol=1e-5)
@@ -61,11 +61,11 @@ def test_teacher_forcing_equals_the_training_forward(absent):
 
 
 def test_what_it_chose_is_what_the_training_forward_prefers():
-    _, _, user = split(small.codes())
-    kv = small.apply("look", small.pixels())
-    got = generate.generate(MODEL, small.params(), user, kv)
+    _, _, user = split(toy.codes())
+    kv = toy.apply("look", toy.pixels())
+    got = generate.generate(MODEL, toy.params(), user, kv)
     codes = np.concatenate([got.text_ids[:, None], got.audio_codes, user], axis=1)
-    want = small.apply("__call__", codes, small.pixels(), depth_codebooks=3)
+    want = toy.apply("__call__", codes, toy.pixels(), depth_codebooks=3)
     np.testing.assert_array_equal(got.text_ids, np.argmax(want.text_logits, -1))
     chosen = np.swapaxes(np.argmax(want.audio_logits, -1), 1, 2)
     np.testing.assert_array_equal(got.audio_codes[:, 0], chosen[:, 0])
@@ -74,19 +74,19 @@ def test_what_it_chose_is_what_the_training_forward_prefers():
 
 
 def test_a_forced_prefix_is_kept_and_the_rest_goes_on_from_it():
-    text, audio, user = split(small.codes())
-    whole = generate.generate(MODEL, small.params(), user)
+    text, audio, user = split(toy.codes())
+    whole = generate.generate(MODEL, toy.params(), user)
     forced_text, forced_audio = np.full_like(text, FREE), np.full_like(audio, FREE)
     forced_text[:, :4], forced_audio[:, :, :4] = text[:, :4], audio[:, :, :4]
     got = generate.generate(
-        MODEL, small.params(), user, forced_text=forced_text, forced_audio=forced_audio
+        MODEL, toy.params(), user, forced_text=forced_text, forced_audio=forced_audio
     )
     np.testing.assert_array_equal(got.text_ids[:, :4], text[:, :4])
     np.testing.assert_array_equal(got.audio_codes[:, :, :4], audio[:, :, :4])
     assert np.any(got.text_ids[:, 4:] != whole.text_ids[:, 4:])
     same = generate.generate(
         MODEL,
-        small.params(),
+        toy.params(),
         user,
         forced_text=got.text_ids.at[:, 5:].set(FREE),
         forced_audio=got.audio_codes.at[:, :, 5:].set(FREE),
@@ -96,14 +96,14 @@ def test_a_forced_prefix_is_kept_and_the_rest_goes_on_from_it():
 
 
 def test_image_seen_in_some_frames_only():
-    _, _, user = split(small.codes())
-    kv = small.apply("look", small.pixels())
-    on = np.zeros((small.B, small.T), bool)
-    blind = generate.generate(MODEL, small.params(), user)
-    off = generate.generate(MODEL, small.params(), user, kv, image_on=on)
+    _, _, user = split(toy.codes())
+    kv = toy.apply("look", toy.pixels())
+    on = np.zeros((toy.B, toy.T), bool)
+    blind = generate.generate(MODEL, toy.params(), user)
+    off = generate.generate(MODEL, toy.params(), user, kv, image_on=on)
     np.testing.assert_array_equal(off.text_logits, blind.text_logits)
     on[0, 4:7] = True
-    some = generate.generate(MODEL, small.params(), user, kv, image_on=on)
+    some = generate.generate(MODEL, toy.params(), user, kv, image_on=on)
     np.testing.assert_array_equal(some.gates > 0, on)
     np.testing.assert_array_equal(some.text_logits[:, :4], blind.text_logits[:, :4])
     assert np.abs(some.text_logits[0, 4] - blind.text_logits[0, 4]).max() > 1e-3
@@ -128,7 +128,7 @@ def test_token_timeline_by_hand(monkeypatch, runtime):
     monkeypatch.setattr(model_lib.VisionSpeech, "depth_generate", depth)
     config = dataclasses.replace(like(runtime).config, audio_vocab=59)
     talk = session.Session(model_lib.VisionSpeech(config))
-    weights = small.params(dataclasses.replace(small.CONFIG, audio_vocab=59))
+    weights = toy.params(dataclasses.replace(toy.MODEL, audio_vocab=59))
     state, outs = talk.start(batch=2), []
     for s in range(4):
         user = 10 * (s + 1) + jnp.tile(jnp.arange(3, dtype=jnp.int32)[None], (2, 1))
@@ -163,30 +163,30 @@ def test_token_timeline_by_hand(monkeypatch, runtime):
 
 
 def test_an_early_user_is_a_user_whose_first_frame_is_lost():
-    user = split(small.codes())[2]
-    got = generate.generate(like("kyuteye_pt"), small.params(), user)
+    user = split(toy.codes())[2]
+    got = generate.generate(like("kyuteye_pt"), toy.params(), user)
     later = np.concatenate([user[:, :, 1:], np.full_like(user[:, :, :1], -1)], axis=2)
-    want = generate.generate(MODEL, small.params(), later)
+    want = generate.generate(MODEL, toy.params(), later)
     np.testing.assert_array_equal(got.text_ids, want.text_ids)
     np.testing.assert_array_equal(got.audio_codes, want.audio_codes)
     other = user.copy()
     other[:, :, 0] = (other[:, :, 0] + 1) % C  # frame 0 is not heard
-    same = generate.generate(like("kyuteye_pt"), small.params(), other)
+    same = generate.generate(like("kyuteye_pt"), toy.params(), other)
     np.testing.assert_array_equal(same.text_logits, got.text_logits)
-    assert np.any(generate.generate(MODEL, small.params(), other).text_logits != got.text_logits)
+    assert np.any(generate.generate(MODEL, toy.params(), other).text_logits != got.text_logits)
 
 
 def test_first_step_forcing_changes_the_logits_of_call_0_alone():
-    user = jnp.asarray(split(small.codes())[2])
+    user = jnp.asarray(split(toy.codes())[2])
     outs = {}
     for forcing in (True, False):
-        stream = dataclasses.replace(small.CONFIG.stream, first_step_forcing=forcing)
-        config = dataclasses.replace(small.CONFIG, stream=stream)
+        stream = dataclasses.replace(toy.MODEL.stream, first_step_forcing=forcing)
+        config = dataclasses.replace(toy.MODEL, stream=stream)
         talk = session.Session(model_lib.VisionSpeech(config))
-        state = talk.start(batch=small.B)
+        state = talk.start(batch=toy.B)
         outs[forcing] = []
         for t in range(3):
-            state, out = talk.frame(small.params(), state, user[:, :, t])
+            state, out = talk.frame(toy.params(), state, user[:, :, t])
             outs[forcing].append(out)
     (first, *rest), (free, *others) = outs[True], outs[False]
     np.testing.assert_allclose(first.audio_logits[:, :2], free.audio_logits[:, :2], atol=1e-6)
@@ -198,15 +198,15 @@ def test_first_step_forcing_changes_the_logits_of_call_0_alone():
 
 @pytest.mark.parametrize("runtime", ["ours", "kyuteye_pt", "candle"])
 def test_session_equals_generate(runtime):
-    user = jnp.asarray(split(small.codes())[2])
-    kv = small.apply("look", small.pixels())
+    user = jnp.asarray(split(toy.codes())[2])
+    kv = toy.apply("look", toy.pixels())
     has_image = jnp.array([True, False])
     model = like(runtime)
-    want = generate.generate(model, small.params(), user, kv, has_image, with_audio_logits=True)
+    want = generate.generate(model, toy.params(), user, kv, has_image, with_audio_logits=True)
     talk = session.Session(model)
-    state = talk.start(batch=small.B, kv=kv, has_image=has_image)
-    for t in range(small.T):
-        state, out = talk.frame(small.params(), state, user[:, :, t])
+    state = talk.start(batch=toy.B, kv=kv, has_image=has_image)
+    for t in range(toy.T):
+        state, out = talk.frame(toy.params(), state, user[:, :, t])
         np.testing.assert_array_equal(out.text_ids, want.text_ids[:, t])
         np.testing.assert_allclose(out.text_logits, want.text_logits[:, t], atol=1e-5)
         np.testing.assert_allclose(out.gate, want.gates[:, t], atol=1e-6)
@@ -220,15 +220,15 @@ def test_session_equals_generate(runtime):
 
 def test_continuation_of_unequal_prompts():
     lengths = np.array([4, 2, 1])
-    prompts = small.codes(batch=3, frames=4)[:, 0]
-    kv = small.apply("look", small.pixels(batch=3))
-    weights = small.params()
+    prompts = toy.codes(batch=3, frames=4)[:, 0]
+    kv = toy.apply("look", toy.pixels(batch=3))
+    weights = toy.params()
     got = generate.generate_text(MODEL, weights, prompts, lengths, kv, max_tokens=6)
     # greedy by running the training forward again and again
     row = np.full((3, 1, 10), -1, np.int32)
     for b, length in enumerate(lengths):
         row[b, 0, :length] = prompts[b, :length]
-    pixels = jnp.asarray(small.pixels(batch=3))
+    pixels = jnp.asarray(toy.pixels(batch=3))
     text_logits = jax.jit(
         lambda p, ids: MODEL.apply({"params": p}, ids, pixels, depth_codebooks=0).text_logits
     )
@@ -268,12 +268,12 @@ def test_sampling():
 
 
 def test_drawn_conversation_depends_on_the_key():
-    _, _, user = split(small.codes())
+    _, _, user = split(toy.codes())
     draw = sampling.TopK(temperature=1.0, k=10)
     run = [
         generate.generate(
             MODEL,
-            small.params(),
+            toy.params(),
             user,
             key=jax.random.key(seed),
             text_sampler=draw,

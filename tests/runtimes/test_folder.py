@@ -6,7 +6,7 @@ import json
 import exported
 import numpy as np
 import pytest
-import quantizable
+import toy
 
 from mvjax import gates
 from mvjax.export import folder as export_folder
@@ -71,13 +71,13 @@ def test_candle_folders_run_as_torch_folders(gate, tmp_path):
 
 def test_a_gguf_runs_as_its_dequantized_weights(tmp_path):
     pytest.importorskip("gguf")
-    params = quantizable.params()
+    params = toy.quantizable_params()
     _, folder = exported.write(
-        quantizable.CONFIG, "candle", tmp_path, params=params, quantization="q8_0"
+        toy.QUANTIZABLE, "candle", tmp_path, params=params, quantization="q8_0"
     )
     weights = folder / "model.q8_0.gguf"
-    loaded = export_folder.load_exported(weights, quantizable.CONFIG, "candle", dtype=np.float32)
-    _, other = exported.write(quantizable.CONFIG, "torch", tmp_path, params=loaded)
+    loaded = export_folder.load_exported(weights, toy.QUANTIZABLE, "candle", dtype=np.float32)
+    _, other = exported.write(toy.QUANTIZABLE, "torch", tmp_path, params=loaded)
     first, again = (exported.talk(exported.open_runtime("candle", folder), 6) for _ in range(2))
     assert_same(first, again)
     assert_same_weights(
@@ -94,7 +94,7 @@ def test_quantized_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
     pytest.importorskip("mlx.core")
     from mvjax.runtimes.mlx import runtime as mlx_runtime
 
-    params, config = quantizable.params(), quantizable.CONFIG
+    params, config = toy.quantizable_params(), toy.QUANTIZABLE
     _, folder = exported.write(config, "mlx", tmp_path, params=params, quantization=mode)
     first, again = (exported.talk(mlx_runtime.Runtime(folder), 5) for _ in range(2))
     assert_same(first, again)
@@ -107,7 +107,7 @@ def test_quantized_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
 
 def test_a_quantized_file_that_is_not_what_its_config_says(tmp_path):
     pytest.importorskip("mlx.core")
-    params, config = quantizable.params(), quantizable.CONFIG
+    params, config = toy.quantizable_params(), toy.QUANTIZABLE
     _, folder = exported.write(config, "mlx", tmp_path, params=params, quantization="q4")
     path = folder / "config.json"
     text = path.read_text()

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import toy_run
+import toy
 
 from mvjax.train import distributed
 
@@ -16,11 +16,11 @@ TIMEOUT = 600  # seconds; a hang, not a slow machine
 
 
 def start(folder: Path, *arguments: object, count: int = 1, devices: int = 1):
-    """Starts `count` processes of one run with `devices` simulated devices each; see `toy_run.main`."""
-    toy_run.make_config(folder / "frozen")  # before they all do
+    """Starts `count` processes of one run with `devices` simulated devices each; see `toy.main`."""
+    toy.make_config(folder / "frozen")  # before they all do
     return [
         subprocess.Popen(
-            [sys.executable, toy_run.__file__, str(folder), *map(str, arguments)],
+            [sys.executable, toy.__file__, str(folder), *map(str, arguments)],
             env={**environment(folder, devices=devices), **joined},
             stderr=subprocess.PIPE,
             text=True,

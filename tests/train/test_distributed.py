@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-import toy_run
+import toy
 
 from mvjax.config import schema
 from mvjax.train import distributed, sharding
@@ -97,7 +97,7 @@ def test_a_tpu_of_one_machine_is_one_process(environment, monkeypatch):
 
 def test_a_batch_of_one_process():
     data = schema.DataConfig(speech_rows=4, speechless_rows=0, speech_frames=9, speechless_tokens=7)
-    batch = toy_run.Data(data)[3]
+    batch = toy.Data(data)[3]
     feed = distributed.Feed(mesh(2, 2, 2))
     assert (feed.index, feed.count) == (0, 1)
     placed = feed(batch)

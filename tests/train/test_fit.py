@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import same_state
-import toy_run
+import toy
 
 from mvjax import tree
 from mvjax.config import schema
@@ -44,17 +44,17 @@ def frozen(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(frozen):
-    return toy_run.make_config(frozen, mesh=MESH)
+    return toy.make_config(frozen, mesh=MESH)
 
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
     """(run folder, summary) of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return folder, fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    return folder, fit.fit(config, folder, data=toy.Data(config.data), quiet=True)
 
 
-class Interrupted(toy_run.Data):
+class Interrupted(toy.Data):
     """Sends SIGTERM to this process while it makes the batch of one step."""
 
     def __init__(self, data, *, at):
@@ -70,7 +70,7 @@ class Interrupted(toy_run.Data):
 def assert_same_run(first: Path, second: Path) -> None:
     """Same adapters, optimizer state and counters, bit for bit; same metrics but for the speed."""
     found = [checkpoint.newest(folder / load.CHECKPOINTS) for folder in (first, second)]
-    assert [each.meta["step"] for each in found] == [toy_run.STEPS] * 2
+    assert [each.meta["step"] for each in found] == [toy.STEPS] * 2
     same_state.check(*found)
     assert metrics(first) == metrics(second)
 
@@ -95,7 +95,7 @@ def test_run_folder(whole, config):
         layers = lines[-1][f"{kind}_layers"]
         assert len(layers) == 3 and len(set(layers)) == 3
         assert np.mean(layers) == pytest.approx(lines[-1][kind], rel=1e-6)
-    assert summary.step == toy_run.STEPS and summary.finished and summary.skipped == 0
+    assert summary.step == toy.STEPS and summary.finished and summary.skipped == 0
     assert json.loads((folder / "summary.json").read_text())["frozen_hash"] == summary.frozen_hash
     assert load.read_config(folder) == config
     names = sorted(p.name for p in (folder / "checkpoints").iterdir())
@@ -111,7 +111,7 @@ def test_frozen_hash_is_of_the_files(whole, config):
 
 def test_trained_gives_the_whole_model(whole, config):
     run = load.trained(whole[0])
-    assert run.step == toy_run.STEPS
+    assert run.step == toy.STEPS
     assert run.config == config
     tree.assert_same_tree(tree.merge(*load.shapes(config)), run.params, place="trained")
 
@@ -122,7 +122,7 @@ def test_sigterm_saves_and_resume_is_exact(whole, config, tmp_path):
     assert (stopped.step, stopped.finished) == (7, False)  # the step in progress is finished
     with (folder / "metrics.jsonl").open("a") as file:  # a later line, and one cut short
         file.write('{"step": 99}\n{"step": 7, "lo')
-    resumed = fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    resumed = fit.fit(config, folder, data=toy.Data(config.data), quiet=True)
     assert resumed.finished and resumed.frozen_hash == stopped.frozen_hash
     assert_same_run(whole[0], folder)
 
@@ -130,16 +130,16 @@ def test_sigterm_saves_and_resume_is_exact(whole, config, tmp_path):
 def test_a_finished_run_does_nothing(whole, config):
     folder, summary = whole
     before = metrics(folder)
-    again = fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
-    assert again.step == toy_run.STEPS and again.metrics == summary.metrics
+    again = fit.fit(config, folder, data=toy.Data(config.data), quiet=True)
+    assert again.step == toy.STEPS and again.metrics == summary.metrics
     assert metrics(folder) == before
 
 
 def test_another_config_is_refused(whole, config):
-    changed = toy_run.with_train(config, seed=3, steps=20, log_every=5)
-    changed = toy_run.with_data(changed, p_concat=0.25)
+    changed = toy.with_train(config, seed=3, steps=20, log_every=5)
+    changed = toy.with_data(changed, p_concat=0.25)
     with pytest.raises(ValueError, match="another config") as error:
-        fit.fit(changed, whole[0], data=toy_run.Data(config.data), quiet=True)
+        fit.fit(changed, whole[0], data=toy.Data(config.data), quiet=True)
     message = str(error.value)
     for field in ("train.seed: the run has 0, now 3", "train.steps", "data.p_concat"):
         assert field in message
@@ -152,7 +152,7 @@ def test_a_folder_without_checkpoints_takes_another_config(config, tmp_path):
     with pytest.raises(ValueError, match="names no source"):
         fit.fit(config, folder, quiet=True)
     assert not folder.exists()
-    resume.write_config(folder, toy_run.with_train(config, seed=9))  # as of a run killed early
+    resume.write_config(folder, toy.with_train(config, seed=9))  # as of a run killed early
     resume.check_config(folder, config)
 
 
@@ -164,7 +164,7 @@ def test_a_truncated_weight_file_stops_before_the_data_are_made(config, tmp_path
         raise AssertionError(root)
 
     frozen = dataclasses.replace(config.frozen, moshi=str(cut))
-    changed = dataclasses.replace(toy_run.with_data(config, prepare=never), frozen=frozen)
+    changed = dataclasses.replace(toy.with_data(config, prepare=never), frozen=frozen)
     with pytest.raises(ValueError, match=str(cut)):
         fit.fit(changed, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
@@ -178,7 +178,7 @@ def test_other_frozen_weights_are_refused(whole, config, tmp_path):
     frozen = dataclasses.replace(config.frozen, moshi=str(other))
     changed = dataclasses.replace(config, frozen=frozen)
     with pytest.raises(ValueError, match=r"frozen\.moshi: expected SHA-256"):
-        fit.fit(changed, whole[0], data=toy_run.Data(config.data), quiet=True)
+        fit.fit(changed, whole[0], data=toy.Data(config.data), quiet=True)
 
 
 def test_a_damaged_checkpoint_falls_back(whole, config, tmp_path):
@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_falls_back(whole, config, tmp_path):
     newest = folder / "checkpoints" / "00000010"
     largest = max(newest.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     os.truncate(largest, largest.stat().st_size // 2)
-    resumed = fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    resumed = fit.fit(config, folder, data=toy.Data(config.data), quiet=True)
     assert resumed.finished
     assert (folder / "checkpoints" / "00000010.damaged").is_dir()
     assert_same_run(whole[0], folder)
@@ -221,19 +221,19 @@ def test_on_a_full_disk_the_run_goes_on_for_a_while(config, tmp_path, monkeypatc
     folder = tmp_path / "run"
     usage = checkpoint.shutil.disk_usage(tmp_path)
 
-    class Full(toy_run.Data):
+    class Full(toy.Data):
         def __getitem__(self, step):
             if step in (2, 9):  # full from before the checkpoint of step 3 to after that of step 9
                 space = usage._replace(free=1000) if step == 2 else usage
                 monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: space)
             return super().__getitem__(step)
 
-    config = toy_run.with_train(config, checkpoint_every=3, max_failed_saves=4)
+    config = toy.with_train(config, checkpoint_every=3, max_failed_saves=4)
     assert fit.fit(config, folder, data=Full(config.data)).finished
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["00000012"]
     told = capsys.readouterr().err
     assert told.count("the disk has 1,000 free") == 3 and "3 failed in a row" in told
-    config = toy_run.with_train(config, max_failed_saves=3)
+    config = toy.with_train(config, max_failed_saves=3)
     with pytest.raises(ValueError, match="checkpoint of step 9: .* 1,000 free"):
         fit.fit(config, tmp_path / "other", data=Full(config.data), quiet=True)
     assert metrics(tmp_path / "other")[-1]["step"] == 8
@@ -242,24 +242,24 @@ def test_on_a_full_disk_the_run_goes_on_for_a_while(config, tmp_path, monkeypatc
 def test_too_many_skipped_batches_end_the_run_with_their_samples(config, tmp_path, quick):
     folder = tmp_path / "run"
     quick |= {2, 5, 6, 7}
-    config = toy_run.with_train(config, max_skipped=3)
+    config = toy.with_train(config, max_skipped=3)
     with pytest.raises(ValueError, match="steps 5 to 7: expected finite gradients") as error:
-        fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+        fit.fit(config, folder, data=toy.Data(config.data), quiet=True)
     assert "step 5, speech: speech-4-0, speech-4-1, speech-4-2, speech-4-3\n" in str(error.value)
     assert "speechless-6-7" in str(error.value)
     found = checkpoint.newest(folder / "checkpoints")
     assert found.meta["step"] == 8  # it was running when the third was known
-    summary = fit.fit(config, folder, data=toy_run.Data(config.data), quiet=True)
+    summary = fit.fit(config, folder, data=toy.Data(config.data), quiet=True)
     assert summary.finished and summary.skipped == 4
 
 
 def test_a_stalled_reader_is_reported(config, tmp_path, capsys, quick):
-    class Stalled(toy_run.Data):
+    class Stalled(toy.Data):
         def __getitem__(self, step):
             time.sleep(1.5 if step == 6 else 0)
             return super().__getitem__(step)
 
-    config = toy_run.with_train(config, watchdog_seconds=0.5)
+    config = toy.with_train(config, watchdog_seconds=0.5)
     fit.fit(config, tmp_path / "run", data=Stalled(config.data))
     told = capsys.readouterr().err
     assert "without a step: waiting for the data of step 7" in told
@@ -267,7 +267,7 @@ def test_a_stalled_reader_is_reported(config, tmp_path, capsys, quick):
 
 
 def test_profile(config, tmp_path, capsys, quick):
-    fit.fit(config, tmp_path, data=toy_run.Data(config.data), profile=trace.Span(3, 4))
+    fit.fit(config, tmp_path, data=toy.Data(config.data), profile=trace.Span(3, 4))
     assert f"trace of steps 3 to 4: {tmp_path}/profile/0" in capsys.readouterr().err
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
@@ -275,5 +275,5 @@ def test_profile(config, tmp_path, capsys, quick):
 def test_handlers_that_python_did_not_set_are_put_back(config, tmp_path, monkeypatch, quick):
     monkeypatch.setattr(fit.signal, "signal", lambda number, handler: calls.append(handler))
     calls = []  # signal.signal returns None for a handler that is not Python's
-    fit.fit(config, tmp_path, data=toy_run.Data(config.data), quiet=True)
+    fit.fit(config, tmp_path, data=toy.Data(config.data), quiet=True)
     assert calls[2:] == [signal.SIG_DFL, signal.SIG_DFL]

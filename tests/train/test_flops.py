@@ -4,7 +4,7 @@ import math
 
 import jax
 import pytest
-import toy_run
+import toy
 
 from mvjax.config import schema
 from mvjax.plan import compiled_step, hlo, hlo_cost
@@ -12,7 +12,6 @@ from mvjax.train import chips, sharding
 from mvjax.train import flops as flops_lib
 from mvjax.train import step as step_lib
 
-FILES = schema.FrozenFiles("moshi", "siglip", "codec", "tokenizer")
 # where the products of a part come from in the traced program
 PLACES = {
     "image encoder": ("encode_images",),
@@ -21,20 +20,15 @@ PLACES = {
 }
 
 
-def toy(**train) -> schema.Config:
-    data = schema.DataConfig(speech_rows=2, speechless_rows=3, speech_frames=9, speechless_tokens=7)
-    return schema.Config(
-        FILES,
-        model=toy_run.MODEL,
-        data=data,
-        train=schema.TrainConfig(steps=2000, loss_chunk=9, **train),
-    )
+def planned(**train) -> schema.Config:
+    run = toy.planned(loss_chunk=9, **train)
+    return toy.with_data(run, speech_rows=2, speechless_rows=3)
 
 
 @functools.cache
 def program() -> hlo_cost.Cost:
     """The step as XLA compiles it for one CPU, walked."""
-    run = toy()
+    run = planned()
     mesh = sharding.make_mesh(schema.MeshConfig(), jax.devices()[:1])
     arguments = compiled_step.step_arguments(run, mesh)
     state, frozen, _ = arguments
@@ -59,7 +53,7 @@ def executed(*, again: bool, has: tuple[str, ...], lacks: tuple[str, ...] = ()) 
     "part", [pytest.param("image encoder", marks=pytest.mark.slow), "gates", "MLP"]
 )
 def test_parts_are_what_xla_computes(part):
-    counted = flops_lib.step_flops(toy()).parts[part]
+    counted = flops_lib.step_flops(planned()).parts[part]
     lacks = ("depformer", "encode_images") if part == "MLP" else ()
     found = executed(again=False, has=PLACES[part], lacks=lacks)
     assert math.isclose(found, counted.needed, rel_tol=1e-9), (found, counted)
@@ -70,21 +64,21 @@ def test_parts_are_what_xla_computes(part):
 def test_all_of_it_is_what_xla_computes(monkeypatch):
     """But for what plain attention and a scan do beyond need: all pairs, and gradients of layer 0."""
     monkeypatch.setattr(flops_lib, "_window_pairs", lambda length, window: length**2)
-    flops = flops_lib.step_flops(toy())
+    flops = flops_lib.step_flops(planned())
     counted = flops.model_flops + flops.remat
     parts = flops.parts["self-attention"]
-    layer0 = 2 * parts.forward / toy_run.MODEL.backbone.layers
+    layer0 = 2 * parts.forward / toy.MODEL.backbone.layers
     found = program().flops
     assert counted <= found * 1.001, (found, flops)
     assert found <= (counted + layer0) * 1.03, (found, flops)
 
 
 def test_a_frozen_matrix_costs_4_and_a_trained_one_6():
-    run = toy()
+    run = planned()
     parts = flops_lib.step_flops(run).parts
     positions = flops_lib.frames_per_step(run.data)
     assert positions == 2 * 9 + 3 * 7
-    c = toy_run.MODEL.backbone
+    c = toy.MODEL.backbone
     assert parts["MLP"].needed == 4 * positions * c.layers * 3 * c.width * c.hidden
     assert parts["gates"].needed == 6 * positions * c.layers * 2 * c.width * 14
     everything = dataclasses.replace(run.train, trained=(".*",))
@@ -95,14 +89,14 @@ def test_a_frozen_matrix_costs_4_and_a_trained_one_6():
 
 def test_recomputation_follows_the_policy():
     amounts = [
-        flops_lib.step_flops(toy(remat=remat)).remat
+        flops_lib.step_flops(planned(remat=remat)).remat
         for remat in ("none", "frozen", "attention", "full")
     ]
     assert amounts[0] == 0 and amounts == sorted(set(amounts))
 
 
 def test_speech_rows_alone_pay_for_the_depth_transformer():
-    run = toy()
+    run = planned()
     text = dataclasses.replace(run, data=dataclasses.replace(run.data, speech_rows=0))
     assert flops_lib.step_flops(text).parts["depth transformer"].needed == 0
     one = dataclasses.replace(run, loss=schema.LossConfig(trained_codebooks=1))
@@ -120,7 +114,7 @@ def test_mfu():
 
 
 def test_throughput_of_a_run(tmp_path, monkeypatch):
-    run = toy_run.make_config(tmp_path)
+    run = toy.make_config(tmp_path)
     mesh = sharding.make_mesh(schema.MeshConfig())
     throughput = flops_lib.throughput(run, mesh)
     assert throughput.frames == 4 * 9 + 8 * 7 and throughput.peak_flops is None

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy_run
+import toy
 
 from mvjax import tree
 from mvjax.config import schema
@@ -53,11 +53,11 @@ def test_codes_survive_a_second_quantization():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return toy_run.make_config(tmp_path_factory.mktemp("frozen"), mesh=MESH)
+    return toy.make_config(tmp_path_factory.mktemp("frozen"), mesh=MESH)
 
 
 def with_dtype(run, kind):
-    return toy_run.with_train(run, frozen_dtype=kind)
+    return toy.with_train(run, frozen_dtype=kind)
 
 
 def test_int8_leaves_are_placed_by_the_rules_and_as_announced(run):
@@ -102,20 +102,13 @@ def equations(jaxpr):
 
 @functools.cache
 def step_equations(kind, remat="full"):
-    run = dataclasses.replace(
-        toy_run_config(), model=dataclasses.replace(toy_run.MODEL, dtype="bfloat16")
-    )
-    run = toy_run.with_train(run, frozen_dtype=kind, remat=remat)
+    model = dataclasses.replace(toy.MODEL, dtype="bfloat16")
+    run = toy.planned(model, frozen_dtype=kind, remat=remat)
     model = model_lib.VisionSpeech(run.model, compute_lib.Compute(remat))
     held = load.held(run)
-    batch = toy_run.Data(run.data)[0]
+    batch = toy.Data(run.data)[0]
     program = jax.make_jaxpr(lambda a, f, b: gradients.gradients(a, f, b, model=model, run=run))
     return list(equations(program(held.adapters, held.frozen, batch).jaxpr))
-
-
-def toy_run_config():
-    data = schema.DataConfig(speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7)
-    return schema.Config(schema.FrozenFiles("", "", "", ""), toy_run.MODEL, data=data)
 
 
 def outputs(primitive, kind):
@@ -150,11 +143,11 @@ def test_no_frozen_kernel_is_widened_to_float32(kind):
 def test_no_text_logits_exist_whole():
     shapes = [s for e in step_equations("as stored") for s in (v.aval.shape for v in e.outvars)]
     assert (4, 9, 34) in shapes  # one chunk is the whole toy row
-    run = toy_run.with_train(toy_run_config(), loss_chunk=2)
+    run = toy.planned(loss_chunk=2)
     model = model_lib.VisionSpeech(run.model)
     held = load.held(run)
     program = jax.make_jaxpr(lambda a, f, b: gradients.gradients(a, f, b, model=model, run=run))
-    chunked = equations(program(*held, toy_run.Data(run.data)[0]).jaxpr)
+    chunked = equations(program(*held, toy.Data(run.data)[0]).jaxpr)
     shapes = [v.aval.shape for e in chunked for v in e.outvars]
     assert (4, 2, 34) in shapes and (4, 9, 34) not in shapes and (8, 7, 34) not in shapes
 

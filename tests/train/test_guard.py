@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import toy_run
+import toy
 
 from mvjax.config import schema
 from mvjax.train import clock, guard, load, optim, sharding, step
@@ -59,7 +59,7 @@ def test_without_a_factor_there_is_no_memory_and_no_spike():
 
 
 def test_the_memory_is_part_of_the_state_and_of_the_step(tmp_path):
-    run = toy_run.make_config(tmp_path)
+    run = toy.make_config(tmp_path)
     run = dataclasses.replace(run, optim=dataclasses.replace(SETTINGS, warmup_steps=2))
     mesh = sharding.make_mesh(schema.MeshConfig(data=2, fsdp=2, tensor=2))
     shapes = load.shapes(run)
@@ -67,7 +67,7 @@ def test_the_memory_is_part_of_the_state_and_of_the_step(tmp_path):
     assert remembered(state).shape == (3,)
     assert remembered(state).sharding == sharding.replicated(mesh)
     train_step = step.make(run, mesh, adapters=shapes.adapters, frozen=shapes.frozen)
-    after, _ = train_step.eval_shape(state, shapes.frozen, toy_run.Data(run.data)[0])
+    after, _ = train_step.eval_shape(state, shapes.frozen, toy.Data(run.data)[0])
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert remembered(after).shape == (3,)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
-import toy_run
+import toy
 
 SCRIPTS = Path(__file__).parents[2] / "tools" / "launch"
 
@@ -99,11 +99,13 @@ def test_without_a_run_folder(script):
 def test_slurm_queues_a_stopped_run_again(tmp_path):
     """Two tasks that jax finds by SLURM's variables; a signal, a second job, and the end."""
     folder = tmp_path / "several"
-    toy_run.make_config(folder / "frozen")
+    toy.make_config(folder / "frozen")
     program(tmp_path / "bin", "srun", SRUN)
     program(tmp_path / "bin", "scontrol", '#!/bin/bash\necho "$*" >>scontrol.txt\n')
-    toy = f'#!/bin/bash\nexec {sys.executable} {toy_run.__file__} {folder} --seconds "$SECONDS_A_STEP"\n'
-    program(tmp_path / "bin", "mvjax", toy)
+    script = (
+        f'#!/bin/bash\nexec {sys.executable} {toy.__file__} {folder} --seconds "$SECONDS_A_STEP"\n'
+    )
+    program(tmp_path / "bin", "mvjax", script)
 
     def job(seconds: float) -> subprocess.Popen:
         env = processes.environment(folder, devices=1)

@@ -15,7 +15,7 @@ import as_written
 import ml_dtypes
 import numpy as np
 import pytest
-import toy_run
+import toy
 
 from mvjax import files, tree
 from mvjax.config import schema
@@ -30,7 +30,7 @@ MESHES = ({"fsdp": 4, "data": 2}, {"fsdp": 2, "tensor": 2, "data": 2}, {"data": 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return toy_run.make_config(tmp_path_factory.mktemp("frozen"))
+    return toy.make_config(tmp_path_factory.mktemp("frozen"))
 
 
 def with_frozen(config, **fields):
@@ -84,7 +84,7 @@ def test_trained_parameters_of_the_file_start_from_it_in_float32(config, tmp_pat
         with_frozen(config, moshi=str(tmp_path / "m.safetensors")), model=model
     )
     trained = (*run.train.trained, "backbone/text_head/.*")
-    run = toy_run.with_train(run, trained=trained)
+    run = toy.with_train(run, trained=trained)
     params = load.weights(run, mesh_of(fsdp=2, tensor=2, data=2))
     head = params.adapters["backbone"]["text_head"]["kernel"]
     stored = moshi["backbone"]["text_head"]["kernel"].astype(ml_dtypes.bfloat16)
@@ -261,23 +261,24 @@ def test_parameter_table_of_the_released_model():
 
 
 PROCESS = """
-import sys, jax, toy_run
+import sys, jax, toy
 from pathlib import Path
 port, index, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=index)
 import dataclasses
-from mvjax import config as config_lib, tree
+from mvjax import tree
+from mvjax.config import schema
 from mvjax.train import load, sharding
 from mvjax.weights import safetensors_io
-config = toy_run.make_config(folder)
+config = toy.make_config(folder)
 read, inner = [0], safetensors_io.Tensor.__getitem__
 def counted(self, index):
     part = inner(self, index)
     read[0] += part.size
     return part
 safetensors_io.Tensor.__getitem__ = counted
-mesh = sharding.make_mesh(config_lib.MeshConfig(fsdp=2, data=1, tensor=2))
+mesh = sharding.make_mesh(schema.MeshConfig(fsdp=2, data=1, tensor=2))
 identity = load.identity(config)
 params = load.weights(config, mesh)
 held = 0
@@ -299,7 +300,7 @@ def test_each_of_two_processes_reads_what_its_devices_hold(config, tmp_path):
         "PATH": "/usr/bin",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": f"{ROOT}:{Path(toy_run.__file__).parent}",
+        "PYTHONPATH": f"{ROOT}:{Path(toy.__file__).parent}",
     }
     processes = [
         subprocess.Popen(

@@ -6,39 +6,21 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import toy_run
+import toy
 
-from mvjax import gates, tree
+from mvjax import tree
 from mvjax.config import schema
 from mvjax.train import load, sharding, step
 
 STEPS = 3
 FAST = {"xla_backend_optimization_level": 0}  # to compile, which is what takes the time here
-# B=8 T=9 S=4 D=32 E=24 F=40 N=4 H=8 L=2 K=7 Q=3 V=48 C=56 G=16; depformer d=16 n=4 f=64 L=1.
-# Divisible by 8 along fsdp and by 4 along tensor.
-MODEL = schema.ModelConfig(
-    backbone=schema.BackboneConfig(width=32, layers=2, heads=4, hidden=40, context=5),
-    depformer=schema.DepformerConfig(width=16, layers=1, heads=4, hidden=64),
-    siglip=schema.SiglipConfig(width=24, layers=1, heads=4, hidden=80, patch=4, image_size=8),
-    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=16)),
-    text_vocab=48,
-    audio_vocab=56,
-    codebooks_out=3,
-    delays=(0, 0, 1, 1, 0, 1, 1),
-)
+OPTIM = schema.OptimConfig(learning_rate=1e-2, warmup_steps=2, ema_decay=0.75)
 
 
 def make_run(mesh: tuple[int, int, int], **train) -> schema.Config:
-    return schema.Config(
-        frozen=schema.FrozenFiles("", "", "", ""),
-        model=MODEL,
-        data=schema.DataConfig(
-            speech_rows=8, speechless_rows=16, speech_frames=9, speechless_tokens=7
-        ),
-        optim=schema.OptimConfig(learning_rate=1e-2, warmup_steps=2, ema_decay=0.75),
-        mesh=schema.MeshConfig(*mesh),
-        train=schema.TrainConfig(steps=12, **{"remat": "none", "loss_chunk": 4, **train}),
-    )
+    train = {"steps": 12, "remat": "none", "loss_chunk": 4, **train}
+    run = toy.planned(toy.DIVISIBLE, mesh=mesh, optim=OPTIM, **train)
+    return toy.with_data(run, speech_rows=8, speechless_rows=16)
 
 
 @functools.cache
@@ -57,10 +39,10 @@ def curve(run: schema.Config, devices: int = 8) -> tuple[list[float], step.State
     with jax.numpy_dtype_promotion("standard"):  # optax promotes its step count
         made: Any = step.make(run, mesh, adapters=params.adapters, frozen=params.frozen)
         state = step.new_state(run, mesh, params.adapters)
-        batch = jax.device_put(toy_run.Data(run.data)[0], sharding.rows(mesh))
+        batch = jax.device_put(toy.Data(run.data)[0], sharding.rows(mesh))
         train_step = made.lower(state, params.frozen, batch).compile(FAST)
         for number in range(STEPS):
-            batch = jax.device_put(toy_run.Data(run.data)[number], sharding.rows(mesh))
+            batch = jax.device_put(toy.Data(run.data)[number], sharding.rows(mesh))
             state, metrics = train_step(state, params.frozen, batch)
             losses.append(float(metrics["loss"]))
     return losses, state

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import toy_run
+import toy
 
 from mvjax import tree
 from mvjax.config import schema
@@ -43,7 +43,7 @@ def test_warmup_must_end_within_the_run(warmup):
 
 
 def test_decay_is_for_matrices_only(tmp_path):
-    adapters = load.shapes(toy_run.make_config(tmp_path)).adapters
+    adapters = load.shapes(toy.make_config(tmp_path)).adapters
     marked = tree.flatten(optim.decayed(adapters))
     assert {path for path, decays in marked.items() if decays} == {
         *(f"xa/{name}/kernel" for name in ("q", "k", "v", "out")),

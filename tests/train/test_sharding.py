@@ -4,7 +4,7 @@ import re
 import jax
 import numpy as np
 import pytest
-import toy_run
+import toy
 from jax.sharding import PartitionSpec as P
 
 from mvjax import gates, tree
@@ -16,8 +16,8 @@ MESH = schema.MeshConfig(data=2, fsdp=2, tensor=2)
 
 
 def model_paths(**fields) -> set[str]:
-    xa = dataclasses.replace(toy_run.MODEL.cross_attention, **fields)
-    model = model_lib.VisionSpeech(dataclasses.replace(toy_run.MODEL, cross_attention=xa))
+    xa = dataclasses.replace(toy.MODEL.cross_attention, **fields)
+    model = model_lib.VisionSpeech(dataclasses.replace(toy.MODEL, cross_attention=xa))
     return set(tree.flatten(jax.eval_shape(model.init, jax.random.key(0))["params"]))
 
 
@@ -50,7 +50,7 @@ def test_specs():
 
 
 def test_every_rule_has_a_parameter_and_is_the_first_to_match_it(tmp_path):
-    int8 = toy_run.with_train(toy_run.make_config(tmp_path), frozen_dtype="int8")
+    int8 = toy.with_train(toy.make_config(tmp_path), frozen_dtype="int8")
     paths = (
         model_paths()
         | model_paths(share="none")
@@ -95,7 +95,7 @@ def test_rows_must_divide():
 
 
 def test_explain(tmp_path):
-    shapes = load.shapes(toy_run.make_config(tmp_path))
+    shapes = load.shapes(toy.make_config(tmp_path))
     table = sharding.explain(
         tree.merge(*shapes), sharding.make_mesh(MESH), trained=shapes.adapters
     ).splitlines()

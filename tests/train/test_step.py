@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy_run
+import toy
 
 from mvjax import tree, types
 from mvjax.config import schema
@@ -13,12 +13,12 @@ from mvjax.nn import model as model_lib
 from mvjax.train import gradients, load, sharding, step
 
 MESH = schema.MeshConfig(data=2, fsdp=2, tensor=2)
-MODEL = model_lib.VisionSpeech(toy_run.MODEL)
+MODEL = model_lib.VisionSpeech(toy.MODEL)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return toy_run.make_config(tmp_path_factory.mktemp("frozen"), mesh=MESH)
+    return toy.make_config(tmp_path_factory.mktemp("frozen"), mesh=MESH)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def jitted_loss(config):
 @pytest.fixture(scope="module")
 def outputs(params, config):
     """The model's outputs for the parts of batch 0, in numpy."""
-    batch = toy_run.Data(config.data)[0]
+    batch = toy.Data(config.data)[0]
     whole = tree.merge(*params)
 
     @jax.jit
@@ -78,7 +78,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def test_loss_of_a_batch_by_hand(config, params, jitted_loss, outputs):
-    batch = toy_run.Data(config.data)[0]
+    batch = toy.Data(config.data)[0]
     text_sum = text_weight = 0.0
     for part, output in zip(batch, outputs, strict=True):
         targets = part.codes[:, 0]
@@ -96,7 +96,7 @@ def test_loss_of_a_batch_by_hand(config, params, jitted_loss, outputs):
 
 
 def test_gate_means_count_only_frames_that_see_an_image(config, params, jitted_loss, outputs):
-    batch = toy_run.Data(config.data)[0]
+    batch = toy.Data(config.data)[0]
     _, metrics = jitted_loss(*params, batch)
     for name, part, output in zip(("speech", "speechless"), batch, outputs, strict=True):
         counted = part.has_image[:, None] & np.any(part.codes != -1, axis=1)
@@ -106,7 +106,7 @@ def test_gate_means_count_only_frames_that_see_an_image(config, params, jitted_l
 
 
 def test_a_part_without_rows_changes_nothing(config, params, jitted_loss):
-    batch = toy_run.Data(config.data)[0]
+    batch = toy.Data(config.data)[0]
     empty = [types.Part(*(array[:0] for array in part)) for part in batch]
     _, both = jitted_loss(*params, batch)
     value, speech = jitted_loss(*params, types.Batch(batch.speech, empty[1]))
@@ -120,11 +120,11 @@ def test_a_part_without_rows_changes_nothing(config, params, jitted_loss):
 
 @pytest.mark.parametrize("rows", [(0, 8), (4, 0)])
 def test_a_part_without_rows_can_be_trained_and_sharded(config, mesh, params, rows):
-    run = toy_run.with_data(config, speech_rows=rows[0], speechless_rows=rows[1])
+    run = toy.with_data(config, speech_rows=rows[0], speechless_rows=rows[1])
     with jax.numpy_dtype_promotion("standard"):
         train_step = step.make(run, mesh, adapters=params.adapters, frozen=params.frozen)
         like = step.like(run, mesh, params.adapters)
-        batch = jax.device_put(toy_run.Data(run.data)[0], sharding.rows(mesh))
+        batch = jax.device_put(toy.Data(run.data)[0], sharding.rows(mesh))
         state, metrics = jax.eval_shape(train_step, like, params.frozen, batch)
     assert state.step.shape == metrics["loss"].shape == ()
 
@@ -132,7 +132,7 @@ def test_a_part_without_rows_can_be_trained_and_sharded(config, mesh, params, ro
 def test_only_adapters_are_trained(config, mesh, params, train_step):
     state = new_state(config, mesh)
     before, frozen = host(state), host(params.frozen)
-    state, metrics = train_step(state, params.frozen, toy_run.Data(config.data)[0])
+    state, metrics = train_step(state, params.frozen, toy.Data(config.data)[0])
     assert_equal(host(params.frozen), frozen)
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), host(state.adapters), before.adapters)
     assert all(tree.flatten(changed).values())
@@ -153,10 +153,10 @@ def test_moments_lie_where_their_parameters_lie(config, mesh):
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(config, mesh, params, train_step):
-    state, _ = train_step(new_state(config, mesh), params.frozen, toy_run.Data(config.data)[0])
+    state, _ = train_step(new_state(config, mesh), params.frozen, toy.Data(config.data)[0])
     before = host(state)
-    bad = toy_run.Data(config.data)[1]
-    bad.speechless.codes[0, 0, 1] = toy_run.MODEL.text_vocab + 3  # has no logit
+    bad = toy.Data(config.data)[1]
+    bad.speechless.codes[0, 0, 1] = toy.MODEL.text_vocab + 3  # has no logit
     bad.speechless.loss_mask[:] = True
     state, metrics = train_step(state, params.frozen, bad)
     assert np.isnan(metrics["loss"])
@@ -164,14 +164,14 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, mesh, params, train_s
     assert_equal(after.adapters, before.adapters)
     assert_equal(after.optimizer, before.optimizer)
     assert (int(after.step), int(after.skipped)) == (2, 1)
-    state, metrics = train_step(state, params.frozen, toy_run.Data(config.data)[1])
+    state, metrics = train_step(state, params.frozen, toy.Data(config.data)[1])
     assert np.isfinite(metrics["loss"]) and int(metrics["skipped"]) == 1
     assert_equal(np.isfinite(metrics["grad_norm"]), np.True_)
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), host(state), after)))
 
 
 def test_eight_devices_and_one_agree(config, mesh, params, train_step):
-    batch = toy_run.Data(config.data)[0]
+    batch = toy.Data(config.data)[0]
     sharded, metrics = train_step(new_state(config, mesh), params.frozen, batch)
     alone = dataclasses.replace(config, mesh=schema.MeshConfig())
     one = sharding.make_mesh(alone.mesh, jax.devices()[:1])
@@ -197,7 +197,7 @@ def test_pixels_equal_the_hosts():
 
 
 def test_features_stand_for_pixels_and_frames_may_be_blind(config, params, jitted_loss):
-    batch = toy_run.Data(config.data)[0]
+    batch = toy.Data(config.data)[0]
     whole = tree.merge(*params)
 
     @jax.jit

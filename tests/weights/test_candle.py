@@ -6,19 +6,19 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-import quantizable
+import toy
 
 from mvjax import gates, tree
 from mvjax.config import schema
 from mvjax.export import folder as export_folder
 from mvjax.weights import candle, kyutai, rules, safetensors_io
 
-CONFIG = quantizable.CONFIG
+CONFIG = toy.QUANTIZABLE
 XA = "transformer.layers.0.cross_attention."
 
 
-def toy(**changes):
-    small = {
+def narrow(**changes):
+    widths = {
         "backbone": schema.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
         "depformer": schema.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
         "siglip": schema.SiglipConfig(
@@ -26,7 +26,7 @@ def toy(**changes):
         ),
     }
     adapters = schema.CrossAttentionConfig(**({"gate": gates.Conditional(hidden=3)} | changes))
-    return dataclasses.replace(CONFIG, cross_attention=adapters, **small)
+    return dataclasses.replace(CONFIG, cross_attention=adapters, **widths)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def quantized(tmp_path_factory):
     """(parameters, path of the GGUF)."""
     pytest.importorskip("gguf")
     path = tmp_path_factory.mktemp("candle") / "model.q8_0.gguf"
-    params = quantizable.params()
+    params = toy.quantizable_params()
     export_folder.save_exported(path, params, CONFIG, "candle", quantization="q8_0")
     return params, path
 
@@ -44,8 +44,8 @@ def load(path, config=CONFIG):
 
 
 def test_the_same_tree_in_both_layouts(tmp_path):
-    config = toy()
-    params = quantizable.params(config)
+    config = narrow()
+    params = toy.quantizable_params(config)
     export_folder.save_exported(tmp_path / "pt.safetensors", params, config, "torch")
     export_folder.save_exported(tmp_path / "rs.safetensors", params, config, "candle")
     a = safetensors_io.read(tmp_path / "pt.safetensors")
@@ -100,9 +100,11 @@ def test_the_same_tree_in_both_layouts(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dim", [None, 14, 20])
 def test_import_then_export_gives_the_same_bytes(gate, dim, dtype, tmp_path):
-    config = toy(gate=gate, dim=dim)
+    config = narrow(gate=gate, dim=dim)
     first, again = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
-    export_folder.save_exported(first, quantizable.params(config), config, "candle", dtype=dtype)
+    export_folder.save_exported(
+        first, toy.quantizable_params(config), config, "candle", dtype=dtype
+    )
     loaded = export_folder.load_exported(first, config, "candle")
     assert {leaf.dtype for leaf in tree.flatten(loaded).values()} == {np.dtype(dtype)}
     export_folder.save_exported(again, loaded, config, "candle")
@@ -196,8 +198,8 @@ def test_damage_is_named(quantized, tmp_path):
 
 
 def test_a_safetensors_file_may_have_separate_projections(tmp_path):
-    config = toy()
-    params = quantizable.params(config)
+    config = narrow()
+    params = toy.quantizable_params(config)
     tensors = export_folder.to_tensors(params, config, "candle", quantization="q8_0")
     safetensors_io.write(tmp_path / "m.safetensors", tensors)
     loaded = tree.flatten(load(tmp_path / "m.safetensors", config))
@@ -207,7 +209,7 @@ def test_a_safetensors_file_may_have_separate_projections(tmp_path):
 
 def test_names_of_other_image_tokens_and_of_a_learned_bias():
     """Reference 2.6; kyuteye_rs looks for the split names where `in_proj_weight` is absent."""
-    config = toy(dim=20, gate=gates.Conditional(3, bias=True))
+    config = narrow(dim=20, gate=gates.Conditional(3, bias=True))
     for split in (False, True):
         shapes = rules.tensor_shapes(candle.candle_rules(config, split=split), kyutai.sizes(config))
         assert f"{XA}in_proj_weight" not in shapes
@@ -241,4 +243,4 @@ def test_released_sizes_count_every_parameter():
 )
 def test_designs_without_a_place_are_refused_by_name(changes, name):
     with pytest.raises(ValueError, match=re.escape(name)):
-        candle.candle_rules(toy(**changes), split=False)
+        candle.candle_rules(narrow(**changes), split=False)

@@ -3,12 +3,12 @@
 import ml_dtypes
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import tree
 from mvjax.weights import int8, kyutai, safetensors_io
 
-CONFIG = small.CONFIG
+CONFIG = toy.MODEL
 
 
 def as_numpy(state):
@@ -33,7 +33,7 @@ def quantized():
     pytest.importorskip("bitsandbytes")
     torch = pytest.importorskip("torch")
     quantize = pytest.importorskip("moshi.utils.quantize")
-    twin = pytest.importorskip("moshi_twin").build(small.params(), CONFIG)
+    twin = pytest.importorskip("moshi_twin").build(toy.params(), CONFIG)
     with torch.no_grad():
         quantize.replace_linear_with_qlinear(twin)
     return twin
@@ -52,7 +52,7 @@ def test_every_value_is_that_of_moshis_own_modules(tmp_path, quantized):
     )
     safetensors_io.write(tmp_path / "q8.safetensors", state)
     found = tree.flatten(kyutai.load_moshi(tmp_path / "q8.safetensors", CONFIG))
-    exact = tree.flatten(small.params())
+    exact = tree.flatten(toy.params())
     for path, expected in kernels(quantized, dequantize).items():
         np.testing.assert_array_equal(found[path][1], expected, err_msg=path)
         assert 0 < np.abs(found[path][1] - exact[path][1]).max() < 0.01

@@ -6,13 +6,13 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-import small_model as small
+import toy
 
 from mvjax import tree
 from mvjax.weights import kyutai, lora, safetensors_io
 
-CONFIG = small.CONFIG
-PARAMS = jax.tree.map(np.asarray, small.params())
+CONFIG = toy.MODEL
+PARAMS = jax.tree.map(np.asarray, toy.params())
 SCALING = 1.5
 QKV, OUT = "backbone/blocks/attn/qkv/kernel", "backbone/blocks/attn/out/kernel"
 

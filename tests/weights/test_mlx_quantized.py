@@ -6,21 +6,21 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-import quantizable
+import toy
 
 from mvjax import gates, tree
 from mvjax.config import schema
 from mvjax.export import folder as export_folder
 from mvjax.weights import kyutai, mlx, quantize, rules, safetensors_io
 
-CONFIG = quantizable.CONFIG
+CONFIG = toy.QUANTIZABLE
 MODES = pytest.mark.parametrize("mode", ["q8", "q4"])
 XA = "transformer.layers.{}.cross_attention.mha."
 
 
 @pytest.fixture(scope="module")
 def params():
-    return quantizable.params()
+    return toy.quantizable_params()
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_widths_that_do_not_fill_groups_are_all_named(params, tmp_path):
     assert [p.split(":")[0] for p in mlx.width_refusals(config, "q4")] == ["backbone.hidden=100"]
     with pytest.raises(ValueError, match=r"cannot quantize to q4:.*\n.*backbone\.hidden=100"):
         export_folder.save_exported(
-            tmp_path / "m", quantizable.params(config), config, "mlx", quantization="q4"
+            tmp_path / "m", toy.quantizable_params(config), config, "mlx", quantization="q4"
         )
     assert not list(tmp_path.iterdir())
 
@@ -221,5 +221,5 @@ def test_only_conditional_gates_have_a_width():
     ungated = dataclasses.replace(CONFIG.cross_attention, gate=None)
     config = dataclasses.replace(CONFIG, cross_attention=ungated)
     assert mlx.width_refusals(config, "q8") == []
-    leaves = tree.flatten(quantizable.params(config))
+    leaves = tree.flatten(toy.quantizable_params(config))
     assert not any("gate" in path for path in leaves)

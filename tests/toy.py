@@ -1,21 +1,23 @@
-"""A toy run for the training tests; as a script (`toy_run.py FOLDER`) it trains, to be killed and rerun."""
+"""The toy model and toy run of the tests; as a script (`toy.py FOLDER`) it trains, to be killed and rerun."""
 
 import argparse
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from mvjax import gates, types
+from mvjax import gates, tree, types
 from mvjax.config import schema
 from mvjax.nn import model as model_lib
-from mvjax.weights import big_vision, kyutai
+from mvjax.weights import big_vision, kyutai, rules
 
-# B=4 T=9 S=4 D=24 E=20 F=66 N=4 H=6 L=3 K=7 Q=3 V=34 C=22 G=14; depformer d=16 n=2 h=8 f=44 L=2.
-# Even where a mesh axis of 2 divides it.
+# T=9 S=4 D=24 E=20 F=66 N=4 H=6 L=3 K=7 Q=3 V=34 C=22 G=14; depformer d=16 n=2 h=8 f=44 L=2.
+# All different, and even where a mesh axis of 2 divides them. B is 2 in model tests, 4 + 8 in a run's batch.
 MODEL = schema.ModelConfig(
     backbone=schema.BackboneConfig(width=24, layers=3, heads=4, hidden=66, context=5),
     depformer=schema.DepformerConfig(width=16, layers=2, heads=2, hidden=44),
@@ -26,17 +28,110 @@ MODEL = schema.ModelConfig(
     codebooks_out=3,
     delays=(0, 0, 1, 1, 0, 1, 1),
 )
-STEPS = 12
+# Widths that fill the groups of every quantization.
+QUANTIZABLE = dataclasses.replace(
+    MODEL,
+    backbone=schema.BackboneConfig(width=512, layers=2, heads=4, hidden=128, context=40),
+    depformer=schema.DepformerConfig(width=64, layers=2, heads=2, hidden=192),
+    siglip=schema.SiglipConfig(width=64, layers=2, heads=2, hidden=28, patch=4, image_size=12),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=64)),
+    text_vocab=37,
+    audio_vocab=13,
+    delays=(0, 0, 1, 1, 0, 1),
+)
+# Widths that 8 divides along fsdp, and 4 along tensor.
+DIVISIBLE = dataclasses.replace(
+    MODEL,
+    backbone=schema.BackboneConfig(width=32, layers=2, heads=4, hidden=40, context=5),
+    depformer=schema.DepformerConfig(width=16, layers=1, heads=4, hidden=64),
+    siglip=schema.SiglipConfig(width=24, layers=1, heads=4, hidden=80, patch=4, image_size=8),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=16)),
+    text_vocab=48,
+    audio_vocab=56,
+)
+GATES = {
+    "none": None,
+    "tanh": gates.Constant("tanh"),
+    "sigmoid": gates.Constant("sigmoid"),
+    "conditional_tanh": gates.Conditional(hidden=7, activation="tanh"),
+    "conditional_sigmoid": gates.Conditional(hidden=7, activation="sigmoid"),
+}
+B, T = 2, 9
+STEPS = 12  # of a run
+DATA = schema.DataConfig(speech_rows=4, speechless_rows=8, speech_frames=T, speechless_tokens=7)
 
 
-def planned(**train) -> schema.Config:
-    """A run whose files are never read, to be counted or compiled."""
-    data = schema.DataConfig(speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7)
+def with_cross_attention(**fields) -> schema.ModelConfig:
+    """MODEL with another kind of cross-attention."""
+    xa = dataclasses.replace(MODEL.cross_attention, **fields)
+    return dataclasses.replace(MODEL, cross_attention=xa)
+
+
+@functools.cache
+def params(config: schema.ModelConfig = MODEL, seed: int = 0):
+    """Initial parameters plus noise, so that no scale is 1 and no gate is closed."""
+    model = model_lib.VisionSpeech(config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    leaves, structure = jax.tree.flatten(shapes)
+    random = np.random.default_rng(seed)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    filled = []
+    for path, leaf in zip(paths, leaves, strict=True):
+        noise = random.standard_normal(leaf.shape).astype(np.float32) * 0.2  # about 1/sqrt(D)
+        with jax.ensure_compile_time_eval():  # the first caller may be inside a jit
+            filled.append(jnp.asarray(noise + 1.0 if "scale" in path or "alpha" in path else noise))
+    return jax.tree.unflatten(structure, filled)
+
+
+def codes(seed: int = 1, batch: int = B, frames: int = T, config=MODEL) -> np.ndarray:
+    """Random undelayed ids int32 [batch, K, frames], all present."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, config.audio_vocab, (batch, config.codebooks, frames))
+    ids[:, 0] = random.integers(0, config.text_vocab, (batch, frames))
+    return ids.astype(np.int32)
+
+
+def pixels(seed: int = 2, batch: int = B, config=MODEL) -> np.ndarray:
+    """Random images in [-1, 1]."""
+    side = config.siglip.image_size
+    random = np.random.default_rng(seed)
+    return random.uniform(-1, 1, (batch, side, side, 3)).astype(np.float32)
+
+
+def apply(method, *args, config=MODEL, weights=None, **kwargs):
+    """Runs one method of the model under jit."""
+    model = model_lib.VisionSpeech(config)
+    weights = params(config) if weights is None else weights
+    run = jax.jit(lambda p, a: model.apply({"params": p}, *a, method=method, **kwargs))
+    return run(weights, args)
+
+
+def quantizable_params(config=QUANTIZABLE, *, seed=0, dtype=np.float32):
+    """Random weights of the tensors in upstream's files, which keep activations near 1."""
+    rng = np.random.default_rng(seed)
+    flat = {}
+    for path, shape in rules.leaf_shapes(kyutai.vis_rules(config), kyutai.sizes(config)).items():
+        center = 1.0 if path.endswith(("scale", "gate_alpha")) else 0.0
+        size = 0.2 if "norm" in path else 0.8 * config.backbone.width**-0.5
+        flat[path] = (center + size * rng.standard_normal(shape)).astype(dtype)
+    return tree.unflatten(flat)
+
+
+def planned(
+    model: schema.ModelConfig = MODEL,
+    *,
+    mesh: tuple[int, int, int] = (-1, 1, 1),
+    optim: schema.OptimConfig = schema.OptimConfig(),
+    **train,
+) -> schema.Config:
+    """A run whose files are never read, to be counted, traced or compiled; `train`: fields of TrainConfig."""
     return schema.Config(
         schema.FrozenFiles("", "", "", ""),
-        model=MODEL,
-        data=data,
-        train=schema.TrainConfig(steps=2000, **train),
+        model=model,
+        data=DATA,
+        optim=optim,
+        mesh=schema.MeshConfig(*mesh),
+        train=schema.TrainConfig(**{"steps": 2000, **train}),
     )
 
 
@@ -120,9 +215,7 @@ def make_config(folder: Path, *, mesh: schema.MeshConfig | None = None) -> schem
     return schema.Config(
         frozen=write_frozen(folder),
         model=MODEL,
-        data=schema.DataConfig(
-            speech_rows=4, speechless_rows=8, speech_frames=9, speechless_tokens=7
-        ),
+        data=DATA,
         optim=schema.OptimConfig(learning_rate=1e-2, warmup_steps=2),
         mesh=mesh or schema.MeshConfig(),
         train=schema.TrainConfig(
