@@ -26,6 +26,7 @@ def add(commands) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Asks held-out questions; writes RUN/eval/digits.json."""
+    from mvjax import run_folder
     from mvjax.digits import benchmark
     from mvjax.eval import metrics
     from mvjax.eval import model as eval_model
@@ -38,7 +39,7 @@ def evaluate(args: argparse.Namespace) -> int:
     answers = {mode: benchmark.evaluate_digits(model, questions, mode) for mode in modes}
     rows = benchmark.accuracy_table(answers)
     print(metrics.text_table(rows))
-    path = args.run_folder / "eval" / "digits.json"
+    path = args.run_folder / run_folder.DIGITS
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"step": trained.step, "table": rows}, indent=1) + "\n")
     return 0

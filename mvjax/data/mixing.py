@@ -20,7 +20,6 @@ import msgspec
 from mvjax import files
 from mvjax.config import schema
 
-FILE = "mixture.json"  # in the run folder
 PARTS = ("speech", "speechless")
 ENDLESS = 1 << 48  # elements; grain adds and multiplies lengths, so not sys.maxsize
 

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 import mvjax
+from mvjax import run_folder
 from mvjax.digits import stages
 from mvjax.eval import metrics, switching
 from mvjax.report import html, plots
-from mvjax.train import runlog
 
 BARS = {"text": 0.90, "audio": 0.75}  # share of held-out questions answered
 BAR_SECONDS, BAR_GB = 360.0, 6.0
@@ -93,7 +93,7 @@ def _gate(trace: switching.Trace) -> html.Picture:
 
 
 def _loss(results: stages.Results) -> html.Picture:
-    lines = (results.plan.run / runlog.METRICS).read_text().splitlines()
+    lines = (results.plan.run / run_folder.METRICS).read_text().splitlines()
     logged = [json.loads(line) for line in lines]
     curves = {}
     for key, name in _CURVES.items():

@@ -19,14 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mvjax import run_folder
 from mvjax.report import html
 
 if TYPE_CHECKING:
     from mvjax.digits import stages
-
-METRICS = "metrics.json"
-REPORT = "report.html"
-ERROR_LOG = "error.log"
 
 _AGAIN = "then run the same command again: finished work is kept"
 
@@ -119,9 +116,9 @@ def _chain(out: Path, *, short: bool) -> None:
         from mvjax.digits import page
 
         content = page.compose(results, [*clock.done, clock.total()])
-        html.write(out / REPORT, content)
+        html.write(out / run_folder.REPORT, content)
     _write_metrics(out, results, clock)
-    print(f"\n{stages.table_text(evaluation)}\n\nOpen {out / REPORT}")
+    print(f"\n{stages.table_text(evaluation)}\n\nOpen {out / run_folder.REPORT}")
     _check_certificates(certificates)
 
 
@@ -138,7 +135,9 @@ def _write_metrics(out: Path, results: stages.Results, clock: Clock) -> None:
         },
     }
     try:
-        (out / METRICS).write_text(json.dumps(_plain(summary), indent=1) + "\n")
+        (out / run_folder.QUICKSTART_METRICS).write_text(
+            json.dumps(_plain(summary), indent=1) + "\n"
+        )
     except OSError as error:
         raise Failed(failure_text("report", 0, error)) from error
 
@@ -177,7 +176,7 @@ def _remedy(error: BaseException) -> str:
 def _keep_traceback(out: Path, failed: Failed) -> str:
     """Writes where it happened beside the run; says so, or nothing if that cannot be written."""
     try:
-        path = out / ERROR_LOG
+        path = out / run_folder.ERROR_LOG
         path.write_text("".join(traceback.format_exception(failed)))
     except OSError:
         return ""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mvjax import tree, types
+from mvjax import run_folder, tree, types
 from mvjax.config import schema
 from mvjax.data import images, mixture
 from mvjax.dialogues import speech
@@ -138,7 +138,7 @@ def evaluate(model: eval_model.LoadedModel, plan: Plan) -> Evaluation:
         else benchmark.evaluate_digits(model, questions, mode)
         for mode in benchmark.MODES
     }
-    path = plan.run / "eval" / "answers.json"
+    path = plan.run / run_folder.ANSWERS
     path.parent.mkdir(exist_ok=True)
     listed = {mode: [dataclasses.asdict(a) for a in given] for mode, given in answers.items()}
     path.write_text(json.dumps(listed, indent=1) + "\n")

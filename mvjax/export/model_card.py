@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mvjax import scopes, tree
+from mvjax import run_folder, scopes, tree
 from mvjax.config import schema
 from mvjax.export import deviations, targets
 
@@ -38,7 +38,7 @@ class Results:
 def read_results(run: Path, *, step: int) -> Results:
     """Returns the tables in `RUN/eval/*.json` of one step; files without a table are passed over."""
     tables = {}
-    for path in sorted((run / "eval").glob("*.json")):
+    for path in sorted((run / run_folder.EVAL).glob("*.json")):
         content = json.loads(path.read_text())
         if isinstance(content, dict) and content.get("table") and content.get("step") == step:
             tables[path.stem] = content["table"]

@@ -14,11 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from mvjax import files, types
+from mvjax import files, run_folder, types
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.data import mixing, mixture
-from mvjax.data.records import bad_records
 from mvjax.train import (
     clock,
     distributed,
@@ -103,11 +102,11 @@ def fit(
     identity = load.identity(run)
     distributed.from_first(lambda: resume.check_config(folder, run))
     start = resume.start(run, folder, mesh, identity)
-    history, changes = mixing.resume(folder / mixing.FILE, run.data, int(start.state.step))
+    history, changes = mixing.resume(folder / run_folder.MIXTURE, run.data, int(start.state.step))
     if data is None:  # the slow part, after all that can fail
         data = _mixture(run, folder, mesh, history)
     distributed.from_first(lambda: resume.write_config(folder, run))
-    distributed.from_first(lambda: mixing.write(folder / mixing.FILE, history))
+    distributed.from_first(lambda: mixing.write(folder / run_folder.MIXTURE, history))
     before = load.tree_hash(start.frozen)
     meta = {"config": config_text.to_text(run), "frozen": identity, "frozen_hash": before}
     log = _open_log(run, folder, mesh, step=int(start.state.step), quiet=quiet)
@@ -158,7 +157,7 @@ def _loop(
     train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
     skips = guard.Skips(settings.max_skipped, total=int(state.skipped))
     saver = saving.Saver(
-        folder / load.CHECKPOINTS,
+        folder / run_folder.CHECKPOINTS,
         keep=settings.keep_checkpoints,
         max_failed=settings.max_failed_saves,
         saved=first - 1,
@@ -212,7 +211,7 @@ def _finished(state: step_lib.State, run: schema.Config) -> bool:
 def _write_summary(folder: Path, summary: Summary) -> None:
     """Written when this returns, in whichever process: launch scripts read it next."""
     text = json.dumps(dataclasses.asdict(summary), indent=1) + "\n"
-    distributed.from_first(lambda: files.write_atomic(folder / "summary.json", text.encode()))
+    distributed.from_first(lambda: files.write_atomic(folder / run_folder.SUMMARY, text.encode()))
 
 
 def _devices(step: int, first: int) -> str:
@@ -226,13 +225,12 @@ def _mixture(
     """This process's rows of the mixture; the first process makes the records if they are missing."""
     distributed.from_first(lambda: mixture.ensure_records(run.data))
     feed = distributed.Feed(mesh)
-    name = bad_records.FILE if feed.index == 0 else f"{feed.index}.{bad_records.FILE}"
     return mixture.batches(
         run,
         process_index=feed.index,
         process_count=feed.count,
         history=history,
-        listing=folder / name,
+        listing=folder / run_folder.bad_records(feed.index),
     )
 
 

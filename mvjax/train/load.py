@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mvjax import tree
+from mvjax import run_folder, tree
 from mvjax.config import schema as config
 from mvjax.config import text as config_text
 from mvjax.nn import model as model_lib
@@ -21,9 +21,6 @@ from mvjax.weights import frozen_files, lazy, placement
 
 V = TypeVar("V")
 Identity = frozen_files.Identity
-
-CONFIG_JSON = "config.json"
-CHECKPOINTS = "checkpoints"
 
 
 class Params(NamedTuple):
@@ -128,10 +125,10 @@ def read_config(folder: Path) -> config.Config:
     Raises:
       ValueError: if the folder is no run folder, or its config is not one of this version.
     """
-    path = folder / CONFIG_JSON
+    path = folder / run_folder.CONFIG_JSON
     if not path.is_file():
         raise ValueError(
-            f"{folder}: expected a run folder of `mvjax train`, found no {CONFIG_JSON}"
+            f"{folder}: expected a run folder of `mvjax train`, found no {run_folder.CONFIG_JSON}"
         )
     try:
         return config_text.from_json(json.loads(path.read_text()))
@@ -146,7 +143,7 @@ def trained(folder: Path) -> Run:
       ValueError: if there is no good checkpoint, or a frozen file is another one than trained with.
     """
     run = read_config(folder)
-    found = checkpoint.newest(folder / CHECKPOINTS)
+    found = checkpoint.newest(folder / run_folder.CHECKPOINTS)
     check_identity(found.meta["frozen"], identity(run), place=str(found.folder))
     adapters = checkpoint.read_adapters(found, shapes(run).adapters)
     stored = tree.flatten(from_files(run))

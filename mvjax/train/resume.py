@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from mvjax import files, tree
+from mvjax import files, run_folder, tree
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.train import checkpoint, distributed, load
@@ -19,7 +19,7 @@ from mvjax.train import step as step_lib
 FREE = (
     r"(mesh|frozen)\..*|data\.(root|prepare|workers|bad_record_budget)"
     r"|data\.(speech|speechless)(\..*)?"  # sampling weights: `data.weights` keeps their history
-    r"|train\.(log_every|checkpoint_every|keep_checkpoints|max_.*|stall_.*)"
+    r"|train\.(log_every|checkpoint_every|keep_checkpoints|max_.*|watchdog_.*)"
     r"|train\.(remat|attention|grad_accum_steps|loss_chunk)"
 )
 
@@ -38,7 +38,7 @@ def start(run: schema.Config, folder: Path, mesh: Mesh, identity: load.Identity)
     Raises:
       ValueError: if a checkpoint or a weight file cannot be used.
     """
-    root = folder / load.CHECKPOINTS
+    root = folder / run_folder.CHECKPOINTS
     if not distributed.from_first(lambda: checkpoint.exists(root)):
         params = load.weights(run, mesh)
         return Start(step_lib.new_state(run, mesh, params.adapters), params.frozen, "new run")
@@ -59,7 +59,7 @@ def check_config(folder: Path, run: schema.Config) -> None:
     Raises:
       ValueError: naming every field that differs.
     """
-    if not checkpoint.exists(folder / load.CHECKPOINTS):
+    if not checkpoint.exists(folder / run_folder.CHECKPOINTS):
         return
     changed = config_text.differences(load.read_config(folder), run)
     bad = [
@@ -78,9 +78,9 @@ def check_config(folder: Path, run: schema.Config) -> None:
 def write_config(folder: Path, run: schema.Config) -> None:
     """Writes config.txt and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(folder / "config.txt", config_text.to_text(run).encode())
+    files.write_atomic(folder / run_folder.CONFIG_TEXT, config_text.to_text(run).encode())
     described = json.dumps(config_text.to_json(run), indent=1) + "\n"
-    files.write_atomic(folder / load.CONFIG_JSON, described.encode())
+    files.write_atomic(folder / run_folder.CONFIG_JSON, described.encode())
 
 
 def _newest(root: Path) -> checkpoint.Found:

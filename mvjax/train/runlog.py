@@ -16,11 +16,9 @@ import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from mvjax import files
+from mvjax import files, run_folder
 from mvjax.train import clock as clock_lib
 from mvjax.train import distributed, events, flops
-
-METRICS = "metrics.jsonl"
 
 
 class RunLog:
@@ -49,7 +47,7 @@ class RunLog:
         self.last: dict[str, Any] = {}
         self._files: _Files | None = None
         if self._first:
-            self.last = _truncate(folder / METRICS, step)
+            self.last = _truncate(folder / run_folder.METRICS, step)
             self._files = _Files(folder, step=step, say=self.warn)
         self._quiet = quiet
         self._console = rich_console.Console(quiet=quiet or not self._first, stderr=True)
@@ -157,10 +155,10 @@ class _Files:
     """metrics.jsonl and TensorBoard events; what a full disk does not take is kept until it does."""
 
     def __init__(self, folder: Path, *, step: int, say: Any) -> None:
-        self._path, self._say = folder / METRICS, say
+        self._path, self._say = folder / run_folder.METRICS, say
         self._file = self._path.open("ab", buffering=0)
         self._waiting: list[str] = []
-        self._events = events.Events(folder / "tensorboard", step=step)
+        self._events = events.Events(folder / run_folder.TENSORBOARD, step=step)
 
     def write(self, line: Mapping[str, Any]) -> None:
         self._waiting.append(json.dumps(line) + "\n")

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import jax
 
-FOLDER = "profile"
+from mvjax import run_folder
+
 STEP_NAME = "train"
 
 
@@ -43,7 +44,7 @@ class Trace:
 
     def __init__(self, folder: Path, span: Span | None, *, say: Callable[[str], None]) -> None:
         """A trace of `span`, or none; `say` is told where it lies."""
-        self._folder = folder / FOLDER / str(jax.process_index())
+        self._folder = folder / run_folder.PROFILE / str(jax.process_index())
         self._span, self._say = span, say
         self._first: int | None = None  # traced; None while not tracing
         self._last = 0

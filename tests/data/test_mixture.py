@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mvjax import types
+from mvjax import run_folder, types
 from mvjax.config import schema
 from mvjax.data import collate as batch
 from mvjax.data import examples, images, mixture, streams
@@ -333,7 +333,7 @@ def test_ids_name_the_records_and_what_of_them_is_in_the_row(config):
 def test_bad_records_are_listed_once_and_count_over_resumes(config, tmp_path):
     mixture.ensure_records(config.data)
     _spoil(config, "visual", [4, 5])
-    listing = tmp_path / "run" / bad_records.FILE
+    listing = tmp_path / "run" / run_folder.BAD_RECORDS
     config = _data(config, bad_record_budget=2)
     for _ in range(2):
         batches = mixture.batches(config, listing=listing)
@@ -356,7 +356,7 @@ def test_words_that_the_tokenizer_does_not_know_are_bad_records(config, tmp_path
     items = [msgspec.structs.replace(_record(0, "text", spoken=False), turns=(strange,))]
     config.data.prepare(examples.record_path(config.data, "text").parent)
     dataset_lib.write(examples.record_path(config.data, "text"), items, made_with)
-    listing = tmp_path / bad_records.FILE
+    listing = tmp_path / run_folder.BAD_RECORDS
     with pytest.raises(ValueError, match="text-0: the tokenizer does not know"):
         mixture.batches(config, listing=listing)[0]
     assert msgspec.json.decode(listing.read_bytes())["id"] == "text-0"

@@ -2,6 +2,7 @@ import collections
 
 import pytest
 
+from mvjax import run_folder
 from mvjax.config import schema
 from mvjax.data import mixing
 
@@ -61,7 +62,7 @@ def test_every_source_goes_on_where_it_was():
 
 
 def test_the_history_is_kept_and_forgets_what_is_trained_anew(tmp_path):
-    path = tmp_path / mixing.FILE
+    path = tmp_path / run_folder.MIXTURE
     data = schema.DataConfig(speech=sources(a=3), speechless=sources(b=1))
     history, notice = mixing.resume(path, data, 0)
     assert (history, notice) == (mixing.start(data), "")
@@ -78,7 +79,7 @@ def test_the_history_is_kept_and_forgets_what_is_trained_anew(tmp_path):
 
 
 def test_a_damaged_history_is_an_error(tmp_path):
-    path = tmp_path / mixing.FILE
+    path = tmp_path / run_folder.MIXTURE
     path.write_text("[")
     with pytest.raises(ValueError, match="expected a history of weights"):
         mixing.resume(path, schema.DataConfig(), 5)

@@ -12,7 +12,7 @@ import pytest
 import same_state
 import toy
 
-from mvjax import tree
+from mvjax import run_folder, tree
 from mvjax.config import schema
 from mvjax.train import checkpoint, fit, load, resume, trace
 from mvjax.train import step as step_lib
@@ -69,7 +69,7 @@ class Interrupted(toy.Data):
 
 def assert_same_run(first: Path, second: Path) -> None:
     """Same adapters, optimizer state and counters, bit for bit; same metrics but for the speed."""
-    found = [checkpoint.newest(folder / load.CHECKPOINTS) for folder in (first, second)]
+    found = [checkpoint.newest(folder / run_folder.CHECKPOINTS) for folder in (first, second)]
     assert [each.meta["step"] for each in found] == [toy.STEPS] * 2
     same_state.check(*found)
     assert metrics(first) == metrics(second)
@@ -136,14 +136,14 @@ def test_a_finished_run_does_nothing(whole, config):
 
 
 def test_another_config_is_refused(whole, config):
-    changed = toy.with_train(config, seed=3, steps=20, log_every=5)
+    changed = toy.with_train(config, seed=3, steps=20, log_every=5, watchdog_seconds=7.0)
     changed = toy.with_data(changed, p_concat=0.25)
     with pytest.raises(ValueError, match="another config") as error:
         fit.fit(changed, whole[0], data=toy.Data(config.data), quiet=True)
     message = str(error.value)
     for field in ("train.seed: the run has 0, now 3", "train.steps", "data.p_concat"):
         assert field in message
-    assert "log_every" not in message  # it changes no number
+    assert "log_every" not in message and "watchdog" not in message  # they change no number
     assert load.read_config(whole[0]) == config
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mvjax import run_folder
 from mvjax.config import schema
 from mvjax.data import examples, mixing
-from mvjax.data.records import bad_records, shards
+from mvjax.data.records import shards
 from mvjax.train import fit, sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -36,9 +37,9 @@ def names(data, steps):
 def test_weights_that_change_keep_every_dataset_in_order(run, tmp_path):
     mesh = sharding.make_mesh(schema.MeshConfig(), None)
     first = fit._mixture(run, tmp_path, mesh, mixing.start(run.data))
-    mixing.write(tmp_path / mixing.FILE, mixing.start(run.data))
+    mixing.write(tmp_path / run_folder.MIXTURE, mixing.start(run.data))
     other = reweighted(run, 1.0)
-    history, told = mixing.resume(tmp_path / mixing.FILE, other.data, 6)
+    history, told = mixing.resume(tmp_path / run_folder.MIXTURE, other.data, 6)
     assert told == "weights change at step 6: speechless text 3, visual 1 -> text 1, visual 1"
     second = fit._mixture(other, tmp_path, mesh, history)
     assert names(second, range(6)) == names(first, range(6))
@@ -55,5 +56,5 @@ def test_bad_records_are_listed_in_the_run_folder(run, tmp_path):
     content[content.index(b"text-7")] ^= 255
     path.write_bytes(content)
     assert {len(data[step].speechless.codes) for step in range(6)} == {12}
-    (line,) = (tmp_path / bad_records.FILE).read_text().splitlines()
+    (line,) = (tmp_path / run_folder.BAD_RECORDS).read_text().splitlines()
     assert json.loads(line)["record"] == "text[7]"

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
 
+from mvjax import run_folder
 from mvjax.train import clock, flops, runlog
 
 
@@ -19,7 +20,7 @@ def push(log, step, loss, **others):
 
 
 def lines(folder):
-    return [json.loads(line) for line in (folder / runlog.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / run_folder.METRICS).read_text().splitlines()]
 
 
 def test_due_steps_are_written_one_step_late(tmp_path):
@@ -76,7 +77,7 @@ def test_a_metric_by_layer_is_a_list_and_a_curve_each(tmp_path):
 
 
 def test_reopening_drops_later_lines_and_half_lines(tmp_path):
-    (tmp_path / runlog.METRICS).write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"st')
+    (tmp_path / run_folder.METRICS).write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"st')
     with open_log(tmp_path, step=4) as log:
         assert log.last == {"step": 4}
     assert lines(tmp_path) == [{"step": 2}, {"step": 4}]

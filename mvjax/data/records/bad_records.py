@@ -8,8 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-FILE = "bad_records.jsonl"  # in the run folder
-
 _LOG = logging.getLogger(__name__)
 
 
