@@ -7,4 +7,6 @@ from mvjax.weights import rules
 
 def tensors(flat, table, sizes) -> dict[str, np.ndarray]:
     """Returns {upstream name: tensor} for {our path: leaf}."""
-    return {name: view[()] for name, view in rules.views(flat, table, sizes, place="x").items()}
+    return {
+        name: view[()] for name, view in rules.upstream_views(flat, table, sizes, place="x").items()
+    }

@@ -14,4 +14,6 @@ def write(path: Path, params: tree.Tree, config: schema.MimiConfig) -> None:
     axes, flags = mimi.sizes(config), mimi.flag_rules()
     shapes = rules.leaf_shapes(flags, axes)
     flat = tree.flatten(params) | {p: np.ones(shape, np.float32) for p, shape in shapes.items()}
-    safetensors_io.write(path, rules.views(flat, mimi.mimi_rules(config) + flags, axes, place="x"))
+    safetensors_io.write(
+        path, rules.upstream_views(flat, mimi.mimi_rules(config) + flags, axes, place="x")
+    )

@@ -36,7 +36,7 @@ class Told(NamedTuple):
 
 
 def compare(
-    params: Mapping[str, lazy.Stored],
+    params: Mapping[str, lazy.LazyTensor],
     model: schema.ModelConfig,
     *,
     pixels: Float[np.ndarray, "1 height width 3"],

@@ -174,7 +174,7 @@ def _loss(compared: dict[str, Any]) -> dict[str, Any]:
 def _values(
     params: tree.Tree,
     config: schema.Config,
-    reloaded: Mapping[str, lazy.Stored],
+    reloaded: Mapping[str, lazy.LazyTensor],
     target: targets.Target,
     *,
     dtype: schema.Dtype | None,
@@ -212,16 +212,16 @@ def _values(
     }
 
 
-def _on_host(params: tree.Tree) -> dict[str, lazy.Stored]:
+def _on_host(params: tree.Tree) -> dict[str, lazy.LazyTensor]:
     return {path: placement.on_host(leaf) for path, leaf in tree.flatten(params).items()}
 
 
-def _equal(a: lazy.Stored, b: lazy.Stored) -> bool:
+def _equal(a: lazy.LazyTensor, b: lazy.LazyTensor) -> bool:
     """Whether the values, in float32, are the same."""
     return np.array_equal(np.asarray(a[()], np.float32), np.asarray(b[()], np.float32))
 
 
-def _hash(leaves: Mapping[str, lazy.Stored]) -> str:
+def _hash(leaves: Mapping[str, lazy.LazyTensor]) -> str:
     """Returns the SHA-256 over paths, shapes and float32 values."""
     digest = hashlib.sha256()
     for path in sorted(leaves):

@@ -43,7 +43,7 @@ def export(
     *,
     dtype: schema.Dtype | None = None,
     quantization: targets.Quantization | None = None,
-    results: model_card.Results | None = None,
+    results: model_card.RunResults | None = None,
 ) -> Path:
     """Writes weights, config files, codec, tokenizer and a model card into the folder `out`.
 
@@ -115,7 +115,7 @@ def to_tensors(
     *,
     dtype: schema.Dtype | None = None,
     quantization: targets.Quantization | None = None,
-) -> dict[str, lazy.Stored]:
+) -> dict[str, lazy.LazyTensor]:
     """Returns {name in the file: tensor}, made when read; those of a GGUF in the leaves' dtype."""
     place = f"writing {targets.weight_file(target, quantization)}"
     leaves = {
@@ -125,7 +125,7 @@ def to_tensors(
     if quantization in ("q8", "q4"):
         return mlx.quantized(leaves, config, quantization, place=place)
     table = _table(config, target, quantization)
-    return rules.views(leaves, table, kyutai.sizes(config), place=place)
+    return rules.upstream_views(leaves, table, kyutai.sizes(config), place=place)
 
 
 def as_stored(
@@ -135,18 +135,18 @@ def as_stored(
     *,
     dtype: schema.Dtype | None = None,
     quantization: targets.Quantization | None = None,
-) -> dict[str, leaf_view.Leaf]:
+) -> dict[str, leaf_view.LeafView]:
     """Returns {path: leaf}, in float32, as an export of `params` holds it: rounded as the file rounds."""
     tensors = to_tensors(params, config, target, dtype=dtype, quantization=quantization)
     place = f"rounding as {targets.weight_file(target, quantization)}"
     if quantization == "q8_0":
         image = candle.image_tensors(tensors)
         language = {name: t for name, t in tensors.items() if name not in image}
-        tensors = {n: candle.gguf_io().Rounded(t) for n, t in language.items()} | image
+        tensors = {n: candle.gguf_io().Q8RoundTrip(t) for n, t in language.items()} | image
     match target:
         case "torch":
             table, sizes = kyutai.vis_rules(config), kyutai.sizes(config)
-            return rules.leaves(tensors, table, sizes, place=place)
+            return rules.leaf_views(tensors, table, sizes, place=place)
         case "mlx":
             return mlx.from_tensors(tensors, config, place=place)
         case "candle":
@@ -181,7 +181,7 @@ def open_exported(
     target: targets.Target,
     *,
     dtype: np.dtype | type | None = None,
-) -> dict[str, leaf_view.Leaf]:
+) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf}, the file's checksums being right; otherwise as `load_exported`."""
     if target == "candle":
         candle.verify(path)
@@ -199,7 +199,7 @@ def config_file(target: targets.Target, quantization: targets.Quantization | Non
     return _CONFIG_FILES[target, quantization is not None]
 
 
-def assert_written(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
+def assert_written(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
     """Reads a weight file back and compares it with what was to be written, bit for bit.
 
     Raises:
@@ -207,7 +207,7 @@ def assert_written(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
     """
     if path.suffix == candle.GGUF_SUFFIX:
         gguf_io, image = candle.gguf_io(), candle.image_tensors(tensors)
-        rounded = {n: gguf_io.Rounded(t) for n, t in tensors.items() if n not in image}
+        rounded = {n: gguf_io.Q8RoundTrip(t) for n, t in tensors.items() if n not in image}
         _compare(path, gguf_io.tensors(path), rounded)
         vision = candle.vision_file(path)
         _compare(vision, safetensors_io.tensors(vision), image)
@@ -216,7 +216,7 @@ def assert_written(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
 
 
 def _compare(
-    path: Path, found: Mapping[str, lazy.Stored], expected: Mapping[str, lazy.Stored]
+    path: Path, found: Mapping[str, lazy.LazyTensor], expected: Mapping[str, lazy.LazyTensor]
 ) -> None:
     differing = [
         name

@@ -23,7 +23,7 @@ _NOTHING = "No results were in the run folder."
 
 
 @dataclasses.dataclass(frozen=True)
-class Results:
+class RunResults:
     """What a run measured.
 
     Attributes:
@@ -35,14 +35,14 @@ class Results:
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def read_results(run: Path, *, step: int) -> Results:
+def read_results(run: Path, *, step: int) -> RunResults:
     """Returns the tables in `RUN/eval/*.json` of one step; files without a table are passed over."""
     tables = {}
     for path in sorted((run / run_folder.EVAL).glob("*.json")):
         content = json.loads(path.read_text())
         if isinstance(content, dict) and content.get("table") and content.get("step") == step:
             tables[path.stem] = content["table"]
-    return Results(step, tables)
+    return RunResults(step, tables)
 
 
 def text(
@@ -52,7 +52,7 @@ def text(
     *,
     dtype: schema.Dtype | None,
     quantization: targets.Quantization | None,
-    results: Results | None,
+    results: RunResults | None,
 ) -> str:
     """Returns the card, with the metadata that the Hugging Face Hub reads."""
     model = config.model
@@ -130,7 +130,7 @@ def _shown(location: str) -> str:
     return f"`{location if known else Path(location).name}`"
 
 
-def _training(config: schema.Config, results: Results | None) -> str:
+def _training(config: schema.Config, results: RunResults | None) -> str:
     step = "an unknown number of" if results is None else f"{results.step:,}"
     data = config.data
     parts = (data.speech, data.speechless, data.small_talk)
@@ -143,7 +143,7 @@ def _training(config: schema.Config, results: Results | None) -> str:
     )
 
 
-def _results(results: Results | None) -> str:
+def _results(results: RunResults | None) -> str:
     if results is None or not results.tables:
         return _NOTHING
     return "\n\n".join(f"`{name}`\n\n{_markdown(rows)}" for name, rows in results.tables.items())

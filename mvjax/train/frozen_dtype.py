@@ -63,7 +63,7 @@ def held(run: schema.Config, shapes: tree.Tree) -> dict[str, Any]:
     return tree.unflatten(found)
 
 
-def place(run: schema.Config, leaves: Mapping[str, lazy.Stored], mesh: Mesh) -> dict[str, Any]:
+def place(run: schema.Config, leaves: Mapping[str, lazy.LazyTensor], mesh: Mesh) -> dict[str, Any]:
     """Returns the frozen tree on the devices of a mesh; a leaf at a time is there unquantized."""
     flat: dict[str, Any] = {}
     for path, leaf in leaves.items():

@@ -175,7 +175,7 @@ def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) ->
         )
 
 
-def _open_verified(run: config.Config) -> dict[str, lazy.Stored]:
+def _open_verified(run: config.Config) -> dict[str, lazy.LazyTensor]:
     """Opens the files; the first process also compares them with the checksums that they carry."""
     if jax.process_index() == 0:
         frozen_files.verify(run.frozen)
@@ -193,7 +193,7 @@ def _frozen(run: config.Config, stored: Mapping[str, V]) -> dict[str, V]:
     return {path: stored[path] for path in wanted}
 
 
-def _shardings(leaves: Mapping[str, lazy.Stored], mesh: Mesh) -> dict[str, Any]:
+def _shardings(leaves: Mapping[str, lazy.LazyTensor], mesh: Mesh) -> dict[str, Any]:
     return tree.flatten(sharding.shardings(tree.unflatten(leaves), mesh))
 
 

@@ -52,7 +52,7 @@ def load_siglip(path: str | Path, config: schema.SiglipConfig) -> dict:
     return tree_lib.unflatten({p: leaf[()] for p, leaf in open_siglip(path, config).items()})
 
 
-def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, lazy.Stored]:
+def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, lazy.LazyTensor]:
     """Returns {path: leaf} of the image tower, float32; one leaf at a time is in memory.
 
     Args:
@@ -70,7 +70,7 @@ def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, lazy
         one_by_one = any(name.startswith(f"{BLOCKS}_") for name in keys)
         headers = {name: _header(archive, key, file) for name, key in keys.items()}
     arrays = _Arrays(file)
-    members: dict[str, lazy.Stored] = {
+    members: dict[str, lazy.LazyTensor] = {
         name: _Member(arrays, (key,), headers[name][0]) for name, key in keys.items()
     }
     if POSITIONS in members:
@@ -160,8 +160,8 @@ def _unstacked(shapes: Shapes) -> Shapes:
 
 
 def _stacked(
-    members: Mapping[str, lazy.Stored], keys: Mapping[str, str], arrays: _Arrays, layers: int
-) -> dict[str, lazy.Stored]:
+    members: Mapping[str, lazy.LazyTensor], keys: Mapping[str, str], arrays: _Arrays, layers: int
+) -> dict[str, lazy.LazyTensor]:
     """Inverse of `_unstacked`, on members."""
     first = f"{BLOCKS}_0/"
     found = {n: member for n, member in members.items() if not n.startswith(f"{BLOCKS}_")}

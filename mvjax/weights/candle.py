@@ -43,7 +43,7 @@ _FROM_MLX = (  # names of the depth transformer
 
 def open_candle(
     path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> dict[str, leaf_view.Leaf]:
+) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf} of a safetensors file, or of a GGUF with its vision file.
 
     Args:
@@ -79,18 +79,18 @@ def verify(path: str | Path) -> None:
 
 
 def from_tensors(
-    tensors: Mapping[str, lazy.Stored],
+    tensors: Mapping[str, lazy.LazyTensor],
     config: schema.ModelConfig,
     *,
     dtype: np.dtype | type | None = np.float32,
     place: str,
-) -> dict[str, leaf_view.Leaf]:
+) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf} for {name in the file: tensor}; arguments as `open_candle`."""
     table, sizes = candle_rules(config, split=_FUSED not in tensors), kyutai.sizes(config)
-    return rules.leaves(tensors, table, sizes, place=place, dtype=dtype)
+    return rules.leaf_views(tensors, table, sizes, place=place, dtype=dtype)
 
 
-def write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
+def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
     """Writes {name in the file: tensor}: safetensors, or if `path` ends in .gguf q8_0 and its vision file.
 
     Raises:
@@ -104,7 +104,7 @@ def write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
         safetensors_io.write(path, tensors)
 
 
-def image_tensors(tensors: Mapping[str, lazy.Stored]) -> dict[str, lazy.Stored]:
+def image_tensors(tensors: Mapping[str, lazy.LazyTensor]) -> dict[str, lazy.LazyTensor]:
     """Returns what the file beside a GGUF holds, in bfloat16."""
     image = {name: tensor for name, tensor in tensors.items() if name.startswith(IMAGE)}
     return {name: lazy.cast(tensor, ml_dtypes.bfloat16) for name, tensor in image.items()}
@@ -169,7 +169,7 @@ def _rename(name: str, replacements: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def _open_gguf(path: Path, vision: Path | None) -> dict[str, lazy.Stored]:
+def _open_gguf(path: Path, vision: Path | None) -> dict[str, lazy.LazyTensor]:
     """Returns the tensors of a GGUF, the image part from the vision file if there is one."""
     tensors = gguf_io().tensors(path)
     if vision is not None:

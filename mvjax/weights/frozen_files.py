@@ -20,7 +20,9 @@ _NPZ = ".npz"
 _ENCODER = "image/encoder/"
 
 
-def open_weights(files: schema.FrozenFiles, model: schema.ModelConfig) -> dict[str, lazy.Stored]:
+def open_weights(
+    files: schema.FrozenFiles, model: schema.ModelConfig
+) -> dict[str, lazy.LazyTensor]:
     """Returns {our path: leaf} of all that the files hold: backbone, depformer, image/encoder.
 
     Moshi keeps its stored dtype for a bfloat16 model, else it is float32; the encoder is float32.
@@ -40,7 +42,7 @@ def open_weights(files: schema.FrozenFiles, model: schema.ModelConfig) -> dict[s
     return {**moshi, **{f"{_ENCODER}{path}": leaf for path, leaf in encoder.items()}}
 
 
-def open_siglip(location: str | Path, config: schema.SiglipConfig) -> dict[str, lazy.Stored]:
+def open_siglip(location: str | Path, config: schema.SiglipConfig) -> dict[str, lazy.LazyTensor]:
     """Returns {path in `nn.siglip.Siglip`: leaf}: big_vision's npz, or Hugging Face's safetensors."""
     if _is_npz(location):
         return big_vision.open_siglip(location, config)

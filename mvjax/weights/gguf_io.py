@@ -52,17 +52,17 @@ def dequantize(packed: UInt8[np.ndarray, "out bytes"]) -> Float32[np.ndarray, "o
     return gguf.quants.dequantize(packed, _Q8_0)
 
 
-def rounded(tensor: np.ndarray) -> Float32[np.ndarray, "*shape"]:
+def q8_round_trip(tensor: np.ndarray) -> Float32[np.ndarray, "*shape"]:
     """Returns what is left of a tensor in a file."""
     values = np.asarray(tensor, np.float32)
     return dequantize(quantize(values)) if quantized(values.shape) else values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rounded:
+class Q8RoundTrip:
     """A tensor as a file would hold it, made when it is read."""
 
-    tensor: lazy.Stored
+    tensor: lazy.LazyTensor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,12 +76,12 @@ class Rounded:
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Rounds the whole, and returns a part."""
-        whole = rounded(np.asarray(self.tensor[()]))
+        whole = q8_round_trip(np.asarray(self.tensor[()]))
         return whole[lazy.slices(lazy.box(index, self.shape))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Tensor:
+class GgufTensor:
     """One tensor in a file, dequantized to float32 as far as it is read."""
 
     file: Path
@@ -108,7 +108,7 @@ class Tensor:
         return dequantize(part)[:, left - first * BLOCK : right - first * BLOCK]
 
 
-def tensors(path: Path) -> dict[str, Tensor]:
+def tensors(path: Path) -> dict[str, GgufTensor]:
     """Returns {name: tensor}, in any of GGUF's plain or quantized kinds.
 
     Raises:
@@ -132,7 +132,7 @@ def verify(path: Path) -> int:
     return len(found)
 
 
-def write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
+def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
     """Writes a file whole or not at all; equal tensors give equal bytes. One is read at a time.
 
     Raises:
@@ -158,7 +158,7 @@ def _stored_bytes(shape: tuple[int, ...]) -> int:
     return values // BLOCK * (BLOCK + _SCALE_BYTES) if quantized(shape) else values * 4
 
 
-def _stored(name: str, tensor: lazy.Stored) -> np.ndarray:
+def _stored(name: str, tensor: lazy.LazyTensor) -> np.ndarray:
     """Returns q8_0 bytes, or float32."""
     values = np.asarray(tensor[()], np.float32)
     if not quantized(values.shape):
@@ -169,7 +169,7 @@ def _stored(name: str, tensor: lazy.Stored) -> np.ndarray:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
+def _write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
     """Writes header and tensors, and then the checksums over the zeros that the header had."""
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
     sums = dict.fromkeys(tensors, 0)
@@ -202,7 +202,7 @@ class _Reader(gguf.GGUFReader):
     """The package's reader of headers; it calls a truncated file a wrong reshape."""
 
     def __init__(self, path: Path) -> None:
-        self.found: dict[str, Tensor] = {}
+        self.found: dict[str, GgufTensor] = {}
         self._path = path
         super().__init__(path)
 
@@ -216,7 +216,7 @@ class _Reader(gguf.GGUFReader):
             end = begin + int(np.prod(dims)) // block * size
             shape = tuple(int(n) for n in reversed(dims))
             named = bytes(name).decode()
-            self.found[named] = Tensor(self._path, shape, kind, self.data[begin:end])
+            self.found[named] = GgufTensor(self._path, shape, kind, self.data[begin:end])
             if end > len(self.data):
                 cut.append(named)
         if cut:

@@ -45,7 +45,7 @@ def load_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, Any]
     return tree.unflatten(rules.read_leaves(open_siglip(path, config), place=str(path)))
 
 
-def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, leaf_view.Leaf]:
+def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, leaf_view.LeafView]:
     """Returns {path in `nn.siglip.Siglip`: leaf} in float32, to be read slice by slice.
 
     Args:
@@ -65,10 +65,10 @@ def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, leaf
         )
     prefix = found[0]
     unused = [pattern.format(prefix=re.escape(prefix)) for pattern in NOT_USED]
-    used: dict[str, lazy.Stored] = {
+    used: dict[str, lazy.LazyTensor] = {
         n: t for n, t in tensors.items() if not any(re.fullmatch(r, n) for r in unused)
     }
     if (name := prefix + _POSITIONS) in used:
         used[name] = positions.fit(used[name], config, place=str(path))
     table = siglip_names.siglip_rules(ours="", theirs=prefix)
-    return rules.leaves(used, table, siglip_names.sizes(config), place=str(path))
+    return rules.leaf_views(used, table, siglip_names.sizes(config), place=str(path))

@@ -15,11 +15,11 @@ _STEP = np.float32(7.874015718698502e-3)  # 1 / 127, as bitsandbytes writes it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scaled:
+class Int8Weight:
     """weight x scb / 127 in float32, row by row."""
 
-    weight: lazy.Stored
-    scb: lazy.Stored
+    weight: lazy.LazyTensor
+    scb: lazy.LazyTensor
     # What is kept where no dtype is asked for: float32 would take four times the file.
     dtype: np.dtype = np.dtype(ml_dtypes.bfloat16)
 
@@ -35,7 +35,9 @@ class Scaled:
         return self.weight[index].astype(np.float32) * scale * _STEP
 
 
-def dequantized(tensors: Mapping[str, lazy.Stored], *, place: str) -> dict[str, lazy.Stored]:
+def dequantized(
+    tensors: Mapping[str, lazy.LazyTensor], *, place: str
+) -> dict[str, lazy.LazyTensor]:
     """Returns the tensors with each int8 weight and its scales as one.
 
     Source: moshi/utils/quantize.py, `QLinear`.
@@ -61,7 +63,7 @@ def dequantized(tensors: Mapping[str, lazy.Stored], *, place: str) -> dict[str, 
         elif tuple(scb.shape) != tuple(tensor.shape[:1]) or len(tensor.shape) != 2:
             problems.append(f"{name}{SUFFIX}: expected {[*tensor.shape[:1]]}, got {[*scb.shape]}")
         else:
-            found[name] = Scaled(tensor, scb)
+            found[name] = Int8Weight(tensor, scb)
     if problems:
         raise ValueError(
             f"{place}: {len(problems)} int8 tensors do not fit together:\n  "

@@ -16,8 +16,15 @@ import numpy as np
 
 from mvjax import files, tree
 from mvjax.config import schema
-from mvjax.weights import int8, lora, rules, safetensors_io, siglip_names, split_names
-from mvjax.weights import leaf_view as leaf
+from mvjax.weights import (
+    int8,
+    leaf_view,
+    lora,
+    rules,
+    safetensors_io,
+    siglip_names,
+    split_names,
+)
 
 Params = dict[str, Any]
 
@@ -35,7 +42,7 @@ def open_moshi(
     dtype: np.dtype | type | None = np.float32,
     lora_path: str | Path | None = None,
     lora_scaling: float | None = None,
-) -> dict[str, leaf.Leaf]:
+) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf} of a base Moshi, to be read slice by slice.
 
     Args:
@@ -56,7 +63,9 @@ def open_moshi(
     if lora_path is not None:
         lora_path = files.resolve(lora_path, names=lora.NAMES)
         tensors = lora.merged(tensors, lora_path, scaling=lora_scaling)
-    return rules.leaves(tensors, moshi_rules(config), sizes(config), place=str(path), dtype=dtype)
+    return rules.leaf_views(
+        tensors, moshi_rules(config), sizes(config), place=str(path), dtype=dtype
+    )
 
 
 def load_moshi(
@@ -88,16 +97,16 @@ def save_moshi(
         for path, leaf in tree.flatten(params).items()
         if path in shapes or path.startswith("depformer/")
     }
-    safetensors_io.write(path, rules.views(flat, table, axes, place=place, dtype=dtype))
+    safetensors_io.write(path, rules.upstream_views(flat, table, axes, place=place, dtype=dtype))
 
 
 def open_vis(
     path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> dict[str, leaf.Leaf]:
+) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf} of a MoshiVis file (Moshi, adapters, image encoder), as `open_moshi`."""
     path = files.resolve(path, names=files.WEIGHTS)
     tensors = safetensors_io.tensors(path)
-    return rules.leaves(tensors, vis_rules(config), sizes(config), place=str(path), dtype=dtype)
+    return rules.leaf_views(tensors, vis_rules(config), sizes(config), place=str(path), dtype=dtype)
 
 
 def sizes(config: schema.ModelConfig) -> dict[str, int]:

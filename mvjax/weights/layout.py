@@ -50,16 +50,16 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class RuleLayout:
     """A rule with its axes resolved to numbers."""
 
-    ours: tuple[int, ...]  # shape of the (stacked) leaf
+    leaf_shape: tuple[int, ...]  # shape of the (stacked) leaf
     order: tuple[int, ...]  # permutation of our axes: slots first, then upstream's order
     groups: tuple[tuple[int, ...], ...]  # sizes of our axes within each axis of upstream's
     slots: tuple[tuple[str, int], ...]  # (axis, size) of the name's indices, copies last
 
     @property
-    def theirs(self) -> tuple[int, ...]:
+    def upstream_shape(self) -> tuple[int, ...]:
         """Shape of one upstream tensor."""
         return tuple(math.prod(group) for group in self.groups)
 
@@ -69,7 +69,7 @@ class Layout:
         return sum(len(group) for group in self.groups)
 
 
-def resolve(rule: Rule, sizes: Sizes) -> Layout:
+def resolve(rule: Rule, sizes: Sizes) -> RuleLayout:
     """Looks the axes up in {axis name: size}."""
     left, _, right = rule.axes.partition("->")
     ours = left.split()
@@ -86,15 +86,15 @@ def resolve(rule: Rule, sizes: Sizes) -> Layout:
     dropped = [k for k, axis in enumerate(ours) if axis == "1" and axis not in upstream]
     order = [*order[: len(slots)], *dropped, *order[len(slots) :]]
     assert sorted(order) == list(range(len(ours))), f"{rule.name}: axes {rule.axes!r} do not match"
-    return Layout(
-        ours=tuple(size[axis] for axis in ours),
+    return RuleLayout(
+        leaf_shape=tuple(size[axis] for axis in ours),
         order=tuple(order),
         groups=tuple(tuple(size[a] for a in group if a in ours) for group in groups),
         slots=tuple((axis, size[axis]) for axis in slots) + rule.copies,
     )
 
 
-def names(rule: Rule, layout: Layout) -> Iterator[tuple[str, tuple[int, ...]]]:
+def names(rule: Rule, layout: RuleLayout) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yields (upstream name, index into the permuted leaf); copies share an index."""
     owned = len(layout.slots) - len(rule.copies)
     for values in itertools.product(*(range(size) for _, size in layout.slots)):

@@ -1,6 +1,6 @@
 """A tensor that is read slice by slice: the protocol that every file format speaks.
 
-A numpy array is such a tensor too, so whatever takes `Stored` takes arrays.
+A numpy array is such a tensor too, so whatever takes `LazyTensor` takes arrays.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Box = tuple[tuple[int, int], ...]  # [first, past the last) along each axis
 
 
 @runtime_checkable
-class Stored(Protocol):
+class LazyTensor(Protocol):
     """What can be read in part: `tensor[slices]` is a numpy array, `tensor[()]` the whole."""
 
     @property
@@ -36,10 +36,10 @@ class Stored(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Joined:
+class ConcatenatedRows:
     """Tensors one after the other along their first axis."""
 
-    parts: Sequence[Stored]
+    parts: Sequence[LazyTensor]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,10 +65,10 @@ class Joined:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class RowBlock:
     """The k-th of `count` equal parts of a tensor's rows."""
 
-    whole: Stored
+    whole: LazyTensor
     k: int
     count: int
 
@@ -90,10 +90,10 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Cast:
+class CastTensor:
     """A tensor in another dtype, converted as it is read."""
 
-    tensor: Stored
+    tensor: LazyTensor
     dtype: np.dtype
 
     @property
@@ -106,11 +106,11 @@ class Cast:
         return np.asarray(self.tensor[index]).astype(self.dtype, copy=False)
 
 
-def cast(tensor: Stored, dtype: Any) -> Stored:
+def cast(tensor: LazyTensor, dtype: Any) -> LazyTensor:
     """Returns the tensor in a dtype; None, or its own, leaves it as it is."""
     if dtype is None or np.dtype(dtype) == np.dtype(tensor.dtype):
         return tensor
-    return Cast(tensor, np.dtype(dtype))
+    return CastTensor(tensor, np.dtype(dtype))
 
 
 def box(index: Index, shape: Sequence[int]) -> Box:

@@ -14,7 +14,7 @@ from mvjax.weights import lazy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Leaf:
+class LeafView:
     """One of our leaves as a view of upstream's tensors: a part of it reads parts of them, no more.
 
     Attributes:
@@ -27,16 +27,16 @@ class Leaf:
     """
 
     rule: layout_lib.Rule
-    layout: layout_lib.Layout
+    layout: layout_lib.RuleLayout
     row: int
-    tensors: Mapping[str, lazy.Stored]
+    tensors: Mapping[str, lazy.LazyTensor]
     dtype: np.dtype
     place: str
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of our leaf."""
-        return self.layout.ours[1:] if self.rule.stacked else self.layout.ours
+        return self.layout.leaf_shape[1:] if self.rule.stacked else self.layout.leaf_shape
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Returns the part that slices select, with strides as they come.
@@ -87,8 +87,8 @@ def refuse_damage(problems: Sequence[str], place: str) -> None:
 def _fill(
     part: np.ndarray,
     name: str,
-    tensor: lazy.Stored,
-    layout: layout_lib.Layout,
+    tensor: lazy.LazyTensor,
+    layout: layout_lib.RuleLayout,
     bounds: Sequence[tuple[int, int]],
 ) -> list[str]:
     """Copies the values within bounds of our axes; returns what is wrong with them."""
@@ -103,8 +103,8 @@ def _fill(
 
 def _equal(
     part: np.ndarray,
-    tensor: lazy.Stored,
-    layout: layout_lib.Layout,
+    tensor: lazy.LazyTensor,
+    layout: layout_lib.RuleLayout,
     bounds: Sequence[tuple[int, int]],
 ) -> bool:
     return all(
@@ -116,7 +116,7 @@ def _equal(
 
 
 def _runs(
-    layout: layout_lib.Layout, bounds: Sequence[tuple[int, int]]
+    layout: layout_lib.RuleLayout, bounds: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[lazy.Index, lazy.Index]]:
     """Yields (slices of upstream's tensor, slices of the box) that together make up the box.
 

@@ -20,22 +20,22 @@ _STEP = re.compile(r"(.*\.self_attn\.)(in|out)_projs\.(\d+)")
 _CONFIG = "config.json"
 
 
-class Factors(NamedTuple):
+class LoraFactors(NamedTuple):
     """One low-rank change: `up` [rows, rank] times `down` [rank, columns]."""
 
-    down: lazy.Stored
-    up: lazy.Stored
+    down: lazy.LazyTensor
+    up: lazy.LazyTensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Merged:
+class LoraMerged:
     """A weight with low-rank changes; several are those of equal parts of its rows.
 
     The sum is computed in float32 and rounded once, to the dtype that is asked for.
     """
 
-    weight: lazy.Stored
-    changes: Sequence[Factors]
+    weight: lazy.LazyTensor
+    changes: Sequence[LoraFactors]
     scaling: float
 
     @property
@@ -63,8 +63,8 @@ class Merged:
 
 
 def merged(
-    tensors: Mapping[str, lazy.Stored], path: Path, *, scaling: float | None
-) -> dict[str, lazy.Stored]:
+    tensors: Mapping[str, lazy.LazyTensor], path: Path, *, scaling: float | None
+) -> dict[str, lazy.LazyTensor]:
     """Returns base Moshi's tensors with those of a LoRA file merged in.
 
     Whole tensors in the file (embeddings, with `ft_embed`) replace those of the base.
@@ -88,7 +88,7 @@ def merged(
         changes, misfits = _changes(name, halves, tuple(tensors[name].shape))
         problems += misfits
         if not misfits:
-            found[name] = Merged(found[name], changes, scaling)
+            found[name] = LoraMerged(found[name], changes, scaling)
     if not factors:
         problems.append("expected tensors named *.lora_A.weight and *.lora_B.weight, found none")
     if problems:
@@ -98,15 +98,15 @@ def merged(
     return found
 
 
-Halves = dict[str, dict[int, lazy.Stored]]  # {"A" or "B": {step: tensor}}
+Halves = dict[str, dict[int, lazy.LazyTensor]]  # {"A" or "B": {step: tensor}}
 
 
 def _sorted(
-    tensors: Mapping[str, lazy.Stored],
-) -> tuple[dict[str, Halves], dict[str, lazy.Stored]]:
+    tensors: Mapping[str, lazy.LazyTensor],
+) -> tuple[dict[str, Halves], dict[str, lazy.LazyTensor]]:
     """Splits into {name of the fused weight: factors} and whole tensors."""
     factors: dict[str, Halves] = {}
-    whole: dict[str, lazy.Stored] = {}
+    whole: dict[str, lazy.LazyTensor] = {}
     for name, tensor in tensors.items():
         found = _FACTOR.fullmatch(name)
         if found is None:
@@ -123,14 +123,16 @@ def _sorted(
     return factors, whole
 
 
-def _changes(name: str, halves: Halves, shape: tuple[int, ...]) -> tuple[list[Factors], list[str]]:
+def _changes(
+    name: str, halves: Halves, shape: tuple[int, ...]
+) -> tuple[list[LoraFactors], list[str]]:
     """Returns the factors of equal parts of a weight's rows, and what is wrong with them."""
     down, up = halves["A"], halves["B"]
     if len(shape) != 2:
         return [], [f"{name}: expected a matrix in the base, got {[*shape]}"]
     if down.keys() != up.keys() or sorted(down) != list(range(len(down))):
         return [], [f"{name}: expected A and B of the same steps, got {sorted(down)}, {sorted(up)}"]
-    changes = [Factors(down[k], up[k]) for k in sorted(down)]
+    changes = [LoraFactors(down[k], up[k]) for k in sorted(down)]
     rank = up[0].shape[1] if len(up[0].shape) == 2 else 0
     if len(changes) == 1 and rank and down[0].shape[0] % rank == 0:
         changes = _parts(changes[0], down[0].shape[0] // rank)
@@ -143,10 +145,10 @@ def _changes(name: str, halves: Halves, shape: tuple[int, ...]) -> tuple[list[Fa
     return changes, wrong
 
 
-def _parts(change: Factors, count: int) -> list[Factors]:
+def _parts(change: LoraFactors, count: int) -> list[LoraFactors]:
     """Splits fused factors, whose steps are stacked along the rows of both."""
     return [
-        Factors(lazy.Part(change.down, k, count), lazy.Part(change.up, k, count))
+        LoraFactors(lazy.RowBlock(change.down, k, count), lazy.RowBlock(change.up, k, count))
         for k in range(count)
     ]
 

@@ -31,7 +31,7 @@ NAMES = (*files.WEIGHTS, *(f"model.{mode}.safetensors" for mode in quantize.SCHE
 
 def open_mlx(
     path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> dict[str, leaf_view.Leaf]:
+) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf} of a file of `kyuteye_mlx`, to be read slice by slice.
 
     Args:
@@ -48,12 +48,12 @@ def open_mlx(
 
 
 def quantized(
-    flat: Mapping[str, lazy.Stored],
+    flat: Mapping[str, lazy.LazyTensor],
     config: schema.ModelConfig,
     mode: quantize.Mode,
     *,
     place: str,
-) -> dict[str, lazy.Stored]:
+) -> dict[str, lazy.LazyTensor]:
     """Returns {name in the file: tensor}, made when read: as its server asks for, the rest bfloat16.
 
     Args:
@@ -68,25 +68,25 @@ def quantized(
     if problems := width_refusals(config, mode):
         raise ValueError(f"{place}: cannot quantize to {mode}:\n  " + "\n  ".join(problems))
     return mlx_quantized.quantized(
-        rules.views(flat, mlx_rules(config), kyutai.sizes(config), place=place),
+        rules.upstream_views(flat, mlx_rules(config), kyutai.sizes(config), place=place),
         quantize.SCHEMES[mode],
         layers=config.backbone.layers,
     )
 
 
 def from_tensors(
-    tensors: Mapping[str, lazy.Stored],
+    tensors: Mapping[str, lazy.LazyTensor],
     config: schema.ModelConfig,
     *,
     dtype: np.dtype | type | None = np.float32,
     place: str,
-) -> dict[str, leaf_view.Leaf]:
+) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf} for {name in the file: tensor}; arguments as `open_mlx`."""
     table, sizes = mlx_rules(config), kyutai.sizes(config)
     single = mlx_quantized.without_copies(tensors, layers=config.backbone.layers, place=place)
     shapes = rules.tensor_shapes(table, sizes)
     plain = mlx_quantized.dequantized(single, shapes, dtype=dtype, place=place)
-    return rules.leaves(plain, table, sizes, place=place, dtype=dtype)
+    return rules.leaf_views(plain, table, sizes, place=place, dtype=dtype)
 
 
 def width_refusals(config: schema.ModelConfig, mode: quantize.Mode) -> list[str]:

@@ -31,22 +31,25 @@ _COPY = re.compile(
 
 
 def quantized(
-    tensors: Mapping[str, lazy.Stored], scheme: quantize.Scheme, *, layers: int
-) -> dict[str, lazy.Stored]:
+    tensors: Mapping[str, lazy.LazyTensor], scheme: quantize.AffineScheme, *, layers: int
+) -> dict[str, lazy.LazyTensor]:
     """Returns the tensors that upstream's `quantize` saves, made when they are read.
 
     Scales and biases are kept from then on (1/16 of a q8 file, 1/5 of a q4 file), and so are the codes
     that the file repeats.
     """
-    found: dict[str, lazy.Stored] = {}
+    found: dict[str, lazy.LazyTensor] = {}
     first = _SHARED.format(layer=0)
     for name, tensor in tensors.items():
         if len(tensor.shape) != 2 or name.startswith(_ENCODER):
             found[name] = lazy.cast(tensor, ml_dtypes.bfloat16)
             continue
         module = name.removesuffix(".weight")
-        matrix = _Quantized(tensor, scheme, keeps_codes=name.startswith(first))
-        found |= {f"{module}.{part}": _Part(matrix, part) for part in quantize.Affine._fields}
+        matrix = _QuantizedMatrix(tensor, scheme, keeps_codes=name.startswith(first))
+        found |= {
+            f"{module}.{part}": _QuantizedPart(matrix, part)
+            for part in quantize.AffineWeight._fields
+        }
     for layer in range(1, layers):
         for module, parts in _REPEATED.items():
             for part in parts:
@@ -55,7 +58,7 @@ def quantized(
     return found
 
 
-class _Quantized:
+class _QuantizedMatrix:
     """A matrix that is quantized when one of its parts is read.
 
     Args:
@@ -64,12 +67,14 @@ class _Quantized:
       keeps_codes: for the next time; scales and biases are kept in any case.
     """
 
-    def __init__(self, tensor: lazy.Stored, scheme: quantize.Scheme, *, keeps_codes: bool) -> None:
+    def __init__(
+        self, tensor: lazy.LazyTensor, scheme: quantize.AffineScheme, *, keeps_codes: bool
+    ) -> None:
         rows, inputs = tensor.shape
         words, groups = (rows, inputs // scheme.per_word), (rows, inputs // scheme.group)
         self.shapes = {"weight": words, "scales": groups, "biases": groups}
         self._tensor, self._scheme = tensor, scheme
-        self._kept = quantize.Affine._fields if keeps_codes else ("scales", "biases")
+        self._kept = quantize.AffineWeight._fields if keeps_codes else ("scales", "biases")
         self._made: dict[str, np.ndarray] = {}
 
     def part(self, name: str) -> np.ndarray:
@@ -81,10 +86,10 @@ class _Quantized:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Part:
+class _QuantizedPart:
     """Codes, scales or biases of a matrix."""
 
-    matrix: _Quantized
+    matrix: _QuantizedMatrix
     name: str
 
     @property
@@ -100,8 +105,8 @@ class _Part:
 
 
 def without_copies(
-    tensors: Mapping[str, lazy.Stored], *, layers: int, place: str
-) -> dict[str, lazy.Stored]:
+    tensors: Mapping[str, lazy.LazyTensor], *, layers: int, place: str
+) -> dict[str, lazy.LazyTensor]:
     """Puts the shared projections of later layers behind those of layer 0."""
     kept, copies = dict(tensors), {}
     for name, tensor in tensors.items():
@@ -111,21 +116,21 @@ def without_copies(
         original = f"transformer.layers.0.{match['rest']}"
         if original in tensors and tensors[original].shape == tensor.shape:
             copies.setdefault(original, {})[name] = kept.pop(name)
-    return kept | {name: _Repeated(tensors[name], of, place) for name, of in copies.items()}
+    return kept | {name: _CheckedCopies(tensors[name], of, place) for name, of in copies.items()}
 
 
 def dequantized(
-    tensors: dict[str, lazy.Stored],
+    tensors: dict[str, lazy.LazyTensor],
     shapes: Mapping[str, tuple[int, ...]],
     *,
     dtype: np.dtype | type | None,
     place: str,
-) -> dict[str, lazy.Stored]:
+) -> dict[str, lazy.LazyTensor]:
     """Replaces codes, scales and biases by the weight they stand for; the shapes tell the scheme."""
     plain, problems = dict(tensors), []
     for name in tensors:
         module = name.removesuffix(".scales")
-        names = [f"{module}.{part}" for part in quantize.Affine._fields]
+        names = [f"{module}.{part}" for part in quantize.AffineWeight._fields]
         weight = names[0]
         if module == name or weight not in shapes:
             continue
@@ -140,18 +145,18 @@ def dequantized(
             problems.append(f"{weight}: expected {[rows, inputs]} quantized, got {found}")
             continue
         kept = scales.dtype if dtype is None else np.dtype(dtype)
-        plain[weight] = quantize.Packed(codes, scales, biases, scheme, kept)
+        plain[weight] = quantize.LazyAffineWeight(codes, scales, biases, scheme, kept)
     if problems:
         raise ValueError(f"{place}: cannot dequantize:\n  " + "\n  ".join(problems))
     return plain
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Repeated:
+class _CheckedCopies:
     """A tensor with copies of it, which must agree wherever it is read."""
 
-    tensor: lazy.Stored
-    copies: Mapping[str, lazy.Stored]
+    tensor: lazy.LazyTensor
+    copies: Mapping[str, lazy.LazyTensor]
     place: str
 
     @property

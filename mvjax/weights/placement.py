@@ -16,7 +16,7 @@ PART_BYTES = 2**26  # of a leaf on the host at a time
 
 
 def place(
-    leaves: Mapping[str, lazy.Stored],
+    leaves: Mapping[str, lazy.LazyTensor],
     shardings: Mapping[str, Sharding],
     *,
     dtype: np.dtype | type | None = None,
@@ -48,13 +48,13 @@ def host_parts(leaf: np.ndarray | jax.Array) -> Iterator[np.ndarray]:
         yield _rows(leaf, first, min(first + rows, leaf.shape[0]))
 
 
-def on_host(leaf: lazy.Stored | jax.Array) -> lazy.Stored:
+def on_host(leaf: lazy.LazyTensor | jax.Array) -> lazy.LazyTensor:
     """Returns a leaf that gives numpy arrays; of one on devices no host copy is kept."""
-    return _Hosted(leaf) if isinstance(leaf, jax.Array) else leaf
+    return _DeviceTensor(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Hosted:
+class _DeviceTensor:
     array: jax.Array
 
     @property
@@ -86,7 +86,7 @@ def _rows(leaf: np.ndarray | jax.Array, first: int, last: int) -> np.ndarray:
     return rows
 
 
-def _placed(leaf: lazy.Stored, sharding: Sharding, dtype: np.dtype | type | None) -> jax.Array:
+def _placed(leaf: lazy.LazyTensor, sharding: Sharding, dtype: np.dtype | type | None) -> jax.Array:
     shape = tuple(leaf.shape)
     holders: dict[lazy.Box, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
@@ -98,7 +98,7 @@ def _placed(leaf: lazy.Stored, sharding: Sharding, dtype: np.dtype | type | None
 
 
 def _copies(
-    leaf: lazy.Stored,
+    leaf: lazy.LazyTensor,
     box: lazy.Box,
     devices: Sequence[Any],
     dtype: np.dtype | type | None,

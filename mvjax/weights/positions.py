@@ -17,10 +17,10 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Resampled:
+class ResampledPositions:
     """A table of positions [.., S, E] on a square grid, as one of `count` positions."""
 
-    table: lazy.Stored
+    table: lazy.LazyTensor
     count: int
 
     @property
@@ -39,7 +39,7 @@ class Resampled:
         return resample(whole, self.count).reshape(self.shape)[(*index, ...)]
 
 
-def fit(table: lazy.Stored, config: schema.SiglipConfig, *, place: str) -> lazy.Stored:
+def fit(table: lazy.LazyTensor, config: schema.SiglipConfig, *, place: str) -> lazy.LazyTensor:
     """Returns the table for the config's image size, resampled if it is for another, which is logged.
 
     A table of another width, or not of a square, is returned as it is, to be refused by its shape.
@@ -53,7 +53,7 @@ def fit(table: lazy.Stored, config: schema.SiglipConfig, *, place: str) -> lazy.
         "%s: positions were resampled from images of %d pixels (%d x %d) to the config's %d (%d x %d)",
         place, side * config.patch, side, side, config.image_size, *[math.isqrt(count)] * 2,
     )  # fmt: skip
-    return Resampled(table, count)
+    return ResampledPositions(table, count)
 
 
 def resample(table: Float[np.ndarray, "positions E"], count: int) -> Float[np.ndarray, "count E"]:

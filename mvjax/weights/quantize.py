@@ -24,7 +24,7 @@ _PROBED_ROWS = 4  # of a weight that is on no grid, this many are looked at befo
 
 
 @dataclasses.dataclass(frozen=True)
-class Scheme:
+class AffineScheme:
     """How many bits a code has, and how many inputs share a scale."""
 
     bits: int
@@ -42,13 +42,13 @@ class Scheme:
 
 
 Mode = Literal["q8", "q4"]
-SCHEMES: dict[str, Scheme] = {  # kyuteye_mlx's server asks for these; reference section 4.5
-    "q8": Scheme(bits=8, group=64),
-    "q4": Scheme(bits=4, group=32),
+SCHEMES: dict[str, AffineScheme] = {  # kyuteye_mlx's server asks for these; reference section 4.5
+    "q8": AffineScheme(bits=8, group=64),
+    "q4": AffineScheme(bits=4, group=32),
 }
 
 
-class Affine(NamedTuple):
+class AffineWeight(NamedTuple):
     """A quantized weight as MLX stores it; float values of any kind."""
 
     weight: UInt32[np.ndarray, "out words"]
@@ -57,7 +57,7 @@ class Affine(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Packed:
+class LazyAffineWeight:
     """A quantized weight in a file, dequantized as far as it is read.
 
     Attributes:
@@ -68,10 +68,10 @@ class Packed:
       dtype: of the values; see `dequantize`.
     """
 
-    weight: lazy.Stored
-    scales: lazy.Stored
-    biases: lazy.Stored
-    scheme: Scheme
+    weight: lazy.LazyTensor
+    scales: lazy.LazyTensor
+    biases: lazy.LazyTensor
+    scheme: AffineScheme
     dtype: np.dtype
 
     @property
@@ -85,7 +85,7 @@ class Packed:
         group, words = self.scheme.group, self.scheme.group // self.scheme.per_word
         first, last = left // group, -(-right // group)
         rows, groups = slice(top, bottom), slice(first, last)
-        packed = Affine(
+        packed = AffineWeight(
             np.asarray(self.weight[rows, slice(first * words, last * words)]),
             np.asarray(self.scales[rows, groups]),
             np.asarray(self.biases[rows, groups]),
@@ -94,7 +94,7 @@ class Packed:
         return whole[:, left - first * group : right - first * group]
 
 
-def quantize(weight: np.ndarray, scheme: Scheme) -> Affine:
+def quantize(weight: np.ndarray, scheme: AffineScheme) -> AffineWeight:
     """Returns what `mlx.core.quantize` returns for a weight [out, in]; scales in its dtype.
 
     Raises:
@@ -105,7 +105,7 @@ def quantize(weight: np.ndarray, scheme: Scheme) -> Affine:
     return _affine(_codes(groups, scale, bias, scheme), scale, bias, weight.dtype, scheme)
 
 
-def requantize(weight: np.ndarray, scheme: Scheme) -> Affine:
+def requantize(weight: np.ndarray, scheme: AffineScheme) -> AffineWeight:
     """Returns a weight in bfloat16 quantization; one that was quantized before keeps its bits.
 
     Dequantizing a bfloat16 quantization in float32 is exact, but MLX's fit need not find the scale
@@ -120,7 +120,7 @@ def requantize(weight: np.ndarray, scheme: Scheme) -> Affine:
 
 
 def dequantize(
-    packed: Affine, scheme: Scheme, *, dtype: np.dtype | type | None = None
+    packed: AffineWeight, scheme: AffineScheme, *, dtype: np.dtype | type | None = None
 ) -> np.ndarray:
     """Returns the weight [out, in]: exactly in float32, or as `mlx.core.dequantize` rounds it.
 
@@ -136,7 +136,9 @@ def dequantize(
     return (groups * scales + biases).reshape(codes.shape)
 
 
-def unpack(words: UInt32[np.ndarray, "out words"], scheme: Scheme) -> UInt32[np.ndarray, "out in"]:
+def unpack(
+    words: UInt32[np.ndarray, "out words"], scheme: AffineScheme
+) -> UInt32[np.ndarray, "out in"]:
     """Returns one code an element."""
     shifts = np.arange(scheme.per_word, dtype=np.uint32) * np.uint32(scheme.bits)
     codes = (words[..., None] >> shifts) & np.uint32(scheme.largest)
@@ -144,8 +146,8 @@ def unpack(words: UInt32[np.ndarray, "out words"], scheme: Scheme) -> UInt32[np.
 
 
 def scheme_of(
-    weight: lazy.Stored, scales: lazy.Stored, biases: lazy.Stored, *, inputs: int
-) -> Scheme | None:
+    weight: lazy.LazyTensor, scales: lazy.LazyTensor, biases: lazy.LazyTensor, *, inputs: int
+) -> AffineScheme | None:
     """Returns how a weight with this many inputs was quantized; None if the shapes fit nothing."""
     rows, words = weight.shape
     groups = scales.shape[-1]
@@ -153,11 +155,11 @@ def scheme_of(
         return None
     if inputs % groups or words * _WORD % inputs:
         return None
-    scheme = Scheme(bits=words * _WORD // inputs, group=inputs // groups)
+    scheme = AffineScheme(bits=words * _WORD // inputs, group=inputs // groups)
     return scheme if scheme.bits in _BITS and scheme.group % scheme.per_word == 0 else None
 
 
-def _groups(weight: np.ndarray, scheme: Scheme) -> Float[np.ndarray, "out groups size"]:
+def _groups(weight: np.ndarray, scheme: AffineScheme) -> Float[np.ndarray, "out groups size"]:
     rows, inputs = weight.shape
     if inputs % scheme.group:
         raise ValueError(
@@ -187,7 +189,7 @@ def _codes(
     groups: Float[np.ndarray, "out groups size"],
     scale: Float[np.ndarray, "out groups"],
     bias: Float[np.ndarray, "out groups"],
-    scheme: Scheme,
+    scheme: AffineScheme,
 ) -> Float[np.ndarray, "out groups size"]:
     codes = np.rint((groups - bias[..., None]) / scale[..., None])
     return np.clip(codes, 0, np.float32(scheme.largest))
@@ -198,15 +200,15 @@ def _affine(
     scale: Float[np.ndarray, "out groups"],
     bias: Float[np.ndarray, "out groups"],
     dtype: np.dtype,
-    scheme: Scheme,
-) -> Affine:
+    scheme: AffineScheme,
+) -> AffineWeight:
     words = codes.astype(np.uint32).reshape(len(codes), -1, scheme.per_word)
     shifts = np.arange(scheme.per_word, dtype=np.uint32) * np.uint32(scheme.bits)
     packed = np.bitwise_or.reduce(words << shifts, axis=-1)
-    return Affine(packed, scale.astype(dtype), bias.astype(dtype))
+    return AffineWeight(packed, scale.astype(dtype), bias.astype(dtype))
 
 
-def _on_grid(weight: np.ndarray, scheme: Scheme) -> Affine | None:
+def _on_grid(weight: np.ndarray, scheme: AffineScheme) -> AffineWeight | None:
     """Returns the bfloat16 quantization that equals a float32 weight exactly, if MLX makes one."""
     groups = _groups(weight, scheme)
     probe = groups[:_PROBED_ROWS]
@@ -220,7 +222,7 @@ def _on_grid(weight: np.ndarray, scheme: Scheme) -> Affine | None:
 
 
 def _explain(
-    groups: Float[np.ndarray, "out groups size"], scheme: Scheme
+    groups: Float[np.ndarray, "out groups size"], scheme: AffineScheme
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Returns (codes, scale, bias) with groups == scale * codes + bias, all of them, or None."""
     each = groups.shape[:-1]

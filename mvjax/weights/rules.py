@@ -20,7 +20,7 @@ def leaf_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, ...
     """Returns {our path: shape} for every leaf the table covers."""
     shapes = {}
     for rule in rules:
-        shape = layout.resolve(rule, sizes).ours
+        shape = layout.resolve(rule, sizes).leaf_shape
         for path in rule.leaves:
             assert path not in shapes, f"two rules produce {path}"
             shapes[path] = shape[1:] if rule.stacked else shape
@@ -34,18 +34,18 @@ def tensor_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, .
         resolved = layout.resolve(rule, sizes)
         for name, _ in layout.names(rule, resolved):
             assert name not in shapes, f"two rules produce {name}"
-            shapes[name] = resolved.theirs
+            shapes[name] = resolved.upstream_shape
     return shapes
 
 
-def views(
-    flat: Mapping[str, lazy.Stored],
+def upstream_views(
+    flat: Mapping[str, lazy.LazyTensor],
     rules: Sequence[Rule],
     sizes: Sizes,
     *,
     place: str,
     dtype: np.dtype | type | None = None,
-) -> dict[str, lazy.Stored]:
+) -> dict[str, lazy.LazyTensor]:
     """Returns {upstream name: tensor} for {our path: leaf}; each is made when it is read.
 
     Args:
@@ -59,33 +59,35 @@ def views(
       ValueError: naming the place and every missing, unexpected or misshapen path.
     """
     _check(leaf_shapes(rules, sizes), flat, place=place, kind="parameters")
-    tensors: dict[str, lazy.Stored] = {}
+    tensors: dict[str, lazy.LazyTensor] = {}
     for rule in rules:
         resolved = layout.resolve(rule, sizes)
         values = tuple(placement.on_host(flat[path]) for path in rule.leaves)
         for name, slots in layout.names(rule, resolved):
             assert name not in tensors, f"two rules produce {name}"
-            tensors[name] = lazy.cast(upstream_view.Theirs(rule, resolved, slots, values), dtype)
+            tensors[name] = lazy.cast(
+                upstream_view.UpstreamView(rule, resolved, slots, values), dtype
+            )
     return tensors
 
 
 def from_upstream(
-    tensors: Mapping[str, lazy.Stored],
+    tensors: Mapping[str, lazy.LazyTensor],
     rules: Sequence[Rule],
     sizes: Sizes,
     *,
     place: str,
     dtype: np.dtype | type | None = np.float32,
 ) -> dict[str, np.ndarray]:
-    """Returns {our path: leaf}, read whole; otherwise as `leaves`.
+    """Returns {our path: leaf}, read whole; otherwise as `leaf_views`.
 
     Raises:
       ValueError: also naming every tensor with damaged values or an unequal copy.
     """
-    return read_leaves(leaves(tensors, rules, sizes, place=place, dtype=dtype), place=place)
+    return read_leaves(leaf_views(tensors, rules, sizes, place=place, dtype=dtype), place=place)
 
 
-def read_leaves(views: Mapping[str, leaf_view.Leaf], *, place: str) -> dict[str, np.ndarray]:
+def read_leaves(views: Mapping[str, leaf_view.LeafView], *, place: str) -> dict[str, np.ndarray]:
     """Returns {our path: values}, each whole, in the file's order: ours are strides, nothing is moved.
 
     Raises:
@@ -101,14 +103,14 @@ def read_leaves(views: Mapping[str, leaf_view.Leaf], *, place: str) -> dict[str,
     return flat
 
 
-def leaves(
-    tensors: Mapping[str, lazy.Stored],
+def leaf_views(
+    tensors: Mapping[str, lazy.LazyTensor],
     rules: Sequence[Rule],
     sizes: Sizes,
     *,
     place: str,
     dtype: np.dtype | type | None = np.float32,
-) -> dict[str, leaf_view.Leaf]:
+) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf} for {upstream name: tensor}; nothing is read before it is indexed.
 
     Args:
@@ -122,7 +124,7 @@ def leaves(
       ValueError: naming the place, and every missing, unexpected or misshapen name.
     """
     _check(tensor_shapes(rules, sizes), tensors, place=place, kind="tensors")
-    found: dict[str, leaf_view.Leaf] = {}
+    found: dict[str, leaf_view.LeafView] = {}
     for rule in rules:
         resolved = layout.resolve(rule, sizes)
         named = {name: tensors[name] for name, _ in layout.names(rule, resolved)}
@@ -130,13 +132,13 @@ def leaves(
         kept = kept if dtype is None else np.dtype(dtype)
         for row, path in enumerate(rule.leaves):
             assert path not in found, f"two rules produce {path}"
-            found[path] = leaf_view.Leaf(rule, resolved, row, named, kept, place)
+            found[path] = leaf_view.LeafView(rule, resolved, row, named, kept, place)
     return found
 
 
 def _check(
     expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, lazy.Stored],
+    found: Mapping[str, lazy.LazyTensor],
     *,
     place: str,
     kind: str,
@@ -166,7 +168,7 @@ def _check(
         )
 
 
-def _origin(tensor: lazy.Stored, place: str) -> str:
+def _origin(tensor: lazy.LazyTensor, place: str) -> str:
     """Names the file of a tensor where it is not the place itself."""
     file = getattr(tensor, "file", None)
     return f" (in {file})" if file is not None and str(file) != place else ""

@@ -54,7 +54,7 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Tensor:
+class SafetensorsTensor:
     """One tensor in a file; what it returns is a view of the file's pages."""
 
     file: Path
@@ -71,7 +71,7 @@ class Tensor:
         return np.asarray(mapped)[(*part, ...)]
 
 
-def tensors(path: Path) -> dict[str, Tensor]:
+def tensors(path: Path) -> dict[str, SafetensorsTensor]:
     """Returns {name: tensor} of a file, or of all files that an index (`*.index.json`) names.
 
     Raises:
@@ -131,7 +131,7 @@ def files(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted(set(_weight_map(path).values()))]
 
 
-def write(path: Path, tensors: Mapping[str, lazy.Stored]) -> None:
+def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
     """Writes a file whole or not at all: a partial write never replaces an existing file.
 
     Equal tensors give equal bytes. One tensor is read at a time, and dropped.
@@ -177,7 +177,7 @@ def _header(entries: dict[str, Any], sums: dict[str, int]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _contents(path: Path) -> dict[str, Tensor]:
+def _contents(path: Path) -> dict[str, SafetensorsTensor]:
     _metadata(path)  # the package checks header, offsets and file size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(_HEADER_LENGTH))
@@ -188,14 +188,14 @@ def _contents(path: Path) -> dict[str, Tensor]:
     if unknown:
         raise ValueError(f"{path}: expected dtypes of {sorted(_DTYPES)}, got {unknown}")
     return {
-        name: Tensor(
+        name: SafetensorsTensor(
             path, tuple(entry["shape"]), _DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
         )
         for name, entry in sorted(header.items())
     }
 
 
-def _indexed(index: Path) -> dict[str, Tensor]:
+def _indexed(index: Path) -> dict[str, SafetensorsTensor]:
     where = _weight_map(index)
     absent = [str(file) for file in files(index) if not file.is_file()]
     if absent:

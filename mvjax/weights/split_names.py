@@ -11,7 +11,7 @@ _SPLIT = re.compile(r"(.*\.self_attn\.)(in|out)_projs\.(\d+)\.weight")
 _OTHER = re.compile(r"(.*\.self_attn\.)in_proj\.weight")
 
 
-def fused(tensors: Mapping[str, lazy.Stored], *, place: str) -> dict[str, lazy.Stored]:
+def fused(tensors: Mapping[str, lazy.LazyTensor], *, place: str) -> dict[str, lazy.LazyTensor]:
     """Returns the tensors under `in_proj_weight` and `out_proj.weight`, steps joined along the rows.
 
     Source: moshi/modules/transformer.py, `StreamingMultiheadAttention._load_hook`, the other way.
@@ -19,7 +19,7 @@ def fused(tensors: Mapping[str, lazy.Stored], *, place: str) -> dict[str, lazy.S
     Raises:
       ValueError: naming the place, and every tensor under two names or step that is missing.
     """
-    found: dict[str, lazy.Stored] = {}
+    found: dict[str, lazy.LazyTensor] = {}
     split: dict[str, dict[int, str]] = {}
     problems = []
     for name, tensor in tensors.items():
@@ -39,7 +39,7 @@ def fused(tensors: Mapping[str, lazy.Stored], *, place: str) -> dict[str, lazy.S
         absent = sorted(set(range(max(names))) - names.keys())
         example = names[min(names)]
         problems += [re.sub(r"projs\.\d+", f"projs.{k}", example) + ": missing" for k in absent]
-        found[target] = lazy.Joined([tensors[names[step]] for step in sorted(names)])
+        found[target] = lazy.ConcatenatedRows([tensors[names[step]] for step in sorted(names)])
     if problems:
         raise ValueError(
             f"{place}: {len(problems)} tensors do not fit:\n  " + "\n  ".join(problems)

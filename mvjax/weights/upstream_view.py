@@ -12,7 +12,7 @@ from mvjax.weights import lazy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Theirs:
+class UpstreamView:
     """One tensor of upstream's, permuted anew whenever it is read.
 
     Attributes:
@@ -23,14 +23,14 @@ class Theirs:
     """
 
     rule: layout_lib.Rule
-    layout: layout_lib.Layout
+    layout: layout_lib.RuleLayout
     slots: tuple[int, ...]
-    leaves: Sequence[lazy.Stored]
+    leaves: Sequence[lazy.LazyTensor]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of upstream's tensor."""
-        return self.layout.theirs
+        return self.layout.upstream_shape
 
     @property
     def dtype(self) -> np.dtype:
@@ -40,7 +40,7 @@ class Theirs:
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Returns the part that slices select, in C order; the whole tensor is made for it."""
         layout = self.layout
-        bounds = [(0, size) for size in layout.ours]
+        bounds = [(0, size) for size in layout.leaf_shape]
         for axis, at in zip(layout.order, self.slots):
             bounds[axis] = (at, at + 1)
         if self.rule.stacked:

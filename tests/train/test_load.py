@@ -57,7 +57,7 @@ def frozen_part(config, stored):
 @pytest.mark.parametrize("sizes", MESHES)
 def test_the_frozen_tree_is_in_its_place_and_each_value_was_read_once(config, sizes, monkeypatch):
     read = []
-    inner = safetensors_io.Tensor.__getitem__
+    inner = safetensors_io.SafetensorsTensor.__getitem__
 
     def counted(self, index):
         part = inner(self, index)
@@ -65,7 +65,7 @@ def test_the_frozen_tree_is_in_its_place_and_each_value_was_read_once(config, si
         return part
 
     expected = frozen_part(config, load.from_files(config))
-    monkeypatch.setattr(safetensors_io.Tensor, "__getitem__", counted)
+    monkeypatch.setattr(safetensors_io.SafetensorsTensor, "__getitem__", counted)
     mesh = mesh_of(**sizes)
     placed = load.frozen(config, mesh)
     assert_equal(placed, tree.unflatten(expected))
@@ -272,12 +272,12 @@ from mvjax.config import schema
 from mvjax.train import load, sharding
 from mvjax.weights import safetensors_io
 config = toy.make_config(folder)
-read, inner = [0], safetensors_io.Tensor.__getitem__
+read, inner = [0], safetensors_io.SafetensorsTensor.__getitem__
 def counted(self, index):
     part = inner(self, index)
     read[0] += part.size
     return part
-safetensors_io.Tensor.__getitem__ = counted
+safetensors_io.SafetensorsTensor.__getitem__ = counted
 mesh = sharding.make_mesh(schema.MeshConfig(fsdp=2, data=1, tensor=2))
 identity = load.identity(config)
 params = load.weights(config, mesh)

@@ -173,7 +173,7 @@ def test_the_vision_file_of_a_gguf_on_the_hub_is_fetched_too(location, quantized
     _, path = quantized
     vision = "model_vision_tower_unquant.safetensors"
     there = {location: path, f"hf://o/n@v1/{vision}": path.with_name(vision)}
-    monkeypatch.setattr(candle.locate, "resolve", lambda text, names=(): there[str(text)])
+    monkeypatch.setattr(candle.files, "resolve", lambda text, names=(): there[str(text)])
     loaded = tree.flatten(load(location))
     monkeypatch.undo()
     for name, leaf in tree.flatten(load(path)).items():

@@ -143,7 +143,7 @@ def test_import_dequantizes_as_mlx(mode, dtype, written):
 
 def test_other_group_sizes_are_understood(written, tmp_path):
     # upstream's quantize command has groups of 64 for both, if not told otherwise
-    name, other = "text_linear", quantize.Scheme(bits=4, group=64)
+    name, other = "text_linear", quantize.AffineScheme(bits=4, group=64)
     plain = safetensors_io.read(written[None])[f"{name}.weight"]
     tensors = safetensors_io.read(written["q4"])
     packed = quantize.quantize(plain, other)

@@ -185,7 +185,7 @@ def test_every_listed_tensor_is_produced_and_accepted_once(name):
     sizes = kyutai.sizes(REAL)
     assert rules.tensor_shapes(table, sizes) == listed  # which asserts that no two rules write one
     absent = {tensor: Absent(shape) for tensor, shape in listed.items()}
-    leaves = rules.leaves(absent, table, sizes, place=name)
+    leaves = rules.leaf_views(absent, table, sizes, place=name)
     whole = tree.flatten(tree.merge(*model_shapes()))
     adapters = tree.flatten(model_shapes().adapters)
     covered = {

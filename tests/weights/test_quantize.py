@@ -98,8 +98,10 @@ def test_any_other_weight_is_rounded_to_bfloat16_first(mode, dtype):
 def test_a_part_of_a_packed_weight_is_that_part(mode):
     scheme = quantize.SCHEMES[mode]
     codes, scales, biases = quantize.quantize(weights(), scheme)
-    packed = quantize.Packed(codes, scales, biases, scheme, np.dtype(np.float32))
-    whole = quantize.dequantize(quantize.Affine(codes, scales, biases), scheme, dtype=np.float32)
+    packed = quantize.LazyAffineWeight(codes, scales, biases, scheme, np.dtype(np.float32))
+    whole = quantize.dequantize(
+        quantize.AffineWeight(codes, scales, biases), scheme, dtype=np.float32
+    )
     assert packed.shape == whole.shape == (203, 192)
     np.testing.assert_array_equal(packed[()], whole)
     for part in (np.s_[5:9, 0:192], np.s_[0:203, 64:128], np.s_[200:203, 3:70], np.s_[4:5, 5:6]):
@@ -109,9 +111,9 @@ def test_a_part_of_a_packed_weight_is_that_part(mode):
 def test_the_shapes_tell_the_scheme():
     codes, scales = np.zeros((5, 24), np.uint32), np.zeros((5, 3), np.float32)
     found = quantize.scheme_of(codes, scales, scales, inputs=96)
-    assert found == quantize.Scheme(bits=8, group=32)
+    assert found == quantize.AffineScheme(bits=8, group=32)
     found = quantize.scheme_of(codes, scales, scales, inputs=192)
-    assert found == quantize.Scheme(bits=4, group=64)
+    assert found == quantize.AffineScheme(bits=4, group=64)
     for inputs, biases in ((100, scales), (256, scales), (96, scales[:4]), (96, scales[:, :2])):
         assert quantize.scheme_of(codes, scales, biases, inputs=inputs) is None
 

@@ -40,7 +40,7 @@ def devices(flat):
 @pytest.mark.parametrize("place", [dict, devices])
 def test_values_are_those_of_the_file_wherever_the_leaves_are(place, dtype):
     flat = recorded.leaves(TABLE, SIZES, ml_dtypes.bfloat16)
-    views = rules.views(place(flat), TABLE, SIZES, place="x", dtype=dtype)
+    views = rules.upstream_views(place(flat), TABLE, SIZES, place="x", dtype=dtype)
     assert {name: view.shape for name, view in views.items()} == rules.tensor_shapes(TABLE, SIZES)
     for view in views.values():
         assert view.dtype == view[()].dtype == (dtype or ml_dtypes.bfloat16)
@@ -53,7 +53,7 @@ def test_values_are_those_of_the_file_wherever_the_leaves_are(place, dtype):
 
 def test_a_tensor_reads_its_own_values_and_only_when_it_is_read():
     flat = {p: recorded.Recorded(x) for p, x in recorded.leaves(TABLE, SIZES).items()}
-    views = rules.views(flat, TABLE, SIZES, place="x", dtype=np.float16)
+    views = rules.upstream_views(flat, TABLE, SIZES, place="x", dtype=np.float16)
     assert not any(leaf.read for leaf in flat.values())
     for name, view in views.items():
         before = sum(leaf.read for leaf in flat.values())

@@ -36,7 +36,7 @@ def boxes(shape):
 @pytest.mark.parametrize("path", rules.leaf_shapes(TABLE, SIZES))
 def test_every_box_of_every_leaf(path):
     flat, tensors = recorded.make(TABLE, SIZES)
-    leaf = rules.leaves(tensors, TABLE, SIZES, place="x")[path]
+    leaf = rules.leaf_views(tensors, TABLE, SIZES, place="x")[path]
     assert leaf.shape == flat[path].shape
     copies = 3 if path == "norm" else 1
     for box in boxes(leaf.shape):
@@ -50,7 +50,7 @@ def test_every_box_of_every_leaf(path):
 
 def test_nothing_is_read_before_it_is_asked_for():
     _, tensors = recorded.make(TABLE, SIZES)
-    views = rules.leaves(tensors, TABLE, SIZES, place="x")
+    views = rules.leaf_views(tensors, TABLE, SIZES, place="x")
     assert {p: leaf.shape for p, leaf in views.items()} == rules.leaf_shapes(TABLE, SIZES)
     assert not any(tensor.read for tensor in tensors.values())
 
@@ -60,7 +60,7 @@ def test_nothing_is_read_before_it_is_asked_for():
 def test_values_that_are_no_numbers_name_the_tensor(dtype, value):
     flat, tensors = recorded.make(TABLE, SIZES, dtype)
     tensors["l.1.w"].values[7, 2] = value
-    leaf = rules.leaves(tensors, TABLE, SIZES, place="a.safetensors")["qkv"]
+    leaf = rules.leaf_views(tensors, TABLE, SIZES, place="a.safetensors")["qkv"]
     whole = slice(None)
     np.testing.assert_array_equal(leaf[(whole, slice(3, 5))], flat["qkv"][:, 3:5].astype("f"))
     with pytest.raises(ValueError, match=r"a\.safetensors: 1 .*\n  l\.1\.w: .*got 1 NaN or inf"):
@@ -71,7 +71,7 @@ def test_the_largest_numbers_are_numbers():
     _, tensors = recorded.make(TABLE, SIZES, ml_dtypes.bfloat16)
     tensors["pos"].values[:] = ml_dtypes.finfo(ml_dtypes.bfloat16).max
     tensors["pos"].values[1] = ml_dtypes.finfo(ml_dtypes.bfloat16).min
-    assert np.isfinite(rules.leaves(tensors, TABLE, SIZES, place="x")["pos"][()]).all()
+    assert np.isfinite(rules.leaf_views(tensors, TABLE, SIZES, place="x")["pos"][()]).all()
 
 
 def test_all_damaged_tensors_of_a_file_are_listed():
@@ -85,7 +85,7 @@ def test_all_damaged_tensors_of_a_file_are_listed():
 def test_joined_and_parts_read_only_the_rows_asked_for():
     values = np.arange(60, dtype=np.float32).reshape(10, 6)
     parts = [recorded.Recorded(part) for part in np.split(values, [2, 3, 7])]
-    joined = lazy.Joined(parts)
+    joined = lazy.ConcatenatedRows(parts)
     assert joined.shape == (10, 6)
     for low, high in itertools.combinations(range(11), 2):
         np.testing.assert_array_equal(
@@ -94,7 +94,7 @@ def test_joined_and_parts_read_only_the_rows_asked_for():
     parts[0].read = parts[3].read = 0
     joined[(slice(2, 7),)]
     assert parts[0].read == parts[3].read == 0
-    third = lazy.Part(joined, 2, 5)
+    third = lazy.RowBlock(joined, 2, 5)
     assert third.shape == (2, 6)
     np.testing.assert_array_equal(third[(slice(1, 2),)], values[5:6])
 

@@ -41,7 +41,7 @@ def shardings(**sizes):
 def test_values_places_and_dtypes(sizes, dtype):
     flat, tensors = recorded.make(TABLE, SIZES, ml_dtypes.bfloat16)
     places = shardings(**sizes)
-    leaves = rules.leaves(tensors, TABLE, SIZES, place="x", dtype=None)
+    leaves = rules.leaf_views(tensors, TABLE, SIZES, place="x", dtype=None)
     placed = placement.place(leaves, places, dtype=dtype)
     assert placed.keys() == flat.keys()
     for path, array in placed.items():
@@ -53,14 +53,14 @@ def test_values_places_and_dtypes(sizes, dtype):
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 2, "tensor": 2}, {"fsdp": 4, "tensor": 2}])
 def test_each_value_is_read_once_however_many_devices_hold_it(sizes):
     _, tensors = recorded.make(TABLE, SIZES)
-    placement.place(rules.leaves(tensors, TABLE, SIZES, place="x"), shardings(**sizes))
+    placement.place(rules.leaf_views(tensors, TABLE, SIZES, place="x"), shardings(**sizes))
     assert {n: t.read for n, t in tensors.items()} == {n: t.values.size for n, t in tensors.items()}
 
 
 def test_damage_in_one_shard_names_the_tensor():
     _, tensors = recorded.make(TABLE, SIZES)
     tensors["l.2.w"].values[-1, -1] = np.inf
-    leaves = rules.leaves(tensors, TABLE, SIZES, place="a.safetensors")
+    leaves = rules.leaf_views(tensors, TABLE, SIZES, place="a.safetensors")
     with pytest.raises(ValueError, match=r"a\.safetensors: 1 (.|\n)*l\.2\.w"):
         placement.place(leaves, shardings(fsdp=8))
 
@@ -70,7 +70,7 @@ def test_host_parts_are_the_values_in_order(part_bytes, monkeypatch):
     monkeypatch.setattr(placement, "PART_BYTES", part_bytes)
     flat, tensors = recorded.make(TABLE, SIZES)
     places = shardings(fsdp=2, tensor=2)
-    placed = placement.place(rules.leaves(tensors, TABLE, SIZES, place="x"), places)
+    placed = placement.place(rules.leaf_views(tensors, TABLE, SIZES, place="x"), places)
     for path, leaf in flat.items():
         for held in (leaf, placed[path]):
             parts = list(placement.host_parts(held))
