@@ -1,6 +1,7 @@
 """Gates: how much of a cross-attention result u enters the residual stream, u * g.
 
-A new gate is one frozen dataclass here: fields, `params`, `__call__`, `upstream`.
+A new gate is one frozen dataclass here: fields, `params`, `__call__`, `upstream`. The gate is applied in
+`nn/xattn.py`, `gated_cross_attention`; `nn/backbone.py`, `Block`, adds the product to the residual stream.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
-
-from mvjax.nn import rounding
 
 SIGMOID_SHIFT = 4.0  # reference section 2.6: sigmoid gates open from sigmoid(-4) = 0.018
 
@@ -48,12 +47,10 @@ class Constant:
         self,
         params: Mapping[str, Array],
         u: Float[Array, "*batch D"],
-        *,
-        dtype: jnp.dtype | type = jnp.float32,
     ) -> Float[Array, "*batch D"]:
-        """Returns g, float32, broadcast to the shape of u; logit and g are rounded to `dtype`."""
-        alpha = rounding.to(params["alpha"].astype(jnp.float32), dtype)
-        return jnp.broadcast_to(_activate(alpha, self.activation, dtype), u.shape)
+        """Returns g, float32, broadcast to the shape of u."""
+        alpha = params["alpha"].astype(jnp.float32)
+        return jnp.broadcast_to(_activate(alpha, self.activation), u.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +85,8 @@ class Conditional:
         self,
         params: Mapping[str, Array],
         u: Float[Array, "*batch D"],
-        *,
-        dtype: jnp.dtype | type = jnp.float32,
     ) -> Float[Array, "*batch D"]:
-        """Returns g, float32, in the shape of u; logits and g are rounded to `dtype`.
-
-        The products run in u's dtype.
-        """
+        """Returns g, float32, in the shape of u; the two matmuls run in u's dtype."""
         down, up = params["down/kernel"].astype(u.dtype), params["up/kernel"].astype(u.dtype)
         h = jax.nn.relu(jnp.einsum("...D,DG->...G", u, down))
         logits = jnp.einsum("...G,GD->...D", h, up)
@@ -102,7 +94,7 @@ class Conditional:
             bias = params["up/bias"].astype(u.dtype).reshape((1,) * (u.ndim - 1) + (-1,))
             logits = logits + bias
         shift = 0.0 if self.bias else SIGMOID_SHIFT
-        return _activate(logits.astype(jnp.float32), self.activation, dtype, shift=shift)
+        return _activate(logits.astype(jnp.float32), self.activation, shift=shift)
 
 
 Gate = Constant | Conditional
@@ -114,13 +106,5 @@ def torch_linear_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> 
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _activate(
-    logits: Array,
-    activation: Activation,
-    dtype: jnp.dtype | type,
-    *,
-    shift: float = SIGMOID_SHIFT,
-) -> Array:
-    if activation == "tanh":
-        return rounding.to(jnp.tanh(logits), dtype)
-    return rounding.to(jax.nn.sigmoid(rounding.to(logits - shift, dtype)), dtype)
+def _activate(logits: Array, activation: Activation, *, shift: float = SIGMOID_SHIFT) -> Array:
+    return jnp.tanh(logits) if activation == "tanh" else jax.nn.sigmoid(logits - shift)

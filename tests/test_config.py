@@ -82,18 +82,6 @@ def test_json_round_trip():
     assert config_text.flatten(run)["data.prepare"] == "json:dumps"
 
 
-def test_a_scope_written_before_there_were_two_kinds_is_read():
-    data = config_text.to_json(CONFIG)
-    around = config_text.override(CONFIG, ["model.cross_attention.scope=AroundImage"])
-    assert config_text.from_json(config_text.to_json(around)) == around != CONFIG
-    scope = data["model"]["cross_attention"]["scope"]
-    assert scope.pop("type") == "Scope"
-    assert config_text.from_json(data) == CONFIG
-    scope["begin"] = 3
-    with pytest.raises(ValueError, match=r"scope: expected one of \['AroundImage', 'Scope'\]"):
-        config_text.from_json(data)
-
-
 def test_every_line_of_the_text_is_an_override():
     lines = config_text.to_text(CONFIG).splitlines()
     assert "model.cross_attention.gate.hidden = 512" in lines

@@ -16,10 +16,8 @@ from mvjax.config.frozen import FrozenFiles, MimiConfig
 
 NormKind = Literal["mean_square", "variance"]
 Dtype = Literal["float32", "bfloat16"]
-# "activations": in the dtype of what the operation is applied to
-Precision = Literal["float32", "activations"]
-# whose bicubic arithmetic: kyuteye_pt's, kyuteye_mlx's or kyuteye_rs's; see data/resize.py
-Resampler = Literal["torch", "pillow", "image_rs"]
+# whose bicubic arithmetic: kyuteye_pt's or kyuteye_mlx's; see data/resize.py
+Resampler = Literal["torch", "pillow"]
 # What the backward pass keeps of a block, from most memory to most recomputation: nn/compute.py
 Remat = Literal["none", "frozen", "attention", "full"]
 AttentionKernel = Literal["auto", "plain", "splash", "cudnn"]
@@ -84,19 +82,11 @@ class CrossAttentionConfig:
     # which projections all layers share; out goes with q
     share: Literal["qkv", "kv", "none"] = "qkv"
     share_gate: bool = False  # one gate for all layers; with share="qkv" adds a per-layer alpha
-    gate_dtype: Precision = "float32"  # of gate logits; bfloat16 has steps of 1/64 (section 2.6)
     dim: int | None = None  # width of image tokens; None: the backbone's (kyuteye_pt: xa_dim)
     layers: tuple[int, ...] = ()  # that look at the image, from 0 on; (): all (xa_layers)
-    # frames that may see the image (section 2.7)
-    scope: scopes.Scope | scopes.AroundImage = scopes.Scope()
+    scope: scopes.Scope = scopes.Scope()  # frames that may see the image (section 2.7)
     image_norm: NormKind = "variance"  # as the released adapters were trained (section 2.2)
     image_norm_eps: float = 1e-5
-    image_norm_dtype: Precision = "float32"
-    # what keys and values are rounded to; kyuteye_mlx takes bfloat16 whatever it serves in, for all but
-    # the first layer at the first frame
-    keys_values: Literal["activations", "bfloat16"] = "activations"
-    # kyuteye_mlx adds norm_xa(x) in place of what an image would add, where none was given at all
-    norm_without_image: bool = False
 
     def __post_init__(self) -> None:
         """Checks the numbers of the layers."""
@@ -112,8 +102,6 @@ class StreamConfig:
 
     first_step_forcing: bool = True  # delayed levels of call 0 are told the initial id (5.3)
     user_early: bool = False  # call s hears the user's frame s, not s - 1; frame 0 is lost (5.2)
-    # kyuteye_rs keeps what delayed levels chose at call 0 as their codes of frame 0 (5.2)
-    first_acoustic_kept: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -219,6 +219,8 @@ def _decode_dataclass(kind: type, data: Json, place: str) -> Any:
     if not isinstance(data, dict):
         raise ValueError(f"{place}: expected the fields of {kind.__name__}, got {data!r}")
     hints = typing.get_type_hints(kind)
+    if data.get("type") == kind.__name__:  # written when the field was a union
+        data = {name: item for name, item in data.items() if name != "type"}
     unknown = [_unknown(name, kind, place) for name in data if name not in hints]
     if unknown:
         raise ValueError("; ".join(unknown))

@@ -23,16 +23,11 @@ _TABLE: dict[str, tuple[Any, Any, Any, Any]] = {
     "depformer.norm":                   ("mean_square", "variance",    "mean_square", "mean_square"),
     "cross_attention.image_norm":       ("variance",    "variance",    "mean_square", "mean_square"),
     "cross_attention.image_norm_eps":   (1e-5,          1e-5,          1e-8,          1e-8),
-    "cross_attention.image_norm_dtype": ("float32",     "activations", "float32",     "float32"),
-    "cross_attention.gate_dtype":       ("float32",     "activations", "activations", "activations"),
-    "cross_attention.keys_values":      ("activations", "activations", "bfloat16",    "activations"),
-    "cross_attention.norm_without_image": (False,       False,         True,          False),
-    "siglip.resampler":                 ("torch",       "torch",       "pillow",      "image_rs"),
+    "siglip.resampler":                 ("torch",       "torch",       "pillow",      "torch"),
     "siglip.final_norm_eps":            (1e-6,          1e-6,          1e-5,          1e-6),
     "backbone.context_has_self":        (True,          True,          False,         False),
     "stream.first_step_forcing":        (True,          False,         True,          True),
     "stream.user_early":                (False,         True,          False,         False),
-    "stream.first_acoustic_kept":       (False,         False,         False,         True),
 }  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def resize_square(
     """
     if image.shape[:2] == (size, size):
         return image
-    chosen = {"torch": resize.torch, "pillow": resize.pillow, "image_rs": resize.image_rs}
+    chosen = {"torch": resize.torch, "pillow": resize.pillow}
     return chosen[resampler](image, size, size)
 
 

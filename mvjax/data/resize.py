@@ -1,4 +1,4 @@
-"""Bicubic resizing of 8-bit pixels with the arithmetic of each runtime: one kernel, three roundings.
+"""Bicubic resizing of 8-bit pixels with the arithmetic of torch or of Pillow: one kernel, two roundings.
 
 *torch*: kyuteye_pt resizes with torchvision, which hands uint8 pixels to `torch.nn.functional.interpolate`
 (bicubic, antialias). That filters rows, rounds to 8 bits, then filters columns; each weight is a 16-bit
@@ -8,9 +8,8 @@ integer. The bits here are the same.
 pure noise one or two pixels in 100,000 differ from torch's by two gray levels, or 1 in 70 by up to four if
 the order is the other one.
 
-*image_rs*: kyuteye_rs calls `resize_exact` of the Rust crate `image` 0.25.5 with CatmullRom, which filters
-columns, then rows, in float32, and rounds to 8 bits once, halves away from zero (its
-src/imageops/sample.rs). Sums here are float64, so that a value near a half may round the other way.
+kyuteye_rs resizes with the Rust crate `image`, which neither rounds nor cuts between the two axes: up to 24
+gray levels from torch on noise. That is not imitated.
 """
 
 from __future__ import annotations
@@ -42,24 +41,6 @@ def pillow(
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
     """Returns the image at another size, by Pillow itself."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def image_rs(
-    image: UInt8[np.ndarray, "height width channels"], height: int, width: int
-) -> UInt8[np.ndarray, "new_height new_width channels"]:
-    """Returns the image at another size; nothing is rounded or cut between the two axes."""
-    columns = _exactly(image.astype(np.float64), height)
-    rows = _exactly(columns.swapaxes(0, 1), width).swapaxes(0, 1)
-    return np.floor(np.clip(rows, 0, 255) + 0.5).astype(np.uint8)
-
-
-def _exactly(
-    image: Float[np.ndarray, "old rest channels"], size: int
-) -> Float[np.ndarray, "size rest channels"]:
-    old = image.shape[0]
-    weights, first = _weights(old, size)
-    filtered = _filters(weights, first, old) @ np.ascontiguousarray(image).reshape(old, -1)
-    return filtered.reshape(size, *image.shape[1:])
 
 
 def _along_first(

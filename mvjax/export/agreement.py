@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mvjax import scopes, tree
+from mvjax import tree
 from mvjax.config import schema
 from mvjax.nn import backbone, xattn
 from mvjax.nn import model as model_lib
@@ -109,7 +109,6 @@ def _block(
     config: schema.ModelConfig,
 ) -> Float[Array, "1 T D"]:
     scope = config.cross_attention.scope
-    assert isinstance(scope, scopes.Scope)  # no runtime has another
     seen = scope(jnp.arange(x.shape[1], dtype=jnp.int32))[None]
     block = backbone.Block(config)
     (y, _), _ = block.apply({"params": params}, (x, None), layer, kv, shared, seen)

@@ -59,7 +59,7 @@ def certify(
     """Returns the certificate and writes it to `folder/certificate.json`.
 
     Both sides compute as trained: what the config imitates of an upstream runtime, and no file tells one
-    (how a conversation begins, roundings and eps of the image part), is left out.
+    (how a conversation begins, eps of SigLIP's last norm), is left out.
 
     Args:
       params: what was exported.
@@ -125,15 +125,12 @@ def summary(certificate: dict[str, Any]) -> str:
 
 def _as_trained(model: schema.ModelConfig) -> schema.ModelConfig:
     """Returns the config in float32, as the runtimes of `mvjax.runtimes` compute."""
-    siglip, adapters = schema.SiglipConfig(), schema.CrossAttentionConfig()
+    eps = schema.SiglipConfig().final_norm_eps
     return dataclasses.replace(
         model,
         dtype="float32",
         stream=schema.StreamConfig(),
-        siglip=dataclasses.replace(model.siglip, final_norm_eps=siglip.final_norm_eps),
-        cross_attention=dataclasses.replace(
-            model.cross_attention, keys_values=adapters.keys_values
-        ),
+        siglip=dataclasses.replace(model.siglip, final_norm_eps=eps),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mvjax import gates, scopes
+from mvjax import gates
 from mvjax.config import schema
 
 
@@ -32,22 +32,15 @@ def other_width(model: schema.ModelConfig) -> bool:
     return isinstance(found, gates.Conditional) and found.hidden != width
 
 
-def scope(model: schema.ModelConfig) -> tuple[int, int | None] | None:
-    """Returns (first frame, number of frames); None if they are counted from image tokens."""
-    found = model.cross_attention.scope
-    return (found.start, found.frames) if isinstance(found, scopes.Scope) else None
-
-
 def starts_late(model: schema.ModelConfig) -> bool:
     """Whether frames are seen from one after the first to the end."""
-    start, frames = scope(model) or (0, None)
-    return start > 0 and frames is None
+    scope = model.cross_attention.scope
+    return scope.start > 0 and scope.frames is None
 
 
 def ends(model: schema.ModelConfig) -> bool:
     """Whether only so many frames are seen."""
-    _, frames = scope(model) or (0, None)
-    return frames is not None
+    return model.cross_attention.scope.frames is not None
 
 
 def layers(model: schema.ModelConfig) -> tuple[bool, bool]:

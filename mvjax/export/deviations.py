@@ -19,23 +19,9 @@ _NOTES = {
     ("cross_attention.image_norm", "mean_square"): "norms image tokens by their mean square",
     ("cross_attention.image_norm_eps", 1e-5): "has eps 1e-5 in the norm of image tokens",
     ("cross_attention.image_norm_eps", 1e-8): "has eps 1e-8 in the norm of image tokens",
-    ("cross_attention.image_norm_dtype", "float32"): "norms image tokens in float32",
-    (
-        "cross_attention.image_norm_dtype",
-        "activations",
-    ): "norms image tokens in the dtype it serves in",
-    ("cross_attention.gate_dtype", "activations"): "computes gates in the dtype it serves in (in"
-    " bfloat16 a logit moves in steps of 1/64)",
-    ("cross_attention.keys_values", "activations"): "keeps image keys and values as they are",
-    ("cross_attention.keys_values", "bfloat16"): "rounds image keys and values to bfloat16",
-    ("cross_attention.norm_without_image", False): "adds nothing where there is no image",
-    ("cross_attention.norm_without_image", True): "adds norm_cross(x) to the residual of a"
-    " conversation without an image",
     ("siglip.resampler", "torch"): "makes images square as torch does",
     ("siglip.resampler", "pillow"): "makes images square as Pillow does (up to 4 gray levels"
     " from torch on noise)",
-    ("siglip.resampler", "image_rs"): "makes images square as the Rust crate image does (up to"
-    " 24 gray levels from torch on noise, since nothing is cut between the two axes)",
     ("siglip.final_norm_eps", 1e-6): "has eps 1e-6 in SigLIP's last norm",
     ("siglip.final_norm_eps", 1e-5): "has eps 1e-5 in SigLIP's last norm",
     ("backbone.context_has_self", True): "counts a frame itself among those it attends to",
@@ -47,8 +33,6 @@ _NOTES = {
         True,
     ): "shows the user's frame one call (80 ms) earlier, and drops the first",
     ("stream.user_early", False): "shows the user's frame one call (80 ms) later",
-    ("stream.first_acoustic_kept", False): "drops the acoustic codes of call 0",
-    ("stream.first_acoustic_kept", True): "keeps the acoustic codes of call 0 in codec frame 0",
 }
 # what a file of the target tells the runtime, so that nothing differs
 _TOLD = {
@@ -59,12 +43,27 @@ _TOLD = {
         "backbone.context_has_self",
     ),
     "mlx": ("depformer.norm",),
-    "candle": ("depformer.norm",),
+    "candle": ("depformer.norm", "siglip.resampler"),  # its own resampler is noted below
 }
+# whatever the config: how a runtime rounds, and what it does that no config of ours says
 _ALWAYS: dict[targets.Target, tuple[str, ...]] = {
-    "torch": (),
-    "mlx": (),
-    "candle": ("kyuteye_rs stops at 4096 frames (reference 2.4)",),
+    "torch": (
+        "kyuteye_pt norms image tokens and computes gates in the dtype it serves in: in bfloat16 a gate"
+        " logit moves in steps of 1/64 (reference 2.6)",
+    ),
+    "mlx": (
+        "kyuteye_mlx rounds image keys and values to bfloat16 and computes gates in the dtype it serves"
+        " in (reference 2.6, 5.4)",
+        "kyuteye_mlx adds norm_cross(x) to the residual of a conversation without an image"
+        " (reference 5.4)",
+    ),
+    "candle": (
+        "kyuteye_rs computes gates in the dtype it serves in (reference 2.6)",
+        "kyuteye_rs makes images square as the Rust crate image does: up to 24 gray levels from torch on"
+        " noise (reference 3.1)",
+        "kyuteye_rs keeps the acoustic codes of call 0 in codec frame 0 (reference 5.2)",
+        "kyuteye_rs stops at 4096 frames (reference 2.4)",
+    ),
 }
 _RELEASE = schema.ModelConfig()
 

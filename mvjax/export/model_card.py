@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mvjax import run_folder, scopes, tree
+from mvjax import run_folder, tree
 from mvjax.config import schema
 from mvjax.export import deviations, targets
 
@@ -167,9 +167,7 @@ def _use(
     quantization: targets.Quantization | None,
 ) -> str:
     file = targets.weight_file(target, quantization)
-    scope = config.model.cross_attention.scope
-    assert isinstance(scope, scopes.Scope)  # no target runs another
-    start = scope.start
+    start = config.model.cross_attention.scope.start
     match target:
         case "torch":
             return _TORCH_USE

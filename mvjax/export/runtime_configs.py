@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mvjax import gates, scopes
+from mvjax import gates
 from mvjax.config import schema
 from mvjax.export import targets
 from mvjax.weights import quantize
@@ -26,7 +26,7 @@ _PORT = 8008
 def torch_config(config: schema.ModelConfig) -> dict[str, Any]:
     """Returns `moshika-vis.yaml`: the keys of the release, then the sizes of MoshiConfig."""
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
-    gate, scope = adapters.gate, _scope(config)
+    gate, scope = adapters.gate, adapters.scope
     feedforward = _feedforward(backbone.width, backbone.hidden)
     return {
         "hf_repo": None,
@@ -77,7 +77,7 @@ def torch_config(config: schema.ModelConfig) -> dict[str, Any]:
 def mlx_config(config: schema.ModelConfig, mode: quantize.Mode | None = None) -> dict[str, Any]:
     """Returns `config.json`: the fields of kyuteye_mlx's LmConfig, files, quantization, image norm."""
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
-    start = _scope(config).start
+    start = config.cross_attention.scope.start
     scheme = None if mode is None else quantize.SCHEMES[mode]
     return {
         "moshi_name": targets.weight_file("mlx", mode),
@@ -166,7 +166,7 @@ def candle_config(
             "depformer_num_layers": depformer.layers,
             "depformer_num_heads": depformer.heads,
             "delays": list(config.delays),
-            "xa_start": _scope(config).start,
+            "xa_start": config.cross_attention.scope.start,
             "image_norm": _image_norm(config),
         },
     }
@@ -186,12 +186,6 @@ def encoder_config(config: schema.SiglipConfig) -> dict[str, Any]:
         "num_channels": 3,
         "layer_norm_eps": 1e-6,
     }
-
-
-def _scope(config: schema.ModelConfig) -> scopes.Scope:
-    scope = config.cross_attention.scope
-    assert isinstance(scope, scopes.Scope)  # no target runs another
-    return scope
 
 
 def _image_norm(config: schema.ModelConfig) -> dict[str, Any]:

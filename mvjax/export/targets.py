@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
-from mvjax import gates
+from mvjax import gates, scopes
 from mvjax.config import schema
 from mvjax.export import designs
 
@@ -169,7 +169,7 @@ MATRIX: tuple[Line, ...] = (
         {"mlx": "image features always go through proj_xa there (reference 4.5)"},
         "retrain with another dim, or export to torch or candle",
     ),
-    Line("scope: all frames (release)", _SCOPE, lambda m: designs.scope(m) == (0, None)),
+    Line("scope: all frames (release)", _SCOPE, lambda m: m.cross_attention.scope == scopes.Scope()),
     Line(
         "scope: from a frame on", _SCOPE, designs.starts_late,
         nearly={
@@ -180,10 +180,6 @@ MATRIX: tuple[Line, ...] = (
     Line(
         "scope: so many frames", _SCOPE, designs.ends,
         {"mlx": _NO_END, "candle": _NO_END}, "retrain with frames=None, or export to torch",
-    ),
-    Line(
-        "scope: around image tokens in the row", _SCOPE, lambda m: designs.scope(m) is None,
-        _all("no row holds image tokens there (reference 2.7)"), "retrain with a Scope of frames",
     ),
     Line(
         "image norm: variance, eps 1e-5 (release)", _NORM,

@@ -15,7 +15,6 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mvjax import scopes
 from mvjax.config import schema
 from mvjax.nn import attention, layers, xattn
 from mvjax.nn import compute as compute_lib
@@ -80,13 +79,10 @@ class Block(nn.Module):
             has_image = has_image & looks
         if kv is not None:
             assert shared is not None and has_image is not None
-            newly = self._newly(layer, cache, x.shape[1])
-            y, opening = self._look_or_skip(looks, x, kv, shared, newly)
+            y, opening = self._look_or_skip(looks, x, kv, shared)
             # not x + 0: a row without an image is untouched, whatever its image tokens hold
             x = jnp.where(has_image[:, :, None], x + y.astype(x.dtype), x)
             opening = jnp.where(has_image, opening, jnp.zeros_like(opening))
-        elif has_image is not None:
-            x = jnp.where(has_image[:, :, None], x + self.norm_xa(x), x)
         # told where it goes, the partitioner gathers the weights of MLP out, not the wider hidden units
         x = x + self.compute.rows(self.mlp(self.norm2(x)))
         return (x, cache), opening
@@ -109,33 +105,18 @@ class Block(nn.Module):
         x: Float[Array, "B T D"],
         kv: xattn.KeysValues,
         shared: xattn.Shared,
-        newly: Bool[Array, "T"] | None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
         """Returns what `_look` does, or zeros."""
         if looks is None:
-            return self._look(x, kv, shared, newly)
+            return self._look(x, kv, shared)
         nothing = jnp.zeros(x.shape, jnp.float32), jnp.zeros(x.shape[:2], jnp.float32)
-        return nn.cond(
-            looks, lambda block: block._look(x, kv, shared, newly), lambda _: nothing, self
-        )
-
-    def _newly(
-        self, layer: Int[Array, ""], cache: attention.Cache | None, frames: int
-    ) -> Bool[Array, "T"] | None:
-        """Returns where kyuteye_mlx makes keys and values, and uses them before it rounds them."""
-        m, xa = self.config, self.config.cross_attention
-        if xa.keys_values == "activations" or not isinstance(xa.scope, scopes.Scope):
-            return None
-        start = jnp.int32(0) if cache is None else cache.position
-        first = start + jnp.arange(frames, dtype=jnp.int32) == xa.scope.start
-        return first & (layer == m.looking[0])
+        return nn.cond(looks, lambda block: block._look(x, kv, shared), lambda _: nothing, self)
 
     def _look(
         self,
         x: Float[Array, "B T D"],
         kv: xattn.KeysValues,
         shared: xattn.Shared,
-        newly: Bool[Array, "T"] | None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
         xa = self.config.cross_attention
         kernels = dict(shared.kernels)
@@ -149,7 +130,6 @@ class Block(nn.Module):
             kv,
             kernels=kernels,
             gate=gate,
-            newly=newly,
             compute=self.compute,
         )
         if xa.share_gate and xa.share == "qkv":
@@ -195,7 +175,7 @@ class Backbone(nn.Module):
           codes: delayed ids, as they enter.
           kv: None leaves cross-attention out entirely.
           shared: adapters that all layers share.
-          has_image: frames that may see the image; without `kv`, those of `norm_without_image`.
+          has_image: frames that see the image; None without `kv`.
           cache: of the frames before, with T = 1; None: the codes are a whole sequence.
         """
         index = jnp.arange(self.config.backbone.layers, dtype=jnp.int32)

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int
 
 from mvjax import gates, tree, types
 from mvjax.config import schema
-from mvjax.nn import rounding
 
 
 class Weight(NamedTuple):
@@ -153,13 +152,11 @@ class RMSNorm(nn.Module):
       width: of the last axis.
       kind: what s is: mean(x^2), or the unbiased variance of x (x itself is not centered).
       eps: added to s.
-      precision: "activations" rounds to the dtype of x after each operation.
     """
 
     width: int
     kind: schema.NormKind = "mean_square"
     eps: float = 1e-8
-    precision: schema.Precision = "float32"
 
     def setup(self) -> None:
         """Creates the scale, ones."""
@@ -167,7 +164,7 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Returns the normed x in the dtype of x."""
-        return rms_norm(x, self.scale, kind=self.kind, eps=self.eps, precision=self.precision)
+        return rms_norm(x, self.scale, kind=self.kind, eps=self.eps)
 
 
 def rms_norm(
@@ -176,19 +173,15 @@ def rms_norm(
     *,
     kind: schema.NormKind,
     eps: float,
-    precision: schema.Precision = "float32",
 ) -> Float[Array, "*batch D"]:
-    """Returns x * (scale * rsqrt(s + eps)) in the dtype of x; reference section 2.2."""
-    dtype = x.dtype if precision == "activations" else jnp.float32
+    """Returns x * (scale * rsqrt(s + eps)), in float32, as the dtype of x; reference section 2.2."""
     y = x.astype(jnp.float32)
     if kind == "variance":
         s = jnp.var(y, axis=-1, keepdims=True, ddof=1)
     else:
-        s = jnp.mean(rounding.to(jnp.square(y), dtype), axis=-1, keepdims=True)
-    s = rounding.to(rounding.to(s, dtype) + eps, dtype)
-    alpha = rounding.to(scale.astype(jnp.float32), dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-    factor = rounding.to(alpha * rounding.to(jax.lax.rsqrt(s), dtype), dtype)
-    return (y * factor).astype(x.dtype)
+        s = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
+    alpha = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    return (y * (alpha * jax.lax.rsqrt(s + eps))).astype(x.dtype)
 
 
 def gated_silu(halves: Float[Array, "*batch 2 F"]) -> Float[Array, "*batch F"]:

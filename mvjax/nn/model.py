@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mvjax import scopes, types
+from mvjax import types
 from mvjax.config import schema
 from mvjax.nn import attention, backbone, depformer, layers, xattn
 from mvjax.nn import compute as compute_lib
@@ -90,10 +90,8 @@ class VisionSpeech(nn.Module):
         m = self.config
         side = m.siglip.image_size
         pixels = jnp.zeros((1, side, side, 3), jnp.float32)
-        codes, none = jnp.zeros((1, m.codebooks, 2), jnp.int32), jnp.zeros((1, 2), bool)
-        counted = isinstance(m.cross_attention.scope, scopes.AroundImage)
-        told = none if counted else None
-        self(codes, pixels, image_tokens=told, depth_codebooks=m.codebooks_out)
+        codes = jnp.zeros((1, m.codebooks, 2), jnp.int32)
+        self(codes, pixels, depth_codebooks=m.codebooks_out)
 
     def __call__(
         self,
@@ -101,7 +99,6 @@ class VisionSpeech(nn.Module):
         pixels: Float[Array, "B height width 3"] | Float[Array, "B S E"] | None,
         has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
         *,
-        image_tokens: Bool[Array, "B T"] | None = None,
         depth_codebooks: int,
     ) -> Output:
         """The training forward: predicts every frame from the frames before it.
@@ -111,12 +108,9 @@ class VisionSpeech(nn.Module):
             text row alone (rows = 1) the audio embeddings are not computed.
           pixels: in [-1, 1], or the frozen encoder's features; None is exactly plain Moshi.
           has_image: rows, or frames, that see their image; None: all.
-          image_tokens: where the row holds the image itself, for a scope `AroundImage`.
           depth_codebooks: levels whose audio logits are computed; 0: none.
         """
-        found = self.features(
-            codes, pixels, has_image, image_tokens=image_tokens, depth_codebooks=depth_codebooks
-        )
+        found = self.features(codes, pixels, has_image, depth_codebooks=depth_codebooks)
         return Output(self.text_logits(found.z), found.audio_logits, found.gates)
 
     def features(
@@ -125,13 +119,12 @@ class VisionSpeech(nn.Module):
         pixels: Float[Array, "B height width 3"] | Float[Array, "B S E"] | None,
         has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
         *,
-        image_tokens: Bool[Array, "B T"] | None = None,
         depth_codebooks: int,
     ) -> Features:
         """The training forward without the text logits, which are V / D times as large as z."""
         kv = None if pixels is None else self.look(pixels)
         streams = delay_codes(codes, self.config)
-        z, openings = self.hidden(streams[:, :, :-1], kv, has_image, image_tokens=image_tokens)
+        z, openings = self.hidden(streams[:, :, :-1], kv, has_image)
         gate_means = openings[jnp.array(self.config.looking)]
         delays = self.config.delays
         z_text = undelay(z[:, :, None], delays[:1])[:, :, 0]  # zeros have logits of zero
@@ -169,11 +162,9 @@ class VisionSpeech(nn.Module):
         codes: Int[Array, "B rows T"],
         kv: xattn.KeysValues | None,
         has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
-        *,
-        image_tokens: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
         """Returns (z, gate means) for delayed codes, as they enter; a layer that does not look has 0."""
-        seen = self._seen(kv, has_image, codes, jnp.int32(0), image_tokens)
+        seen = self._seen(kv, has_image, codes, jnp.int32(0))
         z, gate_means, _ = self.backbone(codes, kv, self._shared(kv), has_image=seen)
         return z, gate_means
 
@@ -244,35 +235,16 @@ class VisionSpeech(nn.Module):
         has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None,
         codes: Int[Array, "B rows T"],
         start: Int[Array, ""],
-        image_tokens: Bool[Array, "B T"] | None = None,
     ) -> Bool[Array, "B T"] | None:
-        """Returns which frames see the image (or would see one, if `norm_without_image`).
-
-        The codes are those of frames `start` and on.
-        """
-        if kv is None and not self.config.cross_attention.norm_without_image:
+        """Returns which frames see the image, given the codes of frames `start` and on."""
+        if kv is None:
             return None
         B, _, T = codes.shape
-        seen = self._inside(B, T, start, image_tokens)
+        scope = self.config.cross_attention.scope
+        seen = jnp.tile(scope(start + jnp.arange(T, dtype=jnp.int32))[None], (B, 1))
         if has_image is None:
             return seen
         return seen & (has_image if has_image.ndim == 2 else has_image[:, None])
-
-    def _inside(
-        self, B: int, T: int, start: Int[Array, ""], image_tokens: Bool[Array, "B T"] | None
-    ) -> Bool[Array, "B T"]:
-        """Returns which of T frames from `start` on are in the config's scope."""
-        scope = self.config.cross_attention.scope
-        if isinstance(scope, scopes.AroundImage):
-            if image_tokens is None:
-                raise ValueError(
-                    f"cross_attention.scope: {scope} counts from image tokens in the row: call the model"
-                    " with image_tokens (which training and conversations have not), or choose a Scope"
-                )
-            return scope(image_tokens)
-        if image_tokens is not None:
-            raise ValueError(f"image_tokens: of no use to {scope}; choose an AroundImage")
-        return jnp.tile(scope(start + jnp.arange(T, dtype=jnp.int32))[None], (B, 1))
 
     def _shared(self, kv: xattn.KeysValues | None) -> xattn.Shared | None:
         if kv is None:

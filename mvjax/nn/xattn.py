@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mvjax.config import schema
-from mvjax.nn import attention, layers, rounding, siglip
+from mvjax.nn import attention, layers, siglip
 from mvjax.nn import compute as compute_lib
 
 
@@ -41,12 +41,7 @@ class ImageTower(nn.Module):
         if c.projects_image:
             self.proj = nn.Dense(c.image_width, dtype=c.dtype)
         xa = c.cross_attention
-        self.norm = layers.RMSNorm(
-            c.image_width,
-            kind=xa.image_norm,
-            eps=xa.image_norm_eps,
-            precision=xa.image_norm_dtype,
-        )
+        self.norm = layers.RMSNorm(c.image_width, kind=xa.image_norm, eps=xa.image_norm_eps)
 
     def encode(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B S E"]:
         """Returns the features of images with values in [-1, 1]."""
@@ -113,44 +108,26 @@ def gated_cross_attention(
     *,
     kernels: Mapping[str, Array],
     gate: Mapping[str, Array] | None,
-    newly: Bool[Array, "T"] | None = None,
     compute: compute_lib.Compute = compute_lib.PLAIN,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
     """Returns (u * g with u = out(attention(q(y), image)), mean of g over channels).
 
     Args:
-      config: which gate, and its precision.
+      config: which gate.
       y: normed residual stream.
       kv: this layer's keys and values.
       kernels: "q" and "out".
       gate: the gate's parameters; None without a gate (g = 1).
-      newly: frames at which `kv` is not yet rounded, if `config.keys_values` rounds it; None: none.
       compute: how to compute.
     """
     w_q, w_out = (layers.Weight(kernels[name]) for name in ("q", "out"))
     how = {"dtype": y.dtype, "flat": compute.flat}
     q = layers.contract("BTD,DNH->BTNH", y, w_q, **how)
-    found = _attend(config, compute_lib.kept(compute_lib.ATTENTION, q), kv, newly, compute)
-    u = layers.contract("BTNH,NHD->BTD", found, w_out, **how)
+    attended = attention.cross_attend(compute_lib.kept(compute_lib.ATTENTION, q), *kv, compute)
+    u = layers.contract("BTNH,NHD->BTD", attended, w_out, **how)
     u = compute_lib.kept(compute_lib.ATTENTION, u)
     if config.gate is None:
         return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)
     assert gate is not None
-    dtype = u.dtype if config.gate_dtype == "activations" else jnp.float32
-    g = config.gate(gate, u, dtype=dtype)
+    g = config.gate(gate, u)
     return u.astype(jnp.float32) * g, jnp.mean(g, axis=-1)
-
-
-def _attend(
-    config: schema.CrossAttentionConfig,
-    q: Float[Array, "B T N H"],
-    kv: KeysValues,
-    newly: Bool[Array, "T"] | None,
-    compute: compute_lib.Compute,
-) -> Float[Array, "B T N H"]:
-    u = attention.cross_attend(q, kv.k, kv.v, compute)
-    if config.keys_values == "activations":
-        return u
-    k, v = (rounding.to(x.astype(jnp.float32), jnp.bfloat16).astype(x.dtype) for x in kv)
-    rounded = attention.cross_attend(q, k, v, compute)
-    return rounded if newly is None else jnp.where(newly[None, :, None, None], u, rounded)

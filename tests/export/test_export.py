@@ -159,8 +159,6 @@ def test_what_is_read_back_is_compared_bit_for_bit(run, tmp_path):
         ("candle", {"layers": (0, 1)}, "layers=(0, 1): kyuteye_rs: every layer has"),
         ("torch", {"layers": (1, 2)}, "layers=(1, 2): kyuteye_pt: its server takes keys"),
         ("torch", {"gate": gates.Conditional(3, bias=True)}, "kyuteye_pt: no gate has a bias"),
-        ("torch", {"scope": scopes.AroundImage()}, "AroundImage(start='boi', end='end'"),
-        ("candle", {"scope": scopes.AroundImage("eoi")}, "kyuteye_rs: no row holds image tokens"),
     ],
 )
 def test_designs_the_target_would_run_wrongly_are_refused(target, changes, name, run, tmp_path):

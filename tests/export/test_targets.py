@@ -19,7 +19,7 @@ KINDS = (
 NEW = (
     {"gate": gates.Conditional(3, bias=True), "dim": 14},
     {"gate": gates.Conditional(3, "tanh", bias=True), "layers": (0, 2)},
-    {"scope": scopes.AroundImage(frames=3), "layers": (1,)},
+    {"scope": scopes.Scope(2), "layers": (1,)},
     {"scope": scopes.Scope(2, 5), "dim": 24},
 )
 

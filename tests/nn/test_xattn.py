@@ -92,54 +92,6 @@ def test_one_gated_layer(name):
     np.testing.assert_allclose(opening, g.mean(-1).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in toy.GATES if n != "none"])
-def test_gate_logits_in_bfloat16_are_torchs(name):
-    """The runtimes shift the logit by 4 in bfloat16; reference 2.6. Products here are exact."""
-    gate = toy.GATES[name]
-    u = np.random.default_rng(8).standard_normal((2, 50, 24)).astype(jnp.bfloat16)
-    weights = {path: _one_a_column(spec.shape) for path, spec in gate.params(24).items()}
-    x = torch.tensor(u.astype(np.float32)).bfloat16()
-    if name in ("tanh", "sigmoid"):
-        logit = tensor(weights["alpha"]).bfloat16().expand(x.shape)
-    else:
-        down, up = (tensor(weights[f"{n}/kernel"]).bfloat16() for n in ("down", "up"))
-        logit = F.linear(F.linear(x, down.T).relu(), up.T)
-    want = torch.tanh(logit) if "tanh" in name else torch.sigmoid(logit - 4)
-    got = jax.jit(lambda w, u: gate(w, u, dtype=jnp.bfloat16))(weights, jnp.asarray(u))
-    np.testing.assert_array_equal(got, want.float().numpy())
-    assert np.any(got != gate(weights, jnp.asarray(u)))
-
-
-def _one_a_column(shape):
-    """Random bfloat16 values, one in each column, so that a product is one exact multiplication."""
-    rng = np.random.default_rng(len(shape))
-    values = (rng.standard_normal(shape) * 3).astype(jnp.bfloat16).astype(np.float32)
-    if len(shape) < 2:
-        return jnp.asarray(values)
-    rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])[None]
-    return jnp.asarray(np.where(rows == columns % shape[0], values, 0))
-
-
-def test_the_precision_of_the_gate_is_that_of_the_config():
-    y, tokens = (
-        jnp.asarray(np.random.default_rng(s).standard_normal((2, n, 24)), jnp.bfloat16)
-        for s, n in ((4, 5), (5, 3))
-    )
-    xa = toy.params()["xa"]
-    kernels = {n: xa[n]["kernel"].astype(jnp.bfloat16) for n in ("q", "k", "v", "out")}
-    gate = jax.tree.map(lambda x: x[1], _flat(toy.params()["backbone"]["blocks"]["gate"]))
-    kv = xattn.keys_values(kernels, tokens)
-    openings = {}
-    for precision in ("float32", "activations"):
-        config = toy.with_cross_attention(gate_dtype=precision).cross_attention
-        run = jax.jit(
-            lambda c=config: xattn.gated_cross_attention(c, y, kv, kernels=kernels, gate=gate)
-        )
-        openings[precision] = run()[1]
-    difference = np.abs(openings["float32"] - openings["activations"])
-    assert 0 < difference.max() < 2**-7
-
-
 def _flat(gate):
     return {
         "/".join(str(k.key) for k in path): x

@@ -30,14 +30,9 @@ WIDE = dataclasses.replace(
 )
 
 
-def _keep(self, k, v):
-    """In place of rounding to bfloat16: our runtime, unlike the JAX model, does not imitate that."""
-    self.keys, self.values, self.is_set = k, v, True
-
-
 @pytest.mark.parametrize("mode", ["q8", "q4"])
 def test_quantized_streaming_steps(mode, tmp_path, monkeypatch, compare):
-    monkeypatch.setattr(MLX.kv_cache.XACache, "set", _keep)
+    plain.unrounded(monkeypatch)
     config = upstream.like("kyuteye_mlx", WIDE)
     params = upstream.params(config)
     # strict: every name and shape is what `nn.quantize` makes of upstream's model

@@ -13,8 +13,7 @@ user's codes, the start, teacher forcing) it is `wanted`; elsewhere (UNGENERATED
 
 `config.stream` has the PyTorch column too. `user_early` shows the user's streams one call earlier, which
 costs their frame 0; without `first_step_forcing` the acoustic levels of call 0 are told what was chosen.
-Those codes are dropped either way (the column holds C), so only their logits tell the difference. Rust does
-not drop them: with `first_acoustic_kept` they are frame 0, and what call d chooses for it is dropped.
+Those codes are dropped either way (the column holds C), so only their logits tell the difference.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def generate(
     samplers = (text_sampler, audio_sampler)
 
     def body(carry: Any, x: Any) -> Any:
-        cache, column, first = carry
+        cache, column = carry
         wanted, on, step_key = x
         out = advance(
             model,
@@ -104,17 +103,16 @@ def generate(
             cache,
             column,
             wanted,
-            first=first,
             kv=kv,
             seen=on,
             key=step_key,
             samplers=samplers,
         )
         kept = out.audio_logits if with_audio_logits else None
-        return (out.cache, out.column, out.first), (out.column, out.text_logits, out.gate, kept)
+        return (out.cache, out.column), (out.column, out.text_logits, out.gate, kept)
 
     cache = model.init_cache(B, max_frames=steps)
-    start = (cache, columns[:, :, 0], no_codes(m, B))
+    start = (cache, columns[:, :, 0])
     xs = (jnp.moveaxis(columns[:, :, 1:], 2, 0), jnp.moveaxis(seen, 1, 0), keys)
     _, (said, text_logits, gates, audio_logits) = jax.lax.scan(body, start, xs)
     delays = m.delays[: 1 + m.codebooks_out]
@@ -184,7 +182,6 @@ class Advanced(NamedTuple):
     Attributes:
       cache: with this frame in it.
       column: what enters at the next call.
-      first: what was chosen at call 0.
       text_logits: float32.
       audio_logits: float32.
       gate: mean over channels and the last ten layers.
@@ -192,15 +189,9 @@ class Advanced(NamedTuple):
 
     cache: attention.Cache
     column: Int[Array, "B K"]
-    first: Int[Array, "B Q"]
     text_logits: Float[Array, "B V"]
     audio_logits: Float[Array, "B Q C"]
     gate: Float[Array, "B"]
-
-
-def no_codes(config: schema.ModelConfig, batch: int) -> Int[Array, "B Q"]:
-    """Returns the assistant's codes before anything was chosen."""
-    return jnp.full((batch, config.codebooks_out), types.UNGENERATED, jnp.int32)
 
 
 def advance(
@@ -210,17 +201,13 @@ def advance(
     column: Int[Array, "B K"],
     wanted: Int[Array, "B K"],
     *,
-    first: Int[Array, "B Q"],
     kv: xattn.KeysValues | None,
     seen: Bool[Array, "B"],
     key: Key[Array, ""],
     samplers: tuple[sampling.Sampler, sampling.Sampler],
 ) -> Advanced:
-    """Runs one frame; `wanted` is the next column, with UNGENERATED where the model chooses.
-
-    `first` is what call 0 chose, or `no_codes` at call 0.
-    """
-    m, s = model.config, cache.position
+    """Runs one frame; `wanted` is the next column, with UNGENERATED where the model chooses."""
+    m = model.config
     own = slice(1, 1 + m.codebooks_out)
     told = wanted[:, own]
     if not m.stream.first_step_forcing:
@@ -242,22 +229,9 @@ def advance(
         method="depth_generate",
     )
     codes, audio_logits = spoken
-    if m.stream.first_acoustic_kept:
-        picked = _picked(audio_logits, audio_sampler, key_audio)
-        first = jnp.where(s == 0, picked, first)
-        codes = jnp.where(s == jnp.array(m.delays[own], jnp.int32), first, codes)
     codes = jnp.where(wanted[:, own] == types.UNGENERATED, codes, wanted[:, own])
     column = jnp.concatenate([text[:, None], codes, wanted[:, own.stop :]], axis=1)
-    return Advanced(cache, column, first, text_logits, audio_logits, gate)
-
-
-def _picked(
-    logits: Float[Array, "B Q C"], sampler: sampling.Sampler, key: Key[Array, ""]
-) -> Int[Array, "B Q"]:
-    """Returns what the sampler took, whatever the levels were told; keys as `Depformer.generate`."""
-    keys = jax.random.split(key, logits.shape[1])
-    taken = [sampler(logits[:, level], level_key) for level, level_key in enumerate(keys)]
-    return jnp.stack(taken, axis=1)
+    return Advanced(cache, column, text_logits, audio_logits, gate)
 
 
 def _wanted_columns(

@@ -27,7 +27,6 @@ class State(NamedTuple):
       kv: of the image; may be replaced between frames.
       has_image: rows that see it; may be replaced between frames.
       key: of the conversation.
-      first: what the assistant chose at call 0.
     """
 
     cache: attention.Cache | None  # None while `frame` holds it
@@ -37,7 +36,6 @@ class State(NamedTuple):
     kv: xattn.KeysValues | None
     has_image: Bool[Array, "B"]
     key: Key[Array, ""]
-    first: Int[Array, "B Q"]
 
 
 class FrameOut(NamedTuple):
@@ -92,7 +90,6 @@ class Session:
             kv=kv,
             has_image=jnp.ones(batch, bool) if has_image is None else has_image,
             key=jax.random.key(0) if key is None else key,
-            first=generate.no_codes(m, batch),
         )
 
     def frame(
@@ -134,7 +131,6 @@ def _frame(
         cache,
         column,
         wanted,
-        first=state.first,
         kv=state.kv,
         seen=state.has_image,
         key=jax.random.fold_in(state.key, s),
@@ -143,8 +139,6 @@ def _frame(
     said = jnp.concatenate([state.said, out.column[:, 1 : 1 + Q, None]], axis=2)
     complete = [said[:, q, delay] for q, delay in enumerate(m.delays[1 : 1 + Q])]
     codes = jnp.where(s < lag, types.ZERO_TOKEN, jnp.stack(complete, axis=1))
-    state = state._replace(
-        column=out.column, heard=heard[:, :, 1:], said=said[:, :, 1:], first=out.first
-    )
+    state = state._replace(column=out.column, heard=heard[:, :, 1:], said=said[:, :, 1:])
     frame_out = FrameOut(out.column[:, 0], codes, out.text_logits, out.audio_logits, out.gate)
     return out.cache, state, frame_out
