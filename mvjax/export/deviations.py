@@ -46,7 +46,7 @@ _TOLD = {
     "candle": ("depformer.norm", "siglip.resampler"),  # its own resampler is noted below
 }
 # whatever the config: how a runtime rounds, and what it does that no config of ours says
-_ALWAYS: dict[targets.Target, tuple[str, ...]] = {
+ALWAYS: dict[targets.Target, tuple[str, ...]] = {
     "torch": (
         "kyuteye_pt norms image tokens and computes gates in the dtype it serves in: in bfloat16 a gate"
         " logit moves in steps of 1/64 (reference 2.6)",
@@ -78,7 +78,7 @@ def deviations(config: schema.ModelConfig, target: targets.Target) -> list[str]:
             notes.append(f"{name} {_NOTES[path, theirs]}; the model has {path}={ours!r}")
     if target == "candle" and isinstance(config.cross_attention.gate, gates.Constant):
         notes.append("kyuteye_rs reports no opening of constant gates (reference 2.8)")
-    return [*notes, *_ALWAYS[target]]
+    return [*notes, *ALWAYS[target]]
 
 
 def _sizes(config: schema.ModelConfig, target: targets.Target) -> list[str]:

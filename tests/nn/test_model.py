@@ -204,7 +204,7 @@ def test_delays_by_hand():
     config = dataclasses.replace(toy.MODEL, codebooks_out=1, delays=(0, 1, 2))
     codes = jnp.array([[[10, 11, 12], [1, 2, 3], [4, 5, -1]], [[10, 11, 12], [-1] * 3, [7, 8, 9]]])
     got = model_lib.delay_codes(codes, config)
-    V, C = 31, 19
+    V, C = toy.MODEL.text_vocab, toy.MODEL.audio_vocab
     want = [
         [[V, 10, 11, 12], [C, C, 1, 2], [C, C, C, 4]],
         [[V, 10, 11, 12], [-1, -1, -1, -1], [C, C, C, 7]],

@@ -59,7 +59,10 @@ def layer_of(tree, layer):
 @pytest.mark.parametrize("kind, eps", [("variance", 1e-5), ("mean_square", 1e-8)])
 def test_projection_and_norm(kind, eps):
     config = toy.with_cross_attention(image_norm=kind, image_norm_eps=eps)
-    features = np.random.default_rng(3).standard_normal((2, 4, 12)).astype(np.float32) + 0.5
+    features = (
+        np.random.default_rng(3).standard_normal((2, 4, toy.MODEL.siglip.width)).astype(np.float32)
+        + 0.5
+    )
     image = toy.params(config)["image"]
     x = F.linear(tensor(features), tensor(image["proj"]["kernel"]).T, tensor(image["proj"]["bias"]))
     want = norm_twin(x, tensor(image["norm"]["scale"]), kind=kind, eps=eps)

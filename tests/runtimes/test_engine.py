@@ -138,7 +138,7 @@ def test_token_timeline_by_hand(monkeypatch, runtime):
     w = [np.array(out.text_ids)[0] for out in outs]
     a = [np.argmax(out.audio_logits, -1)[0] for out in outs]  # as the depformer chose
     assert np.any(a[0][1:] != a[1][1:])
-    V, C = 31, 59
+    V, C = toy.MODEL.text_vocab, 59
     table = [  # text, semantic and two acoustic of the assistant
         [V, C, C, C],
         [w[0], a[0][0], C, C],
