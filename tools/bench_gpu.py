@@ -1,17 +1,17 @@
-"""How fast is a training step of the full model on one GPU, and how little memory does one need?
+"""Measures the training step of the full model on one GPU: best throughput, and smallest peak memory.
 
-    python tools/bench_gpu.py                                # both figures, minutes a setting
+    python tools/bench_gpu.py                                # both figures, minutes per setting
     python tools/bench_gpu.py --only memory
     python tools/bench_gpu.py --speech-only --rows 4 8 16    # rows as moshi-finetune's
 
-The 8.3 B model has random weights; the batch is on the GPU already. Speed: for bfloat16 and int8 frozen
-weights, the row counts that promise most by counting are tried, each with the fastest remat policy that fits.
-Memory: int8, one speech row, remat full. Each setting has a process of its own, so that the peak is that
-setting's; the peak is of what was in use, not of what jax's pool reserved, and leaves out the CUDA context
-and the code, which no pool of jax's holds.
+The 8.3 B model has random weights; the batch is on the GPU already. Throughput: for bfloat16 and int8 frozen
+weights, the batch sizes that are best by estimate are measured, each with the fastest remat policy that fits.
+Memory: int8, one speech row, remat full. Each setting runs in a process of its own, so that the peak is that
+setting's; it is the peak in use, not what jax's pool reserved, without the CUDA context and the code, which
+lie outside the pool.
 
-The limit is 4 operations a frame for each frozen parameter that every frame is multiplied with, at the
-published peak. `--cpu` tries the tool itself, with a small `--experiment`.
+The limit is 4 FLOPs per frame for each frozen parameter of the backbone's matmuls, at the published peak.
+`--cpu` tries the tool itself, with a small `--experiment`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 MOSHI_FINETUNE = 1300.0  # frames/s on one H100: 12k "tokens" a second of 9 a frame, as it publishes
-UTILISATION_BAR, MEMORY_BAR = 0.5, 24e9
+MFU_TARGET, MEMORY_TARGET = 0.5, 24e9
 ONE_DEVICE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1", "train.grad_accum_steps=1")
 NO_GPU = 2
 
@@ -42,7 +42,7 @@ def main() -> int:
     environment.setdefault("JAX_PLATFORMS", "cuda,cpu")
     if args.cpu:
         environment["JAX_PLATFORMS"] = "cpu"
-    os.environ["JAX_PLATFORMS"] = "cpu"  # this process counts; the GPU is for those that it starts
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process estimates; those that it starts take the GPU
     device = ask(args, environment, None)
     if device["platform"] != "gpu" and not args.cpu:
         print("bench_gpu: no GPU is here that jax can use; --cpu tries the tool itself")
@@ -55,10 +55,10 @@ def main() -> int:
     if args.only != "speed":
         words = (*rows_words(1, 0), *kind_words("int8", "full"))
         results.append(report(args, ask(args, environment, words), words, device["kind"]))
-        held = results[-1]["memory"]
-        verdict = "fits" if results[-1]["fits"] and held < MEMORY_BAR else "is over"
+        peak = results[-1]["peak_memory"]
+        verdict = "meets" if results[-1]["fits"] and peak < MEMORY_TARGET else "misses"
         print(
-            f"smallest memory: {held / 1e9:.2f} GB {verdict} the bar of {MEMORY_BAR / 1e9:.0f} GB"
+            f"smallest memory: {peak / 1e9:.2f} GB {verdict} the target of {MEMORY_TARGET / 1e9:.0f} GB"
         )
     if args.json:
         args.json.write_text(json.dumps({"device": device, "results": results}, indent=1) + "\n")
@@ -76,8 +76,8 @@ def arguments() -> argparse.Namespace:
     add("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="speech rows (%(default)s)")
     add("--speech-only", action="store_true", help="no speechless rows beside them")
     add("--remat", nargs="+", help="policies to choose from; default: all")
-    add("--tries", type=int, default=3, help="row counts that are run, of those (%(default)s)")
-    add("--steps", type=int, default=10, help="timed steps of each (%(default)s)")
+    add("--tries", type=int, default=3, help="how many of these are measured (%(default)s)")
+    add("--steps", type=int, default=10, help="timed steps per setting (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the results here too")
     add("--cpu", action="store_true", help="run on the CPU")
     add("--setting", nargs="*", help=argparse.SUPPRESS)
@@ -87,13 +87,14 @@ def arguments() -> argparse.Namespace:
 def speed(
     args: argparse.Namespace, environment: dict[str, str], device: str, frozen: str
 ) -> list[dict]:
-    """Runs the row counts that promise most, each with the fastest policy that fits; says which was best."""
+    """Measures the best batch sizes by estimate, each with the fastest remat that fits; prints the best."""
     results = []
     for settings in promising(args, device, frozen):
-        for words in settings:  # fastest by counting first; the next if it does not fit after all
-            found = report(args, ask(args, environment, words), words, device)
-            results.append(found)
-            if found["fits"]:
+        for (
+            words
+        ) in settings:  # the fastest by estimate first; the next if it does not fit after all
+            results.append(report(args, ask(args, environment, words), words, device))
+            if results[-1]["fits"]:
                 break
     ran = [one for one in results if one["fits"]]
     if not ran:
@@ -103,40 +104,37 @@ def speed(
     times = best["frames_per_second"] / MOSHI_FINETUNE
     text = f"best in {frozen}: {best['name']}: {best['frames_per_second']:,.0f} frames/s, {times:.1f} x "
     text += f"moshi-finetune's published {MOSHI_FINETUNE:,.0f} on an H100 in its own configuration"
-    if best["utilization"] is not None:
-        verdict = "reaches" if best["utilization"] >= UTILISATION_BAR else "misses"
-        text += (
-            f"; utilization {best['utilization']:.1%} {verdict} the bar of {UTILISATION_BAR:.0%}"
-        )
+    if best["mfu"] is not None:
+        verdict = "meets" if best["mfu"] >= MFU_TARGET else "misses"
+        text += f"; MFU {best['mfu']:.1%} {verdict} the target of {MFU_TARGET:.0%}"
     print(text, flush=True)
     return results
 
 
 def promising(args: argparse.Namespace, device: str, frozen: str) -> list[list[tuple[str, ...]]]:
-    """Returns override words of the settings that fit by counting: by rows, then by policy, fastest first."""
-    from mvjax.plan import estimate
+    """Returns `--set` words of what fits by estimate: by batch size, then by remat, the fastest first."""
+    from mvjax.plan import estimate, search
     from mvjax.train import chips, flops, load
 
-    chip = chips.of_device(device) or chips.CHIPS["h100"]  # only the order hangs on it
+    chip = chips.of_device(device) or chips.CHIPS["h100"]  # decides the order only
     topology, run = chips.topology(f"{chip.name}:1"), experiment(args)
     ratio = 0 if args.speech_only else run.data.speechless_rows / run.data.speech_rows
-    remats = args.remat or estimate.REMATS
-    found, shapes = [], load.held(override(run, kind_words(frozen, "full")))
+    remats = args.remat or search.REMATS
+    by_rows, params = [], load.held(override(run, kind_words(frozen, "full")))
     for rows in args.rows:
-        counted = []
+        estimates = []
         for remat in remats:
             words = (*rows_words(rows, round(rows * ratio)), *kind_words(frozen, remat))
-            one = estimate.estimated_plan(override(run, words), topology, shapes=shapes)
-            if one.fits and one.times:  # a quarter is not hidden, as in `mvjax plan`
-                seconds = one.times.step + 0.25 * one.times.serial
-                counted.append((seconds / flops.frames_per_step(one.run.data), words))
-        if counted:
-            found.append(sorted(counted))
-    return [[words for _, words in one] for one in sorted(found)[: args.tries]]
+            one = estimate.estimated_plan(override(run, words), topology, params=params)
+            if one.fits and one.times:
+                estimates.append((one.times.score / flops.frames_per_step(one.run.data), words))
+        if estimates:
+            by_rows.append(sorted(estimates))
+    return [[words for _, words in one] for one in sorted(by_rows)[: args.tries]]
 
 
 def report(args: argparse.Namespace, measured: dict, words: tuple[str, ...], device: str) -> dict:
-    """Prints one setting and returns it with its rates."""
+    """Prints one setting; returns what was measured, with throughput and MFU."""
     from mvjax.train import chips, flops
 
     run = override(experiment(args), words)
@@ -145,33 +143,33 @@ def report(args: argparse.Namespace, measured: dict, words: tuple[str, ...], dev
     if data.speechless_rows:
         name += f" + {data.speechless_rows} x {data.speechless_tokens} tokens"
     name += f", remat {run.train.remat}"
-    found = measured | {"name": name, "words": words}
-    found |= {"frames_per_second": None, "utilization": None, "share_of_limit": None}
-    memory = f"{measured['memory'] / 1e9:.2f} GB by the {measured['memory_from']}"
+    result = measured | {"name": name, "words": words}
+    result |= {"frames_per_second": None, "mfu": None, "share_of_limit": None}
+    memory = f"{measured['peak_memory'] / 1e9:.2f} GB by the {measured['memory_source']}"
     if not measured["fits"]:
-        print(f"{name}: does not fit ({memory}): {measured['refused']}", flush=True)
-        return found
-    rate = flops.frames_per_step(data) / measured["seconds"]
-    found["frames_per_second"] = rate
-    text = f"{name}: {measured['seconds'] * 1e3:.1f} ms, {rate:,.0f} frames/s"
+        print(f"{name}: does not fit ({memory}): {measured['error']}", flush=True)
+        return result
+    seconds = measured["step_seconds"]
+    rate = result["frames_per_second"] = flops.frames_per_step(data) / seconds
+    text = f"{name}: {seconds * 1e3:.1f} ms, {rate:,.0f} frames/s"
     if chip is not None:
         needed, limit = flops.step_flops(run).model_flops, chip.peak_flops / limit_flops(run)
-        found["utilization"] = needed / (measured["seconds"] * chip.peak_flops)
-        found["share_of_limit"] = rate / limit
-        text += f", utilization {found['utilization']:.1%}, {rate / limit:.1%} of the limit of "
+        result["mfu"] = needed / (seconds * chip.peak_flops)
+        result["share_of_limit"] = rate / limit
+        text += f", MFU {result['mfu']:.1%}, {rate / limit:.1%} of the limit of "
         text += f"{limit:,.0f} frames/s"
     print(f"{text}; {memory}; compiled in {measured['compile_seconds']:.0f} s", flush=True)
-    return found
+    return result
 
 
 def limit_flops(run) -> float:
-    """Returns 4 operations for each frozen parameter of the backbone that every frame is multiplied with."""
+    """Returns 4 FLOPs for each frozen parameter of the backbone's matmuls, which every frame goes through."""
     from mvjax import tree
     from mvjax.train import load
 
     frozen = tree.flatten(load.shapes(run).frozen)
-    products = [path for path in frozen if re.fullmatch(r"backbone/.*/kernel", path)]
-    return 4.0 * sum(frozen[path].size for path in products)
+    kernels = [path for path in frozen if re.fullmatch(r"backbone/.*/kernel", path)]
+    return 4.0 * sum(frozen[path].size for path in kernels)
 
 
 def rows_words(speech: int, speechless: int) -> tuple[str, ...]:
@@ -197,7 +195,7 @@ def override(run, words: tuple[str, ...]):
 def ask(
     args: argparse.Namespace, environment: dict[str, str], words: tuple[str, ...] | None
 ) -> dict:
-    """Returns what a process says of a setting, or of the devices (None)."""
+    """Returns what a process of its own measures of a setting, or the devices it sees (None)."""
     command = [sys.executable, __file__, "--experiment", str(args.experiment)]
     command += ["--steps", str(args.steps), "--setting", *(words or ())]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -208,19 +206,19 @@ def ask(
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Prints a JSON line: what a setting took, or, without one, what devices are here."""
+    """Prints a JSON line: the measured setting, or, without one, the devices."""
     import jax
 
     device = jax.devices()[0]
     if not args.setting:
-        told = {"platform": device.platform, "kind": device.device_kind}
-        print(json.dumps(told | {"count": jax.device_count(), "jax": jax.__version__}))
+        about = {"platform": device.platform, "kind": device.device_kind}
+        print(json.dumps(about | {"count": jax.device_count(), "jax": jax.__version__}))
         return 0
-    from mvjax.plan import measure as measured
+    from mvjax.plan import measure
 
     run = override(experiment(args), tuple(args.setting))
-    found = measured.measure(run, [device], steps=args.steps)
-    print(json.dumps(dataclasses.asdict(found)))
+    measured = measure.measure(run, [device], steps=args.steps)
+    print(json.dumps(dataclasses.asdict(measured)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`mvjax plan`: what a run needs on chips that are not here, or takes on GPUs that are."""
+"""`mvjax plan`: memory, FLOPs and time of a training step on TPUs or GPUs that need not be here."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ from mvjax.commands import arguments
 def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
-        commands, "plan", plan, "does it fit, and how fast could it be, on named chips",
+        commands, "plan", plan, "does a step fit, and how fast could it be, on named TPUs or GPUs",
         "mvjax plan experiments/moshika_vis.py --topology v5e:8x8 --topology v5p:2x2x4",
     )  # fmt: skip
     arguments.experiment(arg)
     arg(
         "--topology", action="append", required=True, metavar="CHIP:SHAPE",
-        help="v4, v5e, v5p, v6e or tpu7x with a slice's shape, such as v5e:8x8, which the step is"
-        " compiled for; or GPUs, such as h100:8, which are counted, and measured if they are here;"
-        " may be repeated",
+        help="a TPU slice (v4, v5e, v5p, v6e, tpu7x), such as v5e:8x8: the step is compiled for it; or"
+        " GPUs, such as h100:8: estimated, and measured if they are here; may be repeated",
     )  # fmt: skip
     arg(
         "--fit", action="store_true",
-        help="look for the fastest mesh, remat policy and accumulation that fits",
+        help="find the fastest mesh, remat policy and gradient accumulation that fit",
     )  # fmt: skip
     arg(
         "--compile", type=int, default=2, metavar="N",
-        help="with --fit: how many of the best by counting are compiled (TPUs), or measured on GPUs"
-        " that are here (%(default)s)",
+        help="with --fit: compile (TPUs) or measure (GPUs that are here) the N best by estimate"
+        " (%(default)s)",
     )  # fmt: skip
-    arg("--count", action="store_true", help="count only: compile and measure nothing")
-    arg("--no-cache", action="store_true", help="compile again what was compiled before")
+    arg("--count", action="store_true", help="analytic estimate only: compile and measure nothing")
+    arg("--no-cache", action="store_true", help="ignore the cache of compiled steps")
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Prints the plans; the status is 1 if any of them does not fit."""
+    """Prints the plans; returns 1 if any of them does not fit."""
     from mvjax.train import chips
 
     topologies = [chips.topology(name) for name in args.topology]
@@ -51,28 +50,27 @@ def plan(args: argparse.Namespace) -> int:
     cache = None if args.no_cache else compiled_step.cache_folder()
     best = []
     for topology in topologies:
-        tried = search.plans(
+        plans = search.plans(
             run,
             topology,
             fit=args.compile if args.fit else 0,
-            compiles=not args.count,
+            estimate_only=args.count,
             cache=cache,
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
         if args.fit:
-            print(f"{plan_text.table(tried)}\n")
-        best.append(tried[0])
-        print(plan_text.full(tried[0]))
-        print(f"\n{search.settings_or_remedy(tried[0])}\n")
+            print(f"{plan_text.table(plans)}\n")
+        best.append(plans[0])
+        print(f"{plan_text.full(plans[0])}\n\n{search.advice(plans[0])}\n")
     if len(best) > 1:
         print(plan_text.table(best))
     return 0 if all(one.fits for one in best) else 1
 
 
 def _choose_platforms(*, gpus: bool) -> None:
-    """Tells jax, before it starts, what to look for: TPUs are described and never looked for.
+    """Selects jax's platforms before it starts: never the TPUs, which are only described.
 
-    CUDA is asked for only where a driver shows a GPU; if jax cannot use it, counting goes on.
+    CUDA is selected only where a driver shows a GPU; if jax cannot use it, the estimate is printed.
     """
     from mvjax.train import chips
 
@@ -80,7 +78,7 @@ def _choose_platforms(*, gpus: bool) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu" if gpus and here else "cpu")
     if not gpus:
         return
-    # as much memory as counting allows, and none of it before it is needed
+    # the memory that the estimate allows, and none of it before it is needed
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(chips.USABLE["gpu"]))
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
@@ -88,5 +86,5 @@ def _choose_platforms(*, gpus: bool) -> None:
     try:
         jax.devices()
     except RuntimeError as error:
-        print(f"mvjax plan: {error}\ncounting goes on without the GPU", file=sys.stderr)
+        print(f"mvjax plan: {error}\ncontinuing with an estimate, without the GPU", file=sys.stderr)
         jax.config.update("jax_platforms", "cpu")

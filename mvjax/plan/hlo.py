@@ -1,4 +1,4 @@
-"""Reads the text of a compiled HLO module: computations, instructions, shapes, replica groups."""
+"""Parses the text of a compiled HLO module: computations, instructions, shapes, replica groups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One array. `space` is where it lies: 0 is the device's main memory, others are on the chip."""
+    """Shape of an array; memory space 0 is HBM, others are on the chip."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -39,8 +39,8 @@ class Shape:
         return self.size * bits / 8
 
     @property
-    def main_bytes(self) -> float:
-        """Bytes if it lies in main memory, else 0."""
+    def hbm_bytes(self) -> float:
+        """Bytes if it lies in HBM, else 0."""
         return self.bytes if self.space == 0 else 0.0
 
 
@@ -54,18 +54,18 @@ class Instruction:
     operands: tuple[str, ...]
     attributes: str
     root: bool
-    literal: str = ""  # what stands between the brackets of a constant or parameter
+    literal: str = ""  # between the brackets of a constant or parameter
 
     def attribute(self, name: str) -> str | None:
         """Returns the word after `name=`, such as a computation's name."""
-        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
-        return found[1] if found else None
+        match = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
+        return match[1] if match else None
 
     @property
     def op_name(self) -> str:
-        """The place in the traced program that it was made for."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        """The operation of the traced program that it was made for."""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +77,17 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """What it returns."""
+        """The instruction whose value it returns."""
         return next(i for i in reversed(self.instructions.values()) if i.root)
 
     def operand_shapes(self, instruction: Instruction) -> list[Shape]:
-        """Returns the arrays that an instruction is given, tuples taken apart."""
+        """Returns the shapes of an instruction's operands, tuples taken apart."""
         return [s for name in instruction.operands for s in self.instructions[name].shapes]
 
     def parameters(self) -> list[Instruction]:
         """Returns the parameters in order."""
-        found = [i for i in self.instructions.values() if i.opcode == "parameter"]
-        return sorted(found, key=lambda i: int(i.literal))
+        unordered = [i for i in self.instructions.values() if i.opcode == "parameter"]
+        return sorted(unordered, key=lambda i: int(i.literal))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,11 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Reads what `compiled.as_text()` wrote."""
+    """Parses what `compiled.as_text()` returns.
+
+    Raises:
+      ValueError: if the text has no ENTRY computation.
+    """
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in _logical_lines(text):
@@ -118,24 +122,24 @@ def parse(text: str) -> Module:
         elif line == "}":
             current = None
         else:
-            found = _INSTRUCTION.match(line)
-            if found:
-                current.instructions[found[2]] = _instruction(found[2], found[3], bool(found[1]))
+            match = _INSTRUCTION.match(line)
+            if match:
+                current.instructions[match[2]] = _instruction(match[2], match[3], bool(match[1]))
     if not entry:
         raise ValueError("HLO: expected a module with an ENTRY computation, found none")
     return Module(computations, entry)
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """Lines without comments; what a kernel says of itself may stretch an instruction over several."""
-    held = ""
+    """Yields instructions, without comments: metadata of a kernel may contain line breaks."""
+    pending = ""
     for line in _COMMENT.sub("", text).splitlines():
-        if held.startswith("  ") and line != "}" and not line.startswith("  "):
-            held += line
+        if pending.startswith("  ") and line != "}" and not line.startswith("  "):
+            pending += line
             continue
-        yield held
-        held = line
-    yield held
+        yield pending
+        pending = line
+    yield pending
 
 
 def _instruction(name: str, text: str, root: bool) -> Instruction:
@@ -149,12 +153,12 @@ def _instruction(name: str, text: str, root: bool) -> Instruction:
 
 
 def _shapes(text: str) -> tuple[Shape, ...]:
-    found = []
+    shapes = []
     for dtype, dims, layout in _SHAPE.findall(text):
         space = _SPACE.search(layout)
         sizes = tuple(int(d) for d in dims.split(",") if d)
-        found.append(Shape(dtype, sizes, int(space[1]) if space else 0))
-    return tuple(found)
+        shapes.append(Shape(dtype, sizes, int(space[1]) if space else 0))
+    return tuple(shapes)
 
 
 def _closing(text: str, start: int) -> int:
@@ -176,8 +180,8 @@ def groups(instruction: Instruction, devices: int) -> list[list[int]]:
     pairs = re.search(r"source_target_pairs=\{(\{.*?\})\}", instruction.attributes)
     if pairs:
         return [[int(a), int(b)] for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1])]
-    found = re.search(r"replica_groups=(.*)", instruction.attributes)
-    text = found[1] if found else "{}"
+    listed = re.search(r"replica_groups=(.*)", instruction.attributes)
+    text = listed[1] if listed else "{}"
     if text.startswith("{}"):
         return [list(range(devices))]
     if text.startswith("{{"):
@@ -185,11 +189,7 @@ def groups(instruction: Instruction, devices: int) -> list[list[int]]:
         return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", inner)]
     iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     if iota:
-        shape, source = _ints(iota[1]), _ints(iota[2])
-        ids = np.arange(math.prod(source)).reshape(source)
-        if iota[3]:
-            ids = ids.transpose(_ints(iota[3]))
-        return ids.reshape(shape).tolist()
+        return _iota(iota[2], iota[3]).reshape(_ints(iota[1])).tolist()
     mesh = re.match(r"mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? ?\{([^}]*)\}", text)
     if mesh:
         return _mesh_groups(mesh[1], mesh[2], mesh[3])
@@ -197,29 +197,32 @@ def groups(instruction: Instruction, devices: int) -> list[list[int]]:
 
 
 def _mesh_groups(axes: str, device_ids: str | None, grouped: str) -> list[list[int]]:
-    """Groups along some axes of a mesh; `'a':(2)4` is the part of axis a with 2 before it and size 4."""
+    """Returns groups along some axes of a mesh: `'a':(2)4` is part of axis a, with 2 before it and size 4."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
-    ids = np.arange(math.prod(sizes.values()))
     order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", device_ids or "")
-    if order:
-        ids = ids.reshape(_ints(order[1]))
-        ids = ids.transpose(_ints(order[2])) if order[2] else ids
-    parts = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", grouped)
+    ids = _iota(order[1], order[2]) if order else np.arange(math.prod(sizes.values()))
+    parts = {
+        axis: (int(before or 1), int(width or sizes[axis]))
+        for axis, before, width in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", grouped)
+    }
     split: list[int] = []
     inside: list[int] = []
     for name, size in sizes.items():
-        for axis, before, width in parts:
-            if axis != name:
-                continue
-            first, middle = (int(before), int(width)) if before else (1, size)
-            split += [first, middle, size // (first * middle)]
+        if name in parts:
+            before, width = parts[name]
+            split += [before, width, size // (before * width)]
             inside.append(len(split) - 2)
-            break
         else:
             split.append(size)
     outside = [axis for axis in range(len(split)) if axis not in inside]
     count = math.prod(split[axis] for axis in inside)
     return ids.reshape(split).transpose(outside + inside).reshape(-1, count).tolist()
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    """Returns device numbers in a shape such as "2,4", its axes transposed to an order such as "1,0"."""
+    ids = np.arange(math.prod(_ints(shape))).reshape(_ints(shape))
+    return ids.transpose(_ints(order)) if order else ids
 
 
 def _ints(text: str) -> Sequence[int]:

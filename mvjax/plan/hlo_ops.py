@@ -1,4 +1,4 @@
-"""What one HLO instruction costs: operations of products and attention kernels, bytes of main memory."""
+"""Cost of one HLO instruction: FLOPs of matmuls and attention kernels, and HBM traffic."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ COLLECTIVES = {
     "collective-permute", "collective-broadcast",
 }  # fmt: skip
 _VIEWS = {"bitcast", "reshape", "convert", "copy", "transpose"}
-_SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}  # products of a block
+_SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}  # matmuls per block
 _KERNEL = "tpu_custom_call"  # a Pallas kernel
 
 
-def product_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
+def matmul_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
     """Returns 2 x multiply-adds of a dot or convolution, 0 for anything else."""
     if instruction.opcode == "dot":
         left = computation.operand_shapes(instruction)[0]
@@ -37,7 +37,7 @@ def product_flops(computation: hlo.Computation, instruction: hlo.Instruction) ->
 def _convolution_flops(
     left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...], attributes: str
 ) -> float:
-    """Counts only taps that fall on values: XLA writes batched products as dilated convolutions."""
+    """Counts only taps that fall on values: XLA writes batched matmuls as dilated convolutions."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
     assert labels, attributes
     of_left, of_right, of_out = labels[1], labels[2], labels[3]
@@ -68,9 +68,11 @@ def _convolution_flops(
 def _valid_taps(
     size: int, kernel: int, out: int, stride: int, low: int, dilate: int, kernel_dilate: int
 ) -> int:
-    """Pairs (output position, kernel position) of one axis that meet a value, not padding or a hole.
+    """Returns the pairs (output position, kernel position) of one axis that meet a value.
 
-    Output o and tap k meet place o stride - low + k kernel_dilate, of which every `dilate`-th is a value.
+    Padding and the holes of dilation are no values.
+
+    Output o and tap k meet position o stride - low + k kernel_dilate; every `dilate`-th one is a value.
     """
     starts = np.arange(out) * stride - low
     end = (size - 1) * dilate
@@ -78,21 +80,21 @@ def _valid_taps(
         at = starts[:, None] + np.arange(kernel)[None, :] * kernel_dilate
         return int(((at >= 0) & (at <= end) & (at % dilate == 0)).sum())
     first, last = np.maximum(0, -starts), np.minimum(kernel - 1, end - starts)
-    found = (last + starts) // dilate - (first - 1 + starts) // dilate
-    return int(np.where(last >= first, found, 0).sum())
+    taps = (last + starts) // dilate - (first - 1 + starts) // dilate
+    return int(np.where(last >= first, taps, 0).sum())
 
 
 def kernel_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
-    """What a Pallas kernel says of itself; splash attention says nothing, so it is counted.
+    """Returns the FLOPs that a Pallas kernel declares; splash attention declares none and is counted.
 
-    Forward two products of every block of queries and keys, backward (one kernel for all) five. With
-    the causal mask, which comes as one more integer operand, blocks above the diagonal are left out.
+    Forward has two matmuls per block of queries and keys, backward (one kernel) five. With the causal mask,
+    which comes as one more integer operand, blocks above the diagonal are left out.
     """
-    found = re.search(r'\\?"flops\\?"\W+(\d+)', instruction.attributes)
-    if found:
-        return float(found[1])
-    products = next((n for name, n in _SPLASH.items() if name in instruction.name), 0)
-    if not products:
+    declared = re.search(r'\\?"flops\\?"\W+(\d+)', instruction.attributes)
+    if declared:
+        return float(declared[1])
+    matmuls = next((n for name, n in _SPLASH.items() if name in instruction.name), 0)
+    if not matmuls:
         return 0.0
     inputs = computation.operand_shapes(instruction)
     q, k = [shape for shape in inputs if len(shape.dims) >= 3 and shape.dtype != "s8"][:2]
@@ -102,19 +104,19 @@ def kernel_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> 
     if block and any(shape.dtype == "s32" and len(shape.dims) == 2 for shape in inputs):
         blocks = S // int(block[1])
         share = (blocks + 1) / (2 * blocks)
-    return 2.0 * products * share * math.prod(q.dims[:-2]) * T * S * q.dims[-1]
+    return 2.0 * matmuls * share * math.prod(q.dims[:-2]) * T * S * q.dims[-1]
 
 
-def traffic(
+def hbm_traffic(
     module: hlo.Module, computation: hlo.Computation, instruction: hlo.Instruction
 ) -> float:
-    """Returns bytes that an instruction reads from and writes to main memory.
+    """Returns the bytes that an instruction reads from and writes to HBM.
 
-    What a fusion only slices it reads in part, and what it updates in place it writes in part.
+    Of what a fusion only slices or updates in place, only that part is read or written.
     """
     opcode = instruction.opcode
     inputs = computation.operand_shapes(instruction)
-    written = sum(shape.main_bytes for shape in instruction.shapes)
+    written = sum(shape.hbm_bytes for shape in instruction.shapes)
     if opcode == "fusion":
         body = module.called(instruction)
         read = sum(_read(module, body, parameter.name) for parameter in body.parameters())
@@ -122,18 +124,18 @@ def traffic(
     if opcode in ("copy-start", "slice-start"):
         target = instruction.shapes[1] if opcode == "slice-start" else instruction.shapes[0]
         source = inputs[0]
-        return target.main_bytes + (target.bytes if source.space == 0 else 0.0)
+        return target.hbm_bytes + (target.bytes if source.space == 0 else 0.0)
     if opcode in ("dynamic-slice", "slice", "gather"):
         return written + (instruction.shapes[0].bytes if inputs[0].space == 0 else 0.0)
     if opcode == "dynamic-update-slice":
-        return 2 * inputs[1].bytes if inputs[0].space == 0 else inputs[1].main_bytes
+        return 2 * inputs[1].bytes if inputs[0].space == 0 else inputs[1].hbm_bytes
     if opcode == "custom-call" and _KERNEL not in instruction.attributes:
         return 0.0
-    return written + sum(shape.main_bytes for shape in inputs)
+    return written + sum(shape.hbm_bytes for shape in inputs)
 
 
 def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
-    """Bytes that a fused computation reads of one of its values that lies in main memory."""
+    """Returns the bytes that a fused computation reads of one of its values, if that lies in HBM."""
     shape = body.instructions[name].shapes[0]
     if shape.space:
         return 0.0
@@ -146,7 +148,7 @@ def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
             continue
         elif user.opcode == "tuple" or user.opcode in COLLECTIVES:
-            continue  # handed through, or counted as a collective
+            continue  # passed on, or counted as a collective
         elif not user.root and _is_view(module, user):
             total += _read(module, body, user.name) * shape.bytes / max(user.shapes[0].bytes, 1)
         elif user.opcode == "fusion":
@@ -163,7 +165,7 @@ def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
 
 
 def _is_view(module: hlo.Module, instruction: hlo.Instruction) -> bool:
-    """Returns whether it is one value in another form, or a fusion of nothing but that."""
+    """Returns whether an instruction is a view of a value, or a fusion of views only."""
     if instruction.opcode != "fusion":
         return instruction.opcode in _VIEWS
     inside = module.called(instruction).instructions.values()
@@ -171,7 +173,7 @@ def _is_view(module: hlo.Module, instruction: hlo.Instruction) -> bool:
 
 
 def _written(module: hlo.Module, body: hlo.Computation, root: hlo.Instruction) -> float:
-    """Bytes that a fused computation writes to main memory."""
+    """Returns the bytes that a fused computation writes to HBM."""
     if root.opcode == "tuple":
         return sum(_written(module, body, body.instructions[name]) for name in root.operands)
     if root.opcode in ("bitcast", "convert", "copy") and root.shapes[0].space == 0:
@@ -186,4 +188,4 @@ def _written(module: hlo.Module, body: hlo.Computation, root: hlo.Instruction) -
         return _written(module, inner, inner.root)
     if root.opcode == "parameter" or root.opcode in COLLECTIVES:
         return 0.0
-    return sum(shape.main_bytes for shape in root.shapes)
+    return sum(shape.hbm_bytes for shape in root.shapes)

@@ -1,7 +1,7 @@
-"""Runs the real training step on devices that are here, with random weights, and measures it.
+"""Runs the real training step on devices that are here, with random weights, and measures time and memory.
 
-No weights are read and none exist in another form than training holds them: each parameter is made on the
-devices, in its sharding and its dtype, by one elementwise program without temporaries.
+No weights are read: each parameter is made on the devices, in its sharding and its dtype, by one elementwise
+program without temporaries.
 """
 
 from __future__ import annotations
@@ -27,92 +27,91 @@ from mvjax.plan import compiled_step
 from mvjax.train import sharding
 from mvjax.train import step as step_lib
 
-SIZE = 0.03  # of random parameters: values lie between -SIZE and SIZE
+SIZE = 0.03  # random parameters lie between -SIZE and SIZE
 SMALL = 2**22  # elements; leaves up to this are made by one program together
 _CODES = 127
-_FULL = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
-_FAILED = re.compile(r"allocat(?:e|ing)[^0-9]{0,24}([\d.]+) ?([KMGT]?)")
+_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+_ALLOCATION = re.compile(r"allocat(?:e|ing)[^0-9]{0,24}([\d.]+) ?([KMGT]?)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a step took.
+    """A step as measured.
 
     Attributes:
-      kind: of the devices, as jax names them.
+      device_kind: as jax names it.
       devices: how many.
       fits: whether the steps ran; False if they ran out of memory.
-      seconds: of a step, the median of the timed ones; 0 if it does not fit.
-      memory: bytes on the fullest device; if it does not fit, what it needs, or 0 if nobody said.
-      memory_from: who said so: the device (the most it held, making the state included), the compiler
-        (arguments, outputs and temporaries of the step), or the allocation that failed.
+      step_seconds: median of the timed steps; 0 if it does not fit.
+      peak_memory: bytes on the fullest device; if it does not fit, what it needs, or 0 if unknown.
+      memory_source: the device (its peak, making the state included), the compiler (arguments, outputs and
+        temporaries of the step), or the allocation that failed.
       compile_seconds: that compiling took; 0 if it does not fit.
       steps: that were timed.
       loss: of the last step.
-      refused: if it does not fit, the first line of what the device said.
+      error: if it does not fit, the first line of the device's error.
     """
 
-    kind: str
+    device_kind: str
     devices: int
     fits: bool
-    seconds: float
-    memory: float
-    memory_from: Literal["device", "compiler", "allocation"]
+    step_seconds: float
+    peak_memory: float
+    memory_source: Literal["device", "compiler", "allocation"]
     compile_seconds: float
     steps: int
     loss: float = math.nan
-    refused: str = ""
+    error: str = ""
 
 
 def measure(
-    run: schema.Config, devices: Sequence[Any], *, warm: int = 3, steps: int = 10
+    run: schema.Config, devices: Sequence[Any], *, warmup: int = 3, steps: int = 10
 ) -> Measured:
     """Compiles the step of a run and times it on a batch that is on the devices already.
 
-    Steps follow each other as in training: the next one is sent before the values of the last are waited for.
+    As in training, a step is dispatched before the metrics of the step before it are waited for.
 
     Args:
       run: the config; its mesh multiplies to the devices, but for a -1.
       devices: where to run.
-      warm: steps before the timed ones, at least 1.
+      warmup: steps before the timed ones, at least 1.
       steps: timed.
 
     Raises:
       ValueError: if mesh or rows do not divide.
     """
-    assert warm > 0 and steps > 0
-    kind, before = devices[0].device_kind, _held(devices)
+    assert warmup > 0 and steps > 0
+    kind, peak_before = devices[0].device_kind, _peak_memory(devices)
     mesh = sharding.make_mesh(run.mesh, devices)
     arguments = compiled_step.step_arguments(run, mesh)
-    needed, refused = 0.0, ""
+    compiler_bytes, error = 0.0, ""
     try:
         began = time.monotonic()
-        program = _compile(run, mesh, arguments)
+        program = compiled_step.lower(run, mesh, arguments).compile()
         compile_seconds = time.monotonic() - began
-        _, needed = compiled_step.program_memory(program)
-        times, loss = _times(run, mesh, arguments, program, warm=warm, steps=steps)
-    except jax.errors.JaxRuntimeError as error:  # its traceback holds arrays: only its text is kept
-        if not _FULL.search(str(error)):
+        compiler_bytes = compiled_step.peak_memory(program)
+        times, loss = _times(run, mesh, arguments, program, warmup=warmup, steps=steps)
+    except jax.errors.JaxRuntimeError as caught:  # its traceback holds arrays: keep only the text
+        if not _OUT_OF_MEMORY.search(str(caught)):
             raise
-        refused = str(error)
-    if refused:
-        failed = needed or _failed(refused)
-        said = "compiler" if needed else "allocation"
-        line = refused.strip().splitlines()[0]
-        return Measured(kind, len(devices), False, 0.0, failed, said, 0.0, 0, refused=line)
-    held, said = _held(devices), "device"
-    if held is None or (before is not None and held <= before):
-        held, said = needed, "compiler"  # the device does not tell, or held more before
-    return Measured(
-        kind, len(devices), True, statistics.median(times), held, said, compile_seconds, steps, loss
-    )
+        error = str(caught)
+    if error:
+        needed = compiler_bytes or _failed_allocation(error)
+        source = "compiler" if compiler_bytes else "allocation"
+        line = error.strip().splitlines()[0]
+        return Measured(kind, len(devices), False, 0.0, needed, source, 0.0, 0, error=line)
+    peak, source = _peak_memory(devices), "device"
+    if peak is None or (peak_before is not None and peak <= peak_before):
+        peak, source = compiler_bytes, "compiler"  # no device figure, or an earlier, higher peak
+    seconds = statistics.median(times)
+    return Measured(kind, len(devices), True, seconds, peak, source, compile_seconds, steps, loss)
 
 
-def parameters(shapes: tree.Tree) -> dict[str, Any]:
-    """Returns random parameters for shape structs with shardings: noise, but for norms, which are ones.
+def random_parameters(shapes: tree.Tree) -> dict[str, Any]:
+    """Returns random parameters for ShapeDtypeStructs with shardings: noise, but for norms, which are ones.
 
-    A large leaf has a program of its own, so that the compiler cannot hold two of them in other forms.
+    A large leaf has a program of its own, so that the compiler cannot hold two of them in other dtypes.
     int8 codes are spread over all values; the scale beside them makes them as large as other kernels.
     """
     flat = tree.flatten(shapes)
@@ -129,71 +128,64 @@ def parameters(shapes: tree.Tree) -> dict[str, Any]:
     return tree.unflatten({path: made[path] for path in flat})
 
 
-def batch(run: schema.Config, shapes: types.Batch) -> types.Batch:
-    """Returns a batch of valid random codes and images for shape structs with shardings.
+def random_batch(model: schema.ModelConfig, spec: types.Batch) -> types.Batch:
+    """Returns a batch of valid random codes and images for a `batch_spec` with shardings.
 
     Every row sees an image, and every target counts; speechless rows have no audio.
     """
     rng = np.random.default_rng(0)
     return types.Batch(
-        _part(run.model, shapes.speech, rng, spoken=True),
-        _part(run.model, shapes.speechless, rng, spoken=False),
+        _random_part(model, spec.speech, rng, spoken=True),
+        _random_part(model, spec.speechless, rng, spoken=False),
     )
-
-
-def _compile(run: schema.Config, mesh: Mesh, arguments: compiled_step.Arguments) -> Any:
-    state, frozen, _ = arguments
-    step: Any = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
-    return step.lower(*arguments).compile()
 
 
 def _times(
     run: schema.Config,
     mesh: Mesh,
-    arguments: compiled_step.Arguments,
+    arguments: compiled_step.StepArguments,
     program: Any,
     *,
-    warm: int,
+    warmup: int,
     steps: int,
 ) -> tuple[list[float], float]:
     """Runs the program; returns seconds between the ends of the timed steps, and the last loss."""
-    shapes, frozen_shapes, batch_shapes = arguments
-    frozen = parameters(frozen_shapes)
-    state = step_lib.new_state(run, mesh, parameters(shapes.adapters))
-    rows = batch(run, batch_shapes)
+    frozen = random_parameters(arguments.frozen)
+    adapters = random_parameters(arguments.state.adapters)
+    state = step_lib.new_state(run, mesh, adapters)
+    batch = random_batch(run.model, arguments.batch)
     ends: list[float] = []
-    waiting: Any = None
-    for _ in range(warm + steps):
-        state, metrics = program(state, frozen, rows)
-        if waiting is not None:
-            jax.block_until_ready(waiting)
+    pending: Any = None
+    for _ in range(warmup + steps):
+        state, metrics = program(state, frozen, batch)
+        if pending is not None:
+            jax.block_until_ready(pending)
             ends.append(time.perf_counter())
-        waiting = metrics
-    jax.block_until_ready(waiting)
+        pending = metrics
+    jax.block_until_ready(pending)
     ends.append(time.perf_counter())
     times = [after - before for before, after in itertools.pairwise(ends)]
-    return times[-steps:], float(waiting["loss"])
+    return times[-steps:], float(pending["loss"])
 
 
-def _part(
-    model: schema.ModelConfig, part: types.Part, rng: np.random.Generator, *, spoken: bool
+def _random_part(
+    model: schema.ModelConfig, spec: types.Part, rng: np.random.Generator, *, spoken: bool
 ) -> types.Part:
-    rows, _, length = part.codes.shape
-    codes = rng.integers(0, model.audio_vocab, part.codes.shape, np.int32)
-    codes[:, 0] = rng.integers(0, model.text_vocab, (rows, length), np.int32)
+    codes = rng.integers(0, model.audio_vocab, spec.codes.shape, np.int32)
+    codes[:, 0] = rng.integers(0, model.text_vocab, spec.loss_mask.shape, np.int32)
     if not spoken:
         codes[:, 1:] = types.ZERO_TOKEN
-    if part.images.dtype == np.uint8:
-        images = rng.integers(0, 256, part.images.shape, np.uint8)
+    if spec.images.dtype == np.uint8:
+        images = rng.integers(0, 256, spec.images.shape, np.uint8)
     else:  # features
-        images = rng.standard_normal(part.images.shape, np.float32).astype(part.images.dtype)
-    seen = np.ones(part.has_image.shape, bool)
-    values = types.Part(codes, np.ones((rows, length), bool), images, seen)
-    return jax.tree.map(lambda value, like: jax.device_put(value, like.sharding), values, part)
+        images = rng.standard_normal(spec.images.shape, np.float32).astype(spec.images.dtype)
+    mask, seen = np.ones(spec.loss_mask.shape, bool), np.ones(spec.has_image.shape, bool)
+    values = types.Part(codes, mask, images, seen)
+    return jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), values, spec)
 
 
 def _maker(number: int, path: str, leaves: Mapping[str, Any]) -> Callable[[Array], Array]:
-    """Returns how to make one leaf from a seed."""
+    """Returns a function that makes one leaf from a seed."""
     leaf = leaves[path]
     if not path.endswith("/scale"):
         return lambda seed: _noise(seed + np.uint32(number), shape=leaf.shape, dtype=leaf.dtype)
@@ -202,9 +194,9 @@ def _maker(number: int, path: str, leaves: Mapping[str, Any]) -> Callable[[Array
 
 
 def _noise(seed: UInt32[Array, ""], *, shape: tuple[int, ...], dtype: Any) -> Shaped[Array, "..."]:
-    """Returns values spread evenly over their range, each a hash of its place in the leaf.
+    """Returns uniform noise: each value is a hash of its place in the leaf.
 
-    jax.random would hold several times the leaf while it makes it, where its generator is a kernel.
+    jax.random would hold several times the leaf in memory where its generator is a kernel.
     """
     index = jax.lax.broadcast(seed * np.uint32(0x9E3779B9), shape)
     for axis in range(len(shape)):
@@ -218,20 +210,20 @@ def _noise(seed: UInt32[Array, ""], *, shape: tuple[int, ...], dtype: Any) -> Sh
 
 
 def _mixed(bits: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """Returns each number scrambled, with the constants of MurmurHash3."""
+    """Returns hashes of numbers, with the constants of MurmurHash3."""
     bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
     return bits ^ (bits >> 16)
 
 
-def _held(devices: Sequence[Any]) -> float | None:
-    """Returns the most bytes that one of the devices ever held in this process; None where none tells."""
+def _peak_memory(devices: Sequence[Any]) -> float | None:
+    """Returns the peak bytes of the fullest device since the process began; None if no device reports it."""
     known = [stats for device in devices if (stats := device.memory_stats())]
     peaks = [stats["peak_bytes_in_use"] for stats in known if "peak_bytes_in_use" in stats]
     return float(max(peaks)) if peaks else None
 
 
-def _failed(message: str) -> float:
-    """Returns the bytes of the allocation that a message says has failed; 0 if it does not say."""
-    found = _FAILED.search(message)
-    return float(found[1]) * _UNITS[found[2]] if found else 0.0
+def _failed_allocation(message: str) -> float:
+    """Returns the bytes of the allocation that failed, by the error message; 0 if it names none."""
+    match = _ALLOCATION.search(message)
+    return float(match[1]) * _UNITS[match[2]] if match else 0.0

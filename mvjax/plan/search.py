@@ -1,18 +1,22 @@
-"""The plans of a run on a topology: as it is, or the fastest setting that fits."""
+"""Searches for the fastest mesh, remat policy and gradient accumulation that fit a topology."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
+from mvjax import tree
 from mvjax.config import schema
-from mvjax.plan import cost, estimate, from_compiler, gpus, measure
-from mvjax.plan import text as plan_text
-from mvjax.train import chips, sharding
+from mvjax.plan import estimate, from_compiler, gpus, measure, step_plan
+from mvjax.train import chips, load, sharding
 
 SHOWN = 6  # settings of a search that are printed, tried or not
-Trial = Callable[[schema.Config], cost.Plan]
+REMATS: tuple[schema.Remat, ...] = get_args(schema.Remat)
+GRAD_ACCUM_STEPS = (1, 2, 4, 8)
+Trial = Callable[[schema.Config], step_plan.StepPlan]
 
 
 def plans(
@@ -20,66 +24,155 @@ def plans(
     topology: chips.Topology,
     *,
     fit: int,
-    compiles: bool,
+    estimate_only: bool,
     cache: Path | None,
     say: Callable[[str], None],
-) -> list[cost.Plan]:
-    """Returns plans, the best first: those that were tried and fit by speed, then the others.
+) -> list[step_plan.StepPlan]:
+    """Returns plans, the best first: those that were tried and fit, by speed, then the others.
 
     A setting is tried by compiling it for a TPU slice, or by measuring it on GPUs that are here.
 
     Args:
       run: the config.
-      topology: the chips.
-      fit: how many settings to try, of the best by counting; 0: only the run's own.
-      compiles: whether to try at all, or only to count.
-      cache: of compiled steps.
-      say: tells what takes long.
+      topology: the slice or GPUs.
+      fit: how many settings to try, the best by estimate; 0: only the run's own.
+      estimate_only: compile and measure nothing.
+      cache: folder of compiled steps.
+      say: is called with a message before each trial, which takes minutes.
 
     Raises:
-      ValueError: if the mesh or the rows do not divide, naming the best setting that does; or as
-        `compiled.compile_step`.
+      ValueError: if mesh or rows do not divide, naming the best setting that does; or as
+        `from_compiler.compiled_plan`.
     """
-    trial, note = _trial(topology, cache, say) if compiles else (None, "")
+    trial, note = (None, "") if estimate_only else _trial(topology, cache, say)
     if not fit:
-        run = cost.with_mesh(run, topology.devices)
+        run = with_mesh(run, topology.devices)
         _check_rows(run, topology)
         if trial is not None:
             return [trial(run)]
         return [dataclasses.replace(estimate.estimated_plan(run, topology), note=note)]
-    counted = [dataclasses.replace(one, note=note) for one in estimate.ranked(run, topology)]
-    found = [] if trial is None else _tried(counted, trial, fit)
-    tried = [one.run for one in found]
-    found.sort(key=lambda one: (not one.fits, _seconds(one)))
-    found += [one for one in counted if one.run not in tried]
-    return found[: max(SHOWN, len(tried))]
+    estimates = [dataclasses.replace(one, note=note) for one in ranked(run, topology)]
+    tried = [] if trial is None else _tried(estimates, trial, fit)
+    tried.sort(key=lambda one: (not one.fits, _step_seconds(one)))
+    runs = [one.run for one in tried]
+    return (tried + [one for one in estimates if one.run not in runs])[: max(SHOWN, len(tried))]
 
 
-def _tried(counted: Sequence[cost.Plan], trial: Trial, fit: int) -> list[cost.Plan]:
-    """Tries the best by counting: `fit` of them, or up to as many again until one fits.
+def with_mesh(run: schema.Config, devices: int) -> schema.Config:
+    """Returns the run with the -1 of its mesh filled in.
 
-    What one took beyond its count corrects the counts of those after it: whose cannot fit then is left out.
+    Raises:
+      ValueError: if the mesh does not multiply to the devices.
     """
-    found: list[cost.Plan] = []
-    growth = 1.0
-    for one in counted:
-        enough = len(found) >= fit and any(other.fits for other in found)
-        if enough or len(found) >= 2 * fit:
-            break
-        lasting = sum(one.memory[part] for part in cost.LASTING)
-        if found and lasting + growth * (one.needed - lasting) > one.room:
+    shape = sharding.mesh_shape(run.mesh, devices)
+    return dataclasses.replace(run, mesh=schema.MeshConfig(*shape))
+
+
+def ranked(run: schema.Config, topology: chips.Topology) -> list[step_plan.StepPlan]:
+    """Returns estimates of all settings, those that fit first, the fastest first.
+
+    Among equally fast ones, the one that needs least memory comes first.
+
+    Raises:
+      ValueError: if no mesh divides the rows and the heads.
+    """
+    params = load.held(run)
+    estimates = [
+        estimate.estimated_plan(one, topology, params=params)
+        for one in candidates(run, topology, params)
+    ]
+    if not estimates:
+        raise ValueError(
+            f"--topology {topology.name}: no mesh of {topology.devices} devices divides "
+            f"data.speech_rows={run.data.speech_rows} and data.speechless_rows="
+            f"{run.data.speechless_rows}, and the model's heads; change the rows"
+        )
+
+    def rank(one: step_plan.StepPlan) -> tuple[bool, float, float]:
+        assert one.times is not None
+        return (not one.fits, round(one.times.score, 3), one.peak_hbm)
+
+    return sorted(estimates, key=rank)
+
+
+def candidates(
+    run: schema.Config, topology: chips.Topology, params: load.Params
+) -> Iterator[schema.Config]:
+    """Yields the run with every mesh, remat policy and gradient accumulation that its sizes allow."""
+    devices, data, model = topology.devices, run.data, run.model
+    rows = [n for n in (data.speech_rows, data.speechless_rows) if n]
+    heads = (model.backbone.heads, model.depformer.heads, model.siglip.heads)
+    for shards in _divisors(devices):
+        tensor = devices // shards
+        if any(n % shards for n in rows) or any(n % tensor for n in heads):
             continue
-        found.append(trial(one.run))
-        if found[-1].compiled:
-            growth = max(growth, (found[-1].needed - lasting) / (one.needed - lasting))
-    return found
+        for fsdp in _divisors(shards):
+            mesh = schema.MeshConfig(data=shards // fsdp, fsdp=fsdp, tensor=tensor)
+            try:
+                sharding.shardings(tree.merge(*params), sharding.abstract_mesh(mesh))
+            except ValueError:  # the mesh does not divide the parameters
+                continue
+            for remat, steps in itertools.product(REMATS, GRAD_ACCUM_STEPS):
+                if not any(n % (shards * steps) for n in rows):
+                    train = dataclasses.replace(run.train, remat=remat, grad_accum_steps=steps)
+                    yield dataclasses.replace(run, mesh=mesh, train=train)
 
 
-def settings_or_remedy(one: cost.Plan) -> str:
-    """Returns the `--set` line of a plan that fits, or what would make it fit."""
+def settings(run: schema.Config) -> str:
+    """Returns the `--set` words that give a run's mesh, remat policy and gradient accumulation."""
+    m, train = run.mesh, run.train
+    values = {
+        "mesh.data": m.data,
+        "mesh.fsdp": m.fsdp,
+        "mesh.tensor": m.tensor,
+        "train.remat": train.remat,
+        "train.grad_accum_steps": train.grad_accum_steps,
+    }
+    return " ".join(f"--set {name}={value}" for name, value in values.items())
+
+
+def advice(one: step_plan.StepPlan) -> str:
+    """Returns the `--set` words of a plan that fits; else of the best that needs less memory, by estimate."""
     if one.fits:
-        return f"this setting: {estimate.settings(one.run)}"
-    return plan_text.remedy(one)
+        return f"this setting: {settings(one.run)}"
+    estimates = ranked(one.run, one.topology)
+    leaner = [other for other in estimates if other.fits and other.peak_hbm < one.peak_hbm]
+    if leaner:
+        best = leaner[0]
+        return (
+            f"what would make it fit, by estimate ({best.peak_hbm / 1e9:.1f} GB of "
+            f"{best.hbm_limit / 1e9:.1f}): {settings(best.run)}\n"
+            "--fit tries the best few and picks one"
+        )
+    least = min(estimates, key=lambda other: other.peak_hbm)
+    return (
+        f"nothing makes this batch fit {one.topology.name}: the leanest setting "
+        f"({settings(least.run)}) needs {least.peak_hbm / 1e9:.1f} GB of "
+        f"{least.hbm_limit / 1e9:.1f}; take more chips, fewer rows, or train.frozen_dtype=int8"
+    )
+
+
+def _tried(
+    estimates: Sequence[step_plan.StepPlan], trial: Trial, fit: int
+) -> list[step_plan.StepPlan]:
+    """Tries the best by estimate: `fit` of them, or up to as many again until one fits.
+
+    What a compiled one took beyond its estimate corrects those after it: what then cannot fit is left out.
+    """
+    tried: list[step_plan.StepPlan] = []
+    growth = 1.0
+    for one in estimates:
+        enough = len(tried) >= fit and any(other.fits for other in tried)
+        if enough or len(tried) >= 2 * fit:
+            break
+        persistent = sum(one.memory[part] for part in step_plan.PERSISTENT)
+        if tried and persistent + growth * (one.peak_hbm - persistent) > one.hbm_limit:
+            continue
+        tried.append(trial(one.run))
+        if tried[-1].compiled:
+            actual = tried[-1].peak_hbm - persistent
+            growth = max(growth, actual / (one.peak_hbm - persistent))
+    return tried
 
 
 def _check_rows(run: schema.Config, topology: chips.Topology) -> None:
@@ -87,10 +180,10 @@ def _check_rows(run: schema.Config, topology: chips.Topology) -> None:
     try:
         sharding.check_rows(run.data, mesh, accumulate=run.train.grad_accum_steps)
     except ValueError as error:
-        best = estimate.ranked(run, topology)[0]
+        best = ranked(run, topology)[0]
         raise ValueError(
-            f"{topology.name}: {error}\nthe best that divides them, by counting: "
-            f"{estimate.settings(best.run)}; --fit looks for it"
+            f"{topology.name}: {error}\nthe best setting that divides them, by estimate: "
+            f"{settings(best.run)}; --fit looks for it"
         ) from error
 
 
@@ -99,26 +192,29 @@ def _trial(
 ) -> tuple[Trial | None, str]:
     """Returns how to try a setting, or None and why that cannot be."""
 
-    def compiles(run: schema.Config) -> cost.Plan:
-        words = estimate.settings(run)
-        say(f"{topology.name}: compiling {words} (minutes, unless cached)")
+    def compiled(run: schema.Config) -> step_plan.StepPlan:
+        say(f"{topology.name}: compiling {settings(run)} (minutes, unless cached)")
         return from_compiler.compiled_plan(run, topology, cache=cache)
 
     if topology.chip.kind == "tpu":
-        return compiles, ""
-    found = gpus.gpus(topology)
+        return compiled, ""
+    devices, reason = gpus.local_gpus(topology)
 
-    def measures(run: schema.Config) -> cost.Plan:
-        say(f"{topology.name}: measuring {estimate.settings(run)} (minutes)")
-        one = measure.measure(run, found.devices)
-        counted = estimate.estimated_plan(run, topology)
-        return dataclasses.replace(counted, measured=one, fits=one.fits)
+    def measured(run: schema.Config) -> step_plan.StepPlan:
+        say(f"{topology.name}: measuring {settings(run)} (minutes)")
+        one = measure.measure(run, devices)
+        estimated = estimate.estimated_plan(run, topology)
+        return dataclasses.replace(estimated, measured=one, fits=one.fits)
 
-    return (measures, "") if found.devices else (None, found.reason)
+    return (measured if devices else None), reason
 
 
-def _seconds(one: cost.Plan) -> float:
-    """Of a step, as far as it is known."""
+def _step_seconds(one: step_plan.StepPlan) -> float:
+    """Returns the time per step: measured, else the roofline, else 0."""
     if one.measured is not None:
-        return one.measured.seconds
-    return one.times.step if one.times else 0.0
+        return one.measured.step_seconds
+    return one.times.roofline if one.times else 0.0
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]

@@ -1,53 +1,44 @@
-"""Plans in words: one topology in full, several beside each other, and what to do about one that fails."""
+"""Prints plans: one in full, several as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mvjax.plan import cost, estimate, measure
+from mvjax.plan import measure, step_plan
 
 _COLUMNS = (
-    "topology", "mesh, remat", "GB of", "fits", "PFLOP", "again", "ms: compute", "HBM", "ICI",
-    "step", "limit", "frames/s", "MFU", "unhidden", "hours",
+    "topology", "mesh, remat, grad accum", "peak HBM, GB", "fits", "model PFLOP", "remat PFLOP",
+    "ms: compute", "HBM", "collectives", "roofline", "bound by", "frames/s", "MFU",
+    "MFU, no overlap", "hours",
 )  # fmt: skip
-_MEASURED = ("measured: ms", "frames/s", "MFU", "GB")
+_MEASURED = ("measured: ms", "frames/s", "MFU", "peak GB")
 
 
-def full(one: cost.Plan) -> str:
+def full(one: step_plan.StepPlan) -> str:
     """Returns everything about one plan."""
+    chips = one.topology.devices // one.topology.chip.devices_per_chip
+    devices = "" if chips == one.topology.devices else f" ({one.topology.devices} devices)"
     lines = [
-        f"{one.topology.name}: {_devices(one)}, {mesh_words(one)}",
+        f"{one.topology.name}: {chips} chips{devices}, {_setting(one)}",
         "",
-        "memory of a device, GB",
+        "peak HBM per device, GB",
     ]
-    lines += [f"  {name:<18} {value / 1e9:8.3f}" for name, value in one.memory.items()]
-    lines += [f"  {'total':<18} {one.needed / 1e9:8.3f} of {one.room / 1e9:.1f}: {_verdict(one)}"]
-    lines += ["", "operations of a step, all devices, PFLOP"]
-    for name, part in one.flops.parts.items():
-        lines.append(
-            f"  {name:<18} {part.needed / 1e15:8.3f} needed"
-            + (f" + {part.remat / 1e15:.3f} again" if part.remat else "")
-        )
+    lines += [f"  {name:<21} {value / 1e9:8.3f}" for name, value in one.memory.items()]
+    verdict = "fits" if one.fits else "does not fit"
     lines += [
-        f"  {'frozen-aware':<18} {one.flops.model_flops / 1e15:8.3f}",
-        f"  {'plain (6N)':<18} {one.flops.all_trained / 1e15:8.3f}",
-        f"  {'recomputed':<18} {one.flops.remat / 1e15:8.3f}",
+        f"  {'total':<21} {one.peak_hbm / 1e9:8.3f} of {one.hbm_limit / 1e9:.1f}: {verdict}",
+        "",
+        *_flops_lines(one),
     ]
-    if one.read:
-        counted = one.flops.model_flops + one.flops.remat
-        lines.append(
-            f"  {'compiled':<18} {one.executed / 1e15:8.3f}, {one.executed / counted:.3f} of the "
-            f"count; recomputed {one.recomputed / 1e15:.3f}"
-        )
     if one.times:
-        lines += ["", *_time_lines(one)]
+        lines += ["", *_time_lines(one, one.times)]
     if one.measured:
         lines += ["", *_measured_lines(one, one.measured)]
     return "\n".join(lines)
 
 
-def table(plans: Sequence[cost.Plan]) -> str:
-    """Returns one line a plan; where any was measured, that stands in columns of its own."""
+def table(plans: Sequence[step_plan.StepPlan]) -> str:
+    """Returns one line per plan; if any was measured, with further columns for that."""
     rows = [_COLUMNS, *(_row(one) for one in plans)]
     if any(one.measured for one in plans):
         more = [_MEASURED, *(_measured_row(one) for one in plans)]
@@ -60,123 +51,118 @@ def table(plans: Sequence[cost.Plan]) -> str:
     return "\n".join(lines)
 
 
-def remedy(one: cost.Plan) -> str:
-    """Returns what would make a plan fit that does not: the best leaner setting, by counting."""
-    ranked = estimate.ranked(one.run, one.topology)
-    leaner = [other for other in ranked if other.fits and other.needed < one.needed]
-    if leaner:
-        best = leaner[0]
-        return (
-            f"what would make it fit, by counting ({best.needed / 1e9:.1f} GB of "
-            f"{best.room / 1e9:.1f}): {estimate.settings(best.run)}\n"
-            "--fit tries the best few and picks one"
-        )
-    least = min(ranked, key=lambda other: other.needed)
-    return (
-        f"nothing makes this batch fit {one.topology.name}: the leanest setting "
-        f"({estimate.settings(least.run)}) needs {least.needed / 1e9:.1f} GB of "
-        f"{least.room / 1e9:.1f}; take more chips, fewer rows, or train.frozen_dtype=int8"
-    )
-
-
-def mesh_words(one: cost.Plan) -> str:
-    """Returns mesh, policy and accumulation."""
+def _setting(one: step_plan.StepPlan) -> str:
+    """Returns mesh, remat policy and gradient accumulation in words."""
     m, train = one.run.mesh, one.run.train
     words = f"data={m.data} fsdp={m.fsdp} tensor={m.tensor} {train.remat}"
     return words + (f" x{train.grad_accum_steps}" if train.grad_accum_steps > 1 else "")
 
 
-def _time_lines(one: cost.Plan) -> list[str]:
-    assert one.times is not None
-    received = ", ".join(f"{name} {b / 1e9:.2f}" for name, b in sorted(one.collectives.items()))
-    peak, t = one.topology.chip, one.times
-    lines = [
-        "time of a step, each as if alone, ms",
-        f"  {'products':<18} {t.compute * 1e3:8.1f}  {one.executed / one.topology.devices / 1e12:.1f}"
-        f" TFLOP a device at {peak.peak_flops / 1e12:.0f} a second",
-        f"  {'main memory':<18} {t.hbm * 1e3:8.1f}  {one.traffic / 1e9:.1f} GB a device at"
-        f" {peak.hbm_bandwidth / 1e9:.0f} a second",
-        f"  {'collectives':<18} {t.ici * 1e3:8.1f}  GB into a device: {received or 'none'}",
-        f"  {'step (the longest)':<18} {t.step * 1e3:8.1f}  limit: {t.limit}",
-        f"  {'nothing hidden':<18} {t.serial * 1e3:8.1f}",
-        "",
-        f"{one.frames_per_second:,.0f} frames/s; model FLOP utilization, frozen-aware, "
-        f"{one.utilization:.1%} (nothing hidden: {one.serial_utilization:.1%}); "
-        f"{one.hours:.1f} hours for {one.run.train.steps:,} steps",
+def _flops_lines(one: step_plan.StepPlan) -> list[str]:
+    lines = ["matmul FLOPs per step, all devices, PFLOP"]
+    for name, part in one.flops.parts.items():
+        remat = f" + {part.remat / 1e15:.3f} remat" if part.remat else ""
+        lines.append(f"  {name:<21} {part.needed / 1e15:8.3f}{remat}")
+    lines += [
+        f"  {'model FLOPs needed':<21} {one.flops.model_flops / 1e15:8.3f} (frozen kernels need no "
+        "weight gradients)",
+        f"  {'all trained (6N)':<21} {one.flops.all_trained / 1e15:8.3f}",
+        f"  {'remat':<21} {one.flops.remat / 1e15:8.3f}",
     ]
-    how = "counted, not compiled" + (f"; not measured: {one.note}" if one.note else "")
-    if one.compiled:
-        how = f"compiled in {one.seconds:.0f} s"
-        how += (
-            "" if one.read else "; jaxlib cannot read this program: memory compiled, rest counted"
+    if one.from_hlo:
+        ratio = one.executed_flops / (one.flops.model_flops + one.flops.remat)
+        lines.append(
+            f"  {'compiled program':<21} {one.executed_flops / 1e15:8.3f}, {ratio:.3f} of needed + "
+            f"remat; remat {one.remat_flops / 1e15:.3f}"
         )
-    return [*lines, f"rates: {peak.source}; {how}"]
+    return lines
 
 
-def _measured_lines(one: cost.Plan, got: measure.Measured) -> list[str]:
-    lines = [f"measured on {got.devices} x {got.kind}"]
+def _time_lines(one: step_plan.StepPlan, t: step_plan.StepTimes) -> list[str]:
+    kinds = sorted(one.collective_bytes.items())
+    received = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in kinds)
+    chip, speed = one.topology.chip, one.speed(t.roofline)
+    tflops = one.executed_flops / one.topology.devices / 1e12
+    lines = [
+        "time per step, ms",
+        f"  {'compute':<21} {t.compute * 1e3:8.1f}  {tflops:.1f} TFLOP per device at "
+        f"{chip.peak_flops / 1e12:.0f} TFLOP/s",
+        f"  {'HBM':<21} {t.hbm * 1e3:8.1f}  {one.hbm_traffic / 1e9:.1f} GB per device at "
+        f"{chip.hbm_bandwidth / 1e9:.0f} GB/s",
+        f"  {'collectives':<21} {t.collectives * 1e3:8.1f}  GB received per device: "
+        f"{received or 'none'}",
+        f"  {'roofline':<21} {t.roofline * 1e3:8.1f}  the longest: bound by {t.bound}",
+        f"  {'no overlap':<21} {t.no_overlap * 1e3:8.1f}  no compute/communication overlap",
+        "",
+        f"{speed.frames_per_second:,.0f} frames/s; MFU {speed.mfu:.1%} "
+        f"(no overlap: {one.speed(t.no_overlap).mfu:.1%}); "
+        f"{speed.hours:.1f} hours for {one.run.train.steps:,} steps",
+    ]
+    source = "estimated, not compiled" + (f"; not measured: {one.note}" if one.note else "")
+    if one.compiled:
+        source = f"compiled in {one.compile_seconds:.0f} s"
+        if not one.from_hlo:
+            source += "; jaxlib cannot read this program: memory compiled, rest estimated"
+    return [*lines, f"peak rates: {chip.source}; {source}"]
+
+
+def _measured_lines(one: step_plan.StepPlan, got: measure.Measured) -> list[str]:
+    lines = [f"measured on {got.devices} x {got.device_kind}"]
+    gb = f"{got.peak_memory / 1e9:.3f} GB"
     if not got.fits:
-        need = f": {got.memory / 1e9:.3f} GB by the {got.memory_from}" if got.memory else ""
-        return [*lines, f"  out of memory{need}; {got.refused}"]
-    said = {
-        "device": "held by the fullest device at most, the making of the state included",
+        need = f": {gb} by the {got.memory_source}" if got.peak_memory else ""
+        return [*lines, f"  out of memory{need}; {got.error}"]
+    source = {
+        "device": "peak of the fullest device, making the state included",
         "compiler": "as the compiler lays the step out",
-    }[got.memory_from]
-    again = f" ({got.seconds / one.times.step:.2f} of the counted)" if one.times else ""
+    }[got.memory_source]
+    ratio = f" ({got.step_seconds / one.times.roofline:.2f} of the roofline)" if one.times else ""
+    speed = one.speed(got.step_seconds)
     return [
         *lines,
-        f"  {'step':<18} {got.seconds * 1e3:8.1f} ms, the median of {got.steps}{again}; "
+        f"  {'step':<21} {got.step_seconds * 1e3:8.1f} ms, median of {got.steps}{ratio}; "
         f"compiled in {got.compile_seconds:.0f} s",
-        f"  {'memory':<18} {got.memory / 1e9:8.3f} GB {said}",
-        f"  {one.measured_frames_per_second:,.0f} frames/s; model FLOP utilization, frozen-aware, "
-        f"{one.measured_utilization:.1%}; {one.run.train.steps * got.seconds / 3600:.1f} hours for "
-        f"{one.run.train.steps:,} steps",
+        f"  {'memory':<21} {gb:>11}, {source}",
+        f"  {speed.frames_per_second:,.0f} frames/s; MFU {speed.mfu:.1%}; "
+        f"{speed.hours:.1f} hours for {one.run.train.steps:,} steps",
     ]
 
 
-def _measured_row(one: cost.Plan) -> tuple[str, ...]:
+def _measured_row(one: step_plan.StepPlan) -> tuple[str, ...]:
     got = one.measured
     if got is None:
         return ("",) * len(_MEASURED)
+    gb = f"{got.peak_memory / 1e9:.1f}"
     if not got.fits:
-        return ("out of memory", "", "", f"{got.memory / 1e9:.1f}")
+        return ("out of memory", "", "", gb)
+    speed = one.speed(got.step_seconds)
     return (
-        f"{got.seconds * 1e3:.0f}",
-        f"{one.measured_frames_per_second:,.0f}",
-        f"{one.measured_utilization:.1%}",
-        f"{got.memory / 1e9:.1f}",
+        f"{got.step_seconds * 1e3:.0f}",
+        f"{speed.frames_per_second:,.0f}",
+        f"{speed.mfu:.1%}",
+        gb,
     )
 
 
-def _row(one: cost.Plan) -> tuple[str, ...]:
+def _row(one: step_plan.StepPlan) -> tuple[str, ...]:
     start = (
         one.topology.name,
-        mesh_words(one),
-        f"{one.needed / 1e9:.1f} of {one.room / 1e9:.1f}",
+        _setting(one),
+        f"{one.peak_hbm / 1e9:.1f} of {one.hbm_limit / 1e9:.1f}",
         "yes" if one.fits else "no",
         f"{one.flops.model_flops / 1e15:.3f}",
-        f"{(one.recomputed if one.times else one.flops.remat) / 1e15:.3f}",
+        f"{one.remat_flops / 1e15:.3f}",
     )
     t = one.times
     if t is None or not one.fits:
         return (*start, *[""] * (len(_COLUMNS) - len(start)))
-    seconds = [f"{s * 1e3:.0f}" for s in (t.compute, t.hbm, t.ici, t.step)]
+    speed = one.speed(t.roofline)
     return (
         *start,
-        *seconds,
-        t.limit,
-        f"{one.frames_per_second:,.0f}",
-        f"{one.utilization:.1%}",
-        f"{one.serial_utilization:.1%}",
-        f"{one.hours:.1f}",
+        *(f"{s * 1e3:.0f}" for s in (t.compute, t.hbm, t.collectives, t.roofline)),
+        t.bound,
+        f"{speed.frames_per_second:,.0f}",
+        f"{speed.mfu:.1%}",
+        f"{one.speed(t.no_overlap).mfu:.1%}",
+        f"{speed.hours:.1f}",
     )
-
-
-def _verdict(one: cost.Plan) -> str:
-    return "fits" if one.fits else "does not fit"
-
-
-def _devices(one: cost.Plan) -> str:
-    chips_ = one.topology.devices // one.topology.chip.devices_per_chip
-    devices = "" if chips_ == one.topology.devices else f" ({one.topology.devices} devices)"
-    return f"{chips_} chips{devices}"

@@ -105,6 +105,25 @@ def shardings(params: tree.Tree, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
     return tree.unflatten({path: NamedSharding(mesh, s) for path, s in specs.items()})
 
 
+def with_shardings(abstract: Any, placed: Any) -> Any:
+    """Returns the ShapeDtypeStructs of a tree of arrays or structs, with these shardings."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        abstract,
+        placed,
+    )
+
+
+def bytes_per_device(leaves: Any) -> float:
+    """Returns the bytes on one device of a tree of arrays or structs with shardings."""
+    return float(
+        sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+            for leaf in jax.tree.leaves(leaves)
+        )
+    )
+
+
 def spec(path: str, rank: int) -> PartitionSpec:
     """Returns the PartitionSpec of one parameter, by the first rule that matches its path."""
     axes = next(axes for pattern, axes in RULES if re.fullmatch(pattern, path))
@@ -149,18 +168,16 @@ def explain(
     params: tree.Tree, mesh: Mesh | AbstractMesh, *, trained: tree.Tree | None = None
 ) -> str:
     """Returns a table: path, shape, dtype, trained or frozen, spec, bytes per device, and the totals."""
-    placed = tree.flatten(shardings(params, mesh))
+    leaves = tree.flatten(with_shardings(params, shardings(params, mesh)))
     chosen = set(tree.flatten(trained or {}))
     lines = [("parameter", "shape", "dtype", "trained", "spec", "bytes/device")]
     count, trained_count, total = 0, 0, 0
-    for path, leaf in tree.flatten(params).items():
-        size = (
-            math.prod(placed[path].shard_shape(tuple(leaf.shape))) * np.dtype(leaf.dtype).itemsize
-        )
+    for path, leaf in leaves.items():
+        size = int(bytes_per_device(leaf))
         count += math.prod(leaf.shape)
         trained_count += math.prod(leaf.shape) if path in chosen else 0
         total += size
-        names = ",".join(axis or "-" for axis in placed[path].spec)
+        names = ",".join(axis or "-" for axis in leaf.sharding.spec)
         mark = "yes" if path in chosen else ""
         lines.append(
             (path, str(list(leaf.shape)), str(leaf.dtype), mark, f"({names})", f"{size:,}")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from mvjax import tree, types
@@ -68,11 +68,7 @@ def like(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     optimizer = optim.make(run.optim, steps=run.train.steps)
     ema = run.optim.ema_decay is not None
     shapes = jax.eval_shape(lambda tree: init_state(tree, optimizer, ema=ema), adapters)
-
-    def place(leaf: jax.ShapeDtypeStruct, placed: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
-
-    return jax.tree.map(place, shapes, _shardings(shapes, optimizer, mesh))
+    return sharding.with_shardings(shapes, _shardings(shapes, optimizer, mesh))
 
 
 def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tree) -> Step:

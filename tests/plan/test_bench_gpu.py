@@ -32,8 +32,8 @@ def config():
     return toy.planned()
 """
 TOOK = {
-    "kind": H200, "devices": 1, "fits": True, "seconds": 0.8, "memory": 70.5e9,
-    "memory_from": "device", "compile_seconds": 90.0, "steps": 10, "loss": 11.0, "refused": "",
+    "device_kind": H200, "devices": 1, "fits": True, "step_seconds": 0.8, "peak_memory": 70.5e9,
+    "memory_source": "device", "compile_seconds": 90.0, "steps": 10, "loss": 11.0, "error": "",
 }  # fmt: skip
 
 
@@ -82,14 +82,19 @@ def test_a_report_states_batch_length_and_rates(tool, capsys):
     rate = (4 * 1250 + 12 * 512) / 0.8
     peak = chips.CHIPS["h200"].peak_flops
     assert found["frames_per_second"] == pytest.approx(rate) and f"{rate:,.0f} frames/s" in text
-    assert found["utilization"] == pytest.approx(flops.step_flops(run).model_flops / 0.8 / peak)
+    assert found["mfu"] == pytest.approx(flops.step_flops(run).model_flops / 0.8 / peak)
     assert found["share_of_limit"] == pytest.approx(rate * tool.limit_flops(run) / peak)
     assert "70.50 GB by the device" in text
 
 
 def test_what_does_not_fit_is_reported_with_its_figure(tool, capsys):
     words = (*tool.rows_words(16, 48), *tool.kind_words("bfloat16", "none"))
-    refused = TOOK | {"fits": False, "memory": 200e9, "memory_from": "compiler", "refused": "no"}
+    refused = TOOK | {
+        "fits": False,
+        "peak_memory": 200e9,
+        "memory_source": "compiler",
+        "error": "no",
+    }
     found = tool.report(arguments(), refused, words, H200)
     assert found["frames_per_second"] is None
     assert "does not fit (200.00 GB by the compiler): no" in capsys.readouterr().out
@@ -119,5 +124,5 @@ def test_the_tool_runs_a_small_model_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "best in int8" in done.stdout and "smallest memory" in done.stdout
     fast, small = json.loads(out.read_text())["results"]
-    assert fast["fits"] and fast["seconds"] > 0 and fast["utilization"] is None
-    assert small["fits"] and 0 < small["memory"] < fast["memory"]
+    assert fast["fits"] and fast["step_seconds"] > 0 and fast["mfu"] is None
+    assert small["fits"] and 0 < small["peak_memory"] < fast["peak_memory"]

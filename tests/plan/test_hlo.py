@@ -9,9 +9,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from mvjax.plan import hlo, hlo_cost, hlo_ops
 
 
-def walked(function, *arguments, devices=1) -> hlo_cost.Cost:
+def walked(function, *arguments, devices=1) -> hlo_cost.ProgramCost:
     text = jax.jit(function).lower(*arguments).compile().as_text()
-    return hlo_cost.cost(hlo.parse(text), devices=devices)
+    return hlo_cost.program_cost(hlo.parse(text), devices=devices)
 
 
 def test_loops_are_multiplied_out():
@@ -110,10 +110,10 @@ ENTRY %main (a: f32[8,16], b: s32[], c: f32[1,16]) -> f32[8,16] {
 
 def test_a_fusion_moves_only_what_it_slices_and_updates():
     module = hlo.parse(MODULE)
-    (op,) = hlo_cost.cost(module, devices=1).ops
+    (op,) = hlo_cost.program_cost(module, devices=1).ops
     # the slice and the row that is added are read, one row is written; the index is 4 bytes
-    assert op.bytes == 3 * 16 * 4 + 4
-    assert op.place == "there" and op.flops == 0
+    assert op.hbm_bytes == 3 * 16 * 4 + 4
+    assert op.op_name == "there" and op.flops == 0
     entry = module.computations["main"].instructions
     assert entry["c"].op_name == "here" and entry["c"].shapes[0].space == 1
 
@@ -144,8 +144,8 @@ ENTRY %main (a: s8[8,64,32], b: s32[]) -> s8[64,32] {
 
 
 def test_a_slice_of_a_stack_in_another_tiling_reads_the_slice():
-    (op,) = hlo_cost.cost(hlo.parse(RETILED), devices=1).ops
-    assert op.bytes == 2 * 64 * 32
+    (op,) = hlo_cost.program_cost(hlo.parse(RETILED), devices=1).ops
+    assert op.hbm_bytes == 2 * 64 * 32
 
 
 def test_text_without_a_program_is_an_error():

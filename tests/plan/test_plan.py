@@ -10,7 +10,7 @@ import toy
 
 from mvjax.config import schema
 from mvjax.config import text as config_text
-from mvjax.plan import compiled_step, cost, from_compiler, search
+from mvjax.plan import compiled_step, from_compiler, search, step_plan
 from mvjax.plan import estimate as estimate_lib
 from mvjax.plan import text as plan_text
 from mvjax.train import chips
@@ -25,17 +25,17 @@ SLICES = {
 }
 
 
-UTILISATION = 0.7  # at the roofline, at least
+MFU = 0.7  # at the roofline, at least
 
 
-def estimate(name: str, **train) -> cost.Plan:
+def estimate(name: str, **train) -> step_plan.StepPlan:
     topology = chips.topology(name)
     return estimate_lib.estimated_plan(
-        cost.with_mesh(toy.planned(**train), topology.devices), topology
+        search.with_mesh(toy.planned(**train), topology.devices), topology
     )
 
 
-def compile_plan(run: schema.Config, topology: chips.Topology, cache: Path) -> cost.Plan:
+def compile_plan(run: schema.Config, topology: chips.Topology, cache: Path) -> step_plan.StepPlan:
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a run
         return from_compiler.compiled_plan(run, topology, cache=cache)
 
@@ -46,16 +46,17 @@ def silent(text: str) -> None:
 
 def test_parts_of_an_estimate_add_up():
     one = estimate("v5e:2x2")
-    assert one.needed == sum(one.memory.values()) and one.fits and one.times is not None
-    assert one.times.step == max(one.times.compute, one.times.hbm, one.times.ici)
-    assert one.times.serial >= one.times.step
-    assert 0 < one.serial_utilization <= one.utilization < 1
-    assert one.executed == one.flops.model_flops + one.flops.remat
-    assert one.hours == pytest.approx(2000 * one.times.step / 3600)
+    assert one.peak_hbm == sum(one.memory.values()) and one.fits and one.times is not None
+    assert one.times.roofline == max(one.times.compute, one.times.hbm, one.times.collectives)
+    assert one.times.no_overlap >= one.times.roofline
+    roofline, no_overlap = one.speed(one.times.roofline), one.speed(one.times.no_overlap)
+    assert 0 < no_overlap.mfu <= roofline.mfu < 1
+    assert one.executed_flops == one.flops.model_flops + one.flops.remat
+    assert roofline.hours == pytest.approx(2000 * one.times.roofline / 3600)
 
 
 def test_recomputing_more_keeps_less_and_takes_longer():
-    plans = [estimate("h100:4", remat=remat) for remat in estimate_lib.REMATS]
+    plans = [estimate("h100:4", remat=remat) for remat in search.REMATS]
     kept = [one.memory["kept activations"] for one in plans]
     assert kept == sorted(set(kept), reverse=True)
     seconds = [one.times.compute for one in plans if one.times]
@@ -70,37 +71,37 @@ def test_more_shards_of_the_weights_need_less_memory_and_more_traffic():
         for mesh in meshes
     )
     assert two.memory["frozen weights"] < one.memory["frozen weights"] * 0.6
-    assert "all-gather" in two.collectives and "all-gather" not in one.collectives
+    assert "all-gather" in two.collective_bytes and "all-gather" not in one.collective_bytes
 
 
 def test_the_fastest_that_fits_comes_first():
     topology = chips.topology("v5e:2x2")
-    plans = search.plans(toy.planned(), topology, fit=3, compiles=False, cache=None, say=silent)
+    plans = search.plans(toy.planned(), topology, fit=3, estimate_only=True, cache=None, say=silent)
     assert len(plans) == search.SHOWN and all(one.fits for one in plans)
-    settings = {estimate_lib.settings(one.run) for one in plans}
+    settings = {search.settings(one.run) for one in plans}
     assert len(settings) == len(plans)
-    words = search.settings_or_remedy(plans[0]).partition("this setting: ")[2]
+    words = search.advice(plans[0]).partition("this setting: ")[2]
     chosen = re.findall(r"--set '?([^' ]+)'?", words)
     assert config_text.override(toy.planned(), chosen) == plans[0].run
 
 
 def test_a_search_learns_from_what_took_more_than_counted():
     """The first takes three times its count in what does not last: the second would be over too."""
-    lasting = dict.fromkeys(cost.LASTING, 2.0)
+    persistent = dict.fromkeys(step_plan.PERSISTENT, 2.0)
     counted = {
         run: dataclasses.replace(
-            estimate("v5e:2x2"), run=run, memory=lasting, needed=needed, room=100.0
+            estimate("v5e:2x2"), run=run, memory=persistent, peak_hbm=peak, hbm_limit=100.0
         )
-        for needed in (50.0, 45.0, 20.0)
-        if (run := toy.planned(seed=int(needed)))
+        for peak in (50.0, 45.0, 20.0)
+        if (run := toy.planned(seed=int(peak)))
     }
 
     def trial(run):
-        needed = 8.0 + 3 * (counted[run].needed - 8.0)
-        return dataclasses.replace(counted[run], needed=needed, fits=needed <= 100, compiled=True)
+        peak = 8.0 + 3 * (counted[run].peak_hbm - 8.0)
+        return dataclasses.replace(counted[run], peak_hbm=peak, fits=peak <= 100, compiled=True)
 
     found = search._tried(list(counted.values()), trial, 1)
-    assert [(one.needed, one.fits) for one in found] == [(134.0, False), (44.0, True)]
+    assert [(one.peak_hbm, one.fits) for one in found] == [(134.0, False), (44.0, True)]
 
 
 def test_what_does_not_fit_is_told_what_would():
@@ -108,13 +109,13 @@ def test_what_does_not_fit_is_told_what_would():
     run = dataclasses.replace(run, mesh=schema.MeshConfig(1, 1, 16))
     everything = dataclasses.replace(run, train=dataclasses.replace(run.train, remat="none"))
     (one,) = search.plans(
-        everything, chips.topology("v5e:4x4"), fit=0, compiles=False, cache=None, say=silent
+        everything, chips.topology("v5e:4x4"), fit=0, estimate_only=True, cache=None, say=silent
     )
     assert not one.fits
     assert "does not fit" in plan_text.full(one)
-    assert re.search(r"what would make it fit.*--set mesh\.data=", search.settings_or_remedy(one))
+    assert re.search(r"what would make it fit.*--set mesh\.data=", search.advice(one))
     (small,) = search.plans(
-        run, chips.topology("l4:16"), fit=0, compiles=False, cache=None, say=silent
+        run, chips.topology("l4:16"), fit=0, estimate_only=True, cache=None, say=silent
     )
     assert "L4" in plan_text.full(small)
 
@@ -123,7 +124,7 @@ def test_rows_that_no_mesh_divides_are_an_error():
     run = toy.planned()
     odd = dataclasses.replace(run, data=dataclasses.replace(run.data, speech_rows=3))
     with pytest.raises(ValueError, match="no mesh of 8 devices divides data.speech_rows=3"):
-        estimate_lib.ranked(odd, chips.topology("v5e:2x4"))
+        search.ranked(odd, chips.topology("v5e:2x4"))
 
 
 def test_a_mesh_that_does_not_divide_the_rows_is_told_one_that_does():
@@ -132,7 +133,7 @@ def test_a_mesh_that_does_not_divide_the_rows_is_told_one_that_does():
             toy.planned(),
             chips.topology("v5e:2x4"),
             fit=0,
-            compiles=False,
+            estimate_only=True,
             cache=None,
             say=silent,
         )
@@ -146,16 +147,21 @@ def test_table_has_a_line_a_plan():
 
 def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
     pytest.importorskip("libtpu")
-    run = cost.with_mesh(toy.planned(), 4)
-    found = compiled_step.Compiled(True, "", {"temp": 5.0, "generated_code": 1.0}, 7.0, None, 3.0)
+    run = search.with_mesh(toy.planned(), 4)
+    found = compiled_step.CompiledStep(True, "", {"temporaries": 5.0, "code": 1.0}, 7.0, None, 3.0)
     monkeypatch.setattr(compiled_step, "_compile", lambda lowered, topology: found)
     topology = chips.topology("v5e:2x2")
     first = compile_plan(run, topology, tmp_path)
     (file,) = tmp_path.glob("*.json.gz")
-    assert json.loads(gzip.decompress(file.read_bytes()))["needed"] == 7.0
+    assert json.loads(gzip.decompress(file.read_bytes()))["peak_hbm"] == 7.0
     monkeypatch.setattr(compiled_step, "_compile", None)
     again = compile_plan(run, topology, tmp_path)
-    assert again == first and again.compiled and not again.read and again.memory["temporaries"] == 5
+    assert (
+        again == first
+        and again.compiled
+        and not again.from_hlo
+        and again.memory["temporaries"] == 5
+    )
     changed = dataclasses.replace(run, loss=schema.LossConfig(semantic_weight=3.0))
     with pytest.raises(TypeError, match="not callable"):
         compile_plan(changed, topology, tmp_path)
@@ -183,7 +189,7 @@ def test_a_step_that_is_too_big_says_by_how_much(message):
             raise compiled_step.jax.errors.JaxRuntimeError(message)
 
     found = compiled_step._compile(Lowered(), chips.topology("v5e:2x2"))
-    assert not found.fits and found.needed == 17.5 * 2**30 and found.room == 15.75 * 2**30
+    assert not found.fits and found.peak_hbm == 17.5 * 2**30 and found.hbm_limit == 15.75 * 2**30
 
 
 def test_a_step_that_the_compiler_refuses_is_an_error():
@@ -206,8 +212,9 @@ def test_the_full_recipe_compiles_and_fits(pick):
     pytest.importorskip("libtpu")
     run = config_text.load_experiment(EXPERIMENT, pick=pick)
     one = compile_plan(run, chips.topology(SLICES[pick]), compiled_step.cache_folder())
-    assert one.fits and one.needed < one.room, plan_text.full(one)
-    assert one.read and one.utilization > UTILISATION, plan_text.full(one)
+    assert one.fits and one.peak_hbm < one.hbm_limit, plan_text.full(one)
+    assert one.from_hlo and one.times, plan_text.full(one)
+    assert one.speed(one.times.roofline).mfu > MFU, plan_text.full(one)
     counted = one.flops.model_flops + one.flops.remat
     # the compiler's program does what was counted, and little more
-    assert 0.95 < one.executed / counted < 1.25, plan_text.full(one)
+    assert 0.95 < one.executed_flops / counted < 1.25, plan_text.full(one)

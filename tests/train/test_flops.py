@@ -10,9 +10,8 @@ from mvjax.config import schema
 from mvjax.plan import compiled_step, hlo, hlo_cost
 from mvjax.train import chips, sharding
 from mvjax.train import flops as flops_lib
-from mvjax.train import step as step_lib
 
-# where the products of a part come from in the traced program
+# where the matmuls of a part come from in the traced program
 PLACES = {
     "image encoder": ("encode_images",),
     "gates": ("D,DG->", "G,GD->"),
@@ -26,25 +25,23 @@ def planned(**train) -> schema.Config:
 
 
 @functools.cache
-def program() -> hlo_cost.Cost:
+def program() -> hlo_cost.ProgramCost:
     """The step as XLA compiles it for one CPU, walked."""
     run = planned()
     mesh = sharding.make_mesh(schema.MeshConfig(), jax.devices()[:1])
     arguments = compiled_step.step_arguments(run, mesh)
-    state, frozen, _ = arguments
-    step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
     with jax.numpy_dtype_promotion("standard"):  # optax promotes its step count
-        text = step.trace(*arguments).lower().compile().as_text()
-    return hlo_cost.cost(hlo.parse(text), devices=1)
+        text = compiled_step.lower(run, mesh, arguments).compile().as_text()
+    return hlo_cost.program_cost(hlo.parse(text), devices=1)
 
 
 def executed(*, again: bool, has: tuple[str, ...], lacks: tuple[str, ...] = ()) -> float:
     ops = [
         op
         for op in program().ops
-        if ("rematted_computation" in op.place) == again
-        and any(word in op.place for word in has)
-        and not any(word in op.place for word in lacks)
+        if ("rematted_computation" in op.op_name) == again
+        and any(word in op.op_name for word in has)
+        and not any(word in op.op_name for word in lacks)
     ]
     return sum(op.times * op.flops for op in ops)
 

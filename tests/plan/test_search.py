@@ -1,4 +1,4 @@
-"""Plans for GPUs: counted where there are none, measured where there are, and how both are told."""
+"""Plans for GPUs: estimated where there are none, measured where there are, and how both are printed."""
 
 import dataclasses
 import os
@@ -10,9 +10,9 @@ import pytest
 import toy
 
 from mvjax.config import schema
-from mvjax.plan import estimate, search
 from mvjax.plan import gpus as gpus_lib
 from mvjax.plan import measure as measure_lib
+from mvjax.plan import search
 from mvjax.plan import text as plan_text
 from mvjax.train import chips, flops
 
@@ -26,13 +26,23 @@ def took(seconds: float, **fields) -> measure_lib.Measured:
 
 
 REFUSED = took(
-    0.0, fits=False, memory=99e9, memory_from="compiler", steps=0, refused="RESOURCE_EXHAUSTED: no"
+    0.0,
+    fits=False,
+    peak_memory=99e9,
+    memory_source="compiler",
+    steps=0,
+    error="RESOURCE_EXHAUSTED: no",
 )
 
 
-def plans(name: str, run: schema.Config, *, fit: int = 0, compiles: bool = True):
+def plans(name: str, run: schema.Config, *, fit: int = 0, estimate_only: bool = False):
     return search.plans(
-        run, chips.topology(name), fit=fit, compiles=compiles, cache=None, say=lambda text: None
+        run,
+        chips.topology(name),
+        fit=fit,
+        estimate_only=estimate_only,
+        cache=None,
+        say=lambda text: None,
     )
 
 
@@ -40,7 +50,7 @@ def plans(name: str, run: schema.Config, *, fit: int = 0, compiles: bool = True)
 def gpus(monkeypatch):
     """Two GPUs that are not: `answer(run)` is what measuring a run on them gives."""
     asked = []
-    monkeypatch.setattr(gpus_lib, "gpus", lambda topology: gpus_lib.Found(("one", "two")))
+    monkeypatch.setattr(gpus_lib, "local_gpus", lambda topology: (("one", "two"), ""))
 
     def use(answer):
         def measure(run, devices):
@@ -58,7 +68,7 @@ def test_without_gpus_they_are_counted_and_that_is_said():
     (one,) = plans("h100:4", toy.planned())
     assert one.measured is None and one.fits and one.times is not None
     text = plan_text.full(one)
-    assert "counted, not compiled; not measured: no GPU is here that jax can use" in text
+    assert "estimated, not compiled; not measured: no GPU is here that jax can use" in text
     assert "measured on" not in text and "measured" not in plan_text.table([one])
     assert all(other.note for other in plans("h100:4", toy.planned(), fit=2))
 
@@ -68,36 +78,38 @@ def test_what_was_measured_stands_beside_the_count(gpus):
     (one,) = plans("h100:2", toy.planned())
     assert [run.mesh for run in asked] == [schema.MeshConfig(2, 1, 1)]
     frames = flops.frames_per_step(one.run.data)
-    assert one.fits and one.measured_frames_per_second == pytest.approx(frames / 0.25)
+    assert one.fits and one.measured is not None
+    speed = one.speed(one.measured.step_seconds)
+    assert speed.frames_per_second == pytest.approx(frames / 0.25)
     wanted = one.flops.model_flops / (0.25 * 2 * chips.CHIPS["h100"].peak_flops)
-    assert one.measured_utilization == pytest.approx(wanted)
+    assert speed.mfu == pytest.approx(wanted)
     text = plan_text.full(one)
-    assert f"measured on 2 x {H100}" in text and "250.0 ms, the median of 10" in text
-    assert "61.500 GB held by the fullest device" in text
-    assert f"{frames / 0.25:,.0f} frames/s; model FLOP utilization" in text
-    assert "rates: NVIDIA H100 SXM data sheet; counted, not compiled\n" in text
+    assert f"measured on 2 x {H100}" in text and "250.0 ms, median of 10" in text
+    assert "61.500 GB, peak of the fullest device" in text
+    assert f"{frames / 0.25:,.0f} frames/s; MFU" in text
+    assert "rates: NVIDIA H100 SXM data sheet; estimated, not compiled\n" in text
 
 
 def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):
     gpus(lambda run: took(0.25))
     (one,) = plans("h100:2", toy.planned())
-    (other,) = plans("h100:2", toy.planned(), compiles=False)
+    (other,) = plans("h100:2", toy.planned(), estimate_only=True)
     head, first, second = plan_text.table([one, other]).splitlines()
-    assert head.endswith("GB") and "measured: ms" in head
+    assert head.endswith("peak GB") and "measured: ms" in head
     assert first.split()[-4] == "250" and first.split()[-1] == "61.5"
-    assert second.split()[-1] == f"{other.hours:.1f}"
+    assert second.split()[-1] == f"{other.speed(other.times.roofline).hours:.1f}"
 
 
 def test_what_runs_out_of_memory_does_not_fit_whatever_was_counted(gpus):
     gpus(lambda run: REFUSED)
     (one,) = plans("h100:2", toy.planned(remat="frozen"))
-    assert not one.fits and one.measured_frames_per_second == one.measured_utilization == 0
+    assert not one.fits and one.measured is not None and one.measured.step_seconds == 0
     text = plan_text.full(one)
     assert "out of memory: 99.000 GB by the compiler; RESOURCE_EXHAUSTED: no" in text
     assert "out of memory" in plan_text.table([one])
-    remedy = search.settings_or_remedy(one)
-    assert remedy.startswith("what would make it fit, by counting")
-    assert estimate.settings(one.run) not in remedy
+    remedy = search.advice(one)
+    assert remedy.startswith("what would make it fit, by estimate")
+    assert search.settings(one.run) not in remedy
 
 
 def test_the_best_by_counting_are_measured_and_ranked_by_it(gpus):
@@ -109,7 +121,7 @@ def test_the_best_by_counting_are_measured_and_ranked_by_it(gpus):
 
     asked = gpus(answer)
     found = plans("h100:2", toy.planned(), fit=3)
-    counted = estimate.ranked(toy.planned(), chips.topology("h100:2"))
+    counted = search.ranked(toy.planned(), chips.topology("h100:2"))
     assert asked == [one.run for one in counted[:3]]
     assert [one.run for one in found[:3]] == [asked[2], asked[0], asked[1]]
     assert [one.fits for one in found[:3]] == [True, True, False]
@@ -123,8 +135,8 @@ def test_measuring_goes_on_until_something_fits_but_not_for_ever(gpus):
 
 
 def test_counting_only_looks_for_nothing(monkeypatch):
-    monkeypatch.setattr(gpus_lib, "gpus", None)
-    assert plans("h100:2", toy.planned(), compiles=False)[0].note == ""
+    monkeypatch.setattr(gpus_lib, "local_gpus", None)
+    assert plans("h100:2", toy.planned(), estimate_only=True)[0].note == ""
 
 
 def test_features_from_a_cache_cost_no_encoder():
@@ -145,7 +157,7 @@ def test_the_smallest_memory_that_trains_is_under_24_gb_by_counting():
         data=schema.DataConfig(speech_rows=1, speechless_rows=0, speech_frames=1250),
         train=schema.TrainConfig(remat="full", frozen_dtype="int8"),
     )
-    (one,) = plans("l4:1", run, compiles=False)
+    (one,) = plans("l4:1", run, estimate_only=True)
     D, F, L, d, f = 4096, 11264, 32, 1024, 2816
     backbone = L * (4 * D * D + 3 * D * F) + D * 32000
     depth = 8 * (6 * (4 * d * d + 3 * d * f) + D * d + d * 2048)
@@ -157,8 +169,8 @@ def test_the_smallest_memory_that_trains_is_under_24_gb_by_counting():
     lives = sum(one.memory[part] for part in ("adapters", "optimizer", "gradients"))
     assert lives == pytest.approx(state, rel=1e-3)
     assert one.memory["kept activations"] == kept
-    assert frozen + state + kept < one.needed < 1.05 * (frozen + state + kept)
-    assert one.fits and one.needed < 24e9
+    assert frozen + state + kept < one.peak_hbm < 1.05 * (frozen + state + kept)
+    assert one.fits and one.peak_hbm < 24e9
 
 
 def command(*words: str) -> subprocess.CompletedProcess:

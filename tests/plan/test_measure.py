@@ -1,8 +1,9 @@
-"""The step on devices that are here: real steps on one and more simulated CPUs, and what is said of them."""
+"""The step on devices that are here: real steps on one and more simulated CPUs, and their report."""
 
 import dataclasses
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -22,13 +23,13 @@ ONE = (1, 1, 1)  # device
 
 def measure(run: schema.Config, devices: int = 1) -> measure_lib.Measured:
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a run
-        return measure_lib.measure(run, jax.devices()[:devices], warm=1, steps=3)
+        return measure_lib.measure(run, jax.devices()[:devices], warmup=1, steps=3)
 
 
 def check(one: measure_lib.Measured, devices: int) -> None:
-    assert one.fits and one.kind == "cpu" and one.devices == devices and one.steps == 3
-    assert one.seconds > 0 and one.compile_seconds > 0 and np.isfinite(one.loss)
-    assert one.memory > 0 and one.memory_from == "compiler" and not one.refused
+    assert one.fits and one.device_kind == "cpu" and one.devices == devices and one.steps == 3
+    assert one.step_seconds > 0 and one.compile_seconds > 0 and np.isfinite(one.loss)
+    assert one.peak_memory > 0 and one.memory_source == "compiler" and not one.error
 
 
 @pytest.mark.slow
@@ -37,7 +38,7 @@ def test_steps_run_on_one_device():
     one = measure(run)
     check(one, 1)
     held = load.held(run)
-    assert one.memory > sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+    assert one.peak_memory > sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
 
 
 @pytest.mark.slow
@@ -54,8 +55,8 @@ def made():
     mesh = sharding.make_mesh(run.mesh, jax.devices()[:4])
     arguments = compiled_step.step_arguments(run, mesh)
     state, frozen, rows = arguments
-    parameters = measure_lib.parameters(tree.merge(state.adapters, frozen))
-    return run, tree.flatten(parameters), measure_lib.batch(run, rows), arguments
+    parameters = measure_lib.random_parameters(tree.merge(state.adapters, frozen))
+    return run, tree.flatten(parameters), measure_lib.random_batch(run.model, rows), arguments
 
 
 def test_parameters_are_those_that_training_holds(made):
@@ -107,15 +108,16 @@ def test_batches_are_valid_and_placed(made):
 @pytest.fixture
 def program(monkeypatch):
     """Stands in for compiling and running; `program(error)` makes the running fail."""
-    monkeypatch.setattr(measure_lib, "_compile", lambda *args: None)
-    monkeypatch.setattr(compiled_step, "program_memory", lambda program: ({}, 55.0))
+    lowered = types.SimpleNamespace(compile=lambda: None)
+    monkeypatch.setattr(compiled_step, "lower", lambda *args: lowered)
+    monkeypatch.setattr(compiled_step, "peak_memory", lambda program: 55.0)
     monkeypatch.setattr(measure_lib, "_times", lambda *args, **kwargs: ([4.0, 2.0, 3.0], 1.5))
 
-    def fail(message: str, where: str = "_times") -> None:
+    def fail(message: str, module=measure_lib, where: str = "_times") -> None:
         def raising(*args, **kwargs):
             raise jax.errors.JaxRuntimeError(message)
 
-        monkeypatch.setattr(measure_lib, where, raising)
+        monkeypatch.setattr(module, where, raising)
 
     return fail
 
@@ -123,15 +125,15 @@ def program(monkeypatch):
 def test_out_of_memory_is_an_answer(program):
     program("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.50GiB.\nAt")
     one = measure(toy.planned(mesh=ONE))
-    assert not one.fits and one.seconds == 0 and one.steps == 0
-    assert one.memory == 55 and one.memory_from == "compiler"
-    assert one.refused == "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.50GiB."
+    assert not one.fits and one.step_seconds == 0 and one.steps == 0
+    assert one.peak_memory == 55 and one.memory_source == "compiler"
+    assert one.error == "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.50GiB."
 
 
 def test_out_of_memory_while_compiling_tells_the_allocation(program):
-    program("RESOURCE_EXHAUSTED: Out of memory allocating 77 bytes", "_compile")
+    program("RESOURCE_EXHAUSTED: Out of memory allocating 77 bytes", compiled_step, "lower")
     one = measure(toy.planned(mesh=ONE))
-    assert not one.fits and one.memory == 77 and one.memory_from == "allocation"
+    assert not one.fits and one.peak_memory == 77 and one.memory_source == "allocation"
 
 
 def test_another_error_of_the_device_is_one(program):
@@ -142,12 +144,12 @@ def test_another_error_of_the_device_is_one(program):
 
 def test_memory_is_the_devices_unless_it_held_more_before(program, monkeypatch):
     one = measure(toy.planned(mesh=ONE))
-    assert one.seconds == 3 and one.memory == 55 and one.memory_from == "compiler"
-    told = iter((20.0, 70.0, 70.0, 70.0))
-    monkeypatch.setattr(measure_lib, "_held", lambda devices: next(told))
+    assert one.step_seconds == 3 and one.peak_memory == 55 and one.memory_source == "compiler"
+    peaks = iter((20.0, 70.0, 70.0, 70.0))
+    monkeypatch.setattr(measure_lib, "_peak_memory", lambda devices: next(peaks))
     one, again = measure(toy.planned(mesh=ONE)), measure(toy.planned(mesh=ONE))
-    assert one.memory == 70 and one.memory_from == "device"
-    assert again.memory == 55 and again.memory_from == "compiler"
+    assert one.peak_memory == 70 and one.memory_source == "device"
+    assert again.peak_memory == 55 and again.memory_source == "compiler"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_memory_is_the_devices_unless_it_held_more_before(program, monkeypatch):
     ],
 )
 def test_the_size_of_a_failed_allocation(message, size):
-    assert measure_lib._failed(message) == size
+    assert measure_lib._failed_allocation(message) == size
 
 
 class Device:
@@ -175,8 +177,8 @@ class Device:
 
 def test_the_fullest_device_counts():
     few, many = Device(peak_bytes_in_use=5), Device(peak_bytes_in_use=9)
-    assert measure_lib._held([few, many, Device()]) == 9
-    assert measure_lib._held([Device()]) is None
+    assert measure_lib._peak_memory([few, many, Device()]) == 9
+    assert measure_lib._peak_memory([Device()]) is None
 
 
 def test_measuring_needs_neither_records_nor_command_line():

@@ -20,8 +20,8 @@ def gpus(monkeypatch, *kinds: str) -> list[Device]:
 
 
 def test_without_a_gpu_none_is_found():
-    found = gpus_lib.gpus(chips.topology("h100:8"))
-    assert not found.devices and found.reason == "no GPU is here that jax can use"
+    devices, reason = gpus_lib.local_gpus(chips.topology("h100:8"))
+    assert not devices and reason == "no GPU is here that jax can use"
 
 
 @pytest.mark.parametrize(
@@ -37,18 +37,18 @@ def test_without_a_gpu_none_is_found():
 def test_a_gpu_is_of_one_kind(monkeypatch, kind, name):
     (device,) = gpus(monkeypatch, kind)
     for chip in ("h100", "h200", "a100", "l4", "l40s"):
-        found = gpus_lib.gpus(chips.topology(f"{chip}:1"))
-        assert found.devices == ((device,) if chip == name else ()), chip
-        assert (found.reason == "") == (chip == name)
+        devices, reason = gpus_lib.local_gpus(chips.topology(f"{chip}:1"))
+        assert devices == ((device,) if chip == name else ()), chip
+        assert (reason == "") == (chip == name)
 
 
 def test_as_many_are_taken_as_asked_for_of_the_asked_kind(monkeypatch):
     here = gpus(monkeypatch, "NVIDIA L4", "NVIDIA H200", "NVIDIA H200", "NVIDIA H200")
-    assert gpus_lib.gpus(chips.topology("h200:2")).devices == tuple(here[1:3])
+    assert gpus_lib.local_gpus(chips.topology("h200:2"))[0] == tuple(here[1:3])
 
 
 def test_too_few_or_others_are_told(monkeypatch):
     gpus(monkeypatch, "NVIDIA H200", "NVIDIA H200", "NVIDIA L40S")
-    few = gpus_lib.gpus(chips.topology("h200:8"))
-    assert not few.devices
-    assert few.reason == "here: 2 x NVIDIA H200, 1 x NVIDIA L40S; asked for: 8 x h200"
+    devices, reason = gpus_lib.local_gpus(chips.topology("h200:8"))
+    assert not devices
+    assert reason == "here: 2 x NVIDIA H200, 1 x NVIDIA L40S; asked for: 8 x h200"

@@ -1,0 +1,113 @@
+"""What a training step needs on a topology: peak HBM by part, FLOPs, traffic, and a roofline of its time.
+
+The roofline is the longest of three times: matmuls at peak FLOP/s, HBM traffic at HBM bandwidth, collectives
+at link bandwidth, as if all three overlapped fully. It is a lower bound, not a promise. Beside it stands the
+time without overlap: each operation takes the longer of its matmul and its HBM time, and every collective is
+added to that. Where the devices are here, measured times stand beside both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mvjax.config import schema
+from mvjax.plan import measure
+from mvjax.train import chips
+from mvjax.train import flops as flops_lib
+
+PERSISTENT = ("frozen weights", "adapters", "optimizer", "batch")  # memory held between steps
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTimes:
+    """Seconds per step on one device.
+
+    Attributes:
+      compute: matmuls, recomputed ones included, at peak FLOP/s.
+      hbm: HBM traffic.
+      collectives: bytes received over the links.
+      no_overlap: one operation after the other, no compute/communication overlap.
+    """
+
+    compute: float
+    hbm: float
+    collectives: float
+    no_overlap: float
+
+    @property
+    def roofline(self) -> float:
+        """The longest of the three."""
+        return max(self.compute, self.hbm, self.collectives)
+
+    @property
+    def bound(self) -> str:
+        """Which of the three is the longest."""
+        times = {"compute": self.compute, "HBM": self.hbm, "collectives": self.collectives}
+        return max(times, key=times.__getitem__)
+
+    @property
+    def score(self) -> float:
+        """By which settings are ranked: the roofline, and a quarter of the time without overlap."""
+        return self.roofline + 0.25 * self.no_overlap
+
+
+class Speed(NamedTuple):
+    """What a time per step amounts to: throughput, MFU (of model FLOPs), and hours for `train.steps`."""
+
+    frames_per_second: float
+    mfu: float
+    hours: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """The step of a run on a topology.
+
+    Attributes:
+      run: the config, its mesh filled in.
+      topology: the slice or GPUs.
+      flops: analytic count, over the global batch.
+      memory: bytes on one device, by part.
+      peak_hbm: bytes on one device in all.
+      hbm_limit: bytes of one device that a program may use.
+      fits: whether it does; where the step was measured, whether it ran.
+      times: None if the compiler says that it does not fit.
+      executed_flops: of all devices, recomputation included; from the compiled program, or estimated.
+      remat_flops: of these, recomputed in the backward pass.
+      hbm_traffic: bytes between one device and its HBM.
+      collective_bytes: bytes that one device receives, by kind of collective.
+      compiled: whether memory is the compiler's; False: an analytic estimate.
+      from_hlo: whether FLOPs, traffic and times too are read from the compiled program.
+      compile_seconds: that compiling took, now or when it was cached.
+      measured: the step on devices that are here.
+      note: why nothing was measured, where it was asked for.
+    """
+
+    run: schema.Config
+    topology: chips.Topology
+    flops: flops_lib.StepFlops
+    memory: Mapping[str, float]
+    peak_hbm: float
+    hbm_limit: float
+    fits: bool
+    times: StepTimes | None
+    executed_flops: float
+    remat_flops: float
+    hbm_traffic: float
+    collective_bytes: Mapping[str, float]
+    compiled: bool = False
+    from_hlo: bool = False
+    compile_seconds: float = 0.0
+    measured: measure.Measured | None = None
+    note: str = ""
+
+    def speed(self, seconds: float) -> Speed:
+        """Returns throughput, MFU and hours at so many seconds per step."""
+        peak = self.topology.chip.peak_flops * self.topology.devices
+        frames = flops_lib.frames_per_step(self.run.data)
+        throughput = flops_lib.Throughput(frames, self.flops.model_flops, peak)
+        mfu = throughput.mfu(seconds) or 0.0
+        hours = self.run.train.steps * seconds / 3600
+        return Speed(throughput.frames_per_second(seconds), mfu, hours)
