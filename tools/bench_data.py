@@ -1,11 +1,10 @@
-"""How fast does the mixture make batches? The digits run's, and one of the paper's shape.
+"""Measures the throughput of the data pipeline: batches of the digits run, and of the paper's shape.
 
     python tools/bench_data.py FOLDER
 
 The digits records and synthetic ones of the paper's shape (JPEG photographs of 640 x 480, dialogues of 100 s)
-are made below FOLDER once. Rates are of this process alone, with and without threads that read ahead; beside
-the digits rate stands what the digits step consumes, if `--step-frames` tells it (frames a second of
-`mvjax train experiments/digits.py`).
+are made below FOLDER once. Rates are of this process alone, without and with prefetch threads. With
+`--step-frames`, the throughput of the digits training step, the digits rate is printed as a multiple of it.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--step-frames", type=float, metavar="N", help="frames/s of the digits step"
+        "--step-frames", type=float, metavar="N", help="throughput of the digits step, frames/s"
     )
     args = parser.parse_args()
     digits = recipe.digits()
@@ -71,7 +70,7 @@ def measure(name: str, run: schema.Config, *, steps: int) -> float:
     size = sum(array.nbytes for part in batch for array in part)
     rows_made = sum(len(part.codes) for part in batch)
     print(
-        f"{name}, {run.data.workers} threads ahead: {1 / seconds:.2f} batches/s of {rows_made} rows,"
+        f"{name}, {run.data.workers} prefetch threads: {1 / seconds:.2f} batches/s of {rows_made} rows,"
         f" {frames / seconds:,.0f} frames/s, {size / seconds / 1e6:,.0f} MB/s of arrays"
     )
     return frames / seconds
@@ -145,9 +144,9 @@ def profile(run: schema.Config) -> None:
     stats = pstats.Stats(profiler)
     whole = stats.total_tt
     wanted = {
-        "decode": "images.py", "resize_square": "images.py", "speech_codes": "batch.py",
-        "check_known": "streams.py", "speechless_row": "streams.py", "row": "records.py",
-        "image": "records.py", "stack": "batch.py",
+        "decode": "images.py", "resize_square": "images.py", "speech_codes": "collate.py",
+        "check_known": "streams.py", "speechless_row": "streams.py", "stored": "records/dataset.py",
+        "image": "records/dataset.py", "stack": "collate.py",
     }  # fmt: skip
     shares = {
         f"{file.removesuffix('.py')}.{name}": entry[3] / whole

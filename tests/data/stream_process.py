@@ -10,7 +10,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-import test_mixture
+import toy_records
 
 from mvjax.data import mixture
 
@@ -18,7 +18,7 @@ from mvjax.data import mixture
 def main() -> None:
     root, codec, out, *numbers = sys.argv[1:]
     first, last, index, count = map(int, numbers)
-    config = test_mixture.make_config(Path(root), Path(codec))
+    config = toy_records.make_config(Path(root), Path(codec))
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, prepare=None))
     batches = mixture.batches(config, process_index=index, process_count=count)
     with open(f"{out}.{index}", "a") as file:

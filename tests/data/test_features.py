@@ -4,14 +4,14 @@ import ml_dtypes
 import msgspec
 import numpy as np
 import pytest
-import test_mixture
+import toy_records
 
 from mvjax.config import schema
 from mvjax.data import examples, image_features, images, mixture
 from mvjax.data.records import dataset as dataset_lib
 
 LIMITS = schema.LimitsConfig()
-MADE = image_features.FeatureIdentity("a hash", test_mixture.SIZE)
+MADE = image_features.FeatureIdentity("a hash", toy_records.SIZE)
 S, E = 5, 3
 
 
@@ -24,7 +24,7 @@ def encode(pixels):
 @pytest.fixture
 def dataset(tmp_path):
     path = tmp_path / "visual"
-    items = [test_mixture._record(i, "visual") for i in range(7)]
+    items = [toy_records.record(i, "visual") for i in range(7)]
     items += [msgspec.structs.replace(items[2], id="again")]
     dataset_lib.write(path, items, dataset_lib.Identity(codec="c", tokenizer="t"))
     return path
@@ -52,7 +52,7 @@ def test_others_are_refused(dataset):
     image_features.write(dataset, encode, MADE, batch=4, limits=LIMITS)
     with pytest.raises(ValueError, match="image_size=32"):
         image_features.FeatureReader(dataset, expected=image_features.FeatureIdentity("a hash", 32))
-    items = [test_mixture._record(i, "visual") for i in range(3)]
+    items = [toy_records.record(i, "visual") for i in range(3)]
     dataset_lib.write(dataset, items, dataset_lib.Identity(codec="c", tokenizer="t"))
     with pytest.raises(ValueError, match="of other images"):
         image_features.FeatureReader(dataset, expected=MADE)
@@ -80,7 +80,7 @@ def run(tmp_path):
     codec.write_text("a codec")
     siglip = tmp_path / "siglip.npz"
     np.savez(siglip, x=np.zeros(2))
-    run = test_mixture.make_config(tmp_path / "records", codec)
+    run = toy_records.make_config(tmp_path / "records", codec)
     mixture.ensure_records(run.data)
     frozen = dataclasses.replace(run.frozen, siglip=str(siglip), moshi=str(siglip))
     model = dataclasses.replace(

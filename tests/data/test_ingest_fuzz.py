@@ -3,6 +3,7 @@
 import fuzzing
 import pytest
 import released
+import released_spoken
 
 from mvjax.data.ingest import catalog, items
 
@@ -21,10 +22,10 @@ COUNTS = [fuzzing.SHORT, pytest.param(fuzzing.LONG, marks=pytest.mark.slow)]
     ],
 )
 def test_damaged_files(tmp_path, name, file, count):
-    getattr(released, name.replace("-", "_"))(tmp_path)
+    dataset = catalog.DATASETS[name]
+    getattr(released_spoken if dataset.spoken else released, name.replace("-", "_"))(tmp_path)
     path = tmp_path / file
     whole = path.read_bytes()
-    dataset = catalog.DATASETS[name]
     left_out = read = 0
 
     def check(data):

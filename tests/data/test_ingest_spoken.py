@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import released
+import released_spoken
 import soundfile
 
 from mvjax.data.ingest import babillage, items, moshi_finetune
@@ -21,7 +22,7 @@ def read(reader, source, tmp_path, **options):
 
 @pytest.mark.parametrize("folder", [True, False])
 def test_moshi_finetune_as_its_users_have_it(tmp_path, folder):
-    released.moshi_finetune(tmp_path)
+    released_spoken.moshi_finetune(tmp_path)
     source = tmp_path if folder else tmp_path / "mycooldataset.jsonl"
     found, skipped = read(moshi_finetune, source, tmp_path / "..")
     assert list(found) == ["data_stereo/a", "data_stereo/b", "data_stereo/c"] and not skipped
@@ -76,7 +77,7 @@ def test_what_is_written_reads_back_and_upstream_can_read_it(tmp_path):
 
 def test_moshi_finetune_leaves_out_what_is_damaged_and_says_so(tmp_path):
     source = tmp_path / "data"
-    released.moshi_finetune(source)
+    released_spoken.moshi_finetune(source)
     media = source / "data_stereo"
     with (source / "mycooldataset.jsonl").open("a") as listing:
         for name in "defghi":
@@ -109,7 +110,7 @@ def test_moshi_finetune_leaves_out_what_is_damaged_and_says_so(tmp_path):
 
 
 def test_babillage_puts_question_and_answer_on_their_sides(tmp_path):
-    released.babillage(tmp_path / "babillage", tmp_path / "pictures")
+    released_spoken.babillage(tmp_path / "babillage", tmp_path / "pictures")
     images = [tmp_path / "pictures"]
     source = tmp_path / "babillage"
     found, skipped = read(babillage, source, tmp_path, split="coco-test", images=images)
@@ -138,7 +139,7 @@ def test_babillage_needs_image_folders(tmp_path):
 
 
 def test_babillage_of_the_other_datasets(tmp_path):
-    released.babillage(tmp_path / "babillage", tmp_path / "pictures")
+    released_spoken.babillage(tmp_path / "babillage", tmp_path / "pictures")
     options = {"images": [tmp_path / "pictures"]}
     source = tmp_path / "babillage"
     found, _ = read(babillage, source, tmp_path, split="ocrvqa-validation", **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_mixture
+import toy_records
 
 from mvjax.data import mixture
 
@@ -23,7 +23,7 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     codec = root / "codec"
     codec.write_text("a codec")
-    mixture.ensure_records(test_mixture.make_config(root / "records", codec).data)
+    mixture.ensure_records(toy_records.make_config(root / "records", codec).data)
     return root
 
 

@@ -14,7 +14,7 @@ from mvjax.data.records import shards
 from mvjax.train import fit, sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
-import test_mixture
+import toy_records
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setitem(shards._WRITER, "compressed", shards._WRITER["plain"])
     codec = tmp_path / "codec"
     codec.write_text("a codec")
-    return test_mixture.make_config(tmp_path / "records", codec)
+    return toy_records.make_config(tmp_path / "records", codec)
 
 
 def reweighted(run, weight):

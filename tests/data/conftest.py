@@ -1,0 +1,13 @@
+import pytest
+import toy_records
+
+from mvjax.data.records import shards
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    # So that `toy_records.spoil` finds a record by its id.
+    monkeypatch.setitem(shards._WRITER, "compressed", shards._WRITER["plain"])
+    codec = tmp_path / "codec"
+    codec.write_text("a codec")
+    return toy_records.make_config(tmp_path / "records", codec)
