@@ -34,7 +34,7 @@ import speech_bank
 from mvjax import files, tree, types
 from mvjax.config import schema
 from mvjax.data import streams
-from mvjax.dialogues import speech
+from mvjax.data.records import dataset
 from mvjax.digits import frozen_models
 from mvjax.nn import model as model_lib
 from mvjax.train import loss as loss_lib
@@ -94,7 +94,7 @@ class Batches:
         """Freshly drawn dialogues one after the other until the row is full."""
         bank, rng = self.bank, self.rng
         user, assistant = bank.silence.copy(), bank.silence.copy()
-        words: dict[str, list[speech.TimedText]] = {"user": [], "assistant": []}
+        words: dict[str, list[dataset.Word]] = {"user": [], "assistant": []}
         frame = int(rng.integers(0, 8))
         while frame < SPEECH_FRAMES:
             talked = speech_bank.dialogue(rng)
@@ -112,7 +112,7 @@ class Batches:
                 if user_spoke:
                     shift += HEARD_AFTER
                 words[turn.speaker] += [
-                    speech.TimedText(w.text, w.start + shift, w.end + shift) for w in spans
+                    dataset.Word(w.text, w.start + shift, w.end + shift) for w in spans
                 ]
                 frame = first + codes.shape[1] - speech_bank.TAIL
                 frame += int(rng.integers(2, 4 if user_spoke else 8))

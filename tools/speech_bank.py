@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 
 from mvjax import files, types
+from mvjax.data.records import dataset
 from mvjax.dialogues import speech
 from mvjax.digits import frozen_models, talk, voices
 from mvjax.weights import mimi
@@ -28,7 +29,7 @@ class Bank:
       silence: uint16 [Q, T], encoded from the first sample on.
     """
 
-    clips: dict[tuple[str, str], list[tuple[np.ndarray, tuple[speech.TimedText, ...]]]]
+    clips: dict[tuple[str, str], list[tuple[np.ndarray, tuple[dataset.Word, ...]]]]
     silence: np.ndarray
 
     def holds(self, talked: talk.Dialogue) -> bool:
@@ -63,7 +64,7 @@ def make(draws: int, seed: int, *, silence_frames: int) -> Bank:
     return bank
 
 
-def _clip(text, voice, rng, *, gain: float) -> tuple[np.ndarray, tuple[speech.TimedText, ...]]:
+def _clip(text, voice, rng, *, gain: float) -> tuple[np.ndarray, tuple[dataset.Word, ...]]:
     """An utterance in silence, from a random sample of frame LEAD on, in whole frames."""
     said = speech.speak(text, voice)
     start = LEAD * types.FRAME_SAMPLES + int(rng.integers(types.FRAME_SAMPLES))
@@ -71,7 +72,7 @@ def _clip(text, voice, rng, *, gain: float) -> tuple[np.ndarray, tuple[speech.Ti
     clip = np.zeros(-(-size // types.FRAME_SAMPLES) * types.FRAME_SAMPLES, np.float32)
     clip[start : start + len(said.samples)] = said.samples * np.float32(10 ** (gain / 20))
     shift = start / types.SAMPLE_RATE
-    return clip, tuple(speech.TimedText(w.text, w.start + shift, w.end + shift) for w in said.words)
+    return clip, tuple(dataset.Word(w.text, w.start + shift, w.end + shift) for w in said.words)
 
 
 def dialogue(rng: np.random.Generator) -> talk.Dialogue:

@@ -82,13 +82,13 @@ def stats(args: argparse.Namespace) -> int:
     from mvjax.data.inspect import statistics
 
     pieces = _pieces(args)
-    found = [
+    all_stats = [
         statistics.statistics(dataset, pieces) for dataset in inspect_folder.datasets(args.folder)
     ]
     if args.json:
-        print(json.dumps({one.name: dataclasses.asdict(one) for one in found}, indent=1))
+        print(json.dumps({one.name: dataclasses.asdict(one) for one in all_stats}, indent=1))
     else:
-        print("\n\n".join(statistics.table(one) for one in found))
+        print("\n\n".join(statistics.table(one) for one in all_stats))
     return 0
 
 

@@ -38,17 +38,17 @@ def ingest(args: argparse.Namespace) -> int:
     split = catalog.find(args.name, args.split)[1]
     dataset = args.out / (args.called or f"{args.name}-{split}")
     with spinner.shown(f"{dataset}: opening") as tell:
-        found = write.write_text(
+        summary = write.write_text(
             args.name, args.source, dataset, split=split, images=args.images, limit=args.limit,
             workers=args.workers, budget=args.max_skipped,
             progress=lambda written, skipped: tell(f"{dataset}: {written} records, {skipped} skipped"),
         )  # fmt: skip
-    images = sum(shard.count for shard in found.index.images)
-    total = sum(shard.bytes for shard in (*found.index.records, *found.index.images))
-    print(f"{dataset}: {found.index.count} records, {images} images, {total / 1e6:.1f} MB")
-    if found.skipped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
-        print(f"skipped: {reasons}; listed in {found.listing}")
+    images = sum(shard.count for shard in summary.index.images)
+    total = sum(shard.bytes for shard in (*summary.index.records, *summary.index.images))
+    print(f"{dataset}: {summary.index.count} records, {images} images, {total / 1e6:.1f} MB")
+    if summary.skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.items())
+        print(f"skipped: {reasons}; listed in {summary.listing}")
     return 0
 
 

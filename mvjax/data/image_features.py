@@ -1,9 +1,9 @@
-"""Image features on disk: entry n of NAME.features is what the frozen encoder says of image n of a dataset.
+"""Image features on disk: entry n of NAME.features is the frozen encoder's output for image n of a dataset.
 
     NAME.features.json, NAME.features-00000-of-00002.array_record      bfloat16 [S, E] an image, little-endian
 
-Training that reads them runs no image encoder. They belong to one dataset, one encoder and one image size;
-the index says which, and a run with others refuses them.
+A run with `data.features` reads them and runs no image encoder. The index names the dataset's images, the
+encoder and the image size that they were computed with; a run with other ones refuses them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FeatureIdentity(msgspec.Struct, frozen=True):
 
 
 class FeatureIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of NAME.features.json; `images` are the shards that the features were made of."""
+    """The content of NAME.features.json; `images` are the image shards that were encoded."""
 
     format: str
     version: int
@@ -69,17 +69,17 @@ def write(
     progress: Callable[[int, int], None] = lambda done, total: None,
     shard_bytes: int = dataset.SHARD_BYTES,
 ) -> FeatureIndex:
-    """Encodes every image of a dataset; the files appear when all are done.
+    """Encodes every image of a dataset; the files appear when all images are encoded.
 
-    An image that cannot be decoded gets an empty entry: its records are bad records.
+    An image that cannot be decoded gets an empty entry; its records are bad records in training.
 
     Args:
       path: ROOT/NAME.
       encode: the frozen encoder.
       made_with: its identity.
-      batch: images at a time; the last batch is filled up.
+      batch: batch size of `encode`; the last batch is padded.
       limits: of an image.
-      progress: is told the numbers of images done and in all.
+      progress: called with the numbers of encoded images and of all images.
       shard_bytes: of content in a shard.
     """
     reader = dataset.RecordReader(path, expected=None, limits=limits)
@@ -98,10 +98,10 @@ def write(
                     good.append(row)
                 except ValueError:
                     continue
-            found = np.asarray(encode(pixels)).astype(DTYPE)
-            tokens, width = found.shape[1:]
+            features = np.asarray(encode(pixels)).astype(DTYPE)
+            tokens, width = features.shape[1:]
             for row in range(len(numbers)):
-                writer.write(found[row].tobytes() if row in good else b"")
+                writer.write(features[row].tobytes() if row in good else b"")
             progress(numbers[-1] + 1, total)
         writer.close()
         index_path(path).unlink(missing_ok=True)
@@ -117,7 +117,7 @@ def write(
 
 
 def fresh(path: Path, made_with: FeatureIdentity) -> bool:
-    """Whether a dataset has features of this encoder and of just its images."""
+    """Whether a dataset's features are up to date: of this encoder and of its present images."""
     try:
         FeatureReader(path, expected=made_with)
     except (ValueError, FileNotFoundError):
@@ -128,12 +128,16 @@ def fresh(path: Path, made_with: FeatureIdentity) -> bool:
 class FeatureReader:
     """The features of a dataset, by the number of the image.
 
+    Args:
+      path: ROOT/NAME of the dataset.
+      expected: the identity of the run; None: open features of any.
+
     Raises:
       FileNotFoundError: if there are none, naming the command that makes them.
       ValueError: if they were made with another encoder or size, or of other images.
     """
 
-    def __init__(self, path: Path, *, expected: FeatureIdentity):
+    def __init__(self, path: Path, *, expected: FeatureIdentity | None):
         file = index_path(path)
         if not file.is_file():
             raise FileNotFoundError(
@@ -147,7 +151,7 @@ class FeatureReader:
         problems = []
         if (self.index.format, self.index.version) != (FORMAT, VERSION):
             problems.append(f"expected {FORMAT} {VERSION}, got {self.index.format}")
-        if self.index.made_with != expected:
+        if expected is not None and self.index.made_with != expected:
             problems.append(f"made with {self.index.made_with}, this run has {expected}")
         if self.index.images != index_lib.read(path).images:
             problems.append("made of other images than the dataset has now")
@@ -172,13 +176,13 @@ class FeatureReader:
 
 
 def made_with(frozen: schema.FrozenFiles, model: schema.ModelConfig) -> FeatureIdentity:
-    """Returns what the features of a run depend on."""
+    """Returns the identity that the features of a run must have."""
     siglip = files.joint_hash(map(frozen_files.file_hash, frozen_files.paths(frozen)["siglip"]))
     return FeatureIdentity(siglip, model.siglip.image_size, model.siglip.resampler)
 
 
 def form(model: schema.ModelConfig) -> collate.Form:
-    """What one image is in a batch that has features."""
+    """Shape and dtype of one image's features in a batch."""
     s = model.siglip
     return collate.Form((s.tokens, s.width), DTYPE)
 

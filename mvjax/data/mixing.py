@@ -52,13 +52,13 @@ def resume(path: Path, data: schema.DataConfig, step: int) -> tuple[History, str
     if not path.is_file() or step == 0:
         return start(data), ""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=History)
+        saved = msgspec.json.decode(path.read_bytes(), type=History)
     except msgspec.MsgspecError as error:
         raise ValueError(f"{path}: expected a history of weights: {error}") from error
-    past = tuple(segment for segment in found if segment.step < step)
+    past = tuple(segment for segment in saved if segment.step < step)
     now = Segment(step, data.speech, data.speechless)
     if not past or past[0].step != 0:
-        raise ValueError(f"{path}: expected a history from step 0 on, got {found}")
+        raise ValueError(f"{path}: expected a history from step 0 on, got {saved}")
     changes = [
         f"{part} {_words(getattr(past[-1], part))} -> {_words(getattr(now, part))}"
         for part in PARTS

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from mvjax import types
+from mvjax.data.records import record
 
 BOS, EOS = 1, 2
 
@@ -35,43 +36,8 @@ class Vocabulary(Tokenizer, Protocol):
         ...
 
 
-@runtime_checkable
-class TimedWord(Protocol):
-    """A word and when it sounds."""
-
-    @property
-    def text(self) -> str:
-        """The word."""
-        ...
-
-    @property
-    def start(self) -> float:
-        """Seconds."""
-        ...
-
-    @property
-    def end(self) -> float:
-        """Seconds."""
-        ...
-
-
-@runtime_checkable
-class Utterance(Protocol):
-    """Who says what."""
-
-    @property
-    def speaker(self) -> str:
-        """Either "user" or "assistant"."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """The words."""
-        ...
-
-
 def text_stream(
-    words: Sequence[TimedWord] | None, frames: int, tokenizer: Tokenizer, *, pad: int, epad: int
+    words: Sequence[record.Word] | None, frames: int, tokenizer: Tokenizer, *, pad: int, epad: int
 ) -> Int32[np.ndarray, " T"]:
     """Lays the assistant's words out on the frame grid; None (no transcript) gives all -1.
 
@@ -100,7 +66,7 @@ def text_stream(
 
 
 def speechless_row(
-    turns: Sequence[Utterance], tokenizer: Tokenizer, length: int
+    turns: Sequence[record.Turn], tokenizer: Tokenizer, length: int
 ) -> tuple[Int32[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
     """A dialogue as text: (ids, loss mask), cut at `length` or filled up with -1.
 
@@ -126,7 +92,7 @@ def speechless_row(
     return row, valid
 
 
-def prompt(turns: Sequence[Utterance], tokenizer: Tokenizer) -> list[int]:
+def prompt(turns: Sequence[record.Turn], tokenizer: Tokenizer) -> list[int]:
     """The start of a speechless row, up to where the assistant is to answer the last user turn."""
     row = speechless_row(turns, tokenizer, 1 << 16)[0]
     return [int(i) for i in row[: int(np.flatnonzero(row == EOS)[-1]) + 1]]

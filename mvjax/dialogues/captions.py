@@ -49,15 +49,15 @@ def read(source: Path) -> Iterator[Caption]:
       FileNotFoundError: if there is no such source.
     """
     if source.suffix == ".jsonl":
-        found = _from_jsonl(source)
+        captions = _from_jsonl(source)
     elif dataset.index_path(source).is_file():
-        found = _from_records(source)
+        captions = _from_records(source)
     else:
         raise FileNotFoundError(
             f"{source}: expected captions in a FILE.jsonl, or records: there is no"
             f" {dataset.index_path(source)}; make some by `mvjax data ingest`"
         )
-    for caption in found:
+    for caption in captions:
         yield msgspec.structs.replace(caption, caption=shorten(caption.caption))
 
 
@@ -106,17 +106,17 @@ def _from_jsonl(source: Path) -> Iterator[Caption]:
                 continue
             place = f"{source} line {number}"
             try:
-                found = msgspec.json.decode(line, type=_CaptionLine)
+                caption = msgspec.json.decode(line, type=_CaptionLine)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise ValueError(
                     f'{place}: expected {{"id": ..., "caption": ..., "image": ...}}: {error}'
                 ) from error
-            if not found.caption.strip() or not found.id or found.id in seen:
+            if not caption.caption.strip() or not caption.id or caption.id in seen:
                 raise ValueError(
                     f"{place}: expected a caption with an id of its own, got {line[:80]!r}"
                 )
-            seen.add(found.id)
-            yield Caption(found.id, found.caption, found.image, found.facts)
+            seen.add(caption.id)
+            yield Caption(caption.id, caption.caption, caption.image, caption.facts)
 
 
 def _from_records(source: Path) -> Iterator[Caption]:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mvjax import types
-from mvjax.data.records import dataset
+from mvjax.data.records import record
 from mvjax.dialogues import speech
 
 LEAD = (0.2, 0.8)  # seconds of silence before the first utterance
@@ -66,8 +66,8 @@ class Conversation:
     """
 
     audio: Float32[np.ndarray, "2 samples"]
-    words: tuple[dataset.Word, ...]
-    user_words: tuple[dataset.Word, ...]
+    words: tuple[record.Word, ...]
+    user_words: tuple[record.Word, ...]
     gaps: tuple[float, ...]
 
 
@@ -79,7 +79,7 @@ def converse(
     starts: list[int] = []
     gaps: list[float] = []
     ends = {"assistant": 0, "user": 0}  # samples
-    words: dict[str, list[dataset.Word]] = {"assistant": [], "user": []}
+    words: dict[str, list[record.Word]] = {"assistant": [], "user": []}
     sounds = []
     for n, (speaker, spoken) in enumerate(zip(speakers, said, strict=True)):
         cut = trim(spoken)
@@ -96,7 +96,7 @@ def converse(
         starts.append(start)
         ends[speaker] = start + len(sounds[n])
         at = start / types.SAMPLE_RATE
-        words[speaker] += [dataset.Word(w.text, at + w.start, at + w.end) for w in cut.words]
+        words[speaker] += [record.Word(w.text, at + w.start, at + w.end) for w in cut.words]
     seconds = max(ends.values()) / types.SAMPLE_RATE + rng.uniform(*TAIL)
     frames = int(np.ceil(seconds * types.FRAME_RATE))
     audio = np.zeros((2, frames * types.FRAME_SAMPLES), np.float32)
@@ -115,9 +115,9 @@ def trim(spoken: speech.SynthesizedSpeech) -> speech.SynthesizedSpeech:
     seconds = (last - first) / types.SAMPLE_RATE
     shift = first / types.SAMPLE_RATE
 
-    def inside(span: speech.TimedText) -> speech.TimedText:
+    def inside(span: record.Word) -> record.Word:
         start = float(np.clip(span.start - shift, 0.0, seconds - _LEAST))
-        return speech.TimedText(
+        return record.Word(
             span.text, start, float(np.clip(span.end - shift, start + _LEAST, seconds))
         )
 

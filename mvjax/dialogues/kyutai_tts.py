@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mvjax.data.records import record
 from mvjax.data.speech import spoken
 from mvjax.dialogues import speech, tts
 
@@ -105,13 +106,13 @@ def _generate(model: Any, entries: list, voices: Sequence[str]) -> tuple[Any, li
     return result, [p.shape[-1] for p in prefixes] if prefixes else [0] * len(paths)
 
 
-def _spans(result: Any, n: int, skipped: int, rate: float) -> tuple[speech.TimedText, ...]:
+def _spans(result: Any, n: int, skipped: int, rate: float) -> tuple[record.Word, ...]:
     """From the step that took up a word to the next one's; the last word lasts until the end step."""
     taken = result.all_transcripts[n]
     edges = [(step - skipped) / rate for _, step in taken]
     edges.append((result.end_steps[n] - skipped) / rate)
     return tuple(
-        speech.TimedText(word, float(a), float(b))
+        record.Word(word, float(a), float(b))
         for (word, _), a, b in zip(taken, edges, edges[1:], strict=False)
     )
 

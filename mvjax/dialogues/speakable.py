@@ -64,32 +64,32 @@ def _words(number: int | float, form: str = "cardinal") -> str:
     return num2words.num2words(number, to=form).replace(",", "")
 
 
-def _year(found: re.Match) -> str:
-    return _words(int(found[1]), "year")
+def _year(match: re.Match) -> str:
+    return _words(int(match[1]), "year")
 
 
-def _clock(found: re.Match) -> str:
-    hour, minute = int(found[1]), int(found[2])
+def _clock(match: re.Match) -> str:
+    hour, minute = int(match[1]), int(match[2])
     if minute == 0:
         return f"{_words(hour)} o'clock"
     return f"{_words(hour)} {'oh ' if minute < 10 else ''}{_words(minute)}"
 
 
-def _decade(found: re.Match) -> str:
-    years = int(found[1])
+def _decade(match: re.Match) -> str:
+    years = int(match[1])
     return _words(years, "year" if years > 99 else "cardinal").removesuffix("y") + "ies"
 
 
-def _measure(found: re.Match) -> str:
-    return f"{_cardinal(found[1])} {_UNITS[found[2]]}"
+def _measure(match: re.Match) -> str:
+    return f"{_cardinal(match[1])} {_UNITS[match[2]]}"
 
 
-def _money(found: re.Match) -> str:
-    whole, _, cents = found[2].partition(".")
-    if len(cents) == 2 and not found[3]:
+def _money(match: re.Match) -> str:
+    whole, _, cents = match[2].partition(".")
+    if len(cents) == 2 and not match[3]:
         rest = f" {_words(int(cents))}" if int(cents) else ""
-        return f"{_cardinal(whole)} {_CURRENCIES[found[1]]}{rest}"
-    return f"{_cardinal(found[2])}{found[3] or ''} {_CURRENCIES[found[1]]}"
+        return f"{_cardinal(whole)} {_CURRENCIES[match[1]]}{rest}"
+    return f"{_cardinal(match[2])}{match[3] or ''} {_CURRENCIES[match[1]]}"
 
 
 _RULES: tuple[tuple[re.Pattern, Callable[[re.Match], str] | str], ...] = (

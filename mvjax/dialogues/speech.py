@@ -15,9 +15,10 @@ import functools
 import threading
 
 import numpy as np
-from scipy import signal
 
 from mvjax import types
+from mvjax.data.records import record
+from mvjax.data.speech import spoken
 
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: retrieval, done when espeak_Synth returns
 _PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
@@ -38,21 +39,12 @@ class Voice:
 
 
 @dataclasses.dataclass(frozen=True)
-class TimedText:
-    """A word or phoneme and when it sounds, in seconds from the first sample."""
-
-    text: str
-    start: float
-    end: float
-
-
-@dataclasses.dataclass(frozen=True)
 class SynthesizedSpeech:
     """One utterance: samples float32 [n] in [-1, 1] at 24 kHz, and what is said when."""
 
     samples: np.ndarray
-    words: tuple[TimedText, ...]
-    phonemes: tuple[TimedText, ...]
+    words: tuple[record.Word, ...]
+    phonemes: tuple[record.Word, ...]
 
 
 class _EventId(ctypes.Union):
@@ -92,7 +84,7 @@ def speak(text: str, voice: Voice) -> SynthesizedSpeech:
     with _LOCK:
         chunks, events, rate = _synthesize(text, voice)
     raw = np.concatenate(chunks) if chunks else np.zeros(1, np.int16)
-    samples = _resample(raw.astype(np.float32) / 32768.0, rate)
+    samples = spoken.resample(raw.astype(np.float32)[None] / 32768.0, rate)[0]
     seconds = len(samples) / types.SAMPLE_RATE
     return SynthesizedSpeech(
         samples=samples,
@@ -152,13 +144,7 @@ def _synthesize(text: str, voice: Voice) -> tuple[list[np.ndarray], list[tuple],
     return chunks, events, rate
 
 
-def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    common = np.gcd(rate, types.SAMPLE_RATE)
-    out = signal.resample_poly(samples, types.SAMPLE_RATE // common, rate // common)
-    return out.astype(np.float32)
-
-
-def _words(text: str, events: list[tuple], seconds: float) -> tuple[TimedText, ...]:
+def _words(text: str, events: list[tuple], seconds: float) -> tuple[record.Word, ...]:
     """Times for the whitespace words of `text`; eSpeak positions count characters from 1.
 
     eSpeak merges short words ("in the", "not a") into one event: their time is shared by letters.
@@ -181,7 +167,7 @@ def _words(text: str, events: list[tuple], seconds: float) -> tuple[TimedText, .
         position += len(word)
     end = max(_end_time(events, seconds), times[-1])
     edges = np.interp([*offsets, before], [*letters, before], [*times, end])
-    return tuple(TimedText(w, float(s), float(e)) for w, s, e in zip(words, edges, edges[1:]))
+    return tuple(record.Word(w, float(s), float(e)) for w, s, e in zip(words, edges, edges[1:]))
 
 
 def _end_time(events: list[tuple], seconds: float) -> float:
@@ -189,9 +175,9 @@ def _end_time(events: list[tuple], seconds: float) -> float:
     return min(seconds, ends[-1]) if ends else seconds
 
 
-def _phonemes(events: list[tuple], seconds: float) -> tuple[TimedText, ...]:
+def _phonemes(events: list[tuple], seconds: float) -> tuple[record.Word, ...]:
     ends = [time for _, time, *_ in events[1:]] + [seconds]
     return tuple(
-        TimedText(name, start, max(start, end))
+        record.Word(name, start, max(start, end))
         for (_, start, _, _, name), end in zip(events, ends, strict=True)
     )

@@ -96,9 +96,9 @@ def read(path: Path) -> Iterator[WrittenDialogue]:
     _check_suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; write one by `mvjax dialogues write`")
-    found = _read_sqlite(path) if path.suffix in SQLITE else _read_jsonl(path, WrittenDialogue)
+    dialogues = _read_sqlite(path) if path.suffix in SQLITE else _read_jsonl(path, WrittenDialogue)
     seen: set[str] = set()
-    for number, dialogue in enumerate(found, 1):
+    for number, dialogue in enumerate(dialogues, 1):
         _check(dialogue, f"{path} dialogue {number}", seen)
         seen.add(dialogue.id)
         yield dialogue

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 
 from mvjax import types
+from mvjax.data.records import record
 from mvjax.data.speech import spoken
 from mvjax.dialogues import conversation, speech
 
@@ -158,30 +159,28 @@ class Command:
             )
 
 
-def estimate(text: str, samples: np.ndarray) -> tuple[speech.TimedText, ...]:
+def estimate(text: str, samples: np.ndarray) -> tuple[record.Word, ...]:
     """Word times by number of letters, over the part that sounds."""
     first, last = conversation.sounding(samples)
     words = text.split()
     letters = np.cumsum([0] + [len(word) + 1 for word in words])
     edges = (first + (last - first) * letters / letters[-1]) / types.SAMPLE_RATE
-    return tuple(
-        speech.TimedText(w, float(a), float(b)) for w, a, b in zip(words, edges, edges[1:])
-    )
+    return tuple(record.Word(w, float(a), float(b)) for w, a, b in zip(words, edges, edges[1:]))
 
 
-def _read_times(path: Path, text: str, seconds: float) -> tuple[speech.TimedText, ...]:
+def _read_times(path: Path, text: str, seconds: float) -> tuple[record.Word, ...]:
     """The times that a command wrote, checked against its text and audio."""
     if not path.is_file():
         raise ValueError(f"text-to-speech command: expected word times in {path.name}, got no file")
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=list[tuple[str, float, float]])
+        times = msgspec.json.decode(path.read_bytes(), type=list[tuple[str, float, float]])
     except msgspec.MsgspecError as error:
         raise ValueError(f"word times: expected [[word, start, end], ...]: {error}") from error
-    if [word for word, _, _ in found] != text.split():
+    if [word for word, _, _ in times] != text.split():
         raise ValueError(
-            f"word times: expected one for each of {text.split()}, got {[w for w, _, _ in found]}"
+            f"word times: expected one for each of {text.split()}, got {[w for w, _, _ in times]}"
         )
-    edges = [0.0, *(t for _, start, end in found for t in (start, end)), seconds + 0.1]
+    edges = [0.0, *(t for _, start, end in times for t in (start, end)), seconds + 0.1]
     if any(b < a for a, b in itertools.pairwise(edges)):
-        raise ValueError(f"word times: expected them in order within {seconds:.2f} s, got {found}")
-    return tuple(speech.TimedText(w, a, min(b, seconds)) for w, a, b in found)
+        raise ValueError(f"word times: expected them in order within {seconds:.2f} s, got {times}")
+    return tuple(record.Word(w, a, min(b, seconds)) for w, a, b in times)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mvjax import cli
 from mvjax.config import schema
-from mvjax.data import images
+from mvjax.data import image_features, images
 from mvjax.data.inspect import folder as inspect_folder
 from mvjax.data.inspect import picture, statistics, timeline
 from mvjax.data.inspect import pieces as pieces_lib
@@ -100,11 +100,12 @@ def test_every_problem_of_every_dataset_is_listed(root, capsys):
 
 
 def test_features_belong_to_the_folder(root):
-    writer = shards.ShardWriter(root / "visual.features", shard_bytes=1 << 20, compressed=False)
-    writer.write(bytes(100))
-    writer.close()
-    content = {"format": "mvjax image features", "features": writer.publish()}
-    (root / "visual.features.json").write_bytes(msgspec.json.encode(content))
+    identity = image_features.FeatureIdentity("a hash", 16)
+
+    def encode(pixels):
+        return np.zeros((len(pixels), 1, 50), np.float32)
+
+    image_features.write(root / "visual", encode, identity, batch=4, limits=schema.LimitsConfig())
     assert not any(dict(inspect_folder.validate(root)).values())
     (path,) = shards.paths(root / "visual.features", 1)
     path.write_bytes(path.read_bytes().replace(bytes(100), b"1" * 100, 1))

@@ -1,24 +1,10 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
 from mvjax.data import streams
+from mvjax.data.records import record
 
 PAD, EPAD = 3, 0
-
-
-@dataclasses.dataclass
-class Word:
-    text: str
-    start: float
-    end: float
-
-
-@dataclasses.dataclass
-class Turn:
-    speaker: str
-    text: str
 
 
 class Letters:
@@ -73,16 +59,16 @@ def _row(words, frames=8):
     ],
 )
 def test_text_stream(words, row):
-    assert _row(None if words is None else [Word(*w) for w in words]) == row
+    assert _row(None if words is None else [record.Word(*w) for w in words]) == row
 
 
 def test_speechless_row():
     turns = [
-        Turn("assistant", "hi"),
-        Turn("user", "a b"),
-        Turn("assistant", "cd"),
-        Turn("user", "e"),
-        Turn("assistant", "f g"),
+        record.Turn("assistant", "hi"),
+        record.Turn("user", "a b"),
+        record.Turn("assistant", "cd"),
+        record.Turn("user", "e"),
+        record.Turn("assistant", "f g"),
     ]
     ids, mask = streams.speechless_row(turns, Letters(), 18)
     h, i, a, b, c, d, e, f, g = Letters().encode("hiabcdefg")
@@ -96,12 +82,14 @@ def test_speechless_row():
 
 
 def test_speechless_bos_counts_only_after_the_assistant():
-    ids, mask = streams.speechless_row([Turn("user", "a"), Turn("user", "b")], Letters(), 8)
+    ids, mask = streams.speechless_row(
+        [record.Turn("user", "a"), record.Turn("user", "b")], Letters(), 8
+    )
     assert ids.tolist() == [1, 10, 2, 1, 11, 2, 1, -1]
     assert not mask.any()
 
 
 def test_prompt_ends_where_the_answer_starts():
-    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")]
+    turns = [record.Turn("user", "a"), record.Turn("assistant", "b"), record.Turn("user", "c")]
     assert streams.prompt(turns, Letters()) == [1, 10, 2, 11, 1, 12, 2]
     assert streams.prompt(turns[:2], Letters()) == [1, 10, 2]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mvjax import types
+from mvjax.data.records import dataset
 from mvjax.dialogues import conversation, speech
 
 RATE = types.SAMPLE_RATE
@@ -14,8 +15,8 @@ def tone(seconds: float, *, loud: float = 0.3, before: float = 0.0, after: float
     samples = np.concatenate([np.zeros(round(before * RATE)), sound, np.zeros(round(after * RATE))])
     half = seconds / 2
     words = (
-        speech.TimedText("one", before, before + half),
-        speech.TimedText("two", before + half, before + seconds),
+        dataset.Word("one", before, before + half),
+        dataset.Word("two", before + half, before + seconds),
     )
     return speech.SynthesizedSpeech(samples.astype(np.float32), words, ())
 
@@ -62,9 +63,9 @@ def test_gaps_have_the_documented_distribution(speaker, mean, negative):
 def test_a_word_that_was_timed_into_cut_off_silence_keeps_a_duration():
     said = tone(0.5, before=1.0, after=1.0)
     words = (
-        speech.TimedText("early", 0.1, 0.4),
+        dataset.Word("early", 0.1, 0.4),
         *said.words,
-        speech.TimedText("late", 1.9, 2.2),
+        dataset.Word("late", 1.9, 2.2),
     )
     cut = conversation.trim(speech.SynthesizedSpeech(said.samples, words, ()))
     seconds = len(cut.samples) / RATE

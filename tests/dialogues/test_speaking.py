@@ -104,7 +104,7 @@ class Tones:
     def _one(self, line):
         words = line.text.split()
         tone = np.sin(np.arange(len(words) * 4800) * (0.05 + line.seed % 100 / 1000))
-        spans = tuple(speech.TimedText(w, n / 5, (n + 1) / 5) for n, w in enumerate(words))
+        spans = tuple(dataset.Word(w, n / 5, (n + 1) / 5) for n, w in enumerate(words))
         return speech.SynthesizedSpeech(tone.astype(np.float32), spans, ())
 
 

@@ -17,7 +17,7 @@ WORD = 0.15  # seconds
 def _speak(text, voice):
     """Every word is a constant 0.5 for 0.15 s."""
     words = text.split()
-    spans = tuple(speech.TimedText(w, i * WORD, (i + 1) * WORD) for i, w in enumerate(words))
+    spans = tuple(dataset.Word(w, i * WORD, (i + 1) * WORD) for i, w in enumerate(words))
     samples = np.full(round(len(words) * WORD * types.SAMPLE_RATE), 0.5, np.float32)
     return speech.SynthesizedSpeech(samples, spans, ())
 

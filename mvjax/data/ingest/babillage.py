@@ -60,24 +60,24 @@ def read(
         image_id = row.image_id if answered else row.sample_id // _QUESTIONS_PER_IMAGE
         try:
             image = items.load_image(_picture(images, part, image_id))
-            found = _dialogue(name, row, image, image_id)
+            dialogue = _dialogue(name, row, image, image_id)
         except FileNotFoundError as error:
             skips.add(name, "missing image", error)
         except (ValueError, OSError) as error:
             skips.add(name, "damaged item", f"{place}: {error}")
         else:
-            yield found
+            yield dialogue
 
 
 def _picture(folders: Sequence[Path], part: str, image_id: int) -> Path:
     if part == "ocrvqa":
         roots = [folder for root in folders for folder in (root / "images", root)]
         return sources.find_image(roots, str(image_id), suffixes=sources.IMAGE_SUFFIXES)
-    found = [
+    candidates = [
         sources.find_image(folders, f"{folder}/COCO_{folder}_{image_id:012d}.jpg")
         for folder in ("val2014", "train2014")
     ]
-    return next((path for path in found if path.is_file()), found[0])
+    return next((path for path in candidates if path.is_file()), candidates[0])
 
 
 def _dialogue(name: str, row: _SpokenQuestion, image: bytes, image_id: int) -> spoken.Spoken:

@@ -49,10 +49,10 @@ def read(
     source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` hold the folders of pages, if they are files."""
-    found = (
+    questions = (
         _from_hub(source, split, skips) if _is_hub(source) else _from_json(source, split, images)
     )
-    for question, picture in found:
+    for question, picture in questions:
         name = f"docvqa-{split}-{question.questionId}"
         answers = [a for a in map(templates.tidy, question.answers or ()) if a]
         if not answers or not question.question.strip():

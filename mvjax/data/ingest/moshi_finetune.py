@@ -72,16 +72,18 @@ def read(
     for listing in listings:
         for place, listed in sources.json_lines(listing, msgspec.json.Decoder(_Listed), skips):
             try:
-                found = _dialogue(listing.parent / listed.path, listed, untranscribed=untranscribed)
+                dialogue = _dialogue(
+                    listing.parent / listed.path, listed, untranscribed=untranscribed
+                )
             except FileNotFoundError as error:
                 skips.add(place, "missing file", error)
             except (ValueError, OSError) as error:
                 skips.add(place, "damaged item", error)
             else:
-                if found.turns or found.words is None:
-                    yield found
+                if dialogue.turns or dialogue.words is None:
+                    yield dialogue
                 else:
-                    skips.add(found.id, "empty transcript", listing.parent / listed.path)
+                    skips.add(dialogue.id, "empty transcript", listing.parent / listed.path)
 
 
 def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data") -> Path:
@@ -117,7 +119,7 @@ def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:
     """Writes A.json with the words and everything else but the audio, and A.image if there is one."""
     said = [(MAIN, word) for word in dialogue.words or ()]
     said += [(USER, word) for word in dialogue.user_words or ()]
-    found: dict[str, Any] = {
+    transcript: dict[str, Any] = {
         # In order of start, as upstream finds words by bisection.
         "alignments": [
             [word.text, [word.start, word.end], speaker]
@@ -128,12 +130,12 @@ def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:
         "turns": [[turn.speaker, turn.text] for turn in dialogue.turns],
     }
     if dialogue.facts:
-        found["facts"] = dialogue.facts
+        transcript["facts"] = dialogue.facts
     if dialogue.image is not None:
         picture = path.with_suffix(".image")
         picture.write_bytes(dialogue.image)
-        found["image"] = picture.name
-    files.write_atomic(path, msgspec.json.encode(found))
+        transcript["image"] = picture.name
+    files.write_atomic(path, msgspec.json.encode(transcript))
 
 
 def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spoken:

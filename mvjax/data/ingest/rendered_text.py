@@ -38,17 +38,17 @@ def read(
                 skips.add(name, "incomplete sample", f"{shard.name} has {sorted(members)} of it")
                 continue
             try:
-                found = msgspec.json.decode(members[".json"], type=_Annotation)
+                annotation = msgspec.json.decode(members[".json"], type=_Annotation)
             except sources.DAMAGE as error:
                 skips.add(name, "damaged annotation", f"{shard.name}: {error}")
                 continue
-            if not "".join(found.ocr_annotation.text).strip():
+            if not "".join(annotation.ocr_annotation.text).strip():
                 skips.add(name, "empty text", shard.name)
                 continue
             yield items.Item(
                 name,
                 members[".png"],
-                templates.rendered_text(name, found.ocr_annotation.text),
+                templates.rendered_text(name, annotation.ocr_annotation.text),
                 ("reading",),
                 {"shard": shard.name},
             )

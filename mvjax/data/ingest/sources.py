@@ -47,9 +47,9 @@ def the_files(source: Path, *patterns: str) -> list[Path]:
       FileNotFoundError: saying what was looked for and what is there.
     """
     for pattern in patterns:
-        found = sorted(path for path in source.glob(pattern) if path.is_file())
-        if found:
-            return found
+        paths = sorted(path for path in source.glob(pattern) if path.is_file())
+        if paths:
+            return paths
     raise FileNotFoundError(
         f"{source}: expected files {' or '.join(patterns)} in it, found {_contents(source)}"
     )

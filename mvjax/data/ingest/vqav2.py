@@ -55,8 +55,8 @@ def read(
     folder = _FOLDERS[split]
     asked = sources.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
     answered = sources.the_file(source, f"v2_mscoco_{folder}_annotations.json")
-    found = sources.decode_json(answered, msgspec.json.Decoder(_Annotations)).annotations
-    annotations = {annotation.question_id: annotation for annotation in found}
+    answers = sources.decode_json(answered, msgspec.json.Decoder(_Annotations)).annotations
+    annotations = {annotation.question_id: annotation for annotation in answers}
     for question in sources.decode_json(asked, msgspec.json.Decoder(_Questions)).questions:
         name = f"vqav2-{split}-{question.question_id}"
         annotation = annotations.get(question.question_id)

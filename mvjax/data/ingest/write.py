@@ -72,8 +72,8 @@ def write_text(
         dataset.RecordWriter(path, dataset.Identity()) as writer,
         items.SkippedItems(listing, budget=budget) as skips,
     ):
-        found = catalog.reader(name)(source, split=split, images=folders, skips=skips)
-        with contextlib.closing(items.records_of(found, skips, workers=workers)) as complete:
+        samples = catalog.reader(name)(source, split=split, images=folders, skips=skips)
+        with contextlib.closing(items.records_of(samples, skips, workers=workers)) as complete:
             for record in complete:
                 try:
                     writer.add(record)

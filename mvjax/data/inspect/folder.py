@@ -1,13 +1,12 @@
-"""Everything that is wrong in a folder of datasets: what `mvjax data validate` lists."""
+"""Finds datasets and records in a folder, and everything that is wrong with them (`mvjax data validate`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from mvjax.config import schema
+from mvjax.data import image_features
 from mvjax.data.records import dataset, index, record, shards
 
 
@@ -17,19 +16,19 @@ def datasets(root: Path) -> list[Path]:
     Raises:
       FileNotFoundError: if there is no such folder, or no index of a dataset in it.
     """
-    found = index.datasets(root)
-    if not found:
+    listed = index.datasets(root)
+    if not listed:
         fact = (
             f"it holds {sorted(p.name for p in root.iterdir())[:10]}" if root.is_dir() else "none"
         )
         raise FileNotFoundError(f"{root}: expected a folder of datasets (NAME.json), got {fact}")
-    return found
+    return listed
 
 
 def validate(
     root: Path, limits: schema.LimitsConfig = record.LIMITS
 ) -> Iterator[tuple[Path, list[str]]]:
-    """Each dataset and its problems, then image features, then files in the folder that belong to none."""
+    """Yields (place, problems): each dataset, its image features, then files that belong to no dataset."""
     listed = datasets(root)
     owned: set[Path] = set()
     for path in listed:
@@ -38,7 +37,7 @@ def validate(
         owned.add(index.ids_path(path))
     for file in sorted(root.glob("*.features.json")):
         stem = file.with_suffix("")
-        yield stem, _wrong_features(file, stem)
+        yield stem, _wrong_features(stem)
         owned |= shards.present(stem)
     files = {file for pattern in ("*.array_record", "*.ids") for file in root.glob(pattern)}
     drafts = set(root.glob("*.part"))
@@ -55,12 +54,12 @@ def summary(path: Path) -> str:
     """One line on a dataset, or on its image features, that can be opened."""
     if path.suffix:
         return path.name
-    found = dataset.RecordReader(path, expected=None).index
-    size = sum(shard.bytes for shard in (*found.records, *found.images))
-    pictures = sum(shard.count for shard in found.images)
+    listing = dataset.RecordReader(path, expected=None).index
+    size = sum(shard.bytes for shard in (*listing.records, *listing.images))
+    pictures = sum(shard.count for shard in listing.images)
     return (
-        f"{path.name}: {found.count} records, {pictures} images, {size / 1e6:.1f} MB in "
-        f"{len(found.records) + len(found.images)} shards"
+        f"{path.name}: {listing.count} records, {pictures} images, {size / 1e6:.1f} MB in "
+        f"{len(listing.records) + len(listing.images)} shards"
     )
 
 
@@ -70,32 +69,25 @@ def find(root: Path, id: str, *, name: str | None = None) -> dataset.Record:
     Raises:
       ValueError: if there is none, or several datasets have one and `name` is None.
     """
-    found = []
+    matches = []
     for path in datasets(root) if name is None else [root / name]:
         reader = dataset.RecordReader(path, expected=None)
         try:
-            found.append((path.name, reader[reader.find(id)]))
+            matches.append((path.name, reader[reader.find(id)]))
         except index.NoSuchId:
             continue
-    if not found:
+    if not matches:
         raise ValueError(f"{root}: expected a record with id {id!r} in {name or 'any dataset'}")
-    if len(found) > 1:
-        names = [where for where, _ in found]
+    if len(matches) > 1:
+        names = [where for where, _ in matches]
         raise ValueError(f"{root}: id {id!r} is in {names}; say which with --name")
-    return found[0][1]
+    return matches[0][1]
 
 
-class _Features(msgspec.Struct):
-    features: tuple[shards.Shard, ...]
-
-
-def _wrong_features(file: Path, stem: Path) -> list[str]:
-    """Compares features with their index; whether they fit a run, the run says."""
+def _wrong_features(stem: Path) -> list[str]:
+    """Checks ROOT/NAME.features against its index and its dataset; whether it fits a run, the run says."""
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=_Features).features
-        shards.ShardReader(stem, found)
-    except msgspec.MsgspecError as error:
-        return [f"{file}: expected an index of features: {error}"]
+        reader = image_features.FeatureReader(stem.with_suffix(""), expected=None)
     except (ValueError, FileNotFoundError) as error:
         return [str(error)]
-    return shards.wrong_hashes(stem, found)
+    return shards.wrong_hashes(stem, reader.index.features)

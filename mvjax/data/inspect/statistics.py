@@ -85,32 +85,32 @@ def statistics(path: Path, tokenizer: streams.Tokenizer) -> Statistics:
     )
 
 
-def table(found: Statistics) -> str:
+def table(stats: Statistics) -> str:
     """The numbers as text."""
     sides = ("user", "assistant")
     lines = [
-        found.name,
+        stats.name,
         *_facts(
             {
-                "records": f"{found.records:,} ({found.bad:,} unreadable)",
-                "with image": f"{found.with_image:,} ({found.images:,} different)",
-                "spoken": f"{found.spoken:,} ({found.hours:.2f} hours)",
+                "records": f"{stats.records:,} ({stats.bad:,} unreadable)",
+                "with image": f"{stats.with_image:,} ({stats.images:,} different)",
+                "spoken": f"{stats.spoken:,} ({stats.hours:.2f} hours)",
                 **{
-                    f"{side}'s turns": f"{found.turns.get(side, 0):,} "
-                    f"({found.words.get(side, 0):,} words)"
+                    f"{side}'s turns": f"{stats.turns.get(side, 0):,} "
+                    f"({stats.words.get(side, 0):,} words)"
                     for side in sides
                 },
             }
         ),
     ]
-    if found.kinds:
+    if stats.kinds:
         lines += ["  kind                     records      turns"]
         lines += [
             f"    {kind:20} {counts['records']:>10,} {counts['turns']:>10,}"
-            for kind, counts in found.kinds.items()
+            for kind, counts in stats.kinds.items()
         ]
-    lines += _histogram("frames of speech (80 ms)", found.frames)
-    lines += _histogram("tokens of the transcript as a row", found.tokens)
+    lines += _histogram("frames of speech (80 ms)", stats.frames)
+    lines += _histogram("tokens of the transcript as a row", stats.tokens)
     return "\n".join(lines)
 
 

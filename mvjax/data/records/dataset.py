@@ -103,16 +103,16 @@ class RecordWriter:
             row = record_lib.decode(record_lib.encode(record, None), self._limits)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        found = problems(row, self._limits)
+        wrong = problems(row, self._limits)
         key, number = self._stored(record.image)
         if record.image is not None and number is None:
-            found += images.problems(record.image, self._limits)
+            wrong += images.problems(record.image, self._limits)
         if record.codes and self._made_with.codec is None:
-            found.append("codes: expected the identity of their codec in made_with, got None")
+            wrong.append("codes: expected the identity of their codec in made_with, got None")
         if self._seen.execute("SELECT 1 FROM ids WHERE id = ?", (record.id,)).fetchone():
-            found.append(f"id {record.id!r} used twice")
-        if found:
-            raise ValueError(f"{place}: {'; '.join(found)}")
+            wrong.append(f"id {record.id!r} used twice")
+        if wrong:
+            raise ValueError(f"{place}: {'; '.join(wrong)}")
         self._seen.execute("INSERT INTO ids VALUES (?)", (record.id,))
         if record.image is not None and number is None:
             number = self._images.write(record.image)
@@ -220,11 +220,11 @@ class RecordReader:
             row = record_lib.decode(self._rows[i], self.limits)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        found = problems(row, self.limits)
+        wrong = problems(row, self.limits)
         if row.image is not None and not 0 <= row.image < len(self._images):
-            found.append(f"image: expected a number below {len(self._images)}, got {row.image}")
-        if found:
-            raise ValueError(f"{place} ({row.id!r}): {'; '.join(found)}")
+            wrong.append(f"image: expected a number below {len(self._images)}, got {row.image}")
+        if wrong:
+            raise ValueError(f"{place} ({row.id!r}): {'; '.join(wrong)}")
         return row
 
     def image(self, number: int) -> bytes:
@@ -253,16 +253,16 @@ def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[
         reader = RecordReader(path, expected=None, limits=limits)
     except (ValueError, FileNotFoundError) as error:
         return [str(error)]
-    found = index_lib.wrong_hashes(path, reader.index)
+    wrong = index_lib.wrong_hashes(path, reader.index)
     hashes = []
     for i in range(len(reader)):
         try:
             hashes.append(index_lib.hash_id(reader.stored(i).id))
         except ValueError as error:
-            found.append(str(error))
+            wrong.append(str(error))
     if len(hashes) == len(reader):
-        found += index_lib.wrong_ids(path, np.array(hashes, np.uint64))
-    return found + _wrong_images(reader)
+        wrong += index_lib.wrong_ids(path, np.array(hashes, np.uint64))
+    return wrong + _wrong_images(reader)
 
 
 def _wrong_images(reader: RecordReader) -> list[str]:
@@ -275,13 +275,13 @@ def _wrong_images(reader: RecordReader) -> list[str]:
             return f"{reader.path} image {number}: {error}"
         return None
 
-    found: list[str] = []
+    wrong: list[str] = []
     total = sum(shard.count for shard in reader.index.images)
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         for first in range(0, total, _AT_ONCE):
             numbers = range(first, min(first + _AT_ONCE, total))
-            found += [problem for problem in pool.map(check, numbers) if problem]
-    return found
+            wrong += [problem for problem in pool.map(check, numbers) if problem]
+    return wrong
 
 
 def _reopen(path: Path, expected: Identity | None, limits: schema.LimitsConfig) -> RecordReader:

@@ -127,7 +127,7 @@ def identity(frozen: schema.FrozenFiles) -> Identity:
     )
 
 
-def check_identity(dataset: Path, found: Identity, expected: Identity) -> None:
+def check_identity(dataset: Path, made_with: Identity, expected: Identity) -> None:
     """Compares what both sides know.
 
     Raises:
@@ -135,7 +135,7 @@ def check_identity(dataset: Path, found: Identity, expected: Identity) -> None:
     """
     parts = []
     for name in ("codec", "tokenizer"):
-        theirs, ours = getattr(found, name), getattr(expected, name)
+        theirs, ours = getattr(made_with, name), getattr(expected, name)
         if theirs is not None and ours is not None and theirs != ours:
             parts.append(f"{name} {theirs[:12]}, this run has {ours[:12]}")
     if parts:
@@ -177,11 +177,11 @@ def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:
 
 def wrong_hashes(dataset: Path, index: DatasetIndex) -> list[str]:
     """The files whose bytes are not those that the index was written for."""
-    found = shards.wrong_hashes(dataset, index.records)
-    found += shards.wrong_hashes(images_stem(dataset), index.images)
+    wrong = shards.wrong_hashes(dataset, index.records)
+    wrong += shards.wrong_hashes(images_stem(dataset), index.images)
     if files.file_hash(ids_path(dataset)) != index.ids_sha256:
-        found.append(f"{ids_path(dataset)}: its SHA-256 is not the one in {path(dataset).name}")
-    return found
+        wrong.append(f"{ids_path(dataset)}: its SHA-256 is not the one in {path(dataset).name}")
+    return wrong
 
 
 def wrong_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> list[str]:

@@ -115,26 +115,26 @@ def join(row: StoredRecord, image: bytes | None) -> Record:
 
 def problems(record: DialogueFields, limits: schema.LimitsConfig = LIMITS) -> list[str]:
     """What is wrong with a record apart from its image, as phrases; empty if it is valid."""
-    found = []
+    wrong = []
     if not record.id:
-        found.append("id: expected a name, got an empty one")
+        wrong.append("id: expected a name, got an empty one")
     if not record.turns:
-        found.append("turns: expected at least one, got none")
+        wrong.append("turns: expected at least one, got none")
     for n, turn in enumerate(record.turns):
         if turn.speaker not in ("user", "assistant") or not turn.text.strip():
-            found.append(f"turn {n}: expected words of user or assistant, got {turn}")
+            wrong.append(f"turn {n}: expected words of user or assistant, got {turn}")
     frames = record.seconds / types.FRAME_SECONDS
     if not math.isfinite(frames) or not 0 <= record.seconds <= limits.audio_seconds:
         limit = f"of at most {limits.audio_seconds:g} s (limits.audio_seconds)"
-        return [*found, f"seconds: expected a duration {limit}, got {record.seconds}"]
+        return [*wrong, f"seconds: expected a duration {limit}, got {record.seconds}"]
     expected = 2 * record.codebooks * math.ceil(round(frames, 3))
     if record.codebooks < 0 or record.codebooks % 2 or len(record.codes) != expected:
-        found.append(
+        wrong.append(
             f"codes: expected {expected} bytes for {record.codebooks} (even) codebooks and "
             f"{record.seconds} s, got {len(record.codes)}"
         )
     for side, words in (("word", record.words), ("user word", record.user_words)):
         for n, word in enumerate(words or ()):
             if not 0 <= word.start <= word.end <= record.seconds + types.FRAME_SECONDS:
-                found.append(f"{side} {n}: expected times within {record.seconds} s, got {word}")
-    return found
+                wrong.append(f"{side} {n}: expected times within {record.seconds} s, got {word}")
+    return wrong

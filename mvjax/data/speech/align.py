@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from mvjax import types
 from mvjax.data.ingest import items, moshi_finetune
-from mvjax.data.records import dataset
+from mvjax.data.records import record
 from mvjax.data.speech import spoken
 
 _WHISPER_RATE = 16_000
@@ -24,7 +24,7 @@ _VAD_FROM = 10.0  # seconds; shorter audio is taken whole, as in annotate.py
 class Aligner(Protocol):
     """Hears one speaker."""
 
-    def __call__(self, samples: Float32[np.ndarray, " samples"]) -> tuple[dataset.Word, ...]:
+    def __call__(self, samples: Float32[np.ndarray, " samples"]) -> tuple[record.Word, ...]:
         """The words in 24 kHz audio with their times in seconds, in order of start."""
         ...
 
@@ -46,7 +46,7 @@ class WhisperTimestamped:
     language: str | None = "en"
     device: str = "cpu"
 
-    def __call__(self, samples: Float32[np.ndarray, " samples"]) -> tuple[dataset.Word, ...]:
+    def __call__(self, samples: Float32[np.ndarray, " samples"]) -> tuple[record.Word, ...]:
         """As `Aligner`.
 
         Raises:
@@ -66,7 +66,7 @@ class WhisperTimestamped:
             verbose=None,
         )
         words = [
-            dataset.Word(word["text"].strip(), float(word["start"]), float(word["end"]))
+            record.Word(word["text"].strip(), float(word["start"]), float(word["end"]))
             for segment in result["segments"]
             for word in segment.get("words", ())
             if word["text"].strip()

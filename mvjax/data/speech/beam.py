@@ -46,8 +46,8 @@ def fill(
     state = result.wait_until_finish()
     if str(state) != "DONE":
         raise RuntimeError(f"encode on Beam: expected state DONE, got {state}; see its log")
-    found = result.metrics().query(metric.MetricsFilter().with_name("fresh"))
-    return sum(counter.committed for counter in found["counters"])
+    counters = result.metrics().query(metric.MetricsFilter().with_name("fresh"))
+    return sum(counter.committed for counter in counters["counters"])
 
 
 class Encode(beam.DoFn):

@@ -95,9 +95,9 @@ class Encoder:
         for i, task in enumerate(tasks):
             try:
                 key = self._key(task)
-                found = self._store.load(key)
-                if found is not None:
-                    done[i] = EncodeResult(key, found.seconds)
+                stored = self._store.load(key)
+                if stored is not None:
+                    done[i] = EncodeResult(key, stored.seconds)
                 else:
                     todo.append((i, key, self._audio(task)))
             except (ValueError, OSError) as error:

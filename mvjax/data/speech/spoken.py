@@ -14,7 +14,7 @@ from scipy import signal
 
 from mvjax import types
 from mvjax.config import schema
-from mvjax.data.records import dataset
+from mvjax.data.records import record
 
 MAX_SECONDS = schema.LimitsConfig().audio_seconds
 _LOUDEST = 1e6  # of a sample; 1 is full scale
@@ -39,9 +39,9 @@ class Spoken:
 
     id: str
     audio: Path | Float32[np.ndarray, "2 samples"]
-    words: tuple[dataset.Word, ...] | None
-    turns: tuple[dataset.Turn, ...]
-    user_words: tuple[dataset.Word, ...] | None = None
+    words: tuple[record.Word, ...] | None
+    turns: tuple[record.Turn, ...]
+    user_words: tuple[record.Word, ...] | None = None
     kinds: tuple[str, ...] = ()
     facts: dict[str, str | int] | None = None
     image: bytes | None = None
@@ -112,8 +112,8 @@ def resample(
 
 
 def turns_of(
-    words: Sequence[dataset.Word], user_words: Sequence[dataset.Word] | None
-) -> tuple[dataset.Turn, ...]:
+    words: Sequence[record.Word], user_words: Sequence[record.Word] | None
+) -> tuple[record.Turn, ...]:
     """The transcript that words imply: in order of start, a new turn where the speaker changes."""
     said = [("assistant", w) for w in words] + [("user", w) for w in user_words or ()]
     turns: list[tuple[str, list[str]]] = []
@@ -121,10 +121,10 @@ def turns_of(
         if not turns or turns[-1][0] != speaker:
             turns.append((speaker, []))
         turns[-1][1].append(word.text.strip())
-    return tuple(dataset.Turn(speaker, " ".join(texts)) for speaker, texts in turns)
+    return tuple(record.Turn(speaker, " ".join(texts)) for speaker, texts in turns)
 
 
-def fit_words(words: Sequence[dataset.Word], seconds: float) -> tuple[dataset.Word, ...]:
+def fit_words(words: Sequence[record.Word], seconds: float) -> tuple[record.Word, ...]:
     """Words with times inside [0, seconds], as annotators round them a little outside.
 
     Raises:
@@ -139,7 +139,7 @@ def fit_words(words: Sequence[dataset.Word], seconds: float) -> tuple[dataset.Wo
     fitted = []
     for word in words:
         start = max(0.0, word.start)
-        fitted.append(dataset.Word(word.text, start, min(seconds, max(start, word.end))))
+        fitted.append(record.Word(word.text, start, min(seconds, max(start, word.end))))
     return tuple(fitted)
 
 
@@ -152,14 +152,14 @@ def _read(file: soundfile.SoundFile) -> Float32[np.ndarray, "samples channels"]:
 
 
 def _check_form(place: str, file: soundfile.SoundFile, channels: int | None) -> None:
-    found = []
+    problems = []
     if channels is not None and file.channels != channels:
         meaning = " (left the assistant, right the user)" if channels == 2 else ""
-        found.append(f"expected {channels} channels{meaning}, got {file.channels}")
+        problems.append(f"expected {channels} channels{meaning}, got {file.channels}")
     if not RATES[0] <= file.samplerate <= RATES[1]:
-        found.append(f"expected a rate of {RATES[0]} to {RATES[1]} Hz, got {file.samplerate}")
-    if found:
-        raise ValueError(f"{place}: {'; '.join(found)}; convert the file")
+        problems.append(f"expected a rate of {RATES[0]} to {RATES[1]} Hz, got {file.samplerate}")
+    if problems:
+        raise ValueError(f"{place}: {'; '.join(problems)}; convert the file")
 
 
 def _check_length(place: str, count: int, rate: int, max_seconds: float) -> None:
