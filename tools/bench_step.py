@@ -191,7 +191,7 @@ def ours(folder: Path):
         seen = np.ones(ROWS, bool)
         features = file["features"]
     text = types.Part(codes, np.ones((ROWS, FRAMES), bool), features, seen)
-    form = collate.Form(features.shape[1:], features.dtype)
+    form = collate.ImageForm(features.shape[1:], features.dtype)
     none = collate.stack([], codebooks=17, frames=1, image=form)
     batch = jax.device_put(types.Batch(none, text), sharding.rows(mesh))
     train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)

@@ -1,4 +1,7 @@
-"""From records to the arrays of one step: rows on the frame grid, joined, trimmed and stacked."""
+"""Examples to batches: codes on the frame grid, cropped or joined, then padded and stacked as rows.
+
+`examples.py` calls `speech_codes`, `crop` and `switch` for one example; `stack` makes a part of a batch.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def speech_codes(
     tokenizer: streams.Tokenizer,
     model: schema.ModelConfig,
 ) -> Int32[np.ndarray, "K T"]:
-    """Text, assistant and user rows of a spoken record, undelayed.
+    """Text, assistant and user codebooks of a spoken record, without delays.
 
     Raises:
       ValueError: if the record's codes do not fit the model.
@@ -39,7 +42,7 @@ def speech_codes(
 
 
 def last_word_frame(record: dataset.Record | dataset.StoredRecord) -> int:
-    """How many frames to keep so that the last answer stays whole; all if the user speaks last."""
+    """Number of frames up to the end of the last answer; all frames if the user speaks last."""
     frames = record.array().shape[1]
     if not record.words or record.turns[-1].speaker != "assistant":
         return frames
@@ -47,7 +50,7 @@ def last_word_frame(record: dataset.Record | dataset.StoredRecord) -> int:
 
 
 def crop(length: int, frames: int, rng: np.random.Generator) -> slice:
-    """A random window of at most `frames`."""
+    """Crops to a random window of at most `frames`."""
     start = int(rng.integers(max(1, length - frames + 1)))
     return slice(start, min(start + frames, length))
 
@@ -55,10 +58,17 @@ def crop(length: int, frames: int, rng: np.random.Generator) -> slice:
 def switch(
     before: int, length: int, after: int, *, keep: int, frames: int, rng: np.random.Generator
 ) -> tuple[slice, slice, slice]:
-    """What remains of three dialogues of these lengths, so that together they have at most `frames`.
+    """Crops three dialogues that are joined to a row of at most `frames`, at random lengths.
 
-    Of the first its end, of the last its start; all three lengths are random; of the middle one at
-    least the first `keep` frames stay, and `keep` must not exceed `frames`.
+    The first keeps its end, the other two their start, the middle one at least `keep` frames of it.
+
+    Args:
+      before: frames of the first dialogue; unrelated talk.
+      length: frames of the middle one.
+      after: frames of the last; unrelated talk.
+      keep: at most `frames`.
+      frames: of the row.
+      rng: draws the lengths.
     """
     middle = int(rng.integers(keep, min(frames, length) + 1))
     room = frames - middle
@@ -67,42 +77,50 @@ def switch(
     return slice(before - first, before), slice(0, middle), slice(0, last)
 
 
-class Form(NamedTuple):
-    """Shape and dtype of one row's image: pixels or features."""
+class ImageForm(NamedTuple):
+    """Shape and dtype of a row's image in a batch: pixels or features."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
-def pixel_form(size: int) -> Form:
-    """What one image is in a batch that has pixels."""
-    return Form((size, size, 3), np.dtype(np.uint8))
+def pixel_form(size: int) -> ImageForm:
+    """Shape and dtype of a row's pixels."""
+    return ImageForm((size, size, 3), np.dtype(np.uint8))
 
 
 def stack(
-    samples: Sequence[types.Example],
+    examples: Sequence[types.Example],
     *,
     codebooks: int,
     frames: int,
-    image: Form,
+    image: ImageForm,
     by_frame: bool = False,
 ) -> types.Part:
-    """Stacks rows of at most `frames`, filled up with -1; `by_frame` tells what each frame sees."""
+    """Stacks examples as rows and pads them with -1 to `frames`.
+
+    Args:
+      examples: of at most `frames` each.
+      codebooks: of the batch, K; an example may have fewer.
+      frames: of the rows, T.
+      image: shape and dtype of the images.
+      by_frame: whether `has_image` is bool [B, T] rather than [B].
+    """
     part = types.Part(
-        codes=np.full((len(samples), codebooks, frames), types.ZERO_TOKEN, np.int32),
-        loss_mask=np.zeros((len(samples), frames), bool),
-        images=np.zeros((len(samples), *image.shape), image.dtype),
-        has_image=np.zeros((len(samples), frames) if by_frame else len(samples), bool),
+        codes=np.full((len(examples), codebooks, frames), types.ZERO_TOKEN, np.int32),
+        loss_mask=np.zeros((len(examples), frames), bool),
+        images=np.zeros((len(examples), *image.shape), image.dtype),
+        has_image=np.zeros((len(examples), frames) if by_frame else len(examples), bool),
     )
-    for row, sample in enumerate(samples):
-        length = sample.codes.shape[1]
-        part.codes[row, : len(sample.codes), :length] = sample.codes
-        part.loss_mask[row, :length] = sample.loss_mask
-        if sample.image is not None:
-            part.images[row] = sample.image
+    for row, example in enumerate(examples):
+        length = example.codes.shape[1]
+        part.codes[row, : len(example.codes), :length] = example.codes
+        part.loss_mask[row, :length] = example.loss_mask
+        if example.image is not None:
+            part.images[row] = example.image
             seen = part.has_image[row : row + 1]
             if by_frame:
-                seen[:, :length] = sample.sees_image
+                seen[:, :length] = example.sees_image
             else:
                 seen[:] = True
     return part

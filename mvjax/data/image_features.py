@@ -181,10 +181,10 @@ def made_with(frozen: schema.FrozenFiles, model: schema.ModelConfig) -> FeatureI
     return FeatureIdentity(siglip, model.siglip.image_size, model.siglip.resampler)
 
 
-def form(model: schema.ModelConfig) -> collate.Form:
+def form(model: schema.ModelConfig) -> collate.ImageForm:
     """Shape and dtype of one image's features in a batch."""
     s = model.siglip
-    return collate.Form((s.tokens, s.width), DTYPE)
+    return collate.ImageForm((s.tokens, s.width), DTYPE)
 
 
 def _stem(path: Path) -> Path:

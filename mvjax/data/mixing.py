@@ -1,10 +1,10 @@
-"""Sampling weights that may change between two stretches of a run, while every dataset goes on in order.
+"""Mixes datasets by weight; when a run resumes with other weights, each dataset continues where it was.
 
     step        0 ............ 500 .................
     weights     a 3, b 1       a 1, b 1
     elements    a0 a1 b0 a2 ...  a375 b125 a376 b126 ...
 
-A history of weights makes the mixture a pure function of the step still. It is kept in the run folder.
+The run folder keeps the history of weights, so that the mixture stays a pure function of the step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ENDLESS = 1 << 48  # elements; grain adds and multiplies lengths, so not sys.max
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """The sources of both parts, from a step on."""
+    """The sources of both parts and their weights, from a step on."""
 
     step: int
     speech: tuple[schema.Source, ...]
@@ -37,14 +37,14 @@ History = tuple[Segment, ...]
 
 
 def start(data: schema.DataConfig) -> History:
-    """Returns the history of a run whose weights were never changed."""
+    """Returns the history of a run whose weights have not changed."""
     return (Segment(0, data.speech, data.speechless),)
 
 
 def resume(path: Path, data: schema.DataConfig, step: int) -> tuple[History, str]:
-    """Returns the history of a run that goes on at `step` with these sources, and what changed, in words.
+    """Returns the history of a run that resumes at `step` with these sources, and a note on what changed.
 
-    What the file says of later steps is forgotten: they are trained anew.
+    Segments of later steps in the file are dropped: these steps are trained anew.
 
     Raises:
       ValueError: if the file is not a history.
@@ -70,7 +70,7 @@ def resume(path: Path, data: schema.DataConfig, step: int) -> tuple[History, str
 
 
 def write(path: Path, history: History) -> None:
-    """Writes a history; the file appears whole."""
+    """Writes a history, atomically."""
     files.write_atomic(path, msgspec.json.format(msgspec.json.encode(history), indent=1))
 
 
@@ -85,12 +85,12 @@ def mix(
     """Returns the endless mixture of a part; element s * rows + r is row r of step s.
 
     Args:
-      history: which weights hold when.
+      history: the weights from each step on.
       part: "speech" or "speechless".
-      rows: of a global batch.
-      source: opens a dataset as an endless random-access sequence, given its name and a number that
-        stays its own.
-      seed: of what grain draws for each element later.
+      rows: of a global batch, its batch size in this part.
+      source: opens a dataset as an endless random-access sequence, given its name and its number (in
+        order of first use).
+      seed: of random transformations that are added later.
     """
     names = list(dict.fromkeys(s.name for segment in history for s in getattr(segment, part)))
     opened = {name: grain.MapDataset.source(source(name, n)) for n, name in enumerate(names)}
@@ -111,7 +111,7 @@ def mix(
 
 
 class _Pieces:
-    """Stretches of mixtures, one after the other, the last without end."""
+    """Mixtures of successive segments; the last is endless."""
 
     def __init__(self, starts: Sequence[int], pieces: Sequence[grain.MapDataset]) -> None:
         self._starts, self._pieces = starts, pieces
@@ -129,7 +129,7 @@ def _mixed(
     sources: Sequence[schema.Source],
     taken: dict[str, int],
 ) -> grain.MapDataset:
-    """The sources in proportion to their weights, each from its next element on."""
+    """The sources in proportion to their weights, each from its first element not yet taken."""
     datasets = [
         opened[s.name][taken[s.name] :] if taken[s.name] else opened[s.name] for s in sources
     ]
@@ -137,7 +137,7 @@ def _mixed(
 
 
 def _counts(sources: Sequence[schema.Source], elements: int) -> dict[str, int]:
-    """How many of the first `elements` of a mixture each source gives."""
+    """Counts how many of the first `elements` of a mixture come from each source."""
     numbered = [
         grain.MapDataset.range(ENDLESS).map(lambda key, name=s.name: (name, key)) for s in sources
     ]

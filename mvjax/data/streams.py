@@ -1,4 +1,4 @@
-"""The text row of a sample: words on the 12.5 Hz grid (speech), or a plain transcript (speechless).
+"""The text stream of an example: words on the 12.5 Hz frame grid (speech), or the transcript (speechless).
 
 speech       0.24 s "hello", tokens 7 8, with pad 3 and epad 0:  3 3 0 7 8 3 3 ...
 speechless   BOS question EOS answer BOS question EOS answer BOS
@@ -20,7 +20,7 @@ BOS, EOS = 1, 2
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """The part of a SentencePieceProcessor that is used."""
+    """The methods of a SentencePieceProcessor that the text stream needs."""
 
     def encode(self, text: str, /) -> list[int]:
         """Returns ids without BOS and EOS."""
@@ -29,17 +29,17 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Vocabulary(Tokenizer, Protocol):
-    """A tokenizer that may not know a word."""
+    """A tokenizer with an unknown token."""
 
     def unk_id(self) -> int:
-        """Returns the id of what it does not know."""
+        """Returns the id of the unknown token."""
         ...
 
 
 def text_stream(
     words: Sequence[record.Word] | None, frames: int, tokenizer: Tokenizer, *, pad: int, epad: int
 ) -> Int32[np.ndarray, " T"]:
-    """Lays the assistant's words out on the frame grid; None (no transcript) gives all -1.
+    """Puts the tokens of the assistant's words on the frame grid; None (no transcript) gives all -1.
 
     Words are taken by start; those without a positive duration are dropped. A word starts at the
     frame its start falls in, one token a frame, with `epad` in place of a `pad` right before it.
@@ -68,10 +68,10 @@ def text_stream(
 def speechless_row(
     turns: Sequence[record.Turn], tokenizer: Tokenizer, length: int
 ) -> tuple[Int32[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
-    """A dialogue as text: (ids, loss mask), cut at `length` or filled up with -1.
+    """A dialogue as text: (token ids, loss mask), cut or padded with -1 to `length`.
 
     A user's turn is BOS, its tokens, EOS; an assistant's turn is its tokens; BOS ends the dialogue.
-    The assistant's tokens count in the loss, and so does the BOS that follows them.
+    The loss mask covers the assistant's tokens and the BOS after them.
     """
     ids: list[int] = []
     mask: list[bool] = []
@@ -93,13 +93,13 @@ def speechless_row(
 
 
 def prompt(turns: Sequence[record.Turn], tokenizer: Tokenizer) -> list[int]:
-    """The start of a speechless row, up to where the assistant is to answer the last user turn."""
+    """The speechless row up to the EOS of the last user turn, for the assistant to continue."""
     row = speechless_row(turns, tokenizer, 1 << 16)[0]
     return [int(i) for i in row[: int(np.flatnonzero(row == EOS)[-1]) + 1]]
 
 
 def check_known(texts: Iterable[str], tokenizer: Vocabulary, *, place: str) -> None:
-    """Checks that a tokenizer knows every word: its unknown token would be heard as an EPAD.
+    """Checks that a tokenizer knows every word: its unknown token has the id of EPAD.
 
     Raises:
       ValueError: naming the words.

@@ -1,6 +1,6 @@
 """What the two roles of a synthetic dialogue are told, by kind: the paper's eight, and one without a picture.
 
-    PROP   properties: colours, shapes, materials        LEAD1  curt questions, often about absent things
+    PROP   properties: colors, shapes, materials        LEAD1  curt questions, often about absent things
     LOC    where things are, and beside what             LEAD2  the user insists on what is not there
     NUM    how many there are                            TS1    a pupil who sees badly, a teacher who explains
     COMB   an open question, then a fresh kind (not      TS2    a pupil who sees nothing, a strict teacher
@@ -53,7 +53,7 @@ _ABSENT = "Begin the conversation by asking after some object that is not in the
 
 PROP = DialogueKind(
     "PROP",
-    "You care about how things look: colours above all, then shapes, materials, patterns and surfaces. Ask"
+    "You care about how things look: colors above all, then shapes, materials, patterns and surfaces. Ask"
     " about a property that your notes give, each time of something else.",
     f"Name the property that was asked for first, then perhaps one detail beside it. {_FAITHFUL}",
 )
@@ -88,7 +88,7 @@ LEAD2 = DialogueKind(
 TS1 = DialogueKind(
     "TS1",
     "You are a pupil, and you can hardly see the picture. Ask simple, even naive questions to find out what"
-    " is in it, one at a time: what there is, where it is, sometimes what colour it has. Refer to the"
+    " is in it, one at a time: what there is, where it is, sometimes what color it has. Refer to the"
     " picture.",
     "You are the teacher. Answer fully and in detail, in several sentences, about what can be seen rather"
     f" than about mood. {_FAITHFUL}",
@@ -97,7 +97,7 @@ TS1 = DialogueKind(
 TS2 = DialogueKind(
     "TS2",
     "You are a pupil, and you cannot see the picture at all: everything you know is what the teacher has told"
-    " you. Ask one question at a time about what is in it, how many, where, in which colours. Now and then"
+    " you. Ask one question at a time about what is in it, how many, where, in which colors. Now and then"
     " guess at something, and you may well guess wrong.",
     "You are a strict but kind teacher. Answer completely without rambling, about what can be seen rather"
     f" than about mood, and correct the pupil wherever a guess is wrong. {_FAITHFUL}",

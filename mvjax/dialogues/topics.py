@@ -10,7 +10,7 @@ TOPICS = (
     "how coffee is made, from bean to cup",
     "a recipe that went wrong",
     "growing tomatoes on a balcony",
-    "why leaves change colour in autumn",
+    "why leaves change color in autumn",
     "how bees find their way home",
     "looking after a young dog",
     "why cats purr",

@@ -204,7 +204,7 @@ def test_the_picture_shows_cells_and_speakers(record):
     with Image.open(io.BytesIO(picture.png(shown))) as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     seen = set(np.unique(pixels @ np.array([1 << 16, 1 << 8, 1], np.uint32)).tolist())
-    cells = {k for k, code in picture._COLOURS.items() if int(code[1:], 16) in seen}
+    cells = {k for k, code in picture._COLORS.items() if int(code[1:], 16) in seen}
     expected = {"pad", "epad", "token"} if record.codes else {"token", "learned", "control"}
     assert cells - {"absent"} == expected
     sides = [int(code[1:], 16) in seen for code, _ in picture._LANES.values()]

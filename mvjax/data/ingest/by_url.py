@@ -1,10 +1,8 @@
-"""Images that a dataset names by URL only, found where they have been downloaded to.
+"""Finds downloaded images that a dataset names only by URL, in a folder of either layout.
 
-Two layouts are known, of which the folder's own is used:
-
-    FOLDER/SHA256[.EXT]       SHA-256 of the URL in hex, as in Molmo's image store, or FOLDER/AB/ABCD...
-    FOLDER/00012/000120034.jpg, FOLDER/00012.parquet
-                              img2dataset with output_format=files: its tables tell `url` and `key`
+FOLDER/SHA256[.EXT]       SHA-256 of the URL in hex, as in Molmo's image store, or FOLDER/AB/ABCD...
+FOLDER/00012/000120034.jpg, FOLDER/00012.parquet
+img2dataset with output_format=files: its tables tell `url` and `key`
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ class Images:
 
     Args:
       folders: searched in order.
-      skips: gets tables of img2dataset that are damaged.
+      skips: gets damaged tables of img2dataset.
     """
 
     def __init__(self, folders: Sequence[Path], skips: items.SkippedItems):
@@ -41,7 +39,7 @@ class Images:
                     self._downloaded.setdefault(_digest(row.url), (folder, row.key))
 
     def find(self, url: str) -> Path:
-        """The image's file; if there is none, the name that it should have."""
+        """The image's file; if there is none, the path that it should have."""
         if _digest(url) in self._downloaded:
             folder, key = self._downloaded[_digest(url)]
             return sources.find_image([folder / key[:5]], key, suffixes=sources.IMAGE_SUFFIXES)

@@ -1,4 +1,4 @@
-"""What the readers of written datasets have in common: items, their images, and what was skipped."""
+"""What readers of published datasets share: items, loading their images, and the list of skipped items."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mvjax.config import schema
 from mvjax.data import images
 from mvjax.data.records import dataset
 
-_AHEAD = 4  # items per thread that are read before their turn
+_PREFETCH = 4  # items per thread
 _LIMITS = schema.LimitsConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One sample as a dataset's own files tell it.
+    """One sample of a dataset of images and text, as its files have it.
 
     Attributes:
-      id: unique within the dataset and the same each time it is read.
+      id: unique within the dataset, and stable over readings.
       image: a file or its bytes.
       turns: the transcript, by `templates`.
       kinds: question kinds, for statistics.
@@ -42,8 +42,8 @@ class SkippedItems:
     """Counts skipped items by reason and lists them as they come, one JSON object a line.
 
     Args:
-      listing: where; None: only counts.
-      budget: past so many the reading stops; None: without limit.
+      listing: the file of the list; None: they are only counted.
+      budget: skipped items at which reading goes on at most; None: no limit.
     """
 
     def __init__(self, listing: Path | None = None, *, budget: int | None = None):
@@ -52,7 +52,7 @@ class SkippedItems:
         self._file = listing.open("w", encoding="utf-8") if listing else None
 
     def add(self, place: str, reason: str, detail: object = "") -> None:
-        """Counts one; `place` is the item's id, or its file and line.
+        """Counts and lists one item; `place` is its id, or its file and line.
 
         Raises:
           ValueError: past the budget.
@@ -72,10 +72,10 @@ class SkippedItems:
         return ", ".join(f"{n} {reason}" for reason, n in self.counts.most_common()) or "none"
 
     def refuse_nothing_read(self, source: Path) -> None:
-        """Raises: for readers that have come to their end without one item.
+        """Refuses a dataset of which no item could be read.
 
         Raises:
-          ValueError: naming what was skipped.
+          ValueError: always, with the reasons.
         """
         raise ValueError(
             f"{source}: expected at least one whole item, got none; skipped: {self.summary()}"
@@ -108,9 +108,9 @@ class SkippedItems:
 def records_of(
     items: Iterable[Item], skips: SkippedItems, *, workers: int = 4
 ) -> Generator[dataset.Record, None, None]:
-    """Reads and decodes the images in threads; yields the items as text records, in order.
+    """Yields items as text-only records, in order; threads prefetch and check the images.
 
-    An item whose image is missing, too large or damaged goes to `skips`.
+    An item whose image is missing, too large or damaged is skipped.
     """
     waiting: collections.deque[tuple[Item, futures.Future[bytes]]] = collections.deque()
     with futures.ThreadPoolExecutor(workers) as pool:
@@ -119,14 +119,14 @@ def records_of(
             same = waiting and waiting[-1][0].image == item.image
             image = waiting[-1][1] if same else pool.submit(load_image, item.image)
             waiting.append((item, image))
-            if len(waiting) >= _AHEAD * workers:
+            if len(waiting) >= _PREFETCH * workers:
                 yield from _finish(*waiting.popleft(), skips)
         while waiting:
             yield from _finish(*waiting.popleft(), skips)
 
 
 def load_image(image: Path | bytes) -> bytes:
-    """The encoded image, once it has been seen to decode.
+    """Reads an encoded image and checks that it decodes.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -158,7 +158,7 @@ def _finish(
 
 
 def _writable(text: str) -> str:
-    """The text with "?" for half characters, which names of files may have."""
+    """Replaces lone surrogates, which file names may have, by "?"."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""moshi-finetune's format: stereo files listed in a jsonl, each with its word times beside it.
+"""moshi-finetune's format: a manifest (jsonl) of stereo files, each with its word times beside it.
 
 Published in github.com/kyutai-labs/moshi-finetune (README, `annotate.py`); kyutai/DailyTalkContiguous has it:
 
@@ -6,8 +6,8 @@ Published in github.com/kyutai-labs/moshi-finetune (README, `annotate.py`); kyut
     a.wav           left the assistant, right the user, any rate
     a.json          {"alignments": [["hello", [0.24, 0.61], "SPEAKER_MAIN"], ...]}
 
-It is also how dialogues travel between synthesis and encoding: a.json may have further keys, which
-moshi-finetune ignores, as it ignores words of other speakers than SPEAKER_MAIN:
+Synthetic dialogues are written in this format too, with further keys in a.json, which moshi-finetune ignores,
+as it ignores words of other speakers than SPEAKER_MAIN:
 
     "id": "...", "kinds": ["LOC"], "facts": {...}, "turns": [["user", "Where is it?"], ["assistant", "..."]],
     "image": "a.png"                                                       relative to a.json
@@ -60,12 +60,11 @@ def read(
     skips: items.SkippedItems,
     untranscribed: bool = False,
 ) -> Iterator[spoken.Spoken]:
-    """Yields the dialogues that a jsonl (or every jsonl below a folder) lists; audio stays on disk.
+    """Yields the dialogues of a manifest (or of every manifest below a folder); audio stays on disk.
 
-    The id is the transcript's own, else the listed path. Where a transcript has no turns they are
-    made of its words. Times are clipped to the audio. What is damaged or empty is skipped, and so
-    is audio without a transcript, unless `untranscribed`: it then has neither words nor turns, and
-    is for `align.annotate`.
+    The id is that of the transcript, else the listed path. Missing turns are made from the words.
+    Times are clipped to the audio. Damaged and empty dialogues are skipped, and so is audio without
+    a transcript, unless `untranscribed`: it then has neither words nor turns, for `align.annotate`.
     """
     del split, images
     listings = [source] if source.is_file() else sources.the_files(source, "**/*.jsonl")
@@ -87,9 +86,9 @@ def read(
 
 
 def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data") -> Path:
-    """Writes FOLDER/NAME.jsonl and FOLDER/NAME/ID.wav, .json and image; returns the jsonl.
+    """Writes FOLDER/NAME/ID.wav, .json and .image and, last, the manifest FOLDER/NAME.jsonl; returns it.
 
-    The jsonl appears last, so a folder without it is unfinished. Samples are kept as 16 bits.
+    A folder without a manifest is unfinished. Samples are stored with 16 bits.
 
     Raises:
       ValueError: if two ids are the same file name, or a dialogue has no word times.
@@ -116,11 +115,11 @@ def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data
 
 
 def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:
-    """Writes A.json with the words and everything else but the audio, and A.image if there is one."""
+    """Writes A.json (everything but the audio), and A.image if there is an image."""
     said = [(MAIN, word) for word in dialogue.words or ()]
     said += [(USER, word) for word in dialogue.user_words or ()]
     transcript: dict[str, Any] = {
-        # In order of start, as upstream finds words by bisection.
+        # By start, as upstream searches them by bisection.
         "alignments": [
             [word.text, [word.start, word.end], speaker]
             for speaker, word in sorted(said, key=lambda item: item[1].start)
@@ -171,7 +170,7 @@ def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spo
 
 
 def _duration(path: Path) -> float:
-    """Of a stereo file, by its header."""
+    """Seconds of a stereo file, from its header."""
     try:
         header = soundfile.info(path)
     except soundfile.LibsndfileError as error:

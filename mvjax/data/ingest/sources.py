@@ -1,4 +1,4 @@
-"""Reading released dataset files: JSON checked against a type, Parquet row by row, images in folders."""
+"""Reads the files of published datasets: typed JSON, Parquet row by row, images in folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def the_file(source: Path, *names: str) -> Path:
     """The first of `names` that is a file below `source` (or `source` itself, by its name).
 
     Raises:
-      FileNotFoundError: saying what was looked for and what is there.
+      FileNotFoundError: with the expected names and what is there.
     """
     for name in names:
         if source.is_file() and source.name == Path(name).name:
@@ -41,10 +41,10 @@ def the_file(source: Path, *names: str) -> Path:
 
 
 def the_files(source: Path, *patterns: str) -> list[Path]:
-    """All files of the first pattern (as of `Path.glob`) that matches any, in order of name.
+    """The files of the first pattern (as of `Path.glob`) that matches any, by name.
 
     Raises:
-      FileNotFoundError: saying what was looked for and what is there.
+      FileNotFoundError: with the expected patterns and what is there.
     """
     for pattern in patterns:
         paths = sorted(path for path in source.glob(pattern) if path.is_file())
@@ -59,7 +59,7 @@ def decode_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
     """Decodes a JSON file; fields that the decoder's type does not have are ignored.
 
     Raises:
-      ValueError: naming the file, and the place in it that is not as expected.
+      ValueError: naming the file, and the unexpected place in it.
     """
     try:
         return decoder.decode(path.read_bytes())
@@ -89,9 +89,9 @@ def json_lines(
 def parquet_rows(
     paths: Sequence[Path], kind: type[Row], skips: items.SkippedItems, *, rows_at_once: int = 64
 ) -> Iterator[tuple[str, Row]]:
-    """Yields (file:row, struct) of the columns that `kind`, a msgspec.Struct, has as fields.
+    """Yields (file:row, struct) of the columns that are fields of `kind`, a msgspec.Struct.
 
-    A row of other types is skipped, and a damaged file from where it is bad.
+    A row with other types is skipped, and a damaged file from the damage on.
 
     Raises:
       ValueError: if a file lacks a column, naming those it has.
@@ -130,7 +130,7 @@ def parquet_rows(
 def find_image(folders: Sequence[Path], name: str, *, suffixes: Sequence[str] = ("",)) -> Path:
     """The file `name` (with one of `suffixes`) in the first folder that has it.
 
-    Without one, the path that it should have: reading it tells what is missing.
+    If there is none, the path that it should have, for the list of missing images.
     """
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or max(map(len, parts)) > _LONGEST:
@@ -140,7 +140,7 @@ def find_image(folders: Sequence[Path], name: str, *, suffixes: Sequence[str] = 
 
 
 def check_folders(folders: Sequence[Path]) -> None:
-    """Raises if an image folder is not there: otherwise every image would be missing.
+    """Checks that the image folders exist, before every image is skipped as missing.
 
     Raises:
       FileNotFoundError: naming all such folders.

@@ -1,14 +1,14 @@
-"""The one template by which captions and question/answer pairs become speechless samples.
+"""Turns captions and question/answer pairs into transcripts of one question and one answer.
 
     caption    user: one of CAPTION_REQUESTS             assistant: the caption as a sentence
     text       user: one of TEXT_REQUESTS                assistant: the text that the image shows
     question   user: the question                        assistant: the answer
 
-One record has one question, also where an image has many: rows then look like the evaluation (nothing is
-answered before), no pair is lost to the length of a row, and the image is stored once all the same.
-Questions and answers keep their spelling, so that exact-match scores can be compared with other work;
-captions get a capital and a full stop. Which request is used is a pure function of the record's id.
-The requests are our own: the paper says only that the user asks what is visible.
+A record has one question, also where an image has several: rows then resemble the evaluation, no pair is cut
+off at the end of a row, and the image is stored once anyway. Questions and answers keep their spelling, so
+that exact-match scores are comparable with other work; captions get a capital and a full stop. The request
+is a pure function of the record's id. The requests are ours: the paper says only that the user asks what is
+visible.
 """
 
 from __future__ import annotations

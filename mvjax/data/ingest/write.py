@@ -1,4 +1,4 @@
-"""Writes a dataset's records below a root, and beside them the list of skipped items."""
+"""Ingests a published dataset of images and text: writes its records, and the list of skipped items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BAD_RECORDS = ".bad_records.jsonl"  # after the dataset's name
 
 @dataclasses.dataclass(frozen=True)
 class IngestSummary:
-    """What an ingestion did.
+    """The outcome of an ingestion.
 
     Attributes:
       index: of the records.
@@ -47,16 +47,16 @@ def write_text(
       source: the folder with the dataset's files as published.
       path: ROOT/NAME.
       split: None: the first in the catalog.
-      images: folders searched in order for what the dataset calls an image; none: `source`, and
-        `source`/images where it exists.
+      images: folders with the images, searched in order; none: `source`, and `source`/images if it
+        exists.
       limit: stop after so many records.
-      workers: threads that read and decode images.
+      workers: threads that prefetch images.
       budget: items that may be skipped; None: any number.
-      progress: is told the numbers of records written and items skipped after each record.
+      progress: called after each record with the numbers of records and of skipped items.
 
     Raises:
       ValueError: if the dataset, split or its files are not as expected, nothing could be read,
-        or more items were skipped than the budget allows. Nothing is then written but the list.
+        or more items were skipped than the budget allows. Only the list is written then.
       FileNotFoundError: naming the files or folders that are missing.
     """
     entry, split = catalog.find(name, split)

@@ -15,19 +15,19 @@ from mvjax.data.inspect import timeline
 _COLUMNS = 100  # cells a row: 8 s
 _MOST_ROWS = 40  # 320 s; the rest is left out, and the picture says so
 _WIDTH, _ROW, _HEAD = 15.0, 1.5, 3.2  # inches
-_COLOURS = {
+_COLORS = {
     timeline.PAD: "#eef1f5",
     timeline.EPAD: "#f2b950",
     timeline.ABSENT: "#ffffff",
     timeline.TOKEN: "#9dbdf5",
-    timeline.LEARNT: "#8fd6ae",
+    timeline.LEARNED: "#8fd6ae",
     timeline.CONTROL: "#d9c2ec",
 }
-_LANES = {"user": ("#c2571a", 2.5), "assistant": ("#2456c8", 1.8)}  # colour, height in the row
+_LANES = {"user": ("#c2571a", 2.5), "assistant": ("#2456c8", 1.8)}  # color, height in the row
 _LANE, _CELL = 0.5, 1.4  # heights
 _LEGENDS = {  # by whether the record is spoken
     True: {"PAD": "PAD", "EPAD": "EPAD: a word follows", "TOKEN": "token of the assistant"},
-    False: {"TOKEN": "given", "LEARNT": "learned", "CONTROL": "BOS, EOS"},
+    False: {"TOKEN": "given", "LEARNED": "learned", "CONTROL": "BOS, EOS"},
 }
 _INK = "#252b36"
 
@@ -70,8 +70,8 @@ def _head(figure: Any, shown: timeline.RecordTimeline, height: float) -> None:
     said = "\n".join(lines).replace("$", r"\$")
     figure.text(left, 1 - 0.17 * share, said, va="top", fontsize=10, color=_INK, linespacing=1.35)
     for n, (kind, name) in enumerate(_LEGENDS[shown.spoken].items()):
-        colour = _COLOURS[getattr(timeline, kind)]
-        box = {"facecolor": colour, "edgecolor": "#c3cad6", "pad": 3}
+        color = _COLORS[getattr(timeline, kind)]
+        box = {"facecolor": color, "edgecolor": "#c3cad6", "pad": 3}
         figure.text(0.24 + 0.11 * n, 1 - 0.9 * share, name, fontsize=9, color=_INK, bbox=box)
     most = _COLUMNS * _MOST_ROWS
     if len(shown.cells) > most:
@@ -84,8 +84,8 @@ def _row(axes: Any, shown: timeline.RecordTimeline, first: int) -> None:
     unit = types.FRAME_SECONDS if shown.spoken else 1
     start, end = first * unit, (first + _COLUMNS) * unit
     for n, cell in enumerate(shown.cells[first : first + _COLUMNS], start=first):
-        colour = _COLOURS[cell.kind]
-        axes.barh(_CELL / 2, unit, left=n * unit, height=_CELL, color=colour, ec="#c3cad6", lw=0.5)
+        color = _COLORS[cell.kind]
+        axes.barh(_CELL / 2, unit, left=n * unit, height=_CELL, color=color, ec="#c3cad6", lw=0.5)
         size = 8 if len(cell.text) <= 6 else 6
         axes.text(
             (n + 0.5) * unit, _CELL / 2, cell.text[:12].replace("$", r"\$"),
@@ -94,8 +94,8 @@ def _row(axes: Any, shown: timeline.RecordTimeline, first: int) -> None:
     for span in shown.spans:
         if span.end < start or span.start > end:
             continue
-        colour, height = _LANES[span.speaker]
-        axes.barh(height, span.end - span.start, left=span.start, height=_LANE, color=colour)
+        color, height = _LANES[span.speaker]
+        axes.barh(height, span.end - span.start, left=span.start, height=_LANE, color=color)
     for side, words in (("user", shown.record.user_words), ("assistant", shown.record.words)):
         for word in words or ():
             if shown.spoken and start <= word.start < end:

@@ -1,4 +1,4 @@
-"""Tokens that people can read, for the inspection of records: a SentencePiece model's, or whole words."""
+"""Tokenizers for inspecting records, with readable tokens: a SentencePiece model, or one token a word."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Protocol, runtime_checkable
 
 from mvjax.data import streams
 
-FIRST_WORD = 32  # the ids below stand for themselves
+FIRST_WORD = 32  # lower ids are special tokens
 
 
 @runtime_checkable
 class Pieces(streams.Tokenizer, Protocol):
-    """A tokenizer that also tells what an id stands for."""
+    """A tokenizer that also returns the text of an id."""
 
     def id_to_piece(self, id: int, /) -> str:
         """Returns the text of one id."""
@@ -20,14 +20,14 @@ class Pieces(streams.Tokenizer, Protocol):
 
 
 class Words:
-    """One id a word, for a dataset whose tokenizer is not at hand."""
+    """One id a word, where no tokenizer is given."""
 
     def __init__(self):
         self._words: list[str] = []
         self._ids: dict[str, int] = {}
 
     def encode(self, text: str, /) -> list[int]:
-        """Returns one id for each word; words get theirs in the order in which they come."""
+        """Returns one id for each word, numbered by first use."""
         ids = []
         for word in text.split():
             if word not in self._ids:
@@ -42,7 +42,7 @@ class Words:
 
 
 def pieces(model: Path | None) -> Pieces:
-    """A SentencePiece model, or words."""
+    """Opens a SentencePiece model; None: words."""
     if model is None:
         return Words()
     import sentencepiece

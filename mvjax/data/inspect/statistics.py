@@ -1,4 +1,4 @@
-"""What a dataset holds, in numbers: what `mvjax data stats` prints."""
+"""Counts of a dataset's records, hours, words and lengths, as `mvjax data stats` prints them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _LONGEST = 1 << 16  # tokens of a transcript; longer ones count as this
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of one dataset.
+    """Statistics of one dataset.
 
     Attributes:
-      images: different ones; with_image counts the records that show one.
+      images: number of distinct images; with_image: number of records that have one.
       hours: of dialogue.
       turns, words: by speaker.
-      kinds: of each question kind, how many records have it and how many turns those have.
+      kinds: {question kind: numbers of records with it and of their turns}.
       frames: {upper end of a bin: spoken records}; 12.5 a second.
       tokens: {upper end of a bin: records}, the length of the transcript as a speechless row.
-      bad: records that cannot be read.
+      bad: number of unreadable records.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Statistics:
 
 
 def statistics(path: Path, tokenizer: streams.Tokenizer) -> Statistics:
-    """Reads all records, not their images."""
+    """Reads all records of a dataset, without their images."""
     reader = dataset.RecordReader(path, expected=None)
     with_image = spoken = bad = 0
     seconds = 0.0
@@ -86,7 +86,7 @@ def statistics(path: Path, tokenizer: streams.Tokenizer) -> Statistics:
 
 
 def table(stats: Statistics) -> str:
-    """The numbers as text."""
+    """Formats the statistics as text."""
     sides = ("user", "assistant")
     lines = [
         stats.name,
@@ -130,5 +130,5 @@ def _histogram(title: str, counts: Mapping[int, int]) -> list[str]:
 
 
 def _bin(length: int) -> int:
-    """The power of two that a length does not exceed."""
+    """The smallest power of two that is not below a length."""
     return 1 << max(0, length - 1).bit_length()

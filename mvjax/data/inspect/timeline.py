@@ -1,4 +1,4 @@
-"""A record as a timeline: who speaks when, and what stands in which frame of the text stream."""
+"""A record as a timeline: who speaks when, and the token in each frame of the text stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mvjax.data.inspect import pieces as pieces_lib
 from mvjax.data.records import dataset
 
 PAD, EPAD, ABSENT = "pad", "epad", "absent"  # kinds of cells; a token is one of the next
-TOKEN, LEARNT, CONTROL = "token", "learned", "control"
+TOKEN, LEARNED, CONTROL = "token", "learned", "control"
 
 _PAUSE = 0.5  # seconds between words that end a span of speech
 _COLUMNS = 25  # frames a printed line: 2 s
@@ -24,7 +24,7 @@ _SHOWN = {PAD: ".", EPAD: "+", ABSENT: " "}
 
 @dataclasses.dataclass(frozen=True)
 class TextCell:
-    """One frame, or one position of a speechless row, of the text stream."""
+    """One position of the text stream: a frame, or a token of a speechless row."""
 
     kind: str
     text: str = ""
@@ -32,7 +32,7 @@ class TextCell:
 
 @dataclasses.dataclass(frozen=True)
 class SpeakerSpan:
-    """One side speaks without a longer pause."""
+    """An interval in which one side speaks without a longer pause."""
 
     speaker: str
     start: float
@@ -42,12 +42,12 @@ class SpeakerSpan:
 
 @dataclasses.dataclass(frozen=True)
 class RecordTimeline:
-    """What there is to show of a record.
+    """The timeline of a record.
 
     Attributes:
       cells: the text stream on the 12.5 Hz grid; of a text-only record its speechless row.
       spans: of both sides, by start; the user's only where the record has the user's words.
-      spoken: whether a cell is a frame.
+      spoken: whether cells are frames.
     """
 
     record: dataset.Record
@@ -59,7 +59,7 @@ class RecordTimeline:
 def timeline(
     record: dataset.Record, pieces: pieces_lib.Pieces, model: schema.ModelConfig
 ) -> RecordTimeline:
-    """Lays a record out as training does, with the model's PAD and EPAD."""
+    """Makes the text stream as training does, with the model's PAD and EPAD."""
     if not record.codes:
         return RecordTimeline(record, _speechless(record, pieces), (), spoken=False)
     row = streams.text_stream(
@@ -80,7 +80,7 @@ def timeline(
 
 
 def text(shown: RecordTimeline) -> str:
-    """The timeline for a terminal."""
+    """Formats the timeline for a terminal."""
     record = shown.record
     facts = ", ".join(f"{key} {value}" for key, value in (record.facts or {}).items())
     lines = [
@@ -116,7 +116,7 @@ def _speechless(record: dataset.Record, pieces: pieces_lib.Pieces) -> tuple[Text
         if i in names:
             cells.append(TextCell(CONTROL, names[i]))
         else:
-            cells.append(TextCell(LEARNT if counts else TOKEN, _clean(pieces.id_to_piece(i))))
+            cells.append(TextCell(LEARNED if counts else TOKEN, _clean(pieces.id_to_piece(i))))
     return tuple(cells)
 
 

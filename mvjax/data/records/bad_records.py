@@ -1,4 +1,4 @@
-"""Counts the bad records that training meets, lists them, and stops the run past the budget."""
+"""Counts and lists the bad records read in training, and stops the run when they exceed the budget."""
 
 from __future__ import annotations
 
@@ -18,42 +18,44 @@ class _BadRecord(msgspec.Struct):
 
 
 class BadRecords:
-    """The bad records met so far, in all datasets; threads may share it.
+    """The bad records read so far, in all datasets; thread-safe.
 
     Args:
       budget: how many may be skipped.
-      listing: a jsonl that each is appended to, once, also when the run is resumed; None: only logged.
+      listing: a jsonl to which each is appended once, also over resumes; None: they are only logged.
     """
 
     def __init__(self, budget: int, listing: Path | None = None) -> None:
         self._budget, self._listing = budget, listing
-        self._found: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
         if listing is not None and listing.is_file():
-            self._found = {line.record: line.problem for line in _read(listing)}
+            self._problems = {line.record: line.problem for line in _read(listing)}
 
     def add(self, record: str, error: ValueError, *, id: str | None = None) -> None:
-        """Counts one; a record that was met before counts once.
+        """Counts a bad record, unless it was counted before.
 
         Args:
           record: DATASET[number].
           error: what is wrong with it.
-          id: its own, if that could be read.
+          id: of the record, if it can be read.
 
         Raises:
-          ValueError: past the budget, with the whole list.
+          ValueError: past the budget, listing all bad records.
         """
         with self._lock:
-            if record not in self._found:
-                self._found[record] = str(error)
-                count = len(self._found)
+            if record not in self._problems:
+                self._problems[record] = str(error)
+                count = len(self._problems)
                 _LOG.warning("skipping bad record %s (%d so far): %s", record, count, error)
-                self._write(_BadRecord(record, self._found[record], id))
-            if len(self._found) > self._budget:
-                listed = "\n  ".join(f"{name}: {why}" for name, why in sorted(self._found.items()))
+                self._write(_BadRecord(record, self._problems[record], id))
+            if len(self._problems) > self._budget:
+                listed = "\n  ".join(
+                    f"{name}: {why}" for name, why in sorted(self._problems.items())
+                )
                 raise ValueError(
                     f"data: at most {self._budget} bad records (data.bad_record_budget), got "
-                    f"{len(self._found)}; repair the files or raise the budget:\n  {listed}"
+                    f"{len(self._problems)}; repair the files or raise the budget:\n  {listed}"
                 ) from error
 
     def _write(self, line: _BadRecord) -> None:
@@ -65,7 +67,7 @@ class BadRecords:
 
 
 def _read(listing: Path) -> list[_BadRecord]:
-    """The whole lines; the last may have been cut short when a run was killed."""
+    """The complete lines; the last may be cut off, as when a run is killed."""
     whole = listing.read_bytes().split(b"\n")[:-1]
     try:
         return [msgspec.json.decode(line, type=_BadRecord) for line in whole if line]

@@ -1,11 +1,11 @@
-"""Dialogues on disk: one msgpack row each in ArrayRecord shards, images stored once, an index NAME.json.
+"""A dataset of records on disk: records in ArrayRecord shards, each image stored once, an index NAME.json.
 
-    with records.RecordWriter(root / "name", records.Identity(codec=..., tokenizer=...)) as writer:
-        writer.add(records.Record(...))
-    records.RecordReader(root / "name", expected=None)[0]
+    with dataset.RecordWriter(root / "name", dataset.Identity(codec=..., tokenizer=...)) as writer:
+        writer.add(dataset.Record(...))
+    dataset.RecordReader(root / "name", expected=None)[0]
 
-The index names codec and tokenizer by hash: codes cannot be read with another codec than the one that
-made them. A record is valid or it is refused, on writing as on reading. BUILD.md, "Records".
+The index holds the hashes of codec and tokenizer: codes made with another codec than the run's are refused.
+An invalid record is refused, on writing as on reading. Other rooms use this module for all about records.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ index_path = index_lib.path
 
 SHARD_BYTES = 4 * 2**30  # of content; a dataset of 1 TB is 250 open files
 
-_THREADS, _AT_ONCE = 4, 256  # images that are verified at once; that wait for it
+_THREADS, _QUEUED = 4, 256  # that decode images to verify them; images queued for them
 
 
 class RecordWriter:
     """Writes a dataset record by record, in constant memory; the files appear when the block ends.
 
-    If the block raises, nothing is left, and an earlier dataset of that name stays as it was. An
-    image that was added before is stored once.
+    If the block raises, no new file is left, and an earlier dataset of that name stays as it was. An
+    image that several records have is stored once.
 
     Args:
       path: ROOT/NAME, without a suffix.
@@ -96,7 +96,7 @@ class RecordWriter:
         """Writes one record.
 
         Raises:
-          ValueError: naming every problem of the record; it is then left out, and others may follow.
+          ValueError: naming every problem of the record, which is not written; others may follow.
         """
         place = f"{self._path} record {len(self._hashes)} ({record.id!r})"
         try:
@@ -121,7 +121,7 @@ class RecordWriter:
         self._hashes.append(index_lib.hash_id(record.id))
 
     def _stored(self, image: bytes | None) -> tuple[bytes, int | None]:
-        """An image's hash, and its number if it is in the dataset already."""
+        """An image's hash, and its number if it is stored already."""
         if image is None:
             return b"", None
         key = hashlib.sha256(image).digest()
@@ -129,7 +129,7 @@ class RecordWriter:
         return key, known[0] if known else None
 
     def _publish(self) -> None:
-        """Takes the old index away, puts the new files in place, then the index that names them."""
+        """Removes the old index, puts the new files in place, then writes the new index."""
         self._rows.close()
         self._images.close()
         index_path(self._path).unlink(missing_ok=True)
@@ -170,11 +170,11 @@ class RecordReader:
 
     Args:
       path: ROOT/NAME.
-      expected: the identity of the run; None: read records of any.
+      expected: the identity of the run; None: open records of any.
       limits: what a record may hold.
 
     Raises:
-      ValueError: if files and index disagree, or the records were made with other files.
+      ValueError: if files and index disagree, or the records were made with another codec or tokenizer.
       FileNotFoundError: if any is missing.
     """
 
@@ -212,7 +212,7 @@ class RecordReader:
         return (self[i] for i in range(len(self)))
 
     def stored(self, i: int) -> StoredRecord:
-        """Reads and validates one record without its image; raises as reading with it does."""
+        """Reads and validates one record without its image; raises as `self[i]` does."""
         place = f"{self.path} record {i}"
         if not 0 <= i < len(self):
             raise IndexError(f"{place}: expected 0 <= number < {len(self)}")
@@ -228,7 +228,7 @@ class RecordReader:
         return row
 
     def image(self, number: int) -> bytes:
-        """An encoded image by the number in a row.
+        """An encoded image by its number, `StoredRecord.image`.
 
         Raises:
           ValueError: if it cannot be read.
@@ -248,7 +248,7 @@ class RecordReader:
 
 
 def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[str]:
-    """Reads a whole dataset: what is wrong with its hashes, records, images and ids."""
+    """Reads a whole dataset and returns all problems of its hashes, records, images and ids."""
     try:
         reader = RecordReader(path, expected=None, limits=limits)
     except (ValueError, FileNotFoundError) as error:
@@ -266,7 +266,7 @@ def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[
 
 
 def _wrong_images(reader: RecordReader) -> list[str]:
-    """Decodes all images, some at a time."""
+    """Decodes all images, in threads."""
 
     def check(number: int) -> str | None:
         try:
@@ -278,8 +278,8 @@ def _wrong_images(reader: RecordReader) -> list[str]:
     wrong: list[str] = []
     total = sum(shard.count for shard in reader.index.images)
     with futures.ThreadPoolExecutor(_THREADS) as pool:
-        for first in range(0, total, _AT_ONCE):
-            numbers = range(first, min(first + _AT_ONCE, total))
+        for first in range(0, total, _QUEUED):
+            numbers = range(first, min(first + _QUEUED, total))
             wrong += [problem for problem in pool.map(check, numbers) if problem]
     return wrong
 

@@ -1,4 +1,4 @@
-"""The index of a dataset, NAME.json: shards, their hashes, what codes were made with; and where an id is."""
+"""The index of a dataset, NAME.json: its shards with their hashes, and the codec; NAME.ids finds an id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IDS = ".ids"
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """SHA-256 of the files that gave codes and ids their meaning; None: not needed to read them."""
+    """SHA-256 of the codec and tokenizer files that records were made with; None: made without."""
 
     codec: str | None = None
     tokenizer: str | None = None
@@ -128,7 +128,7 @@ def identity(frozen: schema.FrozenFiles) -> Identity:
 
 
 def check_identity(dataset: Path, made_with: Identity, expected: Identity) -> None:
-    """Compares what both sides know.
+    """Compares the hashes that both sides have.
 
     Raises:
       ValueError: naming what differs.
@@ -156,7 +156,7 @@ def write_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> str:
 
 
 def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:
-    """Maps NAME.ids into memory, unread.
+    """Opens NAME.ids as a memory map.
 
     Raises:
       FileNotFoundError: if it is missing.
@@ -176,7 +176,7 @@ def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:
 
 
 def wrong_hashes(dataset: Path, index: DatasetIndex) -> list[str]:
-    """The files whose bytes are not those that the index was written for."""
+    """Returns the files whose SHA-256 differs from the index."""
     wrong = shards.wrong_hashes(dataset, index.records)
     wrong += shards.wrong_hashes(images_stem(dataset), index.images)
     if files.file_hash(ids_path(dataset)) != index.ids_sha256:
@@ -185,7 +185,7 @@ def wrong_hashes(dataset: Path, index: DatasetIndex) -> list[str]:
 
 
 def wrong_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> list[str]:
-    """Whether NAME.ids leads to every id; `hashes` are those of all records in order."""
+    """Checks that NAME.ids finds every id; `hashes` are those of all records in order."""
     if np.array_equal(read_ids(dataset, len(hashes)), _table(hashes)):
         return []
     return [f"{ids_path(dataset)}: does not lead to the ids of its records; make them again"]
@@ -194,7 +194,7 @@ def wrong_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> list[str]:
 def find(
     dataset: Path, table: UInt64[np.ndarray, "2 count"], id: str, read_id: Callable[[int], str]
 ) -> int:
-    """The number of the record with this id; reads those with its hash, which is one.
+    """The number of the record with this id, by binary search; reads only records with its hash.
 
     Raises:
       NoSuchId: if there is none.

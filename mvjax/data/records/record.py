@@ -1,4 +1,4 @@
-"""One dialogue as data: what a record holds, its stored form, and what makes it valid."""
+"""A record: one dialogue, its image and codes; its stored form, and what makes it valid."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DialogueFields(msgspec.Struct, frozen=True):
-    """What a record says apart from its image.
+    """What a record holds apart from its image.
 
     Attributes:
       id: unique within its dataset.
       kinds: question kinds, for statistics.
       turns: the transcript of both sides.
       facts: what the image shows, where that is known.
-      words: the assistant's words; None: there is no transcript (the text row is then -1).
-      user_words: the user's, where they are known; they are shown, not trained on.
+      words: the assistant's words; None: not transcribed (the text stream is then all -1).
+      user_words: the user's, where they are known; shown by `mvjax data show`, not trained on.
       codes: little-endian uint16 [2Q, T]: the assistant's codebooks, then the user's; empty if the
         dialogue is text only.
       codebooks: 2Q; 0 if text only.
@@ -68,7 +68,7 @@ class Record(DialogueFields, frozen=True):
 
 
 class StoredRecord(DialogueFields, frozen=True, forbid_unknown_fields=True):
-    """A record as it is stored; `image` is the number of its image or None."""
+    """A record as stored; `image` is the number of its image in the dataset, or None."""
 
     image: int | None = None
 
@@ -79,7 +79,11 @@ def encode_codes(codes: np.ndarray) -> bytes:
 
 
 def encode(record: Record, image: int | None) -> bytes:
-    """The stored form of a record whose image has this number.
+    """The stored form of a record.
+
+    Args:
+      record: with its image, which is left out.
+      image: the number under which the image is stored; None: the record has none.
 
     Raises:
       ValueError: if a field has another type than it should.
@@ -92,7 +96,7 @@ def encode(record: Record, image: int | None) -> bytes:
 
 
 def decode(entry: bytes, limits: schema.LimitsConfig = LIMITS) -> StoredRecord:
-    """Reads the stored form; its fields have their types, `problems` tells whether they make sense.
+    """Reads the stored form and checks the types of its fields; `problems` checks their values.
 
     Raises:
       ValueError: if it is larger than the limit, or not a record.
@@ -107,14 +111,14 @@ def decode(entry: bytes, limits: schema.LimitsConfig = LIMITS) -> StoredRecord:
         raise ValueError(f"expected a Record, cannot read it: {error}") from error
 
 
-def join(row: StoredRecord, image: bytes | None) -> Record:
-    """A row with its image in place of the number."""
-    fields = {name: getattr(row, name) for name in DialogueFields.__struct_fields__}
+def join(stored: StoredRecord, image: bytes | None) -> Record:
+    """A stored record with its image in place of the number."""
+    fields = {name: getattr(stored, name) for name in DialogueFields.__struct_fields__}
     return Record(**fields, image=image)
 
 
 def problems(record: DialogueFields, limits: schema.LimitsConfig = LIMITS) -> list[str]:
-    """What is wrong with a record apart from its image, as phrases; empty if it is valid."""
+    """Returns what is wrong with a record apart from its image; empty if it is valid."""
     wrong = []
     if not record.id:
         wrong.append("id: expected a name, got an empty one")

@@ -1,4 +1,4 @@
-"""Byte strings in ArrayRecord files, NAME-00000-of-00002.array_record and so on: append, read by number."""
+"""Shards: byte strings in ArrayRecord files NAME-00000-of-00002.array_record, read by number."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def paths(stem: Path, total: int) -> list[Path]:
 
 
 def present(stem: Path) -> set[Path]:
-    """Whatever shards and drafts of shards lie there, of this writing or of an earlier one."""
+    """All shards and drafts of shards with this stem, also of an earlier writing."""
     files = stem.parent.glob(f"{stem.name}-[0-9]*{SUFFIX}*")
     return {file for file in files if _is_shard(file, stem.name)}
 
 
 def wrong_hashes(stem: Path, expected: Sequence[Shard]) -> list[str]:
-    """The shards whose bytes are not those that their index was written for."""
+    """Returns the shards whose SHA-256 differs from the index."""
     return [
         f"{path}: its SHA-256 is not the one in its index; copy it or make it again"
         for path, shard in zip(paths(stem, len(expected)), expected, strict=True)
@@ -102,7 +102,7 @@ class ShardWriter:
         self._count = self._bytes = 0
 
     def publish(self) -> tuple[Shard, ...]:
-        """Renames the drafts, once closed; files of an earlier writing under this name go."""
+        """Renames the closed drafts to their final names; removes files of an earlier writing."""
         made = paths(self._stem, len(self._closed))
         for number, path in enumerate(made):
             self._draft(number).replace(path)
@@ -123,7 +123,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Random access to the entries of all shards; a shard is opened when it is first needed.
+    """Random access to the entries of all shards; each shard is opened on first use.
 
     Raises:
       FileNotFoundError: listing the shards that are missing.

@@ -1,4 +1,4 @@
-"""Word times for speech that has none: an aligner hears one speaker and says which word sounds when."""
+"""Word times for speech without them: an aligner transcribes one speaker with the time of each word."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -17,16 +17,11 @@ from mvjax.data.records import record
 from mvjax.data.speech import spoken
 
 _WHISPER_RATE = 16_000
-_VAD_FROM = 10.0  # seconds; shorter audio is taken whole, as in annotate.py
+_VAD_FROM = 10.0  # seconds; voice activity detection for longer audio only, as in annotate.py
 
 
-@runtime_checkable
-class Aligner(Protocol):
-    """Hears one speaker."""
-
-    def __call__(self, samples: Float32[np.ndarray, " samples"]) -> tuple[record.Word, ...]:
-        """The words in 24 kHz audio with their times in seconds, in order of start."""
-        ...
+# The words of one speaker's audio at 24 kHz with their times, in order of start.
+Aligner = Callable[[np.ndarray], tuple[record.Word, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +33,7 @@ class WhisperTimestamped:
 
     Attributes:
       model: a Whisper size, downloaded once, or a checkpoint's path.
-      language: two letters; None: detected.
+      language: two letters; None: detect it.
       device: of PyTorch.
     """
 
@@ -47,7 +42,7 @@ class WhisperTimestamped:
     device: str = "cpu"
 
     def __call__(self, samples: Float32[np.ndarray, " samples"]) -> tuple[record.Word, ...]:
-        """As `Aligner`.
+        """Transcribes, as `Aligner`.
 
         Raises:
           ModuleNotFoundError: without the package.
@@ -75,9 +70,9 @@ class WhisperTimestamped:
 
 
 def annotate(dialogue: spoken.Spoken, aligner: Aligner, *, user: bool = False) -> spoken.Spoken:
-    """The dialogue with the assistant's words (and the user's), heard where they are not known.
+    """Returns the dialogue with word times of the assistant (and the user) where they are missing.
 
-    A transcript that is not known either is made of the words.
+    A missing transcript is made from the words.
     """
     words, user_words = dialogue.words, dialogue.user_words
     if words is not None and (user_words is not None or not user):
@@ -107,13 +102,13 @@ def annotate_files(
 
     Args:
       source: a jsonl, or a folder of them.
-      aligner: hears the sides.
-      skips: gets the dialogues that cannot be read, and those in which nothing is said.
-      user: also the user's side, which makes a transcript of both.
-      progress: is told each id.
+      aligner: transcribes one side.
+      skips: gets the dialogues that cannot be read, and those without speech.
+      user: whether to transcribe the user's side too.
+      progress: called with each id.
 
     Returns:
-      How many were written; run again, it goes on with the rest.
+      The number of transcripts written; a second run continues with the missing ones.
     """
     count = 0
     for dialogue in moshi_finetune.read(source, skips=skips, untranscribed=True):

@@ -1,4 +1,4 @@
-"""The user's stream as a microphone may hear it: louder or softer, in noise, with the assistant's echo.
+"""Augments the user's audio as a microphone may record it: gain, noise, reverberation, the assistant's echo.
 
 Probabilities and ranges are those of Moshi's instruct stage (Moshi, section 4.4; whether MoshiVis was trained
 so is not known); what else noise and reverberation need is our choice and marked so.
@@ -26,13 +26,13 @@ _REVERB_SHARE = 0.3  # of the direct sound's energy; ours
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """How often and how much.
+    """Settings of the augmentation.
 
     Attributes:
       seed: of all draws; with the dialogue's id and the copy's number it gives the same audio.
       noise: folder of noise recordings; None: pink noise (ours).
-      p_gain: probability of another level.
-      gain_db: its range.
+      p_gain: probability of a random gain.
+      gain_db: range of the gain.
       p_noise: probability of noise.
       noise_db: level of the noise, relative to the user's speech.
       p_silence: probability that a stretch of noise is silence.
@@ -55,12 +55,12 @@ class Augment:
     echo_seconds: tuple[float, float] = (0.1, 0.5)
 
     def describe(self) -> str:
-        """Returns all settings as text: equal exactly if the same audio comes out."""
+        """Returns all settings as text: equal if and only if they give the same audio."""
         return repr(self)
 
 
 class Augmenter:
-    """Draws what happens to the user's stream; opens the noise folder once.
+    """Augments dialogues; lists the noise folder once.
 
     Raises:
       FileNotFoundError: if the noise folder has no audio.
@@ -78,7 +78,7 @@ class Augmenter:
     def __call__(
         self, audio: Float32[np.ndarray, "2 samples"], *, id: str, copy: int
     ) -> Float32[np.ndarray, "2 samples"]:
-        """Returns the audio with another user's stream (row 1); it depends on seed, id and copy alone."""
+        """Returns the audio with the user's side (row 1) augmented; a function of seed, id and copy."""
         s = self._settings
         rng = np.random.default_rng([s.seed, zlib.crc32(id.encode()), copy])
         gain, noise, echo = rng.random(3) < (s.p_gain, s.p_noise, s.p_echo)
@@ -98,7 +98,7 @@ class Augmenter:
         return late * np.float32(rng.uniform(0, s.echo_scale))
 
     def _noise(self, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Stretches of noise and silence, at one level relative to the parts where the user is heard."""
+        """Stretches of noise and silence; the noise level is relative to the user's speech level."""
         s = self._settings
         heard = user[np.abs(user) > _SILENT]
         level = float(np.sqrt(np.mean(heard**2))) if len(heard) else 0.0
@@ -124,7 +124,7 @@ class Augmenter:
         path = self._files[int(rng.integers(len(self._files)))]
         sound = spoken.read_audio(path, channels=None).mean(0)
         start = int(rng.integers(max(len(sound) - length, 0) + 1))
-        return np.resize(sound[start:], length)  # repeats what is too short
+        return np.resize(sound[start:], length)  # repeats a recording that is too short
 
 
 def _ratio(decibels: float) -> np.float32:

@@ -1,8 +1,8 @@
-"""Fills the store of codes on Apache Beam: a local runner, Dataflow, Flink, whatever its options name.
+"""Fills the code store on Apache Beam: a local runner, Dataflow, Flink or another one that its options name.
 
 The workers need the audio files and the store under the same paths as here (a network file system), and
-mvjax installed. `encode.write` then finds every code and writes the records. Importing this module needs
-the extra `beam`.
+mvjax installed. `encode.write` then reads all codes from the store and writes the records. Importing this
+module needs the extra `beam`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ except ModuleNotFoundError as missing:
 def fill(
     tasks: Iterable[encoder.EncodeTask], settings: encoder.EncodeSettings, *, options: Sequence[str]
 ) -> int:
-    """Encodes all tasks that the store has not; returns how many were encoded just now.
+    """Encodes all tasks that are not in the store; returns how many these were.
 
     Args:
-      tasks: their audio had better be paths: samples would travel through Beam.
+      tasks: with audio as paths, since samples would travel through Beam.
       settings: of the codes.
       options: Beam's, such as ["--runner=DirectRunner", "--direct_num_workers=4"].
 
@@ -51,7 +51,7 @@ def fill(
 
 
 class Encode(beam.DoFn):
-    """Chunks of tasks -> how many tasks they had; one encoder a worker."""
+    """Encodes chunks of tasks and yields their sizes; one encoder per worker."""
 
     def __init__(self, settings: encoder.EncodeSettings) -> None:
         self._settings = settings

@@ -1,4 +1,4 @@
-"""Audio codes under the hash of what they were made from: an encoding that was interrupted goes on."""
+"""A store of audio codes by the hash of audio and settings, so that an interrupted encoding can resume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VERSION = b"mvjax codes 1"
 
 @dataclasses.dataclass(frozen=True)
 class Codes:
-    """What a codec made of one dialogue.
+    """The codes of one dialogue.
 
     Attributes:
       array: the assistant's codebooks, then the user's.
@@ -37,13 +37,13 @@ class _Entry(msgspec.Struct):
 
 
 class CodeStore:
-    """A folder of codes; processes may share it, also over a network, since files appear whole."""
+    """A folder of codes; processes may share it, also over a network, since files are written atomically."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def load(self, key: str) -> Codes | None:
-        """Returns what is kept under a key; None if nothing is, or it is damaged."""
+        """Returns the codes of a key; None if there are none, or they are damaged."""
         try:
             entry = msgspec.msgpack.decode(self._path(key).read_bytes(), type=_Entry)
         except (FileNotFoundError, msgspec.MsgspecError):
@@ -54,7 +54,7 @@ class CodeStore:
         return Codes(array, entry.seconds)
 
     def save(self, key: str, codes: Codes) -> None:
-        """Keeps codes under a key."""
+        """Stores codes under a key."""
         content = np.ascontiguousarray(codes.array, "<u2").tobytes()
         entry = _Entry(len(codes.array), codes.seconds, content, zlib.crc32(content))
         path = self._path(key)
@@ -66,7 +66,7 @@ class CodeStore:
 
 
 def key(audio: Path | np.ndarray, *settings: str) -> str:
-    """Returns the SHA-256 over an audio file (or samples) and all settings that shape its codes."""
+    """Returns the SHA-256 of an audio file (or samples) and all settings that its codes depend on."""
     digest = hashlib.sha256(_VERSION)
     for text in settings:
         digest.update(f"{len(text)} {text}".encode())

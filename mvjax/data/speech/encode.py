@@ -1,11 +1,11 @@
-"""Spoken dialogues -> records: Mimi over many files, in batches, by several processes, resumable.
+"""Encodes spoken dialogues with Mimi and writes their records: batched, in several processes, resumable.
 
-    for each chunk of dialogues, in any process: hash the audio; what the store has is done; the rest is read,
-    augmented, sorted by length, encoded in batches, and kept in the store
-    here, in the order of the dialogues: codes from the store -> records
+    workers, per chunk of dialogues   hash the audio; unless its codes are in the store: read, augment,
+                                      sort by length, encode in batches, store
+    this process, in order            codes from the store -> records
 
-Codes are found by what they were made from (`code_store`), so a run that was killed goes on, and a dataset
-that grew costs only what is new.
+The store is keyed by content (`code_store`): an interrupted run resumes, and a dataset that has grown costs
+only the encoding of its new dialogues.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from mvjax.data.records import dataset
 from mvjax.data.records import record as record_lib
 from mvjax.data.speech import code_store, encoder, spoken
 
-CHUNK = 16  # dialogues that a process takes at a time
+CHUNK = 16  # dialogues per task of a worker
 STORE = ".codes"  # folder below the root of the records
 
 
 @dataclasses.dataclass
 class EncodeTally:
-    """How far an encoding is; `seconds` and `fresh_seconds` are of audio, `elapsed` of the clock."""
+    """Progress of an encoding; `seconds` and `fresh_seconds` are of audio, `elapsed` is wall time."""
 
     records: int = 0
     skipped: int = 0
@@ -40,11 +40,11 @@ class EncodeTally:
     elapsed: float = 0.0
 
     def hours_per_minute(self) -> float:
-        """Hours of audio encoded a minute; what was found in the store does not count."""
+        """Throughput: hours of audio encoded per minute, without those from the store."""
         return self.fresh_seconds / 3600 / max(self.elapsed / 60, 1e-9)
 
     def summary(self) -> str:
-        """So far: records, hours, speed, and what was skipped."""
+        """Records, hours of audio, throughput and skipped dialogues so far."""
         done = f"{self.records} records, {self.seconds / 3600:.2f} h"
         return f"{done}, {self.hours_per_minute():.2f} h/min, {self.skipped} skipped"
 
@@ -68,14 +68,14 @@ def write(
       path: ROOT/NAME.
       settings: of the codes.
       made_with: identity of the codec and the tokenizer.
-      skips: gets what is skipped, and why.
-      copies: records of each dialogue; more than one needs `settings.augment`.
-      workers: processes; 0: this one (an accelerator belongs to one process).
+      skips: gets the dialogues that are skipped, and why.
+      copies: records per dialogue; more than one needs `settings.augment`.
+      workers: processes; 0: only this one (an accelerator belongs to one process).
       limits: what a record may hold.
-      progress: is told after every record.
+      progress: called after every record.
 
     Raises:
-      ValueError: if copies would be the same, or more is skipped than `skips` allows.
+      ValueError: if copies would be identical, or more dialogues are skipped than `skips` allows.
       RuntimeError: if a process dies.
     """
     store, tally, start = code_store.CodeStore(settings.store), EncodeTally(), time.monotonic()
@@ -100,10 +100,10 @@ def write(
 def tasks(
     dialogues: Iterable[spoken.Spoken], settings: encoder.EncodeSettings, *, copies: int = 1
 ) -> Iterator[encoder.EncodeTask]:
-    """Returns what is to be encoded.
+    """Yields one task per dialogue and copy.
 
     Raises:
-      ValueError: if copies would be the same.
+      ValueError: if copies would be identical.
     """
     if copies < 1 or (copies > 1 and settings.augment is None):
         raise ValueError(
@@ -143,7 +143,7 @@ def record(
 def results(
     tasks: Iterable[encoder.EncodeTask], settings: encoder.EncodeSettings, *, workers: int
 ) -> Iterator[tuple[encoder.EncodeTask, encoder.EncodeResult]]:
-    """Yields every task with what became of it, in order; a few chunks are ahead of the caller."""
+    """Yields every task with its result, in order; workers run a few chunks ahead."""
     if workers == 0:
         encode = encoder.Encoder(settings)
         for chunk in chunks(tasks):
@@ -166,12 +166,12 @@ def results(
 
 
 def chunks(tasks: Iterable[encoder.EncodeTask]) -> Iterator[tuple[encoder.EncodeTask, ...]]:
-    """Yields what a process takes at a time."""
+    """Splits tasks into chunks, one per call of a worker."""
     return encoder.batched(tasks, CHUNK)
 
 
 def without_images(tasks: Iterable[encoder.EncodeTask]) -> list[encoder.EncodeTask]:
-    """Returns tasks that are lighter to send: only the audio is needed for codes."""
+    """Drops the images of tasks before they are sent to a worker: codes need only the audio."""
     return [
         dataclasses.replace(task, dialogue=dataclasses.replace(task.dialogue, image=None))
         for task in tasks
@@ -179,7 +179,7 @@ def without_images(tasks: Iterable[encoder.EncodeTask]) -> list[encoder.EncodeTa
 
 
 def default_workers() -> int:
-    """Processes that suit this machine: none besides this one with an accelerator, else one a core."""
+    """Number of workers for this machine: 0 with an accelerator, else one per core."""
     import jax
 
     return 0 if jax.default_backend() != "cpu" else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Encodes dialogues in one process: what the store has is done, the rest goes through Mimi in batches."""
+"""Encodes dialogues in one process, in batches; skips those whose codes are in the store."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ V = TypeVar("V")
 
 @dataclasses.dataclass(frozen=True)
 class EncodeSettings:
-    """What shapes the codes.
+    """What codes depend on.
 
     Attributes:
       codec: location of the codec's weights.
-      config: their sizes.
-      codebooks: kept of each side.
-      store: folder of finished codes.
+      config: the codec's sizes.
+      codebooks: per side that are kept.
+      store: folder of the code store.
       augment: of the user's stream; None: as recorded.
       max_seconds: a longer dialogue is skipped.
-      batch_seconds: audio in one batch; memory grows with it.
+      batch_seconds: batch size, in seconds of audio; memory is proportional to it.
     """
 
     codec: str
@@ -46,26 +46,26 @@ class EncodeSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EncodeTask:
-    """One dialogue to encode; copies differ in what is drawn for the user's stream."""
+    """One dialogue to encode; its copies differ in their augmentation."""
 
     dialogue: spoken.Spoken
     copy: int = 0
 
     @property
     def id(self) -> str:
-        """The record's."""
+        """The record's id."""
         return self.dialogue.id if self.copy == 0 else f"{self.dialogue.id}#{self.copy}"
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodeResult:
-    """Where the codes of a task are.
+    """The outcome of a task.
 
     Attributes:
-      key: in the store; None if it could not be encoded.
+      key: of its codes in the store; None if it could not be encoded.
       seconds: of audio.
-      fresh: encoded just now, not found.
-      problem: why not.
+      fresh: encoded in this run, not found in the store.
+      problem: why it could not be encoded.
     """
 
     key: str | None
@@ -75,7 +75,7 @@ class EncodeResult:
 
 
 class Encoder:
-    """Encodes chunks of tasks; one for each process."""
+    """Encodes chunks of tasks; one per process."""
 
     def __init__(self, settings: EncodeSettings) -> None:
         self._settings = settings
@@ -89,7 +89,7 @@ class Encoder:
         )
 
     def __call__(self, tasks: Sequence[EncodeTask]) -> list[EncodeResult]:
-        """Returns what became of each task; none of them stops the others."""
+        """Encodes tasks and returns their results; a failed task does not stop the others."""
         done: list[EncodeResult | None] = [None] * len(tasks)
         todo: list[tuple[int, str, np.ndarray]] = []
         for i, task in enumerate(tasks):
@@ -119,14 +119,14 @@ class Encoder:
     def _encode(
         self, todo: Sequence[tuple[int, str, np.ndarray]]
     ) -> Iterator[tuple[int, str, float]]:
-        """Encodes and stores; both sides of a dialogue are rows of one batch."""
+        """Encodes and stores in batches; both sides of a dialogue are rows of the same batch."""
         longest_first = sorted(todo, key=lambda entry: -entry[2].shape[1])
         for frames, group in itertools.groupby(longest_first, key=lambda e: bucket(e[2].shape[1])):
             budget = int(self._settings.batch_seconds / types.FRAME_SECONDS)
             size = max(budget // (2 * frames), 1)
             for batch in batched(group, size):
-                # Mimi looks back only, so silence behind the end changes no code before it. Batches
-                # are filled up: one shape a bucket is one compilation.
+                # Mimi is causal, so padding at the end changes no code before it. Batches are padded to
+                # their full size: each bucket compiles once.
                 rows = np.zeros((size, 2, frames * types.FRAME_SAMPLES), np.float32)
                 for row, (_, _, audio) in zip(rows, batch, strict=False):
                     row[:, : audio.shape[1]] = audio
@@ -143,14 +143,14 @@ class Encoder:
 
 
 def bucket(samples: int) -> int:
-    """Frames that a signal is filled up to: at most a quarter more than it has, few different numbers."""
+    """Number of frames a signal is padded to: few different numbers, at most a quarter more than it has."""
     frames = max(math.ceil(samples / types.FRAME_SAMPLES), 1)
     step = max(2 ** (frames.bit_length() - 3), 1)
     return math.ceil(frames / step) * step
 
 
 def batched(entries: Iterable[V], size: int) -> Iterator[tuple[V, ...]]:
-    """itertools.batched, which Python 3.11 has not."""
+    """itertools.batched of Python 3.12."""
     entries = iter(entries)
     while batch := tuple(itertools.islice(entries, size)):
         yield batch

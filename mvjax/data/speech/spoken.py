@@ -64,12 +64,12 @@ def read_audio(
     """Decodes WAV, FLAC, OGG or MP3 (a file, or its bytes) and converts it to 24 kHz.
 
     Args:
-      source: where it is.
-      channels: that it must have; None: any number.
-      max_seconds: that it may last.
+      source: the file, or its bytes.
+      channels: required number; None: any.
+      max_seconds: maximum duration.
 
     Raises:
-      ValueError: if it is not whole audio, has another number of channels or a rate outside
+      ValueError: if it is not a complete audio file, has another number of channels or a rate outside
         RATES, is empty, longer than `max_seconds`, or not finite.
       FileNotFoundError: if there is no such file.
     """
@@ -103,7 +103,7 @@ def write_audio(path: Path, samples: Float32[np.ndarray, "channels samples"]) ->
 def resample(
     samples: Float32[np.ndarray, "channels samples"], rate: int, *, to: int = types.SAMPLE_RATE
 ) -> Float32[np.ndarray, "channels resampled"]:
-    """Converts a rate in hertz to another (24 kHz); no low-pass shift, ceil(n * to / rate) samples."""
+    """Resamples from `rate` to `to` hertz, without delay; ceil(n * to / rate) samples."""
     if rate == to:
         return samples
     common = int(np.gcd(rate, to))
@@ -114,7 +114,7 @@ def resample(
 def turns_of(
     words: Sequence[record.Word], user_words: Sequence[record.Word] | None
 ) -> tuple[record.Turn, ...]:
-    """The transcript that words imply: in order of start, a new turn where the speaker changes."""
+    """Makes a transcript of words: by start, with a new turn where the speaker changes."""
     said = [("assistant", w) for w in words] + [("user", w) for w in user_words or ()]
     turns: list[tuple[str, list[str]]] = []
     for speaker, word in sorted(said, key=lambda item: item[1].start):
@@ -125,7 +125,7 @@ def turns_of(
 
 
 def fit_words(words: Sequence[record.Word], seconds: float) -> tuple[record.Word, ...]:
-    """Words with times inside [0, seconds], as annotators round them a little outside.
+    """Clips the times of words to [0, seconds]: annotators round them a little outside.
 
     Raises:
       ValueError: listing the words that start after the end: they belong to other audio.
@@ -144,7 +144,7 @@ def fit_words(words: Sequence[record.Word], seconds: float) -> tuple[record.Word
 
 
 def _read(file: soundfile.SoundFile) -> Float32[np.ndarray, "samples channels"]:
-    """Reads block by block: what a damaged header promises is not allocated."""
+    """Reads block by block, so that a damaged header cannot make it allocate too much."""
     blocks: list[np.ndarray] = [np.zeros((0, file.channels), np.float32)]
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
         blocks.append(block)
