@@ -9,6 +9,7 @@ CHECKPOINTS = "checkpoints"  # one folder per saved step, NNNNNNNN/; see train/c
 MIXTURE = "mixture.json"  # sampling weights of the datasets, and the steps at which they changed
 SUMMARY = "summary.json"  # how the last session ended
 BAD_RECORDS = "bad_records.jsonl"  # skipped records by id; process k > 0 writes k.bad_records.jsonl
+WAITING = "waiting"  # while a step takes too long: what each process is blocked on
 PROFILE = "profile"  # profiler traces (--profile), one folder per process
 
 # Written by evaluation.

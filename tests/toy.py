@@ -1,15 +1,18 @@
 """The toy model and toy run of the tests; as a script (`toy.py FOLDER`) it trains, to be killed and rerun."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache as cache
 
 from mvjax import gates, tree, types
 from mvjax.config import schema
@@ -232,6 +235,28 @@ def with_train(config: schema.Config, **fields) -> schema.Config:
 def with_data(config: schema.Config, **fields) -> schema.Config:
     """The config with other fields of `data`."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
+
+
+@contextlib.contextmanager
+def compilation_cache(folder: Path) -> Iterator[None]:
+    """Keeps the programs that are compiled inside in a folder, and no others.
+
+    JAX opens its cache once and keeps it whatever its settings become, so it is closed at both ends.
+    """
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    earlier = {name: getattr(jax.config, name) for name in settings}
+    cache.reset_cache()
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in earlier.items():
+            jax.config.update(name, value)
+        cache.reset_cache()
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ import errno
 import json
 import math
 import os
-import resource
 import sys
 import time
 import traceback
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvjax import run_folder
 from mvjax.report import html
+from mvjax.train import memory
 
 if TYPE_CHECKING:
     from mvjax.digits import stages
@@ -53,12 +53,12 @@ class Clock:
         except Exception as error:
             seconds = time.perf_counter() - begin
             raise Failed(failure_text(name, seconds, error)) from error
-        self.done.append(html.Stage(name, time.perf_counter() - begin, peak_memory_gb()))
+        self.done.append(html.Stage(name, time.perf_counter() - begin, memory.host_peak_gb()))
         print(f"   {name}: {self.done[-1].seconds:.1f} s", flush=True)
 
     def total(self) -> html.Stage:
         """All stages so far, and what lay between them."""
-        return html.Stage("all", time.perf_counter() - self.started, peak_memory_gb())
+        return html.Stage("all", time.perf_counter() - self.started, memory.host_peak_gb())
 
 
 def run(out: Path, *, short: bool = False) -> int:
@@ -87,12 +87,6 @@ def failure_text(stage: str, seconds: float, error: BaseException) -> str:
         f"  cause:  {cause}\n"
         f"  remedy: {_remedy(error)}"
     )
-
-
-def peak_memory_gb() -> float:
-    """Peak resident memory of this process so far, in units of 1e9 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def _chain(out: Path, *, short: bool) -> None:

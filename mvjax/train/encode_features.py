@@ -1,4 +1,4 @@
-"""Makes the image features of a run's datasets with the frozen encoder, on all devices of this machine."""
+"""Computes the image features of a run's datasets with the frozen SigLIP encoder, on all local devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mvjax.nn import siglip
 from mvjax.train import gradients, sharding
 from mvjax.weights import frozen_files
 
-BATCH = 16  # images on one device at a time
+BATCH = 16  # images per device
 
 
 def make(
@@ -25,11 +25,11 @@ def make(
     *,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict[str, image_features.FeatureIndex | None]:
-    """Makes what is missing or out of date; returns {dataset: its index, None where nothing was to do}.
+    """Computes features that are missing or out of date; returns {dataset: their index, None if up to date}.
 
     Args:
       run: names the datasets, the encoder and the image size.
-      progress: is told a dataset, and its numbers of images done and in all.
+      progress: called with a dataset, its images done so far, and its images in all.
     """
     mixture.ensure_records(run.data)
     made_with = image_features.made_with(run.frozen, run.model)
@@ -55,7 +55,7 @@ def make(
 
 
 def encoder(run: schema.Config) -> image_features.Encode:
-    """Returns the frozen encoder as a function of 8-bit images, whose rows are spread over the devices."""
+    """Returns the frozen encoder as a function of 8-bit images, sharded by rows over the local devices."""
     mesh = sharding.make_mesh(schema.MeshConfig(), jax.local_devices())
     leaves = frozen_files.open_siglip(run.frozen.siglip, run.model.siglip)
     weights = tree.unflatten({path: np.asarray(leaf[()]) for path, leaf in leaves.items()})

@@ -1,4 +1,4 @@
-"""TensorBoard event files, written by the caller: a full disk is an error here, not a stuck thread."""
+"""Writes TensorBoard event files without a thread, so that a full disk is an error of the caller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
-_event: Any = event_pb2  # made by protoc, out of sight of type checkers
+_event: Any = event_pb2  # made by protoc, which type checkers cannot see
 _summary: Any = summary_pb2
 
 
@@ -19,7 +19,7 @@ class Events:
     """One event file of a run."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        """Opens a file in which later steps than `step`, of earlier files, count as undone."""
+        """Opens a file of a run at `step`; TensorBoard then drops later steps of earlier files."""
         folder.mkdir(parents=True, exist_ok=True)
         self._file = event_file_writer.EventsWriter(
             str(folder / "events"), f".{os.getpid()}.{step}"

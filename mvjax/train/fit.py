@@ -1,4 +1,4 @@
-"""The training loop: begin or resume, then step, log and save, until the end, a signal, or a fault."""
+"""The training loop: start or resume a run, then step, log, call back and save checkpoints."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from mvjax import files, run_folder, types
+from mvjax import files, run_folder, tree, types
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.data import mixing, mixture
+from mvjax.train import callbacks as callbacks_lib
 from mvjax.train import (
-    clock,
     distributed,
     flops,
     guard,
     load,
+    memory,
     resume,
     runlog,
     saving,
     sharding,
     trace,
-    watchdog,
 )
+from mvjax.train import phases as phases_lib
 from mvjax.train import step as step_lib
 
 
 @runtime_checkable
 class Data(Protocol):
-    """The batches of a run: data[step], this process's rows, a pure function of the step."""
+    """The batches of a run by step, this process's rows of each: a pure function of the step."""
 
     def __getitem__(self, step: int, /) -> types.Batch:
         """Returns the batch of one step, counted from 0."""
         ...
 
     def ids(self, step: int, /) -> dict[str, list[str]]:
-        """Returns the samples of that batch by part, for messages."""
+        """Returns the sample ids of that batch by part, for messages."""
         ...
 
 
@@ -53,13 +54,13 @@ class Summary:
 
     Attributes:
       step: steps done, in all sessions.
-      finished: False if a signal stopped it; the same command goes on from `step`.
+      finished: False if a signal stopped it; the same command resumes at `step`.
       seconds: of this session, compilation included.
-      frames_per_second: over recent steps; None if this session did none.
+      frames_per_second: throughput over recent steps; None if this session did none.
       skipped: steps whose loss or gradients were not finite, or whose loss was a spike.
       frozen_hash: SHA-256 over all frozen parameters before training; checked to be the same after it.
-      peak_memory_gb: of this process, on the host.
-      metrics: the last logged line.
+      peak_memory_gb: of this process, on the host, in units of 1e9 bytes.
+      metrics: the last line of metrics.jsonl.
     """
 
     step: int
@@ -77,146 +78,183 @@ def fit(
     folder: Path,
     *,
     data: Data | None = None,
+    callbacks: Sequence[callbacks_lib.Callback] = (),
     profile: trace.Span | None = None,
     quiet: bool = False,
 ) -> Summary:
-    """Trains into a run folder, or goes on where an earlier call on the same folder stopped.
+    """Trains into a run folder, or resumes the run that the folder holds.
 
-    SIGTERM and Ctrl-C end it after the step in progress, with a checkpoint. Of several processes
+    On SIGTERM or Ctrl-C it finishes the step, saves a checkpoint and returns. Of several processes
     (`distributed.session`) each calls it with the same arguments; the folder is one that all of them see.
 
     Args:
       run: the config.
-      folder: run folder: config.txt, config.json, metrics.jsonl, tensorboard/, checkpoints/, summary.json.
+      folder: run folder; `mvjax.run_folder` names what it holds.
       data: batches by step; None: the mixture of the config, prepared first if its root is empty.
+      callbacks: called during training, such as an evaluation every 1000 steps.
       profile: steps to trace into profile/.
       quiet: print nothing.
 
     Raises:
       ValueError: if the folder holds a run of another config, checkpoints cannot be written or read, or too
         many batches in a row had to be skipped.
+      RuntimeError: naming a callback that failed.
     """
     began = time.monotonic()
     mesh = sharding.make_mesh(run.mesh)
-    sharding.check_rows(run.data, mesh)
-    identity = load.identity(run)
-    distributed.from_first(lambda: resume.check_config(folder, run))
-    start = resume.start(run, folder, mesh, identity)
-    history, changes = mixing.resume(folder / run_folder.MIXTURE, run.data, int(start.state.step))
-    if data is None:  # the slow part, after all that can fail
-        data = _mixture(run, folder, mesh, history)
-    distributed.from_first(lambda: resume.write_config(folder, run))
-    distributed.from_first(lambda: mixing.write(folder / run_folder.MIXTURE, history))
-    before = load.tree_hash(start.frozen)
-    meta = {"config": config_text.to_text(run), "frozen": identity, "frozen_hash": before}
-    log = _open_log(run, folder, mesh, step=int(start.state.step), quiet=quiet)
-    stop, several = distributed.Stop(mesh), jax.process_count() > 1
+    session, notices = _begin(run, folder, mesh, data)
+    log = runlog.RunLog(
+        folder,
+        step=int(session.state.step),
+        settings=run.train,
+        throughput=flops.throughput(run, mesh),
+        quiet=quiet,
+    )
+    stop = distributed.Stop(mesh)
     with log, _on_signal(stop.wished):
-        place = sharding.describe(mesh) + f", {jax.process_count()} processes" * several
-        log.say(f"{folder}: {start.notice}; {run.train.steps} steps on {place}")
-        if changes:
-            log.say(changes)
-        state = _loop(
-            run, folder, start, data, mesh, log=log, meta=meta, stop=stop, profile=profile
-        )
-        if not _finished(state, run):
+        for notice in notices:
+            log.say(notice)
+        state = _train(session, log, stop, callbacks=callbacks, profile=profile)
+        finished = int(state.step) >= run.train.steps
+        if not finished:
             log.say(f"stopped at step {int(state.step)}, saved; run the same command to resume")
-    if _finished(state, run) and load.tree_hash(start.frozen) != before:  # a signal leaves no time
+    frozen_hash = session.meta["frozen_hash"]
+    if finished and load.tree_hash(session.frozen) != frozen_hash:  # a signal leaves no time
         raise RuntimeError(f"{folder}: frozen parameters changed during training: this is a bug")
     summary = Summary(
         step=int(state.step),
-        finished=_finished(state, run),
+        finished=finished,
         seconds=round(time.monotonic() - began, 2),
         frames_per_second=log.frames_per_second,
         skipped=int(state.skipped),
-        frozen_hash=before,
-        peak_memory_gb=round(clock.host_memory_gb(), 3),
+        frozen_hash=frozen_hash,
+        peak_memory_gb=round(memory.host_peak_gb(), 3),
         metrics=log.last,
     )
     _write_summary(folder, summary)
     return summary
 
 
-def _loop(
-    run: schema.Config,
-    folder: Path,
-    start: resume.Start,
-    data: Data,
-    mesh: jax.sharding.Mesh,
-    *,
+class _Session(NamedTuple):
+    """What a session of a run begins with.
+
+    Attributes:
+      state: of the newest checkpoint, or of a new run.
+      frozen: the other parameters.
+      meta: what every checkpoint records: the config, and the identity and hash of the frozen weights.
+    """
+
+    run: schema.Config
+    folder: Path
+    mesh: jax.sharding.Mesh
+    data: Data
+    state: step_lib.State
+    frozen: tree.Tree
+    meta: dict[str, Any]
+
+
+def _begin(
+    run: schema.Config, folder: Path, mesh: jax.sharding.Mesh, data: Data | None
+) -> tuple[_Session, list[str]]:
+    """Resumes or starts a run, and writes its config into the folder; returns notices for the user too."""
+    sharding.check_rows(run.data, mesh)
+    identity = load.identity(run)
+    distributed.from_first(lambda: resume.check_config(folder, run))
+    start = resume.start(run, folder, mesh, identity)
+    path, step = folder / run_folder.MIXTURE, int(start.state.step)
+    history, changes = mixing.resume(path, run.data, step)
+    if data is None:  # the slow part, after all that can fail
+        data = _mixture(run, folder, mesh, history)
+    distributed.from_first(lambda: resume.write_config(folder, run))
+    distributed.from_first(lambda: mixing.write(path, history))
+    meta = {
+        "config": config_text.to_text(run),
+        "frozen": identity,
+        "frozen_hash": load.tree_hash(start.frozen),
+    }
+    place, count = sharding.describe(mesh), jax.process_count()
+    if count > 1:
+        place += f", {count} processes"
+    notices = [
+        f"{folder}: {start.notice}; {run.train.steps} steps on {place}",
+        "on SIGTERM or Ctrl-C the run finishes its step, saves a checkpoint and exits 0",
+    ]
+    session = _Session(run, folder, mesh, data, start.state, start.frozen, meta)
+    return session, [*notices, *filter(None, [changes])]
+
+
+def _train(
+    session: _Session,
     log: runlog.RunLog,
-    meta: dict[str, Any],
     stop: distributed.Stop,
+    *,
+    callbacks: Sequence[callbacks_lib.Callback],
     profile: trace.Span | None,
 ) -> step_lib.State:
-    """Steps until the end, or until asked to stop; the last state is always saved."""
-    settings = run.train
-    state, frozen = start.state, start.frozen
-    first = int(state.step) + 1
-    feed = distributed.Feed(mesh)
-    train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
+    """Steps until the end, or until a process wishes to stop; saves the last state in any case."""
+    run, state, frozen = session.run, session.state, session.frozen
+    settings, first = run.train, int(state.step) + 1
+    feed = distributed.Feed(session.mesh)
+    train_step = step_lib.make(run, session.mesh, adapters=state.adapters, frozen=frozen)
     skips = guard.Skips(settings.max_skipped, total=int(state.skipped))
-    saver = saving.Saver(
-        folder / run_folder.CHECKPOINTS,
-        keep=settings.keep_checkpoints,
-        max_failed=settings.max_failed_saves,
-        saved=first - 1,
+    saver = _saver(session, log)
+    watchdog = phases_lib.Watchdog(
+        session.folder,
+        seconds=settings.watchdog_seconds,
         say=log.warn,
+        stacks=settings.watchdog_stacks,
     )
-    dog = watchdog.Watchdog(
-        folder, seconds=settings.watchdog_seconds, say=log.warn, stacks=settings.watchdog_stacks
-    )
-    tracer = trace.Trace(folder, profile, say=log.say)
-    with dog, saver, tracer:
+    phases = phases_lib.Phases(log.timer, watchdog)
+    tracer = trace.StepTracer(session.folder, profile, say=log.say)
+    with watchdog, saver, tracer:
         for step in range(first, settings.steps + 1):
             if skips.exceeded or stop.granted():
                 break
-            with dog.waiting(f"the data of step {step}"), log.clock.spent("data"):
-                batch = feed(data[step - 1])
-            with dog.waiting(_devices(step, first)), tracer.step(step):
+            with phases("data", f"the data of step {step}"):
+                batch = feed(session.data[step - 1])
+            with phases("step", _blocked_on(step, first)), tracer.step(step):
                 state, metrics = train_step(state, frozen, batch)
                 skips.add(log.push(step, metrics))
             tracer.after(step, metrics)
+            for callback in (callback for callback in callbacks if callback.due(step)):
+                with phases("step", f"step {step}"):
+                    jax.block_until_ready(metrics)
+                with phases("callbacks", f"callback {callback.name} after step {step}"):
+                    model = callbacks_lib.ModelState(state.adapters, state.ema, frozen)
+                    log.add(callback.name, callback.run(step, model))
             if step % settings.checkpoint_every == 0:
-                with dog.waiting(f"step {step} and its checkpoint"):
-                    skips.add(log.settle())
-                    with log.clock.spent("checkpoint"):
-                        saver.save(state, meta)
-        with dog.waiting("the last step and its checkpoint"):
-            skips.add(log.settle())
-            saver.finish(state, meta)
+                with phases("step", f"step {step}"):
+                    skips.add(log.finish_step())
+                with phases("checkpoint", f"the checkpoint of step {step}"):
+                    saver.save(state, session.meta)
+        with phases("step", "the last step"):
+            skips.add(log.finish_step())
+        with phases("checkpoint", "the last checkpoint"):
+            saver.finish(state, session.meta)
     if skips.exceeded:
-        raise ValueError(guard.report(skips.steps, data.ids, optim=run.optim))
+        raise ValueError(guard.report(skips.steps, session.data.ids, optim=run.optim))
     return state
 
 
-def _open_log(
-    run: schema.Config, folder: Path, mesh: jax.sharding.Mesh, *, step: int, quiet: bool
-) -> runlog.RunLog:
-    settings = run.train
-    return runlog.RunLog(
-        folder,
-        step=step,
-        steps=settings.steps,
-        every=settings.log_every,
-        throughput=flops.throughput(run, mesh),
-        quiet=quiet,
+def _saver(session: _Session, log: runlog.RunLog) -> saving.Saver:
+    return saving.Saver(
+        session.folder / run_folder.CHECKPOINTS,
+        keep=session.run.train.keep_checkpoints,
+        max_failed=session.run.train.max_failed_saves,
+        saved=int(session.state.step),
+        say=log.warn,
     )
 
 
-def _finished(state: step_lib.State, run: schema.Config) -> bool:
-    return int(state.step) >= run.train.steps
+def _blocked_on(step: int, first: int) -> str:
+    """What the training thread waits for while a step runs: it is one step ahead of the devices."""
+    return "the compilation of the step" if step == first else f"the devices to do step {step - 1}"
 
 
 def _write_summary(folder: Path, summary: Summary) -> None:
-    """Written when this returns, in whichever process: launch scripts read it next."""
+    """Writes summary.json; in every process it is there when this returns, for the launch scripts."""
     text = json.dumps(dataclasses.asdict(summary), indent=1) + "\n"
     distributed.from_first(lambda: files.write_atomic(folder / run_folder.SUMMARY, text.encode()))
-
-
-def _devices(step: int, first: int) -> str:
-    """What the training thread waits for while a step runs: it is one step ahead of the devices."""
-    return "the compilation of the step" if step == first else f"the devices to do step {step - 1}"
 
 
 def _mixture(
@@ -236,7 +274,7 @@ def _mixture(
 
 @contextlib.contextmanager
 def _on_signal(wished: threading.Event) -> Iterator[None]:
-    """SIGTERM, and the first Ctrl-C, ask for a stop after this step; a second Ctrl-C interrupts."""
+    """On SIGTERM or a first Ctrl-C sets `wished`: stop after this step; a second Ctrl-C interrupts it."""
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return

@@ -1,4 +1,4 @@
-"""What a batch is worth: the loss of its two parts, and the gradients of the adapters."""
+"""Loss and adapter gradients of a batch, with gradient accumulation (`train.grad_accum_steps`)."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mvjax.train import loss as loss_lib
 Metrics = dict[str, Array]
 
 
-class PartResult(NamedTuple):
-    """Sums of one part."""
+class PartSums(NamedTuple):
+    """Weighted losses and gate statistics of one part of a batch, as sums."""
 
-    losses: loss_lib.Parts
-    gates: gate_stats.Openings
+    losses: loss_lib.PartLosses
+    gates: gate_stats.GateSums
 
 
-class Results(NamedTuple):
-    """Sums of both parts of a batch, or of some of its rows."""
+class BatchSums(NamedTuple):
+    """The sums of both parts of a batch or micro-batch."""
 
-    speech: PartResult
-    speechless: PartResult
+    speech: PartSums
+    speechless: PartSums
 
-    def losses(self) -> tuple[loss_lib.Parts, loss_lib.Parts]:
-        """Returns those of both parts."""
+    def losses(self) -> tuple[loss_lib.PartLosses, loss_lib.PartLosses]:
+        """Returns the losses of (the speech part, the speechless part)."""
         return self.speech.losses, self.speechless.losses
 
 
@@ -44,41 +44,42 @@ def gradients(
     *,
     model: model_lib.VisionSpeech,
     run: schema.Config,
-) -> tuple[Float[Array, ""], Results, tree.Tree]:
+) -> tuple[Float[Array, ""], BatchSums, tree.Tree]:
     """Returns (loss of a global batch, its sums, gradients of the adapters).
 
-    Gradient accumulation: the rows go through the model in n = `train.grad_accum_steps` micro-batches. Each
-    contributes its sums divided by the weights of the whole batch, so the gradients are the whole batch's.
+    Gradient accumulation: the rows go through the model in n = `train.grad_accum_steps` micro-batches. The
+    loss of each is divided by the target weights of the whole batch, so the gradients add up to those of the
+    whole batch.
     """
     n = run.train.grad_accum_steps
     weights = target_weights(batch, run)
 
-    def value(adapters: tree.Tree, rows: types.Batch) -> tuple[Array, Results]:
-        found = results(adapters, frozen, rows, model=model, run=run)
-        return loss_lib.total(*found.losses(), loss=run.loss, weights=weights), found
+    def value(adapters: tree.Tree, rows: types.Batch) -> tuple[Array, BatchSums]:
+        sums = batch_sums(adapters, frozen, rows, model=model, run=run)
+        return loss_lib.total(*sums.losses(), loss=run.loss, weights=weights), sums
 
     grad = jax.value_and_grad(value, has_aux=True)
     if n == 1:
-        (total, found), grads = grad(adapters, batch)
-        return total, found, grads
+        (total, sums), grads = grad(adapters, batch)
+        return total, sums, grads
 
     def split(x: Array) -> Array:
-        """[B ...] -> [n B/n ...]; micro-batch i takes every n-th row, so that no row changes its device."""
+        """[B ...] -> [n B/n ...]; micro-batch i takes rows i, i + n, ..., so no row changes its device."""
         x = jnp.asarray(x)
         x = jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
         return model.compute.spread(x, None, compute_lib.ROWS)
 
     def one(carry: Any, rows: types.Batch) -> tuple[Any, None]:
-        (total, found), grads = grad(adapters, rows)
-        return jax.tree.map(jnp.add, carry, (total, found, grads)), None
+        (total, sums), grads = grad(adapters, rows)
+        return jax.tree.map(jnp.add, carry, (total, sums, grads)), None
 
     micro = jax.tree.map(split, batch)
-    (total, found), grads = jax.eval_shape(grad, adapters, jax.tree.map(lambda x: x[0], micro))
-    total, found, grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (total, found, grads))
-    if model.compute.mesh is not None:  # sums lie where the adapters lie
+    (total, sums), grads = jax.eval_shape(grad, adapters, jax.tree.map(lambda x: x[0], micro))
+    total, sums, grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (total, sums, grads))
+    if model.compute.mesh is not None:  # accumulated gradients are sharded like the adapters
         placed = sharding.shardings(adapters, model.compute.mesh)
         grads = jax.lax.with_sharding_constraint(grads, placed)
-    return jax.lax.scan(one, (total, found, grads), micro)[0]
+    return jax.lax.scan(one, (total, sums, grads), micro)[0]
 
 
 def loss(
@@ -89,33 +90,33 @@ def loss(
     model: model_lib.VisionSpeech,
     run: schema.Config,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the loss of a global batch and its parts as metrics."""
-    found = results(adapters, frozen, batch, model=model, run=run)
-    value = loss_lib.total(*found.losses(), loss=run.loss)
-    return value, {"loss": value, **part_means(found)}
+    """Returns (loss of a global batch, metrics)."""
+    sums = batch_sums(adapters, frozen, batch, model=model, run=run)
+    value = loss_lib.total(*sums.losses(), loss=run.loss)
+    return value, {"loss": value, **loss_metrics(sums)}
 
 
-def results(
+def batch_sums(
     adapters: tree.Tree,
     frozen: tree.Tree,
     batch: types.Batch,
     *,
     model: model_lib.VisionSpeech,
     run: schema.Config,
-) -> Results:
+) -> BatchSums:
     """Runs the model on both parts; the depth transformer on speech rows and trained codebooks only."""
     levels = run.loss.trained_codebooks
     params, kept = depformer.first_levels(tree.merge(adapters, frozen), run.model, max(levels, 1))
     model = model_lib.VisionSpeech(kept, model.compute)
-    return Results(
-        part_result(params, batch.speech, model=model, run=run, levels=levels),
-        part_result(params, batch.speechless, model=model, run=run, levels=0),
+    return BatchSums(
+        part_sums(params, batch.speech, model=model, run=run, levels=levels),
+        part_sums(params, batch.speechless, model=model, run=run, levels=0),
     )
 
 
-def part_means(found: Results) -> Metrics:
-    """Returns the parts of the loss, and the gates' means over frames that see an image."""
-    speech, text = found
+def loss_metrics(sums: BatchSums) -> Metrics:
+    """Returns the mean losses of each part (nats) and the mean gate activations over frames with an image."""
+    speech, text = sums
     return {
         "text_speech": speech.losses.text.mean(),
         "text_speechless": text.losses.text.mean(),
@@ -127,47 +128,48 @@ def part_means(found: Results) -> Metrics:
     }
 
 
-def part_result(
+def part_sums(
     params: tree.Tree,
     part: types.Part,
     *,
     model: model_lib.VisionSpeech,
     run: schema.Config,
     levels: int,
-) -> PartResult:
-    """Runs the model on one part; with levels=0 its audio rows are not even embedded."""
+) -> PartSums:
+    """Runs the model on one part, with the audio loss of `levels` codebooks; 0: no audio is embedded."""
     zero = loss_lib.zero()
     if part.codes.shape[0] == 0:
-        return PartResult(loss_lib.Parts(zero, zero), gate_stats.none(len(model.config.looking)))
+        return PartSums(loss_lib.PartLosses(zero, zero), gate_stats.none(len(model.config.looking)))
     has_image, mask = jnp.asarray(part.has_image), jnp.asarray(part.loss_mask)
     codes = jnp.asarray(part.codes if levels else part.codes[:, :1])
-    seen = jnp.asarray(part.images)
-    seen = pixels(seen) if seen.ndim == 4 else seen  # else the features of `mvjax data features`
-    found: Any = model.apply(
-        {"params": params}, codes, seen, has_image, depth_codebooks=levels, method="features"
+    images = jnp.asarray(part.images)
+    if images.ndim == 4:  # else the features that `mvjax data features` computed
+        images = pixels(images)
+    out: Any = model.apply(
+        {"params": params}, codes, images, has_image, depth_codebooks=levels, method="features"
     )
     text = loss_lib.text_in_chunks(
-        found.z,
-        found.head,
+        out.z,
+        out.head,
         codes[:, 0],
         mask,
         model=model.config,
         loss=run.loss,
-        frames=run.train.loss_chunk,
+        chunk=run.train.loss_chunk,
     )
     audio = zero
     if levels:
         audio = loss_lib.audio(
-            found.audio_logits,
+            out.audio_logits,
             codes[:, 1 : 1 + levels],
             delays=model.config.delays[1 : 1 + levels],
             loss=run.loss,
         )
-    return PartResult(loss_lib.Parts(text, audio), gate_stats.of(found.gates, codes, has_image))
+    return PartSums(loss_lib.PartLosses(text, audio), gate_stats.of(out.gates, codes, has_image))
 
 
-def target_weights(batch: types.Batch, run: schema.Config) -> loss_lib.Weights:
-    """Returns what the losses of a batch are divided by; no model is needed for it."""
+def target_weights(batch: types.Batch, run: schema.Config) -> loss_lib.TargetWeights:
+    """Returns the sums of the target weights of a batch, which its losses are divided by."""
     levels = run.loss.trained_codebooks
     text = [
         loss_lib.text_weight(
@@ -185,7 +187,7 @@ def target_weights(batch: types.Batch, run: schema.Config) -> loss_lib.Weights:
             delays=run.model.delays[1 : 1 + levels],
             loss=run.loss,
         )
-    return loss_lib.Weights(jnp.sum(text[0]) + jnp.sum(text[1]), jnp.sum(audio))
+    return loss_lib.TargetWeights(jnp.sum(text[0]) + jnp.sum(text[1]), jnp.sum(audio))
 
 
 def pixels(

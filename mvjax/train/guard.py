@@ -1,7 +1,7 @@
-"""Batches that must not reach the optimizer: loss spikes, told by a rolling median, and too many in a row.
+"""Skipped batches: detects loss spikes by a rolling median, and ends a run that skips too many in a row.
 
-The losses that the median is of lie in the optimizer's state, so that checkpoints hold them and a resumed run
-judges as an uninterrupted one.
+The recent losses are part of the optimizer state, so that checkpoints hold them and a resumed run skips the
+same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from mvjax.config import schema
-from mvjax.train import clock, distributed
+from mvjax.train import distributed, phases
 
 _NAME = "recent_losses"
 
 
-class Recent(NamedTuple):
-    """Losses of the last updates, newest first; NaN where there was none yet."""
+class RecentLosses(NamedTuple):
+    """Losses of the last updates, newest first; NaN before there were as many."""
 
     recent_losses: Float[Array, "window"]
 
 
 def remember(window: int) -> optax.GradientTransformationExtraArgs:
-    """Returns a transformation that leaves the updates alone and remembers the last `window` losses.
+    """Returns an optax transformation that keeps the last `window` losses and leaves the updates alone.
 
     Its update takes the loss as `value`.
     """
 
     def init(params: Any) -> Any:
         del params
-        return Recent(jnp.full(window, jnp.nan, jnp.float32))
+        return RecentLosses(jnp.full(window, jnp.nan, jnp.float32))
 
     def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any):
         newest = jnp.asarray(value, jnp.float32)[None]
-        return updates, Recent(jnp.concatenate([newest, state.recent_losses[:-1]]))
+        return updates, RecentLosses(jnp.concatenate([newest, state.recent_losses[:-1]]))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -45,9 +45,9 @@ def remember(window: int) -> optax.GradientTransformationExtraArgs:
 def spiked(
     optimizer: optax.OptState, value: Float[Array, ""], *, factor: float | None
 ) -> Bool[Array, ""]:
-    """Returns whether a loss exceeds `factor` x the median of the remembered ones.
+    """Returns whether a loss is a spike: above `factor` x the median of the recent losses.
 
-    Never before the window is full, and never with factor None.
+    False before the window is full, and with factor None.
     """
     if factor is None:
         return jnp.zeros((), bool)
@@ -56,25 +56,25 @@ def spiked(
 
 
 class Skips:
-    """Counts steps in a row that changed nothing.
+    """Counts skipped steps in a row.
 
     Attributes:
-      steps: these steps.
-      exceeded: whether they have become as many as the limit.
+      steps: the latest skipped steps in a row.
+      exceeded: whether they reached the limit.
     """
 
     def __init__(self, limit: int, *, total: int) -> None:
-        """`limit` in a row end a run; `total` were skipped before."""
+        """`limit` is how many in a row end a run; `total` how many an earlier session skipped."""
         self._limit, self._total = limit, total
         self.steps: list[int] = []
         self.exceeded = False
 
-    def add(self, settled: clock.Settled | None) -> None:
-        """Takes a step that is done; its metrics count all that were skipped so far."""
-        if settled is None or self.exceeded:
+    def add(self, done: phases.DoneStep | None) -> None:
+        """Takes a finished step, whose metric `skipped` counts all skipped steps so far."""
+        if done is None or self.exceeded:
             return
-        total = int(settled.metrics["skipped"])
-        self.steps = [*self.steps, settled.step] if total > self._total else []
+        total = int(done.metrics["skipped"])
+        self.steps = [*self.steps, done.step] if total > self._total else []
         self._total = total
         self.exceeded = len(self.steps) >= self._limit
 
@@ -85,9 +85,12 @@ def report(
     *,
     optim: schema.OptimConfig,
 ) -> str:
-    """Returns the message with which a run ends after too many skipped steps: which samples, what to do.
+    """Returns the error message of a run that skipped too many steps: their samples, and what to do.
 
-    `ids` tells the samples of a batch, counted from 0, by part.
+    Args:
+      steps: the skipped steps, counted from 1.
+      ids: returns the sample ids of a batch, counted from 0, by part.
+      optim: the settings of spike detection.
     """
     listing = "".join(
         f"\n  step {step}, {part}: {', '.join(names)}"
@@ -102,8 +105,8 @@ def report(
     whose = f" (of {distributed.name()})" if distributed.name() else ""
     return (
         f"steps {steps[0]} to {steps[-1]}: expected finite gradients{spikes}, got none in {len(steps)} "
-        "steps in a row (train.max_skipped); they changed no parameter, and the state is saved.\n"
+        "steps in a row (train.max_skipped); they were skipped, and the state is saved.\n"
         f"Their samples{whose}:{listing}\n"
-        "Look at these records. The same command goes on after them; if it ends again, train anew with a "
-        f"lower optim.learning_rate{higher}."
+        "Check these records. The same command resumes after them; if it ends again, start a new run with "
+        f"a lower optim.learning_rate{higher}."
     )

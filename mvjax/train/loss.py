@@ -1,7 +1,10 @@
 """The training loss: weighted cross-entropy of text and of the trained audio codebooks (reference 7.1).
 
-Every function returns sums, not means: a sum of losses and the sum of its weights. They add up over parts
-of a batch, so that the loss is one weighted mean over the whole global batch.
+    loss = text_weight x weighted mean over text targets + audio_weight x weighted mean over audio targets
+
+The weights are those of `schema.LossConfig`: `text_weight` and `audio_weight` here (functions) return the
+weight of each target, `total` weighs text against audio. Every function returns sums, of weighted losses and
+of weights: they add up over parts of a batch, so the loss is one weighted mean over the whole global batch.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from mvjax.config import schema
 from mvjax.nn import layers
 
 
-class Sums(NamedTuple):
-    """Numerator and denominator of a weighted mean.
+class WeightedSum(NamedTuple):
+    """Numerator and denominator of a weighted mean loss.
 
     Attributes:
       loss: float32, sum of weight x cross-entropy (nats).
@@ -30,27 +33,27 @@ class Sums(NamedTuple):
     weight: Float[Array, ""]
 
     def mean(self) -> Float[Array, ""]:
-        """Returns loss / weight, 0 where there was nothing to weigh."""
+        """Returns loss / weight; 0 if the weight is 0."""
         return self.loss / jnp.where(self.weight > 0, self.weight, 1.0)
 
 
-class Parts(NamedTuple):
-    """The sums of one part of a batch; `audio` is over all trained levels, with one normalizer."""
+class PartLosses(NamedTuple):
+    """The losses of one part of a batch; `audio` is over all trained levels, with one normalizer."""
 
-    text: Sums
-    audio: Sums
+    text: WeightedSum
+    audio: WeightedSum
 
 
-class Weights(NamedTuple):
-    """The sums of the weights of all targets of a batch."""
+class TargetWeights(NamedTuple):
+    """The sums of the weights of all text targets and of all audio targets of a batch."""
 
     text: Float[Array, ""]
     audio: Float[Array, ""]
 
 
-def zero() -> Sums:
-    """Returns the sums of no target at all."""
-    return Sums(jnp.float32(0), jnp.float32(0))
+def zero() -> WeightedSum:
+    """Returns the sum over no targets."""
+    return WeightedSum(jnp.float32(0), jnp.float32(0))
 
 
 def text(
@@ -60,8 +63,8 @@ def text(
     *,
     model: schema.ModelConfig,
     loss: schema.LossConfig,
-) -> Sums:
-    """Cross-entropy of text targets; PAD and EPAD weigh `text_padding_weight`, -1 and masked nothing."""
+) -> WeightedSum:
+    """Returns the weighted cross-entropy of text targets; their weights are those of `text_weight`."""
     return _weighted(logits, targets, text_weight(targets, mask, model=model, loss=loss))
 
 
@@ -73,15 +76,16 @@ def text_in_chunks(
     *,
     model: schema.ModelConfig,
     loss: schema.LossConfig,
-    frames: int,
-) -> Sums:
-    """As `text` of the logits z x head, of which those of `frames` frames exist at a time.
+    chunk: int,
+) -> WeightedSum:
+    """Returns `text` of the logits z x head in chunks of frames (`train.loss_chunk`), to save memory.
 
-    The forward pass also makes the gradient of z, chunk by chunk, so that no logits are computed twice;
-    the gradient of the head exists only if the head is trained.
+    Projection and cross-entropy are fused: the logits of `chunk` frames per row exist at a time. The forward
+    pass also computes the gradient of z, chunk by chunk, so that no logits are computed twice; the gradient
+    of the head is computed only if the head is trained.
     """
     weight = text_weight(targets, mask, model=model, loss=loss)
-    return Sums(_chunked(z, head, targets, weight, frames), jnp.sum(weight))
+    return WeightedSum(_chunked(z, head, targets, weight, chunk), jnp.sum(weight))
 
 
 def audio(
@@ -90,10 +94,10 @@ def audio(
     *,
     delays: tuple[int, ...],
     loss: schema.LossConfig,
-) -> Sums:
-    """Cross-entropy of the first q audio codebooks; level 0 weighs `semantic_weight`.
+) -> WeightedSum:
+    """Returns the weighted cross-entropy of the first q audio codebooks, weighted by `audio_weight`.
 
-    The logits exist whole: those of the released recipe (2 levels of 2048 classes on speech rows only) are
+    Not chunked: the audio logits of the released recipe (2 levels of 2048 classes, on speech rows only) are
     an eighth of the text logits of the same rows.
 
     Args:
@@ -114,7 +118,7 @@ def text_weight(
     model: schema.ModelConfig,
     loss: schema.LossConfig,
 ) -> Float[Array, "B T"]:
-    """Returns the weight of every text target."""
+    """Returns the weight of each text target: `text_padding_weight` for PAD and EPAD, 0 if masked or -1."""
     padding = (targets == model.text_pad) | (targets == model.text_epad)
     weight = jnp.where(padding, jnp.float32(loss.text_padding_weight), jnp.float32(1))
     valid = mask & (targets != types.ZERO_TOKEN)
@@ -124,10 +128,10 @@ def text_weight(
 def audio_weight(
     codes: Int[Array, "B q T"], *, delays: tuple[int, ...], loss: schema.LossConfig
 ) -> Float[Array, "B T q"]:
-    """Returns the weight of every code.
+    """Returns the weight of each audio target: `semantic_weight` in level 0, 1 in the others.
 
-    The last delays[level] frames of a level have no logits (the shifted stream ended before they
-    came) and are not counted, nor is a code of -1. The levels share one normalizer.
+    The last delays[level] frames of a level weigh 0, because the delayed stream ends before their logits;
+    so do codes of -1. The levels share one normalizer.
     """
     levels, frames = codes.shape[1:]
     level_weight = jnp.array([loss.semantic_weight, *[1.0] * (levels - 1)], jnp.float32)
@@ -136,26 +140,30 @@ def audio_weight(
     return jnp.where(valid, level_weight[None, None], 0)
 
 
-def add(first: Sums, second: Sums) -> Sums:
-    """Returns the sums of two disjoint sets of targets."""
-    return Sums(first.loss + second.loss, first.weight + second.weight)
+def add(first: WeightedSum, second: WeightedSum) -> WeightedSum:
+    """Returns the sum over two disjoint sets of targets."""
+    return WeightedSum(first.loss + second.loss, first.weight + second.weight)
 
 
 def total(
-    speech: Parts, speechless: Parts, *, loss: schema.LossConfig, weights: Weights | None = None
+    speech: PartLosses,
+    speechless: PartLosses,
+    *,
+    loss: schema.LossConfig,
+    weights: TargetWeights | None = None,
 ) -> Float[Array, ""]:
     """Returns text_weight x mean text loss + audio_weight x mean audio loss, each over both parts.
 
     Args:
-      speech: sums of the speech part.
-      speechless: sums of the other.
+      speech: losses of the speech part.
+      speechless: losses of the speechless part.
       loss: weights.
-      weights: what to divide by, where the parts are only some rows of the batch.
+      weights: of the whole batch, to divide by if the parts are those of a micro-batch.
     """
     text_sums, audio_sums = add(speech.text, speechless.text), add(speech.audio, speechless.audio)
     if weights is not None:
-        text_sums = Sums(text_sums.loss, weights.text)
-        audio_sums = Sums(audio_sums.loss, weights.audio)
+        text_sums = WeightedSum(text_sums.loss, weights.text)
+        audio_sums = WeightedSum(audio_sums.loss, weights.audio)
     return loss.text_weight * text_sums.mean() + loss.audio_weight * audio_sums.mean()
 
 
@@ -165,41 +173,41 @@ def _chunked(
     head: layers.Weight,
     targets: Int[Array, "B T"],
     weight: Float[Array, "B T"],
-    frames: int,
+    chunk: int,
 ) -> Float[Array, ""]:
-    """Returns the weighted sum of cross-entropies, `frames` frames at a time."""
+    """Returns the weighted sum of cross-entropies, `chunk` frames at a time."""
 
-    def one(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        return total + _of_logits(*chunk, head), None
+    def one(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return total + _of_logits(*part, head), None
 
-    return jax.lax.scan(one, jnp.float32(0), _chunks((z, targets, weight), frames))[0]
+    return jax.lax.scan(one, jnp.float32(0), _chunks((z, targets, weight), chunk))[0]
 
 
-def _chunked_forward(z: Any, head: Any, targets: Any, weight: Any, frames: int) -> Any:
-    """Returns (the sum, its gradients); arguments come with the mark whether they are differentiated."""
+def _chunked_forward(z: Any, head: Any, targets: Any, weight: Any, chunk: int) -> Any:
+    """Returns (the sum, its gradients); each argument carries a flag that says if it is differentiated."""
     trained = head.kernel.perturbed
     kernel, scale = jax.tree.map(
-        lambda leaf: leaf.value, (head.kernel, head.scale), is_leaf=_marked
+        lambda leaf: leaf.value, (head.kernel, head.scale), is_leaf=_has_flag
     )
 
     def value(z: Array, kernel: Array, targets: Array, weight: Array) -> Array:
         return _of_logits(z, targets, weight, layers.Weight(kernel, scale))
 
-    def one(carry: Any, chunk: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+    def one(carry: Any, part: tuple[Array, Array, Array]) -> tuple[Any, Array]:
         total, dkernel = carry
-        asked = (0, 1) if trained else (0,)
-        loss, grads = jax.value_and_grad(value, argnums=asked)(chunk[0], kernel, *chunk[1:])
+        argnums = (0, 1) if trained else (0,)
+        loss, grads = jax.value_and_grad(value, argnums=argnums)(part[0], kernel, *part[1:])
         return (total + loss, dkernel + grads[1] if trained else None), grads[0]
 
     start = (jnp.float32(0), jnp.zeros_like(kernel) if trained else None)
-    parts = _chunks((z.value, targets.value, weight.value), frames)
+    parts = _chunks((z.value, targets.value, weight.value), chunk)
     (total, dkernel), dz = jax.lax.scan(one, start, parts)
     B, T, D = z.value.shape
     dz = jnp.moveaxis(dz, 0, 1).reshape(B, -1, D)[:, :T]
     return total, (dz, dkernel)
 
 
-def _chunked_backward(frames: int, gradients: Any, scale: Any) -> Any:
+def _chunked_backward(chunk: int, gradients: Any, scale: Any) -> Any:
     dz, dkernel = (None if g is None else g * scale.astype(g.dtype) for g in gradients)
     return dz, None if dkernel is None else layers.Weight(dkernel), None, None
 
@@ -217,19 +225,19 @@ def _of_logits(
     return _weighted(logits, targets, weight).loss
 
 
-def _chunks(arrays: Any, frames: int) -> Any:
-    """Returns [chunks B frames ...] of each [B T ...]; the last one is filled up with zeros."""
+def _chunks(arrays: Any, chunk: int) -> Any:
+    """Returns [chunks B chunk ...] of each [B T ...]; the last one is padded with zeros."""
 
     def split(x: Array) -> Array:
         B, T = x.shape[:2]
-        length = min(frames, T)
+        length = min(chunk, T)
         x = jnp.pad(x, ((0, 0), (0, -T % length), *[(0, 0)] * (x.ndim - 2)))
         return jnp.moveaxis(x.reshape(B, -1, length, *x.shape[2:]), 1, 0)
 
     return jax.tree.map(split, arrays)
 
 
-def _marked(leaf: Any) -> bool:
+def _has_flag(leaf: Any) -> bool:
     return isinstance(leaf, jax.custom_derivatives.CustomVJPPrimal)
 
 
@@ -237,10 +245,10 @@ def _weighted(
     logits: Float[Array, "*batch classes"],
     targets: Int[Array, "*batch"],
     weight: Float[Array, "*batch"],
-) -> Sums:
-    """Sums weight x (logsumexp(logits) - logits[target]), in float32."""
+) -> WeightedSum:
+    """Returns the sum of weight x (logsumexp(logits) - logits[target]), in float32."""
     logits = logits.astype(jnp.float32)
     index = jnp.maximum(targets, 0)[..., None]  # -1 has no logit; its weight is 0
     chosen = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
     nats = jax.nn.logsumexp(logits, axis=-1) - chosen
-    return Sums(jnp.sum(weight * nats), jnp.sum(weight))
+    return WeightedSum(jnp.sum(weight * nats), jnp.sum(weight))

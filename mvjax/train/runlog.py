@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard events, and one progress line."""
+"""Logs a run: loss, learning rate, step time, throughput and MFU to metrics.jsonl, TensorBoard and a line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,19 @@ from rich import console as rich_console
 from rich import progress as rich_progress
 
 from mvjax import files, run_folder
-from mvjax.train import clock as clock_lib
-from mvjax.train import distributed, events, flops
+from mvjax.config import schema
+from mvjax.train import distributed, events, flops, memory
+from mvjax.train import phases as phases_lib
 
 
 class RunLog:
     """Metrics to files and to the terminal; use as a context manager. Only the first process writes.
 
+    A step is logged while the devices run the one after it, so that they never wait for the log.
+
     Attributes:
-      last: the last line written, in this session or before.
-      clock: where the time goes.
+      last: the last line of metrics.jsonl, of this session or an earlier one.
+      timer: seconds per step by phase.
     """
 
     def __init__(
@@ -34,16 +37,16 @@ class RunLog:
         folder: Path,
         *,
         step: int,
-        steps: int,
-        every: int,
+        settings: schema.TrainConfig,
         throughput: flops.Throughput,
         quiet: bool = False,
     ) -> None:
-        """Opens the logs of a run that has done `step` of `steps` steps; later lines are dropped."""
+        """Opens the logs of a run that has done `step` steps; lines of later steps are dropped."""
         self._first = jax.process_index() == 0
-        self._throughput, self._steps, self._every = throughput, steps, every
-        self._pending: clock_lib.Settled | None = None
-        self.clock = clock_lib.Clock()
+        self._throughput, self._steps, self._every = throughput, settings.steps, settings.log_every
+        self._pending: phases_lib.DoneStep | None = None
+        self._from_callbacks: dict[str, Any] = {}
+        self.timer = phases_lib.StepTimer()
         self.last: dict[str, Any] = {}
         self._files: _Files | None = None
         if self._first:
@@ -57,7 +60,9 @@ class RunLog:
             console=self._console,
             disable=self._console.quiet or not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(f"step {step}/{steps}", total=steps, completed=step)
+        self._task = self._bar.add_task(
+            f"step {step}/{self._steps}", total=self._steps, completed=step
+        )
 
     def __enter__(self) -> RunLog:
         """Shows the progress line."""
@@ -73,33 +78,53 @@ class RunLog:
     @property
     def frames_per_second(self) -> float | None:
         """Throughput over recent steps: frames of speech rows and tokens of speechless ones per second."""
-        seconds = self.clock.seconds_per_step
+        seconds = self.timer.seconds_per_step
         return None if math.isnan(seconds) else self._throughput.frames_per_second(seconds)
 
     @property
-    def utilization(self) -> float | None:
+    def mfu(self) -> float | None:
         """Model FLOP utilization (MFU) over recent steps; None where the devices' peak is not published."""
-        seconds = self.clock.seconds_per_step
+        seconds = self.timer.seconds_per_step
         return None if math.isnan(seconds) else self._throughput.mfu(seconds)
 
-    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> clock_lib.Settled | None:
-        """Takes the metrics of a step that may still be running; settles and returns the step before it."""
-        settled = self.settle()
-        self._pending = clock_lib.Settled(step, metrics)
-        return settled
+    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> phases_lib.DoneStep | None:
+        """Takes the metrics of a step that may still run; finishes and returns the step before it."""
+        done = self.finish_step()
+        self._pending = phases_lib.DoneStep(step, metrics)
+        return done
 
-    def settle(self) -> clock_lib.Settled | None:
-        """Waits for the pending step, counts its time, writes its metrics if they are due, returns it."""
-        settled, self._pending = self._pending, None
-        if settled is None:
+    def add(self, callback: str, metrics: Mapping[str, Any]) -> None:
+        """Adds the metrics of a callback to those of the step that was pushed last, which is then logged.
+
+        Raises:
+          ValueError: naming the callback and each metric that is no number or list of numbers, or whose
+            name is taken.
+        """
+        assert self._pending is not None
+        taken = {"step", *self._pending.metrics, *self._measured(), *self._from_callbacks}
+        numbers, bad = {}, [f"{name}: the name is taken" for name in metrics if name in taken]
+        for name, value in metrics.items():
+            try:
+                numbers[name] = np.asarray(value, np.float64)
+            except (TypeError, ValueError):
+                bad.append(f"{name}: expected a number or a list of numbers, got {value!r}")
+        if bad:
+            raise ValueError(f"metrics of callback {callback}: {'; '.join(bad)}")
+        self._from_callbacks |= numbers
+
+    def finish_step(self) -> phases_lib.DoneStep | None:
+        """Waits for the pending step, ends its time, logs its metrics if they are due, and returns it."""
+        done, self._pending = self._pending, None
+        if done is None:
             return None
-        step, metrics = settled
-        jax.block_until_ready(metrics)
-        self.clock.tick()
-        self._bar.update(self._task, completed=step)
-        if step % self._every == 0 or step in (1, self._steps):
-            self._write(step, {name: np.asarray(value) for name, value in metrics.items()})
-        return settled
+        added, self._from_callbacks = self._from_callbacks, {}
+        jax.block_until_ready(done.metrics)
+        self.timer.end_step()
+        self._bar.update(self._task, completed=done.step)
+        if done.step % self._every == 0 or done.step in (1, self._steps) or added:
+            metrics = {name: np.asarray(value) for name, value in done.metrics.items()}
+            self._write(done.step, metrics, added)
+        return done
 
     def say(self, text: str) -> None:
         """Prints a notice above the progress line, from the first process."""
@@ -112,36 +137,45 @@ class RunLog:
         elif not self._quiet:
             print(f"{distributed.name()}: {text}", file=sys.stderr, flush=True)
 
-    def _write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        seconds = self.clock.seconds
-        line: dict[str, Any] = {"step": step}
-        line |= {name: _json_number(value) for name, value in metrics.items()}
-        line["seconds_per_step"] = sum(seconds.values()) if seconds else None
-        line |= {f"seconds_{part}": value for part, value in seconds.items()}
-        line["frames_per_second"] = self.frames_per_second
-        line["model_flop_utilization"] = self.utilization
-        line["host_memory_gb"] = clock_lib.host_memory_gb()
-        line["device_memory_gb"] = clock_lib.device_memory_gb()
+    def _write(
+        self, step: int, metrics: Mapping[str, np.ndarray], added: Mapping[str, np.ndarray]
+    ) -> None:
+        line = {"step": step, **_json_numbers(metrics), **self._measured(), **_json_numbers(added)}
         self.last = line
         if self._files is not None:
             self._files.write(line)
-        self._show(line)
+        self._show(line, [name for name, value in added.items() if not value.ndim])
 
-    def _show(self, line: Mapping[str, Any]) -> None:
+    def _measured(self) -> dict[str, float | None]:
+        """Step time by phase, throughput, MFU and peak memory so far; null before they are known."""
+        seconds = self.timer.seconds
+        return {
+            "seconds_per_step": sum(seconds.values()) if seconds else None,
+            **{f"seconds_{phase}": seconds.get(phase) for phase in phases_lib.PHASES},
+            "frames_per_second": self.frames_per_second,
+            "model_flop_utilization": self.mfu,
+            "host_memory_gb": memory.host_peak_gb(),
+            "device_memory_gb": memory.device_peak_gb(),
+        }
+
+    def _show(self, line: Mapping[str, Any], added: Sequence[str]) -> None:
+        """Shows a line of metrics.jsonl; `added` are the metrics of callbacks to show with it."""
         loss = math.nan if line["loss"] is None else line["loss"]
         text = f"step {line['step']}/{self._steps}  loss {loss:.4f}"
         seconds = line["seconds_per_step"]
         if seconds is not None:
             text += f"  {line['frames_per_second']:,.0f} frames/s  {seconds:.3g} s/step"
-            for part in ("data", "checkpoint"):
-                if (share := line[f"seconds_{part}"] / seconds) >= 0.01:
-                    text += f" ({share:.0%} {part})"
+            for phase in phases_lib.PHASES:
+                share = line[f"seconds_{phase}"] / seconds
+                if phase != "step" and share >= 0.01:
+                    text += f" ({share:.0%} {phase})"
         if line["model_flop_utilization"] is not None:
-            text += f"  {line['model_flop_utilization']:.1%} of peak"
-        memory = line["device_memory_gb"] or line["host_memory_gb"]
-        text += f"  {memory:.1f} GB"
+            text += f"  MFU {line['model_flop_utilization']:.1%}"
+        peak = line["device_memory_gb"] or line["host_memory_gb"]
+        text += f"  {peak:.1f} GB"
         if line["skipped"]:
             text += f"  {line['skipped']} steps skipped"
+        text += "".join(f"  {name} {line[name]:.4g}" for name in added if line[name] is not None)
         if seconds is not None:
             left = round((self._steps - line["step"]) * seconds)
             text += f"  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
@@ -152,7 +186,7 @@ class RunLog:
 
 
 class _Files:
-    """metrics.jsonl and TensorBoard events; what a full disk does not take is kept until it does."""
+    """metrics.jsonl and TensorBoard events; on a full disk, lines wait until there is space."""
 
     def __init__(self, folder: Path, *, step: int, say: Any) -> None:
         self._path, self._say = folder / run_folder.METRICS, say
@@ -169,7 +203,7 @@ class _Files:
         except OSError as error:
             self._say(
                 f"{self._path}: cannot write the metrics of step {line['step']}: {error}\n"
-                f"Training goes on; free space. {len(self._waiting)} lines wait."
+                f"Training goes on; free some space. {len(self._waiting)} lines wait to be written."
             )
 
     def close(self) -> None:
@@ -192,7 +226,7 @@ class _Files:
 
 
 def _truncate(path: Path, step: int) -> dict[str, Any]:
-    """Keeps the lines up to `step` and returns the last; a line cut short by a kill goes too."""
+    """Drops the lines after `step`, and one that a kill cut short; returns the last that is left."""
     kept = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -206,7 +240,7 @@ def _truncate(path: Path, step: int) -> dict[str, Any]:
 
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """Returns what TensorBoard can plot: numbers, and those of a list one by one."""
+    """Returns the curves that TensorBoard plots: one per number, and one per element of a list."""
     scalars = {}
     for name, value in line.items():
         if isinstance(value, list):
@@ -214,6 +248,10 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
         elif value is not None and name != "step":
             scalars[name] = float(value)
     return scalars
+
+
+def _json_numbers(metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {name: _json_number(value) for name, value in metrics.items()}
 
 
 def _json_number(value: Any) -> Any:

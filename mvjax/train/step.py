@@ -88,12 +88,12 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
     def train_step(
         state: State, frozen: tree.Tree, batch: types.Batch
     ) -> tuple[State, gradients.Metrics]:
-        value, found, grads = gradients.gradients(
+        value, sums, grads = gradients.gradients(
             state.adapters, frozen, batch, model=model, run=run
         )
         metrics = {
             "loss": value,
-            **gradients.part_means(found),
+            **gradients.loss_metrics(sums),
             "grad_norm": optax.tree.norm(grads),
         }
         metrics["learning_rate"] = optim.learning_rate(

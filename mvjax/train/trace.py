@@ -1,4 +1,4 @@
-"""A profiler trace of some steps, for xprof or TensorBoard."""
+"""Profiler traces of a range of steps (`--profile A:B`), for xprof or TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEP_NAME = "train"
 
 
 class Span(NamedTuple):
-    """Steps to trace, the first and the last among them; counted from 1, as in the logs."""
+    """Steps to trace, first and last included; counted from 1, as in the logs."""
 
     first: int
     last: int
@@ -36,29 +36,29 @@ def parse(text: str) -> Span:
     return span
 
 
-class Trace:
+class StepTracer:
     """Traces the steps of a span into `RUN/profile/PROCESS`; use as a context manager.
 
-    A session that begins inside the span traces the rest of it.
+    A session that starts or resumes inside the span traces the rest of it.
     """
 
     def __init__(self, folder: Path, span: Span | None, *, say: Callable[[str], None]) -> None:
-        """A trace of `span`, or none; `say` is told where it lies."""
+        """Traces `span`, or nothing; `say` prints where the trace is."""
         self._folder = folder / run_folder.PROFILE / str(jax.process_index())
         self._span, self._say = span, say
         self._first: int | None = None  # traced; None while not tracing
         self._last = 0
 
-    def __enter__(self) -> Trace:
-        """Nothing to open: tracing begins with its first step."""
+    def __enter__(self) -> StepTracer:
+        """Opens nothing: tracing starts with the first step of the span."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends a trace that the span's last step did not."""
+        """Ends a trace that is still open."""
         self._end()
 
     def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
-        """Returns the context to run a step in, having started the trace if the step is in the span."""
+        """Starts the trace if the step is in the span; returns the context in which to run the step."""
         if self._span and self._first is None and self._span.first <= number <= self._span.last:
             jax.profiler.start_trace(str(self._folder))
             self._first = number
@@ -66,7 +66,7 @@ class Trace:
         return jax.profiler.StepTraceAnnotation(STEP_NAME, step_num=number)
 
     def after(self, number: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Ends the trace after the span's last step, once that is done."""
+        """Ends the trace after the last step of the span, once the devices have finished it."""
         if self._span and self._first is not None and number >= self._span.last:
             jax.block_until_ready(metrics)
             self._end()

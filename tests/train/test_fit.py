@@ -3,7 +3,7 @@ import json
 import os
 import re
 import signal
-import time
+import threading
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ import toy
 
 from mvjax import run_folder, tree
 from mvjax.config import schema
-from mvjax.train import checkpoint, fit, load, resume, trace
+from mvjax.train import callbacks, checkpoint, fit, load, phases, resume, trace
 from mvjax.train import step as step_lib
 
 MEASURED = "second|memory|utilization"
@@ -27,14 +27,9 @@ def compile_once(tmp_path_factory):
 
     Promotion is not strict here, because optax promotes its step count (test_step.py is, for the loss).
     """
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    earlier = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(names[1], 0.5)
-    with jax.numpy_dtype_promotion("standard"):
+    folder = tmp_path_factory.mktemp("compiled")
+    with toy.compilation_cache(folder), jax.numpy_dtype_promotion("standard"):
         yield
-    for name, value in earlier.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -253,17 +248,77 @@ def test_too_many_skipped_batches_end_the_run_with_their_samples(config, tmp_pat
     assert summary.finished and summary.skipped == 4
 
 
-def test_a_stalled_reader_is_reported(config, tmp_path, capsys, quick):
+def test_a_stalled_reader_is_reported(config, tmp_path, capsys, monkeypatch, quick):
+    reported, report = threading.Event(), phases.Watchdog._report
+
+    def notice(watchdog, text):
+        report(watchdog, text)
+        reported.set()
+
     class Stalled(toy.Data):
         def __getitem__(self, step):
-            time.sleep(1.5 if step == 6 else 0)
+            if step == 6:
+                reported.clear()
+                assert reported.wait(timeout=300)
             return super().__getitem__(step)
 
+    monkeypatch.setattr(phases.Watchdog, "_report", notice)
     config = toy.with_train(config, watchdog_seconds=0.5)
     fit.fit(config, tmp_path / "run", data=Stalled(config.data))
     told = capsys.readouterr().err
     assert "without a step: waiting for the data of step 7" in told
     assert "the data of step 7: done after" in told
+
+
+def test_callbacks_are_called_at_their_steps_and_their_metrics_logged(config, tmp_path, quick):
+    calls = []
+
+    def ask(step, state):
+        calls.append((step, float(state.params["scale"].sum())))
+        return {"accuracy": step / 100}
+
+    def sample(step, state):
+        (tmp_path / f"{step}.txt").write_text("a sample")
+
+    every = [callbacks.Callback(every=3, call=ask), callbacks.Callback(every=5, call=sample)]
+    summary = fit.fit(
+        config, tmp_path / "run", data=toy.Data(config.data), callbacks=every, quiet=True
+    )
+    assert calls == [(step, 3.0) for step in (3, 6, 9, 12)]
+    assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["10.txt", "5.txt"]
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 6, 8, 9, 10, 12]
+    logged = {line["step"]: line["accuracy"] for line in lines if "accuracy" in line}
+    assert logged == {3: 0.03, 6: 0.06, 9: 0.09, 12: 0.12} and summary.metrics["loss"] == 2.5
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert json.loads(text.splitlines()[-1])["seconds_callbacks"] > 0
+
+
+def test_a_callback_that_fails_is_named(config, tmp_path, quick):
+    def ask(step, state):
+        raise KeyError("seven")
+
+    asking = callbacks.Callback(every=4, call=ask, name="digits")
+    with pytest.raises(RuntimeError, match="callback digits failed after step 4: KeyError: 'seven"):
+        fit.fit(config, tmp_path, data=toy.Data(config.data), callbacks=[asking], quiet=True)
+    with pytest.raises(ValueError, match="callback .*ask: every: expected at least 1, got 0"):
+        callbacks.Callback(every=0, call=ask)
+
+
+def test_a_callback_sees_the_model_and_changes_nothing(whole, config, tmp_path):
+    """The state is that of its step, and the run is the one without callbacks, bit for bit."""
+    seen = {}
+
+    def look(step, state):
+        shapes = tree.merge(*load.shapes(config))
+        tree.assert_same_tree(shapes, state.params, place="callback")
+        seen[step] = jax.tree.map(np.asarray, state.adapters)
+
+    every = [callbacks.Callback(every=8, call=look)]
+    folder = tmp_path / "run"
+    fit.fit(config, folder, data=toy.Data(config.data), callbacks=every, quiet=True)
+    assert_same_run(whole[0], folder)
+    assert list(seen) == [8]
 
 
 def test_profile(config, tmp_path, capsys, quick):

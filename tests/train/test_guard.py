@@ -8,7 +8,7 @@ import pytest
 import toy
 
 from mvjax.config import schema
-from mvjax.train import clock, guard, load, optim, sharding, step
+from mvjax.train import guard, load, optim, phases, sharding, step
 
 SETTINGS = schema.OptimConfig(learning_rate=0.1, warmup_steps=0, spike_factor=2.0, spike_window=3)
 
@@ -72,19 +72,19 @@ def test_the_memory_is_part_of_the_state_and_of_the_step(tmp_path):
     assert remembered(after).shape == (3,)
 
 
-def settled(step, skipped):
-    return clock.Settled(step, {"skipped": jnp.int32(skipped)})
+def done(step, skipped):
+    return phases.DoneStep(step, {"skipped": jnp.int32(skipped)})
 
 
 def test_only_skips_in_a_row_count():
     skips = guard.Skips(3, total=5)
     for number, total in ((1, 6), (2, 7), (3, 7), (4, 8), (5, 9)):
-        skips.add(settled(number, total))
+        skips.add(done(number, total))
     assert skips.steps == [4, 5] and not skips.exceeded
     skips.add(None)
-    skips.add(settled(6, 10))
+    skips.add(done(6, 10))
     assert skips.exceeded and skips.steps == [4, 5, 6]
-    skips.add(settled(7, 10))
+    skips.add(done(7, 10))
     assert skips.steps == [4, 5, 6]
 
 

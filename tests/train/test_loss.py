@@ -68,8 +68,8 @@ def test_with_equal_frames_the_semantic_level_has_100_of_101_parts():
 
 def test_total_is_one_weighted_mean_over_both_parts():
     settings = dataclasses.replace(SETTINGS, text_weight=2.0, audio_weight=3.0)
-    speech = loss.Parts(sums(10, 4), sums(30, 5))
-    speechless = loss.Parts(sums(2, 8), loss.zero())
+    speech = loss.PartLosses(sums(10, 4), sums(30, 5))
+    speechless = loss.PartLosses(sums(2, 8), loss.zero())
     value = loss.total(speech, speechless, loss=settings)
     np.testing.assert_allclose(value, 2 * 12 / 12 + 3 * 30 / 5, rtol=1e-6)
 
@@ -113,8 +113,8 @@ def test_wrong_number_of_delays_is_a_bug():
         loss.audio(jnp.zeros((1, 2, 3, 4)), jnp.zeros((1, 3, 2), int), delays=(0,), loss=SETTINGS)
 
 
-def sums(total: float, weight: float) -> loss.Sums:
-    return loss.Sums(jnp.float32(total), jnp.float32(weight))
+def sums(total: float, weight: float) -> loss.WeightedSum:
+    return loss.WeightedSum(jnp.float32(total), jnp.float32(weight))
 
 
 def chunk_case(T=11, D=6, V=17, seed=0):
@@ -138,7 +138,7 @@ def whole_and_chunked(targets, mask, frames, scale=None):
         return (
             3
             * loss.text_in_chunks(
-                z, head, targets, mask, model=MODEL, loss=SETTINGS, frames=frames
+                z, head, targets, mask, model=MODEL, loss=SETTINGS, chunk=frames
             ).mean()
         )
 

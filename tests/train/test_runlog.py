@@ -7,12 +7,14 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from mvjax import run_folder
-from mvjax.train import clock, flops, runlog
+from mvjax.config import schema
+from mvjax.train import flops, phases, runlog
 
 
 def open_log(folder, *, step=0, quiet=True, peak=None):
     throughput = flops.Throughput(frames=30, model_flops=60.0, peak_flops=peak)
-    return runlog.RunLog(folder, step=step, steps=9, every=2, throughput=throughput, quiet=quiet)
+    settings = schema.TrainConfig(steps=9, log_every=2)
+    return runlog.RunLog(folder, step=step, settings=settings, throughput=throughput, quiet=quiet)
 
 
 def push(log, step, loss, **others):
@@ -27,32 +29,33 @@ def test_due_steps_are_written_one_step_late(tmp_path):
     with open_log(tmp_path) as log:
         assert push(log, 1, 5.0) is None
         assert lines(tmp_path) == []
-        settled = [push(log, step, 5.0 - step) for step in (2, 3, 4)]
-        assert [done.step for done in settled] == [1, 2, 3]
-        assert float(settled[1].metrics["loss"]) == 3
+        done = [push(log, step, 5.0 - step) for step in (2, 3, 4)]
+        assert [one.step for one in done] == [1, 2, 3]
+        assert float(done[1].metrics["loss"]) == 3
         assert [line["step"] for line in lines(tmp_path)] == [1, 2]
-        assert log.settle().step == 4 and log.settle() is None
+        assert log.finish_step().step == 4 and log.finish_step() is None
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(1, 5), (2, 3), (4, 1)]
     assert log.last == lines(tmp_path)[-1]
 
 
 def test_speed_and_utilization(tmp_path, monkeypatch):
     now = 100.0
-    monkeypatch.setattr(clock.time, "monotonic", lambda: now)
+    monkeypatch.setattr(phases.time, "monotonic", lambda: now)
     with open_log(tmp_path, peak=40.0) as log:
         for step, seconds in ((1, 60.0), (2, 2.0), (3, 4.0)):
             push(log, step, 1.0)
             now += seconds
-            log.settle()
-            with log.clock.spent("checkpoint"):
+            log.finish_step()
+            with log.timer.phase("checkpoint"):
                 now += 1.0
         push(log, 4, 1.0)
-        log.settle()
+        log.finish_step()
     # steps 2 and 3, and 4, which took no time after the checkpoint before it
-    assert [step["step"] for step in log.clock._recent] == [2.0, 4.0, 0.0]
+    assert [step["step"] for step in log.timer._recent] == [2.0, 4.0, 0.0]
     first, last = lines(tmp_path)[0], lines(tmp_path)[-1]
     assert first["frames_per_second"] is None and first["model_flop_utilization"] is None
     assert (last["seconds_step"], last["seconds_checkpoint"], last["seconds_data"]) == (2, 1, 0)
+    assert last["seconds_callbacks"] == 0 and first["seconds_callbacks"] is None
     assert last["seconds_per_step"] == 3
     assert last["frames_per_second"] == log.frames_per_second == 30 / 3
     assert last["model_flop_utilization"] == 60 / (3 * 40)
@@ -62,18 +65,44 @@ def test_speed_and_utilization(tmp_path, monkeypatch):
 def test_a_number_that_is_not_finite_is_null(tmp_path):
     with open_log(tmp_path) as log:
         push(log, 1, math.nan)
-        log.settle()
+        log.finish_step()
     assert lines(tmp_path)[0]["loss"] is None
 
 
 def test_a_metric_by_layer_is_a_list_and_a_curve_each(tmp_path):
     with open_log(tmp_path) as log:
         push(log, 1, 2.5, gate_layers=jnp.float32([0.25, math.inf, 0.5]))
-        log.settle()
+        log.finish_step()
     assert lines(tmp_path)[0]["gate_layers"] == [0.25, None, 0.5]
     scalars = events(tmp_path)[1]
     assert scalars["gate_layers/00"] == 0.25 and scalars["gate_layers/02"] == 0.5
     assert "gate_layers/01" not in scalars and scalars["loss"] == 2.5
+
+
+def test_metrics_of_callbacks_join_those_of_their_step_and_have_it_logged(tmp_path, capsys):
+    with open_log(tmp_path, quiet=False) as log:
+        push(log, 3, 2.5)
+        log.add("ask", {"accuracy": 0.75, "by_kind": [0.5, 1.0]})
+        push(log, 5, 2.5)
+        log.finish_step()
+    (line,) = lines(tmp_path)
+    assert (line["step"], line["loss"], line["accuracy"]) == (3, 2.5, 0.75)
+    assert line["by_kind"] == [0.5, 1] and "  accuracy 0.75" in capsys.readouterr().err
+    scalars = events(tmp_path)[3]
+    assert scalars["accuracy"] == 0.75 and scalars["by_kind/01"] == 1
+
+
+def test_metrics_of_callbacks_that_cannot_be_logged_are_all_named(tmp_path):
+    with open_log(tmp_path) as log:
+        push(log, 1, 2.5)
+        log.add("first", {"accuracy": 1})
+        bad = {"accuracy": 1, "loss": 1, "seconds_data": 1, "said": "two", "step": 1, "fine": 1}
+        with pytest.raises(ValueError, match="metrics of callback second") as error:
+            log.add("second", bad)
+        assert "said: expected a number or a list of numbers, got 'two'" in str(error.value)
+        for name in ("accuracy", "loss", "seconds_data", "step"):
+            assert f"{name}: the name is taken" in str(error.value)
+        assert "fine" not in str(error.value)
 
 
 def test_reopening_drops_later_lines_and_half_lines(tmp_path):
@@ -88,7 +117,7 @@ def test_without_a_terminal_each_due_step_is_a_line(tmp_path, capsys):
         log.say("new run")
         for step in (1, 2, 3):
             push(log, step, 2.5)
-        log.settle()
+        log.finish_step()
     shown = capsys.readouterr().err.splitlines()
     assert shown[0] == "new run" and shown[1].startswith("step 1/9  loss 2.5000  ")
     assert shown[2].startswith("step 2/9  loss 2.5000  ") and shown[2].endswith(" left")
@@ -104,7 +133,7 @@ def test_only_the_first_process_writes_files(tmp_path, monkeypatch, capsys, inde
         log.say("new run")
         log.warn("slow disk")
         push(log, 1, 2.5)
-        log.settle()
+        log.finish_step()
     assert capsys.readouterr().err == f"process {index} of 3: slow disk\n"
     assert list(tmp_path.iterdir()) == [] and log.last["loss"] == 2.5
 
@@ -116,10 +145,10 @@ def test_a_full_disk_stops_no_training_and_loses_no_line(tmp_path, capsys):
             log._files._file = full
             for step in (2, 4):
                 push(log, step, 1.0)
-                log.settle()
+                log.finish_step()
         log._files._file = good
         push(log, 6, 1.0)
-        log.settle()
+        log.finish_step()
     told = capsys.readouterr().err
     assert "cannot write the metrics of step 2" in told and "2 lines wait" in told
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
@@ -129,7 +158,7 @@ def test_half_a_line_is_taken_back(tmp_path):
     with open_log(tmp_path) as log:
         files = log._files
         push(log, 2, 1.0)
-        log.settle()
+        log.finish_step()
 
         class Short:
             def __init__(self, file):
@@ -143,11 +172,11 @@ def test_half_a_line_is_taken_back(tmp_path):
 
         files._file = Short(files._file)
         push(log, 4, 1.0)
-        log.settle()
+        log.finish_step()
         assert [line["step"] for line in lines(tmp_path)] == [2]
         files._file = files._file._file
         push(log, 6, 1.0)
-        log.settle()
+        log.finish_step()
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
 
 

@@ -31,7 +31,7 @@ def steps_traced(folder) -> list[int]:
 def test_the_steps_of_a_span_are_in_the_files(tmp_path, span, first, expected):
     said = []
     step = jax.jit(lambda x: x @ x)
-    with trace.Trace(tmp_path, trace.Span(*span), say=said.append) as tracer:
+    with trace.StepTracer(tmp_path, trace.Span(*span), say=said.append) as tracer:
         for number in range(first, 6):
             with tracer.step(number):
                 y = step(jnp.ones((8, 8)))
@@ -41,6 +41,6 @@ def test_the_steps_of_a_span_are_in_the_files(tmp_path, span, first, expected):
 
 
 def test_no_span_no_files(tmp_path):
-    with trace.Trace(tmp_path, None, say=print) as tracer, tracer.step(1):
+    with trace.StepTracer(tmp_path, None, say=print) as tracer, tracer.step(1):
         pass
     assert list(tmp_path.iterdir()) == []

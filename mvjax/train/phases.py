@@ -1,0 +1,187 @@
+"""Phases of the training loop: seconds per step in each, and a watchdog that says what blocks it."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import faulthandler
+import math
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+
+from mvjax import run_folder
+from mvjax.train import distributed
+
+Phase = Literal["data", "step", "callbacks", "checkpoint"]
+PHASES: tuple[Phase, ...] = ("data", "step", "callbacks", "checkpoint")
+RECENT = 50  # steps over which times are averaged
+
+
+class DoneStep(NamedTuple):
+    """A step that the devices have finished, with its metrics."""
+
+    step: int
+    metrics: Mapping[str, jax.Array]
+
+
+class Phases:
+    """What the training thread does, by name; use as `with phases("data", "the data of step 7"):`."""
+
+    def __init__(self, timer: StepTimer, watchdog: Watchdog) -> None:
+        self._timer, self._watchdog = timer, watchdog
+
+    @contextlib.contextmanager
+    def __call__(self, phase: Phase, task: str) -> Iterator[None]:
+        """Adds the time inside to a phase, and lets the watchdog name the task if it takes too long."""
+        with self._timer.phase(phase), self._watchdog.task(task):
+            yield
+
+
+class StepTimer:
+    """Mean seconds per step by phase, over recent steps; the first step, mostly compilation, is left out.
+
+    `data`: reading the next batch and sending it to the devices. `callbacks`: evaluation and samples during
+    training. `checkpoint`: copying the values of a checkpoint, and finishing the one before. `step`: the rest
+    of the wall time, in which the training thread waits for the devices.
+    """
+
+    def __init__(self) -> None:
+        self._recent: collections.deque[dict[Phase, float]] = collections.deque(maxlen=RECENT)
+        self._current = dict.fromkeys(PHASES, 0.0)
+        self._began = time.monotonic()
+        self._compiled = False
+
+    @contextlib.contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Adds the time inside to a phase of the current step."""
+        began = time.monotonic()
+        yield
+        self._current[phase] += time.monotonic() - began
+
+    def end_step(self) -> None:
+        """Ends the current step."""
+        now = time.monotonic()
+        others = sum(seconds for phase, seconds in self._current.items() if phase != "step")
+        self._current["step"] = now - self._began - others
+        if self._compiled:
+            self._recent.append(self._current)
+        self._compiled = True
+        self._current, self._began = dict.fromkeys(PHASES, 0.0), now
+
+    @property
+    def seconds(self) -> dict[Phase, float]:
+        """Mean seconds per step by phase; empty before the second step."""
+        if not self._recent:
+            return {}
+        n = len(self._recent)
+        return {phase: sum(step[phase] for step in self._recent) / n for phase in PHASES}
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The sum over the phases; NaN before the second step."""
+        return sum(self.seconds.values()) if self._recent else math.nan
+
+
+class _Task:
+    """What the training thread is blocked on, since when, and after which wait it is reported next."""
+
+    def __init__(self, name: str, began: float, due: float) -> None:
+        self.name, self.began, self.due, self.reported = name, began, due, False
+
+
+class Watchdog:
+    """A thread that reports what the training thread is blocked on; use as a context manager.
+
+    Each process of several writes what it is blocked on into the run folder, and the first one prints what
+    all of them wrote: those blocked on the devices wait for one that is blocked on something else, or that
+    wrote nothing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seconds: float,
+        say: Callable[[str], None],
+        stacks: bool = False,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """A watchdog of a run folder.
+
+        Args:
+          folder: the run folder.
+          seconds: that a task may take before it is reported; then after twice that wait, and so on.
+          say: prints a report.
+          stacks: also print the stack of every thread.
+          now: the clock, in seconds.
+        """
+        self._file = folder / run_folder.WAITING / f"{jax.process_index():05d}.txt"
+        self._seconds, self._say, self._stacks, self._now = seconds, say, stacks, now
+        self._task: _Task | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        """Starts the thread; removes the file that a killed session left."""
+        self._file.unlink(missing_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops the thread."""
+        self._closed.set()
+        self._thread.join()
+        self._file.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def task(self, name: str) -> Iterator[None]:
+        """Names what is done inside, such as "the data of step 7"."""
+        self._task = task = _Task(name, self._now(), self._seconds)
+        try:
+            yield
+        finally:
+            self._task = None
+        if task.reported:
+            self._say(f"{name}: done after {self._now() - task.began:.0f} s")
+            self._file.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Reports the current task if it is due; the thread calls this every eighth of `seconds`."""
+        task = self._task
+        waited = 0.0 if task is None else self._now() - task.began
+        if task is not None and waited >= task.due:
+            task.due, task.reported = 2 * waited, True
+            self._report(f"{waited:.0f} s without a step: waiting for {task.name}")
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._seconds / 8):
+            self.check()
+
+    def _report(self, text: str) -> None:
+        if jax.process_count() > 1:
+            with contextlib.suppress(OSError):  # the disk may be why
+                self._file.parent.mkdir(exist_ok=True)
+                self._file.write_text(f"{distributed.name()} ({socket.gethostname()}): {text}")
+            if jax.process_index() == 0:
+                self._closed.wait(self._seconds / 2)  # the others write theirs
+                lines = ["no step for long; what each process is blocked on:", *self._all()]
+                text = "\n  ".join(lines)
+        self._say(text)
+        if self._stacks:
+            faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
+
+    def _all(self) -> list[str]:
+        lines = []
+        for index in range(jax.process_count()):
+            try:
+                lines.append((self._file.parent / f"{index:05d}.txt").read_text())
+            except OSError:
+                lines.append(f"process {index}: nothing; it steps, hangs elsewhere, or is gone")
+        return lines
