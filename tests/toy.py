@@ -192,7 +192,7 @@ def part(rng: np.random.Generator, rows: int, frames: int, *, spoken: bool) -> t
     )
 
 
-def write_frozen(folder: Path) -> schema.FrozenFiles:
+def write_frozen(folder: Path, *, seed: int = 5) -> schema.FrozenFiles:
     """Writes random frozen weights in the upstream layouts; there is no codec and no tokenizer."""
     files = schema.FrozenFiles(
         moshi=str(folder / "moshi.safetensors"),
@@ -203,7 +203,7 @@ def write_frozen(folder: Path) -> schema.FrozenFiles:
     if not Path(files.siglip).exists():
         model = model_lib.VisionSpeech(MODEL)
         shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
-        rng = np.random.default_rng(5)
+        rng = np.random.default_rng(seed)
         params = jax.tree.map(
             lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32) * 0.2, shapes
         )

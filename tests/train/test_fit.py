@@ -166,11 +166,8 @@ def test_a_truncated_weight_file_stops_before_the_data_are_made(config, tmp_path
 
 
 def test_other_frozen_weights_are_refused(whole, config, tmp_path):
-    other = tmp_path / "moshi.safetensors"
-    data = bytearray(Path(config.frozen.moshi).read_bytes())
-    data[-1] ^= 1
-    other.write_bytes(data)
-    frozen = dataclasses.replace(config.frozen, moshi=str(other))
+    other = toy.write_frozen(tmp_path, seed=6).moshi
+    frozen = dataclasses.replace(config.frozen, moshi=other)
     changed = dataclasses.replace(config, frozen=frozen)
     with pytest.raises(ValueError, match=r"frozen\.moshi: expected SHA-256"):
         fit.fit(changed, whole[0], data=toy.Data(config.data), quiet=True)
