@@ -69,7 +69,7 @@ def show(args: argparse.Namespace) -> int:
 
     run = config_text.load_experiment(args.experiment, pick=args.pick)
     run = config_text.override(run, args.set)
-    shapes = load.held(run)
+    shapes = load.abstract_params(run)
     mesh = sharding.abstract_mesh(run.mesh)
     table = sharding.explain(tree.merge(*shapes), mesh, trained=shapes.adapters)
     parts = "; ".join(f"{name} {count:,}" for name, count in load.counts(run).items())
