@@ -7,24 +7,27 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mvjax.commands import data, dialogues, evaluate, export, plan, training
+from mvjax.commands import data, dialogues, evaluate, export, extras, plan, training
 
-DEBUG = "MVJAX_DEBUG"  # set to 1 to see where an error came from
+DEBUG = "MVJAX_DEBUG"  # set to 1 for the traceback of an error
 USER_ERROR = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status; a user's error is one message, no traceback."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
+        args = _parser().parse_args(words)
         return args.run(args)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get(DEBUG) == "1":
             raise
-        print(f"mvjax {args.command}: {error}\n({DEBUG}=1 shows where)", file=sys.stderr)
+        missing = extras.explain(error) if isinstance(error, ModuleNotFoundError) else None
+        text = f" {missing}" if missing else f": {error}\n({DEBUG}=1 shows where)"
+        print(f"mvjax {words[0]}{text}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print(f"mvjax {args.command}: interrupted", file=sys.stderr)
+        print(f"mvjax {words[0]}: interrupted", file=sys.stderr)
         return 130
 
 

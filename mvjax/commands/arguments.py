@@ -1,9 +1,13 @@
-"""What subcommands share: how one is declared, and the arguments that name an experiment."""
+"""What subcommands share: their declaration, and the arguments that name an experiment."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mvjax.config import schema
 
 
 def command(commands, name, run, summary, example):
@@ -27,3 +31,10 @@ def experiment(arg) -> None:
         "--set", action="append", default=[], metavar="PATH=VALUE",
         help="override a field, such as train.steps=100; may be repeated",
     )  # fmt: skip
+
+
+def load_experiment(args: argparse.Namespace) -> schema.Config:
+    """Returns the config that the arguments of `experiment` describe."""
+    from mvjax.config import text
+
+    return text.override(text.load_experiment(args.experiment, pick=args.pick), args.set)

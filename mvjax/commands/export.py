@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvjax.commands import arguments
+from mvjax.commands import arguments, extras
+
+_RUNTIMES = {"torch": "torch", "mlx": "mlx", "candle": "torch"}  # what the certificate runs on
 
 
 def add(commands) -> None:
@@ -35,6 +37,7 @@ def add(commands) -> None:
 
 def export(args: argparse.Namespace) -> int:
     """Writes an upstream runtime's folder, runs it, and certifies that it agrees."""
+    extras.require(_RUNTIMES[args.target], *(["gguf"] if args.quantize == "q8_0" else []))
     import numpy as np
 
     from mvjax.export import certificate, model_card

@@ -20,11 +20,9 @@ def features(args: argparse.Namespace) -> int:
     """Makes what is missing; a run reads it with data.features=True."""
     from rich import console, progress
 
-    from mvjax.config import text as config_text
     from mvjax.train import encode_features
 
-    run = config_text.load_experiment(args.experiment, pick=args.pick)
-    run = config_text.override(run, args.set)
+    run = arguments.load_experiment(args)
     bar = progress.Progress(console=console.Console(stderr=True), transient=True)
     with bar:
         tasks: dict[str, progress.TaskID] = {}

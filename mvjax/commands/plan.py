@@ -41,12 +41,10 @@ def plan(args: argparse.Namespace) -> int:
 
     topologies = [chips.topology(name) for name in args.topology]
     _choose_platforms(gpus=any(one.chip.kind == "gpu" for one in topologies) and not args.count)
-    from mvjax.config import text as config_text
     from mvjax.plan import compiled_step, search
     from mvjax.plan import text as plan_text
 
-    run = config_text.load_experiment(args.experiment, pick=args.pick)
-    run = config_text.override(run, args.set)
+    run = arguments.load_experiment(args)
     cache = None if args.no_cache else compiled_step.cache_folder()
     best = []
     for topology in topologies:

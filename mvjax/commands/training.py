@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mvjax.commands import arguments
+from mvjax.commands import arguments, extras
 
 
 def add(commands) -> None:
@@ -15,12 +15,9 @@ def add(commands) -> None:
         "mvjax quickstart --out runs/quickstart",
     )  # fmt: skip
     arg(
-        "--out",
-        type=Path,
-        default=Path("runs/quickstart"),
-        metavar="DIR",
-        help="default: %(default)s",
-    )
+        "--out", type=Path, default=Path("runs/quickstart"), metavar="DIR",
+        help="folder of the run, the exports and the report (%(default)s)",
+    )  # fmt: skip
     arg("--short", action="store_true", help="few steps: shows that it works, not that it learns")
 
     arg = arguments.command(
@@ -32,7 +29,7 @@ def add(commands) -> None:
     arg(
         "--profile",
         metavar="A:B",
-        help="trace these steps into RUN/profile, for xprof or TensorBoard",
+        help="trace these steps into RUN/profile, for TensorBoard, xprof",
     )
 
     arg = arguments.command(
@@ -44,32 +41,30 @@ def add(commands) -> None:
 
 def quickstart(args: argparse.Namespace) -> int:
     """The whole chain in the digits world."""
+    extras.require("jax", "torch", "mlx")
     from mvjax.digits import quickstart as quickstart_lib
 
     return quickstart_lib.run(args.out, short=args.short)
 
 
 def train(args: argparse.Namespace) -> int:
-    """Trains, or resumes; a run that a signal stopped has saved and says so, which is no failure."""
-    from mvjax.config import text as config_text
+    """Trains, or resumes; on SIGTERM or SIGINT the run saves a checkpoint, and the status is 0, too."""
     from mvjax.train import distributed, fit, trace
 
     profile = trace.parse(args.profile) if args.profile else None
     with distributed.session():
-        run = config_text.load_experiment(args.experiment, pick=args.pick)
-        fit.fit(config_text.override(run, args.set), args.out, profile=profile)
+        fit.fit(arguments.load_experiment(args), args.out, profile=profile)
     return 0
 
 
 def show(args: argparse.Namespace) -> int:
-    """Prints config and parameter table; makes no parameter."""
+    """Prints the config and the parameter table, without creating a parameter."""
     from mvjax import tree
     from mvjax.config import text as config_text
     from mvjax.train import load, sharding
 
-    run = config_text.load_experiment(args.experiment, pick=args.pick)
-    run = config_text.override(run, args.set)
-    shapes = load.abstract_params(run)
+    run = arguments.load_experiment(args)
+    shapes = load.held(run)
     mesh = sharding.abstract_mesh(run.mesh)
     table = sharding.explain(tree.merge(*shapes), mesh, trained=shapes.adapters)
     parts = "; ".join(f"{name} {count:,}" for name, count in load.counts(run).items())
