@@ -13,8 +13,7 @@ WAITING = "waiting"  # while a step takes too long: what each process is blocked
 PROFILE = "profile"  # profiler traces (--profile), one folder per process
 
 # Written by evaluation.
-EVAL = "eval"  # one JSON file per benchmark; the model card quotes those of the exported step
-DIGITS = f"{EVAL}/digits.json"  # accuracy table of the digits benchmark
+EVAL = "eval"  # NAME.json: accuracy table of a benchmark; the model card quotes those of the exported step
 ANSWERS = f"{EVAL}/answers.json"  # every question and answer of a quickstart's evaluation
 
 # Written by `mvjax quickstart --out DIR`, beside its run folder.

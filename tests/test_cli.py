@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from mvjax import cli
+from mvjax.commands import evaluate
+from mvjax.eval import benchmarks
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
@@ -76,6 +78,7 @@ def test_show_prints_config_and_table(capsys):
         (["show", DIGITS, "--set", "mesh.fsdp=5"], "not divisible by mesh axis fsdp=5"),
         (["train", DIGITS, "--set", "frozen.moshi=none.safetensors", "--out", "."], "no such file"),
         (["eval", "tests"], "tests: expected a run folder"),
+        (["eval", "tests", "--benchmark", "digit"], "unknown 'digit'; did you mean 'digits'?"),
         (["export", "none", "--to", "torch", "--out", "x"], "none: expected a run folder"),
         (
             ["export", "none", "--to", "torch", "--out", "x", "--frames", "9"],
@@ -93,6 +96,10 @@ def test_user_errors_are_one_message_and_status_2(capsys, monkeypatch, argv, mes
     assert status == 2 and out == ""
     assert err.startswith(f"mvjax {argv[0]}: ") and message in err
     assert "Traceback" not in err
+
+
+def test_the_prompts_of_eval_are_the_modes_of_a_benchmark():
+    assert evaluate.PROMPTS == benchmarks.MODES
 
 
 def test_debug_shows_where(monkeypatch):
@@ -132,7 +139,7 @@ def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monk
         seen.update(target=target, shapes=(pixels.shape, user_codes.shape), certified=how)
         return {"verdict": seen.get("verdict", "lossy")}
 
-    trained = load.TrainedRun(run_config, {"a": 1}, 600)
+    trained = load.Run(run_config, {"a": 1}, 600)
     monkeypatch.setattr(load, "trained", lambda folder: trained)
     monkeypatch.setattr(export_folder, "export", lambda *a, **kw: seen.update(args=a, exported=kw))
     monkeypatch.setattr(certificate, "certify", certify)

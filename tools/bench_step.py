@@ -182,7 +182,7 @@ def ours(folder: Path):
     mesh = sharding.make_mesh(schema.MeshConfig())
     with np.load(folder / "params.npz") as file:
         params = tree.unflatten({path: jax.numpy.asarray(file[path]) for path in file})
-    parts = load.ModelParams(*tree.partition(params, run.train.trained))
+    parts = load.Params(*tree.partition(params, run.train.trained))
     state = step_lib.new_state(run, mesh, parts.adapters)
     frozen = jax.device_put(parts.frozen, sharding.shardings(parts.frozen, mesh))
     with np.load(folder / "batch.npz") as file:
@@ -212,7 +212,7 @@ def in_torch(side: str, folder: Path):
 
     from mvjax import tree
     from mvjax.config import upstream
-    from mvjax.export import weight_files
+    from mvjax.export import folder as export_folder
 
     run = make_config()
     model = dataclasses.replace(
@@ -228,7 +228,7 @@ def in_torch(side: str, folder: Path):
             built = torch_step.Upstream(Path(scratch), model, params)
         else:
             path = Path(scratch) / "model.safetensors"
-            weight_files.save_exported(path, params, model, "torch")
+            export_folder.save_exported(path, params, model, "torch")
             built = torch_step.Twin(model, safetensors_torch.load_file(path))
     trainer = torch_step.Trainer(built, batch, run.optim, compiled=side.endswith("compiled"))
     return trainer.step

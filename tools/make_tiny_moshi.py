@@ -5,17 +5,17 @@
 The model hears and speaks (17 streams) and reads and writes (text alone), and never sees a picture:
 
     blind       questions about a picture nobody described: it learns the form of the answers, and to
-                hear what was asked (answers echo it), but can only guess the facts
-    told        the user describes a picture first: it learns to answer from what it was told
-    small talk  greetings, counting, and an echo game that trains its ear
+                recognize what was asked (answers echo it), but can only guess the facts
+    told        the user describes a picture first: it learns to answer from the description
+    small talk  greetings, counting, and an echo game that trains speech recognition
 
-Hearing comes late if only the answers ask for it, so a head that is not kept reads the user's words off
-the same hidden states, a quarter of a second after they begin.
+An auxiliary head, which is not exported, predicts the user's words from the same hidden states 0.24 s
+after they begin: without it speech recognition is learned late.
 
-Speech comes from a bank of utterances (`speech_bank.py`); dialogues are drawn afresh and laid out on the
-frame grid from the bank, so that no answer can be known by heart. (The codec is causal and its attention
-looks back one second, so this equals encoding the whole channel but for the first frames after a short
-gap.)
+Speech comes from a bank of utterances (`speech_bank.py`); every batch draws new dialogues and lays them
+out on the frame grid from the bank, so that no dialogue can be memorized. (The codec is causal and its
+attention looks back one second, so this equals encoding the whole channel but for the first frames after
+a short gap.)
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from mvjax.nn import model as model_lib
 from mvjax.train import loss as loss_lib
 from mvjax.weights import kyutai
 
-HEARD_AFTER = 0.24  # seconds from the start of a user's word to where the ear must know it
+RECOGNITION_DELAY = 0.24  # seconds from the start of a user's word to its target
 WEIGHT_NOISE = 0.04  # relative, in training
-MISHEARD = 0.07  # of the user's semantic codes, in training
+CODE_NOISE = 0.07  # share of the user's semantic codes that are random in training
 SPEECH_FRAMES, SPEECHLESS_TOKENS = 144, 72
 SPEECH_ROWS, SPEECHLESS_ROWS = 24, 8
 WEIGHTS = (3.0, 0.5, 0.5, 0.5)  # of spoken text, audio, written text and the user's words
@@ -110,7 +110,7 @@ class Batches:
                 side[:, first : first + room] = codes[:, :room]
                 shift = first * types.FRAME_SECONDS
                 if user_spoke:
-                    shift += HEARD_AFTER
+                    shift += RECOGNITION_DELAY
                 words[turn.speaker] += [
                     dataset.Word(w.text, w.start + shift, w.end + shift) for w in spans
                 ]
@@ -125,15 +125,15 @@ class Batches:
         return row, heard
 
     def _heard(self, rows: np.ndarray) -> np.ndarray:
-        """What the backbone hears of `rows`: semantic codes, of the user with errors, and noise.
+        """The backbone's input: semantic codes, with some errors for the user; random acoustic codes.
 
-        The acoustic codes of the same words differ from rendition to rendition. A model that may rely on
-        them knows its training clips by heart and mishears every other; so they are random here. Some
-        semantic codes of the user are, too, as those of a new voice are.
+        The acoustic codes of the same words differ between renditions. A model that relies on them overfits
+        to its training clips, so they are random here. Some of the user's semantic codes are random, too, as
+        if the voice were new.
         """
         heard = rows.copy()
         user = heard[:, 1 + frozen_models.MODEL.codebooks_out]
-        wrong = self.rng.random(user.shape) < MISHEARD
+        wrong = self.rng.random(user.shape) < CODE_NOISE
         user[wrong] = self.rng.integers(frozen_models.MODEL.audio_vocab, size=int(wrong.sum()))
         for start in (
             1,
@@ -162,7 +162,7 @@ def train(batches: Batches, args: argparse.Namespace):
         params = model.init(jax.random.key(args.seed))["params"]
         params, _ = tree.partition(params, [r"(backbone|depformer)/(?!blocks/(gate|norm_xa)).*"])
     shape = (frozen_models.MODEL.backbone.width, frozen_models.MODEL.text_vocab)
-    both = {"model": params, "ear": jax.random.normal(jax.random.key(1), shape) * 0.05}
+    both = {"model": params, "word_head": jax.random.normal(jax.random.key(1), shape) * 0.05}
     state, step = make_step(model, both)
     start = last = time.time()
     batch, tally, n = batches.draw(), [], 0
@@ -170,7 +170,7 @@ def train(batches: Batches, args: argparse.Namespace):
         cosine = 0.5 * (1 + np.cos(np.pi * spent / args.minutes))
         rate = args.learning_rate * min(1.0, (n + 1) / 100) * (0.02 + 0.98 * cosine)
         both, state, parts = step(both, state, np.float32(rate), n, *batch)
-        batch = batches.draw()  # while the step is still being computed
+        batch = batches.draw()  # prefetch: the device is still computing
         tally.append(np.asarray(parts))
         n += 1
         if time.time() - last > 30:
@@ -191,7 +191,7 @@ def train(batches: Batches, args: argparse.Namespace):
 def make_step(model: model_lib.VisionSpeech, both):
     """Returns the optimizer's state and step(both, state, rate, *batch) -> (both, state, losses).
 
-    The gradient is taken at weights with noise: what is learned so does not hang on their last digits, and
+    The gradient is taken at weights with noise, so that the model is robust to small weight errors, and
     runtimes that round differently agree more closely.
     """
     tx = optax.chain(
@@ -230,10 +230,10 @@ def objective(both, frames, words, heard, speech_codes, text_codes, *, model):
 
     delayed = model_lib.delay_codes(speech_codes, frozen_models.MODEL)
     z, _ = apply("hidden", model_lib.delay_codes(heard, frozen_models.MODEL)[:, :, :-1], None)
-    told = delayed[:, :9, 1:][:, :, frames]
-    logits = apply("depth_logits", z[:, frames], told[:, 0], jnp.moveaxis(told[:, 1:-1], 1, 2))
+    forced = delayed[:, :9, 1:][:, :, frames]
+    logits = apply("depth_logits", z[:, frames], forced[:, 0], jnp.moveaxis(forced[:, 1:-1], 1, 2))
     targets = jnp.where(
-        told[:, 1:] == frozen_models.MODEL.audio_vocab, types.ZERO_TOKEN, told[:, 1:]
+        forced[:, 1:] == frozen_models.MODEL.audio_vocab, types.ZERO_TOKEN, forced[:, 1:]
     )
     audio = loss_lib.audio(logits, targets, delays=(0,) * 8, loss=LOSS).mean()
     written = apply("__call__", text_codes, None, depth_codebooks=0).text_logits
@@ -243,7 +243,7 @@ def objective(both, frames, words, heard, speech_codes, text_codes, *, model):
             text_loss(spoken, speech_codes[:, 0]),
             audio,
             text_loss(written, text_codes[:, 0]),
-            text_loss(jnp.einsum("BTD,DV->BTV", z, both["ear"]), words),
+            text_loss(jnp.einsum("BTD,DV->BTV", z, both["word_head"]), words),
         ]
     )
     squares = sum(jnp.square(x).mean() for x in (logits, spoken, written))

@@ -3,7 +3,7 @@
     python tools/make_tiny_tokenizer.py
 
 Takes 2 s and writes the same bytes every time. A change of the words changes the ids, so the tiny
-Moshi must be trained again, with text_vocab in mvjax/digits/__init__.py as printed here.
+Moshi must be trained again, with text_vocab in mvjax/digits/frozen_models.py as printed here.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Bank:
     clips: dict[tuple[str, str], list[tuple[np.ndarray, tuple[dataset.Word, ...]]]]
     silence: np.ndarray
 
-    def holds(self, talked: talk.Dialogue) -> bool:
+    def holds(self, talked: talk.DigitsDialogue) -> bool:
         """Whether every turn can be laid out from the bank."""
         return all((turn.speaker, turn.text) in self.clips for turn in talked.turns)
 
@@ -75,7 +75,7 @@ def _clip(text, voice, rng, *, gain: float) -> tuple[np.ndarray, tuple[dataset.W
     return clip, tuple(dataset.Word(w.text, w.start + shift, w.end + shift) for w in said.words)
 
 
-def dialogue(rng: np.random.Generator) -> talk.Dialogue:
+def dialogue(rng: np.random.Generator) -> talk.DigitsDialogue:
     """One spoken dialogue of any kind."""
     draw = rng.random()
     if draw < 0.45:

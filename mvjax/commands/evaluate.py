@@ -3,43 +3,71 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 from pathlib import Path
 
 from mvjax.commands import arguments
 
 
+def _digits():
+    from mvjax.digits import benchmark
+
+    return benchmark.DigitsBenchmark()
+
+
+BENCHMARKS = {
+    "digits": _digits
+}  # {name: returns the benchmark}; how to add one: mvjax.eval.benchmarks
+PROMPTS = ("text", "audio", "blind", "shuffled")  # `benchmarks.MODES`, whose import takes seconds
+
+
 def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
-        commands, "eval", evaluate, "ask a trained run held-out questions",
-        "mvjax eval runs/digits --prompt text --prompt audio",
+        commands, "eval", evaluate, "ask a trained run the questions of a benchmark",
+        "mvjax eval runs/digits --benchmark digits --prompt text --prompt audio",
     )  # fmt: skip
     arg("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
     arg(
-        "--prompt", action="append", choices=("text", "audio", "blind", "shuffled"),
-        help="how to ask, may be repeated; default: all four",
+        "--benchmark", default="digits", metavar="NAME",
+        help=f"one of: {', '.join(BENCHMARKS)} (%(default)s)",
     )  # fmt: skip
-    arg("--per-kind", type=int, default=24, metavar="N", help="questions a kind (%(default)s)")
-    arg("--seed", type=int, default=1, help="of images and wording (%(default)s)")
+    arg(
+        "--prompt", action="append", choices=PROMPTS,
+        help="written questions, spoken ones, written without the image, or written with the image of"
+        " another question; may be repeated (all four)",
+    )  # fmt: skip
+    arg(
+        "--per-kind", type=int, default=24, metavar="N", help="questions of each kind (%(default)s)"
+    )
+    arg("--seed", type=int, default=1, help="that the questions are drawn by (%(default)s)")
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Asks held-out questions; writes RUN/eval/digits.json."""
+    """Prints the accuracy table and writes it to RUN/eval/NAME.json."""
+    make_benchmark = _find(args.benchmark)
     from mvjax import run_folder
-    from mvjax.digits import benchmark
-    from mvjax.eval import metrics
+    from mvjax.eval import benchmarks, metrics
     from mvjax.eval import model as eval_model
     from mvjax.train import load
 
     trained = load.trained(args.run_folder)
     model = eval_model.load(trained.config, trained.params)
-    questions = benchmark.digits_questions(per_kind=args.per_kind, seed=args.seed)
-    modes = args.prompt or list(benchmark.MODES)
-    answers = {mode: benchmark.evaluate_digits(model, questions, mode) for mode in modes}
-    rows = benchmark.accuracy_table(answers)
-    print(metrics.text_table(rows))
-    path = args.run_folder / run_folder.DIGITS
+    benchmark = make_benchmark()
+    questions = benchmark.questions(per_kind=args.per_kind, seed=args.seed)
+    modes = args.prompt or benchmarks.MODES
+    table = benchmarks.evaluate(model, benchmark, questions, modes).table
+    print(metrics.text_table(table))
+    path = args.run_folder / run_folder.EVAL / f"{args.benchmark}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"step": trained.step, "table": rows}, indent=1) + "\n")
+    path.write_text(json.dumps({"step": trained.step, "table": table}, indent=1) + "\n")
     return 0
+
+
+def _find(name: str):
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    close = difflib.get_close_matches(name, BENCHMARKS, 1)
+    remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(BENCHMARKS)}"
+    raise ValueError(f"--benchmark: unknown {name!r}; {remedy}")

@@ -1,4 +1,4 @@
-"""`mvjax quickstart`: data -> train -> evaluate -> export -> speak -> report, timed, with one clear failure.
+"""`mvjax quickstart`: data -> train -> evaluate -> export -> speak -> report, with each stage timed.
 
 Heavy imports happen inside the stages, so that their time and their failures are counted there.
 """
@@ -29,12 +29,12 @@ _AGAIN = "then run the same command again: finished work is kept"
 
 
 class Failed(Exception):
-    """A stage that could not be done; its text is what the user reads."""
+    """A failed stage; the text is the message for the user: stage, cause, remedy."""
 
 
 @dataclasses.dataclass
-class Clock:
-    """Times stages and notes the peak memory at the end of each."""
+class StageClock:
+    """Records the wall-clock time of each stage and the peak memory at its end."""
 
     done: list[html.Stage] = dataclasses.field(default_factory=list)
     started: float = dataclasses.field(default_factory=time.perf_counter)
@@ -44,7 +44,7 @@ class Clock:
         """Announces, times and guards one stage.
 
         Raises:
-          Failed: naming stage, cause and remedy, from whatever the stage raised.
+          Failed: from any exception of the stage.
         """
         begin = time.perf_counter()
         print(f"== {name}", flush=True)
@@ -57,7 +57,7 @@ class Clock:
         print(f"   {name}: {self.done[-1].seconds:.1f} s", flush=True)
 
     def total(self) -> html.Stage:
-        """All stages so far, and what lay between them."""
+        """The time since the start and the peak memory."""
         return html.Stage("all", time.perf_counter() - self.started, memory.host_peak_gb())
 
 
@@ -80,7 +80,7 @@ def run(out: Path, *, short: bool = False) -> int:
 
 
 def failure_text(stage: str, seconds: float, error: BaseException) -> str:
-    """What the user reads: the stage, the cause, and what to do about it."""
+    """The message for the user: stage, cause, remedy."""
     cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return (
         f"quickstart: stage {stage!r} failed after {seconds:.0f} s\n"
@@ -90,7 +90,7 @@ def failure_text(stage: str, seconds: float, error: BaseException) -> str:
 
 
 def _chain(out: Path, *, short: bool) -> None:
-    clock = Clock()
+    clock = StageClock()
     with clock.stage("data"):
         from mvjax.digits import stages
 
@@ -105,7 +105,7 @@ def _chain(out: Path, *, short: bool) -> None:
         certificates = stages.export(model, evaluation, plan)
     with clock.stage("speak"):
         speech = stages.speak(model, evaluation, plan)
-    results = stages.Results(plan, model, evaluation, certificates, speech)
+    results = stages.QuickstartResults(plan, model, evaluation, certificates, speech)
     with clock.stage("report"):
         from mvjax.digits import page
 
@@ -116,7 +116,7 @@ def _chain(out: Path, *, short: bool) -> None:
     _check_certificates(certificates)
 
 
-def _write_metrics(out: Path, results: stages.Results, clock: Clock) -> None:
+def _write_metrics(out: Path, results: stages.QuickstartResults, clock: StageClock) -> None:
     from mvjax.digits import stages
 
     total = clock.total()
@@ -137,7 +137,7 @@ def _write_metrics(out: Path, results: stages.Results, clock: Clock) -> None:
 
 
 def _check_certificates(certificates: dict[str, dict[str, Any]]) -> None:
-    """A disagreement is a failure, but of a run that has its report to show."""
+    """A runtime that disagrees fails the quickstart, after its report is written."""
     bad = [
         f"{name}: {'; '.join(c['reasons'])}"
         for name, c in certificates.items()
@@ -153,7 +153,7 @@ def _check_certificates(certificates: dict[str, dict[str, Any]]) -> None:
 
 def _remedy(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"pip install 'mvjax[torch,mlx]', {_AGAIN}"
+        return f"pip install 'mvjax[train,torch,mlx]', {_AGAIN}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"free some disk space (a quickstart needs 0.5 GB), {_AGAIN}"
     if isinstance(error, PermissionError) or (
@@ -168,7 +168,7 @@ def _remedy(error: BaseException) -> str:
 
 
 def _keep_traceback(out: Path, failed: Failed) -> str:
-    """Writes where it happened beside the run; says so, or nothing if that cannot be written."""
+    """Writes the traceback to a file and returns a line that names it, or "" if that fails."""
     try:
         path = out / run_folder.ERROR_LOG
         path.write_text("".join(traceback.format_exception(failed)))
@@ -178,7 +178,7 @@ def _keep_traceback(out: Path, failed: Failed) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
+    """The same with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

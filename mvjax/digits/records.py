@@ -1,4 +1,4 @@
-"""Makes the digits world's training records: scenes -> talk -> speech of both sides -> codes.
+"""Training records of the digits world: scenes -> talk -> speech of both sides -> codes.
 
 visual      spoken dialogues about train images (their transcripts serve speechless rows, too)
 text        more dialogues about train images, written only
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int
 
-from mvjax import types
+from mvjax import files, types
 from mvjax.data import images
 from mvjax.data.records import dataset
 from mvjax.dialogues import speech
@@ -24,7 +24,7 @@ from mvjax.digits import frozen_models, talk, voices, world
 
 Speak = Callable[[str, speech.Voice], speech.SynthesizedSpeech]
 Encode = Callable[[np.ndarray], np.ndarray]  # float32 [B, samples] -> codes [B, Q, T]
-Progress = Callable[[str, int, int], None]  # what is made, how many are done, of how many
+Progress = Callable[[str, int, int], None]  # (dataset, records done, records in all)
 
 VISUAL, TEXT, SMALL_TALK = "visual", "text", "small_talk"
 
@@ -32,14 +32,14 @@ _QUESTIONS = 2  # about a picture; with their answers they fill the rows of the 
 _LEAD = (0.1, 0.5)  # seconds of silence before the first utterance
 _GAP = {"assistant": (0.16, 0.32), "user": (0.2, 0.6)}  # before what a speaker says next
 _TAIL = (0.5, 1.0)  # after the last
-_QUIETEST = -6.0  # decibels of the softest user
-_GROUP = 32  # dialogues encoded at once, two channels each
-_LENGTHS = 25  # frames; encoded lengths are multiples of it, so that few are compiled
+_QUIETEST = -6.0  # decibels: the lowest gain of a user
+_BATCH_SIZE = 32  # dialogues encoded at once, two channels each
+_PAD_TO = 25  # frames; encoded lengths are multiples of it, so that few are compiled
 _KINDS = (VISUAL, TEXT, SMALL_TALK)  # the order is part of the seed
 
 
 @dataclasses.dataclass(frozen=True)
-class Conversation:
+class SpokenDialogue:
     """Both sides of a spoken dialogue on one clock; whole frames."""
 
     assistant: Float32[np.ndarray, " samples"]
@@ -66,7 +66,11 @@ def prepare(
 
     `encode` is the shipped tiny Mimi unless given; `progress` prints a line now and then.
     """
-    encode = encode or shipped_encoder()
+    if encode is None:
+        from mvjax.weights import mimi
+
+        codec = mimi.open_codec(files.resolve(frozen_models.FROZEN.codec), frozen_models.CODEC)
+        encode = codec.encode
     progress = progress or _print_progress()
     made_with = dataset.identity(frozen_models.FROZEN)
     scenes = world.scenes("train", 5 * dialogues, seed)
@@ -85,8 +89,8 @@ def prepare(
 
 
 def converse(
-    dialogue: talk.Dialogue, user: speech.Voice, rng: np.random.Generator, *, speak: Speak
-) -> Conversation:
+    dialogue: talk.DigitsDialogue, user: speech.Voice, rng: np.random.Generator, *, speak: Speak
+) -> SpokenDialogue:
     """Speaks a dialogue with natural gaps; utterances start anywhere within a frame."""
     gain = np.float32(10 ** (rng.uniform(_QUIETEST, 0) / 20))
     placed: list[tuple[str, int, np.ndarray]] = []
@@ -110,20 +114,20 @@ def converse(
     for speaker, start, samples in placed:
         loudness = gain if speaker == "user" else np.float32(1)
         sides[speaker][start : start + len(samples)] = samples * loudness
-    return Conversation(
+    return SpokenDialogue(
         sides["assistant"], sides["user"], tuple(words["assistant"]), tuple(words["user"])
     )
 
 
 def encode_all(
-    conversations: Sequence[Conversation], encode: Encode, *, rows: int
+    conversations: Sequence[SpokenDialogue], encode: Encode, *, rows: int
 ) -> list[Int[np.ndarray, "streams T"]]:
     """Codes [2Q, T] of up to `rows` conversations, the assistant's first; one call for all.
 
     The codec is causal, so silence at the end, added for equal lengths, changes nothing.
     """
     longest = max(c.frames for c in conversations)
-    longest = -(-longest // _LENGTHS) * _LENGTHS
+    longest = -(-longest // _PAD_TO) * _PAD_TO
     audio = np.zeros((2, rows, longest * types.FRAME_SAMPLES), np.float32)
     for i, c in enumerate(conversations):
         audio[0, i, : len(c.assistant)] = c.assistant
@@ -136,18 +140,8 @@ def encode_all(
     ]
 
 
-def shipped_encoder() -> Encode:
-    """The tiny Mimi of the package."""
-    from mvjax import files
-    from mvjax.codec import mimi
-    from mvjax.weights import mimi as mimi_weights
-
-    params = mimi_weights.load_mimi(files.resolve(frozen_models.FROZEN.codec), frozen_models.CODEC)
-    return lambda audio: np.asarray(mimi.encode(params, audio, config=frozen_models.CODEC))
-
-
 def _spoken(
-    talks: Sequence[talk.Dialogue],
+    talks: Sequence[talk.DigitsDialogue],
     pictures: dict[str, bytes],
     name: str,
     seed: int,
@@ -155,9 +149,9 @@ def _spoken(
     encode: Encode,
     progress: Progress,
 ) -> Iterator[dataset.Record]:
-    """Records with speech; one thread speaks the next group while this one is encoded."""
+    """Records with speech; a thread synthesizes the next group while this one is encoded (prefetch)."""
 
-    def say(group: list[int]) -> list[Conversation]:
+    def say(group: list[int]) -> list[SpokenDialogue]:
         spoken = []
         for i in group:
             rng = _rng(seed, name, i, 1)
@@ -167,15 +161,15 @@ def _spoken(
 
     # By length of text, so that the dialogues of a group are about equally long.
     order = sorted(range(len(talks)), key=lambda i: sum(len(t.text) for t in talks[i].turns))
-    groups = [order[n : n + _GROUP] for n in range(0, len(order), _GROUP)]
+    groups = [order[n : n + _BATCH_SIZE] for n in range(0, len(order), _BATCH_SIZE)]
     done = 0
     with futures.ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(say, groups[0])
+        upcoming = pool.submit(say, groups[0])
         for n, group in enumerate(groups):
-            conversations = ahead.result()
+            conversations = upcoming.result()
             if n + 1 < len(groups):
-                ahead = pool.submit(say, groups[n + 1])
-            codes = encode_all(conversations, encode, rows=min(_GROUP, len(talks)))
+                upcoming = pool.submit(say, groups[n + 1])
+            codes = encode_all(conversations, encode, rows=min(_BATCH_SIZE, len(talks)))
             for i, conversation, code in zip(group, conversations, codes, strict=True):
                 yield _record(talks[i], pictures, conversation, code)
             done += len(group)
@@ -183,12 +177,12 @@ def _spoken(
 
 
 def _record(
-    talked: talk.Dialogue,
+    talked: talk.DigitsDialogue,
     pictures: dict[str, bytes],
-    conversation: Conversation | None = None,
+    conversation: SpokenDialogue | None = None,
     codes: np.ndarray | None = None,
 ) -> dataset.Record:
-    """A record, with speech if there is any."""
+    """A record, with speech if it is given."""
     spoken = {}
     if conversation is not None and codes is not None:
         spoken = {
@@ -208,12 +202,12 @@ def _record(
     )
 
 
-def _about(scene: world.Scene, seed: int, name: str) -> talk.Dialogue:
+def _about(scene: world.Scene, seed: int, name: str) -> talk.DigitsDialogue:
     rng = _rng(seed, name, int(scene.id.rsplit("-", 1)[1]), 0)
     return talk.visual_dialogue(scene.facts, rng, turns=_QUESTIONS, name=scene.id)
 
 
-def _chat(i: int, seed: int) -> talk.Dialogue:
+def _chat(i: int, seed: int) -> talk.DigitsDialogue:
     return talk.small_talk(_rng(seed, SMALL_TALK, i, 0), name=f"{SMALL_TALK}-{seed}-{i:05d}")
 
 

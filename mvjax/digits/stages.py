@@ -1,4 +1,4 @@
-"""The stages of the quickstart: each takes what the ones before made, and returns what it makes."""
+"""The stages of the quickstart: each takes what earlier ones returned and returns its own result."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mvjax import run_folder, tree, types
+from mvjax import run_folder, types
 from mvjax.config import schema
 from mvjax.data import images, mixture
 from mvjax.dialogues import speech
 from mvjax.digits import benchmark, recipe, records, talk, voices
-from mvjax.eval import codec_check, metrics, switching
+from mvjax.eval import benchmarks, codec_check, metrics, switching
 from mvjax.eval import model as eval_model
 from mvjax.export import certificate, targets
 from mvjax.export import folder as export_folder
@@ -31,27 +31,27 @@ SCRIPT: tuple[tuple[switching.Topic, str], ...] = (
 )
 _CERTIFIED_FRAMES = 120
 _SHORT_DIALOGUES = 48
-_HEAD, _TAIL = 3, 10  # frames of sound kept before the first word and from the last word on
+_HEAD, _TAIL = 3, 10  # frames of audio kept before the first word and from the last word on
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class QuickstartPlan:
     """What a quickstart does, and how much of it.
 
     Attributes:
       config: of the training run.
       out: the quickstart's folder.
       per_kind: test questions of each kind.
-      taught: utterances that the word classifier learns from.
-      heard: held-out utterances and spoken answers that it listens to.
+      classifier_utterances: that the word classifier is trained on.
+      tested_utterances: held-out utterances, and spoken answers, that it is tested on.
       short: whether the numbers are too few to judge.
     """
 
     config: schema.Config
     out: Path
     per_kind: int
-    taught: int
-    heard: int
+    classifier_utterances: int
+    tested_utterances: int
     short: bool
 
     @property
@@ -61,58 +61,49 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Questions, every mode's answers, and the accuracy table."""
+class SpeechResults:
+    """What the model sounds like.
 
-    questions: list[benchmark.Question]
-    answers: dict[str, list[metrics.Answer]]
-    spoken: benchmark.Spoken
-    table: list[dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class SpokenHeard:
-    """How many words of the model's spoken answers the classifier hears as the words it wrote."""
-
-    share: float
-    words: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Speech:
-    """What the model sounds like."""
+    Attributes:
+      examples: spoken questions and answers.
+      trace: a conversation and its gates.
+      codec: accuracy of the word classifier before and after the codec.
+      answer_accuracy: its accuracy on the model's spoken answers, against the words that the model wrote.
+      answer_words: their number.
+    """
 
     examples: list[html.ReportExample]
-    trace: switching.Trace
-    codec: codec_check.Result
-    answers: SpokenHeard
+    trace: switching.GateTrace
+    codec: codec_check.CodecAccuracy
+    answer_accuracy: float
+    answer_words: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Results:
-    """Everything that the report tells."""
+class QuickstartResults:
+    """The results of all stages."""
 
-    plan: Plan
+    plan: QuickstartPlan
     model: eval_model.LoadedModel
-    evaluation: Evaluation
+    evaluation: benchmarks.Evaluation
     certificates: dict[str, dict[str, Any]]
-    speech: Speech
+    speech: SpeechResults
 
 
-def plan(out: Path, *, short: bool) -> Plan:
+def plan(out: Path, *, short: bool) -> QuickstartPlan:
     """Returns the full plan, or a short one that exercises the same code."""
     config = recipe.digits()
     data = dataclasses.replace(config.data, root=str(out / ("data-short" if short else "data")))
     config = dataclasses.replace(config, data=data)
     if not short:
-        return Plan(config, out, per_kind=48, taught=240, heard=72, short=False)
+        return QuickstartPlan(config, out, 48, 240, 72, short=False)
     train = dataclasses.replace(config.train, steps=20, log_every=5, checkpoint_every=10)
     optim = dataclasses.replace(config.optim, warmup_steps=5)
     config = dataclasses.replace(config, train=train, optim=optim)
-    return Plan(config, out, per_kind=4, taught=120, heard=12, short=True)
+    return QuickstartPlan(config, out, 4, 120, 12, short=True)
 
 
-def data(plan: Plan) -> None:
+def data(plan: QuickstartPlan) -> None:
     """Makes the training records, unless they are there."""
     root = Path(plan.config.data.root)
     if plan.short and not root.exists():
@@ -120,37 +111,34 @@ def data(plan: Plan) -> None:
     mixture.ensure_records(plan.config.data)
 
 
-def train(plan: Plan) -> eval_model.LoadedModel:
-    """Trains (or goes on training) the adapters and reads the result back from its checkpoint."""
+def train(plan: QuickstartPlan) -> eval_model.LoadedModel:
+    """Trains the adapters, or resumes, and reads the result back from its checkpoint."""
     if not fit.fit(plan.config, plan.run).finished:
         raise KeyboardInterrupt  # what stops `fit` early is a signal
     trained = load.trained(plan.run)
     return eval_model.load(trained.config, trained.params)
 
 
-def evaluate(model: eval_model.LoadedModel, plan: Plan) -> Evaluation:
+def evaluate(model: eval_model.LoadedModel, plan: QuickstartPlan) -> benchmarks.Evaluation:
     """Asks held-out questions in every mode; every answer goes to RUN/eval/answers.json."""
-    questions = benchmark.digits_questions(per_kind=plan.per_kind, seed=SEED)
-    spoken = benchmark.spoken(model, questions)
-    answers = {
-        mode: spoken.answers
-        if mode == "audio"
-        else benchmark.evaluate_digits(model, questions, mode)
-        for mode in benchmark.MODES
-    }
+    digits = benchmark.DigitsBenchmark()
+    questions = digits.questions(per_kind=plan.per_kind, seed=SEED)
+    evaluation = benchmarks.evaluate(model, digits, questions, benchmarks.MODES)
     path = plan.run / run_folder.ANSWERS
     path.parent.mkdir(exist_ok=True)
-    listed = {mode: [dataclasses.asdict(a) for a in given] for mode, given in answers.items()}
+    listed = {
+        mode: [dataclasses.asdict(a) for a in given] for mode, given in evaluation.answers.items()
+    }
     path.write_text(json.dumps(listed, indent=1) + "\n")
-    return Evaluation(questions, answers, spoken, benchmark.accuracy_table(answers))
+    return evaluation
 
 
 def export(
-    model: eval_model.LoadedModel, evaluation: Evaluation, plan: Plan
+    model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation, plan: QuickstartPlan
 ) -> dict[str, dict[str, Any]]:
-    """Exports for each runtime, and certifies what the runtime makes of the reloaded files."""
-    user_codes = np.concatenate(evaluation.spoken.user_codes[:2], axis=1)[:, :_CERTIFIED_FRAMES]
-    picture = evaluation.questions[0].scene.image
+    """Exports for each runtime; the certificate compares the runtime on the reloaded files with JAX."""
+    user_codes = np.concatenate(_spoken(evaluation).user_codes[:2], axis=1)[:, :_CERTIFIED_FRAMES]
+    image = evaluation.questions[0].image
     certificates = {}
     for target in TARGETS:
         folder = plan.out / "export" / target
@@ -161,88 +149,95 @@ def export(
             model.config,
             folder,
             target,
-            pixels=images.normalize(picture)[None],
+            pixels=images.normalize(image)[None],
             user_codes=user_codes,
         )
     return certificates
 
 
-def speak(model: eval_model.LoadedModel, evaluation: Evaluation, plan: Plan) -> Speech:
-    """Decodes spoken answers, holds a conversation, and measures how well words are heard."""
-    scene = evaluation.questions[0].scene
-    trace = switching.converse(model, SCRIPT, scene.image, voices.TEST_USERS[0])
-    taught, held_out = _utterances(plan)
-    listener = codec_check.Listener([word for u in taught for word in codec_check.cut(*u)])
-    coded = model.say(model.hear([samples for samples, _ in held_out]))
-    return Speech(
+def speak(
+    model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation, plan: QuickstartPlan
+) -> SpeechResults:
+    """Decodes spoken answers, holds a conversation, and measures how intelligible the speech is."""
+    image = evaluation.questions[0].image
+    trace = switching.converse(model, SCRIPT, image, voices.TEST_USERS[0])
+    training, held_out = _utterances(plan)
+    classifier = codec_check.WordClassifier(
+        [word for utterance in training for word in codec_check.cut(*utterance)]
+    )
+    coded = model.decode_audio(model.encode_audio([samples for samples, _ in held_out]))
+    answers = _answer_words(model, _spoken(evaluation), plan.tested_utterances)
+    return SpeechResults(
         examples=_examples(model, evaluation),
         trace=trace,
-        codec=codec_check.check(listener, held_out, coded),
-        answers=_answers(model, evaluation, listener, plan),
+        codec=codec_check.check(classifier, held_out, coded),
+        answer_accuracy=classifier.accuracy(answers),
+        answer_words=len(answers),
     )
 
 
-def summary(results: Results) -> dict[str, Any]:
+def summary(results: QuickstartResults) -> dict[str, Any]:
     """The measured numbers as JSON values; the accuracies are means over the question kinds."""
     plan, table, speech = results.plan, results.evaluation.table, results.speech
+    trace = speech.trace
     kept = ("max_abs_logit_error", "greedy_frames_equal", "verdict")
     return {
-        "accuracy": {mode: table[-1][mode] for mode in benchmark.MODES},
+        "accuracy": {mode: table[-1][mode] for mode in benchmarks.MODES},
         "certificates": {
             name: {key: c[key] for key in kept} for name, c in results.certificates.items()
         },
         "accuracy_by_kind": table,
         "codec_words": {
             **codec_check.summary(speech.codec),
-            "spoken_answers": speech.answers.share,
-            "spoken_answer_words": speech.answers.words,
+            "spoken_answers": speech.answer_accuracy,
+            "spoken_answer_words": speech.answer_words,
         },
-        "gate_opening": {
-            "image": switching.mean_opening(speech.trace, "image"),
-            "small_talk": switching.mean_opening(speech.trace, "small talk"),
-            "image_peak": switching.mean_peak(speech.trace, "image"),
-            "small_talk_peak": switching.mean_peak(speech.trace, "small talk"),
+        "gate_activation": {
+            "image": trace.mean_activation("image"),
+            "small talk": trace.mean_activation("small talk"),
+            "image_peak": trace.mean_peak("image"),
+            "small_talk_peak": trace.mean_peak("small talk"),
         },
         "steps": plan.config.train.steps,
         "short": plan.short,
     }
 
 
-def table_text(evaluation: Evaluation) -> str:
+def table_text(evaluation: benchmarks.Evaluation) -> str:
     """The accuracy table for the terminal."""
     return metrics.text_table(evaluation.table)
 
 
-def parameter_counts(model: eval_model.LoadedModel) -> tuple[int, int]:
-    """(trained, frozen) parameters."""
-    parts = tree.partition(model.params, model.config.train.trained)
-    trained, frozen = (sum(leaf.size for leaf in tree.flatten(p).values()) for p in parts)
-    return trained, frozen
+def _spoken(evaluation: benchmarks.Evaluation) -> eval_model.Streams:
+    assert evaluation.spoken is not None, "the quickstart asks in every mode"
+    return evaluation.spoken
 
 
-def _examples(model: eval_model.LoadedModel, evaluation: Evaluation) -> list[html.ReportExample]:
+def _examples(
+    model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation
+) -> list[html.ReportExample]:
     """One question of each kind, voices in turn: the first ones asked, right or wrong."""
     kinds = len(talk.KINDS)
     chosen = [k + kinds * (k % len(voices.TEST_USERS)) for k in range(kinds)]
-    spoken = evaluation.spoken
-    questions = model.say([spoken.user_codes[i] for i in chosen])
-    answers = model.say([spoken.audio_codes[i] for i in chosen])
+    spoken = _spoken(evaluation)
+    user_audio = model.decode_audio([spoken.user_codes[i] for i in chosen])
+    model_audio = model.decode_audio([spoken.audio_codes[i] for i in chosen])
     examples = []
-    for i, heard, said in zip(chosen, questions, answers, strict=True):
-        question, answer = evaluation.questions[i], spoken.answers[i]
-        facts = question.scene.facts
+    for i, asked, answered in zip(chosen, user_audio, model_audio, strict=True):
+        question, answer = evaluation.questions[i], evaluation.answers["audio"][i]
+        facts = question.truth
         frames = [f for _, f in model.timed_words(spoken.text_ids[i]) if f >= question.start]
         begin, end = (frames[0], frames[-1]) if frames else (question.end, question.end)
         examples.append(
             html.ReportExample(
                 kind=answer.kind,
-                image=question.scene.image,
+                image=question.image,
                 scene=f"a {facts.colour} {talk.truth(facts, 'digit')}, {facts.place}",
                 voice=question.voice,
-                question=question.asked.text,
-                question_audio=_frames(heard, 0, question.end + _TAIL),
+                question=question.text,
+                question_audio=_frames(asked, 0, question.end + _TAIL),
                 said=answer.said,
-                answer_audio=_frames(said, begin - _HEAD, end + _TAIL),
+                answer_audio=_frames(answered, begin - _HEAD, end + _TAIL),
                 correct=answer.correct,
             )
         )
@@ -253,31 +248,30 @@ def _frames(samples: np.ndarray, first: int, last: int) -> np.ndarray:
     return samples[max(first, 0) * types.FRAME_SAMPLES : last * types.FRAME_SAMPLES]
 
 
-def _utterances(plan: Plan) -> tuple[list[codec_check.Utterance], list[codec_check.Utterance]]:
-    """The assistant's sentences as synthesized: to teach with, and others to test with."""
+def _utterances(
+    plan: QuickstartPlan,
+) -> tuple[list[codec_check.Utterance], list[codec_check.Utterance]]:
+    """The assistant's sentences as synthesized: to train on, and others to test on."""
     rng = np.random.default_rng(SEED)
+    count = plan.classifier_utterances + plan.tested_utterances
     texts: dict[str, None] = {}
-    while len(texts) < plan.taught + plan.heard:
+    while len(texts) < count:
         dialogue = talk.visual_dialogue(talk.random_facts(rng), rng)
         texts |= {turn.text: None for turn in dialogue.turns if turn.speaker == "assistant"}
-    spoken = []
-    for text in list(texts)[: plan.taught + plan.heard]:
+    utterances = []
+    for text in list(texts)[:count]:
         said = speech.speak(text, voices.ASSISTANT)
-        spoken.append((said.samples, [(word.text, word.start) for word in said.words]))
-    return spoken[: plan.taught], spoken[plan.taught :]
+        utterances.append((said.samples, [(word.text, word.start) for word in said.words]))
+    return utterances[: plan.classifier_utterances], utterances[plan.classifier_utterances :]
 
 
-def _answers(
-    model: eval_model.LoadedModel,
-    evaluation: Evaluation,
-    listener: codec_check.Listener,
-    plan: Plan,
-) -> SpokenHeard:
-    """Listens to the model's own answers; what it wrote is what it should have said."""
-    spoken = evaluation.spoken
+def _answer_words(
+    model: eval_model.LoadedModel, spoken: eval_model.Streams, count: int
+) -> list[codec_check.WordClip]:
+    """Words of the first `count` spoken answers, labeled with what the model wrote meanwhile."""
     words = []
-    clips = model.say(list(spoken.audio_codes[: plan.heard]))
-    for ids, samples in zip(spoken.text_ids[: plan.heard], clips, strict=True):
+    clips = model.decode_audio(list(spoken.audio_codes[:count]))
+    for ids, samples in zip(spoken.text_ids[:count], clips, strict=True):
         timed = [(w, f * types.FRAME_SECONDS) for w, f in model.timed_words(ids)]
         words += codec_check.cut(samples, timed)
-    return SpokenHeard(listener.accuracy(words), len(words))
+    return words

@@ -29,7 +29,7 @@ ATTRIBUTES = tuple(VALUES)
 
 
 @dataclasses.dataclass(frozen=True)
-class Dialogue:
+class DigitsDialogue:
     """Turns of two speakers.
 
     Attributes:
@@ -46,7 +46,7 @@ class Dialogue:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class WordedQuestion:
     """A question about a picture.
 
     Attributes:
@@ -71,20 +71,20 @@ def truth(facts: world.Facts, attribute: str) -> str:
     return world.DIGITS[facts.digit] if attribute == "digit" else getattr(facts, attribute)
 
 
-def ask(kind: Kind, facts: world.Facts, rng: np.random.Generator) -> Question:
+def ask(kind: Kind, facts: world.Facts, rng: np.random.Generator) -> WordedQuestion:
     """Draws a wording, and the asked value of yesno (true half the time) and misleading (false)."""
     if kind in wordings.QUESTIONS:
-        return Question(kind, "", _pick(rng, wordings.QUESTIONS[kind]))
+        return WordedQuestion(kind, "", _pick(rng, wordings.QUESTIONS[kind]))
     attribute = _pick(rng, ATTRIBUTES)
     right = truth(facts, attribute)
     asked = _pick(rng, [value for value in VALUES[attribute] if value != right])
     if kind == "yesno" and rng.random() < 0.5:
         asked = right
     table = wordings.YESNO if kind == "yesno" else wordings.MISLEADING
-    return Question(kind, asked, _pick(rng, table[attribute]).format(A=_said(asked)))
+    return WordedQuestion(kind, asked, _pick(rng, table[attribute]).format(A=_said(asked)))
 
 
-def answer(question: Question, facts: world.Facts, rng: np.random.Generator) -> str:
+def answer(question: WordedQuestion, facts: world.Facts, rng: np.random.Generator) -> str:
     """A correct answer, in one of the wordings of its kind."""
     form: str = question.kind
     attribute = _attribute(question.asked) if question.asked else form
@@ -103,7 +103,7 @@ def visual_dialogue(
     turns: int | None = None,
     kinds: Sequence[Kind] | None = None,
     name: str = "visual",
-) -> Dialogue:
+) -> DigitsDialogue:
     """Questions of different kinds and correct answers; the assistant greets first at times.
 
     `turns` counts question-answer pairs, at most 6 (drawn from 1..3 if None); `kinds` names
@@ -115,29 +115,29 @@ def visual_dialogue(
     said = []
     if rng.random() < 0.3:
         said.append(record.Turn("assistant", _pick(rng, wordings.GREETINGS)))
-    return Dialogue(name, tuple(kinds), (*said, *_exchanges(kinds, facts, rng)), facts)
+    return DigitsDialogue(name, tuple(kinds), (*said, *_exchanges(kinds, facts, rng)), facts)
 
 
-def blind_dialogue(rng: np.random.Generator, *, name: str = "blind") -> Dialogue:
+def blind_dialogue(rng: np.random.Generator, *, name: str = "blind") -> DigitsDialogue:
     """A visual dialogue without a picture: its facts are random and never told."""
     return dataclasses.replace(visual_dialogue(random_facts(rng), rng, name=name), facts=None)
 
 
 def told_dialogue(
     rng: np.random.Generator, *, turns: int | None = None, name: str = "told"
-) -> Dialogue:
+) -> DigitsDialogue:
     """The user says what the picture shows, then asks; every answer follows from what was told."""
     facts = random_facts(rng)
     n = int(rng.integers(1, 4)) if turns is None else turns
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:n]]
     told = record.Turn("user", _pick(rng, wordings.TOLD).format(scene=_scene(facts)))
     okay = record.Turn("assistant", _pick(rng, wordings.ACKNOWLEDGE))
-    return Dialogue(name, tuple(kinds), (told, okay, *_exchanges(kinds, facts, rng)), None)
+    return DigitsDialogue(name, tuple(kinds), (told, okay, *_exchanges(kinds, facts, rng)), None)
 
 
 def small_talk(
     rng: np.random.Generator, *, turns: int | None = None, name: str = SMALL_TALK
-) -> Dialogue:
+) -> DigitsDialogue:
     """Talk that needs no picture, half of it the echo game.
 
     `turns` counts question-answer pairs (drawn from 1..3 if None).
@@ -147,10 +147,10 @@ def small_talk(
     for _ in range(n):
         question, reply = _small_exchange(rng)
         said += [record.Turn("user", question), record.Turn("assistant", reply)]
-    return Dialogue(name, (SMALL_TALK,) * n, tuple(said), None)
+    return DigitsDialogue(name, (SMALL_TALK,) * n, tuple(said), None)
 
 
-def score(kind: Kind, asked: str, facts: world.Facts, answer_text: str) -> bool:
+def score(kind: str, asked: str, facts: world.Facts, answer_text: str) -> bool:
     """Whether an answer is right and says nothing wrong.
 
     The true value of the attribute in question must be said, and no other value of any attribute
@@ -176,7 +176,7 @@ def score(kind: Kind, asked: str, facts: world.Facts, answer_text: str) -> bool:
     return verdict == ["no"] and (asked in denied or right in said)
 
 
-def chance(kind: Kind) -> float:
+def chance(kind: str) -> float:
     """The best a guesser can expect who hears the question and does not see the picture."""
     share = {attribute: 1 / len(values) for attribute, values in VALUES.items()}
     if kind == "describe":

@@ -1,8 +1,8 @@
-"""Does the codec carry speech? A word classifier taught on original speech listens to codec output.
+"""Intelligibility of codec output: a word classifier trained on original speech recognizes its words.
 
-The classifier never meets codec output while it learns. Words are cut on the 12.5 Hz grid, from the frame
-in which a word starts to the frame in which the next one starts, because that is all the model's text
-stream says about its own speech: original, re-coded and generated words are cut by the same rule.
+The classifier is never trained on codec output. Words are cut on the 12.5 Hz grid, from the frame in which
+a word starts to the frame in which the next one starts, because the model's text stream gives no finer
+times for its own speech: original, re-coded and generated words are cut by the same rule.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ Utterance = tuple[np.ndarray, list[tuple[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Word:
-    """One word cut out of speech: what it is (lower case, bare) and its samples, float32 [n]."""
+class WordClip:
+    """One word cut out of speech: its text (lower case, no punctuation) and samples, float32 [n]."""
 
     text: str
     samples: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """Share of words heard correctly; `chance` is the share of the most frequent word."""
+class CodecAccuracy:
+    """Accuracy of the word classifier before and after the codec."""
 
-    original: float  # held-out utterances, as synthesized: the classifier's ceiling
-    codec: float  # the same words after encode and decode
-    chance: float
-    words: int  # words heard
-    vocabulary: int  # distinct words among them
+    original: float  # on held-out utterances as synthesized: the upper bound
+    codec: float  # on the same words after encoding and decoding
+    chance: float  # the share of the most frequent word
+    words: int  # number of words
+    vocabulary: int  # number of distinct words
 
 
 def bare(word: str) -> str:
@@ -52,7 +52,7 @@ def bare(word: str) -> str:
     return word.lower().strip(".,;:!?\"'")
 
 
-def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[Word]:
+def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[WordClip]:
     """Cuts an utterance into words on the frame grid.
 
     Args:
@@ -67,15 +67,15 @@ def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[Word]:
         begin = max(0, first * types.FRAME_SAMPLES - _LEAD * _HOP)
         piece = samples[begin : last * types.FRAME_SAMPLES]
         if bare(text) and len(piece) >= _WINDOW:
-            cuts.append(Word(bare(text), piece))
+            cuts.append(WordClip(bare(text), piece))
     return cuts
 
 
-class Listener:
+class WordClassifier:
     """A small word classifier (log-mel features, shrunk linear discriminants)."""
 
-    def __init__(self, words: Sequence[Word], *, seed: int = 0) -> None:
-        """Learns from words of original speech, and from each with a shift of up to 30 ms and noise."""
+    def __init__(self, words: Sequence[WordClip], *, seed: int = 0) -> None:
+        """Trains on words of original speech, and on each with a shift of up to 30 ms and noise."""
         from sklearn import discriminant_analysis, pipeline, preprocessing
 
         rng = np.random.default_rng(seed)
@@ -87,41 +87,33 @@ class Listener:
         )
         self._model.fit(_features(pieces), [w.text for w in words] * 2)
 
-    def hear(self, words: Sequence[Word]) -> list[str]:
-        """What the classifier believes each word to be."""
-        if not words:
-            return []
-        return [str(w) for w in self._model.predict(_features([w.samples for w in words]))]
-
-    def accuracy(self, words: Sequence[Word]) -> float:
-        """Share of words heard as what they are; NaN without words."""
+    def accuracy(self, words: Sequence[WordClip]) -> float:
+        """Share of words recognized; NaN without words."""
         if not words:
             return float("nan")
-        heard = self.hear(words)
-        return float(np.mean([h == w.text for h, w in zip(heard, words, strict=True)]))
+        predicted = self._model.predict(_features([w.samples for w in words]))
+        return float(np.mean([str(p) == w.text for p, w in zip(predicted, words, strict=True)]))
 
 
 def check(
-    listener: Listener,
-    utterances: Sequence[Utterance],
-    coded: Sequence[np.ndarray],
-) -> Result:
-    """Compares how well held-out words are heard before and after the codec.
+    classifier: WordClassifier, utterances: Sequence[Utterance], coded: Sequence[np.ndarray]
+) -> CodecAccuracy:
+    """Compares the accuracy on held-out words before and after the codec.
 
     Args:
-      listener: taught on other utterances.
+      classifier: trained on other utterances.
       utterances: as synthesized.
-      coded: the samples of each after encode and decode; a different length is cut or zero-filled.
+      coded: the samples of each after encoding and decoding, cut or zero-filled to its length.
     """
-    original: list[Word] = []
-    after: list[Word] = []
+    original: list[WordClip] = []
+    after: list[WordClip] = []
     for (samples, words), decoded in zip(utterances, coded, strict=True):
         original += cut(samples, words)
         after += cut(_fit_length(decoded, len(samples)), words)
     counts = collections.Counter(w.text for w in original)
-    return Result(
-        original=listener.accuracy(original),
-        codec=listener.accuracy(after),
+    return CodecAccuracy(
+        original=classifier.accuracy(original),
+        codec=classifier.accuracy(after),
         chance=max(counts.values()) / len(original) if original else float("nan"),
         words=len(original),
         vocabulary=len(counts),
@@ -140,7 +132,7 @@ def _disturb(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _features(pieces: Sequence[np.ndarray]) -> np.ndarray:
-    """[n, slots * bands + 1]: level-free log-mel slots, and the log of the audible length."""
+    """[n, slots * bands + 1]: log-mel slots less their mean, and the log of the audible length."""
     return np.stack([_describe(piece) for piece in pieces])
 
 
@@ -175,8 +167,8 @@ def _mel_filters() -> np.ndarray:
     return np.clip(np.minimum(rising, falling), 0, None)
 
 
-def summary(result: Result) -> dict[str, Any]:
-    """The result as plain JSON values, rounded to what the word count can tell."""
+def summary(result: CodecAccuracy) -> dict[str, Any]:
+    """The result as plain JSON values, to four decimals."""
     return {
         key: round(value, 4) if isinstance(value, float) else value
         for key, value in dataclasses.asdict(result).items()

@@ -1,4 +1,4 @@
-"""Answers to questions, counted: accuracy by question kind, and the headline over the kinds that look."""
+"""Accuracy of scored answers: by question kind, their mean, and tables of both."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-ALL = "all"  # the headline's row: the plain mean of the kinds
+ALL = "all"  # the last row of a table: the plain mean of the kinds
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class ScoredAnswer:
     """One question and what the model wrote.
 
     Attributes:
-      id: names the question; the same question has the same id in every mode.
+      id: of the question, the same in every mode.
       kind: of question, such as "colour".
       question: as asked, in words.
       said: the text the model emitted.
@@ -29,27 +29,27 @@ class Answer:
     correct: bool
 
 
-def accuracy(answers: Sequence[Answer]) -> float:
-    """The mean over kinds of each kind's share of correct answers; NaN without answers."""
-    shares = list(by_kind(answers).values())
-    return sum(shares) / len(shares) if shares else math.nan
+def accuracy(answers: Sequence[ScoredAnswer]) -> float:
+    """The mean over kinds of each kind's accuracy; NaN without answers."""
+    kinds = by_kind(answers).values()
+    return sum(kinds) / len(kinds) if kinds else math.nan
 
 
-def by_kind(answers: Sequence[Answer]) -> dict[str, float]:
-    """Share of correct answers for each kind, in order of first appearance."""
-    counted: dict[str, list[bool]] = {}
+def by_kind(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
+    """Accuracy for each kind, in order of first appearance."""
+    correct: dict[str, list[bool]] = {}
     for answer in answers:
-        counted.setdefault(answer.kind, []).append(answer.correct)
-    return {kind: sum(marks) / len(marks) for kind, marks in counted.items()}
+        correct.setdefault(answer.kind, []).append(answer.correct)
+    return {kind: sum(marks) / len(marks) for kind, marks in correct.items()}
 
 
-def standard_error(share: float, n: int) -> float:
-    """Of a share of n independent answers."""
-    return math.sqrt(share * (1 - share) / n) if n else math.nan
+def standard_error(accuracy: float, n: int) -> float:
+    """Standard error of the accuracy over n independent answers."""
+    return math.sqrt(accuracy * (1 - accuracy) / n) if n else math.nan
 
 
-def table(modes: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:
-    """Rows {"kind", "n", mode: share, ...}, one a kind; the last row, "all", is their mean."""
+def table(modes: Mapping[str, Sequence[ScoredAnswer]]) -> list[dict[str, Any]]:
+    """Rows {"kind", "n", mode: accuracy, ...}, one a kind; the last row, "all", is their mean."""
     kinds: dict[str, int] = {}
     for answers in modes.values():
         for kind in by_kind(answers):
@@ -64,7 +64,7 @@ def table(modes: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `table` (all with the same keys) as aligned text, shares in per cent."""
+    """The rows of `table` (all with the same keys) as aligned text, accuracies in percent."""
     head = list(rows[0])
     lines = [head, *([_cell(row[key]) for key in head] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]

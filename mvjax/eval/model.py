@@ -1,4 +1,4 @@
-"""A model under test: it looks, hears, reads, writes and talks, in batches of fixed size."""
+"""A trained model with its codec and tokenizer: answers, converses, encodes and decodes in batches."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ import sentencepiece
 from jaxtyping import Float, Int, UInt8
 
 from mvjax import files, tree, types
-from mvjax.codec import mimi
+from mvjax.codec import interface
 from mvjax.config import schema
-from mvjax.data import images, streams
+from mvjax.data import images as images_lib
+from mvjax.data import streams
 from mvjax.data.records import record
 from mvjax.nn import model as model_lib
 from mvjax.runtimes.jax import generate
 from mvjax.weights import mimi as mimi_weights
 
-ROWS = 64  # of a batch; the last one is filled up, so that every call has the same shape
-_CODEC_ROWS = 16
-_CODEC_STEP = 8  # frames; few lengths, few compilations
-_LONGEST_ANSWER = 40  # tokens
+BATCH_SIZE = 64  # the last batch is filled up, so that every call has the same shape
+_CODEC_BATCH_SIZE = 16
+_CODEC_STEP = 8  # frames; padded lengths are multiples of it, so that few are compiled
+_MAX_ANSWER = 40  # tokens
 
 
-class Talked(NamedTuple):
-    """What the model wrote and said while it heard the user, frame by frame."""
+class Streams(NamedTuple):
+    """A batch of finished conversations, frame by frame."""
 
-    text_ids: Int[np.ndarray, "B T"]
-    audio_codes: Int[np.ndarray, "B Q T"]
+    text_ids: Int[np.ndarray, "B T"]  # written by the model
+    audio_codes: Int[np.ndarray, "B Q T"]  # spoken by the model
+    user_codes: Int[np.ndarray, "B U T"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +43,13 @@ class LoadedModel:
     Attributes:
       config: of the run.
       params: the whole parameter tree.
-      codec: Mimi's parameters.
+      codec: Mimi.
       tokenizer: a SentencePieceProcessor.
     """
 
     config: schema.Config
     params: tree.Tree
-    codec: tree.Tree
+    codec: interface.Codec
     tokenizer: Any
 
     @property
@@ -58,112 +60,105 @@ class LoadedModel:
     def answer_text(
         self,
         questions: Sequence[str],
-        pictures: UInt8[np.ndarray, "B height width 3"],
+        images: UInt8[np.ndarray, "B height width 3"],
         *,
         has_image: bool,
     ) -> list[str]:
-        """Writes an answer to each written question, greedily."""
+        """Answers each written question greedily, in at most 40 tokens."""
         turns = [[record.Turn("user", question)] for question in questions]
         prompts = [streams.prompt(turn, self.tokenizer) for turn in turns]
         lengths = np.array([len(p) for p in prompts], np.int32)
-        padded = np.zeros((len(prompts), int(lengths.max())), np.int32)
-        for row, prompt in zip(padded, prompts, strict=True):
-            row[: len(prompt)] = prompt
+        padded = _padded(prompts, int(lengths.max()), np.int32)
         answers: list[str] = []
-        for rows, filled in _batches(len(questions), ROWS):
+        for rows, filled in _batches(len(questions), BATCH_SIZE):
             ids = generate.generate_text(
                 self.model,
                 self.params,
                 padded[filled],
                 lengths[filled],
-                self._look(pictures[filled]),
+                self._look(images[filled]),
                 np.full(len(filled), has_image),
-                max_tokens=_LONGEST_ANSWER,
+                max_tokens=_MAX_ANSWER,
                 stop_ids=(streams.BOS, streams.EOS),
             )
-            answers += [self.words(row) for row in np.asarray(ids)[: len(rows)]]
+            answers += [self.decode_text(row) for row in np.asarray(ids)[: len(rows)]]
         return answers
 
     def converse(
         self,
         user_codes: Int[np.ndarray, "B U T"],
-        pictures: UInt8[np.ndarray, "B height width 3"],
+        images: UInt8[np.ndarray, "B height width 3"],
         *,
         has_image: bool = True,
-    ) -> Talked:
-        """Listens to the user and talks, greedily, for as long as the user's codes last."""
-        parts: list[Talked] = []
-        size = min(ROWS, len(user_codes))
-        for rows, filled in _batches(len(user_codes), size):
+    ) -> Streams:
+        """Steps through the user's speech frame by frame and answers greedily, in text and speech."""
+        batches: list[tuple[np.ndarray, np.ndarray]] = []
+        for rows, filled in _batches(len(user_codes), min(BATCH_SIZE, len(user_codes))):
             out = generate.generate(
                 self.model,
                 self.params,
                 user_codes[filled],
-                self._look(pictures[filled]),
+                self._look(images[filled]),
                 np.full(len(filled), has_image),
             )
-            text, audio = np.asarray(out.text_ids), np.asarray(out.audio_codes)
-            parts.append(Talked(text[: len(rows)], audio[: len(rows)]))
-        return Talked(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+            n = len(rows)
+            batches.append((np.asarray(out.text_ids)[:n], np.asarray(out.audio_codes)[:n]))
+        text_ids, audio_codes = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        return Streams(text_ids, audio_codes, user_codes)
 
-    def gates(
-        self,
-        codes: Int[np.ndarray, "1 K T"],
-        picture: UInt8[np.ndarray, "height width 3"],
+    def gate_activation(
+        self, conversation: Streams, image: UInt8[np.ndarray, "height width 3"]
     ) -> Float[np.ndarray, "L T"]:
-        """Gate opening of every layer in every frame of a finished conversation."""
-        output = _forward(self.model, self.params, codes, images.normalize(picture)[None])
+        """Mean gate activation of every layer in every frame of one finished conversation."""
+        text_ids, audio_codes, user_codes = conversation
+        codes = np.concatenate([text_ids[:, None], audio_codes, user_codes], axis=1)
+        pixels = images_lib.normalize(image)[None]
+        output = _forward(self.model, self.params, codes.astype(np.int32), pixels)
         return np.asarray(output.gates)[:, 0]
 
-    def hear(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Codes [Q, T] of clips float32 [samples]; a last part of a frame counts as one."""
+    def encode_audio(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Codes int32 [Q, T] of clips float32 [samples] at 24 kHz; the last frame is zero-filled."""
         frames = [-(-len(clip) // types.FRAME_SAMPLES) for clip in clips]
-        longest = _rounded(max(frames))
+        size = _padded_frames(frames) * types.FRAME_SAMPLES
         codes: list[np.ndarray] = []
-        for rows, filled in _batches(len(clips), _codec_rows(len(clips))):
-            audio = np.zeros((len(filled), longest * types.FRAME_SAMPLES), np.float32)
-            for row, i in zip(audio, filled, strict=True):
-                row[: len(clips[i])] = clips[i]
-            batch = np.asarray(mimi.encode(self.codec, audio, config=self.config.codec))
+        for rows, filled in _codec_batches(len(clips)):
+            batch = self.codec.encode(_padded([clips[i] for i in filled], size, np.float32))
             codes += [batch[n][:, : frames[i]] for n, i in enumerate(rows)]
         return codes
 
-    def say(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Samples of codes [Q, T], at 24 kHz."""
-        longest = _rounded(max(c.shape[1] for c in codes))
+    def decode_audio(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Clips float32 [samples] at 24 kHz of codes [Q, T]."""
+        frames = [clip.shape[1] for clip in codes]
+        size = _padded_frames(frames)
         clips: list[np.ndarray] = []
-        for rows, filled in _batches(len(codes), _codec_rows(len(codes))):
-            padded = np.zeros((len(filled), self.config.codec.codebooks, longest), np.int32)
-            for row, i in zip(padded, filled, strict=True):
-                row[:, : codes[i].shape[1]] = codes[i]
-            batch = np.asarray(mimi.decode(self.codec, padded, config=self.config.codec))
-            sizes = [codes[i].shape[1] * types.FRAME_SAMPLES for i in rows]
-            clips += [batch[n, :size] for n, size in enumerate(sizes)]
+        for rows, filled in _codec_batches(len(codes)):
+            batch = self.codec.decode(_padded([codes[i] for i in filled], size, np.int32))
+            clips += [batch[n, : frames[i] * types.FRAME_SAMPLES] for n, i in enumerate(rows)]
         return clips
 
-    def words(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        """The text of ids; PAD, EPAD and absent ids are silence."""
-        m = self.config.model
-        return self.tokenizer.decode(
-            [int(i) for i in ids if i not in (m.text_pad, m.text_epad, -1)]
-        )
+    def decode_text(self, ids: Int[np.ndarray, " tokens"]) -> str:
+        """The text of ids, without PAD, EPAD and absent (-1) ones."""
+        return self.tokenizer.decode([int(i) for i in ids if self._is_text(i)])
 
     def timed_words(self, ids: Int[np.ndarray, " T"]) -> list[tuple[str, int]]:
         """(word, the frame in which it starts) of a text stream."""
-        m = self.config.model
-        found: list[tuple[str, int]] = []
-        for frame, i in enumerate(int(i) for i in ids):
-            if i in (m.text_pad, m.text_epad, -1):
+        words: list[tuple[str, int]] = []
+        for frame, i in enumerate(ids):
+            if not self._is_text(i):
                 continue
-            piece = self.tokenizer.id_to_piece(i)
-            if piece.startswith("▁") or not found:
-                found.append((piece.removeprefix("▁"), frame))
+            piece = self.tokenizer.id_to_piece(int(i))
+            if piece.startswith("▁") or not words:
+                words.append((piece.removeprefix("▁"), frame))
             else:
-                found[-1] = (found[-1][0] + piece, found[-1][1])
-        return found
+                words[-1] = (words[-1][0] + piece, words[-1][1])
+        return words
 
-    def _look(self, pictures: UInt8[np.ndarray, "B height width 3"]) -> Any:
-        return _look(self.model, self.params, images.normalize(pictures))
+    def _is_text(self, token: Any) -> bool:
+        m = self.config.model
+        return token not in (m.text_pad, m.text_epad, -1)
+
+    def _look(self, images: UInt8[np.ndarray, "B height width 3"]) -> Any:
+        return _look(self.model, self.params, images_lib.normalize(images))
 
 
 def load(config: schema.Config, params: tree.Tree) -> LoadedModel:
@@ -172,22 +167,31 @@ def load(config: schema.Config, params: tree.Tree) -> LoadedModel:
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(files.resolve(config.frozen.tokenizer))
     )
-    return LoadedModel(config, jax.device_put(params), jax.device_put(codec), tokenizer)
+    on_device = interface.Flax(jax.device_put(codec), config.codec)
+    return LoadedModel(config, jax.device_put(params), on_device, tokenizer)
 
 
 def _batches(n: int, size: int) -> Iterator[tuple[list[int], list[int]]]:
-    """(the next rows, the same filled up to `size` with copies of the last one)."""
+    """Yields (the next rows, the same filled up to `size` with copies of the last one)."""
     for first in range(0, n, size):
         rows = list(range(first, min(first + size, n)))
         yield rows, rows + [rows[-1]] * (size - len(rows))
 
 
-def _codec_rows(n: int) -> int:
-    return 1 if n == 1 else _CODEC_ROWS
+def _codec_batches(n: int) -> Iterator[tuple[list[int], list[int]]]:
+    return _batches(n, 1 if n == 1 else _CODEC_BATCH_SIZE)
 
 
-def _rounded(frames: int) -> int:
-    return -(-frames // _CODEC_STEP) * _CODEC_STEP
+def _padded(rows: Sequence[Any], size: int, dtype: type) -> np.ndarray:
+    """Stacks arrays [..., length], each zero-filled to `size` at its end."""
+    out = np.zeros((len(rows), *np.shape(rows[0])[:-1], size), dtype)
+    for padded, row in zip(out, rows, strict=True):
+        padded[..., : np.shape(row)[-1]] = row
+    return out
+
+
+def _padded_frames(frames: Sequence[int]) -> int:
+    return -(-max(frames) // _CODEC_STEP) * _CODEC_STEP
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,4 +1,4 @@
-"""Gate opening over a spoken conversation that leaves the image and comes back to it."""
+"""Gate activation over a spoken conversation that leaves the image and comes back to it."""
 
 from __future__ import annotations
 
@@ -28,66 +28,63 @@ class Exchange:
       question: the user's words.
       said: the model's words.
       frames: (first, last + 1), the answer included.
-      opening: mean gate opening from the model's first word to its last; NaN if it was silent.
-      peak: the largest opening (mean over layers) there.
+      activation: mean gate activation from the model's first word to its last; NaN if it was silent.
+      peak: the largest activation (mean over layers) there.
     """
 
     topic: Topic
     question: str
     said: str
     frames: tuple[int, int]
-    opening: float
+    activation: float
     peak: float
 
 
 @dataclasses.dataclass(frozen=True)
-class Trace:
+class GateTrace:
     """The conversation frame by frame.
 
     Attributes:
       exchanges: in order.
-      opening: float32 [L, T], the mean over channels of each layer's gate.
+      activation: float32 [L, T], the mean over channels of each layer's gate.
       words: (word, frame) of the model.
       audio: float32 [samples], both sides mixed.
     """
 
     exchanges: list[Exchange]
-    opening: np.ndarray
+    activation: np.ndarray
     words: list[tuple[str, int]]
     audio: np.ndarray
+
+    def mean_activation(self, topic: Topic) -> float:
+        """Mean gate activation while the model talks about a topic; NaN if it never does."""
+        return _mean([e.activation for e in self.exchanges if e.topic == topic])
+
+    def mean_peak(self, topic: Topic) -> float:
+        """Mean over a topic's answers of the largest activation in each; NaN if there is none."""
+        return _mean([e.peak for e in self.exchanges if e.topic == topic])
 
 
 def converse(
     model: eval_model.LoadedModel,
     script: Sequence[tuple[Topic, str]],
-    picture: UInt8[np.ndarray, "height width 3"],
+    image: UInt8[np.ndarray, "height width 3"],
     voice: speech.Voice,
-) -> Trace:
-    """Speaks the user's side of the script, lets the model answer freely, and reads its gates."""
-    audio, spans = _user_side(script, voice)
-    user_codes = model.hear([audio])[0]
-    talked = model.converse(user_codes[None], picture[None])
-    codes = np.concatenate([talked.text_ids[:, None], talked.audio_codes, user_codes[None]], axis=1)
-    opening = model.gates(codes.astype(np.int32), picture)
-    answers = model.say([talked.audio_codes[0]])[0]
-    words = model.timed_words(talked.text_ids[0])
+) -> GateTrace:
+    """Speaks the user's side of the script, lets the model answer freely, and records its gates."""
+    user_audio, spans = _user_side(script, voice)
+    user_codes = model.encode_audio([user_audio])[0]
+    conversation = model.converse(user_codes[None], image[None])
+    activation = model.gate_activation(conversation, image)
+    answers = model.decode_audio([conversation.audio_codes[0]])[0]
+    words = model.timed_words(conversation.text_ids[0])
     exchanges = [
-        _exchange(topic, question, span, words, opening)
+        _exchange(topic, question, span, words, activation)
         for (topic, question), span in zip(script, spans, strict=True)
     ]
-    size = max(len(audio), len(answers))
-    mixed = _filled(audio, size) + _filled(answers, size)
-    return Trace(exchanges, opening, words, mixed)
-
-
-def mean_opening(trace: Trace, topic: Topic) -> float:
-    """Mean gate opening while the model talks about a topic; NaN if it never does."""
-    return _mean([e.opening for e in trace.exchanges if e.topic == topic])
-
-
-def mean_peak(trace: Trace, topic: Topic) -> float:
-    """Mean over a topic's answers of the widest opening in each; NaN if there is none."""
-    return _mean([e.peak for e in trace.exchanges if e.topic == topic])
+    size = max(len(user_audio), len(answers))
+    mixed = _zero_filled(user_audio, size) + _zero_filled(answers, size)
+    return GateTrace(exchanges, activation, words, mixed)
 
 
 def _user_side(
@@ -100,7 +97,7 @@ def _user_side(
     for _, question in script:
         samples = speech.speak(question, voice).samples
         frames = -(-len(samples) // types.FRAME_SAMPLES) + _ANSWER
-        pieces.append(_filled(samples, frames * types.FRAME_SAMPLES))
+        pieces.append(_zero_filled(samples, frames * types.FRAME_SAMPLES))
         end = frame + frames + (0 if spans else _LEAD)
         spans.append((frame, end))
         frame = end
@@ -112,14 +109,14 @@ def _exchange(
     question: str,
     span: tuple[int, int],
     words: Sequence[tuple[str, int]],
-    opening: np.ndarray,
+    activation: np.ndarray,
 ) -> Exchange:
     inside = [(word, frame) for word, frame in words if span[0] <= frame < span[1]]
     said = " ".join(word for word, _ in inside)
     if not inside:
         return Exchange(topic, question, said, span, float("nan"), float("nan"))
-    heard = opening[:, inside[0][1] : inside[-1][1] + 1].mean(axis=0)
-    return Exchange(topic, question, said, span, float(heard.mean()), float(heard.max()))
+    by_frame = activation[:, inside[0][1] : inside[-1][1] + 1].mean(axis=0)
+    return Exchange(topic, question, said, span, float(by_frame.mean()), float(by_frame.max()))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -127,5 +124,5 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _filled(samples: np.ndarray, size: int) -> np.ndarray:
+def _zero_filled(samples: np.ndarray, size: int) -> np.ndarray:
     return np.pad(samples, (0, size - len(samples))).astype(np.float32)

@@ -14,7 +14,8 @@ import yaml
 from mvjax import run_folder, tree
 from mvjax.config import schema
 from mvjax.export import deviations, targets
-from mvjax.weights import file_names
+
+FILE = "README.md"
 
 _HUB = "hf://"
 _LIBRARY = {"torch": "pytorch", "mlx": "mlx", "candle": "candle"}
@@ -99,7 +100,7 @@ def _metadata(
     return {
         "license": "other",
         "license_name": "mixed",
-        "license_link": f"{file_names.CARD}#licenses",
+        "license_link": f"{FILE}#licenses",
         "language": ["en"],
         "library_name": _LIBRARY[target],
         "pipeline_tag": "any-to-any",
@@ -173,7 +174,7 @@ def _use(
         case "mlx":
             server = f"--xa-start {start + 1 if start else 0}"
             return _MLX_USE.format(
-                file=file, codec=file_names.CODEC, spm=file_names.TOKENIZER, start=server
+                file=file, codec=targets.CODEC_FILE, spm=targets.TOKENIZER_FILE, start=server
             )
         case "candle":
             suffix = "" if quantization is None else "-q8"

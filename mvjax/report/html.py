@@ -1,4 +1,4 @@
-"""Writes a run as one self-contained HTML page: every picture and sound is inside the file."""
+"""Writes a report as one self-contained HTML page: images, plots and sounds are inside the file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import io
 import wave
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,11 @@ MODES = {  # order and headings of the accuracy table
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """One headline number: `bar` says what was asked for, `met` whether it holds (None: no bar)."""
+    """One headline number with its target, if any, and whether it is met (None: not judged)."""
 
     name: str
     value: str
-    bar: str = ""
+    target: str = ""
     met: bool | None = None
 
 
@@ -43,8 +42,8 @@ class ReportExample:
       image: uint8 [height, width, 3].
       scene: the image in words.
       voice: who asks.
-      question_audio: float32 [n] at 24 kHz, as the codec hands it to the model.
-      answer_audio: float32 [n] at 24 kHz, as decoded from the model's codes.
+      question_audio: float32 [n] at 24 kHz, decoded from the codes that the model receives.
+      answer_audio: float32 [n] at 24 kHz, decoded from the codes that the model generates.
     """
 
     kind: str
@@ -60,7 +59,7 @@ class ReportExample:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A plot (PNG bytes) with its text alternative, and what to say or hear beside it."""
+    """A plot (PNG bytes) with its text alternative, a paragraph and a sound to go with it."""
 
     png: bytes
     alt: str
@@ -70,7 +69,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """One runtime's agreement with the JAX model."""
+    """One runtime's agreement with the JAX model over greedy frames; errors are of the logits."""
 
     name: str
     error: float
@@ -81,7 +80,7 @@ class Certificate:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What one stage of the run took."""
+    """Wall-clock time of one stage and the peak memory so far, in units of 1e9 bytes."""
 
     name: str
     seconds: float
@@ -101,7 +100,7 @@ class Report:
     trained: Sequence[tuple[str, str]]
     loss: Picture
     certificates: Sequence[Certificate]
-    codec: Sequence[tuple[str, int, float]]  # (speech, words, share heard)
+    codec: Sequence[tuple[str, int, float]]  # (speech, number of words, accuracy)
     stages: Sequence[Stage]
     footer: str
 
@@ -115,26 +114,18 @@ def render(report: Report) -> str:
     """Returns the page."""
     import jinja2
 
-    source = resources.files("mvjax.report").joinpath("templates/report.html")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
     )
-    present = [key for key in MODES if report.accuracy and key in report.accuracy[0]]
-    return environment.from_string(source.read_text(encoding="utf-8")).render(
-        title=report.title,
-        subtitle=report.subtitle,
-        tiles=report.tiles,
-        examples=[_example(e) for e in report.examples],
-        modes=[{"key": key, "label": MODES[key]} for key in present],
-        accuracy=report.accuracy,
-        gate=_picture(report.gate),
-        trained=report.trained,
-        loss=_picture(report.loss),
-        certificates=[_certificate(c) for c in report.certificates],
-        codec=[{"name": name, "n": n, "share": share} for name, n, share in report.codec],
-        stages=report.stages,
-        footer=report.footer,
-    )
+    environment.filters["png_uri"] = lambda png: _uri("image/png", png)
+    environment.filters["image_uri"] = lambda image: _uri("image/png", images.encode_png(image))
+    environment.filters["wav_uri"] = lambda samples: _uri("audio/wav", wav_bytes(samples))
+    present = {key: MODES[key] for key in MODES if report.accuracy and key in report.accuracy[0]}
+    return environment.get_template("report.html").render(vars(report), modes=present)
 
 
 def wav_bytes(samples: np.ndarray) -> bytes:
@@ -151,35 +142,3 @@ def wav_bytes(samples: np.ndarray) -> bytes:
 
 def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _sound(samples: np.ndarray) -> str:
-    return _uri("audio/wav", wav_bytes(samples))
-
-
-def _example(example: ReportExample) -> dict[str, Any]:
-    fields = {f.name: getattr(example, f.name) for f in dataclasses.fields(example)}
-    return fields | {
-        "image": _uri("image/png", images.encode_png(example.image)),
-        "question_audio": _sound(example.question_audio),
-        "answer_audio": _sound(example.answer_audio),
-    }
-
-
-def _picture(picture: Picture) -> dict[str, str | None]:
-    return {
-        "plot": _uri("image/png", picture.png),
-        "alt": picture.alt,
-        "text": picture.text,
-        "audio": None if picture.audio is None else _sound(picture.audio),
-    }
-
-
-def _certificate(certificate: Certificate) -> dict[str, Any]:
-    return {
-        "name": certificate.name,
-        "error": f"{certificate.error:.1e}",
-        "tolerance": f"{certificate.tolerance:.0e}",
-        "frames": certificate.frames,
-        "passed": certificate.passed,
-    }

@@ -1,4 +1,4 @@
-"""The report's plots, as PNG bytes: loss curves and gate opening."""
+"""The report's plots, as PNG bytes: loss curves and gate activation."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ import numpy as np
 
 from mvjax import types
 
-_COLOURS = ("#2456c8", "#c2571a", "#17805a", "#8a3fb0", "#5b6472", "#b3261e")
+_COLORS = ("#2456c8", "#c2571a", "#17805a", "#8a3fb0", "#5b6472", "#b3261e")
 _LOOKS, _TALKS = "#dbe7ff", "#fdeedd"  # shades behind talk about the image, and behind small talk
 
 
 def losses(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> bytes:
     """One line for each {name: (steps, values)}, logarithmic, with a running mean over noisy ones."""
     figure, axes = _canvas(9.6, 3.8)
-    for colour, (name, (steps, values)) in zip(_COLOURS, curves.items(), strict=False):
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-        axes.plot(*_running_mean(steps, values), color=colour, linewidth=2, label=name)
+    for color, (name, (steps, values)) in zip(_COLORS, curves.items(), strict=False):
+        axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
+        axes.plot(*_running_mean(steps, values), color=color, linewidth=2, label=name)
     axes.set(xlabel="step", ylabel="loss (nats)", yscale="log")
     axes.legend(frameon=False, ncols=min(4, max(1, len(curves))))
     return _png(figure)
 
 
 def gates(
-    opening: np.ndarray,
+    activation: np.ndarray,
     *,
     looks: Sequence[tuple[int, int]],
     talks: Sequence[tuple[int, int]],
     words: Sequence[tuple[str, int]],
     asked: Sequence[tuple[str, int]],
 ) -> bytes:
-    """Gate opening over a conversation.
+    """Gate activation over a conversation.
 
     Args:
-      opening: float [L, T], one value a layer and frame.
+      activation: float [L, T], one value a layer and frame.
       looks: frame ranges that talk about the image.
       talks: frame ranges of small talk.
       words: (word, frame) that the model wrote.
       asked: (question, frame) of the user.
     """
     figure, axes = _canvas(9.6, 4.4)
-    seconds = np.arange(opening.shape[1]) * types.FRAME_SECONDS
-    for spans, colour, label in ((looks, _LOOKS, "about the image"), (talks, _TALKS, "small talk")):
+    seconds = np.arange(activation.shape[1]) * types.FRAME_SECONDS
+    for spans, color, label in ((looks, _LOOKS, "about the image"), (talks, _TALKS, "small talk")):
         for i, (first, last) in enumerate(spans):
             edges = (first * types.FRAME_SECONDS, last * types.FRAME_SECONDS)
-            axes.axvspan(*edges, color=colour, zorder=0, label=None if i else label)
-    for i, layer in enumerate(opening):
+            axes.axvspan(*edges, color=color, zorder=0, label=None if i else label)
+    for i, layer in enumerate(activation):
         axes.plot(seconds, layer, color="#7f8ea6", linewidth=0.8, label=None if i else "one layer")
-    axes.plot(seconds, opening.mean(axis=0), color=_COLOURS[0], linewidth=2.4, label="mean")
-    top = max(float(opening.max()), 1e-3)
-    axes.set(xlabel="seconds", ylabel="gate opening", ylim=(0, 1.55 * top))
-    axes.set_xlim(0, opening.shape[1] * types.FRAME_SECONDS)
+    axes.plot(seconds, activation.mean(axis=0), color=_COLORS[0], linewidth=2.4, label="mean")
+    top = max(float(activation.max()), 1e-3)
+    axes.set(xlabel="seconds", ylabel="gate activation", ylim=(0, 1.55 * top))
+    axes.set_xlim(0, activation.shape[1] * types.FRAME_SECONDS)
     for question, frame in asked:
-        _note(axes, frame, 1.5 * top, f"“{question}?”", colour="#414c5e", style="italic")
+        _note(axes, frame, 1.5 * top, f"“{question}?”", color="#414c5e", style="italic")
     for row, (word, frame) in enumerate(words):
-        _note(axes, frame, (1.36 - 0.075 * (row % 3)) * top, word, colour=_COLOURS[0])
+        _note(axes, frame, (1.36 - 0.075 * (row % 3)) * top, word, color=_COLORS[0])
     axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return _png(figure)
 
@@ -76,11 +76,9 @@ def _canvas(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _note(
-    axes: Any, frame: int, y: float, text: str, *, colour: str, style: str = "normal"
-) -> None:
+def _note(axes: Any, frame: int, y: float, text: str, *, color: str, style: str = "normal") -> None:
     x = frame * types.FRAME_SECONDS
-    axes.text(x, y, text, fontsize=8, color=colour, style=style, va="top")
+    axes.text(x, y, text, fontsize=8, color=color, style=style, va="top")
 
 
 def _running_mean(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

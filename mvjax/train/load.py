@@ -23,14 +23,14 @@ V = TypeVar("V")
 Identity = frozen_files.Identity
 
 
-class ModelParams(NamedTuple):
+class Params(NamedTuple):
     """The two trees of a run, on the devices of its mesh."""
 
     adapters: tree.Tree
     frozen: tree.Tree
 
 
-class TrainedRun(NamedTuple):
+class Run(NamedTuple):
     """A trained model read back: `params` is the whole tree, in numpy."""
 
     config: config.Config
@@ -38,17 +38,17 @@ class TrainedRun(NamedTuple):
     step: int
 
 
-def shapes(run: config.Config) -> ModelParams:
+def shapes(run: config.Config) -> Params:
     """Returns the shape structs of both trees without making a single parameter."""
     model = model_lib.VisionSpeech(run.model)
     whole = jax.eval_shape(model.init, jax.random.key(0))["params"]
-    return ModelParams(*tree.partition(whole, run.train.trained))
+    return Params(*tree.partition(whole, run.train.trained))
 
 
-def abstract_params(run: config.Config) -> ModelParams:
+def held(run: config.Config) -> Params:
     """Returns the shape structs of both trees as training holds them, `train.frozen_dtype` applied."""
     whole = shapes(run)
-    return ModelParams(whole.adapters, frozen_dtype.abstract_frozen_params(run, whole.frozen))
+    return Params(whole.adapters, frozen_dtype.held(run, whole.frozen))
 
 
 def counts(run: config.Config) -> dict[str, int]:
@@ -64,7 +64,7 @@ def counts(run: config.Config) -> dict[str, int]:
     return found
 
 
-def weights(run: config.Config, mesh: Mesh) -> ModelParams:
+def weights(run: config.Config, mesh: Mesh) -> Params:
     """Returns both trees for a new run: from the files what they hold, and the rest initialized.
 
     A trained parameter that a file holds starts from the file, in float32.
@@ -78,7 +78,7 @@ def weights(run: config.Config, mesh: Mesh) -> ModelParams:
     fresh = _fresh(run, mesh, [path for path in wanted if path not in stored])
     started = placement.place(known, _shardings(known, mesh), dtype=np.float32)
     adapters = tree.unflatten({path: (started | fresh)[path] for path in wanted})
-    return ModelParams(adapters, frozen_dtype.place(run, _frozen(run, stored), mesh))
+    return Params(adapters, frozen_dtype.place(run, _frozen(run, stored), mesh))
 
 
 def frozen(run: config.Config, mesh: Mesh) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def read_config(folder: Path) -> config.Config:
         raise ValueError(f"{path}: {error}") from error
 
 
-def trained(folder: Path) -> TrainedRun:
+def trained(folder: Path) -> Run:
     """Reads a run back for evaluation or export: newest good checkpoint plus frozen files.
 
     Raises:
@@ -149,7 +149,7 @@ def trained(folder: Path) -> TrainedRun:
     stored = tree.flatten(from_files(run))
     frozen = tree.unflatten(_frozen(run, stored))
     params = tree.merge(jax.tree.map(np.asarray, adapters), frozen)
-    return TrainedRun(run, params, found.meta["step"])
+    return Run(run, params, found.meta["step"])
 
 
 def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -23,13 +23,6 @@ BLOCK = 32  # values that share a scale
 _Q8_0 = gguf.GGMLQuantizationType.Q8_0
 _SCALE_BYTES = 2
 _BEFORE_CHECKSUMS = 2**12  # bytes: more than a header has before them
-_MAX_HEADER, _MAX_FILE = 2**26, 2**40  # bytes
-_UNREADABLE = (
-    ValueError,
-    IndexError,
-    KeyError,
-    OverflowError,
-)  # what the package raises for damage
 
 
 def quantized(shape: tuple[int, ...]) -> bool:
@@ -60,14 +53,14 @@ def dequantize(packed: UInt8[np.ndarray, "out bytes"]) -> Float32[np.ndarray, "o
 
 
 def q8_round_trip(tensor: np.ndarray) -> Float32[np.ndarray, "*shape"]:
-    """Returns a tensor after quantizing and dequantizing: a matrix rounded to q8_0, others float32."""
+    """Returns what is left of a tensor in a file."""
     values = np.asarray(tensor, np.float32)
     return dequantize(quantize(values)) if quantized(values.shape) else values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Q8RoundTrip:
-    """A tensor as a GGUF would give it back, computed when it is read."""
+    """A tensor as a file would hold it, made when it is read."""
 
     tensor: lazy.LazyTensor
 
@@ -78,11 +71,11 @@ class Q8RoundTrip:
 
     @property
     def dtype(self) -> np.dtype:
-        """Float32, whatever the tensor has."""
+        """Float32, whatever is stored."""
         return np.dtype(np.float32)
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Quantizes and dequantizes the whole tensor, and returns a part."""
+        """Rounds the whole, and returns a part."""
         whole = q8_round_trip(np.asarray(self.tensor[()]))
         return whole[lazy.slices(lazy.box(index, self.shape))]
 
@@ -94,15 +87,15 @@ class GgufTensor:
     file: Path
     shape: tuple[int, ...]
     kind: gguf.GGMLQuantizationType
-    data: np.ndarray  # mapped; bytes if the kind is quantized
+    data: np.ndarray  # bytes, mapped
 
     @property
     def dtype(self) -> np.dtype:
-        """Float32, whatever the file has."""
+        """Float32, whatever is stored."""
         return np.dtype(np.float32)
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Returns a part; of a q8_0 matrix only the rows and blocks that it touches are read."""
+        """Returns a part; of a q8_0 matrix only the rows and blocks that it touches."""
         bounds = lazy.box(index, self.shape)
         if self.kind != _Q8_0 or not quantized(self.shape):
             whole = gguf.quants.dequantize(np.array(self.data), self.kind).reshape(self.shape)
@@ -110,7 +103,8 @@ class GgufTensor:
         (top, bottom), (left, right) = bounds
         first, last = left // BLOCK, -(-right // BLOCK)
         size = _SCALE_BYTES + BLOCK
-        part = np.ascontiguousarray(self.data[top:bottom, first * size : last * size])
+        rows = self.data.reshape(self.shape[0], -1)
+        part = np.ascontiguousarray(rows[top:bottom, first * size : last * size])
         return dequantize(part)[:, left - first * BLOCK : right - first * BLOCK]
 
 
@@ -120,12 +114,7 @@ def tensors(path: Path) -> dict[str, GgufTensor]:
     Raises:
       ValueError: if the file is truncated or corrupt, naming it and the tensors that are cut off.
     """
-    return {
-        tensor.name: GgufTensor(
-            path, tuple(map(int, reversed(tensor.shape))), tensor.tensor_type, tensor.data
-        )
-        for tensor in _open(path).tensors
-    }
+    return _open(path).found
 
 
 def verify(path: Path) -> int:
@@ -137,11 +126,10 @@ def verify(path: Path) -> int:
     reader = _open(path)
     field = reader.get_field(checksums.KEY)
     sums = {} if field is None else checksums.parse(field.contents(), place=str(path))
-    checked = {tensor.name: tensor.data for tensor in reader.tensors if tensor.name in sums}
-    checksums.refuse_changed(
-        path, [name for name, data in checked.items() if checksums.crc(data) != sums[name]]
-    )
-    return len(checked)
+    found = {name: tensor for name, tensor in reader.found.items() if name in sums}
+    bad = [name for name, tensor in found.items() if checksums.crc(tensor.data) != sums[name]]
+    checksums.refuse_changed(path, bad)
+    return len(found)
 
 
 def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
@@ -170,7 +158,7 @@ def _stored_bytes(shape: tuple[int, ...]) -> int:
     return values // BLOCK * (BLOCK + _SCALE_BYTES) if quantized(shape) else values * 4
 
 
-def _packed(name: str, tensor: lazy.LazyTensor) -> np.ndarray:
+def _stored(name: str, tensor: lazy.LazyTensor) -> np.ndarray:
     """Returns q8_0 bytes, or float32."""
     values = np.asarray(tensor[()], np.float32)
     if not quantized(values.shape):
@@ -198,7 +186,7 @@ def _write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, tensor in tensors.items():
-            array = _packed(name, tensor)
+            array = _stored(name, tensor)
             sums[name] = checksums.crc(array)
             writer.write_tensor_data(array)
             del array  # before the next is made
@@ -210,29 +198,36 @@ def _write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
         file.write(checksums.text(sums).encode())
 
 
-def _open(path: Path) -> gguf.GGUFReader:
+class _Reader(gguf.GGUFReader):
+    """The package's reader of headers; it calls a truncated file a wrong reshape."""
+
+    def __init__(self, path: Path) -> None:
+        self.found: dict[str, GgufTensor] = {}
+        self._path = path
+        super().__init__(path)
+
+    def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+        cut = []
+        for field in fields:
+            _, name, _, dims, number, offset = field.parts
+            kind = gguf.GGMLQuantizationType(number[0])
+            block, size = gguf.GGML_QUANT_SIZES[kind]
+            begin = start_offs + int(offset[0])
+            end = begin + int(np.prod(dims)) // block * size
+            shape = tuple(int(n) for n in reversed(dims))
+            named = bytes(name).decode()
+            self.found[named] = GgufTensor(self._path, shape, kind, self.data[begin:end])
+            if end > len(self.data):
+                cut.append(named)
+        if cut:
+            raise ValueError(f"these tensors are cut off: {cut}")
+
+
+def _open(path: Path) -> _Reader:
     try:
-        return gguf.GGUFReader(path)
-    except _UNREADABLE as error:
+        return _Reader(path)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
         size = path.stat().st_size
-        cut = _cut_off(path, size)
-        fact = f"these tensors are cut off: {cut}" if cut else str(error)
         raise ValueError(
-            f"{path}: not a readable GGUF file ({size:,} bytes): {fact}. Fetch or make it again."
+            f"{path}: not a readable GGUF file ({size:,} bytes): {error}. Fetch or make it again."
         ) from error
-
-
-def _cut_off(path: Path, size: int) -> list[str]:
-    """Returns the tensors that end past the end of a file, if its header can be read.
-
-    The reader takes a truncated file for one with wrong shapes, so the header is read once more, in front
-    of a hole where the tensors would be.
-    """
-    try:
-        with path.open("rb") as file, tempfile.NamedTemporaryFile() as header:
-            header.write(file.read(_MAX_HEADER))
-            header.truncate(_MAX_FILE)
-            reader = gguf.GGUFReader(header.name)
-    except (*_UNREADABLE, OSError):  # OSError: no room for such a file, or to map it
-        return []
-    return [t.name for t in reader.tensors if t.data_offset + t.n_bytes > size]

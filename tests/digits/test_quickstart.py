@@ -45,11 +45,11 @@ def chain(monkeypatch):
         evaluate=stage("evaluate"),
         export=stage("export", certificates),
         speak=stage("speak"),
-        Results=lambda *parts: parts,
+        QuickstartResults=lambda *parts: parts,
         summary=lambda results: {
             "accuracy": MODES,
             "certificates": certificates,
-            "gate_opening": {"image": float("nan")},
+            "gate_activation": {"image": float("nan")},
         },
         table_text=lambda evaluation: "kind  text\nall   95.0",
     )
@@ -71,7 +71,7 @@ def test_stages_run_in_order_and_metrics_hold_what_was_asked_for(chain, tmp_path
     assert written["certificates"]["mlx"]["greedy_frames_equal"] == 120
     assert set(written["stages"]) == {"data", "train", "evaluate", "export", "speak", "report"}
     assert written["seconds"] >= 0 and 0.01 < written["peak_memory_gb"] < 100
-    assert written["gate_opening"] == {"image": None}  # JSON has no NaN
+    assert written["gate_activation"] == {"image": None}  # JSON has no NaN
     shown = capsys.readouterr()
     assert "== train" in shown.out and "all   95.0" in shown.out and not shown.err
     assert "'all'" in (out / "report.html").read_text()
@@ -96,7 +96,10 @@ def test_any_failing_stage_ends_with_one_message_and_a_status(chain, tmp_path, c
     [
         (OSError(errno.ENOSPC, "No space left on device"), "free some disk space"),
         (PermissionError(errno.EACCES, "denied"), "--out DIR"),
-        (ModuleNotFoundError("the mlx runtime needs 'mlx'"), "pip install 'mvjax[torch,mlx]'"),
+        (
+            ModuleNotFoundError("the mlx runtime needs 'mlx'"),
+            "pip install 'mvjax[train,torch,mlx]'",
+        ),
         (MemoryError(), "close other programs"),
         (ValueError("a: expected 1, got 2"), "as the cause says"),
         (RuntimeError("what"), "report the log"),
@@ -133,7 +136,7 @@ def test_stopping_says_how_to_go_on(chain, tmp_path, capsys):
 
 
 def test_clock_times_stages_and_the_whole():
-    clock = quickstart.Clock()
+    clock = quickstart.StageClock()
     with clock.stage("a"):
         pass
     with pytest.raises(quickstart.Failed, match="stage 'b' failed"), clock.stage("b"):

@@ -1,4 +1,4 @@
-"""The word classifier: cutting on the frame grid, hearing tones apart, noticing a codec that loses them."""
+"""The word classifier: cuts on the frame grid, tells tones apart, notices a codec that loses them."""
 
 import numpy as np
 
@@ -26,8 +26,10 @@ def _utterances(n: int, seed: int):
     return [_utterance(list(rng.choice(list(PITCH), size=4)), rng) for _ in range(n)]
 
 
-def _listener() -> codec_check.Listener:
-    return codec_check.Listener([w for u in _utterances(12, seed=0) for w in codec_check.cut(*u)])
+def _classifier() -> codec_check.WordClassifier:
+    return codec_check.WordClassifier(
+        [w for u in _utterances(12, seed=0) for w in codec_check.cut(*u)]
+    )
 
 
 def test_words_are_cut_from_their_first_frame_to_the_next_words():
@@ -44,27 +46,27 @@ def test_an_utterance_without_words_is_cut_into_none():
 
 
 def test_a_perfect_codec_keeps_the_ceiling_and_a_deaf_one_falls_to_chance():
-    listener, held_out = _listener(), _utterances(10, seed=1)
+    classifier, held_out = _classifier(), _utterances(10, seed=1)
     clean = [samples for samples, _ in held_out]
-    perfect = codec_check.check(listener, held_out, clean)
+    perfect = codec_check.check(classifier, held_out, clean)
     assert perfect.original == perfect.codec >= 0.95
     assert (perfect.words, perfect.vocabulary) == (40, 3)
     rng = np.random.default_rng(2)
     noise = [rng.standard_normal(len(x)).astype(np.float32) for x in clean]
-    deaf = codec_check.check(listener, held_out, noise)
+    deaf = codec_check.check(classifier, held_out, noise)
     assert deaf.original == perfect.original
     assert deaf.codec < 0.6 and 1 / 3 <= deaf.chance < 0.6
 
 
 def test_a_codec_may_return_another_length():
-    listener, held_out = _listener(), _utterances(3, seed=3)
-    longer = codec_check.check(listener, held_out, [np.pad(x, (0, 700)) for x, _ in held_out])
-    shorter = codec_check.check(listener, held_out, [x[:-40] for x, _ in held_out])
+    classifier, held_out = _classifier(), _utterances(3, seed=3)
+    longer = codec_check.check(classifier, held_out, [np.pad(x, (0, 700)) for x, _ in held_out])
+    shorter = codec_check.check(classifier, held_out, [x[:-40] for x, _ in held_out])
     assert longer.codec == longer.original and shorter.codec >= 0.9
 
 
 def test_summary_is_plain_json():
-    result = codec_check.Result(0.98765, 0.5, 0.1, 40, 3)
+    result = codec_check.CodecAccuracy(0.98765, 0.5, 0.1, 40, 3)
     assert codec_check.summary(result) == {
         "original": 0.9877,
         "codec": 0.5,

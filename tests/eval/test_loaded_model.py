@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 
 from mvjax import files, types
-from mvjax.codec import mimi
+from mvjax.codec import interface, mimi
 from mvjax.config import schema
 from mvjax.dialogues import speech
 from mvjax.digits import frozen_models, world
@@ -48,7 +48,7 @@ def toy() -> eval_model.LoadedModel:
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(files.resolve(frozen_models.FROZEN.tokenizer))
     )
-    return eval_model.LoadedModel(config, params, codec, tokenizer)
+    return eval_model.LoadedModel(config, params, interface.Flax(codec, CODEC), tokenizer)
 
 
 def _pictures(n: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_written_answers_do_not_depend_on_the_batch(toy, monkeypatch):
     questions = ["what digit is this", "where is it", "is it red", "what do you see", "is it a two"]
     pictures = _pictures(5)
     together = toy.answer_text(questions, pictures, has_image=True)
-    monkeypatch.setattr(eval_model, "ROWS", 2)
+    monkeypatch.setattr(eval_model, "BATCH_SIZE", 2)
     assert toy.answer_text(questions, pictures, has_image=True) == together
     blind = toy.answer_text(questions[:1] * 2, pictures[:2], has_image=False)
     assert blind[0] == blind[1]
@@ -71,12 +71,13 @@ def test_conversations_do_not_depend_on_the_batch_and_gates_match_the_stream(toy
     pictures = _pictures(5)
     together = toy.converse(user, pictures)
     assert together.text_ids.shape == (5, 11) and together.audio_codes.shape == (5, Q, 11)
-    monkeypatch.setattr(eval_model, "ROWS", 2)
+    monkeypatch.setattr(eval_model, "BATCH_SIZE", 2)
     again = toy.converse(user, pictures)
     np.testing.assert_array_equal(again.text_ids, together.text_ids)
     np.testing.assert_array_equal(again.audio_codes, together.audio_codes)
-    codes = np.concatenate([together.text_ids[:, None], together.audio_codes, user], axis=1)
-    gates = toy.gates(codes[:1].astype(np.int32), pictures[0])
+    np.testing.assert_array_equal(together.user_codes, user)
+    first = eval_model.Streams(*(stream[:1] for stream in together))
+    gates = toy.gate_activation(first, pictures[0])
     assert gates.shape == (3, 11) and (gates > 0).all() and np.ptp(gates) > 0
 
 
@@ -84,7 +85,7 @@ def test_words_skip_silence_and_know_their_frame(toy):
     m, tokenizer = MODEL, toy.tokenizer
     seven, red = tokenizer.encode("seven"), tokenizer.encode("red")
     ids = np.array([m.text_pad, m.text_epad, *seven, m.text_pad, -1, *red, m.text_pad])
-    assert toy.words(ids) == "seven red"
+    assert toy.decode_text(ids) == "seven red"
     assert toy.timed_words(ids) == [("seven", 2), ("red", 4 + len(seven))]
     spelled = tokenizer.encode("qx")  # no piece of its own: letters
     assert len(spelled) > 1 and toy.timed_words(np.array(spelled)) == [("qx", 0)]
@@ -94,12 +95,12 @@ def test_clips_keep_their_order_and_length(toy, monkeypatch):
     rng = np.random.default_rng(1)
     sizes = [3 * FRAME, 2 * FRAME - 5, 7 * FRAME]
     clips = [rng.standard_normal(n).astype(np.float32) for n in sizes]
-    monkeypatch.setattr(eval_model, "_CODEC_ROWS", 2)
-    together = toy.hear(clips)
+    monkeypatch.setattr(eval_model, "_CODEC_BATCH_SIZE", 2)
+    together = toy.encode_audio(clips)
     assert [c.shape for c in together] == [(Q, 3), (Q, 2), (Q, 7)]
     for clip, codes in zip(clips, together, strict=True):
-        np.testing.assert_array_equal(toy.hear([clip])[0], codes)
-    sounds = toy.say(together)
+        np.testing.assert_array_equal(toy.encode_audio([clip])[0], codes)
+    sounds = toy.decode_audio(together)
     assert [len(s) for s in sounds] == [3 * FRAME, 2 * FRAME, 7 * FRAME]
 
 
@@ -108,17 +109,17 @@ def test_a_conversation_is_traced_by_topic(toy):
     script = [("image", "what is it"), ("small talk", "hello")]
     trace = switching.converse(toy, script, _pictures(1)[0], voice)
     first, second = trace.exchanges
-    T = trace.opening.shape[1]
+    T = trace.activation.shape[1]
     assert first.frames[0] == 0 and first.frames[1] == second.frames[0] and second.frames[1] == T
-    assert trace.opening.shape == (3, T) and len(trace.audio) == T * FRAME
+    assert trace.activation.shape == (3, T) and len(trace.audio) == T * FRAME
     assert [e.topic for e in trace.exchanges] == ["image", "small talk"]
     said = [w for w, f in trace.words if f < first.frames[1]]
     assert first.said.split() == said
     for exchange in (e for e in trace.exchanges if e.said):
-        assert 0 < exchange.opening <= exchange.peak < 1
+        assert 0 < exchange.activation <= exchange.peak < 1
 
 
-def test_openings_ignore_silence():
+def test_mean_activations_ignore_silence():
     nan = float("nan")
     exchanges = [
         switching.Exchange("image", "q", "a", (0, 3), 0.2, 0.5),
@@ -126,7 +127,7 @@ def test_openings_ignore_silence():
         switching.Exchange("image", "q", "", (5, 7), nan, nan),
         switching.Exchange("small talk", "q", "", (7, 8), nan, nan),
     ]
-    trace = switching.Trace(exchanges, np.zeros((2, 8)), [], np.zeros(8))
-    assert switching.mean_opening(trace, "image") == pytest.approx(0.3)
-    assert switching.mean_peak(trace, "image") == pytest.approx(0.55)
-    assert np.isnan(switching.mean_opening(trace, "small talk"))
+    trace = switching.GateTrace(exchanges, np.zeros((2, 8)), [], np.zeros(8))
+    assert trace.mean_activation("image") == pytest.approx(0.3)
+    assert trace.mean_peak("image") == pytest.approx(0.55)
+    assert np.isnan(trace.mean_activation("small talk"))

@@ -7,10 +7,10 @@ import pytest
 from mvjax.eval import metrics
 
 
-def _answers(marks: dict[str, str]) -> list[metrics.Answer]:
+def _answers(marks: dict[str, str]) -> list[metrics.ScoredAnswer]:
     """{"digit": "110"} -> two right answers and a wrong one."""
     return [
-        metrics.Answer(f"{kind}-{i}", kind, "what is it", "seven", mark == "1")
+        metrics.ScoredAnswer(f"{kind}-{i}", kind, "what is it", "seven", mark == "1")
         for kind, row in marks.items()
         for i, mark in enumerate(row)
     ]

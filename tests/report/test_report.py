@@ -46,7 +46,9 @@ def _report() -> html_lib.Report:
         answer_audio=np.zeros(960, np.float32),
         correct=True,
     )
-    rows = metrics.table({"text": [metrics.Answer("a", "digit", "q", "s", True)], "audio": []})
+    rows = metrics.table(
+        {"text": [metrics.ScoredAnswer("a", "digit", "q", "s", True)], "audio": []}
+    )
     gates = plots.gates(
         rng.random((3, 20)), looks=[(0, 9)], talks=[(9, 20)], words=[("red", 4)], asked=[("hm", 1)]
     )
