@@ -8,7 +8,10 @@ import pytest
 
 from mvjax import gates, tree
 from mvjax.config import schema
+from mvjax.export import agreement
 from mvjax.export import folder as export_folder
+from mvjax.runtimes import folder as folder_lib
+from mvjax.runtimes import loading
 from mvjax.weights import big_vision, kyutai, rules
 
 # B=1 S=9 D=24 E=20 F=66 N=2 H=12 L=3 K=6 Q=3 V=37 C=13 G=3; depformer d=16 n=4 h=4 f=44 L=2
@@ -61,15 +64,10 @@ def write(config, target, folder, *, params=None, **how):
     return params, export_folder.export(params, run, target, folder / target, **how)
 
 
-def open_runtime(target, folder, **options):
-    """Opens an exported folder; skips where the runtime's package is not installed."""
-    if target in ("torch", "candle"):
-        pytest.importorskip("torch")
-        from mvjax.runtimes.torch import runtime as module
-    else:
-        pytest.importorskip("mlx.core")
-        from mvjax.runtimes.mlx import runtime as module
-    return module.Runtime(folder, **options)
+def open_model(folder):
+    """Loads an exported folder; skips where the runtime's package is not installed."""
+    pytest.importorskip("mlx.core" if folder_lib.layout(folder) == "mlx" else "torch")
+    return loading.open_folder(folder)
 
 
 def inputs(frames, model=TOY):
@@ -80,8 +78,11 @@ def inputs(frames, model=TOY):
     return pixels, rng.integers(0, model.audio_vocab, (users, frames))
 
 
-def talk(runtime, frames):
-    """What a runtime says in a conversation about an image."""
-    pixels, user = inputs(frames)
-    runtime.image(pixels)
-    return [runtime.step(user[:, t]) for t in range(frames)]
+def talk(model, frames):
+    """What a model says in a conversation about an image, by greedy decoding, with probes."""
+    return agreement.talk(model, *inputs(frames))
+
+
+def stacked(frames, name):
+    """A probe of every frame."""
+    return np.stack([getattr(frame.probes, name) for frame in frames])

@@ -2,9 +2,10 @@
 
 Three questions. *Values*: does the reloaded file hold the model's weights, rounded as its format rounds?
 *Computation*: does the runtime compute what JAX computes with the reloaded weights? Both sides talk on
-their own, greedily, and their tokens are compared; then JAX is told the runtime's tokens and every text and
-audio logit, gate and layer of every frame is compared. *Loss*, if the format rounds: the same against the
-model as trained. The verdict is "pass", "lossy" (the file is right, and its loss is stated) or "fail".
+their own, by greedy decoding, and their tokens are compared; then JAX scores the runtime's tokens (teacher
+forcing), and every text and audio logit, gate and layer of every frame is compared. *Loss*, if the format
+rounds: the same against the model as trained. The verdict is "pass", "lossy" (the file is right, and its
+loss is stated) or "fail".
 
 Besides the parameters that it is given, one whole model at a time is in memory, in float32: first the
 runtime's, then that of JAX with the reloaded weights, then that of JAX as trained. Files and parameters are
@@ -16,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,17 +30,11 @@ from mvjax import tree
 from mvjax.config import schema
 from mvjax.export import agreement, deviations, targets
 from mvjax.export import folder as export_folder
+from mvjax.runtimes import interface, loading
 from mvjax.weights import candle, checksums, frozen_files, lazy, placement
 
-# By name, since `weights` comes before `stream`, and the runtimes need packages that may be absent.
-MIN_FRAMES = 100  # that a certificate says something about
+MIN_FRAMES = 100  # of a conversation that a certificate is about
 
-_RUNTIMES = {
-    "torch": "mvjax.runtimes.torch.runtime",
-    "mlx": "mvjax.runtimes.mlx.runtime",
-    "candle": "mvjax.runtimes.torch.runtime",
-}
-_EXTRAS = {"torch": "torch", "mlx": "mlx", "candle": "torch,candle"}
 _ALSO = {"candle": ", on the reloaded files; kyuteye_rs itself was not run"}
 
 
@@ -80,16 +74,16 @@ def certify(
     if T < MIN_FRAMES:
         raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
     model = _as_trained(config.model)
-    outs = _talk(folder, target, pixels, user_codes)
+    runtime, frames = _talk(folder, pixels, user_codes)
     weights = folder / targets.weight_file(target, quantization)
     reloaded = export_folder.open_exported(weights, config.model, target, dtype=np.float32)
     compare = functools.partial(
-        agreement.compare, model=model, pixels=pixels, user=user_codes, outs=outs
+        agreement.compare, model=model, pixels=pixels, user=user_codes, frames=frames
     )
     certificate = {
         "target": target,
         "upstream": targets.UPSTREAM[target],
-        "runtime": f"{_RUNTIMES[target]}{_ALSO.get(target, '')}",
+        "runtime": f"{runtime}{_ALSO.get(target, '')}",
         **_files(weights),
         "stored_as": quantization or dtype or "as trained",
         "frames": T,
@@ -134,25 +128,12 @@ def _as_trained(model: schema.ModelConfig) -> schema.ModelConfig:
     )
 
 
-def _runtime_module(target: targets.Target) -> Any:
-    try:
-        return importlib.import_module(_RUNTIMES[target])
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the {target} runtime needs {error.name!r}: pip install 'mvjax[{_EXTRAS[target]}]'"
-        ) from error
-
-
 def _talk(
-    folder: Path,
-    target: targets.Target,
-    pixels: Float[np.ndarray, "1 height width 3"],
-    user_codes: Int[np.ndarray, "U T"],
-) -> list[Any]:
-    """Returns what the runtime says; it is gone afterwards."""
-    runtime = _runtime_module(target).Runtime(folder)
-    runtime.image(np.asarray(pixels, np.float32))
-    return [runtime.step(user_codes[:, t]) for t in range(user_codes.shape[1])]
+    folder: Path, pixels: Float[np.ndarray, "1 height width 3"], user_codes: Int[np.ndarray, "U T"]
+) -> tuple[str, list[interface.Frame]]:
+    """Returns the runtime's module and its frames; its weights are freed before JAX's are loaded."""
+    model = loading.open_folder(folder)
+    return type(model).__module__, agreement.talk(model, np.asarray(pixels, np.float32), user_codes)
 
 
 def _loss(compared: dict[str, Any]) -> dict[str, Any]:

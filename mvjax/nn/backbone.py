@@ -85,6 +85,8 @@ class Block(nn.Module):
             opening = jnp.where(has_image, opening, jnp.zeros_like(opening))
         # told where it goes, the partitioner gathers the weights of MLP out, not the wider hidden units
         x = x + self.compute.rows(self.mlp(self.norm2(x)))
+        self.sow("intermediates", "hidden", x)  # for probes of a runtime; else nothing
+        self.sow("intermediates", "gate_activation", opening)
         return (x, cache), opening
 
     def keys_values(
@@ -204,7 +206,7 @@ def _stacked(config: schema.ModelConfig, compute: compute_lib.Compute) -> Any:
     """Returns the blocks as a scan over layers; parameters get a leading L axis."""
     own_kv = 0 if config.cross_attention.share == "none" else nn.broadcast
     common = {
-        "variable_axes": {"params": 0},
+        "variable_axes": {"params": 0, "intermediates": 0},
         "split_rngs": {"params": True},
         "length": config.backbone.layers,
     }

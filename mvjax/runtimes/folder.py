@@ -1,4 +1,4 @@
-"""Reads what an exported folder says about its model: sizes, delays, gate and norms."""
+"""Reads the config of an export folder, in each of the three layouts: sizes, delays, gate and norms."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 import yaml
 
+from mvjax.runtimes import interface
+
+Layout = Literal["torch", "mlx", "candle"]
 NormKind = Literal["mean_square", "variance"]
 GateKind = Literal["none", "constant", "conditional"]
 Activation = Literal["sigmoid", "tanh"]
@@ -35,8 +38,8 @@ _TORCH_NORMS: dict[str, tuple[NormKind, float]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
-    """The image encoder; widths come from its tensors."""
+class EncoderConfig:
+    """The SigLIP image encoder; widths come from its tensors."""
 
     layers: int
     heads: int
@@ -54,20 +57,20 @@ class Quantized:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scope:
+class FrameRange:
     """Frames that see the image."""
 
     start: int
     frames: int | None  # None: to the end
 
     def __contains__(self, frame: int) -> bool:
-        """Whether a frame does."""
+        """Whether a frame sees it."""
         return self.start <= frame and (self.frames is None or frame < self.start + self.frames)
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """What the tensors alone do not say."""
+class ExportedConfig:
+    """What the tensors alone do not say, in one form for all layouts."""
 
     weights: Path
     layers: int
@@ -80,17 +83,46 @@ class Model:
     image_norm: tuple[NormKind, float]
     gate: GateKind
     activation: Activation
-    looking: tuple[int, ...]  # the layers that have cross-attention
-    scope: Scope
+    image_layers: tuple[int, ...]  # those with cross-attention
+    scope: FrameRange
     delays: tuple[int, ...]
     codebooks_out: int
     text_vocab: int
     audio_vocab: int
-    encoder: Encoder
+    encoder: EncoderConfig
     quantized: Quantized | None = None
 
+    @property
+    def sizes(self) -> interface.Sizes:
+        """What a caller of the runtime needs to know."""
+        return interface.Sizes(
+            delays=self.delays,
+            codebooks_out=self.codebooks_out,
+            text_vocab=self.text_vocab,
+            audio_vocab=self.audio_vocab,
+            image_size=self.encoder.image_size,
+        )
 
-def read_torch(folder: Path) -> Model:
+
+def layout(folder: Path) -> Layout:
+    """Returns which upstream runtime a folder is laid out for.
+
+    Raises:
+      ValueError: if it is no export folder.
+    """
+    if is_candle(folder):
+        return "candle"
+    if (folder / _TORCH_CONFIG).is_file():
+        return "torch"
+    if (folder / _MLX_CONFIG).is_file():
+        return "mlx"
+    raise ValueError(
+        f"{folder}: expected {_TORCH_CONFIG} (torch), {_MLX_CONFIG} (mlx) or {_CANDLE_CONFIGS[0]} (candle),"
+        " found none of them; give a folder that `mvjax export` wrote"
+    )
+
+
+def read_torch(folder: Path) -> ExportedConfig:
     """Reads a folder in the layout of kyuteye_pt.
 
     Raises:
@@ -100,7 +132,7 @@ def read_torch(folder: Path) -> Model:
     c = _Keys(path, yaml.safe_load(_text(path)))
     gating = c["xa_gating"]
     conditional = "conditional" if c["xa_conditional_gating"] else "constant"
-    return Model(
+    return ExportedConfig(
         weights=folder / c["model"],
         layers=c["num_layers"],
         heads=c["num_heads"],
@@ -112,8 +144,8 @@ def read_torch(folder: Path) -> Model:
         image_norm=_TORCH_NORMS[c["norm_xa"]],
         gate="none" if gating == "none" else conditional,
         activation="sigmoid" if gating == "none" else gating,
-        looking=tuple(c["xa_layers"]) or tuple(range(c["num_layers"])),
-        scope=Scope(c["xa_start"], None if c["xa_end"] == "end" else c["xa_end"]),
+        image_layers=tuple(c["xa_layers"]) or tuple(range(c["num_layers"])),
+        scope=FrameRange(c["xa_start"], None if c["xa_end"] == "end" else c["xa_end"]),
         delays=tuple(c["delays"]),
         codebooks_out=c["dep_q"],
         text_vocab=c["text_card"],
@@ -122,14 +154,14 @@ def read_torch(folder: Path) -> Model:
     )
 
 
-def read_mlx(folder: Path) -> Model:
+def read_mlx(folder: Path) -> ExportedConfig:
     """Reads a folder in the layout of kyuteye_mlx; errors as `read_torch`."""
     path = folder / _MLX_CONFIG
     c = _Keys(path, _json(path))
     backbone, depformer = _Keys(path, c["transformer"]), _Keys(path, c["depformer"])
     depth, norm = _Keys(path, depformer["transformer"]), _Keys(path, c["image_norm"])
     quantized = c["quantization"]
-    return Model(
+    return ExportedConfig(
         weights=folder / c["moshi_name"],
         layers=backbone["num_layers"],
         heads=backbone["num_heads"],
@@ -141,8 +173,10 @@ def read_mlx(folder: Path) -> Model:
         image_norm=(norm["kind"], norm["eps"]),
         gate="none" if backbone["xa_gating"] == "none" else "conditional",
         activation="sigmoid",
-        looking=tuple(range(backbone["num_layers"])),
-        scope=Scope(max(backbone["xa_start"] - 1, 0), None),  # upstream counts before it compares
+        image_layers=tuple(range(backbone["num_layers"])),
+        scope=FrameRange(
+            max(backbone["xa_start"] - 1, 0), None
+        ),  # upstream counts before it compares
         delays=(0, *c["audio_delays"]),
         codebooks_out=depformer["num_slices"],
         text_vocab=c["text_out_vocab_size"],
@@ -157,12 +191,12 @@ def is_candle(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _CANDLE_CONFIGS)
 
 
-def read_candle(folder: Path) -> Model:
-    """Reads a folder in the layout of kyuteye_rs, with mvjax's own key; errors as `read_torch`."""
-    there = [name for name in _CANDLE_CONFIGS if (folder / name).is_file()]
-    path = folder / (there or _CANDLE_CONFIGS)[0]
+def read_candle(folder: Path) -> ExportedConfig:
+    """Reads a folder in the layout of kyuteye_rs, with the key of mvjax; errors as `read_torch`."""
+    present = [name for name in _CANDLE_CONFIGS if (folder / name).is_file()]
+    path = folder / (present or _CANDLE_CONFIGS)[0]
     c = _Keys(path, _json(path))
-    told, own = _Keys(path, c["lm_config"]), _Keys(path, c["mvjax"])
+    lm, own = _Keys(path, c["lm_config"]), _Keys(path, c["mvjax"])
     norm = _Keys(path, own["image_norm"])
     if c["cross_attention_gating"] not in _CANDLE_GATES:
         raise ValueError(
@@ -170,7 +204,7 @@ def read_candle(folder: Path) -> Model:
             f" {c['cross_attention_gating']!r}; export again"
         )
     gate, activation = _CANDLE_GATES[c["cross_attention_gating"]]
-    return Model(
+    return ExportedConfig(
         weights=folder / c["lm_model_file"],
         layers=own["num_layers"],
         heads=own["num_heads"],
@@ -182,12 +216,12 @@ def read_candle(folder: Path) -> Model:
         image_norm=(norm["kind"], norm["eps"]),
         gate=gate,
         activation=activation,
-        looking=tuple(range(own["num_layers"])),
-        scope=Scope(own["xa_start"], None),
+        image_layers=tuple(range(own["num_layers"])),
+        scope=FrameRange(own["xa_start"], None),
         delays=tuple(own["delays"]),
-        codebooks_out=told["generated_audio_codebooks"],
-        text_vocab=told["text_start_token"],
-        audio_vocab=told["audio_vocab_size"] - 1,
+        codebooks_out=lm["generated_audio_codebooks"],
+        text_vocab=lm["text_start_token"],
+        audio_vocab=lm["audio_vocab_size"] - 1,
         encoder=_read_encoder(folder),
     )
 
@@ -206,10 +240,10 @@ class _Keys:
         return self.values[key]
 
 
-def _read_encoder(folder: Path) -> Encoder:
+def _read_encoder(folder: Path) -> EncoderConfig:
     path = folder / _ENCODER_CONFIG
     c = _Keys(path, _json(path))
-    return Encoder(
+    return EncoderConfig(
         layers=c["num_hidden_layers"],
         heads=c["num_attention_heads"],
         patch=c["patch_size"],

@@ -5,6 +5,7 @@ import functools
 import json
 import re
 
+import exported
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,8 @@ from mvjax.export import folder as export_folder
 from mvjax.export import runtime_configs, targets
 from mvjax.nn import model as model_lib
 from mvjax.nn import siglip
-from mvjax.runtimes.jax import generate, session
+from mvjax.runtimes.jax import generate
+from mvjax.runtimes.jax import model as jax_model
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -115,20 +117,19 @@ def test_streaming_steps(name, frames, tmp_path, monkeypatch, compare):
     pixels = jnp.asarray(images.normalize(upstream.image()))[None]
     mine = jax.jit(lambda p, x: run.apply({"params": p}, x, method="encode_images"))(params, pixels)
     compare("image features", mine, np.array(features), 1e-4)
-    kv = jax.jit(lambda p, x: run.apply({"params": p}, x, method="look"))(params, pixels)
+    live = jax_model.JaxModel(config, params)
+    kv = live.encode_image(np.asarray(pixels))
     for what, mine, kept in zip(("keys", "values"), kv, model.xa_cache.state, strict=True):
         compare(what, mine[0], np.array(kept)[0].swapaxes(0, 1), 1e-4)
-    live = session.Session(run)
-    state, outs = live.start(batch=1, kv=kv), []
-    for codes in user.T:
-        state, out = live.frame(params, state, jnp.asarray(codes)[None])
-        outs.append(jax.tree.map(lambda x: np.asarray(x[0]), out))
-    ours = jax.tree.map(lambda *x: np.stack(x), *outs)
-    compare.same("text ids", ours.text_ids, theirs[0])
-    compare.same("codec frames", ours.audio_codes, theirs[1])
-    compare("text logits", ours.text_logits, theirs[2], 1e-4)
-    compare("audio logits", ours.audio_logits, theirs[3], 1e-4)
-    np.testing.assert_array_equal(ours.gate > 0, scope(jnp.arange(frames)))
+    session = live.session(kv, probes=True)
+    outs = [session.step(codes) for codes in user.T]
+    compare.same("text ids", [out.text_token for out in outs], theirs[0])
+    none = np.full(8, -1)
+    spoken = [none if out.audio_codes is None else out.audio_codes for out in outs]
+    compare.same("codec frames", spoken, theirs[1])
+    compare("text logits", exported.stacked(outs, "text_logits"), theirs[2], 1e-4)
+    compare("audio logits", exported.stacked(outs, "audio_logits"), theirs[3], 1e-4)
+    np.testing.assert_array_equal([out.gate > 0 for out in outs], scope(jnp.arange(frames)))
     assert frames < 100 or len(np.unique(theirs[0])) > 20
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-import numpy as np
+import exported
 import pytest
 import test_kyuteye_mlx as plain
 import upstream
@@ -11,8 +11,8 @@ import upstream
 from mvjax import gates
 from mvjax.config import schema
 from mvjax.data import images
+from mvjax.export import agreement, runtime_configs
 from mvjax.export import folder as export_folder
-from mvjax.export import runtime_configs
 from mvjax.weights import quantize
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -42,16 +42,15 @@ def test_quantized_streaming_steps(mode, tmp_path, monkeypatch, compare):
     user = upstream.user_codes(FRAMES)
     theirs = plain.converse(model, embedder(mx.array(upstream.image())), user)
 
-    from mvjax.runtimes.mlx import runtime as mlx_runtime
+    from mvjax.runtimes.mlx import model as mlx_model
 
     told = runtime_configs.mlx_config(config, mode)
     (tmp_path / "config.json").write_text(json.dumps(told))
-    runtime = mlx_runtime.Runtime(tmp_path)
-    runtime.image(images.normalize(upstream.image())[None])
-    outs = [runtime.step(codes) for codes in user.T]
+    pixels = images.normalize(upstream.image())[None]
+    outs = agreement.talk(mlx_model.MlxModel(tmp_path), pixels, user)
     compare.same("text ids", [out.text_token for out in outs], theirs[0])
-    compare("text logits", np.stack([out.text_logits for out in outs]), theirs[2], 1e-4)
-    compare("audio logits", np.stack([out.audio_logits for out in outs]), theirs[3], 1e-4)
+    compare("text logits", exported.stacked(outs, "text_logits"), theirs[2], 1e-4)
+    compare("audio logits", exported.stacked(outs, "audio_logits"), theirs[3], 1e-4)
 
 
 @pytest.mark.parametrize("mode", ["q8", "q4"])

@@ -5,6 +5,7 @@ import dataclasses
 import types
 import unittest.mock
 
+import exported
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +15,10 @@ import yaml
 
 from mvjax import gates, scopes
 from mvjax.data import images
+from mvjax.export import agreement, runtime_configs
 from mvjax.export import folder as export_folder
-from mvjax.export import runtime_configs
 from mvjax.nn import model as model_lib
-from mvjax.runtimes.jax import session
+from mvjax.runtimes.jax import model as jax_model
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -181,17 +182,8 @@ def test_keys_and_values_once(tmp_path, compare):
 
 
 def talk(config, params, user, pixels):
-    """Returns what our session says of `user` [U, frames], one entry a call."""
-    model = model_lib.VisionSpeech(config)
-    look = jax.jit(lambda p, x: model.apply({"params": p}, x, method="look"))
-    kv = look(params, jnp.asarray(pixels))
-    live = session.Session(model)
-    state = live.start(batch=1, kv=kv)
-    outs = []
-    for codes in user.T:
-        state, out = live.frame(params, state, jnp.asarray(codes)[None])
-        outs.append(jax.tree.map(lambda x: np.asarray(x[0]), out))
-    return jax.tree.map(lambda *x: np.stack(x), *outs)
+    """Returns the frames of our session that is given `user` [U, frames], and shown `pixels`."""
+    return agreement.talk(jax_model.JaxModel(config, params), pixels, user)
 
 
 @torch.no_grad()
@@ -235,11 +227,11 @@ def test_200_streaming_steps(fields, tmp_path, compare):
         tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]
     theirs = converse(gen, gen.precompte_ca_kv(tokens), user)
     ours = talk(config, params, user, pixels)
-    compare.same("text ids", ours.text_ids[:-1], theirs.text)
-    compare.same("codec frames", ours.audio_codes[1:], theirs.frames)
-    compare("text logits", ours.text_logits, theirs.text_logits, 1e-4)
-    compare("audio logits", ours.audio_logits, theirs.audio_logits, 1e-4)
-    compare("gate opening", ours.gate[1:], theirs.gates, 1e-5)
+    compare.same("text ids", [frame.text_token for frame in ours[:-1]], theirs.text)
+    compare.same("codec frames", [frame.audio_codes for frame in ours[1:]], theirs.frames)
+    compare("text logits", exported.stacked(ours, "text_logits"), theirs.text_logits, 1e-4)
+    compare("audio logits", exported.stacked(ours, "audio_logits"), theirs.audio_logits, 1e-4)
+    compare("gate activation", [frame.gate for frame in ours[1:]], theirs.gates, 1e-5)
     assert len(np.unique(theirs.text)) > 20 and theirs.gates.std() > 1e-3
     blind = converse(gen, None, user)
     assert np.any(blind.text != theirs.text)
@@ -256,6 +248,6 @@ def test_scopes_in_streaming_steps(name, tmp_path, compare):
         tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]
     theirs = converse(gen, gen.precompte_ca_kv(tokens), user)
     ours = talk(config, params, user, pixels)
-    compare("text logits", ours.text_logits, theirs.text_logits, 1e-4)
-    compare("audio logits", ours.audio_logits, theirs.audio_logits, 1e-4)
-    compare("gate opening", ours.gate[1:], theirs.gates, 1e-5)
+    compare("text logits", exported.stacked(ours, "text_logits"), theirs.text_logits, 1e-4)
+    compare("audio logits", exported.stacked(ours, "audio_logits"), theirs.audio_logits, 1e-4)
+    compare("gate activation", [frame.gate for frame in ours[1:]], theirs.gates, 1e-5)

@@ -29,7 +29,7 @@ def assert_same(outs, others, atol=0.0):
         [out.audio_tokens for out in outs], [out.audio_tokens for out in others]
     )
     for field in ("text_logits", "audio_logits", "gates", "hidden"):
-        a, b = (np.stack([getattr(out, field) for out in side]) for side in (outs, others))
+        a, b = (exported.stacked(side, field) for side in (outs, others))
         np.testing.assert_allclose(a, b, atol=atol, rtol=0, err_msg=field)
 
 
@@ -64,7 +64,7 @@ def test_candle_folders_run_as_torch_folders(gate, tmp_path):
     config = exported.with_adapters(gate=gate)
     _, folder = exported.write(config, "torch", tmp_path)
     _, other = exported.write(config, "candle", tmp_path)
-    one, two = (exported.open_runtime("torch", place) for place in (folder, other))
+    one, two = (exported.open_model(place) for place in (folder, other))
     assert_same_weights(one, two)
     assert_same(exported.talk(one, FRAMES), exported.talk(two, FRAMES), atol=1e-4)
 
@@ -78,28 +78,26 @@ def test_a_gguf_runs_as_its_dequantized_weights(tmp_path):
     weights = folder / "model.q8_0.gguf"
     loaded = export_folder.load_exported(weights, toy.QUANTIZABLE, "candle", dtype=np.float32)
     _, other = exported.write(toy.QUANTIZABLE, "torch", tmp_path, params=loaded)
-    first, again = (exported.talk(exported.open_runtime("candle", folder), 6) for _ in range(2))
+    first, again = (exported.talk(exported.open_model(folder), 6) for _ in range(2))
     assert_same(first, again)
-    assert_same_weights(
-        exported.open_runtime("candle", folder), exported.open_runtime("torch", other)
-    )
-    assert_same(first, exported.talk(exported.open_runtime("torch", other), 6), atol=1e-4)
+    assert_same_weights(exported.open_model(folder), exported.open_model(other))
+    assert_same(first, exported.talk(exported.open_model(other), 6), atol=1e-4)
     (folder / "model_vision_tower_unquant.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="model_vision_tower_unquant"):
-        exported.open_runtime("candle", folder)
+        exported.open_model(folder)
 
 
 @pytest.mark.parametrize("mode", ["q8", "q4"])
 def test_quantized_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
     pytest.importorskip("mlx.core")
-    from mvjax.runtimes.mlx import runtime as mlx_runtime
+    from mvjax.runtimes.mlx import layers
 
     params, config = toy.quantizable_params(), toy.QUANTIZABLE
     _, folder = exported.write(config, "mlx", tmp_path, params=params, quantization=mode)
-    first, again = (exported.talk(mlx_runtime.Runtime(folder), 5) for _ in range(2))
+    first, again = (exported.talk(exported.open_model(folder), 5) for _ in range(2))
     assert_same(first, again)
-    monkeypatch.setattr(mlx_runtime, "_on_cpu", lambda: False)
-    native = mlx_runtime.Runtime(folder)
+    monkeypatch.setattr(layers, "on_cpu", lambda: False)
+    native = exported.open_model(folder)
     assert "text_linear.scales" in native.weights
     assert "img_embedder.model.encoder.layers.0.mlp.fc1.scales" not in native.weights
     assert_same(first, exported.talk(native, 5), atol=1e-3)
@@ -113,21 +111,21 @@ def test_a_quantized_file_that_is_not_what_its_config_says(tmp_path):
     text = path.read_text()
     path.write_text(json.dumps(json.loads(text) | {"quantization": {"bits": 8, "group_size": 32}}))
     with pytest.raises(ValueError, match=r"model\.q4\.safetensors: not as its config says"):
-        exported.open_runtime("mlx", folder)
+        exported.open_model(folder)
     path.write_text(text)
     tensors = safetensors_io.read(folder / "model.q4.safetensors")
     del tensors["depformer.slices.1.linear_in.scales"]
     safetensors_io.write(folder / "model.q4.safetensors", tensors)
     with pytest.raises(ValueError, match=r"depformer\.slices\.1\.linear_in\.scales"):
-        exported.open_runtime("mlx", folder)
+        exported.open_model(folder)
 
 
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_folders_and_images_that_do_not_fit(target, tmp_path):
     _, folder = exported.write(TOY, target, tmp_path)
-    runtime = exported.open_runtime(target, folder)
+    model = exported.open_model(folder)
     with pytest.raises(ValueError, match=r"expected \[1, 12, 12, 3\], got \[1, 8, 12, 3\]"):
-        runtime.image(np.zeros((1, 8, 12, 3), np.float32))
+        model.encode_image(np.zeros((1, 8, 12, 3), np.float32))
     path = folder / export_folder.config_file(target)
     text = path.read_text()
     path.write_text(text.replace("num_layers", "n_layers"))

@@ -1,4 +1,4 @@
-"""The token state machine, and the PyTorch and MLX runtimes against the JAX model."""
+"""Delays and sampling on the host, and the PyTorch and MLX runtimes against the JAX model."""
 
 import dataclasses
 
@@ -10,9 +10,10 @@ import pytest
 
 from mvjax import gates, scopes
 from mvjax.config import schema
-from mvjax.export import targets
+from mvjax.export import agreement, targets
 from mvjax.nn import model as model_lib
-from mvjax.runtimes import delays
+from mvjax.runtimes import delays, interface
+from mvjax.runtimes import sampling as host_sampling
 
 TOY = exported.TOY
 GATES = {
@@ -50,17 +51,20 @@ def jax_logits(config, params, pixels, outs, user):
 def assert_agree(config, params, pixels, outs, user):
     text, audio, gate = jax_logits(config, params, pixels, outs, user)
     T = len(outs)
-    np.testing.assert_allclose(np.stack([o.text_logits for o in outs]), text, atol=1e-4)
+    np.testing.assert_allclose(exported.stacked(outs, "text_logits"), text, atol=1e-4)
     for q, d in enumerate(config.delays[1 : 1 + config.codebooks_out]):
-        said = np.stack([out.audio_logits[q] for out in outs[d:]])
+        said = exported.stacked(outs[d:], "audio_logits")[:, q]
         np.testing.assert_allclose(said, audio[: T - d, q], atol=1e-4)
-    np.testing.assert_allclose(np.stack([out.gates for out in outs]), gate, atol=1e-4)
+    np.testing.assert_allclose(exported.stacked(outs, "gates"), gate, atol=1e-4)
     np.testing.assert_allclose([out.gate for out in outs], gate.mean(axis=1), atol=1e-4)
 
 
 def test_columns_follow_the_table_of_the_reference():
     # streams: text, two of the assistant's, two of the user's; reference section 5.2, Rust and MLX
-    machine = delays.Timeline((0, 0, 1, 0, 1), codebooks_out=2, text_vocab=90, audio_vocab=80)
+    sizes = interface.Sizes(
+        delays=(0, 0, 1, 0, 1), codebooks_out=2, text_vocab=90, audio_vocab=80, image_size=0
+    )
+    buffer = delays.DelayBuffer(sizes)
     user = [np.array([100 * (s + 1), 100 * (s + 1) + 1]) for s in range(12)]
     text = [10 + s for s in range(12)]
     audio = [np.array([1000 * (s + 1), 1000 * (s + 1) + 1]) for s in range(12)]
@@ -71,36 +75,44 @@ def test_columns_follow_the_table_of_the_reference():
             want = [text[0], audio[0][0], 80, user[0][0], 80]
         else:
             want = [text[s - 1], audio[s - 1][0], audio[s - 1][1], user[s - 1][0], user[s - 2][1]]
-        assert machine.column().tolist() == want, s
-        assert machine.told().tolist() == [-2, 80 if s == 0 else -2]
-        codes = machine.push(text[s], audio[s], user[s])
+        assert buffer.column(user[s]).tolist() == want, s
+        assert buffer.forced_audio(None).tolist() == [-2, 80 if s == 0 else -2]
+        assert buffer.forced_audio(np.array([7, 8])).tolist() == [7, 80 if s == 0 else 8]
+        codes = buffer.push(text[s], audio[s])
         if s == 0:
             assert codes is None
         else:
             assert codes.tolist() == [audio[s - 1][0], audio[s][1]]
-    machine.reset()
-    assert machine.column().tolist() == [90, 80, 80, 80, 80]
+    buffer.reset()
+    assert buffer.column(user[0]).tolist() == [90, 80, 80, 80, 80]
 
 
-def test_sampler():
+def test_sampling_on_the_host():
     logits = np.array([0.0, 3.0, 1.0, 2.0], np.float32)
-    assert delays.Sampler()(logits) == 1
-    draws = [delays.Sampler(temperature=5.0, top_k=2, seed=s)(logits) for s in range(40)]
-    assert set(draws) == {1, 3}
-    one, other = (delays.Sampler(temperature=5.0, seed=0) for _ in range(2))
-    drawn = [one(logits) for _ in range(80)]
-    assert set(drawn) == {0, 1, 2, 3}
-    assert drawn == [other(logits) for _ in range(80)]
+
+    def draw(sampling, seed):
+        return host_sampling.sample(logits, sampling, np.random.default_rng(seed))
+
+    assert draw(interface.GREEDY, 0) == 1
+    top_2 = interface.Sampling(temperature=5.0, top_k=2)
+    assert {draw(top_2, seed) for seed in range(40)} == {1, 3}
+    whole, streams = interface.Sampling(temperature=5.0), []
+    for _ in range(2):
+        sampler = host_sampling.HostSampler(whole, interface.GREEDY, seed=0)
+        streams.append([(sampler.text(logits), sampler.audio(logits)) for _ in range(80)])
+    assert {text for text, _ in streams[0]} == {0, 1, 2, 3}
+    assert {audio for _, audio in streams[0]} == {1}
+    assert streams[0] == streams[1]
+    with pytest.raises(ValueError, match="temperature 0 is greedy"):
+        interface.Sampling(temperature=-1.0)
 
 
 @pytest.mark.parametrize("name", GATES)
 def test_torch_agrees_with_jax_for_every_gate(name, tmp_path):
     config = toy(name)
     params, folder = exported.write(config, "torch", tmp_path)
-    runtime = exported.open_runtime("torch", folder)
     pixels, user = exported.inputs(FRAMES)
-    runtime.image(pixels)
-    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    outs = agreement.talk(exported.open_model(folder), pixels, user)
     assert_agree(config, params, pixels, outs, user)
 
 
@@ -118,20 +130,16 @@ def test_torch_agrees_with_jax_for_other_image_tokens_layers_and_biases(target, 
     adapters = schema.CrossAttentionConfig(**{"gate": gates.Conditional(3), **fields})
     config = dataclasses.replace(TOY, cross_attention=adapters)
     params, folder = exported.write(config, target, tmp_path)
-    runtime = exported.open_runtime(target, folder)
     pixels, user = exported.inputs(FRAMES)
-    runtime.image(pixels)
-    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    outs = agreement.talk(exported.open_model(folder), pixels, user)
     assert_agree(config, params, pixels, outs, user)
 
 
 def test_mlx_agrees_with_jax(tmp_path):
     config = toy("conditional_sigmoid")
     params, folder = exported.write(config, "mlx", tmp_path)
-    runtime = exported.open_runtime("mlx", folder)
     pixels, user = exported.inputs(FRAMES)
-    runtime.image(pixels)
-    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
+    outs = agreement.talk(exported.open_model(folder), pixels, user)
     assert_agree(config, params, pixels, outs, user)
 
 
@@ -141,69 +149,8 @@ def test_the_image_is_seen_within_the_scope_only(target, tmp_path):
     adapters = dataclasses.replace(TOY.cross_attention, gate=gates.Conditional(3), scope=scope)
     config = dataclasses.replace(TOY, cross_attention=adapters)
     params, folder = exported.write(config, target, tmp_path)
-    outs = exported.talk(exported.open_runtime(target, folder), FRAMES)
+    outs = exported.talk(exported.open_model(folder), FRAMES)
     last = 7 if target == "torch" else FRAMES
     assert [out.gate > 0 for out in outs] == [2 <= s < last for s in range(FRAMES)]
     if target == "torch":
         assert_agree(config, params, exported.inputs(FRAMES)[0], outs, exported.inputs(FRAMES)[1])
-
-
-@pytest.mark.parametrize("target", ["torch", "mlx"])
-def test_without_an_image_both_are_plain_moshi(target, tmp_path):
-    config = toy("conditional_sigmoid")
-    params, folder = exported.write(config, target, tmp_path)
-    runtime = exported.open_runtime(target, folder)
-    pixels, user = exported.inputs(FRAMES)
-    runtime.image(pixels)
-    seen = runtime.step(user[:, 0])
-    runtime.image(None)
-    runtime.reset()
-    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
-    assert_agree(config, params, None, outs, user)
-    assert not np.allclose(seen.text_logits, outs[0].text_logits, atol=1e-2)
-    assert seen.gate > 0
-    assert outs[0].gate == 0
-
-
-@pytest.mark.parametrize("target", ["torch", "mlx"])
-def test_reset_forced_tokens_and_seeds(target, tmp_path):
-    _, folder = exported.write(toy("conditional_sigmoid"), target, tmp_path)
-    pixels, user = exported.inputs(6)
-    greedy = exported.open_runtime(target, folder)
-    greedy.image(pixels)
-    first = [greedy.step(user[:, t]) for t in range(6)]
-    greedy.reset()
-    again = [greedy.step(user[:, t]) for t in range(6)]
-    np.testing.assert_array_equal(
-        [out.audio_logits for out in first], [out.audio_logits for out in again]
-    )
-    one, other = (
-        exported.open_runtime(target, folder, temperature=2.0, top_k=5, seed=seed)
-        for seed in (3, 3)
-    )
-    one.image(pixels)
-    other.image(pixels)
-    drawn = [one.step(user[:, t]) for t in range(6)]
-    assert [o.text_token for o in drawn] == [other.step(user[:, t]).text_token for t in range(6)]
-    assert [o.text_token for o in drawn] != [o.text_token for o in first]
-    greedy.reset()
-    told = [
-        greedy.step(user[:, t], text=out.text_token, audio=out.audio_tokens)
-        for t, out in enumerate(drawn)
-    ]
-    np.testing.assert_array_equal(
-        [out.text_logits for out in told], [out.text_logits for out in drawn]
-    )
-    assert told[0].audio_codes is None
-    np.testing.assert_array_equal(told[-1].audio_codes, drawn[-1].audio_codes)
-
-
-@pytest.mark.parametrize("target", ["torch", "mlx"])
-def test_absent_user_codes_add_nothing(target, tmp_path):
-    config = toy("conditional_sigmoid")
-    params, folder = exported.write(config, target, tmp_path)
-    runtime = exported.open_runtime(target, folder)
-    _, user = exported.inputs(FRAMES)
-    user[:, 3:7] = -1
-    outs = [runtime.step(user[:, t]) for t in range(FRAMES)]
-    assert_agree(config, params, None, outs, user)

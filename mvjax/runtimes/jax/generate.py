@@ -1,19 +1,19 @@
-"""Conversation with the JAX model: a whole recording, or a text-only row, in one scan over frames.
+"""Whole conversations with the JAX model, in one scan over frames: recordings, or text-only rows.
 
 At call s stream k (delay d) enters as its code of frame s - 1 - d, or as its initial id before the
 start; this is the training alignment, and the Rust/MLX column of reference section 5.2:
 
-    call s   text   semantic   acoustic (d = 1)    the depformer is told, for acoustic levels
-    0        V      C          C                   C (section 5.3)
-    1        w_0    a_0, u_0   C                   what it chose
-    2        w_1    a_1, u_1   a_0, u_0            what it chose
+    call s   text   semantic   acoustic (d = 1)    acoustic levels of the depth transformer
+    0        V      C          C                   teacher-forced with C (section 5.3)
+    1        w_0    a_0, u_0   C                   sampled
+    2        w_1    a_1, u_1   a_0, u_0            sampled
 
 So a call fills the column that enters at the next call. Where that column is known beforehand (the
-user's codes, the start, teacher forcing) it is `wanted`; elsewhere (UNGENERATED) the model chooses.
+user's codes, the start, teacher forcing) it is given; elsewhere (UNGENERATED) the model samples.
 
-`config.stream` has the PyTorch column too. `user_early` shows the user's streams one call earlier, which
-costs their frame 0; without `first_step_forcing` the acoustic levels of call 0 are told what was chosen.
-Those codes are dropped either way (the column holds C), so only their logits tell the difference.
+`config.stream` has the PyTorch column, too. `user_early` shows the user's streams one call earlier, which
+costs their frame 0; without `first_step_forcing` the acoustic levels of call 0 are sampled. Those codes are
+dropped either way (the column holds C), so only their logits tell the difference.
 """
 
 from __future__ import annotations
@@ -27,21 +27,20 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mvjax import tree, types
 from mvjax.config import schema
-from mvjax.nn import attention, xattn
 from mvjax.nn import model as model_lib
-from mvjax.runtimes.jax import sampling
-
-GREEDY = sampling.Greedy()
+from mvjax.nn import xattn
+from mvjax.runtimes import interface
+from mvjax.runtimes.jax import step as step_lib
 
 
 class Generated(NamedTuple):
     """A whole conversation; everything is aligned with the undelayed frames.
 
     Attributes:
-      text_ids: chosen or forced.
-      audio_codes: the assistant's, chosen or forced.
+      text_ids: sampled or forced.
+      audio_codes: the assistant's, sampled or forced.
       text_logits: float32.
-      gates: mean gate opening over channels and the last ten layers; 0 where no image is seen.
+      gates: gate activation, the mean over channels and the last ten layers; 0 where no image is seen.
       audio_logits: float32, if asked for.
     """
 
@@ -53,7 +52,7 @@ class Generated(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("model", "text_sampler", "audio_sampler", "with_audio_logits")
+    jax.jit, static_argnames=("model", "text_sampling", "audio_sampling", "with_audio_logits")
 )
 def generate(
     model: model_lib.VisionSpeech,
@@ -63,14 +62,14 @@ def generate(
     has_image: Bool[Array, "B"] | None = None,
     *,
     key: Key[Array, ""] | None = None,
-    text_sampler: sampling.Sampler = GREEDY,
-    audio_sampler: sampling.Sampler = GREEDY,
+    text_sampling: interface.Sampling = interface.GREEDY,
+    audio_sampling: interface.Sampling = interface.GREEDY,
     image_on: Bool[Array, "B T"] | None = None,
     forced_text: Int[Array, "B T"] | None = None,
     forced_audio: Int[Array, "B Q T"] | None = None,
     with_audio_logits: bool = False,
 ) -> Generated:
-    """Lets the assistant listen and talk for T frames.
+    """Generates the assistant's side of a conversation of T frames.
 
     Args:
       model: made from the config of `params`.
@@ -78,52 +77,82 @@ def generate(
       user_codes: undelayed, U = K - 1 - Q; -1 where absent.
       kv: `model.apply({"params": params}, pixels, method="look")`; None is exactly plain Moshi.
       has_image: rows that see their image; None: all.
-      key: for samplers that draw.
-      text_sampler: picks text.
-      audio_sampler: picks codes.
+      key: of the sampling.
+      text_sampling: of text tokens.
+      audio_sampling: of audio codes.
       image_on: frames in which the image is seen; None: all.
-      forced_text: ids that the assistant is made to write; UNGENERATED leaves the choice.
-      forced_audio: undelayed codes that it is made to say; UNGENERATED leaves the choice.
-      with_audio_logits: return them too.
+      forced_text: text tokens to force; UNGENERATED leaves the choice.
+      forced_audio: undelayed audio codes, likewise.
+      with_audio_logits: return them, too.
     """
+    columns = _known_columns(model.config, user_codes, forced_text, forced_audio)
+    has_image = _seen(has_image, image_on, (columns.shape[0], columns.shape[2] - 1))
+    tokens, outs = _run(
+        model,
+        params,
+        columns,
+        kv,
+        has_image,
+        key=jax.random.key(0) if key is None else key,
+        samplings=(text_sampling, audio_sampling),
+        with_audio_logits=with_audio_logits,
+    )
+    text_logits, gates, audio_logits = outs
+    T, delays = user_codes.shape[2], model.config.delays[: 1 + model.config.codebooks_out]
+    ids = _undelayed(tokens, delays, T)
+    return Generated(
+        text_ids=ids[:, :, 0],
+        audio_codes=ids[:, :, 1:].swapaxes(1, 2),
+        text_logits=_undelayed(text_logits[:, :, None], delays[:1], T)[:, :, 0],
+        gates=gates[:T].swapaxes(0, 1),
+        audio_logits=None if audio_logits is None else _undelayed(audio_logits, delays[1:], T),
+    )
+
+
+def _run(
+    model: model_lib.VisionSpeech,
+    params: tree.Tree,
+    columns: Int[Array, "B K columns"],
+    kv: xattn.KeysValues | None,
+    has_image: Bool[Array, "B steps"],
+    *,
+    key: Key[Array, ""],
+    samplings: step_lib.SamplingPair,
+    with_audio_logits: bool,
+) -> tuple[Int[Array, "steps B rows"], Any]:
+    """Returns (text and audio ids, (text logits, gates, audio logits)) of each call."""
     m = model.config
-    B, _, T = user_codes.shape
-    columns = _wanted_columns(m, user_codes, forced_text, forced_audio)
-    steps = columns.shape[2] - 1
-    seen = _seen(has_image, image_on, (B, steps))
-    keys = jax.random.split(jax.random.key(0) if key is None else key, steps)
-    samplers = (text_sampler, audio_sampler)
+    B, _, steps = columns[:, :, 1:].shape
+    own = slice(1, 1 + m.codebooks_out)
 
     def body(carry: Any, x: Any) -> Any:
         cache, column = carry
-        wanted, on, step_key = x
-        out = advance(
+        known, seen, step_key = x
+        forced = known[:, own]
+        if not m.stream.first_step_forcing:
+            forced = jnp.where(forced == m.audio_vocab, types.UNGENERATED, forced)
+        out = step_lib.step(
             model,
             params,
             cache,
             column,
-            wanted,
+            forced_text=known[:, 0],
+            forced_audio=forced,
             kv=kv,
-            seen=on,
+            has_image=seen,
             key=step_key,
-            samplers=samplers,
+            samplings=samplings,
         )
+        audio = jnp.where(known[:, own] == types.UNGENERATED, out.audio, known[:, own])
+        tokens = jnp.concatenate([out.text[:, None], audio], axis=1)
+        column = jnp.concatenate([tokens, known[:, own.stop :]], axis=1)
         kept = out.audio_logits if with_audio_logits else None
-        return (out.cache, out.column), (out.column, out.text_logits, out.gate, kept)
+        return (out.cache, column), (tokens, (out.text_logits, out.gate, kept))
 
-    cache = model.init_cache(B, max_frames=steps)
-    start = (cache, columns[:, :, 0])
-    xs = (jnp.moveaxis(columns[:, :, 1:], 2, 0), jnp.moveaxis(seen, 1, 0), keys)
-    _, (said, text_logits, gates, audio_logits) = jax.lax.scan(body, start, xs)
-    delays = m.delays[: 1 + m.codebooks_out]
-    ids = _aligned(said, delays, T)
-    return Generated(
-        text_ids=ids[:, :, 0],
-        audio_codes=ids[:, :, 1:].swapaxes(1, 2),
-        text_logits=_aligned(text_logits[:, :, None], delays[:1], T)[:, :, 0],
-        gates=gates[:T].swapaxes(0, 1),
-        audio_logits=None if audio_logits is None else _aligned(audio_logits, delays[1:], T),
-    )
+    start = (model.init_cache(B, max_frames=steps), columns[:, :, 0])
+    keys = jax.random.split(key, steps)
+    xs = (jnp.moveaxis(columns[:, :, 1:], 2, 0), jnp.moveaxis(has_image, 1, 0), keys)
+    return jax.lax.scan(body, start, xs)[1]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_tokens", "stop_ids"))
@@ -138,7 +167,7 @@ def generate_text(
     max_tokens: int,
     stop_ids: tuple[int, ...] = (),
 ) -> Int[Array, "B max_tokens"]:
-    """Continues text-only rows greedily, each right after its own prompt.
+    """Continues text-only rows by greedy decoding, each right after its own prompt.
 
     Args:
       model: made from the config of `params`.
@@ -156,93 +185,35 @@ def generate_text(
     B, P = prompts.shape
     steps = P + max_tokens
     index = jnp.arange(steps, dtype=jnp.int32)
-    wanted = jnp.pad(prompts, ((0, 0), (0, max_tokens)))
-    wanted = jnp.where(index[None] < lengths[:, None], wanted, types.UNGENERATED)
+    forced = jnp.pad(prompts, ((0, 0), (0, max_tokens)))
+    forced = jnp.where(index[None] < lengths[:, None], forced, types.UNGENERATED)
 
-    def body(carry: Any, ids: Int[Array, "B"]) -> Any:
+    def body(carry: Any, forced_ids: Int[Array, "B"]) -> Any:
         cache, column = carry
         out: Any = model.apply({"params": params}, cache, column, kv, has_image, method="step")
         cache, _, logits, _ = out
-        chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        told = jnp.where(ids == types.UNGENERATED, chosen, ids)
-        return (cache, told[:, None]), told
+        best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        ids = jnp.where(forced_ids == types.UNGENERATED, best, forced_ids)
+        return (cache, ids[:, None]), ids
 
     cache = model.init_cache(B, max_frames=steps)
     start = (cache, jnp.full((B, 1), model.config.text_vocab, jnp.int32))
-    _, told = jax.lax.scan(body, start, jnp.moveaxis(wanted, 1, 0))
+    _, ids = jax.lax.scan(body, start, jnp.moveaxis(forced, 1, 0))
     after = lengths[:, None] + jnp.arange(max_tokens, dtype=jnp.int32)[None]
-    ids = jnp.take_along_axis(jnp.moveaxis(told, 0, 1), after, axis=1)
+    ids = jnp.take_along_axis(jnp.moveaxis(ids, 0, 1), after, axis=1)
     stopped = jnp.cumsum(jnp.isin(ids, jnp.array(stop_ids, jnp.int32)), axis=1) > 0
     return jnp.where(stopped, types.ZERO_TOKEN, ids)
 
 
-class Advanced(NamedTuple):
-    """The model after one more frame.
-
-    Attributes:
-      cache: with this frame in it.
-      column: what enters at the next call.
-      text_logits: float32.
-      audio_logits: float32.
-      gate: mean over channels and the last ten layers.
-    """
-
-    cache: attention.Cache
-    column: Int[Array, "B K"]
-    text_logits: Float[Array, "B V"]
-    audio_logits: Float[Array, "B Q C"]
-    gate: Float[Array, "B"]
-
-
-def advance(
-    model: model_lib.VisionSpeech,
-    params: tree.Tree,
-    cache: attention.Cache,
-    column: Int[Array, "B K"],
-    wanted: Int[Array, "B K"],
-    *,
-    kv: xattn.KeysValues | None,
-    seen: Bool[Array, "B"],
-    key: Key[Array, ""],
-    samplers: tuple[sampling.Sampler, sampling.Sampler],
-) -> Advanced:
-    """Runs one frame; `wanted` is the next column, with UNGENERATED where the model chooses."""
-    m = model.config
-    own = slice(1, 1 + m.codebooks_out)
-    told = wanted[:, own]
-    if not m.stream.first_step_forcing:
-        told = jnp.where(told == m.audio_vocab, types.UNGENERATED, told)
-    text_sampler, audio_sampler = samplers
-    key_text, key_audio = jax.random.split(key)
-    variables = {"params": params}
-    stepped: Any = model.apply(variables, cache, column, kv, seen, method="step")
-    cache, z, text_logits, gate = stepped
-    text = text_sampler(text_logits, key_text)
-    text = jnp.where(wanted[:, 0] == types.UNGENERATED, text, wanted[:, 0])
-    spoken: Any = model.apply(
-        variables,
-        z,
-        text,
-        lambda logits, level, level_key: audio_sampler(logits, level_key),
-        key_audio,
-        wanted=told,
-        method="depth_generate",
-    )
-    codes, audio_logits = spoken
-    codes = jnp.where(wanted[:, own] == types.UNGENERATED, codes, wanted[:, own])
-    column = jnp.concatenate([text[:, None], codes, wanted[:, own.stop :]], axis=1)
-    return Advanced(cache, column, text_logits, audio_logits, gate)
-
-
-def _wanted_columns(
+def _known_columns(
     config: schema.ModelConfig,
     user_codes: Int[Array, "B U T"],
     forced_text: Int[Array, "B T"] | None,
     forced_audio: Int[Array, "B Q T"] | None,
 ) -> Int[Array, "B K columns"]:
-    """Returns every column beforehand, UNGENERATED where the model chooses.
+    """Returns every column beforehand, UNGENERATED where the model samples.
 
-    There are as many frames more as the largest delay, so that all levels of frame T - 1 are said.
+    There are as many frames more as the largest delay, so that all levels of frame T - 1 are generated.
     """
     B, _, T = user_codes.shape
     free = types.UNGENERATED
@@ -258,10 +229,10 @@ def _wanted_columns(
     own = jnp.concatenate([own, own_end], axis=2)
     user = jnp.concatenate([user_codes, user_end], axis=2)
     columns = model_lib.delay_codes(jnp.concatenate([own, user], axis=1), config)
-    return _hear_early(columns, config) if config.stream.user_early else columns
+    return _user_early(columns, config) if config.stream.user_early else columns
 
 
-def _hear_early(
+def _user_early(
     columns: Int[Array, "B K columns"], config: schema.ModelConfig
 ) -> Int[Array, "B K columns"]:
     """Moves the user's streams one call forward, over the first code but not over the start."""
@@ -273,8 +244,8 @@ def _hear_early(
     return columns.at[:, users].set(jnp.where(starting[None], rows[:, :, :1], moved))
 
 
-def _aligned(x: Array, delays: tuple[int, ...], frames: int) -> Array:
-    """Turns what was said call by call [steps, B, stream, ...] into frames [B, T, stream, ...]."""
+def _undelayed(x: Array, delays: tuple[int, ...], frames: int) -> Array:
+    """Turns what each call generated [steps, B, stream, ...] into frames [B, T, stream, ...]."""
     moved = [x[d : d + frames, :, k] for k, d in enumerate(delays)]
     return jnp.stack(moved, axis=2).swapaxes(0, 1)
 

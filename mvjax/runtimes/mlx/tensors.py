@@ -15,10 +15,10 @@ from mvjax.runtimes import folder as folder_lib
 Arrays = dict[str, mx.array]
 
 _ENCODER = "img_embedder."
-_SHARED = "transformer.layers.0.cross_attention.mha."
+SHARED = "transformer.layers.0.cross_attention.mha."
 
 
-class Weights(dict[str, mx.array]):
+class MlxWeights(dict[str, mx.array]):
     """{name: array}, and how the codes among them were made.
 
     Args:
@@ -43,24 +43,24 @@ class Weights(dict[str, mx.array]):
         return self.quantized.group_size
 
 
-def load(model: folder_lib.Model, *, dequantized: bool) -> Weights:
+def load(config: folder_lib.ExportedConfig, *, dequantized: bool) -> MlxWeights:
     """Returns {name: array}, floats in float32; codes, scales and biases unless `dequantized`.
 
     Raises:
       ValueError: naming the file, and what its tensors lack.
     """
-    loaded = mx.load(str(model.weights))
+    loaded = mx.load(str(config.weights))
     assert isinstance(loaded, dict)
     encoder = {name: loaded.pop(name) for name in list(loaded) if name.startswith(_ENCODER)}
     try:
-        language = modules(model, loaded, image_width=_image_width(encoder))
-        if model.quantized is not None:
-            scheme = model.quantized
+        language = modules(config, loaded, image_width=_image_width(encoder))
+        if config.quantized is not None:
+            scheme = config.quantized
             nn.quantize(language, group_size=scheme.group_size, bits=scheme.bits)
-        language.load_weights(list(repeated(loaded, model.layers).items()), strict=True)
+        language.load_weights(list(repeated(loaded, config.layers).items()), strict=True)
     except (ValueError, KeyError) as error:
         raise ValueError(
-            f"{model.weights}: not as its config says: {error}; export again"
+            f"{config.weights}: not as its config says: {error}; export again"
         ) from error
     named = {}
     for path, module in _leaf_modules(language):
@@ -72,7 +72,7 @@ def load(model: folder_lib.Model, *, dequantized: bool) -> Weights:
         name: array if array.dtype == mx.uint32 else array.astype(mx.float32)
         for name, array in (named | encoder).items()
     }
-    return Weights(arrays, model.quantized)
+    return MlxWeights(arrays, config.quantized)
 
 
 def _leaf_modules(root: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -91,9 +91,9 @@ def _dequantized(module: nn.Module, arrays: Arrays) -> Arrays:
 
 def repeated(tensors: Arrays, layers: int) -> Arrays:
     """Adds the shared projections of layer 0 to the other layers, whatever the file has there."""
-    first = {n.removeprefix(_SHARED): t for n, t in tensors.items() if n.startswith(_SHARED)}
+    first = {n.removeprefix(SHARED): t for n, t in tensors.items() if n.startswith(SHARED)}
     copies = {
-        f"{_SHARED.replace('.0.', f'.{layer}.')}{part}": tensor
+        f"{SHARED.replace('.0.', f'.{layer}.')}{part}": tensor
         for layer in range(1, layers)
         for part, tensor in first.items()
     }
@@ -104,25 +104,25 @@ def _image_width(encoder: Arrays) -> int:
     return encoder[f"{_ENCODER}model.post_layernorm.weight"].size
 
 
-def modules(model: folder_lib.Model, tensors: Arrays, *, image_width: int) -> nn.Module:
+def modules(config: folder_lib.ExportedConfig, tensors: Arrays, *, image_width: int) -> nn.Module:
     """Returns the language model; of the tensors only norms and numbers of rows are looked at."""
     width = tensors["out_norm.weight"].size
     root, transformer, prefix = nn.Module(), nn.Module(), nn.Module()
-    root.text_emb = nn.Embedding(model.text_vocab + 1, width)
-    root.audio_embs = [nn.Embedding(model.audio_vocab + 1, width) for _ in model.delays[1:]]
+    root.text_emb = nn.Embedding(config.text_vocab + 1, width)
+    root.audio_embs = [nn.Embedding(config.audio_vocab + 1, width) for _ in config.delays[1:]]
     root.out_norm = nn.RMSNorm(width)
-    root.text_linear = nn.Linear(width, model.text_vocab, bias=False)
+    root.text_linear = nn.Linear(width, config.text_vocab, bias=False)
     mha = nn.Module()
     mha.q_proj = nn.Linear(width, width, bias=False)
     mha.kv_proj = nn.Linear(width, 2 * width, bias=False)
     mha.out_proj = nn.Linear(width, width, bias=False)
     transformer.layers = []
-    for i in range(model.layers):
+    for i in range(config.layers):
         name = f"transformer.layers.{i}."
         layer = _block(width, len(tensors[f"{name}gating.linear_in.weight"]) // 2)
         layer.norm_cross, layer.cross_attention = nn.RMSNorm(width), nn.Module()
         layer.cross_attention.mha = mha  # one for all layers
-        if model.gate == "conditional":
+        if config.gate == "conditional":
             hidden = len(tensors[f"{name}cross_attention.gate.alpha.layers.0.weight"])
             layer.cross_attention.gate = _gate(width, hidden)
         transformer.layers.append(layer)
@@ -130,7 +130,7 @@ def modules(model: folder_lib.Model, tensors: Arrays, *, image_width: int) -> nn
     prefix.norm_xa = nn.RMSNorm(width)
     transformer.image_prefix, root.transformer = prefix, transformer
     root.depformer = nn.Module()
-    root.depformer.slices = [_slice(model, tensors, step) for step in range(model.codebooks_out)]
+    root.depformer.slices = [_slice(config, tensors, step) for step in range(config.codebooks_out)]
     return root
 
 
@@ -153,17 +153,17 @@ def _gate(width: int, hidden: int) -> nn.Module:
     return gate
 
 
-def _slice(model: folder_lib.Model, tensors: Arrays, step: int) -> nn.Module:
+def _slice(config: folder_lib.ExportedConfig, tensors: Arrays, step: int) -> nn.Module:
     """One step of the depth transformer."""
     name = f"depformer.slices.{step}."
     width, main = len(tensors[f"{name}linear_in.weight"]), tensors["out_norm.weight"].size
     part, transformer = nn.Module(), nn.Module()
-    part.emb = nn.Embedding((model.audio_vocab if step else model.text_vocab) + 1, width)
+    part.emb = nn.Embedding((config.audio_vocab if step else config.text_vocab) + 1, width)
     part.linear_in = nn.Linear(main, width, bias=False)
-    part.linear_out = nn.Linear(width, model.audio_vocab, bias=False)
+    part.linear_out = nn.Linear(width, config.audio_vocab, bias=False)
     transformer.layers = [
         _block(width, len(tensors[f"{name}transformer.layers.{i}.gating.linear_in.weight"]) // 2)
-        for i in range(model.depth_layers)
+        for i in range(config.depth_layers)
     ]
     part.transformer = transformer
     return part

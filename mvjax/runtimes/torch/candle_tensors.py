@@ -13,21 +13,21 @@ import numpy as np
 import torch
 from safetensors import torch as safetensors_torch
 
-Tensors = dict[str, torch.Tensor]
+from mvjax.runtimes.torch import layers
 
 _XA = "transformer.layers.0.cross_attention."
 _SLICE = re.compile(r"depformer\.(\d+)\.(.*)")
 _BLOCK = re.compile(r"transformer\.(layers\.\d+\.)(.*)")
 
 
-def load(path: Path) -> Tensors:
+def load(path: Path) -> layers.Tensors:
     """Returns {name in kyuteye_pt's layout: tensor}.
 
     Raises:
       ValueError: if the slices of the depth transformer do not share their norms.
     """
     tensors = _load_gguf(path) if path.suffix == ".gguf" else safetensors_torch.load_file(path)
-    found: Tensors = {}
+    renamed: layers.Tensors = {}
     chunks: dict[str, dict[int, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if match := _SLICE.fullmatch(name):
@@ -35,13 +35,13 @@ def load(path: Path) -> Tensors:
             named, fused = _depth_name(step, match[2])
             if fused:
                 chunks.setdefault(named, {})[step] = tensor
-            elif not torch.equal(found.setdefault(named, tensor), tensor):
+            elif not torch.equal(renamed.setdefault(named, tensor), tensor):
                 raise ValueError(f"{path}: {name}: expected the norm of the other slices; damaged")
         else:
-            found[_name(name)] = tensor
+            renamed[_name(name)] = tensor
     for named, parts in chunks.items():
-        found[named] = torch.cat([parts[step] for step in sorted(parts)])
-    return found
+        renamed[named] = torch.cat([parts[step] for step in sorted(parts)])
+    return renamed
 
 
 def _name(name: str) -> str:
@@ -71,7 +71,7 @@ def _depth_name(step: int, rest: str) -> tuple[str, bool]:
     return f"{heads[rest]}.{step}.weight", False
 
 
-def _load_gguf(path: Path) -> Tensors:
+def _load_gguf(path: Path) -> layers.Tensors:
     """Returns the tensors of a GGUF, and those of its vision file in place of its own."""
     try:
         import gguf
@@ -79,10 +79,10 @@ def _load_gguf(path: Path) -> Tensors:
         raise ModuleNotFoundError(
             f"{path}: needs {error.name!r}: pip install 'mvjax[candle]'"
         ) from error
-    found = {}
+    tensors = {}
     for tensor in gguf.GGUFReader(path).tensors:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        found[tensor.name] = torch.from_numpy(np.array(values))
+        tensors[tensor.name] = torch.from_numpy(np.array(values))
     stem = path.name.rsplit(".", 2)[0]
     image = safetensors_torch.load_file(path.with_name(f"{stem}_vision_tower_unquant.safetensors"))
-    return {name: t for name, t in found.items() if not name.startswith("image_prefix.")} | image
+    return {name: t for name, t in tensors.items() if not name.startswith("image_prefix.")} | image

@@ -1,4 +1,4 @@
-"""The engine against the training forward, a hand table of the token timeline, and the live session."""
+"""Whole conversations against the training forward, a hand table of the delays, and sessions."""
 
 import dataclasses
 
@@ -11,7 +11,9 @@ import toy
 from mvjax import types
 from mvjax.config import upstream
 from mvjax.nn import model as model_lib
-from mvjax.runtimes.jax import generate, sampling, session
+from mvjax.runtimes import interface
+from mvjax.runtimes.jax import generate, sampling
+from mvjax.runtimes.jax import model as jax_model
 
 MODEL = model_lib.VisionSpeech(toy.MODEL)
 V, C = toy.MODEL.text_vocab, toy.MODEL.audio_vocab
@@ -109,10 +111,16 @@ def test_image_seen_in_some_frames_only():
     assert np.abs(some.text_logits[0, 4] - blind.text_logits[0, 4]).max() > 1e-3
 
 
+def stepped(config, user, **options):
+    """Frames of a session of the JAX runtime; `user` is [U, T]."""
+    session = jax_model.JaxModel(config, toy.params()).session(probes=True, **options)
+    return [session.step(codes) for codes in user.T]
+
+
 @pytest.mark.parametrize("runtime", ["kyuteye_mlx", "kyuteye_pt"])
-def test_token_timeline_by_hand(monkeypatch, runtime):
+def test_delays_by_hand(monkeypatch, runtime):
     """Reference sections 5.2 and 5.3, both columns: user frame s holds 10 (s + 1) + stream."""
-    entered, told = [], []
+    entered, forced = [], []
     real_step = model_lib.VisionSpeech.step
     real_depth = model_lib.VisionSpeech.depth_generate
 
@@ -121,22 +129,18 @@ def test_token_timeline_by_hand(monkeypatch, runtime):
         return real_step(self, cache, codes, *rest)
 
     def depth(self, z, text, sample, key, *, wanted):
-        jax.debug.callback(lambda *ids: told.append([np.array(i) for i in ids]), text, wanted)
+        jax.debug.callback(lambda ids: forced.append(np.array(ids)), wanted, ordered=True)
         return real_depth(self, z, text, sample, key, wanted=wanted)
 
     monkeypatch.setattr(model_lib.VisionSpeech, "step", step)
     monkeypatch.setattr(model_lib.VisionSpeech, "depth_generate", depth)
     config = dataclasses.replace(like(runtime).config, audio_vocab=59)
-    talk = session.Session(model_lib.VisionSpeech(config))
     weights = toy.params(dataclasses.replace(toy.MODEL, audio_vocab=59))
-    state, outs = talk.start(batch=2), []
-    for s in range(4):
-        user = 10 * (s + 1) + jnp.tile(jnp.arange(3, dtype=jnp.int32)[None], (2, 1))
-        state, out = talk.frame(weights, state, user)
-        outs.append(out)
+    session = jax_model.JaxModel(config, weights).session(probes=True)
+    outs = [session.step(10 * (s + 1) + np.arange(3)) for s in range(4)]
     jax.effects_barrier()
-    w = [np.array(out.text_ids)[0] for out in outs]
-    a = [np.argmax(out.audio_logits, -1)[0] for out in outs]  # as the depformer chose
+    w = [out.text_token for out in outs]
+    a = [np.argmax(out.probes.audio_logits, -1) for out in outs]  # as the depformer chose
     assert np.any(a[0][1:] != a[1][1:])
     V, C = toy.MODEL.text_vocab, 59
     table = [  # text, semantic and two acoustic of the assistant
@@ -151,12 +155,13 @@ def test_token_timeline_by_hand(monkeypatch, runtime):
     }[runtime]
     table = np.concatenate([table, heard], axis=1)
     np.testing.assert_array_equal([ids[0] for ids in entered], table)
-    # first-step forcing: the acoustic levels of call 0 are told C
+    # first-step forcing: the acoustic levels of call 0 are forced to C
     first = [FREE, FREE, FREE] if runtime == "kyuteye_pt" else [FREE, C, C]
-    np.testing.assert_array_equal([wanted[0] for _, wanted in told], [first] + [[FREE] * 3] * 3)
+    np.testing.assert_array_equal([ids[0] for ids in forced], [first] + [[FREE] * 3] * 3)
     # codec frame f = (semantic of call f, acoustics of call f + 1)
+    assert outs[0].audio_codes is None
     frames = [[a[s - 1][0], a[s][1], a[s][2]] for s in (1, 2, 3)]
-    np.testing.assert_array_equal([out.audio_codes[0] for out in outs], [[-1] * 3, *frames])
+    np.testing.assert_array_equal([out.audio_codes for out in outs[1:]], frames)
 
 
 def test_an_early_user_is_a_user_whose_first_frame_is_lost():
@@ -174,45 +179,40 @@ def test_an_early_user_is_a_user_whose_first_frame_is_lost():
 
 
 def test_first_step_forcing_changes_the_logits_of_call_0_alone():
-    user = jnp.asarray(split(toy.codes())[2])
+    user = split(toy.codes())[2][0, :, :3]
     outs = {}
     for forcing in (True, False):
         stream = dataclasses.replace(toy.MODEL.stream, first_step_forcing=forcing)
-        config = dataclasses.replace(toy.MODEL, stream=stream)
-        talk = session.Session(model_lib.VisionSpeech(config))
-        state = talk.start(batch=toy.B)
-        outs[forcing] = []
-        for t in range(3):
-            state, out = talk.frame(toy.params(), state, user[:, :, t])
-            outs[forcing].append(out)
+        outs[forcing] = stepped(dataclasses.replace(toy.MODEL, stream=stream), user)
     (first, *rest), (free, *others) = outs[True], outs[False]
-    np.testing.assert_allclose(first.audio_logits[:, :2], free.audio_logits[:, :2], atol=1e-6)
-    assert np.all(np.abs(first.audio_logits[:, 2] - free.audio_logits[:, 2]).max(-1) > 1e-3)
+    one, other = first.probes.audio_logits, free.probes.audio_logits
+    np.testing.assert_allclose(one[:2], other[:2], atol=1e-6)
+    assert np.abs(one[2] - other[2]).max() > 1e-3
     for one, other in zip(rest, others):
         np.testing.assert_array_equal(one.audio_codes, other.audio_codes)
-        np.testing.assert_allclose(one.audio_logits, other.audio_logits, atol=1e-6)
+        np.testing.assert_allclose(one.probes.audio_logits, other.probes.audio_logits, atol=1e-6)
 
 
 @pytest.mark.parametrize("runtime", ["ours", "kyuteye_pt"])
-def test_session_equals_generate(runtime):
-    user = jnp.asarray(split(toy.codes())[2])
+def test_a_session_equals_generate(runtime):
+    user = split(toy.codes())[2]
     kv = toy.apply("look", toy.pixels())
     has_image = jnp.array([True, False])
-    model = like(runtime)
-    want = generate.generate(model, toy.params(), user, kv, has_image, with_audio_logits=True)
-    talk = session.Session(model)
-    state = talk.start(batch=toy.B, kv=kv, has_image=has_image)
-    for t in range(toy.T):
-        state, out = talk.frame(toy.params(), state, user[:, :, t])
-        np.testing.assert_array_equal(out.text_ids, want.text_ids[:, t])
-        np.testing.assert_allclose(out.text_logits, want.text_logits[:, t], atol=1e-5)
-        np.testing.assert_allclose(out.gate, want.gates[:, t], atol=1e-6)
-        if t:
-            np.testing.assert_array_equal(out.audio_codes, want.audio_codes[:, :, t - 1])
-            np.testing.assert_allclose(
-                out.audio_logits[:, 1:], want.audio_logits[:, t - 1, 1:], atol=1e-5
-            )
-    assert not state.kv.k.is_deleted()  # only the cache is written in place
+    module = like(runtime)
+    want = generate.generate(module, toy.params(), user, kv, has_image, with_audio_logits=True)
+    model = jax_model.JaxModel(module.config, toy.params())
+    for b, image in enumerate((model.encode_image(toy.pixels()[:1]), None)):
+        session = model.session(image, probes=True)
+        for t in range(toy.T):
+            out = session.step(user[b, :, t])
+            assert out.text_token == want.text_ids[b, t]
+            np.testing.assert_allclose(out.probes.text_logits, want.text_logits[b, t], atol=1e-5)
+            np.testing.assert_allclose(out.gate, want.gates[b, t], atol=1e-6)
+            if t:
+                np.testing.assert_array_equal(out.audio_codes, want.audio_codes[b, :, t - 1])
+                np.testing.assert_allclose(
+                    out.probes.audio_logits[1:], want.audio_logits[b, t - 1, 1:], atol=1e-5
+                )
 
 
 def test_continuation_of_unequal_prompts():
@@ -249,7 +249,8 @@ def test_continuation_of_unequal_prompts():
 
 def test_sampling():
     logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 50)), jnp.float32)
-    draw = jax.jit(jax.vmap(lambda key: sampling.TopK(temperature=0.5, k=3)(logits, key)))
+    top_3 = interface.Sampling(temperature=0.5, top_k=3)
+    draw = jax.jit(jax.vmap(lambda key: sampling.sample(logits, key, top_3)))
     ids = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
     for b in range(2):
         best = np.argsort(-logits[b])[:3]
@@ -258,23 +259,24 @@ def test_sampling():
         counts = np.array([(ids[:, b] == i).mean() for i in best])
         np.testing.assert_allclose(counts, p / p.sum(), atol=0.03)
     np.testing.assert_array_equal(
-        sampling.Greedy()(logits, jax.random.key(0)), np.argmax(logits, -1)
+        sampling.sample(logits, jax.random.key(0), interface.GREEDY), np.argmax(logits, -1)
     )
-    with pytest.raises(ValueError, match="use Greedy"):
-        sampling.TopK(temperature=0.0, k=3)
+    whole = interface.Sampling(temperature=0.5)
+    draw = jax.jit(jax.vmap(lambda key: sampling.sample(logits, key, whole)))
+    assert len(np.unique(draw(jax.random.split(jax.random.key(0), 4000)))) > 30
 
 
 def test_drawn_conversation_depends_on_the_key():
     _, _, user = split(toy.codes())
-    draw = sampling.TopK(temperature=1.0, k=10)
+    draw = interface.Sampling(temperature=1.0, top_k=10)
     run = [
         generate.generate(
             MODEL,
             toy.params(),
             user,
             key=jax.random.key(seed),
-            text_sampler=draw,
-            audio_sampler=draw,
+            text_sampling=draw,
+            audio_sampling=draw,
         )
         for seed in (1, 1, 2)
     ]

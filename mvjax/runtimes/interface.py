@@ -1,0 +1,192 @@
+"""What every real-time runtime offers: a `Model`, loaded once, and `Session`s, one for each conversation.
+
+    image = model.encode_image(pixels)                # K/V of the image, once
+    session = model.session(image)                    # KV cache, delays, sampling, random state
+    for codes in user_codes:                          # [user codebooks], a frame of 80 ms each
+        frame = session.step(codes)                   # text token, audio codes, gate activation
+
+Reference section 5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+REPORTED_LAYERS = (
+    10  # the gate activation of a frame is over the last so many; reference section 2.8
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the ids of one stream are sampled from its logits.
+
+    Attributes:
+      temperature: 0 is greedy decoding.
+      top_k: draw from the so many most likely ids; 0: from all.
+
+    Raises:
+      ValueError: if either is negative.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0:
+            raise ValueError(
+                f"sampling: expected temperature and top_k of 0 or more, got {self};"
+                " temperature 0 is greedy decoding, top_k 0 draws from all ids"
+            )
+
+
+GREEDY = Sampling()
+KYUTAI_TEXT = Sampling(temperature=0.7, top_k=25)  # reference section 1.7
+KYUTAI_AUDIO = Sampling(temperature=0.8, top_k=250)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What a caller needs to know of a model.
+
+    Attributes:
+      delays: frames, one for each stream: text, the assistant's codebooks, the user's.
+      codebooks_out: Q, the assistant's.
+      text_vocab: V; also the initial text id.
+      audio_vocab: C; also the initial audio id.
+      image_size: pixels, height and width of an image.
+    """
+
+    delays: tuple[int, ...]
+    codebooks_out: int
+    text_vocab: int
+    audio_vocab: int
+    image_size: int
+
+    @property
+    def codebooks_user(self) -> int:
+        """The user's codebooks."""
+        return len(self.delays) - 1 - self.codebooks_out
+
+    def check_pixels(self, pixels: np.ndarray) -> None:
+        """Raises ValueError unless `pixels` is one image [1, height, width, 3] of this size."""
+        size = self.image_size
+        if pixels.shape != (1, size, size, 3):
+            raise ValueError(
+                f"image: expected [1, {size}, {size}, 3], got {list(pixels.shape)}; resize"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """What was computed on the way to a frame.
+
+    Attributes:
+      text_logits: [V].
+      audio_logits: [Q, C]; level q is about frame s - delays[1 + q].
+      gates: gate activation of each layer, the mean over its channels; 0 where no image is seen.
+      hidden: the residual stream after each layer.
+    """
+
+    text_logits: Float[np.ndarray, "V"]
+    audio_logits: Float[np.ndarray, "Q C"]
+    gates: Float[np.ndarray, "L"]
+    hidden: Float[np.ndarray, "L D"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What a session returns for one frame, at call s.
+
+    Attributes:
+      text_token: sampled or forced, of frame s.
+      audio_codes: of the latest frame that is complete, for the codec; None in the first calls, as many as
+        the largest delay.
+      audio_tokens: sampled or forced in this call; level q belongs to frame s - delays[1 + q].
+      gate: gate activation, the mean over channels and the last ten layers; 0 without an image.
+      probes: None unless the session was opened with `probes=True`.
+    """
+
+    text_token: int
+    audio_codes: Int[np.ndarray, "Q"] | None
+    audio_tokens: Int[np.ndarray, "Q"]
+    gate: float
+    probes: Probes | None
+
+
+@runtime_checkable
+class Session(Protocol):
+    """One conversation; sessions of a model share its weights and nothing else."""
+
+    def show(self, image: Any | None) -> None:
+        """Changes the image from the next frame on; None takes it away.
+
+        Args:
+          image: what `Model.encode_image` returned.
+        """
+        ...
+
+    def step(
+        self,
+        user_codes: Int[np.ndarray, "U"],
+        *,
+        text: int | None = None,
+        audio: Int[np.ndarray, "Q"] | None = None,
+    ) -> Frame:
+        """Takes one frame of the user and returns one of the assistant.
+
+        Args:
+          user_codes: of the user's codebooks, undelayed; -1 where absent.
+          text: forces this text token.
+          audio: forces these codes, as `Frame.audio_tokens`; UNGENERATED leaves a level to be sampled.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Starts a new conversation, with the random state of the seed and the image now shown."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """The weights, loaded once for any number of sessions."""
+
+    @property
+    def sizes(self) -> Sizes:
+        """Vocabularies, codebooks and delays."""
+        ...
+
+    def encode_image(self, pixels: Float[np.ndarray, "1 height width 3"]) -> Any:
+        """Returns the keys and values of an image, for `session` and `Session.show`.
+
+        Args:
+          pixels: of `sizes.image_size`, in [-1, 1].
+
+        Raises:
+          ValueError: for another size, naming both.
+        """
+        ...
+
+    def session(
+        self,
+        image: Any | None = None,
+        *,
+        text_sampling: Sampling = GREEDY,
+        audio_sampling: Sampling = GREEDY,
+        seed: int = 0,
+        probes: bool = False,
+    ) -> Session:
+        """Opens a conversation.
+
+        Args:
+          image: what `encode_image` returned; None is exactly plain Moshi.
+          text_sampling: of text tokens.
+          audio_sampling: of audio codes.
+          seed: of both.
+          probes: fill in `Frame.probes`, which costs time and memory in every step.
+        """
+        ...

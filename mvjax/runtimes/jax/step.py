@@ -1,0 +1,114 @@
+"""One frame of a batch of conversations in JAX: backbone with KV cache, text, depth transformer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mvjax import tree, types
+from mvjax.nn import attention, xattn
+from mvjax.nn import model as model_lib
+from mvjax.runtimes import interface
+from mvjax.runtimes.jax import sampling
+
+SamplingPair = tuple[interface.Sampling, interface.Sampling]  # of text, of audio
+
+
+class Stepped(NamedTuple):
+    """The model after one more frame.
+
+    Attributes:
+      cache: KV cache with this frame in it.
+      text: token, sampled or forced.
+      audio: codes, sampled or forced.
+      text_logits: float32.
+      audio_logits: float32.
+      gate: gate activation, the mean over channels and the last ten layers.
+      layers: None unless probes are asked for.
+    """
+
+    cache: attention.Cache
+    text: Int[Array, "B"]
+    audio: Int[Array, "B Q"]
+    text_logits: Float[Array, "B V"]
+    audio_logits: Float[Array, "B Q C"]
+    gate: Float[Array, "B"]
+    layers: LayerProbes | None
+
+
+class LayerProbes(NamedTuple):
+    """What each layer of the backbone computed.
+
+    Attributes:
+      hidden: the residual stream after the layer.
+      gates: gate activation, the mean over channels.
+    """
+
+    hidden: Float[Array, "L B T D"]
+    gates: Float[Array, "L B T"]
+
+
+def step(
+    model: model_lib.VisionSpeech,
+    params: tree.Tree,
+    cache: attention.Cache,
+    column: Int[Array, "B K"],
+    *,
+    forced_text: Int[Array, "B"],
+    forced_audio: Int[Array, "B Q"],
+    kv: xattn.KeysValues | None,
+    has_image: Bool[Array, "B"] | None,
+    key: Key[Array, ""],
+    samplings: SamplingPair,
+    probes: bool = False,
+) -> Stepped:
+    """Runs one frame.
+
+    Args:
+      model: made from the config of `params`.
+      params: the whole tree.
+      cache: KV cache of the frames before.
+      column: delayed ids that enter the backbone.
+      forced_text: token to take in place of the sampled one; UNGENERATED leaves the choice.
+      forced_audio: codes that the depth transformer is teacher-forced with; UNGENERATED likewise.
+      kv: keys and values of the images; None is exactly plain Moshi.
+      has_image: rows that see their image; None: all.
+      key: of this frame.
+      samplings: of text and of audio.
+      probes: return what each layer computed.
+    """
+    text_sampling, audio_sampling = samplings
+    key_text, key_audio = jax.random.split(key)
+    stepped, layers = probed(
+        model, params, cache, column, kv, has_image, method="step", probes=probes
+    )
+    cache, z, text_logits, gate = stepped
+    text = sampling.sample(text_logits, key_text, text_sampling)
+    text = jnp.where(forced_text == types.UNGENERATED, text, forced_text)
+    generated: Any = model.apply(
+        {"params": params},
+        z,
+        text,
+        lambda logits, level, level_key: sampling.sample(logits, level_key, audio_sampling),
+        key_audio,
+        wanted=forced_audio,
+        method="depth_generate",
+    )
+    audio, audio_logits = generated
+    return Stepped(cache, text, audio, text_logits, audio_logits, gate, layers)
+
+
+def probed(
+    model: model_lib.VisionSpeech, params: tree.Tree, *args: Any, method: str, probes: bool = True
+) -> tuple[Any, LayerProbes | None]:
+    """Returns (what a method of the model returns, what each layer computed on the way)."""
+    variables = {"params": params}
+    if not probes:
+        return model.apply(variables, *args, method=method), None
+    out: Any = model.apply(variables, *args, method=method, mutable=["intermediates"])
+    returned, sown = out
+    blocks = sown["intermediates"]["backbone"]["blocks"]
+    return returned, LayerProbes(blocks["hidden"][0], blocks["gate_activation"][0])
