@@ -26,6 +26,7 @@ def main() -> None:
     )
     warnings.simplefilter("ignore")
 
+    import exported
     import test_kyuteye_pt as parity
     import torch
     import toy
@@ -59,12 +60,11 @@ def main() -> None:
         theirs = parity.converse(gen, gen.precompte_ca_kv(tokens), user)
     wide = dataclasses.replace(config, dtype="float64")
     ours = parity.talk(wide, jax.tree.map(lambda x: x.astype(np.float64), params), user, pixels)
-    assert ours.audio_logits.dtype == theirs.audio_logits.dtype == np.float64
-    arrays = {
-        f"{side} {name}": getattr(outs, name)
-        for name in ("text_logits", "audio_logits")
-        for side, outs in (("ours", ours), ("theirs", theirs))
-    }
+    arrays = {}
+    for name in ("text_logits", "audio_logits"):
+        arrays[f"ours {name}"] = exported.stacked(ours, name)
+        arrays[f"theirs {name}"] = getattr(theirs, name)
+    assert all(array.dtype == np.float64 for array in arrays.values())
     np.savez(sys.argv[1], **arrays)
 
 

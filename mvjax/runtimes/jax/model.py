@@ -44,7 +44,7 @@ class JaxModel:
     def encode_image(self, pixels: np.ndarray) -> xattn.KeysValues:
         """As `interface.Model.encode_image`."""
         self.sizes.check_pixels(pixels)
-        return _keys_values(self._module, self.params, jnp.asarray(pixels, jnp.float32))
+        return _keys_values(self._module, self.params, jnp.asarray(pixels))
 
     def session(
         self,
