@@ -7,12 +7,13 @@ program without temporaries.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -28,7 +29,6 @@ from mvjax.train import sharding
 from mvjax.train import step as step_lib
 
 SIZE = 0.03  # random parameters lie between -SIZE and SIZE
-SMALL = 2**22  # elements; leaves up to this are made by one program together
 _CODES = 127
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 _ALLOCATION = re.compile(r"allocat(?:e|ing)[^0-9]{0,24}([\d.]+) ?([KMGT]?)")
@@ -85,21 +85,20 @@ def measure(
     kind, peak_before = devices[0].device_kind, _peak_memory(devices)
     mesh = sharding.make_mesh(run.mesh, devices)
     arguments = compiled_step.step_arguments(run, mesh)
-    compiler_bytes, error = 0.0, ""
+    compiler_bytes = 0.0
     try:
         began = time.monotonic()
         program = compiled_step.lower(run, mesh, arguments).compile()
         compile_seconds = time.monotonic() - began
         compiler_bytes = compiled_step.peak_memory(program)
         times, loss = _times(run, mesh, arguments, program, warmup=warmup, steps=steps)
-    except jax.errors.JaxRuntimeError as caught:  # its traceback holds arrays: keep only the text
-        if not _OUT_OF_MEMORY.search(str(caught)):
+    except jax.errors.JaxRuntimeError as error:
+        message = str(error)
+        if not _OUT_OF_MEMORY.search(message):
             raise
-        error = str(caught)
-    if error:
-        needed = compiler_bytes or _failed_allocation(error)
+        needed = compiler_bytes or _failed_allocation(message)
         source = "compiler" if compiler_bytes else "allocation"
-        line = error.strip().splitlines()[0]
+        line = message.strip().splitlines()[0]
         return Measured(kind, len(devices), False, 0.0, needed, source, 0.0, 0, error=line)
     peak, source = _peak_memory(devices), "device"
     if peak is None or (peak_before is not None and peak <= peak_before):
@@ -111,21 +110,19 @@ def measure(
 def random_parameters(shapes: tree.Tree) -> dict[str, Any]:
     """Returns random parameters for ShapeDtypeStructs with shardings: noise, but for norms, which are ones.
 
-    A large leaf has a program of its own, so that the compiler cannot hold two of them in other dtypes.
+    Each leaf has a program of its own, so that the compiler cannot hold two of them in other dtypes.
     int8 codes are spread over all values; the scale beside them makes them as large as other kernels.
     """
-    flat = tree.flatten(shapes)
-    makers = {path: _maker(number, path, flat) for number, path in enumerate(flat)}
-    small = [path for path, leaf in flat.items() if leaf.size <= SMALL]
-    made: dict[str, Any] = {}
-    for group in (small, *([path] for path in flat if path not in small)):
-        placed = {path: flat[path].sharding for path in group}
-        program = jax.jit(
-            lambda seed, group=tuple(group): {path: makers[path](seed) for path in group},
-            out_shardings=placed,
-        )
-        made |= program(np.uint32(1))
-    return tree.unflatten({path: made[path] for path in flat})
+    flat, made = tree.flatten(shapes), {}
+    for number, (path, leaf) in enumerate(flat.items()):
+        if path.endswith("/scale"):
+            of_codes = path.removesuffix("scale") + "kernel" in flat
+            values = np.full(leaf.shape, SIZE / _CODES if of_codes else 1.0, leaf.dtype)
+            made[path] = jax.device_put(values, leaf.sharding)
+        else:  # the seed is an argument: XLA would compute the noise of a constant while it compiles
+            noise = functools.partial(_noise, shape=leaf.shape, dtype=leaf.dtype)
+            made[path] = jax.jit(noise, out_shardings=leaf.sharding)(np.uint32(number + 1))
+    return tree.unflatten(made)
 
 
 def random_batch(model: schema.ModelConfig, spec: types.Batch) -> types.Batch:
@@ -182,15 +179,6 @@ def _random_part(
     mask, seen = np.ones(spec.loss_mask.shape, bool), np.ones(spec.has_image.shape, bool)
     values = types.Part(codes, mask, images, seen)
     return jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), values, spec)
-
-
-def _maker(number: int, path: str, leaves: Mapping[str, Any]) -> Callable[[Array], Array]:
-    """Returns a function that makes one leaf from a seed."""
-    leaf = leaves[path]
-    if not path.endswith("/scale"):
-        return lambda seed: _noise(seed + np.uint32(number), shape=leaf.shape, dtype=leaf.dtype)
-    codes = path.removesuffix("scale") + "kernel" in leaves
-    return lambda seed: jnp.full(leaf.shape, SIZE / _CODES if codes else 1.0, leaf.dtype)
 
 
 def _noise(seed: UInt32[Array, ""], *, shape: tuple[int, ...], dtype: Any) -> Shaped[Array, "..."]:
