@@ -174,7 +174,7 @@ def ours(folder: Path):
 
     from mvjax import tree, types
     from mvjax.config import schema
-    from mvjax.data import collate
+    from mvjax.data import batch_spec, collate
     from mvjax.train import load, sharding
     from mvjax.train import step as step_lib
 
@@ -191,9 +191,8 @@ def ours(folder: Path):
         seen = np.ones(ROWS, bool)
         features = file["features"]
     text = types.Part(codes, np.ones((ROWS, FRAMES), bool), features, seen)
-    form = collate.ImageForm(features.shape[1:], features.dtype)
-    none = collate.stack([], codebooks=17, frames=1, image=form)
-    batch = jax.device_put(types.Batch(none, text), sharding.rows(mesh))
+    speech = collate.stack([], spec=batch_spec.batch_spec(run).speech)
+    batch = jax.device_put(types.Batch(speech, text), sharding.rows(mesh))
     train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
 
     def step() -> tuple[float, float]:

@@ -11,6 +11,8 @@ import numpy as np
 from mvjax import types
 from mvjax.config import schema
 
+FEATURE_DTYPE = np.dtype(ml_dtypes.bfloat16)  # of image features
+
 
 def batch_spec(config: schema.Config, *, sharding: jax.sharding.Sharding | None = None) -> Any:
     """Returns a `types.Batch` of ShapeDtypeStructs: what a step of this config is given.
@@ -23,7 +25,7 @@ def batch_spec(config: schema.Config, *, sharding: jax.sharding.Sharding | None 
     side = model.siglip.image_size
     image, image_dtype = (side, side, 3), np.dtype(np.uint8)
     if data.features:
-        image, image_dtype = (model.siglip.tokens, model.siglip.width), np.dtype(ml_dtypes.bfloat16)
+        image, image_dtype = (model.siglip.tokens, model.siglip.width), FEATURE_DTYPE
 
     def part(rows: int, frames: int) -> types.Part:
         def array(dtype: Any, *shape: int) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -77,41 +76,16 @@ def switch(
     return slice(before - first, before), slice(0, middle), slice(0, last)
 
 
-class ImageForm(NamedTuple):
-    """Shape and dtype of a row's image in a batch: pixels or features."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-def pixel_form(size: int) -> ImageForm:
-    """Shape and dtype of a row's pixels."""
-    return ImageForm((size, size, 3), np.dtype(np.uint8))
-
-
-def stack(
-    examples: Sequence[types.Example],
-    *,
-    codebooks: int,
-    frames: int,
-    image: ImageForm,
-    by_frame: bool = False,
-) -> types.Part:
-    """Stacks examples as rows and pads them with -1 to `frames`.
+def stack(examples: Sequence[types.Example], *, spec: types.Part) -> types.Part:
+    """Stacks examples as rows and pads them with -1.
 
     Args:
-      examples: of at most `frames` each.
-      codebooks: of the batch, K; an example may have fewer.
-      frames: of the rows, T.
-      image: shape and dtype of the images.
-      by_frame: whether `has_image` is bool [B, T] rather than [B].
+      examples: with no more frames and codebooks than the spec.
+      spec: of the part (`batch_spec`); its number of rows is not used.
     """
-    part = types.Part(
-        codes=np.full((len(examples), codebooks, frames), types.ZERO_TOKEN, np.int32),
-        loss_mask=np.zeros((len(examples), frames), bool),
-        images=np.zeros((len(examples), *image.shape), image.dtype),
-        has_image=np.zeros((len(examples), frames) if by_frame else len(examples), bool),
-    )
+    rows = len(examples)
+    part = types.Part(*(np.zeros((rows, *leaf.shape[1:]), leaf.dtype) for leaf in spec))
+    part.codes.fill(types.ZERO_TOKEN)
     for row, example in enumerate(examples):
         length = example.codes.shape[1]
         part.codes[row, : len(example.codes), :length] = example.codes
@@ -119,7 +93,7 @@ def stack(
         if example.image is not None:
             part.images[row] = example.image
             seen = part.has_image[row : row + 1]
-            if by_frame:
+            if part.has_image.ndim == 2:  # by frame
                 seen[:, :length] = example.sees_image
             else:
                 seen[:] = True

@@ -93,19 +93,12 @@ class EpochShuffle:
 
 
 class ExampleBuilder:
-    """Opens the datasets of a run and builds the examples of both parts.
-
-    Attributes:
-      image: shape and dtype of an example's image: pixels, or features if `data.features`.
-    """
+    """Opens the datasets of a run and builds the examples of both parts."""
 
     def __init__(self, config: schema.Config, bad: bad_records.BadRecords):
         self._config = config
-        size = config.model.siglip.image_size
-        self.image = collate.pixel_form(size)
         self._features = None
         if config.data.features:
-            self.image = image_features.form(config.model)
             made_with = image_features.made_with(config.frozen, config.model)
             self._features = functools.cache(
                 lambda path: image_features.FeatureReader(path, expected=made_with)

@@ -11,19 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import ml_dtypes
 import msgspec
 import numpy as np
 
 from mvjax import files
 from mvjax.config import schema
-from mvjax.data import collate, images
+from mvjax.data import batch_spec, images
 from mvjax.data.records import dataset, shards
 from mvjax.data.records import index as index_lib
 from mvjax.weights import frozen_files
 
 FORMAT, VERSION = "mvjax image features", 1
-DTYPE = np.dtype(ml_dtypes.bfloat16)
 
 Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [B, size, size, 3] -> [B, S, E]
 
@@ -98,7 +96,7 @@ def write(
                     good.append(row)
                 except ValueError:
                     continue
-            features = np.asarray(encode(pixels)).astype(DTYPE)
+            features = np.asarray(encode(pixels)).astype(batch_spec.FEATURE_DTYPE)
             tokens, width = features.shape[1:]
             for row in range(len(numbers)):
                 writer.write(features[row].tobytes() if row in good else b"")
@@ -166,25 +164,19 @@ class FeatureReader:
           ValueError: if the image could not be decoded, or the entry is damaged.
         """
         entry, shape = self._entries[number], (self.index.tokens, self.index.width)
-        expected = shape[0] * shape[1] * DTYPE.itemsize
+        expected = shape[0] * shape[1] * batch_spec.FEATURE_DTYPE.itemsize
         if len(entry) != expected:
             raise ValueError(
                 f"features of image {number}: expected {expected} bytes, got {len(entry)}"
                 " (0: the image could not be decoded)"
             )
-        return np.frombuffer(entry, DTYPE).reshape(shape)
+        return np.frombuffer(entry, batch_spec.FEATURE_DTYPE).reshape(shape)
 
 
 def made_with(frozen: schema.FrozenFiles, model: schema.ModelConfig) -> FeatureIdentity:
     """Returns the identity that the features of a run must have."""
     siglip = files.joint_hash(map(frozen_files.file_hash, frozen_files.paths(frozen)["siglip"]))
     return FeatureIdentity(siglip, model.siglip.image_size, model.siglip.resampler)
-
-
-def form(model: schema.ModelConfig) -> collate.ImageForm:
-    """Shape and dtype of one image's features in a batch."""
-    s = model.siglip
-    return collate.ImageForm((s.tokens, s.width), DTYPE)
 
 
 def _stem(path: Path) -> Path:

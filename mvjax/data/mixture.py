@@ -19,7 +19,7 @@ import grain
 
 from mvjax import types
 from mvjax.config import schema
-from mvjax.data import collate, examples, mixing
+from mvjax.data import batch_spec, collate, examples, mixing
 from mvjax.data.records import bad_records, dataset
 
 
@@ -124,19 +124,13 @@ def batches(
         config, bad_records.BadRecords(data.bad_record_budget, listing)
     )
     history = history or mixing.start(data)
-    parts = {}
+    parts, spec = {}, batch_spec.batch_spec(config)
     for number, name in enumerate(mixing.PARTS):
         rows = getattr(data, f"{name}_rows")
         seed = config.train.seed * 2 + number
         parts[name] = PartBatches(
             _examples(builder, history, name, rows=rows, seed=seed) if rows else (),
-            functools.partial(
-                collate.stack,
-                codebooks=config.model.codebooks,
-                frames=data.speech_frames if name == "speech" else data.speechless_tokens,
-                image=builder.image,
-                by_frame=data.small_talk_image == "absent",
-            ),
+            functools.partial(collate.stack, spec=getattr(spec, name)),
             rows=rows,
             process_index=process_index,
             process_count=process_count,
