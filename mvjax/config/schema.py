@@ -16,8 +16,6 @@ from mvjax.config.frozen import FrozenFiles, MimiConfig
 
 NormKind = Literal["mean_square", "variance"]
 Dtype = Literal["float32", "bfloat16"]
-# whose bicubic arithmetic: kyuteye_pt's or kyuteye_mlx's; see data/resize.py
-Resampler = Literal["torch", "pillow"]
 # What the backward pass keeps of a block, from most memory to most recomputation: nn/compute.py
 Remat = Literal["none", "frozen", "attention", "full"]
 AttentionKernel = Literal["auto", "plain", "splash", "cudnn"]
@@ -65,7 +63,6 @@ class SiglipConfig:
     hidden: int = 4304
     patch: int = 14  # pixels
     image_size: int = 448  # pixels
-    resampler: Resampler = "torch"  # that makes images square
     final_norm_eps: float = 1e-6  # as trained; kyuteye_mlx has 1e-5 (reference section 3.2)
 
     @property

@@ -23,7 +23,6 @@ _TABLE: dict[str, tuple[Any, Any, Any, Any]] = {
     "depformer.norm":                   ("mean_square", "variance",    "mean_square", "mean_square"),
     "cross_attention.image_norm":       ("variance",    "variance",    "mean_square", "mean_square"),
     "cross_attention.image_norm_eps":   (1e-5,          1e-5,          1e-8,          1e-8),
-    "siglip.resampler":                 ("torch",       "torch",       "pillow",      "torch"),
     "siglip.final_norm_eps":            (1e-6,          1e-6,          1e-5,          1e-6),
     "backbone.context_has_self":        (True,          True,          False,         False),
     "stream.first_step_forcing":        (True,          False,         True,          True),

@@ -187,9 +187,8 @@ class ExampleBuilder:
             return None
         if self._features is not None:
             return self._features(reader.path)[record.image]
-        encoder = self._config.model.siglip
         decoded = images.decode(reader.image(record.image), limits=self._config.data.limits)
-        return images.resize_square(decoded, encoder.image_size, resampler=encoder.resampler)
+        return images.resize_square(decoded, self._config.model.siglip.image_size)
 
     def _reader(self, name: str) -> dataset.RecordReader:
         data = self._config.data

@@ -32,12 +32,10 @@ class FeatureIdentity(msgspec.Struct, frozen=True):
     Attributes:
       siglip: a hash of the encoder's files.
       image_size: pixels of a side.
-      resampler: that made the images square.
     """
 
     siglip: str
     image_size: int
-    resampler: schema.Resampler = "torch"
 
 
 class FeatureIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,7 +90,7 @@ def write(
             for row, number in enumerate(numbers):
                 try:
                     decoded = images.decode(reader.image(number), limits=limits)
-                    pixels[row] = images.resize_square(decoded, size, resampler=made_with.resampler)
+                    pixels[row] = images.resize_square(decoded, size)
                     good.append(row)
                 except ValueError:
                     continue
@@ -176,7 +174,7 @@ class FeatureReader:
 def made_with(frozen: schema.FrozenFiles, model: schema.ModelConfig) -> FeatureIdentity:
     """Returns the identity that the features of a run must have."""
     siglip = files.joint_hash(map(frozen_files.file_hash, frozen_files.paths(frozen)["siglip"]))
-    return FeatureIdentity(siglip, model.siglip.image_size, model.siglip.resampler)
+    return FeatureIdentity(siglip, model.siglip.image_size)
 
 
 def _stem(path: Path) -> Path:

@@ -19,9 +19,6 @@ _NOTES = {
     ("cross_attention.image_norm", "mean_square"): "norms image tokens by their mean square",
     ("cross_attention.image_norm_eps", 1e-5): "has eps 1e-5 in the norm of image tokens",
     ("cross_attention.image_norm_eps", 1e-8): "has eps 1e-8 in the norm of image tokens",
-    ("siglip.resampler", "torch"): "makes images square as torch does",
-    ("siglip.resampler", "pillow"): "makes images square as Pillow does (up to 4 gray levels"
-    " from torch on noise)",
     ("siglip.final_norm_eps", 1e-6): "has eps 1e-6 in SigLIP's last norm",
     ("siglip.final_norm_eps", 1e-5): "has eps 1e-5 in SigLIP's last norm",
     ("backbone.context_has_self", True): "counts a frame itself among those it attends to",
@@ -43,13 +40,14 @@ _TOLD = {
         "backbone.context_has_self",
     ),
     "mlx": ("depformer.norm",),
-    "candle": ("depformer.norm", "siglip.resampler"),  # its own resampler is noted below
+    "candle": ("depformer.norm",),
 }
 # whatever the config: how a runtime rounds, and what it does that no config of ours says
 ALWAYS: dict[targets.Target, tuple[str, ...]] = {
     "torch": (
         "kyuteye_pt norms image tokens and computes gates in the dtype it serves in: in bfloat16 a gate"
         " logit moves in steps of 1/64 (reference 2.6)",
+        "kyuteye_pt resizes images as torch does: up to 2 gray levels from Pillow on noise (reference 3.1)",
     ),
     "mlx": (
         "kyuteye_mlx rounds image keys and values to bfloat16 and computes gates in the dtype it serves"
@@ -59,8 +57,8 @@ ALWAYS: dict[targets.Target, tuple[str, ...]] = {
     ),
     "candle": (
         "kyuteye_rs computes gates in the dtype it serves in (reference 2.6)",
-        "kyuteye_rs makes images square as the Rust crate image does: up to 24 gray levels from torch on"
-        " noise (reference 3.1)",
+        "kyuteye_rs resizes images as the Rust crate image does: up to 30 gray levels from Pillow on noise"
+        " (reference 3.1)",
         "kyuteye_rs keeps the acoustic codes of call 0 in codec frame 0 (reference 5.2)",
         "kyuteye_rs stops at 4096 frames (reference 2.4)",
     ),
