@@ -211,7 +211,7 @@ def in_torch(side: str, folder: Path):
 
     from mvjax import tree
     from mvjax.config import upstream
-    from mvjax.export import folder as export_folder
+    from mvjax.export import weight_files
 
     run = make_config()
     model = dataclasses.replace(
@@ -227,7 +227,7 @@ def in_torch(side: str, folder: Path):
             built = torch_step.Upstream(Path(scratch), model, params)
         else:
             path = Path(scratch) / "model.safetensors"
-            export_folder.save_exported(path, params, model, "torch")
+            weight_files.save_exported(path, params, model, "torch")
             built = torch_step.Twin(model, safetensors_torch.load_file(path))
     trainer = torch_step.Trainer(built, batch, run.optim, compiled=side.endswith("compiled"))
     return trainer.step

@@ -28,10 +28,9 @@ from jaxtyping import Float, Int
 from mvjax import files as files_lib
 from mvjax import tree
 from mvjax.config import schema
-from mvjax.export import agreement, deviations, targets
-from mvjax.export import folder as export_folder
+from mvjax.export import agreement, deviations, targets, weight_files
 from mvjax.runtimes import interface, loading
-from mvjax.weights import candle, checksums, frozen_files, lazy, placement
+from mvjax.weights import candle, checksums, file_names, frozen_files, lazy, placement
 
 MIN_FRAMES = 100  # of a conversation that a certificate is about
 
@@ -76,7 +75,7 @@ def certify(
     model = _as_trained(config.model)
     runtime, frames = _talk(folder, pixels, user_codes)
     weights = folder / targets.weight_file(target, quantization)
-    reloaded = export_folder.open_exported(weights, config.model, target, dtype=np.float32)
+    reloaded = weight_files.open_exported(weights, config.model, target, dtype=np.float32)
     compare = functools.partial(
         agreement.compare, model=model, pixels=pixels, user=user_codes, frames=frames
     )
@@ -96,7 +95,7 @@ def certify(
     lossy = any(not _equal(leaf, trained[path]) for path, leaf in reloaded.items())
     certificate["loss"] = _loss(compare(trained)) if lossy else None
     certificate |= _verdict(certificate)
-    (folder / export_folder.CERTIFICATE_FILE).write_text(json.dumps(certificate, indent=1))
+    (folder / file_names.CERTIFICATE).write_text(json.dumps(certificate, indent=1))
     return certificate
 
 
@@ -168,7 +167,7 @@ def _values(
         path: lazy.cast(source[path], leaf.dtype) if path in source else leaf
         for path, leaf in _on_host(frozen).items()
     }
-    expected = export_folder.as_stored(
+    expected = weight_files.as_stored(
         tree.merge(adapters, tree.unflatten(start)),
         config.model,
         target,

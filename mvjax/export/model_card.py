@@ -14,8 +14,7 @@ import yaml
 from mvjax import run_folder, tree
 from mvjax.config import schema
 from mvjax.export import deviations, targets
-
-FILE = "README.md"
+from mvjax.weights import file_names
 
 _HUB = "hf://"
 _LIBRARY = {"torch": "pytorch", "mlx": "mlx", "candle": "candle"}
@@ -100,7 +99,7 @@ def _metadata(
     return {
         "license": "other",
         "license_name": "mixed",
-        "license_link": f"{FILE}#licenses",
+        "license_link": f"{file_names.CARD}#licenses",
         "language": ["en"],
         "library_name": _LIBRARY[target],
         "pipeline_tag": "any-to-any",
@@ -174,7 +173,7 @@ def _use(
         case "mlx":
             server = f"--xa-start {start + 1 if start else 0}"
             return _MLX_USE.format(
-                file=file, codec=targets.CODEC_FILE, spm=targets.TOKENIZER_FILE, start=server
+                file=file, codec=file_names.CODEC, spm=file_names.TOKENIZER, start=server
             )
         case "candle":
             suffix = "" if quantization is None else "-q8"

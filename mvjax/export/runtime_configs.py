@@ -8,7 +8,7 @@ from typing import Any
 from mvjax import gates
 from mvjax.config import schema
 from mvjax.export import targets
-from mvjax.weights import quantize
+from mvjax.weights import file_names, quantize
 
 OWN = "mvjax"  # key of what upstream does not ask for, and mvjax's own runtimes need
 
@@ -30,9 +30,9 @@ def torch_config(config: schema.ModelConfig) -> dict[str, Any]:
     feedforward = _feedforward(backbone.width, backbone.hidden)
     return {
         "hf_repo": None,
-        "model": targets.MODEL_FILE,
-        "mimi_codec": targets.CODEC_FILE,
-        "text_tokenizer": targets.TOKENIZER_FILE,
+        "model": file_names.MODEL,
+        "mimi_codec": file_names.CODEC,
+        "text_tokenizer": file_names.TOKENIZER,
         "encoder_name": f"siglip_gemma2_{_nearest_encoder(config.siglip.image_size)}",
         "image_size": config.siglip.image_size,
         "interpolation": "bicubic",
@@ -81,8 +81,8 @@ def mlx_config(config: schema.ModelConfig, mode: quantize.Mode | None = None) ->
     scheme = None if mode is None else quantize.SCHEMES[mode]
     return {
         "moshi_name": targets.weight_file("mlx", mode),
-        "mimi_name": targets.CODEC_FILE,
-        "tokenizer_name": targets.TOKENIZER_FILE,
+        "mimi_name": file_names.CODEC,
+        "tokenizer_name": file_names.TOKENIZER,
         "quantization": None
         if scheme is None
         else {"bits": scheme.bits, "group_size": scheme.group},
@@ -137,8 +137,8 @@ def candle_config(
         "instance_name": "mvjax",
         "hf_repo": "",
         "lm_model_file": targets.weight_file("candle", quantization),
-        "text_tokenizer_file": targets.TOKENIZER_FILE,
-        "mimi_model_file": targets.CODEC_FILE,
+        "text_tokenizer_file": file_names.TOKENIZER,
+        "mimi_model_file": file_names.CODEC,
         "log_dir": "./moshi-logs",
         "mimi_num_codebooks": config.codebooks_out,
         "static_dir": "./client/dist",

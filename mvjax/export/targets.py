@@ -13,22 +13,13 @@ from typing import Literal, get_args
 from mvjax import gates, scopes
 from mvjax.config import schema
 from mvjax.export import designs
+from mvjax.weights import file_names
 
 Target = Literal["torch", "mlx", "candle"]
 Quantization = Literal["q8", "q4", "q8_0"]
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 UPSTREAM: dict[Target, str] = {"torch": "kyuteye_pt", "mlx": "kyuteye_mlx", "candle": "kyuteye_rs"}
-
-MODEL_FILE = "model.safetensors"
-_QUANTISED_FILES: dict[Target, dict[Quantization, str]] = {
-    "torch": {},
-    "mlx": {"q8": "model.q8.safetensors", "q4": "model.q4.safetensors"},
-    "candle": {"q8_0": "model.q8_0.gguf"},
-}
-CODEC_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
-TOKENIZER_FILE = "tokenizer_spm_32k_3.model"
-ENCODER_FILE = "siglip448.config"  # the name kyuteye_mlx opens, whatever the sizes
 
 NORM_EPS = 1e-8  # of every norm but the image's, in all runtimes
 # kyuteye_pt: {(kind, eps): name}; reference section 2.2
@@ -236,7 +227,7 @@ MATRIX: tuple[Line, ...] = (
     ),
 )  # fmt: skip
 
-_QUANTISED: dict[Quantization, Mapping[Target, str]] = {
+_QUANTIZED: dict[Quantization, Mapping[Target, str]] = {
     "q8": {
         "torch": "kyuteye_pt loads no quantized weights (reference 4.2)",
         "candle": "kyuteye_rs reads its own kind, q8_0 (reference 4.6)",
@@ -268,14 +259,14 @@ def weight_file(target: Target, quantization: Quantization | None = None) -> str
       ValueError: if the target reads no such file.
     """
     if quantization is None:
-        return MODEL_FILE
-    if target in _QUANTISED[quantization]:
-        known = list(_QUANTISED_FILES[target]) or "none"
+        return file_names.MODEL
+    if target in _QUANTIZED[quantization]:
+        known = list(file_names.QUANTIZED[target]) or "none"
         raise ValueError(
-            f"cannot export {quantization} to {target}: {_QUANTISED[quantization][target]};"
+            f"cannot export {quantization} to {target}: {_QUANTIZED[quantization][target]};"
             f" its quantizations: {known}"
         )
-    return _QUANTISED_FILES[target][quantization]
+    return file_names.QUANTIZED[target][quantization]
 
 
 def table() -> str:
@@ -283,7 +274,7 @@ def table() -> str:
     nothing: Mapping[Target, str] = {}
     lines = [(line.choice, line.refused, line.nearly) for line in MATRIX]
     lines += [(f"file: {name}", nothing, nothing) for name in get_args(schema.Dtype)]
-    lines += [(f"file: {name}", refused, nothing) for name, refused in _QUANTISED.items()]
+    lines += [(f"file: {name}", refused, nothing) for name, refused in _QUANTIZED.items()]
     width = max(len(choice) for choice, *_ in lines)
     reasons: dict[str, int] = {}
     rows = ["".ljust(width) + "".join(f"  {target:11}" for target in TARGETS)]

@@ -8,26 +8,22 @@ file beside the GGUF. By its size the released GGUF holds it, too, where nothing
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import ml_dtypes
 import numpy as np
 
 from mvjax import files
 from mvjax.config import schema
-from mvjax.export import targets
-from mvjax.weights import kyutai, lazy, leaf_view, mlx, rules, safetensors_io
+from mvjax.weights import file_names, kyutai, lazy, leaf_view, mlx, rules, safetensors_io
 
-GGUF_SUFFIX = ".gguf"
-NAMES = (*files.WEIGHTS, "model.q8_0.gguf")
-_VISION_SUFFIX = "_vision_tower_unquant.safetensors"
+GGUF_SUFFIX = file_names.GGUF_SUFFIX
+NAMES = (*files.WEIGHTS, *file_names.QUANTIZED["candle"].values())
 IMAGE = "image_prefix."
 _FUSED = "transformer.layers.0.cross_attention.in_proj_weight"
-_GGUF_IO = "mvjax.weights.gguf_io"  # by name: the `gguf` package may be absent
 
 _FROM_TORCH = (  # names of the backbone, adapters and image
     (r"llm\.", ""),
@@ -44,7 +40,7 @@ _FROM_MLX = (  # names of the depth transformer
 def open_candle(
     path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
 ) -> dict[str, leaf_view.LeafView]:
-    """Returns {our path: leaf} of a safetensors file, or of a GGUF with its vision file.
+    """Returns {our path: leaf view} of a safetensors file, or of a GGUF with its vision file.
 
     Args:
       path: location; one that ends in .gguf is read with the vision file beside it, or where there
@@ -55,12 +51,12 @@ def open_candle(
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
     """
-    found = files.resolve(path, names=NAMES)
-    if found.suffix == GGUF_SUFFIX:
-        tensors = _open_gguf(found, _vision_beside(path, found))
+    file = files.resolve(path, names=NAMES)
+    if file.suffix == GGUF_SUFFIX:
+        tensors = _with_vision(file, _vision_beside(path, file))
     else:
-        tensors = safetensors_io.tensors(found)
-    return from_tensors(tensors, config, dtype=dtype, place=str(found))
+        tensors = safetensors_io.tensors(file)
+    return from_tensors(tensors, config, dtype=dtype, place=str(file))
 
 
 def verify(path: str | Path) -> None:
@@ -69,12 +65,12 @@ def verify(path: str | Path) -> None:
     Raises:
       ValueError: naming a file and every tensor in it whose bytes changed.
     """
-    found = files.resolve(path, names=NAMES)
-    if found.suffix != GGUF_SUFFIX:
-        safetensors_io.verify(found)
+    file = files.resolve(path, names=NAMES)
+    if file.suffix != GGUF_SUFFIX:
+        safetensors_io.verify(file)
         return
-    gguf_io().verify(found)
-    if (vision := _vision_beside(path, found)) is not None:
+    gguf_io().verify(file)
+    if (vision := _vision_beside(path, file)) is not None:
         safetensors_io.verify(vision)
 
 
@@ -85,7 +81,7 @@ def from_tensors(
     dtype: np.dtype | type | None = np.float32,
     place: str,
 ) -> dict[str, leaf_view.LeafView]:
-    """Returns {our path: leaf} for {name in the file: tensor}; arguments as `open_candle`."""
+    """Returns {our path: leaf view} for {name in the file: tensor}; arguments as `open_candle`."""
     table, sizes = candle_rules(config, split=_FUSED not in tensors), kyutai.sizes(config)
     return rules.leaf_views(tensors, table, sizes, place=place, dtype=dtype)
 
@@ -97,50 +93,51 @@ def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
       ModuleNotFoundError: if the `gguf` package is needed and not installed, with the remedy.
     """
     if path.suffix == GGUF_SUFFIX:
-        language = {name: t for name, t in tensors.items() if not name.startswith(IMAGE)}
+        language, image = _language_and_image(tensors)
         gguf_io().write(path, language)
-        safetensors_io.write(vision_file(path), image_tensors(tensors))
+        safetensors_io.write(vision_file(path), image)
     else:
         safetensors_io.write(path, tensors)
 
 
-def image_tensors(tensors: Mapping[str, lazy.LazyTensor]) -> dict[str, lazy.LazyTensor]:
-    """Returns what the file beside a GGUF holds, in bfloat16."""
-    image = {name: tensor for name, tensor in tensors.items() if name.startswith(IMAGE)}
-    return {name: lazy.cast(tensor, ml_dtypes.bfloat16) for name, tensor in image.items()}
+def open_gguf(path: Path) -> dict[str, lazy.LazyTensor]:
+    """Returns {name: tensor} of a GGUF; the image part is from the vision file if that is beside it."""
+    return _with_vision(path, _vision_beside(path, path))
+
+
+def round_trip(tensors: Mapping[str, lazy.LazyTensor]) -> dict[str, lazy.LazyTensor]:
+    """Returns the tensors that `open_gguf` gives back after `write`: q8_0, the image part bfloat16."""
+    language, image = _language_and_image(tensors)
+    return {n: gguf_io().Q8RoundTrip(tensor) for n, tensor in language.items()} | image
 
 
 def vision_file(path: Path) -> Path:
     """Returns where the Rust server looks for the image part of a GGUF: X.q8_0.gguf -> X_vision..."""
-    return path.with_name(path.name.rsplit(".", 2)[0] + _VISION_SUFFIX)
+    return path.with_name(path.name.rsplit(".", 2)[0] + file_names.VISION_SUFFIX)
 
 
-def gguf_io() -> Any:
-    """Returns the module of GGUF files.
+def gguf_io() -> ModuleType:
+    """Returns the module `weights.gguf_io`, imported when a GGUF is read or written.
 
     Raises:
       ModuleNotFoundError: if the `gguf` package is not installed, with the remedy.
     """
     try:
-        return importlib.import_module(_GGUF_IO)
+        from mvjax.weights import gguf_io
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"GGUF files need {error.name!r}: pip install 'mvjax[candle]'"
         ) from error
+    return gguf_io
 
 
 def candle_rules(config: schema.ModelConfig, *, split: bool) -> list[rules.Rule]:
-    """Returns the table.
+    """Returns the table, for designs that kyuteye_rs runs: projections shared by all layers.
 
     Args:
       config: of the model.
       split: queries apart from keys and values, as a GGUF must have them.
-
-    Raises:
-      ValueError: for a design that the layout has no place for, naming it.
     """
-    if problems := targets.refusals(config, "candle"):
-        raise ValueError("no candle layout for this design:\n  " + "\n  ".join(problems))
     table = [
         rules.Rule(rule.paths, _rename(rule.name, _FROM_TORCH), rule.axes, rule.copies)
         for rule in kyutai.vis_rules(config)
@@ -169,7 +166,19 @@ def _rename(name: str, replacements: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def _open_gguf(path: Path, vision: Path | None) -> dict[str, lazy.LazyTensor]:
+def _language_and_image(
+    tensors: Mapping[str, lazy.LazyTensor],
+) -> tuple[dict[str, lazy.LazyTensor], dict[str, lazy.LazyTensor]]:
+    """Returns the tensors of a GGUF, and those of the file beside it in bfloat16."""
+    image = {
+        name: lazy.cast(tensor, ml_dtypes.bfloat16)
+        for name, tensor in tensors.items()
+        if name.startswith(IMAGE)
+    }
+    return {name: tensor for name, tensor in tensors.items() if name not in image}, image
+
+
+def _with_vision(path: Path, vision: Path | None) -> dict[str, lazy.LazyTensor]:
     """Returns the tensors of a GGUF, the image part from the vision file if there is one."""
     tensors = gguf_io().tensors(path)
     if vision is not None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -23,6 +23,13 @@ BLOCK = 32  # values that share a scale
 _Q8_0 = gguf.GGMLQuantizationType.Q8_0
 _SCALE_BYTES = 2
 _BEFORE_CHECKSUMS = 2**12  # bytes: more than a header has before them
+_MAX_HEADER, _MAX_FILE = 2**26, 2**40  # bytes
+_UNREADABLE = (
+    ValueError,
+    IndexError,
+    KeyError,
+    OverflowError,
+)  # what the package raises for damage
 
 
 def quantized(shape: tuple[int, ...]) -> bool:
@@ -53,14 +60,14 @@ def dequantize(packed: UInt8[np.ndarray, "out bytes"]) -> Float32[np.ndarray, "o
 
 
 def q8_round_trip(tensor: np.ndarray) -> Float32[np.ndarray, "*shape"]:
-    """Returns what is left of a tensor in a file."""
+    """Returns a tensor after quantizing and dequantizing: a matrix rounded to q8_0, others float32."""
     values = np.asarray(tensor, np.float32)
     return dequantize(quantize(values)) if quantized(values.shape) else values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Q8RoundTrip:
-    """A tensor as a file would hold it, made when it is read."""
+    """A tensor as a GGUF would give it back, computed when it is read."""
 
     tensor: lazy.LazyTensor
 
@@ -71,11 +78,11 @@ class Q8RoundTrip:
 
     @property
     def dtype(self) -> np.dtype:
-        """Float32, whatever is stored."""
+        """Float32, whatever the tensor has."""
         return np.dtype(np.float32)
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Rounds the whole, and returns a part."""
+        """Quantizes and dequantizes the whole tensor, and returns a part."""
         whole = q8_round_trip(np.asarray(self.tensor[()]))
         return whole[lazy.slices(lazy.box(index, self.shape))]
 
@@ -87,15 +94,15 @@ class GgufTensor:
     file: Path
     shape: tuple[int, ...]
     kind: gguf.GGMLQuantizationType
-    data: np.ndarray  # bytes, mapped
+    data: np.ndarray  # mapped; bytes if the kind is quantized
 
     @property
     def dtype(self) -> np.dtype:
-        """Float32, whatever is stored."""
+        """Float32, whatever the file has."""
         return np.dtype(np.float32)
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Returns a part; of a q8_0 matrix only the rows and blocks that it touches."""
+        """Returns a part; of a q8_0 matrix only the rows and blocks that it touches are read."""
         bounds = lazy.box(index, self.shape)
         if self.kind != _Q8_0 or not quantized(self.shape):
             whole = gguf.quants.dequantize(np.array(self.data), self.kind).reshape(self.shape)
@@ -103,8 +110,7 @@ class GgufTensor:
         (top, bottom), (left, right) = bounds
         first, last = left // BLOCK, -(-right // BLOCK)
         size = _SCALE_BYTES + BLOCK
-        rows = self.data.reshape(self.shape[0], -1)
-        part = np.ascontiguousarray(rows[top:bottom, first * size : last * size])
+        part = np.ascontiguousarray(self.data[top:bottom, first * size : last * size])
         return dequantize(part)[:, left - first * BLOCK : right - first * BLOCK]
 
 
@@ -114,7 +120,12 @@ def tensors(path: Path) -> dict[str, GgufTensor]:
     Raises:
       ValueError: if the file is truncated or corrupt, naming it and the tensors that are cut off.
     """
-    return _open(path).found
+    return {
+        tensor.name: GgufTensor(
+            path, tuple(map(int, reversed(tensor.shape))), tensor.tensor_type, tensor.data
+        )
+        for tensor in _open(path).tensors
+    }
 
 
 def verify(path: Path) -> int:
@@ -126,10 +137,11 @@ def verify(path: Path) -> int:
     reader = _open(path)
     field = reader.get_field(checksums.KEY)
     sums = {} if field is None else checksums.parse(field.contents(), place=str(path))
-    found = {name: tensor for name, tensor in reader.found.items() if name in sums}
-    bad = [name for name, tensor in found.items() if checksums.crc(tensor.data) != sums[name]]
-    checksums.refuse_changed(path, bad)
-    return len(found)
+    checked = {tensor.name: tensor.data for tensor in reader.tensors if tensor.name in sums}
+    checksums.refuse_changed(
+        path, [name for name, data in checked.items() if checksums.crc(data) != sums[name]]
+    )
+    return len(checked)
 
 
 def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
@@ -158,7 +170,7 @@ def _stored_bytes(shape: tuple[int, ...]) -> int:
     return values // BLOCK * (BLOCK + _SCALE_BYTES) if quantized(shape) else values * 4
 
 
-def _stored(name: str, tensor: lazy.LazyTensor) -> np.ndarray:
+def _packed(name: str, tensor: lazy.LazyTensor) -> np.ndarray:
     """Returns q8_0 bytes, or float32."""
     values = np.asarray(tensor[()], np.float32)
     if not quantized(values.shape):
@@ -186,7 +198,7 @@ def _write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, tensor in tensors.items():
-            array = _stored(name, tensor)
+            array = _packed(name, tensor)
             sums[name] = checksums.crc(array)
             writer.write_tensor_data(array)
             del array  # before the next is made
@@ -198,36 +210,29 @@ def _write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
         file.write(checksums.text(sums).encode())
 
 
-class _Reader(gguf.GGUFReader):
-    """The package's reader of headers; it calls a truncated file a wrong reshape."""
-
-    def __init__(self, path: Path) -> None:
-        self.found: dict[str, GgufTensor] = {}
-        self._path = path
-        super().__init__(path)
-
-    def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
-        cut = []
-        for field in fields:
-            _, name, _, dims, number, offset = field.parts
-            kind = gguf.GGMLQuantizationType(number[0])
-            block, size = gguf.GGML_QUANT_SIZES[kind]
-            begin = start_offs + int(offset[0])
-            end = begin + int(np.prod(dims)) // block * size
-            shape = tuple(int(n) for n in reversed(dims))
-            named = bytes(name).decode()
-            self.found[named] = GgufTensor(self._path, shape, kind, self.data[begin:end])
-            if end > len(self.data):
-                cut.append(named)
-        if cut:
-            raise ValueError(f"these tensors are cut off: {cut}")
-
-
-def _open(path: Path) -> _Reader:
+def _open(path: Path) -> gguf.GGUFReader:
     try:
-        return _Reader(path)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        return gguf.GGUFReader(path)
+    except _UNREADABLE as error:
         size = path.stat().st_size
+        cut = _cut_off(path, size)
+        fact = f"these tensors are cut off: {cut}" if cut else str(error)
         raise ValueError(
-            f"{path}: not a readable GGUF file ({size:,} bytes): {error}. Fetch or make it again."
+            f"{path}: not a readable GGUF file ({size:,} bytes): {fact}. Fetch or make it again."
         ) from error
+
+
+def _cut_off(path: Path, size: int) -> list[str]:
+    """Returns the tensors that end past the end of a file, if its header can be read.
+
+    The reader takes a truncated file for one with wrong shapes, so the header is read once more, in front
+    of a hole where the tensors would be.
+    """
+    try:
+        with path.open("rb") as file, tempfile.NamedTemporaryFile() as header:
+            header.write(file.read(_MAX_HEADER))
+            header.truncate(_MAX_FILE)
+            reader = gguf.GGUFReader(header.name)
+    except (*_UNREADABLE, OSError):  # OSError: no room for such a file, or to map it
+        return []
+    return [t.name for t in reader.tensors if t.data_offset + t.n_bytes > size]

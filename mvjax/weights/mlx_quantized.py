@@ -80,7 +80,8 @@ class _QuantizedMatrix:
     def part(self, name: str) -> np.ndarray:
         if name in self._made:
             return self._made[name]
-        parts = quantize.requantize(np.asarray(self._tensor[()]), self._scheme)._asdict()
+        weight = np.asarray(self._tensor[()]).astype(ml_dtypes.bfloat16, copy=False)
+        parts = quantize.quantize(weight, self._scheme)._asdict()
         self._made = {kept: parts[kept] for kept in self._kept}
         return parts[name]
 

@@ -8,10 +8,8 @@ scale is found in float32, and the codes are taken before it is rounded to the w
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import Literal, NamedTuple
 
-import ml_dtypes
 import numpy as np
 from jaxtyping import Float, UInt32
 
@@ -20,7 +18,6 @@ from mvjax.weights import lazy
 _WORD = 32  # bits of a packed word
 _BITS = (2, 4, 8)  # with which whole codes fill a word
 _SMALLEST_SCALE = np.float32(1e-7)
-_PROBED_ROWS = 4  # of a weight that is on no grid, this many are looked at before giving up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +102,6 @@ def quantize(weight: np.ndarray, scheme: AffineScheme) -> AffineWeight:
     return _affine(_codes(groups, scale, bias, scheme), scale, bias, weight.dtype, scheme)
 
 
-def requantize(weight: np.ndarray, scheme: AffineScheme) -> AffineWeight:
-    """Returns a weight in bfloat16 quantization; one that was quantized before keeps its bits.
-
-    Dequantizing a bfloat16 quantization in float32 is exact, but MLX's fit need not find the scale
-    again: the far end of a group may have got the last code but one, and the rounding of the scale
-    may have carried it past the near end. All these fits are tried; if they explain every element,
-    they are taken, and otherwise the weight is rounded to bfloat16 and quantized afresh. Of a group
-    narrower than MLX's smallest step (2.6e-5 in all) the values survive, but maybe not the sign of
-    the scale.
-    """
-    found = _on_grid(weight, scheme) if weight.dtype == np.float32 else None
-    return found or quantize(weight.astype(ml_dtypes.bfloat16), scheme)
-
-
 def dequantize(
     packed: AffineWeight, scheme: AffineScheme, *, dtype: np.dtype | type | None = None
 ) -> np.ndarray:
@@ -169,14 +152,11 @@ def _groups(weight: np.ndarray, scheme: AffineScheme) -> Float[np.ndarray, "out 
 
 
 def _fit(
-    groups: Float[np.ndarray, "out groups size"], last: int, *, opposite: bool = False
+    groups: Float[np.ndarray, "out groups size"], last: int
 ) -> tuple[Float[np.ndarray, "out groups"], Float[np.ndarray, "out groups"]]:
-    """Returns (scale, bias): code 0 is the element farthest from zero, `last` the other end.
-
-    With `opposite`, code 0 is the other end.
-    """
+    """Returns (scale, bias): code 0 is the element farthest from zero, `last` the other end."""
     low, high = groups.min(axis=-1), groups.max(axis=-1)
-    downwards = (np.abs(low) > np.abs(high)) ^ opposite
+    downwards = np.abs(low) > np.abs(high)
     step = np.maximum((high - low) / np.float32(last), _SMALLEST_SCALE)
     step = np.where(downwards, step, -step)
     edge = np.where(downwards, low, high)
@@ -206,41 +186,3 @@ def _affine(
     shifts = np.arange(scheme.per_word, dtype=np.uint32) * np.uint32(scheme.bits)
     packed = np.bitwise_or.reduce(words << shifts, axis=-1)
     return AffineWeight(packed, scale.astype(dtype), bias.astype(dtype))
-
-
-def _on_grid(weight: np.ndarray, scheme: AffineScheme) -> AffineWeight | None:
-    """Returns the bfloat16 quantization that equals a float32 weight exactly, if MLX makes one."""
-    groups = _groups(weight, scheme)
-    probe = groups[:_PROBED_ROWS]
-    if _explain(probe, scheme) is None:
-        return None
-    explained = _explain(groups, scheme)
-    if explained is None:
-        return None
-    codes, scale, bias = explained
-    return _affine(codes, scale, bias, np.dtype(ml_dtypes.bfloat16), scheme)
-
-
-def _explain(
-    groups: Float[np.ndarray, "out groups size"], scheme: AffineScheme
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Returns (codes, scale, bias) with groups == scale * codes + bias, all of them, or None."""
-    each = groups.shape[:-1]
-    found = np.zeros_like(groups), np.zeros(each, np.float32), np.zeros(each, np.float32)
-    exact = np.zeros(each, bool)
-    narrow = np.ptp(groups, axis=-1) < scheme.largest * 1.01 * _SMALLEST_SCALE
-    for opposite, last in itertools.product((False, True), (scheme.largest, scheme.largest - 1)):
-        fitted = _fit(groups, last, opposite=opposite)
-        scale, bias = (x.astype(ml_dtypes.bfloat16).astype(np.float32) for x in fitted)
-        codes = _codes(groups, scale, bias, scheme)
-        same = (codes * scale[..., None] + bias[..., None] == groups).all(axis=-1) & ~exact
-        # A group with zero in its middle is the one kind that may come to be explained from either
-        # end: its ends were equally far from zero, and then MLX starts from the higher.
-        middle = np.rint(np.abs(bias / scale)) == scheme.largest // 2
-        same &= narrow | np.where(middle, bias > 0, not opposite)
-        for whole, part in zip(found, (codes, scale, bias), strict=True):
-            whole[same] = part[same]
-        exact |= same
-        if exact.all():
-            return found
-    return None

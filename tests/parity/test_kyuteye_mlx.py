@@ -15,8 +15,7 @@ from PIL import Image
 
 from mvjax import scopes, tree
 from mvjax.data import images
-from mvjax.export import folder as export_folder
-from mvjax.export import runtime_configs, targets
+from mvjax.export import runtime_configs, targets, weight_files
 from mvjax.nn import model as model_lib
 from mvjax.nn import siglip
 from mvjax.runtimes.jax import generate
@@ -36,7 +35,7 @@ def build(config, params, folder, monkeypatch, *, mode=None):
     sizes = runtime_configs.encoder_config(config.siglip)
     (folder / "siglip448.config").write_text(json.dumps(sizes))
     file = folder / targets.weight_file("mlx", mode)
-    export_folder.save_exported(file, params, config, "mlx", quantization=mode)
+    weight_files.save_exported(file, params, config, "mlx", quantization=mode)
     told, release = runtime_configs.mlx_config(config, mode), MLX.models.config_v0_1()
     depth = dataclasses.replace(
         release.depformer.transformer, **told["depformer"].pop("transformer")

@@ -11,8 +11,7 @@ import upstream
 from mvjax import gates
 from mvjax.config import schema
 from mvjax.data import images
-from mvjax.export import agreement, runtime_configs
-from mvjax.export import folder as export_folder
+from mvjax.export import agreement, runtime_configs, weight_files
 from mvjax.weights import quantize
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -63,7 +62,7 @@ def test_the_file_is_what_upstreams_quantize_saves(mode, tmp_path, monkeypatch, 
     nn.quantize(model, bits=scheme.bits, group_size=scheme.group)
     saved = dict(utils.tree_flatten(model.parameters()))
     saved = MLX.loading.remove_shared_weights(saved, config.backbone.layers)
-    export_folder.save_exported(
+    weight_files.save_exported(
         tmp_path / "ours.safetensors", params, config, "mlx", quantization=mode
     )
     ours, _ = MLX.loading.split_embedder_weights(mx.load(str(tmp_path / "ours.safetensors")))

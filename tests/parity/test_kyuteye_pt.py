@@ -15,8 +15,7 @@ import yaml
 
 from mvjax import gates, scopes
 from mvjax.data import images
-from mvjax.export import agreement, runtime_configs
-from mvjax.export import folder as export_folder
+from mvjax.export import agreement, runtime_configs, weight_files
 from mvjax.nn import model as model_lib
 from mvjax.runtimes.jax import model as jax_model
 
@@ -70,7 +69,7 @@ def build(config, params, folder):
     """Returns (MoshiVisGen, ImageProjection) through upstream's loader, from files that we write."""
     PT.cross_attention.SharedModuleType._instances.clear()  # else shared with the model before
     path = folder / "model.safetensors"
-    export_folder.save_exported(path, params, config, "torch")
+    weight_files.save_exported(path, params, config, "torch")
     told = runtime_configs.torch_config(config)
     told["xa_shared"] = config.cross_attention.share == "qkv"  # no export of other designs
     (folder / "model.yaml").write_text(yaml.safe_dump(told))

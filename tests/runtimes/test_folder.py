@@ -9,10 +9,9 @@ import pytest
 import toy
 
 from mvjax import gates
-from mvjax.export import folder as export_folder
-from mvjax.export import targets
+from mvjax.export import targets, weight_files
 from mvjax.runtimes import folder as folder_lib
-from mvjax.weights import safetensors_io
+from mvjax.weights import file_names, safetensors_io
 
 TOY = exported.TOY
 FRAMES = 12
@@ -76,7 +75,7 @@ def test_a_gguf_runs_as_its_dequantized_weights(tmp_path):
         toy.QUANTIZABLE, "candle", tmp_path, params=params, quantization="q8_0"
     )
     weights = folder / "model.q8_0.gguf"
-    loaded = export_folder.load_exported(weights, toy.QUANTIZABLE, "candle", dtype=np.float32)
+    loaded = weight_files.load_exported(weights, toy.QUANTIZABLE, "candle", dtype=np.float32)
     _, other = exported.write(toy.QUANTIZABLE, "torch", tmp_path, params=loaded)
     first, again = (exported.talk(exported.open_model(folder), 6) for _ in range(2))
     assert_same(first, again)
@@ -126,7 +125,7 @@ def test_folders_and_images_that_do_not_fit(target, tmp_path):
     model = exported.open_model(folder)
     with pytest.raises(ValueError, match=r"expected \[1, 12, 12, 3\], got \[1, 8, 12, 3\]"):
         model.encode_image(np.zeros((1, 8, 12, 3), np.float32))
-    path = folder / export_folder.config_file(target)
+    path = folder / file_names.config(target, quantized=False)
     text = path.read_text()
     path.write_text(text.replace("num_layers", "n_layers"))
     with pytest.raises(ValueError, match=f"{path.name}: key 'num_layers' is missing"):

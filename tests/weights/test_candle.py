@@ -10,7 +10,7 @@ import toy
 
 from mvjax import gates, tree
 from mvjax.config import schema
-from mvjax.export import folder as export_folder
+from mvjax.export import weight_files
 from mvjax.weights import candle, kyutai, rules, safetensors_io
 
 CONFIG = toy.QUANTIZABLE
@@ -35,19 +35,19 @@ def quantized(tmp_path_factory):
     pytest.importorskip("gguf")
     path = tmp_path_factory.mktemp("candle") / "model.q8_0.gguf"
     params = toy.quantizable_params()
-    export_folder.save_exported(path, params, CONFIG, "candle", quantization="q8_0")
+    weight_files.save_exported(path, params, CONFIG, "candle", quantization="q8_0")
     return params, path
 
 
 def load(path, config=CONFIG):
-    return export_folder.load_exported(path, config, "candle", dtype=np.float32)
+    return weight_files.load_exported(path, config, "candle", dtype=np.float32)
 
 
 def test_the_same_tree_in_both_layouts(tmp_path):
     config = narrow()
     params = toy.quantizable_params(config)
-    export_folder.save_exported(tmp_path / "pt.safetensors", params, config, "torch")
-    export_folder.save_exported(tmp_path / "rs.safetensors", params, config, "candle")
+    weight_files.save_exported(tmp_path / "pt.safetensors", params, config, "torch")
+    weight_files.save_exported(tmp_path / "rs.safetensors", params, config, "candle")
     a = safetensors_io.read(tmp_path / "pt.safetensors")
     b = safetensors_io.read(tmp_path / "rs.safetensors")
     layer, step1 = "transformer.layers.1.", "depformer.1.transformer.layers.0."
@@ -102,19 +102,17 @@ def test_the_same_tree_in_both_layouts(tmp_path):
 def test_import_then_export_gives_the_same_bytes(gate, dim, dtype, tmp_path):
     config = narrow(gate=gate, dim=dim)
     first, again = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
-    export_folder.save_exported(
-        first, toy.quantizable_params(config), config, "candle", dtype=dtype
-    )
-    loaded = export_folder.load_exported(first, config, "candle")
+    weight_files.save_exported(first, toy.quantizable_params(config), config, "candle", dtype=dtype)
+    loaded = weight_files.load_exported(first, config, "candle")
     assert {leaf.dtype for leaf in tree.flatten(loaded).values()} == {np.dtype(dtype)}
-    export_folder.save_exported(again, loaded, config, "candle")
+    weight_files.save_exported(again, loaded, config, "candle")
     assert first.read_bytes() == again.read_bytes()
 
 
 def test_gguf_and_its_vision_file_keep_their_bytes_too(quantized, tmp_path):
     _, path = quantized
     again = tmp_path / "again.q8_0.gguf"
-    export_folder.save_exported(again, load(path), CONFIG, "candle", quantization="q8_0")
+    weight_files.save_exported(again, load(path), CONFIG, "candle", quantization="q8_0")
     assert again.read_bytes() == path.read_bytes()
     # the name that kyuteye_rs derives: X.q8_0.gguf -> X_vision_tower_unquant.safetensors
     vision = path.with_name("model_vision_tower_unquant.safetensors")
@@ -127,7 +125,7 @@ def test_what_a_gguf_holds(quantized):
     import gguf
 
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
-    tensors = export_folder.to_tensors(params, CONFIG, "candle", quantization="q8_0")
+    tensors = weight_files.to_tensors(params, CONFIG, "candle", quantization="q8_0")
     plain = {name: t for name, t in tensors.items() if not name.startswith(candle.IMAGE)}
     assert kinds.keys() == plain.keys()
     vision = safetensors_io.tensors(candle.vision_file(path))
@@ -152,7 +150,7 @@ def test_what_a_gguf_holds(quantized):
 def test_a_gguf_may_hold_the_image_part_itself(quantized, tmp_path):
     params, path = quantized
     gguf_io, alone = candle.gguf_io(), tmp_path / "alone.q8_0.gguf"
-    tensors = export_folder.to_tensors(params, CONFIG, "candle", quantization="q8_0")
+    tensors = weight_files.to_tensors(params, CONFIG, "candle", quantization="q8_0")
     gguf_io.write(alone, tensors)  # as the released one does, by its size
     loaded = load(alone)["image"]["proj"]
     np.testing.assert_array_equal(loaded["bias"], params["image"]["proj"]["bias"])
@@ -182,7 +180,7 @@ def test_the_vision_file_of_a_gguf_on_the_hub_is_fetched_too(location, quantized
 
 def test_damage_is_named(quantized, tmp_path):
     gguf_io = candle.gguf_io()
-    tensors = export_folder.to_tensors(quantized[0], CONFIG, "candle", quantization="q8_0")
+    tensors = weight_files.to_tensors(quantized[0], CONFIG, "candle", quantization="q8_0")
     name = "depformer.2.transformer.layers.1.norm1.alpha"
     tensors[name] = tensors[name][()] + 1
     gguf_io.write(tmp_path / "m.q8_0.gguf", tensors)
@@ -200,7 +198,7 @@ def test_damage_is_named(quantized, tmp_path):
 def test_a_safetensors_file_may_have_separate_projections(tmp_path):
     config = narrow()
     params = toy.quantizable_params(config)
-    tensors = export_folder.to_tensors(params, config, "candle", quantization="q8_0")
+    tensors = weight_files.to_tensors(params, config, "candle", quantization="q8_0")
     safetensors_io.write(tmp_path / "m.safetensors", tensors)
     loaded = tree.flatten(load(tmp_path / "m.safetensors", config))
     for path, leaf in tree.flatten(params).items():
@@ -243,4 +241,4 @@ def test_released_sizes_count_every_parameter():
 )
 def test_designs_without_a_place_are_refused_by_name(changes, name):
     with pytest.raises(ValueError, match=re.escape(name)):
-        candle.candle_rules(narrow(**changes), split=False)
+        weight_files.to_tensors({}, narrow(**changes), "candle")

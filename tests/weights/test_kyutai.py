@@ -10,7 +10,7 @@ import pytest
 
 from mvjax import gates, tree
 from mvjax.config import schema
-from mvjax.export import folder as export_folder
+from mvjax.export import weight_files
 from mvjax.weights import kyutai, rules, safetensors_io, split_names
 
 TOY = schema.ModelConfig(
@@ -100,9 +100,9 @@ def test_the_released_sizes_give_the_released_names_and_counts():
 def test_vis_round_trip_of_every_design(name, tmp_path):
     config = design(name)
     params = random_params(config, kyutai.vis_rules(config))
-    export_folder.save_exported(tmp_path / "m.safetensors", params, config, "torch")
+    weight_files.save_exported(tmp_path / "m.safetensors", params, config, "torch")
     assert_equal(
-        export_folder.load_exported(tmp_path / "m.safetensors", config, "torch", dtype=np.float32),
+        weight_files.load_exported(tmp_path / "m.safetensors", config, "torch", dtype=np.float32),
         params,
     )
 
@@ -170,7 +170,7 @@ def test_moshi_round_trip_from_the_whole_tree(tmp_path):
     params = random_params(TOY, kyutai.vis_rules(TOY))
     base, vis = tmp_path / "base.safetensors", tmp_path / "vis.safetensors"
     kyutai.save_moshi(base, params, TOY)
-    export_folder.save_exported(vis, params, TOY, "torch")
+    weight_files.save_exported(vis, params, TOY, "torch")
     moshi = tree.flatten(kyutai.load_moshi(base, TOY))
     whole = tree.flatten(params)
     assert set(moshi) < set(whole)
@@ -277,11 +277,11 @@ def test_the_mixed_dtypes_of_the_released_vis_file_are_kept_on_request(tmp_path)
         p: leaf if p.startswith("image/encoder/") else leaf.astype(ml_dtypes.bfloat16)
         for p, leaf in flat.items()
     }
-    export_folder.save_exported(path, tree.unflatten(mixed), TOY, "torch")
-    kept = tree.flatten(export_folder.load_exported(path, TOY, "torch"))
+    weight_files.save_exported(path, tree.unflatten(mixed), TOY, "torch")
+    kept = tree.flatten(weight_files.load_exported(path, TOY, "torch"))
     assert {p: leaf.dtype for p, leaf in kept.items()} == {p: x.dtype for p, x in mixed.items()}
     assert_equal(kept, mixed)
-    exact = tree.flatten(export_folder.load_exported(path, TOY, "torch", dtype=np.float32))
+    exact = tree.flatten(weight_files.load_exported(path, TOY, "torch", dtype=np.float32))
     assert {leaf.dtype for leaf in exact.values()} == {np.dtype(np.float32)}
     assert_equal(exact, {p: x.astype(np.float32) for p, x in mixed.items()})
 

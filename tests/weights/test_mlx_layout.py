@@ -9,8 +9,7 @@ import pytest
 
 from mvjax import gates, tree
 from mvjax.config import schema
-from mvjax.export import folder as export_folder
-from mvjax.export import runtime_configs, targets
+from mvjax.export import runtime_configs, targets, weight_files
 from mvjax.weights import kyutai, mlx, rules, safetensors_io
 
 TOY = schema.ModelConfig(
@@ -40,8 +39,8 @@ def test_round_trip(gate, dtype, tmp_path):
     config = with_adapters(gate=gate)
     params = random_params(config)
     path = tmp_path / "m.safetensors"
-    export_folder.save_exported(path, params, config, "mlx", dtype=dtype)
-    loaded = tree.flatten(export_folder.load_exported(path, config, "mlx"))
+    weight_files.save_exported(path, params, config, "mlx", dtype=dtype)
+    loaded = tree.flatten(weight_files.load_exported(path, config, "mlx"))
     for p, leaf in tree.flatten(params).items():
         assert loaded[p].dtype == dtype
         np.testing.assert_array_equal(loaded[p], leaf.astype(np.dtype(dtype)), err_msg=p)
@@ -49,8 +48,8 @@ def test_round_trip(gate, dtype, tmp_path):
 
 def test_the_same_tree_in_both_layouts(tmp_path):
     params = random_params(TOY)
-    export_folder.save_exported(tmp_path / "pt.safetensors", params, TOY, "torch")
-    export_folder.save_exported(tmp_path / "mlx.safetensors", params, TOY, "mlx")
+    weight_files.save_exported(tmp_path / "pt.safetensors", params, TOY, "torch")
+    weight_files.save_exported(tmp_path / "mlx.safetensors", params, TOY, "mlx")
     a = safetensors_io.read(tmp_path / "pt.safetensors")
     b = safetensors_io.read(tmp_path / "mlx.safetensors")
     xa, layer = "cross_attention.mha.", "transformer.layers.1."
@@ -118,7 +117,7 @@ def test_released_sizes_count_every_parameter():
 def test_designs_without_a_place_are_refused_by_name(changes, name, tmp_path):
     config = with_adapters(**changes)
     with pytest.raises(ValueError, match=re.escape(name)):
-        mlx.mlx_rules(config)
+        weight_files.to_tensors({}, config, "mlx")
 
 
 def test_variance_in_the_depth_transformer_is_refused():
@@ -130,20 +129,20 @@ def test_variance_in_the_depth_transformer_is_refused():
 
 def test_truncated_and_renamed_files(tmp_path):
     path = tmp_path / "m.safetensors"
-    export_folder.save_exported(path, random_params(TOY), TOY, "mlx")
+    weight_files.save_exported(path, random_params(TOY), TOY, "mlx")
     tensors = safetensors_io.read(path)
     tensors["out_norm.weights"] = tensors.pop("out_norm.weight")
     tensors["depformer.slices.3.transformer.layers.0.norm1.weight"] += 1
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=r"m\.safetensors: 2 of \d+.*\n  out_norm.weight: missing"):
-        export_folder.load_exported(path, TOY, "mlx")
+        weight_files.load_exported(path, TOY, "mlx")
     tensors["out_norm.weight"] = tensors.pop("out_norm.weights")
     safetensors_io.write(path, tensors)
     with pytest.raises(ValueError, match=r"slices\.3\..*expected a copy of depformer\.slices\.0"):
-        export_folder.load_exported(path, TOY, "mlx")
+        weight_files.load_exported(path, TOY, "mlx")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"m\.safetensors.*cut off"):
-        export_folder.load_exported(path, TOY, "mlx")
+        weight_files.load_exported(path, TOY, "mlx")
 
 
 def test_config_gives_kyuteye_mlx_the_released_sizes():

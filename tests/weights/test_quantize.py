@@ -70,26 +70,11 @@ def test_dequantize_is_mlxs_bit_for_bit_in_both_dtypes(mode):
 
 
 @MODES
-@pytest.mark.parametrize("seed", range(3))
-def test_a_dequantized_weight_is_quantized_to_the_same_bits(mode, seed):
-    scheme = quantize.SCHEMES[mode]
-    packed = quantize.quantize(weights(seed), scheme)
-    again = quantize.requantize(quantize.dequantize(packed, scheme, dtype=np.float32), scheme)
-    for a, b in zip(packed, again, strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
-
-
-@MODES
-@DTYPES
-def test_any_other_weight_is_rounded_to_bfloat16_first(mode, dtype):
-    scheme, w = quantize.SCHEMES[mode], weights(dtype=dtype)
-    found = quantize.requantize(w, scheme)
-    for a, b in zip(found, quantize.quantize(w.astype(ml_dtypes.bfloat16), scheme), strict=True):
-        np.testing.assert_array_equal(a, b)
-    rounded = w.astype(ml_dtypes.bfloat16).astype(np.float32)
-    error = np.abs(quantize.dequantize(found, scheme, dtype=np.float32) - rounded)
-    step = np.repeat(np.abs(found.scales.astype(np.float32)), scheme.group, axis=1)
+def test_an_element_is_at_most_two_steps_off(mode):
+    scheme, w = quantize.SCHEMES[mode], weights()
+    packed = quantize.quantize(w, scheme)
+    error = np.abs(quantize.dequantize(packed, scheme, dtype=np.float32) - w.astype(np.float32))
+    step = np.repeat(np.abs(packed.scales.astype(np.float32)), scheme.group, axis=1)
     assert (error <= 2 * step).all()  # half a code, and the rounding of the scale
     assert error.max() > 0
 
