@@ -123,7 +123,7 @@ def test_export_lists_its_targets_without_a_run(capsys):
         cli.main(["export", "--list"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert "gate: conditional sigmoid (release)" in out and "(reference 5.4)" in out
+    assert "gate: conditional sigmoid (release)" in out and "with --xa-start" in out
 
 
 def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monkeypatch, tmp_path):

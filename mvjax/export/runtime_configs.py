@@ -7,7 +7,7 @@ from typing import Any
 
 from mvjax import gates
 from mvjax.config import schema
-from mvjax.export import targets
+from mvjax.export import matrix, targets
 from mvjax.weights import file_names, quantize
 
 OWN = "mvjax"  # key of what upstream does not ask for, and mvjax's own runtimes need
@@ -40,7 +40,7 @@ def torch_config(config: schema.ModelConfig) -> dict[str, Any]:
         "num_extra_tokens": 0,
         "add_boi_eoi": False,
         "align_img_and_speech_tokens_dim": True,
-        "norm_xa": targets.TORCH_NORMS[adapters.image_norm, adapters.image_norm_eps],
+        "norm_xa": matrix.TORCH_NORMS[adapters.image_norm, adapters.image_norm_eps],
         "norm_extra": None,
         "xa_dim": adapters.dim,
         "xa_gating": "none" if gate is None else gate.activation,

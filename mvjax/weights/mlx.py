@@ -102,8 +102,8 @@ def width_refusals(config: schema.ModelConfig, mode: quantize.Mode) -> list[str]
     if isinstance(gate, gates.Conditional):
         widths["cross_attention.gate.hidden"] = gate.hidden
     return [
-        f"{path}={width}: {mode} needs a multiple of {group}, the inputs that share a scale"
-        " (reference 4.5); export bfloat16 instead, or retrain with such a width"
+        f"{path}={width}: {mode} needs a multiple of {group}, the inputs that share a scale;"
+        " export bfloat16 instead, or retrain with such a width"
         for path, width in widths.items()
         if width % group
     ]
