@@ -139,7 +139,7 @@ def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monk
         seen.update(target=target, shapes=(pixels.shape, user_codes.shape), certified=how)
         return {"verdict": seen.get("verdict", "lossy")}
 
-    trained = load.Run(run_config, {"a": 1}, 600)
+    trained = load.TrainedRun(run_config, {"a": 1}, 600)
     monkeypatch.setattr(load, "trained", lambda folder: trained)
     monkeypatch.setattr(export_folder, "export", lambda *a, **kw: seen.update(args=a, exported=kw))
     monkeypatch.setattr(certificate, "certify", certify)

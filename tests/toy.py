@@ -280,7 +280,7 @@ def main() -> None:
             checkpoint_every=args.every,
             watchdog_seconds=20.0,
         )
-        feed = distributed.Feed(sharding.make_mesh(mesh))
+        feed = distributed.BatchFeed(sharding.make_mesh(mesh))
         notes = args.folder / f"ids-{jax.process_index()}.txt"
         data = Data(config.data, seconds=args.seconds, part=(feed.index, feed.count), notes=notes)
         fit.fit(config, args.folder / "run", data=data)

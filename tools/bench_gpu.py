@@ -120,7 +120,7 @@ def promising(args: argparse.Namespace, device: str, frozen: str) -> list[list[t
     topology, run = chips.topology(f"{chip.name}:1"), experiment(args)
     ratio = 0 if args.speech_only else run.data.speechless_rows / run.data.speech_rows
     remats = args.remat or search.REMATS
-    by_rows, params = [], load.held(override(run, kind_words(frozen, "full")))
+    by_rows, params = [], load.abstract_params(override(run, kind_words(frozen, "full")))
     for rows in args.rows:
         estimates = []
         for remat in remats:

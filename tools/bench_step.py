@@ -182,7 +182,7 @@ def ours(folder: Path):
     mesh = sharding.make_mesh(schema.MeshConfig())
     with np.load(folder / "params.npz") as file:
         params = tree.unflatten({path: jax.numpy.asarray(file[path]) for path in file})
-    parts = load.Params(*tree.partition(params, run.train.trained))
+    parts = load.ModelParams(*tree.partition(params, run.train.trained))
     state = step_lib.new_state(run, mesh, parts.adapters)
     frozen = jax.device_put(parts.frozen, sharding.shardings(parts.frozen, mesh))
     with np.load(folder / "batch.npz") as file:

@@ -64,7 +64,7 @@ def show(args: argparse.Namespace) -> int:
     from mvjax.train import load, sharding
 
     run = arguments.load_experiment(args)
-    shapes = load.held(run)
+    shapes = load.abstract_params(run)
     mesh = sharding.abstract_mesh(run.mesh)
     table = sharding.explain(tree.merge(*shapes), mesh, trained=shapes.adapters)
     parts = "; ".join(f"{name} {count:,}" for name, count in load.counts(run).items())

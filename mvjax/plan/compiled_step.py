@@ -42,7 +42,7 @@ _OUT_OF_HBM = tuple(
 class StepArguments(NamedTuple):
     """ShapeDtypeStructs with shardings of what the step is called with."""
 
-    state: step_lib.State
+    state: step_lib.TrainState
     frozen: tree.Tree
     batch: types.Batch
 
@@ -94,9 +94,9 @@ def slice_mesh(run: schema.Config, topology: chips.Topology) -> Mesh:
 
 def step_arguments(run: schema.Config, mesh: Mesh) -> StepArguments:
     """Returns the ShapeDtypeStructs of state, frozen parameters and batch, with shardings on the mesh."""
-    params = load.held(run)
+    params = load.abstract_params(run)
     return StepArguments(
-        step_lib.like(run, mesh, params.adapters),
+        step_lib.abstract_state(run, mesh, params.adapters),
         sharding.with_shardings(params.frozen, sharding.shardings(params.frozen, mesh)),
         batch_spec.batch_spec(run, sharding=sharding.rows(mesh)),
     )

@@ -16,7 +16,7 @@ from mvjax.train import flops as flops_lib
 
 
 def estimated_plan(
-    run: schema.Config, topology: chips.Topology, *, params: load.Params | None = None
+    run: schema.Config, topology: chips.Topology, *, params: load.ModelParams | None = None
 ) -> step_plan.StepPlan:
     """Estimates memory, FLOPs and traffic of a run whose mesh has no -1 left.
 
@@ -30,7 +30,7 @@ def estimated_plan(
       topology: the slice or GPUs.
       params: ShapeDtypeStructs of the run's parameters, if known already.
     """
-    sizes = _Sizes(run, topology, params or load.held(run))
+    sizes = _Sizes(run, topology, params or load.abstract_params(run))
     flops = flops_lib.step_flops(run)
     executed = flops.model_flops + flops.remat
     memory, traffic, received = sizes.memory(), sizes.hbm_traffic(), sizes.collectives()
@@ -57,7 +57,9 @@ def estimated_plan(
 class _Sizes:
     """Bytes and frames of one step on one device."""
 
-    def __init__(self, run: schema.Config, topology: chips.Topology, params: load.Params) -> None:
+    def __init__(
+        self, run: schema.Config, topology: chips.Topology, params: load.ModelParams
+    ) -> None:
         data, c = run.data, run.model.backbone
         self.run, self.topology, self.mesh = run, topology, run.mesh
         self.shards = run.mesh.data * run.mesh.fsdp

@@ -76,7 +76,7 @@ def ranked(run: schema.Config, topology: chips.Topology) -> list[step_plan.StepP
     Raises:
       ValueError: if no mesh divides the rows and the heads.
     """
-    params = load.held(run)
+    params = load.abstract_params(run)
     estimates = [
         estimate.estimated_plan(one, topology, params=params)
         for one in candidates(run, topology, params)
@@ -96,7 +96,7 @@ def ranked(run: schema.Config, topology: chips.Topology) -> list[step_plan.StepP
 
 
 def candidates(
-    run: schema.Config, topology: chips.Topology, params: load.Params
+    run: schema.Config, topology: chips.Topology, params: load.ModelParams
 ) -> Iterator[schema.Config]:
     """Yields the run with every mesh, remat policy and gradient accumulation that its sizes allow."""
     devices, data, model = topology.devices, run.data, run.model

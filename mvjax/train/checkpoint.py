@@ -51,7 +51,7 @@ class Pending:
         self._writers: list[ocp.StandardCheckpointer] = []
         self.step = step
 
-    def begin(self, state: step_lib.State) -> Pending:
+    def begin(self, state: step_lib.TrainState) -> Pending:
         """Copies the values and starts writing; raises as the function `begin`."""
         try:
             distributed.from_first(lambda: self._make_room(state))
@@ -81,7 +81,7 @@ class Pending:
             self._close()
         return self._final
 
-    def _make_room(self, state: step_lib.State) -> None:
+    def _make_room(self, state: step_lib.TrainState) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
         for leftover in self._root.glob("*.partial"):
             shutil.rmtree(leftover)
@@ -118,7 +118,7 @@ class Pending:
         self._writers.clear()
 
 
-def begin(root: Path, state: step_lib.State, *, meta: Mapping[str, Any], keep: int) -> Pending:
+def begin(root: Path, state: step_lib.TrainState, *, meta: Mapping[str, Any], keep: int) -> Pending:
     """Copies the state to the host and starts writing a checkpoint beside the others.
 
     It is written to a `.partial` folder, which `finish` renames, so that a kill or a full disk leaves the
@@ -154,7 +154,7 @@ def exists(root: Path) -> bool:
     return bool(_folders(root))
 
 
-def read(found: Found, like: step_lib.State) -> step_lib.State:
+def read(found: Found, like: step_lib.TrainState) -> step_lib.TrainState:
     """Returns the whole state, placed and shaped as `like` (shape structs with shardings)."""
     adapters = _read_tree(found.folder / "adapters", tree.flatten(like.adapters))
     rest = _read_tree(found.folder / "optimizer", _numbered(like))
@@ -186,7 +186,7 @@ def _folders(root: Path) -> list[Path]:
     return sorted((p for p in root.iterdir() if re.fullmatch(r"\d{8,}", p.name)), reverse=True)
 
 
-def _numbered(state: step_lib.State) -> dict[str, Any]:
+def _numbered(state: step_lib.TrainState) -> dict[str, Any]:
     leaves = jax.tree.leaves(state._replace(adapters=(), ema=None))
     return {f"{i:06d}": leaf for i, leaf in enumerate(leaves)}
 
@@ -242,7 +242,7 @@ def _size_and_hash(path: Path) -> tuple[int, str]:
     return path.stat().st_size, files_lib.file_hash(path)
 
 
-def _check_space(root: Path, state: step_lib.State) -> None:
+def _check_space(root: Path, state: step_lib.TrainState) -> None:
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPARE_BYTES
     free = shutil.disk_usage(root).free
     if free < needed:

@@ -91,7 +91,7 @@ def anywhere(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
 
 
-class Feed:
+class BatchFeed:
     """Makes global batches of what each process has read: its rows are those that its devices hold.
 
     Processes that hold the same rows, because the tensor axis spans them, read the same ones.
@@ -141,7 +141,7 @@ class Feed:
         return jax.make_array_from_callback(shape, self._placed, rows)
 
 
-class Stop:
+class StopRequest:
     """The wish of any process to stop, which all grant after the same step.
 
     The answers of several processes are one small reduction on their devices, read a step later, so that

@@ -110,7 +110,7 @@ def fit(
         throughput=flops.throughput(run, mesh),
         quiet=quiet,
     )
-    stop = distributed.Stop(mesh)
+    stop = distributed.StopRequest(mesh)
     with log, _on_signal(stop.wished):
         for notice in notices:
             log.say(notice)
@@ -148,7 +148,7 @@ class _Session(NamedTuple):
     folder: Path
     mesh: jax.sharding.Mesh
     data: Data
-    state: step_lib.State
+    state: step_lib.TrainState
     frozen: tree.Tree
     meta: dict[str, Any]
 
@@ -186,15 +186,15 @@ def _begin(
 def _train(
     session: _Session,
     log: runlog.RunLog,
-    stop: distributed.Stop,
+    stop: distributed.StopRequest,
     *,
     callbacks: Sequence[callbacks_lib.Callback],
     profile: trace.Span | None,
-) -> step_lib.State:
+) -> step_lib.TrainState:
     """Steps until the end, or until a process wishes to stop; saves the last state in any case."""
     run, state, frozen = session.run, session.state, session.frozen
     settings, first = run.train, int(state.step) + 1
-    feed = distributed.Feed(session.mesh)
+    feed = distributed.BatchFeed(session.mesh)
     train_step = step_lib.make(run, session.mesh, adapters=state.adapters, frozen=frozen)
     skips = guard.Skips(settings.max_skipped, total=int(state.skipped))
     saver = _saver(session, log)
@@ -236,8 +236,8 @@ def _train(
     return state
 
 
-def _saver(session: _Session, log: runlog.RunLog) -> saving.Saver:
-    return saving.Saver(
+def _saver(session: _Session, log: runlog.RunLog) -> saving.CheckpointSaver:
+    return saving.CheckpointSaver(
         session.folder / run_folder.CHECKPOINTS,
         keep=session.run.train.keep_checkpoints,
         max_failed=session.run.train.max_failed_saves,
@@ -262,7 +262,7 @@ def _mixture(
 ) -> Data:
     """This process's rows of the mixture; the first process makes the records if they are missing."""
     distributed.from_first(lambda: mixture.ensure_records(run.data))
-    feed = distributed.Feed(mesh)
+    feed = distributed.BatchFeed(mesh)
     return mixture.batches(
         run,
         process_index=feed.index,

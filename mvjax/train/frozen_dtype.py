@@ -45,7 +45,7 @@ def contracted(path: str) -> tuple[int, ...] | None:
     return next((axes for rule, axes in _QUANTISED if re.fullmatch(rule, path)), None)
 
 
-def held(run: schema.Config, shapes: tree.Tree) -> dict[str, Any]:
+def abstract_frozen_params(run: schema.Config, shapes: tree.Tree) -> dict[str, Any]:
     """Returns the shape structs of the frozen tree as it is held, for shapes of the frozen parameters.
 
     Files of a bfloat16 model are taken to hold Moshi in bfloat16; the encoder's hold float32.

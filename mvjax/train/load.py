@@ -23,14 +23,14 @@ V = TypeVar("V")
 Identity = frozen_files.Identity
 
 
-class Params(NamedTuple):
+class ModelParams(NamedTuple):
     """The two trees of a run, on the devices of its mesh."""
 
     adapters: tree.Tree
     frozen: tree.Tree
 
 
-class Run(NamedTuple):
+class TrainedRun(NamedTuple):
     """A trained model read back: `params` is the whole tree, in numpy."""
 
     config: config.Config
@@ -38,17 +38,17 @@ class Run(NamedTuple):
     step: int
 
 
-def shapes(run: config.Config) -> Params:
+def shapes(run: config.Config) -> ModelParams:
     """Returns the shape structs of both trees without making a single parameter."""
     model = model_lib.VisionSpeech(run.model)
     whole = jax.eval_shape(model.init, jax.random.key(0))["params"]
-    return Params(*tree.partition(whole, run.train.trained))
+    return ModelParams(*tree.partition(whole, run.train.trained))
 
 
-def held(run: config.Config) -> Params:
+def abstract_params(run: config.Config) -> ModelParams:
     """Returns the shape structs of both trees as training holds them, `train.frozen_dtype` applied."""
     whole = shapes(run)
-    return Params(whole.adapters, frozen_dtype.held(run, whole.frozen))
+    return ModelParams(whole.adapters, frozen_dtype.abstract_frozen_params(run, whole.frozen))
 
 
 def counts(run: config.Config) -> dict[str, int]:
@@ -64,7 +64,7 @@ def counts(run: config.Config) -> dict[str, int]:
     return found
 
 
-def weights(run: config.Config, mesh: Mesh) -> Params:
+def weights(run: config.Config, mesh: Mesh) -> ModelParams:
     """Returns both trees for a new run: from the files what they hold, and the rest initialized.
 
     A trained parameter that a file holds starts from the file, in float32.
@@ -78,7 +78,7 @@ def weights(run: config.Config, mesh: Mesh) -> Params:
     fresh = _fresh(run, mesh, [path for path in wanted if path not in stored])
     started = placement.place(known, _shardings(known, mesh), dtype=np.float32)
     adapters = tree.unflatten({path: (started | fresh)[path] for path in wanted})
-    return Params(adapters, frozen_dtype.place(run, _frozen(run, stored), mesh))
+    return ModelParams(adapters, frozen_dtype.place(run, _frozen(run, stored), mesh))
 
 
 def frozen(run: config.Config, mesh: Mesh) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def read_config(folder: Path) -> config.Config:
         raise ValueError(f"{path}: {error}") from error
 
 
-def trained(folder: Path) -> Run:
+def trained(folder: Path) -> TrainedRun:
     """Reads a run back for evaluation or export: newest good checkpoint plus frozen files.
 
     Raises:
@@ -149,7 +149,7 @@ def trained(folder: Path) -> Run:
     stored = tree.flatten(from_files(run))
     frozen = tree.unflatten(_frozen(run, stored))
     params = tree.merge(jax.tree.map(np.asarray, adapters), frozen)
-    return Run(run, params, found.meta["step"])
+    return TrainedRun(run, params, found.meta["step"])
 
 
 def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) -> None:

@@ -1,10 +1,10 @@
-"""The optimizer: AdamW on the adapters, linear warmup and cosine decay, global clipping."""
+"""The optimizer: AdamW on the adapters, linear warmup and cosine decay, gradient clipping by global norm."""
 
 from __future__ import annotations
 
 import re
 
-import jax.numpy as jnp
+import jax
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -18,21 +18,28 @@ DECAYED = r".*/(kernel|embedding)"
 
 
 def learning_rate(step: ArrayLike, *, settings: schema.OptimConfig, steps: int) -> Float[Array, ""]:
-    """Returns the rate of a step: linear to the peak over `warmup_steps`, then half a cosine.
+    """Returns the learning rate of a step, counted from 0; `schedule` says how it changes."""
+    return jax.numpy.asarray(schedule(settings, steps=steps)(step), jax.numpy.float32)
 
-    Step 0 already learns (peak / warmup_steps); the last step of `steps` has `final_lr_fraction` of the peak.
+
+def schedule(settings: schema.OptimConfig, *, steps: int) -> optax.Schedule:
+    """Returns the learning rate schedule: linear to the peak over `warmup_steps`, then half a cosine.
+
+    Step 0 already learns (peak / warmup_steps); the last step of `steps` has `final_lr_fraction` of the
+    peak. `optax.warmup_cosine_decay_schedule` is the same two pieces, but rises for one step more: from a
+    rate of its own at step 0 to the peak at step `warmup_steps`.
     """
-    now = jnp.asarray(step, jnp.float32)
-    warmup = (now + 1) / max(settings.warmup_steps, 1)
-    span = max(steps - 1 - settings.warmup_steps, 1)
-    done = jnp.clip((now - settings.warmup_steps) / span, 0, 1)
-    low = settings.final_lr_fraction
-    cosine = low + (1 - low) * 0.5 * (1 + jnp.cos(jnp.pi * done))
-    return settings.learning_rate * jnp.where(now < settings.warmup_steps, warmup, cosine)
+    peak, warmup = settings.learning_rate, settings.warmup_steps
+    rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
+    decay_steps = max(steps - 1 - warmup, 1)
+    fall = optax.cosine_decay_schedule(peak, decay_steps, alpha=settings.final_lr_fraction)
+    return optax.join_schedules([rise, fall], [warmup])
 
 
 def make(settings: schema.OptimConfig, *, steps: int) -> optax.GradientTransformation:
     """Returns the optimizer of a run of `steps` steps.
+
+    Its state is a dict by these names, which checkpoints keep: `adam/mu/...` and so on.
 
     Raises:
       ValueError: if the warmup does not end within the run.
@@ -43,19 +50,15 @@ def make(settings: schema.OptimConfig, *, steps: int) -> optax.GradientTransform
             f"got {settings.warmup_steps}"
         )
     b1, b2 = settings.betas
-    remembered = () if settings.spike_factor is None else (guard.remember(settings.spike_window),)
-    return optax.chain(
-        *remembered,
-        optax.clip_by_global_norm(settings.clip_norm),
-        optax.adamw(
-            lambda step: learning_rate(step, settings=settings, steps=steps),
-            b1=b1,
-            b2=b2,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            mask=decayed,
-        ),
-    )
+    transformations = {
+        "clip": optax.clip_by_global_norm(settings.clip_norm),
+        "adam": optax.scale_by_adam(b1, b2, settings.eps),
+        "weight_decay": optax.add_decayed_weights(settings.weight_decay, mask=decayed),
+        "schedule": optax.scale_by_learning_rate(schedule(settings, steps=steps)),
+    }
+    if settings.spike_factor is not None:
+        transformations = {"spikes": guard.remember(settings.spike_window), **transformations}
+    return optax.named_chain(*transformations.items())
 
 
 def decayed(params: tree.Tree) -> dict:

@@ -24,15 +24,15 @@ FREE = (
 )
 
 
-class Start(NamedTuple):
+class RunStart(NamedTuple):
     """The state to go on from, the frozen parameters, and what to tell the user."""
 
-    state: step_lib.State
+    state: step_lib.TrainState
     frozen: tree.Tree
     notice: str
 
 
-def start(run: schema.Config, folder: Path, mesh: Mesh, identity: load.Identity) -> Start:
+def start(run: schema.Config, folder: Path, mesh: Mesh, identity: load.Identity) -> RunStart:
     """Resumes this run, else loads weights, else initializes (what no file holds).
 
     Raises:
@@ -41,16 +41,16 @@ def start(run: schema.Config, folder: Path, mesh: Mesh, identity: load.Identity)
     root = folder / run_folder.CHECKPOINTS
     if not distributed.from_first(lambda: checkpoint.exists(root)):
         params = load.weights(run, mesh)
-        return Start(step_lib.new_state(run, mesh, params.adapters), params.frozen, "new run")
+        return RunStart(step_lib.new_state(run, mesh, params.adapters), params.frozen, "new run")
     found = _newest(root)
     load.check_identity(found.meta["frozen"], identity, place=str(found.folder))
     shapes = load.shapes(run)
-    state = checkpoint.read(found, step_lib.like(run, mesh, shapes.adapters))
+    state = checkpoint.read(found, step_lib.abstract_state(run, mesh, shapes.adapters))
     notice = f"resumes at step {int(state.step)}"
     if found.damaged:
         listing = "; ".join(f"{path.name}: {problem}" for path, problem in found.damaged.items())
         notice += f" (set aside damaged checkpoints: {listing})"
-    return Start(state, load.frozen(run, mesh), notice)
+    return RunStart(state, load.frozen(run, mesh), notice)
 
 
 def check_config(folder: Path, run: schema.Config) -> None:

@@ -13,7 +13,7 @@ from mvjax.train import checkpoint, distributed
 from mvjax.train import step as step_lib
 
 
-class Saver:
+class CheckpointSaver:
     """Starts checkpoints and keeps their score, in every process at the same steps; a context manager.
 
     Attributes:
@@ -30,7 +30,7 @@ class Saver:
         self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._flight: tuple[int, futures.Future[Path]] | None = None
 
-    def save(self, state: step_lib.State, meta: Mapping[str, Any]) -> None:
+    def save(self, state: step_lib.TrainState, meta: Mapping[str, Any]) -> None:
         """Starts a checkpoint, once the one before is finished; the state may be donated afterwards.
 
         Raises:
@@ -55,7 +55,7 @@ class Saver:
             raise error
         self._count(step, error)
 
-    def finish(self, state: step_lib.State, meta: Mapping[str, Any]) -> None:
+    def finish(self, state: step_lib.TrainState, meta: Mapping[str, Any]) -> None:
         """Makes sure that this last state is saved.
 
         Raises:
@@ -67,7 +67,7 @@ class Saver:
             self.save(state, meta)
             self.settle()
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> CheckpointSaver:
         """Nothing to open."""
         return self
 
@@ -75,7 +75,7 @@ class Saver:
         """Waits for the thread, so that a checkpoint in flight is finished whatever else went wrong."""
         self._thread.shutdown()
 
-    def _begin(self, state: step_lib.State, meta: Mapping[str, Any]) -> futures.Future[Path]:
+    def _begin(self, state: step_lib.TrainState, meta: Mapping[str, Any]) -> futures.Future[Path]:
         try:
             pending = checkpoint.begin(self._root, state, meta=meta, keep=self._keep)
         except ValueError as error:

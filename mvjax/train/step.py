@@ -22,7 +22,7 @@ from mvjax.nn import model as model_lib
 from mvjax.train import gradients, guard, optim, sharding
 
 
-class State(NamedTuple):
+class TrainState(NamedTuple):
     """What training changes, and all that a resume needs besides the config.
 
     Attributes:
@@ -40,22 +40,22 @@ class State(NamedTuple):
     ema: tree.Tree | None = None
 
 
-Step = Callable[[State, tree.Tree, types.Batch], tuple[State, gradients.Metrics]]
+Step = Callable[[TrainState, tree.Tree, types.Batch], tuple[TrainState, gradients.Metrics]]
 
 
 def init_state(
     adapters: tree.Tree, optimizer: optax.GradientTransformation, *, ema: bool = False
-) -> State:
+) -> TrainState:
     """Returns the state before the first step."""
     step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
     mean = jax.tree.map(jnp.copy, adapters) if ema else None
-    return State(adapters, optimizer.init(adapters), step, skipped, mean)
+    return TrainState(adapters, optimizer.init(adapters), step, skipped, mean)
 
 
-def new_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> State:
+def new_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> TrainState:
     """Returns the state before the first step, made in place on the mesh; takes the adapters over."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
-    placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run, mesh, adapters))
     ema = run.optim.ema_decay is not None
     init = jax.jit(
         lambda tree: init_state(tree, optimizer, ema=ema), out_shardings=placed, donate_argnums=0
@@ -63,7 +63,7 @@ def new_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> State:
     return init(adapters)
 
 
-def like(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> State:
+def abstract_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> TrainState:
     """Returns the shape structs of a state, with shardings, for adapters or their shapes."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
     ema = run.optim.ema_decay is not None
@@ -83,11 +83,11 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
     sharding.check_rows(run.data, mesh, accumulate=run.train.grad_accum_steps)
     model = model_lib.VisionSpeech(run.model, compute_lib.on(mesh, run.train, run.model))
     optimizer = optim.make(run.optim, steps=run.train.steps)
-    placed = jax.tree.map(lambda leaf: leaf.sharding, like(run, mesh, adapters))
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run, mesh, adapters))
 
     def train_step(
-        state: State, frozen: tree.Tree, batch: types.Batch
-    ) -> tuple[State, gradients.Metrics]:
+        state: TrainState, frozen: tree.Tree, batch: types.Batch
+    ) -> tuple[TrainState, gradients.Metrics]:
         value, sums, grads = gradients.gradients(
             state.adapters, frozen, batch, model=model, run=run
         )
@@ -114,14 +114,14 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
 
 
 def update(
-    state: State,
+    state: TrainState,
     grads: tree.Tree,
     optimizer: optax.GradientTransformation,
     *,
     loss: Float[Array, ""],
     good: Bool[Array, ""],
     ema: float | None = None,
-) -> State:
+) -> TrainState:
     """Applies one update; if the batch was not good, only the counters move."""
     changes, optimizer_state = optax.with_extra_args_support(optimizer).update(
         grads, state.optimizer, state.adapters, value=loss
@@ -136,7 +136,7 @@ def update(
     def keep(new: Array, old: Array) -> Array:
         return jnp.where(good, new, old)
 
-    return State(
+    return TrainState(
         adapters=jax.tree.map(keep, adapters, state.adapters),
         optimizer=jax.tree.map(keep, optimizer_state, state.optimizer),
         step=state.step + 1,
@@ -145,7 +145,9 @@ def update(
     )
 
 
-def _shardings(state: State, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
+def _shardings(
+    state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
     """Moments lie where their parameters lie; counters are everywhere."""
     adapters = sharding.shardings(state.adapters, mesh)
     whole = sharding.replicated(mesh)
@@ -157,4 +159,4 @@ def _shardings(state: State, optimizer: optax.GradientTransformation, mesh: Mesh
         transform_non_params=lambda _: whole,
     )
     ema = None if state.ema is None else adapters
-    return State(adapters, moments, whole, whole, ema)  # pyright: ignore[reportArgumentType]
+    return TrainState(adapters, moments, whole, whole, ema)  # pyright: ignore[reportArgumentType]

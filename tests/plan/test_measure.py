@@ -37,7 +37,7 @@ def test_steps_run_on_one_device():
     run = toy.planned(mesh=ONE, remat="none")
     one = measure(run)
     check(one, 1)
-    held = load.held(run)
+    held = load.abstract_params(run)
     assert one.peak_memory > sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
 
 
@@ -61,8 +61,8 @@ def made():
 
 def test_parameters_are_those_that_training_holds(made):
     run, flat, _, _ = made
-    held = load.held(run)
-    tree.assert_same_tree(tree.merge(*held), tree.unflatten(flat), place="random")
+    abstract = load.abstract_params(run)
+    tree.assert_same_tree(tree.merge(*abstract), tree.unflatten(flat), place="random")
     for path, leaf in flat.items():
         assert leaf.sharding.spec == sharding.spec(path, leaf.ndim), path
     assert {leaf.dtype.name for leaf in flat.values()} == {"int8", "bfloat16", "float32"}

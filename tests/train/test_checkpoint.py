@@ -14,7 +14,7 @@ import pytest
 from mvjax.train import checkpoint, step
 
 
-def state(number: int) -> step.State:
+def state(number: int) -> step.TrainState:
     adapters = {
         "xa": {"q": {"kernel": jnp.full((3, 4), number + 0.5), "none": jnp.zeros(())}},
         "norm": {"scale": jnp.arange(5, dtype=jnp.bfloat16)},
@@ -23,7 +23,7 @@ def state(number: int) -> step.State:
     return made._replace(step=jnp.int32(number), skipped=jnp.int32(1))
 
 
-def like(made: step.State) -> step.State:
+def like(made: step.TrainState) -> step.TrainState:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), made
     )

@@ -98,7 +98,7 @@ def test_a_tpu_of_one_machine_is_one_process(environment, monkeypatch):
 def test_a_batch_of_one_process():
     data = schema.DataConfig(speech_rows=4, speechless_rows=0, speech_frames=9, speechless_tokens=7)
     batch = toy.Data(data)[3]
-    feed = distributed.Feed(mesh(2, 2, 2))
+    feed = distributed.BatchFeed(mesh(2, 2, 2))
     assert (feed.index, feed.count) == (0, 1)
     placed = feed(batch)
     jax.tree.map(np.testing.assert_array_equal, placed, batch)
@@ -123,7 +123,7 @@ def parts(monkeypatch, processes, rows):
     found = []
     for process in sorted(set(processes)):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        feed = distributed.Feed(mesh(max(rows) + 1, 1, -1))
+        feed = distributed.BatchFeed(mesh(max(rows) + 1, 1, -1))
         found.append((feed.index, feed.count, feed._mine))
     return found
 
@@ -144,7 +144,7 @@ def test_rows_that_are_shared_in_part(monkeypatch):
 
 
 def test_rows_out_of_order_land_where_their_devices_are(monkeypatch):
-    feed = distributed.Feed(mesh(4, 2, 1))
+    feed = distributed.BatchFeed(mesh(4, 2, 1))
     feed._mine = (1, 3, 4, 6, 0, 2, 5, 7)  # local block i is global block _mine[i]
     local = np.arange(16).reshape(16, 1)
     placed = np.asarray(feed._place(local))
@@ -157,7 +157,7 @@ def test_agreement_of_one():
     assert distributed.anywhere(True) and not distributed.anywhere(False)
     with pytest.raises(OSError, match="disk"):
         distributed.from_first(lambda: (_ for _ in ()).throw(OSError("disk")))
-    stop = distributed.Stop(mesh(-1, 1, 1))
+    stop = distributed.StopRequest(mesh(-1, 1, 1))
     assert not stop.granted()
     stop.wished.set()
     assert stop.granted()
@@ -165,7 +165,7 @@ def test_agreement_of_one():
 
 def test_the_answer_of_several_is_a_step_late(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    stop = distributed.Stop(mesh(2, 2, 2))
+    stop = distributed.StopRequest(mesh(2, 2, 2))
     answers = []
     for step in range(5):
         if step == 2:

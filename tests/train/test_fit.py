@@ -191,7 +191,7 @@ def quick(monkeypatch):
     skip = set()
 
     def weights(run, mesh):
-        return load.Params({"scale": jax.numpy.ones(3)}, {})
+        return load.ModelParams({"scale": jax.numpy.ones(3)}, {})
 
     def make(run, mesh, *, adapters, frozen):
         def train_step(state, frozen, batch):

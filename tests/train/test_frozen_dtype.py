@@ -1,4 +1,4 @@
-"""How frozen parameters are held, and that nothing but adapters costs anything in the backward pass."""
+"""How frozen parameters are stored, and that nothing but adapters costs anything in the backward pass."""
 
 import dataclasses
 import functools
@@ -64,7 +64,7 @@ def test_int8_leaves_are_placed_by_the_rules_and_as_announced(run):
     run = with_dtype(run, "int8")
     mesh = sharding.make_mesh(run.mesh)
     placed = load.frozen(run, mesh)
-    tree.assert_same_tree(load.held(run).frozen, placed, place="int8")
+    tree.assert_same_tree(load.abstract_params(run).frozen, placed, place="int8")
     flat = tree.flatten(placed)
     for path, leaf in flat.items():
         assert leaf.sharding.spec == sharding.spec(path, leaf.ndim), path
@@ -82,7 +82,7 @@ def test_int8_leaves_are_placed_by_the_rules_and_as_announced(run):
 
 def test_bfloat16_narrows_matrices_only(run):
     run = with_dtype(run, "bfloat16")
-    for path, leaf in tree.flatten(load.held(run).frozen).items():
+    for path, leaf in tree.flatten(load.abstract_params(run).frozen).items():
         narrow = path.rpartition("/")[2] in ("kernel", "embedding")
         assert leaf.dtype == (jnp.bfloat16 if narrow else jnp.float32), path
 
@@ -105,10 +105,10 @@ def step_equations(kind, remat="full"):
     model = dataclasses.replace(toy.MODEL, dtype="bfloat16")
     run = toy.planned(model, frozen_dtype=kind, remat=remat)
     model = model_lib.VisionSpeech(run.model, compute_lib.Compute(remat))
-    held = load.held(run)
+    abstract = load.abstract_params(run)
     batch = toy.Data(run.data)[0]
     program = jax.make_jaxpr(lambda a, f, b: gradients.gradients(a, f, b, model=model, run=run))
-    return list(equations(program(held.adapters, held.frozen, batch).jaxpr))
+    return list(equations(program(abstract.adapters, abstract.frozen, batch).jaxpr))
 
 
 def outputs(primitive, kind):
@@ -145,9 +145,9 @@ def test_no_text_logits_exist_whole():
     assert (4, 9, 34) in shapes  # one chunk is the whole toy row
     run = toy.planned(loss_chunk=2)
     model = model_lib.VisionSpeech(run.model)
-    held = load.held(run)
+    abstract = load.abstract_params(run)
     program = jax.make_jaxpr(lambda a, f, b: gradients.gradients(a, f, b, model=model, run=run))
-    chunked = equations(program(*held, toy.Data(run.data)[0]).jaxpr)
+    chunked = equations(program(*abstract, toy.Data(run.data)[0]).jaxpr)
     shapes = [v.aval.shape for e in chunked for v in e.outvars]
     assert (4, 2, 34) in shapes and (4, 9, 34) not in shapes and (8, 7, 34) not in shapes
 

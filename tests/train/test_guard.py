@@ -63,7 +63,7 @@ def test_the_memory_is_part_of_the_state_and_of_the_step(tmp_path):
     run = dataclasses.replace(run, optim=dataclasses.replace(SETTINGS, warmup_steps=2))
     mesh = sharding.make_mesh(schema.MeshConfig(data=2, fsdp=2, tensor=2))
     shapes = load.shapes(run)
-    state = step.like(run, mesh, shapes.adapters)
+    state = step.abstract_state(run, mesh, shapes.adapters)
     assert remembered(state).shape == (3,)
     assert remembered(state).sharding == sharding.replicated(mesh)
     train_step = step.make(run, mesh, adapters=shapes.adapters, frozen=shapes.frozen)

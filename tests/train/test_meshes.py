@@ -24,17 +24,17 @@ def make_run(mesh: tuple[int, int, int], **train) -> schema.Config:
 
 
 @functools.cache
-def weights() -> load.Params:
+def weights() -> load.ModelParams:
     """Random parameters in numpy, the same for all meshes."""
     rng = np.random.default_rng(3)
     shapes = load.shapes(make_run((8, 1, 1)))
     return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32) * 0.2, shapes)
 
 
-def curve(run: schema.Config, devices: int = 8) -> tuple[list[float], step.State]:
+def curve(run: schema.Config, devices: int = 8) -> tuple[list[float], step.TrainState]:
     """Losses of the first steps, and the last state."""
     mesh = sharding.make_mesh(run.mesh, jax.devices()[:devices])
-    params = load.Params(*(jax.device_put(t, sharding.shardings(t, mesh)) for t in weights()))
+    params = load.ModelParams(*(jax.device_put(t, sharding.shardings(t, mesh)) for t in weights()))
     losses = []
     with jax.numpy_dtype_promotion("standard"):  # optax promotes its step count
         made: Any = step.make(run, mesh, adapters=params.adapters, frozen=params.frozen)
@@ -49,7 +49,7 @@ def curve(run: schema.Config, devices: int = 8) -> tuple[list[float], step.State
 
 
 @functools.cache
-def plain_curve() -> tuple[list[float], step.State]:
+def plain_curve() -> tuple[list[float], step.TrainState]:
     return curve(make_run((1, 1, 1)), devices=1)
 
 

@@ -11,13 +11,15 @@ from mvjax.train import checkpoint, saving, step
 META = {"frozen": {}}
 
 
-def state(number: int) -> step.State:
+def state(number: int) -> step.TrainState:
     adapters = {"xa": {"kernel": jnp.full((300, 40), number + 0.5)}}
     return step.init_state(adapters, optax.adamw(1e-3))._replace(step=jnp.int32(number))
 
 
 def saver(root, said, **fields):
-    return saving.Saver(root, keep=2, **{"max_failed": 3, "saved": 0, "say": said.append, **fields})
+    return saving.CheckpointSaver(
+        root, keep=2, **{"max_failed": 3, "saved": 0, "say": said.append, **fields}
+    )
 
 
 def steps(root):

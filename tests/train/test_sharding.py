@@ -56,7 +56,7 @@ def test_every_rule_has_a_parameter_and_is_the_first_to_match_it(tmp_path):
         | model_paths(share="none")
         | model_paths(share_gate=True)
         | model_paths(gate=gates.Constant())
-        | set(tree.flatten(load.held(int8).frozen))
+        | set(tree.flatten(load.abstract_params(int8).frozen))
     )
     unused = set(range(len(sharding.RULES)))
     for path in paths:

@@ -123,7 +123,7 @@ def test_a_part_without_rows_can_be_trained_and_sharded(config, mesh, params, ro
     run = toy.with_data(config, speech_rows=rows[0], speechless_rows=rows[1])
     with jax.numpy_dtype_promotion("standard"):
         train_step = step.make(run, mesh, adapters=params.adapters, frozen=params.frozen)
-        like = step.like(run, mesh, params.adapters)
+        like = step.abstract_state(run, mesh, params.adapters)
         batch = jax.device_put(toy.Data(run.data)[0], sharding.rows(mesh))
         state, metrics = jax.eval_shape(train_step, like, params.frozen, batch)
     assert state.step.shape == metrics["loss"].shape == ()
@@ -184,8 +184,8 @@ def test_eight_devices_and_one_agree(config, mesh, params, train_step):
         )
     np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], plain["grad_norm"], rtol=1e-4)
-    first = tree.flatten(host(sharded.optimizer)[1][0].mu)
-    for path, moment in tree.flatten(host(state.optimizer)[1][0].mu).items():
+    first = tree.flatten(host(sharded.optimizer)["adam"].mu)
+    for path, moment in tree.flatten(host(state.optimizer)["adam"].mu).items():
         np.testing.assert_allclose(first[path], moment, rtol=1e-3, atol=1e-6, err_msg=path)
 
 
