@@ -3,18 +3,23 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 OUT ?= runs/quickstart
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := -m pip --disable-pip-version-check install --quiet
 
 # They ask for torch < 2.10 and mlx < 0.27 but run on ours: without --no-deps pip would replace those.
-MOSHI := moshi==0.2.13 moshi_mlx==0.3.0
+MOSHI := moshi moshi_mlx
+# What the lower bounds are tried with: the model, the step, the loop, records and checkpoints.
+QUICK := tests/nn tests/test_tree.py tests/test_gates.py tests/data/test_records.py tests/data/test_mixture.py \
+	tests/train/test_step.py tests/train/test_optim.py tests/train/test_checkpoint.py tests/train/test_fit.py
 export NO_TORCH_COMPILE := 1
 
-.PHONY: help quickstart test slow plans lint format types clean
+.PHONY: help quickstart test slow plans test-lowest lint format types house constraints clean
 
 help:
-	@echo "make quickstart   the whole chain on this machine; then open $(OUT)/report.html"
-	@echo "make test         the test suite (make slow: the long tests; make plans: TPU slices)"
-	@echo "make lint types   ruff and pyright;  make format rewrites the files"
+	@echo "make quickstart    the whole chain on this machine; then open $(OUT)/report.html"
+	@echo "make test          the test suite (make slow: the long tests; make plans: TPU slices)"
+	@echo "make test-lowest   quick tests with the lowest versions that pyproject.toml allows"
+	@echo "make lint types    ruff and pyright;  make format rewrites the files;  make house: rooms and arrows"
+	@echo "make constraints   the newest versions that pyproject.toml allows, into constraints.txt"
 
 quickstart: $(VENV)/.run
 	$(BIN)/mvjax quickstart --out $(OUT)
@@ -28,6 +33,9 @@ slow: $(VENV)/.dev
 plans: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m plans
 
+test-lowest: $(VENV)-lowest/.dev
+	$(VENV)-lowest/bin/python -m pytest -n 2 $(QUICK)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,17 +48,33 @@ format: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+house:
+	$(PYTHON) tools/check_house.py
+
+constraints:
+	rm -rf $(VENV)-newest
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python $(INSTALL) -e ".[dev]"
+	$(VENV)-newest/bin/python $(INSTALL) --no-deps $(MOSHI)
+	$(VENV)-newest/bin/python tools/constraints.py freeze > constraints.txt
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest build *.egg-info
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+$(BIN)/python $(VENV)-lowest/bin/python:
+	$(PYTHON) -m venv $(@D:/bin=)
 
-$(VENV)/.run: pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet -e ".[torch,mlx]"
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[train,torch,mlx]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet -e ".[dev]"
-	$(PIP) install --quiet --no-deps $(MOSHI)
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[dev]"
+	$(BIN)/python $(INSTALL) -c constraints.txt --no-deps $(MOSHI)
 	@touch $@ $(VENV)/.run
+
+$(VENV)-lowest/.dev: pyproject.toml constraints.txt tools/constraints.py | $(VENV)-lowest/bin/python
+	$(PYTHON) tools/constraints.py lowest > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python $(INSTALL) -c $(VENV)-lowest/constraints.txt -e ".[train]" \
+		pytest pytest-xdist beartype hypothesis
+	@touch $@

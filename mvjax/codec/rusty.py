@@ -108,6 +108,6 @@ def _tokenizer(path: Path, codebooks: int) -> Any:
         rustymimi: Any = importlib.import_module("rustymimi")  # its type stubs lack `self`
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the Rust codec needs {error.name!r}: pip install 'mvjax[rustymimi]'"
+            f"the Rust codec needs {error.name!r}: pip install 'mvjax[serve]'"
         ) from error
     return rustymimi.Tokenizer(str(path), num_codebooks=codebooks)
