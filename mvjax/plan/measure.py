@@ -25,7 +25,7 @@ from jaxtyping import Array, Shaped, UInt32
 from mvjax import tree, types
 from mvjax.config import schema
 from mvjax.plan import compiled_step
-from mvjax.train import sharding
+from mvjax.train import memory, sharding
 from mvjax.train import step as step_lib
 
 SIZE = 0.03  # random parameters lie between -SIZE and SIZE
@@ -82,7 +82,7 @@ def measure(
       ValueError: if mesh or rows do not divide.
     """
     assert warmup > 0 and steps > 0
-    kind, peak_before = devices[0].device_kind, _peak_memory(devices)
+    kind, peak_before = devices[0].device_kind, memory.device_peak_bytes(devices)
     mesh = sharding.make_mesh(run.mesh, devices)
     arguments = compiled_step.step_arguments(run, mesh)
     compiler_bytes = 0.0
@@ -100,7 +100,7 @@ def measure(
         source = "compiler" if compiler_bytes else "allocation"
         line = message.strip().splitlines()[0]
         return Measured(kind, len(devices), False, 0.0, needed, source, 0.0, 0, error=line)
-    peak, source = _peak_memory(devices), "device"
+    peak, source = memory.device_peak_bytes(devices), "device"
     if peak is None or (peak_before is not None and peak <= peak_before):
         peak, source = compiler_bytes, "compiler"  # no device figure, or an earlier, higher peak
     seconds = statistics.median(times)
@@ -202,13 +202,6 @@ def _mixed(bits: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
     return bits ^ (bits >> 16)
-
-
-def _peak_memory(devices: Sequence[Any]) -> float | None:
-    """Returns the peak bytes of the fullest device since the process began; None if no device reports it."""
-    known = [stats for device in devices if (stats := device.memory_stats())]
-    peaks = [stats["peak_bytes_in_use"] for stats in known if "peak_bytes_in_use" in stats]
-    return float(max(peaks)) if peaks else None
 
 
 def _failed_allocation(message: str) -> float:

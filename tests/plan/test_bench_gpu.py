@@ -55,9 +55,9 @@ def arguments(**fields) -> argparse.Namespace:
 
 
 def test_what_fits_is_tried_the_fastest_first(tool):
-    found = tool.promising(arguments(), H200, "bfloat16")
-    assert len(found) == 2 and all(found)
-    runs = [tool.override(tool.experiment(arguments()), words) for words in found[0]]
+    settings = tool.promising(arguments(), H200, "bfloat16")
+    assert len(settings) == 2 and all(settings)
+    runs = [tool.override(tool.experiment(arguments()), words) for words in settings[0]]
     assert {run.data.speechless_rows / run.data.speech_rows for run in runs} == {3}
     assert len({run.train.remat for run in runs}) == len(runs)
     assert {run.train.frozen_dtype for run in runs} == {"bfloat16"}
@@ -67,23 +67,23 @@ def test_what_fits_is_tried_the_fastest_first(tool):
     assert tool.promising(arguments(rows=[16], remat=["none"]), "NVIDIA L4", "bfloat16") == []
 
 
-def test_the_limit_is_that_of_the_frozen_products(tool):
+def test_the_limit_is_that_of_the_frozen_matmuls(tool):
     run = config_text.load_experiment(arguments().experiment)
-    products = 32 * (4 * 4096**2 + 3 * 4096 * 11264) + 4096 * 32000
-    assert tool.limit_flops(run) == 4 * products
+    kernels = 32 * (4 * 4096**2 + 3 * 4096 * 11264) + 4096 * 32000
+    assert tool.limit_flops(run) == 4 * kernels
 
 
 def test_a_report_states_batch_length_and_rates(tool, capsys):
     words = (*tool.rows_words(4, 12), *tool.kind_words("bfloat16", "attention"))
-    found = tool.report(arguments(), TOOK, words, H200)
+    result = tool.report(arguments(), TOOK, words, H200)
     text = capsys.readouterr().out
     assert text.startswith("bfloat16 frozen, 4 x 1250 frames + 12 x 512 tokens, remat attention: ")
     run = tool.override(tool.experiment(arguments()), words)
     rate = (4 * 1250 + 12 * 512) / 0.8
     peak = chips.CHIPS["h200"].peak_flops
-    assert found["frames_per_second"] == pytest.approx(rate) and f"{rate:,.0f} frames/s" in text
-    assert found["mfu"] == pytest.approx(flops.step_flops(run).model_flops / 0.8 / peak)
-    assert found["share_of_limit"] == pytest.approx(rate * tool.limit_flops(run) / peak)
+    assert result["frames_per_second"] == pytest.approx(rate) and f"{rate:,.0f} frames/s" in text
+    assert result["mfu"] == pytest.approx(flops.step_flops(run).model_flops / 0.8 / peak)
+    assert result["share_of_limit"] == pytest.approx(rate * tool.limit_flops(run) / peak)
     assert "70.50 GB by the device" in text
 
 
@@ -95,8 +95,8 @@ def test_what_does_not_fit_is_reported_with_its_figure(tool, capsys):
         "memory_source": "compiler",
         "error": "no",
     }
-    found = tool.report(arguments(), refused, words, H200)
-    assert found["frames_per_second"] is None
+    result = tool.report(arguments(), refused, words, H200)
+    assert result["frames_per_second"] is None
     assert "does not fit (200.00 GB by the compiler): no" in capsys.readouterr().out
 
 

@@ -47,7 +47,7 @@ def test_as_many_are_taken_as_asked_for_of_the_asked_kind(monkeypatch):
     assert gpus_lib.local_gpus(chips.topology("h200:2"))[0] == tuple(here[1:3])
 
 
-def test_too_few_or_others_are_told(monkeypatch):
+def test_too_few_or_other_gpus_are_named(monkeypatch):
     gpus(monkeypatch, "NVIDIA H200", "NVIDIA H200", "NVIDIA L40S")
     devices, reason = gpus_lib.local_gpus(chips.topology("h200:8"))
     assert not devices

@@ -15,7 +15,7 @@ from mvjax import tree
 from mvjax.config import schema
 from mvjax.plan import compiled_step
 from mvjax.plan import measure as measure_lib
-from mvjax.train import load, sharding
+from mvjax.train import load, memory, sharding
 
 ROOT = Path(__file__).parents[2]
 ONE = (1, 1, 1)  # device
@@ -37,8 +37,10 @@ def test_steps_run_on_one_device():
     run = toy.planned(mesh=ONE, remat="none")
     one = measure(run)
     check(one, 1)
-    held = load.abstract_params(run)
-    assert one.peak_memory > sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+    abstract = load.abstract_params(run)
+    assert one.peak_memory > sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)
+    )
 
 
 @pytest.mark.slow
@@ -80,8 +82,8 @@ def test_parameters_are_noise_of_one_size(made):
         for axis in range(values.ndim):  # neighbors have nothing to do with each other
             x = np.moveaxis(values, axis, 0)
             if len(x) > 2:
-                found = np.corrcoef(x[:-1].ravel(), x[1:].ravel())[0, 1]
-                assert abs(found) < 4 * x.size**-0.5, axis
+                correlation = np.corrcoef(x[:-1].ravel(), x[1:].ravel())[0, 1]
+                assert abs(correlation) < 4 * x.size**-0.5, axis
     assert np.abs(codes).max() == 127
     assert np.all(np.asarray(flat["backbone/blocks/norm1/scale"]) == 1)
     assert not np.array_equal(flat["xa/k/kernel"], flat["xa/v/kernel"])
@@ -142,11 +144,11 @@ def test_another_error_of_the_device_is_one(program):
         measure(toy.planned(mesh=ONE))
 
 
-def test_memory_is_the_devices_unless_it_held_more_before(program, monkeypatch):
+def test_memory_is_the_devices_peak_unless_that_is_an_earlier_one(program, monkeypatch):
     one = measure(toy.planned(mesh=ONE))
     assert one.step_seconds == 3 and one.peak_memory == 55 and one.memory_source == "compiler"
     peaks = iter((20.0, 70.0, 70.0, 70.0))
-    monkeypatch.setattr(measure_lib, "_peak_memory", lambda devices: next(peaks))
+    monkeypatch.setattr(memory, "device_peak_bytes", lambda devices: next(peaks))
     one, again = measure(toy.planned(mesh=ONE)), measure(toy.planned(mesh=ONE))
     assert one.peak_memory == 70 and one.memory_source == "device"
     assert again.peak_memory == 55 and again.memory_source == "compiler"
@@ -166,7 +168,7 @@ def test_the_size_of_a_failed_allocation(message, size):
 
 
 class Device:
-    """Tells what memory it held."""
+    """Reports its peak memory."""
 
     def __init__(self, **stats):
         self.stats = stats
@@ -177,8 +179,8 @@ class Device:
 
 def test_the_fullest_device_counts():
     few, many = Device(peak_bytes_in_use=5), Device(peak_bytes_in_use=9)
-    assert measure_lib._peak_memory([few, many, Device()]) == 9
-    assert measure_lib._peak_memory([Device()]) is None
+    assert memory.device_peak_bytes([few, many, Device()]) == 9
+    assert memory.device_peak_bytes([Device()]) is None
 
 
 def test_measuring_needs_neither_records_nor_command_line():

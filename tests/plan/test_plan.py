@@ -85,10 +85,10 @@ def test_the_fastest_that_fits_comes_first():
     assert config_text.override(toy.planned(), chosen) == plans[0].run
 
 
-def test_a_search_learns_from_what_took_more_than_counted():
-    """The first takes three times its count in what does not last: the second would be over too."""
+def test_a_search_learns_from_what_took_more_than_estimated():
+    """The first takes three times its estimate of what is not persistent: the second would be over too."""
     persistent = dict.fromkeys(step_plan.PERSISTENT, 2.0)
-    counted = {
+    estimates = {
         run: dataclasses.replace(
             estimate("v5e:2x2"), run=run, memory=persistent, peak_hbm=peak, hbm_limit=100.0
         )
@@ -97,14 +97,14 @@ def test_a_search_learns_from_what_took_more_than_counted():
     }
 
     def trial(run):
-        peak = 8.0 + 3 * (counted[run].peak_hbm - 8.0)
-        return dataclasses.replace(counted[run], peak_hbm=peak, fits=peak <= 100, compiled=True)
+        peak = 8.0 + 3 * (estimates[run].peak_hbm - 8.0)
+        return dataclasses.replace(estimates[run], peak_hbm=peak, fits=peak <= 100, compiled=True)
 
-    found = search._tried(list(counted.values()), trial, 1)
-    assert [(one.peak_hbm, one.fits) for one in found] == [(134.0, False), (44.0, True)]
+    tried = search._tried(list(estimates.values()), trial, 1)
+    assert [(one.peak_hbm, one.fits) for one in tried] == [(134.0, False), (44.0, True)]
 
 
-def test_what_does_not_fit_is_told_what_would():
+def test_a_plan_that_does_not_fit_names_a_setting_that_would():
     run = config_text.load_experiment(EXPERIMENT)
     run = dataclasses.replace(run, mesh=schema.MeshConfig(1, 1, 16))
     everything = dataclasses.replace(run, train=dataclasses.replace(run.train, remat="none"))
@@ -127,7 +127,7 @@ def test_rows_that_no_mesh_divides_are_an_error():
         search.ranked(odd, chips.topology("v5e:2x4"))
 
 
-def test_a_mesh_that_does_not_divide_the_rows_is_told_one_that_does():
+def test_a_mesh_that_does_not_divide_the_rows_is_an_error_that_names_one():
     with pytest.raises(ValueError, match=r"not divisible by 8 data(.|\n)*--set mesh.data="):
         search.plans(
             toy.planned(),
@@ -148,8 +148,10 @@ def test_table_has_a_line_a_plan():
 def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
     pytest.importorskip("libtpu")
     run = search.with_mesh(toy.planned(), 4)
-    found = compiled_step.CompiledStep(True, "", {"temporaries": 5.0, "code": 1.0}, 7.0, None, 3.0)
-    monkeypatch.setattr(compiled_step, "_compile", lambda lowered, topology: found)
+    compiled = compiled_step.CompiledStep(
+        True, "", {"temporaries": 5.0, "code": 1.0}, 7.0, None, 3.0
+    )
+    monkeypatch.setattr(compiled_step, "_compile", lambda lowered, topology: compiled)
     topology = chips.topology("v5e:2x2")
     first = compile_plan(run, topology, tmp_path)
     (file,) = tmp_path.glob("*.json.gz")
@@ -188,8 +190,12 @@ def test_a_step_that_is_too_big_says_by_how_much(message):
         def compile(self):
             raise compiled_step.jax.errors.JaxRuntimeError(message)
 
-    found = compiled_step._compile(Lowered(), chips.topology("v5e:2x2"))
-    assert not found.fits and found.peak_hbm == 17.5 * 2**30 and found.hbm_limit == 15.75 * 2**30
+    compiled = compiled_step._compile(Lowered(), chips.topology("v5e:2x2"))
+    assert (
+        not compiled.fits
+        and compiled.peak_hbm == 17.5 * 2**30
+        and compiled.hbm_limit == 15.75 * 2**30
+    )
 
 
 def test_a_step_that_the_compiler_refuses_is_an_error():
@@ -215,6 +221,6 @@ def test_the_full_recipe_compiles_and_fits(pick):
     assert one.fits and one.peak_hbm < one.hbm_limit, plan_text.full(one)
     assert one.from_hlo and one.times, plan_text.full(one)
     assert one.speed(one.times.roofline).mfu > MFU, plan_text.full(one)
-    counted = one.flops.model_flops + one.flops.remat
-    # the compiler's program does what was counted, and little more
-    assert 0.95 < one.executed_flops / counted < 1.25, plan_text.full(one)
+    estimate = one.flops.model_flops + one.flops.remat
+    # the compiler's program computes what was counted, and little more
+    assert 0.95 < one.executed_flops / estimate < 1.25, plan_text.full(one)

@@ -64,7 +64,7 @@ def gpus(monkeypatch):
     return use
 
 
-def test_without_gpus_they_are_counted_and_that_is_said():
+def test_without_gpus_the_plan_is_an_estimate_and_says_why():
     (one,) = plans("h100:4", toy.planned())
     assert one.measured is None and one.fits and one.times is not None
     text = plan_text.full(one)
@@ -73,7 +73,7 @@ def test_without_gpus_they_are_counted_and_that_is_said():
     assert all(other.note for other in plans("h100:4", toy.planned(), fit=2))
 
 
-def test_what_was_measured_stands_beside_the_count(gpus):
+def test_what_was_measured_stands_beside_the_estimate(gpus):
     asked = gpus(lambda run: took(0.25))
     (one,) = plans("h100:2", toy.planned())
     assert [run.mesh for run in asked] == [schema.MeshConfig(2, 1, 1)]
@@ -100,7 +100,7 @@ def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):
     assert second.split()[-1] == f"{other.speed(other.times.roofline).hours:.1f}"
 
 
-def test_what_runs_out_of_memory_does_not_fit_whatever_was_counted(gpus):
+def test_what_runs_out_of_memory_does_not_fit_whatever_the_estimate(gpus):
     gpus(lambda run: REFUSED)
     (one,) = plans("h100:2", toy.planned(remat="frozen"))
     assert not one.fits and one.measured is not None and one.measured.step_seconds == 0
@@ -112,20 +112,20 @@ def test_what_runs_out_of_memory_does_not_fit_whatever_was_counted(gpus):
     assert search.settings(one.run) not in remedy
 
 
-def test_the_best_by_counting_are_measured_and_ranked_by_it(gpus):
+def test_the_best_by_estimate_are_measured_and_ranked_by_it(gpus):
     seconds = iter((3.0, None, 2.0))
 
     def answer(run):
-        found = next(seconds)
-        return REFUSED if found is None else took(found)
+        one = next(seconds)
+        return REFUSED if one is None else took(one)
 
     asked = gpus(answer)
-    found = plans("h100:2", toy.planned(), fit=3)
-    counted = search.ranked(toy.planned(), chips.topology("h100:2"))
-    assert asked == [one.run for one in counted[:3]]
-    assert [one.run for one in found[:3]] == [asked[2], asked[0], asked[1]]
-    assert [one.fits for one in found[:3]] == [True, True, False]
-    assert all(one.measured is None for one in found[3:]) and len(found) == search.SHOWN
+    tried = plans("h100:2", toy.planned(), fit=3)
+    estimates = search.ranked(toy.planned(), chips.topology("h100:2"))
+    assert asked == [one.run for one in estimates[:3]]
+    assert [one.run for one in tried[:3]] == [asked[2], asked[0], asked[1]]
+    assert [one.fits for one in tried[:3]] == [True, True, False]
+    assert all(one.measured is None for one in tried[3:]) and len(tried) == search.SHOWN
 
 
 def test_measuring_goes_on_until_something_fits_but_not_for_ever(gpus):
@@ -134,7 +134,7 @@ def test_measuring_goes_on_until_something_fits_but_not_for_ever(gpus):
     assert len(asked) == 4
 
 
-def test_counting_only_looks_for_nothing(monkeypatch):
+def test_estimate_only_looks_for_no_gpus(monkeypatch):
     monkeypatch.setattr(gpus_lib, "local_gpus", None)
     assert plans("h100:2", toy.planned(), estimate_only=True)[0].note == ""
 
@@ -149,8 +149,8 @@ def test_features_from_a_cache_cost_no_encoder():
     }
 
 
-def test_the_smallest_memory_that_trains_is_under_24_gb_by_counting():
-    """The bar of issue 4, beside an independent count by hand: GB of weights, state and gradients."""
+def test_the_smallest_memory_that_trains_is_under_24_gb_by_estimate():
+    """The target, beside an independent count by hand: GB of weights, state and gradients."""
     run = schema.Config(
         schema.FrozenFiles("", "", "", ""),
         model=schema.ModelConfig(dtype="bfloat16"),
@@ -183,7 +183,7 @@ def command(*words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="there is a GPU here")
-def test_the_command_without_a_gpu_counts_and_says_that_none_is_here():
+def test_the_command_without_a_gpu_estimates_and_says_that_none_is_here():
     done = command("--topology", "h100:1")
     assert done.returncode == 0, done.stderr
     assert "not measured: no GPU is here that jax can use" in done.stdout
