@@ -7,23 +7,23 @@ from pathlib import Path
 
 from mvjax.commands import arguments
 
-_LISTING = "not_aligned.log"  # a JSON object a line; not .jsonl, which would be taken for a listing
+_LISTING = "not_aligned.log"  # a JSON object a line; not .jsonl, which would be read as a manifest
 
 
 def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
-        commands, "align", align, "word times beside stereo files, by Whisper (extra align)",
+        commands, "align", align, "transcribe stereo files with word times, by Whisper (extra align)",
         "mvjax data align data.jsonl --model medium --device cuda",
     )  # fmt: skip
     arg(
         "source", type=Path, metavar="SOURCE",
-        help="a jsonl that lists the files, as of moshi-finetune, or a folder of such",
+        help="a manifest (jsonl) as of moshi-finetune, or a folder of manifests",
     )  # fmt: skip
     arg("--model", default="medium", help="a Whisper size, or a checkpoint's path (%(default)s)")
-    arg("--language", default="en", help="two letters (%(default)s)")
-    arg("--device", default="cpu", help="of PyTorch (%(default)s)")
-    arg("--assistant-only", action="store_true", help="not the user's side; half the time")
+    arg("--language", default="en", help="language, two letters (%(default)s)")
+    arg("--device", default="cpu", help="PyTorch device (%(default)s)")
+    arg("--assistant-only", action="store_true", help="skip the user's side; takes half the time")
 
 
 def align(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`mvjax data`: makes records, and looks into them."""
+"""`mvjax data`: makes records, validates, counts and shows them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def add(commands) -> None:
     data = commands.add_parser("data", help="make records; validate, count and show them")
     data = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     arg = arguments.command(
-        data, "digits", digits, "the digits world: images, talk, speech, codes",
+        data, "digits", digits, "make the records of the digits world",
         "mvjax data digits --out data/digits",
     )  # fmt: skip
     arg("--out", type=Path, required=True, metavar="DIR", help="folder of records")
-    arg("--dialogues", type=int, default=500, metavar="N", help="spoken ones (%(default)s)")
+    arg("--dialogues", type=int, default=500, metavar="N", help="spoken dialogues (%(default)s)")
     arg("--seed", type=int, default=0, help="(%(default)s)")
 
     ingest.add(data)
@@ -26,13 +26,13 @@ def add(commands) -> None:
     align.add(data)
 
     arg = arguments.command(
-        data, "validate", validate, "lists everything that is wrong with the datasets of a folder",
+        data, "validate", validate, "list everything that is wrong with the datasets in a folder",
         "mvjax data validate data/digits",
     )  # fmt: skip
     _folder(arg)
 
     arg = arguments.command(
-        data, "stats", stats, "counts records, hours, words, turns per kind, lengths",
+        data, "stats", stats, "count records, hours, words, turns per kind, lengths",
         "mvjax data stats data/digits --json",
     )  # fmt: skip
     _folder(arg)
@@ -40,13 +40,13 @@ def add(commands) -> None:
     arg("--json", action="store_true", help="print JSON")
 
     arg = arguments.command(
-        data, "show", show, "prints the timeline of one record and draws it",
+        data, "show", show, "print the timeline of one record, and draw it",
         "mvjax data show data/digits --id train-0-00003 --out record.png",
     )  # fmt: skip
     _folder(arg)
     _tokenizer(arg)
-    arg("--id", required=True, metavar="X", help="of the record")
-    arg("--name", metavar="NAME", help="of the dataset, if several have this id")
+    arg("--id", required=True, metavar="X", help="id of the record")
+    arg("--name", metavar="NAME", help="name of the dataset, if several have this id")
     arg("--out", type=Path, metavar="PNG", help="also draw image, speakers and text stream")
 
 

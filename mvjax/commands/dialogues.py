@@ -19,14 +19,14 @@ def add(commands) -> None:
     ).add_subparsers(dest="step", required=True, metavar="STEP")
     _add_write(
         arguments.command(
-            dialogues, "write", write, "captions -> dialogues, by a language model in both roles",
+            dialogues, "write", write, "write dialogues about captions, by a language model in both roles",
             "mvjax dialogues write captions.jsonl --kind COMB --endpoint http://localhost:8000/v1"
             " --out dialogues.jsonl",
         )
     )  # fmt: skip
     _add_speak(
         arguments.command(
-            dialogues, "speak", speak, "dialogues -> stereo speech with word times",
+            dialogues, "speak", speak, "synthesize dialogues as stereo speech with word times",
             "mvjax dialogues speak dialogues.jsonl --out data/spoken",
         )
     )  # fmt: skip
@@ -43,31 +43,65 @@ def _add_write(arg) -> None:
     )  # fmt: skip
     arg(
         "--kind", action="append", choices=KINDS, dest="kinds",
-        help="of dialogue, may be repeated (COMB)",
+        help="kind of dialogue; may be repeated (COMB)",
     )  # fmt: skip
-    arg("--per-image", type=int, default=1, metavar="N", help="of each kind (%(default)s)")
-    arg("--unrelated", type=int, metavar="N", help="instead of SOURCE: N dialogues, no picture")
+    arg(
+        "--per-image",
+        type=int,
+        default=1,
+        metavar="N",
+        help="dialogues per image and kind (%(default)s)",
+    )
+    arg(
+        "--unrelated",
+        type=int,
+        metavar="N",
+        help="instead of SOURCE: N dialogues without a picture",
+    )
     arg(
         "--endpoint", default="http://localhost:8000/v1", metavar="URL",
         help="OpenAI-compatible; a key is read from OPENAI_API_KEY (%(default)s)",
     )  # fmt: skip
     arg(
         "--model", default="mistralai/Mistral-Nemo-Instruct-2407", metavar="NAME",
-        help="as the server calls it (%(default)s)",
+        help="its name on the server (%(default)s)",
     )  # fmt: skip
-    arg("--temperature", type=float, default=0.7, help="of sampling (%(default)s)")
-    arg("--concurrency", type=int, default=32, metavar="N", help="dialogues at once (%(default)s)")
-    arg("--tries", type=int, default=5, metavar="N", help="a dialogue, then dropped (%(default)s)")
-    arg("--timeout", type=float, default=120.0, metavar="S", help="seconds an answer (%(default)s)")
+    arg("--temperature", type=float, default=0.7, help="sampling temperature (%(default)s)")
+    arg(
+        "--concurrency",
+        type=int,
+        default=32,
+        metavar="N",
+        help="concurrent dialogues (%(default)s)",
+    )
+    arg(
+        "--tries",
+        type=int,
+        default=5,
+        metavar="N",
+        help="attempts at a dialogue before it is dropped (%(default)s)",
+    )
+    arg(
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="seconds per request (%(default)s)",
+    )
     arg(
         "--no-system-role", action="store_true",
         help="instructions go into the first user message, for models without a system role",
     )  # fmt: skip
-    arg("--seed", type=int, default=0, help="of lengths, instructions, requests (%(default)s)")
+    arg(
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed of lengths, instructions, requests (%(default)s)",
+    )
 
 
 def _add_speak(arg) -> None:
-    arg("file", type=Path, metavar="FILE", help="of `mvjax dialogues write`")
+    arg("file", type=Path, metavar="FILE", help="dialogues from `mvjax dialogues write`")
     arg(
         "--out", type=Path, required=True, metavar="DIR",
         help="folder in moshi-finetune's format; run again to continue",
@@ -81,10 +115,10 @@ def _add_speak(arg) -> None:
     arg("--assistant-voice", metavar="VOICE", help="default: one of the synthesizer's")
     arg(
         "--user-voice", action="append", metavar="VOICE", dest="user_voices",
-        help="may be repeated: one is drawn for each dialogue",
+        help="may be repeated: one is drawn per dialogue",
     )  # fmt: skip
-    arg("--jobs", type=int, metavar="N", help="processes (1 for kyutai, else one a CPU)")
-    arg("--seed", type=int, default=0, help="of voices, gaps, loudness (%(default)s)")
+    arg("--jobs", type=int, metavar="N", help="processes (1 for kyutai, else one per CPU)")
+    arg("--seed", type=int, default=0, help="random seed of voices, gaps, loudness (%(default)s)")
 
 
 def write(args: argparse.Namespace) -> int:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
-        commands, "encode", encode, "records of spoken dialogues: stereo audio to codes",
+        commands, "encode", encode, "encode spoken dialogues (stereo audio) into records",
         "mvjax data encode experiments/digits.py speech/ --out data/speech --name chat",
     )  # fmt: skip
-    arg("experiment", type=Path, metavar="EXP.py", help="names the codec and the tokenizer")
+    arg("experiment", type=Path, metavar="EXP.py", help="experiment, for its codec and tokenizer")
     arg("source", type=Path, metavar="SOURCE", help="folder with the dataset's files")
     arg("--pick", metavar="NAME", help="which config of a sweep")
     arg(
@@ -29,16 +29,40 @@ def add(commands) -> None:
         help="its format: moshi-finetune's jsonl, wav and json (default), or Babillage's Parquet",
     )  # fmt: skip
     arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
-    arg("--name", required=True, help="of the records")
-    arg("--split", help="of Babillage (the first)")
-    arg("--images", type=Path, action="append", default=[], metavar="DIR", help="of Babillage")
-    arg("--augment", action="store_true", help="other levels, noise and echo for the user's side")
-    arg("--noise", metavar="DIR", help="recordings of noise for --augment (pink noise)")
-    arg("--copies", type=int, default=1, metavar="N", help="of each dialogue, with --augment")
-    arg("--seed", type=int, default=0, help="of --augment (%(default)s)")
-    arg("--workers", type=int, metavar="N", help="processes (one a core; 0 on an accelerator)")
-    arg("--batch-seconds", type=float, default=200.0, metavar="S", help="of audio (%(default)s)")
-    arg("--max-skipped", type=int, metavar="N", help="stop past so many skipped items (no limit)")
+    arg("--name", required=True, help="name of the dataset of records")
+    arg("--split", help="split of Babillage (the first)")
+    arg(
+        "--images",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="image folders of Babillage",
+    )
+    arg("--augment", action="store_true", help="augment the user's side: gain, noise, echo")
+    arg("--noise", metavar="DIR", help="noise recordings for --augment (pink noise)")
+    arg(
+        "--copies",
+        type=int,
+        default=1,
+        metavar="N",
+        help="augmented copies per dialogue (%(default)s)",
+    )
+    arg("--seed", type=int, default=0, help="random seed of --augment (%(default)s)")
+    arg("--workers", type=int, metavar="N", help="processes (one per core; 0 on an accelerator)")
+    arg(
+        "--batch-seconds",
+        type=float,
+        default=200.0,
+        metavar="S",
+        help="batch size, in seconds of audio (%(default)s)",
+    )
+    arg(
+        "--max-skipped",
+        type=int,
+        metavar="N",
+        help="stop when more than N items are skipped (no limit)",
+    )
     arg(
         "--beam", metavar="OPTIONS",
         help="encode on Apache Beam with these options: --beam='--runner=DirectRunner'",

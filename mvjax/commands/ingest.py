@@ -12,27 +12,43 @@ from mvjax.data.ingest import catalog
 def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
-        commands, "ingest", ingest, "records of a published dataset of images and text",
+        commands, "ingest", ingest, "make records of a published dataset of images and text",
         "mvjax data ingest coco karpathy/ --images coco/ --split train --out data/vision",
     )  # fmt: skip
     names = [name for name, dataset in catalog.DATASETS.items() if not dataset.spoken]
     arg("name", metavar="DATASET", help=f"one of {', '.join(names)}")
     arg("source", type=Path, metavar="SOURCE", help="folder with the dataset's files as published")
     arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
-    arg("--name", dest="called", metavar="NAME", help="of the records (DATASET-SPLIT)")
-    arg("--split", help="one of those that the dataset has (the first)")
+    arg(
+        "--name",
+        dest="called",
+        metavar="NAME",
+        help="name of the dataset of records (DATASET-SPLIT)",
+    )
+    arg("--split", help="split of the dataset (the first)")
     arg(
         "--images", type=Path, action="append", default=[], metavar="DIR",
-        help="where the images are; may be repeated, searched in order (SOURCE, SOURCE/images)",
+        help="folder with the images; may be repeated, searched in order (SOURCE, SOURCE/images)",
     )  # fmt: skip
-    arg("--limit", type=int, metavar="N", help="stop after so many records")
-    arg("--max-skipped", type=int, metavar="N", help="stop past so many skipped items (no limit)")
-    arg("--workers", type=int, default=4, metavar="N", help="threads for images (%(default)s)")
+    arg("--limit", type=int, metavar="N", help="stop after N records")
+    arg(
+        "--max-skipped",
+        type=int,
+        metavar="N",
+        help="stop when more than N items are skipped (no limit)",
+    )
+    arg(
+        "--workers",
+        type=int,
+        default=4,
+        metavar="N",
+        help="threads that prefetch images (%(default)s)",
+    )
     arg("--list", action=_List, help="print the datasets: their splits, files and image folders")
 
 
 def ingest(args: argparse.Namespace) -> int:
-    """Writes the records and says what was skipped."""
+    """Writes the records and prints what was skipped."""
     from mvjax.data.ingest import write
 
     split = catalog.find(args.name, args.split)[1]

@@ -1,4 +1,4 @@
-"""Captions to talk about: a JSONL of {id, caption, image, facts}, or records that were ingested."""
+"""Captions that dialogues are written about: a JSONL of {id, caption, image, facts}, or ingested records."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ import msgspec
 
 from mvjax import files
 from mvjax.data.records import dataset
+from mvjax.dialogues import store
 
 LONGEST = 1000  # characters; longer captions are cut after a sentence (the reference's limit)
 
 
-class Caption(msgspec.Struct, frozen=True):
-    """What a picture shows.
+class CaptionLine(msgspec.Struct, frozen=True):
+    """One line of a JSONL of captions.
 
     Attributes:
-      id: names it.
-      caption: in sentences, as detailed as possible.
-      image: the picture's file, relative to the folder of the JSONL; or its bytes.
-      facts: more about it, kept with the dialogues.
+      id: unique within the file.
+      caption: what the picture shows, in sentences, as detailed as possible.
+      image: the picture's file, relative to the folder of the JSONL.
+      facts: more about the picture, kept with the dialogues.
     """
 
-    id: str
-    caption: str
-    image: str | bytes | None = None
-    facts: dict[str, str | int] | None = None
-
-
-class _CaptionLine(msgspec.Struct):
     id: str
     caption: str
     image: str | None = None
     facts: dict[str, str | int] | None = None
 
 
+class Caption(CaptionLine, frozen=True):
+    """A caption of either source; `image` may also be an encoded image."""
+
+    image: str | bytes | None = None
+
+
 def read(source: Path) -> Iterator[Caption]:
     """The captions of a source, in order.
 
-    Of records, what the assistant says is the caption.
+    In records, the assistant's turns are the caption.
 
     Raises:
-      ValueError: naming the line that is no caption, or the picture that is missing.
+      ValueError: naming the line that is not a caption.
       FileNotFoundError: if there is no such source.
     """
     if source.suffix == ".jsonl":
@@ -62,7 +62,7 @@ def read(source: Path) -> Iterator[Caption]:
 
 
 def shorten(text: str, *, longest: int = LONGEST) -> str:
-    """One line of at most `longest` characters, cut after a sentence, or a word if it has but one."""
+    """One line of at most `longest` characters, cut after a sentence, or after a word."""
     text = " ".join(text.split())
     if len(text) <= longest:
         return text
@@ -100,23 +100,12 @@ _MAGIC = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".
 
 def _from_jsonl(source: Path) -> Iterator[Caption]:
     seen: set[str] = set()
-    with source.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{source} line {number}"
-            try:
-                caption = msgspec.json.decode(line, type=_CaptionLine)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise ValueError(
-                    f'{place}: expected {{"id": ..., "caption": ..., "image": ...}}: {error}'
-                ) from error
-            if not caption.caption.strip() or not caption.id or caption.id in seen:
-                raise ValueError(
-                    f"{place}: expected a caption with an id of its own, got {line[:80]!r}"
-                )
-            seen.add(caption.id)
-            yield Caption(caption.id, caption.caption, caption.image, caption.facts)
+    form = '{"id": ..., "caption": ..., "image": ...}'
+    for place, line in store.json_lines(source, CaptionLine, expected=form):
+        if not line.caption.strip() or not line.id or line.id in seen:
+            raise ValueError(f"{place}: expected a caption with an id of its own, got {line}")
+        seen.add(line.id)
+        yield Caption(**msgspec.structs.asdict(line))
 
 
 def _from_records(source: Path) -> Iterator[Caption]:

@@ -1,7 +1,7 @@
-"""What a language model wrote -> what someone would say: no markup, no stage directions, no speaker names.
+"""Cleans up what a language model wrote so that it can be spoken: no markup, stage directions or names.
 
-Also wears down what models say too often, and turns talk about a description into talk about a picture, as
-the reference does (section 8); the lists are ours.
+Also drops stock phrases, and turns mentions of a description into mentions of a picture, as the reference
+does (section 8); the lists are ours.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _TIDY = (
 
 
 def clean(text: str, rng: np.random.Generator) -> str:
-    """One utterance as it would be spoken; empty if nothing of it can be.
+    """Returns an utterance as it would be spoken; empty if nothing of it can be.
 
     `rng` decides which stock phrases stay.
     """
@@ -85,7 +85,7 @@ def clean(text: str, rng: np.random.Generator) -> str:
     text = _tidy(speakable.spell(text))
     for pattern, words in _SEEN:
         text = pattern.sub(words, text)
-    return _wear_down(text, rng)
+    return _drop_stock_phrases(text, rng)
 
 
 def without_echo(answer: str, question: str) -> str:
@@ -119,7 +119,7 @@ def _tidy(text: str) -> str:
     return text.strip(" ,-*_")
 
 
-def _wear_down(text: str, rng: np.random.Generator) -> str:
+def _drop_stock_phrases(text: str, rng: np.random.Generator) -> str:
     drop_start, drop_end = rng.random(2) < _STOCK
     if drop_start and (shorter := _STOCK_START.sub("", text)) != text:
         text = shorter[:1].upper() + shorter[1:]

@@ -1,11 +1,11 @@
-"""Puts the utterances of a dialogue on one clock: who starts when, how loud, and when each word is said.
+"""Places the utterances of a dialogue in time: start, loudness, and the times of all words.
 
     assistant              no it is not a seven                       it is red
     user       is it a seven |<-- gap ------------> what colour is it |<- gap ->
-                             may be negative: the next one starts a little early
+                             may be negative: an overlap
 
 All constants are ours. Gaps are skewed as in studies of turn-taking: most are a quarter to half a second,
-some are long, some negative. The assistant hardly ever starts early: it is to hear the question first.
+some are long, some negative. The assistant rarely overlaps, so that it has heard the question.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LOUDNESS = -23.0  # decibels below full scale: root mean square of an utterance'
 USER_GAIN = (-8.0, 2.0)  # decibels of the user beside the assistant, one draw a dialogue
 PEAK = 0.97  # of full scale; louder utterances are scaled down
 
-_FLOOR = -40.0  # decibels below the loudest frame: quieter ends are silence and are cut off
+_FLOOR = -40.0  # decibels relative to the loudest frame: quieter ends are trimmed as silence
 _FRAME = 240  # samples: 10 ms
-_MARGIN = 2  # frames that stay on both sides
-_LEAST = 0.02  # seconds of a word: one without duration would be lost from the text stream
+_MARGIN = 2  # frames kept on both sides
+_LEAST = 0.02  # seconds of a word: the text stream drops words without duration
 _PAUSE = 0.2  # seconds at least between two utterances of one speaker
 _OVERLAP = 0.5  # share of an utterance that the next may cover, at most
 
@@ -44,7 +44,7 @@ class Gap:
     most: float
 
     def draw(self, rng: np.random.Generator) -> float:
-        """One gap."""
+        """Draws one gap."""
         return min(self.most, self.least + rng.gamma(self.shape, self.scale))
 
 
@@ -106,10 +106,10 @@ def converse(
 
 
 def trim(spoken: speech.SynthesizedSpeech) -> speech.SynthesizedSpeech:
-    """Cuts silence off both ends, and moves the words with it.
+    """Trims silence at both ends, and shifts the words accordingly.
 
     Raises:
-      ValueError: if nothing sounds.
+      ValueError: if all is silence.
     """
     first, last = sounding(spoken.samples)
     seconds = (last - first) / types.SAMPLE_RATE
@@ -129,10 +129,10 @@ def trim(spoken: speech.SynthesizedSpeech) -> speech.SynthesizedSpeech:
 
 
 def sounding(samples: Float32[np.ndarray, " samples"]) -> tuple[int, int]:
-    """First and last sample of what can be heard, with a small margin.
+    """First and last sample above the silence threshold, with a small margin.
 
     Raises:
-      ValueError: if nothing sounds.
+      ValueError: if all is silence.
     """
     level = _levels(samples)
     if level.size == 0 or level.max() < 1e-5:

@@ -1,7 +1,7 @@
-"""Asks a language model behind an OpenAI-compatible endpoint: vLLM, the llama.cpp server, Ollama, and others.
+"""A client for language models behind an OpenAI-compatible endpoint: vLLM, llama.cpp server, Ollama, others.
 
-POST BASE/chat/completions with model, messages, temperature, max_tokens and seed. Busy or broken answers
-(429, 5xx, time-outs, lost connections, no JSON) are asked for again with growing waits.
+POST BASE/chat/completions with model, messages, temperature, max_tokens and seed. Failed requests (429, 5xx,
+timeouts, lost connections, invalid JSON) are retried with exponential backoff.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ MODEL = "mistralai/Mistral-Nemo-Instruct-2407"  # what the paper used
 KEY = "OPENAI_API_KEY"  # environment variable; local servers need none
 
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds; doubled from attempt to attempt, with jitter
-_AGAIN = (408, 409, 425, 429)  # and 5xx
-_HOPELESS = (401, 402, 403, 404, 405)  # of every request: wrong key, model or address
+_RETRIED = (408, 409, 425, 429)  # and 5xx
+_FATAL = (401, 402, 403, 404, 405)  # for every request: wrong key, model or address
 
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """Which model, and how it is asked.
+    """Which model, and the parameters of requests.
 
     Attributes:
       url: base URL as OpenAI clients take it; /v1 is added to a bare host.
-      model: the name under which the server knows it.
+      model: its name on the server.
       key: sent as a bearer token; None: nothing is sent.
       temperature: of sampling; the reference's.
       max_tokens: of an utterance; the reference's.
@@ -64,30 +64,30 @@ class Endpoint:
 
     @property
     def completions(self) -> str:
-        """Where requests go."""
+        """URL of the requests."""
         base = self.url.rstrip("/")
         bare = parse.urlsplit(base).path == ""
         return f"{base}{'/v1' if bare else ''}/chat/completions"
 
 
 class ChatAnswer(msgspec.Struct, frozen=True):
-    """What the model said; `cut`: it ran into its token limit."""
+    """The model's message; `cut`: it reached max_tokens."""
 
     text: str
     cut: bool
     tokens: int
 
 
-class Hopeless(ValueError):
-    """No request to this endpoint can succeed; says why and what to do."""
+class EndpointRefuses(ValueError):
+    """No request to this endpoint can succeed; the message says why and what to do."""
 
 
 class Unanswered(Exception):
-    """One request failed for good; its message is a short reason."""
+    """A request failed in all attempts; the message is a short reason."""
 
 
 def key_from_environment() -> str | None:
-    """The key, if there is one."""
+    """The API key, if it is set."""
     return os.environ.get(KEY) or None
 
 
@@ -97,7 +97,7 @@ class Client:
     def __init__(self, endpoint: Endpoint, *, connections: int):
         self._endpoint = endpoint
         self._connections = connections
-        self.retries = 0  # how often something was asked again
+        self.retries = 0  # repeated requests
 
     async def __aenter__(self) -> Client:
         key = self._endpoint.key
@@ -116,7 +116,7 @@ class Client:
 
         Raises:
           Unanswered: after the last attempt, or if the server refuses this request.
-          Hopeless: if it would refuse every request.
+          EndpointRefuses: if it would refuse every request.
         """
         endpoint = self._endpoint
         body = {
@@ -146,16 +146,16 @@ class Client:
         raise Unanswered(reason)
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> str:
-        """Why a request failed, if it may be repeated."""
+        """Why a request failed, if it can be retried."""
         said = " ".join((await response.text(errors="replace")).split())[:300]
         reason = f"{response.status} {said}"
-        if response.status in _HOPELESS:
-            raise Hopeless(
+        if response.status in _FATAL:
+            raise EndpointRefuses(
                 f"{self._endpoint.completions}: expected an answer from model "
                 f"{self._endpoint.model!r}, got {reason}; check the endpoint, the model's name and, "
                 f"if a key is needed, ${KEY}"
             )
-        if response.status in _AGAIN or response.status >= 500:
+        if response.status in _RETRIED or response.status >= 500:
             return reason
         raise Unanswered(reason)
 

@@ -1,6 +1,6 @@
-"""What makes an utterance or a dialogue unfit, as a short reason that is counted.
+"""Filters for utterances and dialogues; each returns the reason for rejection, which is counted.
 
-Thresholds are ours. An unfit utterance is asked for again; an unfit dialogue is written again, then dropped.
+Thresholds are ours. A rejected utterance is requested again; a rejected dialogue is retried, then dropped.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ _MARKS = set(" '.,!?-")
 
 
 def utterance(text: str, turns: Sequence[dataset.Turn], *, caption: str, cut: bool) -> str | None:
-    """Why the next utterance is unfit; None if it will do.
+    """Why the next utterance is rejected; None if it is accepted.
 
     Args:
       text: cleaned.
-      turns: what was said before; the user begins.
+      turns: the dialogue so far; the user begins.
       caption: what the picture shows; empty if there is none.
-      cut: whether the model ran into its token limit, even for one whole sentence.
+      cut: whether the answer was cut off before its first sentence ended.
     """
     speaker = "assistant" if len(turns) % 2 else "user"
     said = cleanup.words(text)
@@ -84,7 +84,7 @@ def utterance(text: str, turns: Sequence[dataset.Turn], *, caption: str, cut: bo
 
 
 def dialogue(turns: Sequence[dataset.Turn], *, pictured: bool) -> str | None:
-    """Why a dialogue is unfit; None if it will do."""
+    """Why a dialogue is rejected; None if it is accepted."""
     if len(turns) < FEWEST_TURNS:
         return TOO_FEW
     asked = [("?" in turn.text or _ASKS.match(turn.text)) for turn in turns[::2]]
@@ -105,7 +105,7 @@ def _latin(c: str) -> bool:
 
 
 def _repeats(said: list[str], speaker: str, turns: Sequence[dataset.Turn]) -> bool:
-    """Whether this was said before: by the same speaker in about the same words, or just now by the other.
+    """Whether the same speaker said about the same before, or the other one just now.
 
     Short answers ("no it is not") may come back.
     """

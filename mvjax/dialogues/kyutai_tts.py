@@ -1,7 +1,7 @@
-"""Kyutai's text to speech through PyPI `moshi`: the words of a line, and when the model took each one up.
+"""Kyutai's text to speech through PyPI `moshi`, with word times from the frames that consume each word.
 
-The model writes text and audio on one frame grid and takes up a word when it is about to say it, so the
-frames of these steps are the word times. All lines of a dialogue are one batch.
+The model generates text and audio on one frame grid and consumes a word when it is about to say it, so these
+steps give the word times. All lines of a dialogue are one batch.
 Source: moshi/models/tts.py and moshi/run_tts.py (0.2.13), whose settings are the defaults here.
 """
 
@@ -20,7 +20,7 @@ from mvjax.dialogues import speech, tts
 
 REPO = "kyutai/tts-1.6b-en_fr"
 _GUIDANCE = 2.0  # classifier-free
-_PADDING_BETWEEN = 1  # frames forced after each word: it articulates better
+_PADDING_BETWEEN = 1  # frames of padding forced after each word, for clearer articulation
 _MOST_CODEBOOKS = 32
 _LONGEST = 180.0  # seconds of an utterance
 
@@ -45,17 +45,17 @@ class Kyutai:
     device: str | None = None
 
     def speak(self, lines: Sequence[tts.TtsLine]) -> list[speech.SynthesizedSpeech]:
-        """Says lines at once; the same seeds on the same device give the same sound.
+        """Synthesizes lines in one batch; the same seeds on the same device give the same audio.
 
         Raises:
           ModuleNotFoundError: without `moshi`.
-          ValueError: if the model does not come to the end of a line.
+          ValueError: if the model does not finish a line.
         """
         return synthesize(_load(self.repo, self.device), lines)
 
 
 def synthesize(model: Any, lines: Sequence[tts.TtsLine]) -> list[speech.SynthesizedSpeech]:
-    """Says lines with a `moshi.models.tts.TTSModel`."""
+    """Synthesizes lines with a `moshi.models.tts.TTSModel`."""
     import torch
 
     torch.manual_seed(lines[0].seed)
@@ -85,7 +85,7 @@ def synthesize(model: Any, lines: Sequence[tts.TtsLine]) -> list[speech.Synthesi
 
 
 def _generate(model: Any, entries: list, voices: Sequence[str]) -> tuple[Any, list[int]]:
-    """Runs the model; returns its result and how many frames of each line are the voice's recording."""
+    """Runs the model; returns its result and each line's number of prefix frames (the voice's recording)."""
     distilled = bool(model.valid_cfg_conditionings)
     model.cfg_coef = 1.0 if distilled else _GUIDANCE
     conditioned = _GUIDANCE if distilled else None
@@ -107,7 +107,7 @@ def _generate(model: Any, entries: list, voices: Sequence[str]) -> tuple[Any, li
 
 
 def _spans(result: Any, n: int, skipped: int, rate: float) -> tuple[record.Word, ...]:
-    """From the step that took up a word to the next one's; the last word lasts until the end step."""
+    """A word lasts from the step that consumed it to the next word's; the last one to the end step."""
     taken = result.all_transcripts[n]
     edges = [(step - skipped) / rate for _, step in taken]
     edges.append((result.end_steps[n] - skipped) / rate)

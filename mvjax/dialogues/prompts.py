@@ -1,4 +1,4 @@
-"""What the two roles of a synthetic dialogue are told, by kind: the paper's eight, and one without a picture.
+"""Prompts for both roles of a synthetic dialogue, by kind: the paper's eight, and one without a picture.
 
     PROP   properties: colors, shapes, materials        LEAD1  curt questions, often about absent things
     LOC    where things are, and beside what             LEAD2  the user insists on what is not there
@@ -6,8 +6,8 @@
     COMB   an open question, then a fresh kind (not      TS2    a pupil who sees nothing, a strict teacher
            LEAD2) for every utterance                    UNRELATED  no picture: for context switching
 
-The kinds and what they are for are the paper's (appendix E; `ssvd` of kyutai-labs/moshivis); every prompt is
-ours. The TS2 pupil really is not given the caption, nor is whoever opens a COMB dialogue.
+The kinds and their purposes are the paper's (appendix E; `ssvd` of kyutai-labs/moshivis); every prompt is
+ours. The TS2 pupil is not given the caption, nor is the user in the opening of a COMB dialogue.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Speaker = Literal["user", "assistant"]
 
 @dataclasses.dataclass(frozen=True)
 class DialogueKind:
-    """How the two talk.
+    """A kind of dialogue: how the two roles talk.
 
     Attributes:
-      name: what statistics call it.
+      name: in statistics.
       user: the user's manner and interests.
       assistant: the assistant's.
-      opening: what the user is asked to begin with.
+      opening: the request for the first turn.
       user_sees: whether the user is given the caption.
       pictured: whether there is a picture at all.
     """
@@ -156,15 +156,15 @@ def schedule(kind: str, utterances: int, rng: np.random.Generator) -> list[Dialo
 
 
 def messages(kind: DialogueKind, notes: str, turns: Sequence[dataset.Turn]) -> list[Message]:
-    """The chat that asks for the next turn, as seen by the one who is to speak it.
+    """The chat that requests the next turn, from the view of its speaker.
 
-    The one who speaks is "assistant" in the chat, the other one "user", strictly in alternation, which many
-    chat templates insist on.
+    The speaker is "assistant" in the chat, the other one "user", in strict alternation, which many chat
+    templates require.
 
     Args:
       kind: of the utterance.
       notes: the caption, or the topic where there is no picture.
-      turns: what has been said; the user begins.
+      turns: the dialogue so far; the user begins.
     """
     speaker: Speaker = "assistant" if len(turns) % 2 else "user"
     chat = [{"role": "system", "content": _instruction(kind, speaker, notes)}]
@@ -189,7 +189,7 @@ def _instruction(kind: DialogueKind, speaker: Speaker, notes: str) -> str:
 
 
 def _starter(rng: np.random.Generator) -> DialogueKind:
-    """The open question that begins a COMB dialogue; its axes and chances are the reference's."""
+    """The open question that begins a COMB dialogue; its axes and probabilities are the reference's."""
     sentences = rng.choice(["one", "two", "three", "four"], p=[0.4, 0.35, 0.2, 0.05])
     words = rng.choice([8, 14, 26], p=[0.5, 0.25, 0.25])
     thing = rng.choice(["image", "picture"], p=[0.7, 0.3])

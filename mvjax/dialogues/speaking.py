@@ -2,8 +2,8 @@
 
     DIR/part-00000.jsonl, DIR/part-00000/ID.wav .json .image      what `mvjax data encode` reads
 
-A part's listing appears when the part is finished. Run again to continue: dialogues of finished parts are
-skipped, unfinished parts are made anew, failures are tried again.
+A part's manifest is written when the part is finished. Run again to continue: dialogues of finished parts
+are skipped, unfinished parts are made anew, failures are retried.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from mvjax.data.speech import spoken
 from mvjax.dialogues import conversation, store, tts
 
 FAILURES = "not_spoken.log"  # in DIR: a JSON object a line
-_MOST_IN_PART = 64  # dialogues: what a killed run may lose, for each process
+_MOST_IN_PART = 64  # dialogues, which a killed run may lose per process
 _PARTS_PER_JOB = 4
 _PART = re.compile(r"part-(\d{5})")
 
 
 @dataclasses.dataclass
 class SpeakSummary:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
       spoken: dialogues.
-      skipped: dialogues that an earlier run had spoken.
+      skipped: dialogues of an earlier run.
       failed: (id, reason) of dialogues that could not be spoken.
       seconds: of audio, this run's.
       gaps: seconds before each utterance but the first, this run's.
@@ -50,9 +50,9 @@ class SpeakSummary:
     gaps: list[float] = dataclasses.field(default_factory=list)
 
     def text(self) -> str:
-        """A few lines for people."""
+        """Formats the summary for a terminal."""
         line = (
-            f"{self.spoken} spoken ({self.seconds / 3600:.2f} hours), {self.skipped} there before,"
+            f"{self.spoken} spoken ({self.seconds / 3600:.2f} hours), {self.skipped} skipped as done before,"
             f" {len(self.failed)} failed"
         )
         if self.gaps:
@@ -74,18 +74,18 @@ def speak(
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> SpeakSummary:
-    """Speaks what `out` does not hold yet.
+    """Speaks the dialogues that are not in `out` yet.
 
     Args:
       source: as `store.read`; pictures are found relative to its folder.
       out: folder, new or begun.
       voices: the synthesizer.
-      jobs: processes; 1 works in this one.
-      seed: of voices, gaps, loudness; what is drawn for a dialogue follows from it and the id.
-      report: gets a line a part.
+      jobs: processes; 1: only this one.
+      seed: of voices, gaps, loudness; a dialogue's draws depend on it and the id alone.
+      report: called with one line per part.
 
     Raises:
-      ValueError: if nothing of the first part of all can be spoken, with the reasons.
+      ValueError: if no dialogue of the first part can be spoken, with the reasons.
     """
     if jobs < 1:
         raise ValueError(f"speak: expected jobs >= 1, got {jobs}")
@@ -112,7 +112,7 @@ def speak(
 def say(
     dialogue: store.WrittenDialogue, voices: tts.Tts, *, seed: int, image: bytes | None = None
 ) -> tuple[spoken.Spoken, tuple[float, ...]]:
-    """One dialogue as audio, and the gaps between its utterances.
+    """Synthesizes one dialogue; also returns the gaps between its utterances.
 
     Raises:
       ValueError: if an utterance cannot be spoken.
@@ -144,7 +144,7 @@ def say(
 
 @dataclasses.dataclass(frozen=True)
 class _PartTask:
-    """Work for one process."""
+    """The dialogues of one part, for one process."""
 
     name: str
     dialogues: tuple[store.WrittenDialogue, ...]
@@ -174,7 +174,7 @@ def _parts(
 
 
 def _made(parts: Sequence[_PartTask], jobs: int) -> Iterator[SpeakSummary]:
-    """What became of each part, as they are finished."""
+    """Yields the outcome of each part, as they are finished."""
     if jobs == 1 or len(parts) <= 1:
         yield from map(_make, parts)
         return
@@ -210,7 +210,7 @@ def _make(part: _PartTask) -> SpeakSummary:
 
 
 def _finished(out: Path) -> set[str]:
-    """Ids of the dialogues in finished parts; removes what is left of unfinished ones."""
+    """Ids of the dialogues in finished parts; removes unfinished ones."""
     for folder in out.iterdir():
         if _PART.fullmatch(folder.name) and not folder.with_name(f"{folder.name}.jsonl").is_file():
             shutil.rmtree(folder)

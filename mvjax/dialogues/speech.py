@@ -1,9 +1,9 @@
 """Text to 24 kHz speech with word and phoneme times, by eSpeak NG (pip wheel `espeakng-loader`).
 
-eSpeak NG is called through ctypes in retrieval mode: it hands samples and events to a callback and
-touches no sound device. The library keeps global state: calls are serialized by a lock, and since the
-phase of its oscillators carries over, the same words come out a few samples different from call to call;
-the same sequence of calls in a fresh process gives the same samples.
+eSpeak NG is called through ctypes in retrieval mode: it passes samples and events to a callback and opens no
+sound device. The library has global state: calls are serialized by a lock, and as the phase of its
+oscillators carries over, the samples of a text differ slightly from call to call; the same sequence of calls
+in a fresh process gives the same samples.
 Source: espeak-ng/src/include/espeak-ng/speak_lib.h.
 """
 
@@ -40,7 +40,7 @@ class Voice:
 
 @dataclasses.dataclass(frozen=True)
 class SynthesizedSpeech:
-    """One utterance: samples float32 [n] in [-1, 1] at 24 kHz, and what is said when."""
+    """One utterance: samples float32 [n] in [-1, 1] at 24 kHz, words and phonemes with their times."""
 
     samples: np.ndarray
     words: tuple[record.Word, ...]

@@ -1,7 +1,7 @@
 """Written dialogues on disk: one JSON object a line (FILE.jsonl), or SQLite (FILE.db, .sqlite, .sqlite3).
 
-Every dialogue is on disk before the next is asked for, so a killed run loses only those in the making. What
-was dropped is kept by id with its reasons: FILE.dropped.jsonl, or the table `dropped`.
+Each dialogue is written when it is finished, so a killed run loses only unfinished ones. Dropped dialogues
+are listed by id with their reasons: FILE.dropped.jsonl, or the table `dropped`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from mvjax.data.records import dataset
 
+T = TypeVar("T")
 SQLITE = (".db", ".sqlite", ".sqlite3")
 
 
@@ -26,11 +27,11 @@ class WrittenDialogue(msgspec.Struct, frozen=True, omit_defaults=True):
       id: unique within its file.
       turns: in time order.
       kinds: one for each of the user's turns.
-      caption_id: names the caption (or record) that it was made from.
-      caption: what both roles were told; None if there was no picture.
+      caption_id: id of the caption (or record) that it was made from.
+      caption: the notes in the prompts; None if there is no picture.
       image: the picture's file, relative to the folder of this file; None if there is no picture.
       facts: what the picture shows, where the source says so.
-      model: who wrote it.
+      model: name of the language model.
       seed: of the requests.
     """
 
@@ -46,7 +47,7 @@ class WrittenDialogue(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DroppedDialogue(msgspec.Struct, frozen=True):
-    """A dialogue that was given up, with the reason of each attempt."""
+    """A dialogue that failed in every attempt, with their reasons."""
 
     id: str
     reasons: tuple[str, ...]
@@ -54,23 +55,23 @@ class DroppedDialogue(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class DialogueStore(Protocol):
-    """Where dialogues are added as they are finished."""
+    """Appends dialogues as they are finished."""
 
     def done(self) -> set[str]:
         """Ids that are written or dropped."""
         ...
 
     def add(self, dialogue: WrittenDialogue | DroppedDialogue) -> None:
-        """Writes one, durably against a kill of this process."""
+        """Writes one; it survives a kill of this process."""
         ...
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[DialogueStore]:
-    """Opens a file to add to, new or begun.
+    """Opens a file, or creates it, to append to.
 
     Raises:
-      ValueError: if the suffix says neither, or the file is not what its suffix says.
+      ValueError: if the suffix is of neither format, or the file has another format than its suffix.
     """
     _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,18 +91,36 @@ def read(path: Path) -> Iterator[WrittenDialogue]:
     """The dialogues of a file, in the order in which they were added.
 
     Raises:
-      ValueError: naming the line that is no dialogue, or a turn without words or speaker.
+      ValueError: naming the line that is not a dialogue, or a turn without words or speaker.
       FileNotFoundError: if there is no such file.
     """
     _check_suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; write one by `mvjax dialogues write`")
-    dialogues = _read_sqlite(path) if path.suffix in SQLITE else _read_jsonl(path, WrittenDialogue)
+    dialogues = _read_sqlite(path) if path.suffix in SQLITE else _read_jsonl(path)
     seen: set[str] = set()
     for number, dialogue in enumerate(dialogues, 1):
         _check(dialogue, f"{path} dialogue {number}", seen)
         seen.add(dialogue.id)
         yield dialogue
+
+
+def json_lines(path: Path, kind: type[T], *, expected: str) -> Iterator[tuple[str, T]]:
+    """Yields (place, object) of a file with one JSON object a line; blank lines are skipped.
+
+    Raises:
+      ValueError: naming the first line that is no `kind`; `expected` says what it should be.
+    """
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            place = f"{path} line {number}"
+            try:
+                decoded = msgspec.json.decode(line, type=kind)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise ValueError(f"{place}: expected {expected}: {error}") from error
+            yield place, decoded
 
 
 def _check(dialogue: WrittenDialogue, place: str, seen: set[str]) -> None:
@@ -122,8 +141,9 @@ class _Jsonl:
         self._path, self._kept, self._dropped = path, kept, dropped
 
     def done(self) -> set[str]:
-        ids = {dialogue.id for dialogue in _read_jsonl(self._path, WrittenDialogue)}
-        return ids | {lost.id for lost in _read_jsonl(_dropped_file(self._path), DroppedDialogue)}
+        ids = {dialogue.id for dialogue in _read_jsonl(self._path)}
+        dropped = json_lines(_dropped_file(self._path), DroppedDialogue, expected="a dialogue")
+        return ids | {dialogue.id for _, dialogue in dropped}
 
     def add(self, dialogue: WrittenDialogue | DroppedDialogue) -> None:
         file = self._kept if isinstance(dialogue, WrittenDialogue) else self._dropped
@@ -188,15 +208,8 @@ def _read_sqlite(path: Path) -> Iterator[WrittenDialogue]:
             )
 
 
-def _read_jsonl(path: Path, form: type) -> Iterator:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield msgspec.json.decode(line, type=form)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise ValueError(f"{path} line {number}: expected a dialogue: {error}") from error
+def _read_jsonl(path: Path) -> Iterator[WrittenDialogue]:
+    return (line for _, line in json_lines(path, WrittenDialogue, expected="a dialogue"))
 
 
 def _repair(path: Path) -> None:

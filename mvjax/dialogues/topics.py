@@ -1,4 +1,4 @@
-"""What people talk about when there is no picture: topics of unrelated dialogues, and moods to vary them."""
+"""Topics of dialogues without a picture, and moods to vary them."""
 
 from __future__ import annotations
 
@@ -82,6 +82,6 @@ _MOODS = (
 
 
 def draw(rng: np.random.Generator) -> str:
-    """A topic and the mood in which the user comes to it."""
+    """Draws a topic and the user's mood."""
     topic = TOPICS[int(rng.integers(len(TOPICS)))]
     return f"{topic}. You are {_MOODS[int(rng.integers(len(_MOODS)))]} today"

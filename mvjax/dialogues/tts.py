@@ -1,4 +1,4 @@
-"""Text to speech behind one small interface: eSpeak NG, or any command; Kyutai's is in `kyutai_tts`.
+"""Text to speech behind one interface: eSpeak NG, or any command; Kyutai's TTS is in `kyutai_tts`.
 
 A command is a template such as
 
@@ -6,8 +6,8 @@ A command is a template such as
     my-tts --say {text} --voice {voice} --seed {seed} --out {wav} --times {json}
 
 It writes a WAV (or FLAC, OGG, MP3) of any rate. If {json} is in the template, it also writes the times of
-the text's words there, in seconds: [["is", 0.08, 0.21], ["it", 0.21, 0.30], ...]. Without, every word gets
-time by its number of letters within what sounds; good enough to try things, not to train a model.
+the text's words there, in seconds: [["is", 0.08, 0.21], ["it", 0.21, 0.30], ...]. Otherwise word times are
+estimated from the numbers of letters: good enough for a trial, not to train a model.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from mvjax.data.records import record
 from mvjax.data.speech import spoken
 from mvjax.dialogues import conversation, speech
 
-_LONGEST = 180.0  # seconds of one utterance; more is taken for a runaway
+_LONGEST = 180.0  # seconds of one utterance; more is taken for a failed synthesis
 
 
 @dataclasses.dataclass(frozen=True)
 class TtsLine:
-    """One utterance to be said."""
+    """One utterance to synthesize."""
 
     text: str
     voice: str
@@ -43,7 +43,7 @@ class TtsLine:
 
 @runtime_checkable
 class Tts(Protocol):
-    """A synthesizer; it is sent to other processes, so it holds settings and no state."""
+    """A synthesizer: settings without state, as it is sent to other processes."""
 
     @property
     def assistant(self) -> str:
@@ -52,11 +52,11 @@ class Tts(Protocol):
 
     @property
     def users(self) -> tuple[str, ...]:
-        """The users' voices, one of which is drawn for a dialogue."""
+        """The users' voices; one is drawn per dialogue."""
         ...
 
     def speak(self, lines: Sequence[TtsLine]) -> list[speech.SynthesizedSpeech]:
-        """Says lines, at 24 kHz, with the times of their whitespace-separated words."""
+        """Synthesizes lines at 24 kHz with the times of their whitespace-separated words."""
         ...
 
 
@@ -77,7 +77,7 @@ class Espeak:
     )  # fmt: skip
 
     def speak(self, lines: Sequence[TtsLine]) -> list[speech.SynthesizedSpeech]:
-        """Says lines one after the other; the seed changes nothing, and samples vary as in `speech`."""
+        """Synthesizes lines in order; the seed has no effect, and samples vary as in `speech`."""
         return [speech.speak(line.text, self._voice(line.voice)) for line in lines]
 
     def _voice(self, text: str) -> speech.Voice:
@@ -160,7 +160,7 @@ class Command:
 
 
 def estimate(text: str, samples: np.ndarray) -> tuple[record.Word, ...]:
-    """Word times by number of letters, over the part that sounds."""
+    """Estimates word times by numbers of letters, over the part that is not silent."""
     first, last = conversation.sounding(samples)
     words = text.split()
     letters = np.cumsum([0] + [len(word) + 1 for word in words])
@@ -169,7 +169,7 @@ def estimate(text: str, samples: np.ndarray) -> tuple[record.Word, ...]:
 
 
 def _read_times(path: Path, text: str, seconds: float) -> tuple[record.Word, ...]:
-    """The times that a command wrote, checked against its text and audio."""
+    """Reads the word times that a command wrote, and checks them against text and audio."""
     if not path.is_file():
         raise ValueError(f"text-to-speech command: expected word times in {path.name}, got no file")
     try:

@@ -42,9 +42,11 @@ def test_status_1_if_the_server_failed_on_some(capsys, tmp_path):
         words = ("--endpoint", server.url, "--concurrency", 1, "--kind", "LOC")
         out = tmp_path / "d.jsonl"
         status, said, _ = run(capsys, "write", captions, "--out", out, *words)
-        assert status == 1 and "1 written, 0 there before, 0 dropped, 1 unanswered" in said
+        assert (
+            status == 1 and "1 written, 0 skipped as done before, 0 dropped, 1 unanswered" in said
+        )
         status, said, _ = run(capsys, "write", captions, "--out", out, *words)
-    assert status == 0 and "1 written, 1 there before" in said
+    assert status == 0 and "1 written, 1 skipped as done before" in said
 
 
 def test_synthesizers_by_name():

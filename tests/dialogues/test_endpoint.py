@@ -63,7 +63,7 @@ def test_what_no_request_can_pass_stops_at_once(fault):
     with (
         standin_llm.serving(faults={"*": fault}) as server,
         pytest.raises(
-            endpoint.Hopeless, match=f"got {fault} .*check the endpoint, the model's name"
+            endpoint.EndpointRefuses, match=f"got {fault} .*check the endpoint, the model's name"
         ),
     ):
         ask(asked(server.url, model="none"))
@@ -76,7 +76,7 @@ def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
     with standin_llm.serving(key="sesame") as server:
         assert ask(asked(server.url, key=endpoint.key_from_environment()))[0].text
-        with pytest.raises(endpoint.Hopeless, match="wrong key"):
+        with pytest.raises(endpoint.EndpointRefuses, match="wrong key"):
             ask(asked(server.url))
 
 

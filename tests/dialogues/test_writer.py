@@ -98,7 +98,7 @@ def test_a_server_that_answers_nothing_stops_the_run(captions, tmp_path):
     with (
         standin_llm.serving(faults={"*": 500}) as server,
         pytest.raises(
-            endpoint.Hopeless, match="none for 10 dialogues in a row; the last.*fault 500"
+            endpoint.EndpointRefuses, match="none for 10 dialogues in a row; the last.*fault 500"
         ),
     ):
         write(server, captions, tmp_path / "d.jsonl", per_image=4)
