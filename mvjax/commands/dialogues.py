@@ -46,18 +46,13 @@ def _add_write(arg) -> None:
         help="kind of dialogue; may be repeated (COMB)",
     )  # fmt: skip
     arg(
-        "--per-image",
-        type=int,
-        default=1,
-        metavar="N",
+        "--per-image", type=int, default=1, metavar="N",
         help="dialogues per image and kind (%(default)s)",
-    )
+    )  # fmt: skip
     arg(
-        "--unrelated",
-        type=int,
-        metavar="N",
+        "--unrelated", type=int, metavar="N",
         help="instead of SOURCE: N dialogues without a picture",
-    )
+    )  # fmt: skip
     arg(
         "--endpoint", default="http://localhost:8000/v1", metavar="URL",
         help="OpenAI-compatible; a key is read from OPENAI_API_KEY (%(default)s)",
@@ -68,36 +63,25 @@ def _add_write(arg) -> None:
     )  # fmt: skip
     arg("--temperature", type=float, default=0.7, help="sampling temperature (%(default)s)")
     arg(
-        "--concurrency",
-        type=int,
-        default=32,
-        metavar="N",
+        "--concurrency", type=int, default=32, metavar="N",
         help="concurrent dialogues (%(default)s)",
-    )
+    )  # fmt: skip
     arg(
-        "--tries",
-        type=int,
-        default=5,
-        metavar="N",
+        "--tries", type=int, default=5, metavar="N",
         help="attempts at a dialogue before it is dropped (%(default)s)",
-    )
+    )  # fmt: skip
     arg(
-        "--timeout",
-        type=float,
-        default=120.0,
-        metavar="S",
+        "--timeout", type=float, default=120.0, metavar="S",
         help="seconds per request (%(default)s)",
-    )
+    )  # fmt: skip
     arg(
         "--no-system-role", action="store_true",
         help="instructions go into the first user message, for models without a system role",
     )  # fmt: skip
     arg(
-        "--seed",
-        type=int,
-        default=0,
+        "--seed", type=int, default=0,
         help="random seed of lengths, instructions, requests (%(default)s)",
-    )
+    )  # fmt: skip
 
 
 def _add_speak(arg) -> None:

@@ -32,37 +32,25 @@ def add(commands) -> None:
     arg("--name", required=True, help="name of the dataset of records")
     arg("--split", help="split of Babillage (the first)")
     arg(
-        "--images",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
+        "--images", type=Path, action="append", default=[], metavar="DIR",
         help="image folders of Babillage",
-    )
+    )  # fmt: skip
     arg("--augment", action="store_true", help="augment the user's side: gain, noise, echo")
     arg("--noise", metavar="DIR", help="noise recordings for --augment (pink noise)")
     arg(
-        "--copies",
-        type=int,
-        default=1,
-        metavar="N",
+        "--copies", type=int, default=1, metavar="N",
         help="augmented copies per dialogue (%(default)s)",
-    )
+    )  # fmt: skip
     arg("--seed", type=int, default=0, help="random seed of --augment (%(default)s)")
     arg("--workers", type=int, metavar="N", help="processes (one per core; 0 on an accelerator)")
     arg(
-        "--batch-seconds",
-        type=float,
-        default=200.0,
-        metavar="S",
+        "--batch-seconds", type=float, default=200.0, metavar="S",
         help="batch size, in seconds of audio (%(default)s)",
-    )
+    )  # fmt: skip
     arg(
-        "--max-skipped",
-        type=int,
-        metavar="N",
+        "--max-skipped", type=int, metavar="N",
         help="stop when more than N items are skipped (no limit)",
-    )
+    )  # fmt: skip
     arg(
         "--beam", metavar="OPTIONS",
         help="encode on Apache Beam with these options: --beam='--runner=DirectRunner'",

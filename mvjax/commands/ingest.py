@@ -20,11 +20,9 @@ def add(commands) -> None:
     arg("source", type=Path, metavar="SOURCE", help="folder with the dataset's files as published")
     arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
     arg(
-        "--name",
-        dest="called",
-        metavar="NAME",
+        "--name", dest="called", metavar="NAME",
         help="name of the dataset of records (DATASET-SPLIT)",
-    )
+    )  # fmt: skip
     arg("--split", help="split of the dataset (the first)")
     arg(
         "--images", type=Path, action="append", default=[], metavar="DIR",
@@ -32,18 +30,13 @@ def add(commands) -> None:
     )  # fmt: skip
     arg("--limit", type=int, metavar="N", help="stop after N records")
     arg(
-        "--max-skipped",
-        type=int,
-        metavar="N",
+        "--max-skipped", type=int, metavar="N",
         help="stop when more than N items are skipped (no limit)",
-    )
+    )  # fmt: skip
     arg(
-        "--workers",
-        type=int,
-        default=4,
-        metavar="N",
+        "--workers", type=int, default=4, metavar="N",
         help="threads that prefetch images (%(default)s)",
-    )
+    )  # fmt: skip
     arg("--list", action=_List, help="print the datasets: their splits, files and image folders")
 
 
