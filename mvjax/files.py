@@ -1,4 +1,4 @@
-"""Files: what a location names, hashes of what lies there, and writes that a reader never sees half of.
+"""Files: locations, hashes, and atomic writes.
 
 A location is a path, a folder, `package:NAME/FILE`, or `hf://OWNER/NAME@REVISION/FILE`.
 """
@@ -16,14 +16,14 @@ from pathlib import Path
 
 PACKAGE_PREFIX = "package:"
 HUB_PREFIX = "hf://"
-# What a folder or repository without a file name is taken for, first match first.
+# file names to look for in a folder or repository, in this order
 WEIGHTS = (
     "model.safetensors.index.json",
     "model.safetensors",
     "consolidated.safetensors",  # moshi-finetune's name
 )
 
-DRAFT = ".part"  # behind a name, until the content is complete
+DRAFT = ".part"  # suffix of a file until its content is complete
 
 _INDEX_SUFFIX = ".index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -90,12 +90,12 @@ def joint_hash(digests: Iterable[str]) -> str:
 
 
 def write_atomic(path: Path, content: bytes, *, shared: bool = False) -> None:
-    """Replaces a small file whole or not at all; its folder must exist.
+    """Replaces a small file atomically; its folder must exist.
 
     Args:
       path: to write.
       content: all of it.
-      shared: several processes may write it at once, all the same.
+      shared: several processes may write it at once, each the same content.
     """
     own = f".{os.getpid()}" if shared else ""
     draft = path.with_name(f"{path.name}{own}{DRAFT}")
@@ -126,10 +126,10 @@ def _in_package(text: str) -> Path:
             f"{text}: expected package:NAME/FILE, such as package:mvjax.digits/assets/x"
         )
     try:
-        found = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(package)
     except ModuleNotFoundError:
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         raise FileNotFoundError(f"{text}: no package {package!r} is installed; check the name")
     return Path(str(importlib.resources.files(package))) / name
 

@@ -1,6 +1,7 @@
-"""Locations: paths, folders, packages, and the hub's cache through huggingface_hub's own code."""
+"""Locations (paths, folders, packages, the hub's cache through its own client) and atomic writes."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ def test_resolve(tmp_path):
     file = tmp_path / "x.npz"
     file.touch()
     assert files.resolve(str(file)) == file
-    assert files.resolve("package:mvjax/config.py").name == "config.py"
+    assert files.resolve("package:mvjax/files.py").name == "files.py"
     with pytest.raises(FileNotFoundError, match=r"y\.npz.*x\.npz"):
         files.resolve(str(tmp_path / "y.npz"))
     with pytest.raises(FileNotFoundError, match="no package 'nowhere'"):
@@ -107,3 +108,30 @@ def test_without_the_hubs_client_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match=r"hf://a/b: needs .* pip install 'mvjax\[hub\]'"):
         files.resolve("hf://a/b/x.npz")
+
+
+def test_a_file_is_replaced_and_no_draft_is_left(tmp_path):
+    path = tmp_path / "x.json"
+    for content in (b"one", b"two"):
+        files.write_atomic(path, content)
+        assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_file_stays_if_the_new_one_cannot_be_written(tmp_path):
+    path = tmp_path / "x.json"
+    files.write_atomic(path, b"old")
+    (tmp_path / f"x.json{files.DRAFT}").mkdir()  # as good as a disk that is full
+    with pytest.raises(OSError):
+        files.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_processes_that_share_a_file_have_drafts_of_their_own(tmp_path):
+    path = tmp_path / "x.json"
+    (tmp_path / f"x.json{files.DRAFT}").mkdir()  # another's
+    files.write_atomic(path, b"mine", shared=True)
+    assert path.read_bytes() == b"mine"
+    (tmp_path / f"x.json.{os.getpid()}{files.DRAFT}").mkdir()
+    with pytest.raises(OSError):
+        files.write_atomic(path, b"again", shared=True)

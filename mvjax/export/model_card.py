@@ -186,12 +186,7 @@ _TORCH_USE = """kyuteye_pt's server, inside this folder (`MOSHIVIS` is a checkou
 
 Without a repository in `hf_repo` it opens `model_pt.safetensors`, a link to `model.safetensors`. After an
 upload (`hf upload OWNER/NAME . --exclude model_pt.safetensors`) set `hf_repo: OWNER/NAME`; then the link is
-not needed.
-
-mvjax's own runtime, which reads all sizes from this folder:
-
-    from mvjax.stream import torch_runtime
-    runtime = torch_runtime.Runtime("this folder")"""
+not needed."""
 
 _MLX_USE = """kyuteye_mlx's server, inside this folder, where it opens `siglip448.config` (`MOSHIVIS` is a
 checkout of kyutai-labs/moshivis; "q8" or "q4" in the file's name tells it the quantization):
@@ -200,12 +195,7 @@ checkout of kyutai-labs/moshivis; "q8" or "q4" in the file's name tells it the q
         --mimi-weights {codec} --tokenizer {spm} {start}
 
 After an upload (`hf upload OWNER/NAME .`): `--hf-repo OWNER/NAME`, and `-q 8` or `-q 4`, in place of
-the files.
-
-mvjax's own runtime, which reads all sizes from this folder:
-
-    from mvjax.stream import mlx_runtime
-    runtime = mlx_runtime.Runtime("this folder")"""
+the files."""
 
 _CANDLE_USE = """kyuteye_rs's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
 
@@ -215,12 +205,7 @@ _CANDLE_USE = """kyuteye_rs's server, inside this folder (`MOSHIVIS` is a checko
 
 The client says from which frame on the model sees: `xa_start={start}` in the URL (trained so; its own
 default is 16). After an upload (`hf upload OWNER/NAME .`) set `hf_repo` to OWNER/NAME; files that are not
-there are fetched.
-
-mvjax's own runtime, which reads all sizes from this folder:
-
-    from mvjax.stream import torch_runtime
-    runtime = torch_runtime.Runtime("this folder")"""
+there are fetched."""
 
 _LOSSY = """
 The weights were rounded to be stored so. `certificate.json` says what that costs: error of the logits and
@@ -261,6 +246,13 @@ Trained: the parameters {patterns}. {training}
 ## How to serve it
 
 {use}
+
+mvjax's own runtime, which reads all sizes from this folder:
+
+    from pathlib import Path
+    from mvjax.runtimes import loading
+    model = loading.open_folder(Path("this folder"))
+    session = model.session(model.encode_image(pixels))  # then session.step(user_codes), every 80 ms
 
 ## Where {upstream} differs from the model as trained
 

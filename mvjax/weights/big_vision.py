@@ -101,8 +101,8 @@ def save_siglip(path: str | Path, tree: tree_lib.Tree) -> None:
 
 def split_location(path: str) -> tuple[str, str]:
     """Splits FILE.npz:SUB/TREE into the file's location and `SUB/TREE/`; without a sub-tree it is empty."""
-    found = re.fullmatch(r"(.+\.npz):([\w/]*\w)", path)
-    return (found[1], f"{found[2]}/") if found else (path, "")
+    parts = re.fullmatch(r"(.+\.npz):([\w/]*\w)", path)
+    return (parts[1], f"{parts[2]}/") if parts else (path, "")
 
 
 @contextlib.contextmanager
@@ -164,11 +164,11 @@ def _stacked(
 ) -> dict[str, lazy.LazyTensor]:
     """Inverse of `_unstacked`, on members."""
     first = f"{BLOCKS}_0/"
-    found = {n: member for n, member in members.items() if not n.startswith(f"{BLOCKS}_")}
+    stacked = {n: member for n, member in members.items() if not n.startswith(f"{BLOCKS}_")}
     for rest in (n.removeprefix(first) for n in members if n.startswith(first)):
         each = tuple(keys[f"{BLOCKS}_{i}/{rest}"] for i in range(layers))
-        found[f"{BLOCKS}/{rest}"] = _Member(arrays, each, (layers, *members[first + rest].shape))
-    return found
+        stacked[f"{BLOCKS}/{rest}"] = _Member(arrays, each, (layers, *members[first + rest].shape))
+    return stacked
 
 
 class _Arrays:

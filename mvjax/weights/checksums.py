@@ -1,7 +1,7 @@
-"""CRC-32 checksums that travel in a file's own header: their text, and what is said when one is wrong.
+"""CRC-32 checksums of tensors in a file's own header: their text, and the error when one is wrong.
 
-The text has the same length whatever the sums are, so that a header can be written first, the tensors after
-it, and then the sums into the header.
+The text has the same length for all sums, so that a header can be written first, the tensors after it, and
+then the sums into the header.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def text(sums: Mapping[str, int]) -> str:
     return "{" + ", ".join(f"{json.dumps(n)}: {s:>{_DIGITS}}" for n, s in sums.items()) + "}"
 
 
-def parse(found: str, *, place: str) -> dict[str, int]:
+def parse(listed: str, *, place: str) -> dict[str, int]:
     """Inverse of `text`.
 
     Raises:
       ValueError: naming the place, if it is no such text.
     """
     try:
-        return dict(json.loads(found))
+        return dict(json.loads(listed))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{place}: its header is corrupt, in {KEY}: {error}") from error
 

@@ -38,7 +38,7 @@ def quantized(shape: tuple[int, ...]) -> bool:
 
 
 def quantize(weight: Float32[np.ndarray, "out in"]) -> UInt8[np.ndarray, "out bytes"]:
-    """Returns the q8_0 blocks of a matrix; those of a dequantized one are its own again.
+    """Returns the q8_0 blocks of a matrix; quantizing a dequantized matrix gives the same blocks.
 
     Differs from ggml: where the scale is too small for float16, the codes, too, are zero.
 
@@ -182,7 +182,7 @@ def _packed(name: str, tensor: lazy.LazyTensor) -> np.ndarray:
 
 
 def _write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
-    """Writes header and tensors, and then the checksums over the zeros that the header had."""
+    """Writes header and tensors, and then the checksums in the place of zeros in the header."""
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
     sums = dict.fromkeys(tensors, 0)
     placeholder = checksums.text(sums).encode()

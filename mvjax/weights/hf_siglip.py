@@ -57,13 +57,13 @@ def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, leaf
     """
     path = files.resolve(path, names=files.WEIGHTS)
     tensors = safetensors_io.tensors(path)
-    found = [p for p in PREFIXES if f"{p}{_FIRST}" in tensors]
-    if len(found) != 1:
+    prefixes = [p for p in PREFIXES if f"{p}{_FIRST}" in tensors]
+    if len(prefixes) != 1:
         raise ValueError(
             f"{path}: expected one image encoder, a tensor {_FIRST} behind one of {list(PREFIXES)},"
-            f" found {len(found)} among {len(tensors)} tensors such as {sorted(tensors)[:5]}"
+            f" found {len(prefixes)} among {len(tensors)} tensors such as {sorted(tensors)[:5]}"
         )
-    prefix = found[0]
+    prefix = prefixes[0]
     unused = [pattern.format(prefix=re.escape(prefix)) for pattern in NOT_USED]
     used: dict[str, lazy.LazyTensor] = {
         n: t for n, t in tensors.items() if not any(re.fullmatch(r, n) for r in unused)

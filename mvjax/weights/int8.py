@@ -20,7 +20,7 @@ class Int8Weight:
 
     weight: lazy.LazyTensor
     scb: lazy.LazyTensor
-    # What is kept where no dtype is asked for: float32 would take four times the file.
+    # where no other dtype is asked for: float32 would take four times the file
     dtype: np.dtype = np.dtype(ml_dtypes.bfloat16)
 
     @property
@@ -46,14 +46,14 @@ def dequantized(
       ValueError: naming the place, every int8 weight without scales or with misshapen ones, and scales
         without a weight.
     """
-    found, problems = {}, []
+    plain, problems = {}, []
     for name, tensor in tensors.items():
         if name.endswith(SUFFIX):
             if name.removesuffix(SUFFIX) not in tensors:
                 problems.append(f"{name}: unexpected, there is no {name.removesuffix(SUFFIX)}")
             continue
         if tensor.dtype != np.int8:
-            found[name] = tensor
+            plain[name] = tensor
             if name + SUFFIX in tensors:
                 problems.append(f"{name}: expected int8 beside {name}{SUFFIX}, got {tensor.dtype}")
             continue
@@ -63,10 +63,10 @@ def dequantized(
         elif tuple(scb.shape) != tuple(tensor.shape[:1]) or len(tensor.shape) != 2:
             problems.append(f"{name}{SUFFIX}: expected {[*tensor.shape[:1]]}, got {[*scb.shape]}")
         else:
-            found[name] = Int8Weight(tensor, scb)
+            plain[name] = Int8Weight(tensor, scb)
     if problems:
         raise ValueError(
             f"{place}: {len(problems)} int8 tensors do not fit together:\n  "
             + "\n  ".join(problems)
         )
-    return found
+    return plain

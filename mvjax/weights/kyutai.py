@@ -2,8 +2,8 @@
 
 Reference sections 4.3 and 4.4. Fused rows are Q|K|V, then head-major; in the depformer one chunk
 per step comes first. Where image tokens have another width, `in_proj_weight_q` and `_kv` stand apart.
-Differs: share="kv", which kyuteye_pt does not have, is stored as the one per layer and the other under
-the first that looks.
+Differs: share="kv", which kyuteye_pt does not have, stores queries per layer, and keys and values under the
+first layer that looks.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def open_moshi(
     lora_path: str | Path | None = None,
     lora_scaling: float | None = None,
 ) -> dict[str, leaf_view.LeafView]:
-    """Returns {our path: leaf} of a base Moshi, to be read slice by slice.
+    """Returns {our path: leaf view} of a base Moshi.
 
     Args:
       path: location of safetensors with the names of `moshi.models.lm.LMModel`: split or fused
         attention projections, int8 with `weight_scb`, one file or several with an index.
       config: the sizes that the file must have.
-      dtype: of the parameters; None keeps the file's (bfloat16 for int8 weights, whose products
-        with their scales are exact in float32 only).
+      dtype: of the parameters; None keeps the file's (bfloat16 for int8 weights; weight x scale is
+        exact in float32 only).
       lora_path: location of a LoRA file of moshi-finetune to merge in.
       lora_scaling: None takes that of the config.json beside it.
 
@@ -103,7 +103,7 @@ def save_moshi(
 def open_vis(
     path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
 ) -> dict[str, leaf_view.LeafView]:
-    """Returns {our path: leaf} of a MoshiVis file (Moshi, adapters, image encoder), as `open_moshi`."""
+    """Returns {our path: leaf view} of a MoshiVis file (Moshi, adapters, image encoder), as `open_moshi`."""
     path = files.resolve(path, names=files.WEIGHTS)
     tensors = safetensors_io.tensors(path)
     return rules.leaf_views(tensors, vis_rules(config), sizes(config), place=str(path), dtype=dtype)

@@ -1,11 +1,9 @@
 """One rule of a file format: which of our axes go where in upstream's tensors.
 
-A rule such as
-
     Rule("blocks/attn/qkv/kernel", "layers.{layer}.in_proj_weight", "layer D 3 N H -> (3 N H) D")
 
-reads: our leaf has axes (layer, D, 3, N, H); upstream stores one tensor per `layer`, each with the
-axes on the right, where a group in parentheses is one fused axis.
+says that our leaf has the axes (layer, D, 3, N, H), and that upstream stores one tensor per `layer`, each
+with the axes on the right; a group in parentheses is one fused axis. Sizes of axis names come from a dict.
 """
 
 from __future__ import annotations
@@ -23,14 +21,15 @@ _SLOT = re.compile(r"\{(\w+)(?:\+(\d+)|:([\d,]+))?\}")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One correspondence; see the module docstring.
+    """One row of a table: our path or paths, upstream's name, and the axes of both.
 
     Attributes:
       paths: our path, or several of one shape, stacked along a new first axis (named by its size).
       name: upstream name; `{axis}` is an index along that axis, `{axis+1}` the index plus one, and
         `{axis:0,4,8}` the number in its place.
       axes: "ours -> upstream", or one side if both are the same. A number is an axis of that size.
-      copies: (axis, size) of name slots that our leaf lacks: written repeatedly, read if all agree.
+      copies: (axis, size) of slots in the name that our leaf lacks: the tensor is written once for each
+        index, and all copies must be equal when they are read.
     """
 
     paths: str | tuple[str, ...]

@@ -1,6 +1,6 @@
-"""A tensor that is read slice by slice: the protocol that every file format speaks.
+"""Lazy tensors: what is read slice by slice. Every file format gives and takes these.
 
-A numpy array is such a tensor too, so whatever takes `LazyTensor` takes arrays.
+A numpy array is a lazy tensor too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Box = tuple[tuple[int, int], ...]  # [first, past the last) along each axis
 
 @runtime_checkable
 class LazyTensor(Protocol):
-    """What can be read in part: `tensor[slices]` is a numpy array, `tensor[()]` the whole."""
+    """A tensor with known shape and dtype; `tensor[slices]` reads a part, `tensor[()]` the whole."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -27,17 +27,17 @@ class LazyTensor(Protocol):
 
     @property
     def dtype(self) -> np.dtype:
-        """What the values are kept as where no other dtype is asked for."""
+        """The dtype of the values where no other is asked for."""
         ...
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Returns the part that slices (one an axis, or none at all) select."""
+        """Returns the part that slices (one per axis, or none) select, as a numpy array."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ConcatenatedRows:
-    """Tensors one after the other along their first axis."""
+    """Tensors concatenated along their first axis."""
 
     parts: Sequence[LazyTensor]
 
@@ -52,7 +52,7 @@ class ConcatenatedRows:
         return common_dtype([part.dtype for part in self.parts])
 
     def __getitem__(self, index: Index) -> np.ndarray:
-        """Reads the parts that hold the rows asked for, no others."""
+        """Reads only the parts that hold the requested rows."""
         (first, last), *others = box(index, self.shape)
         rest = slices(others)
         pieces, start = [], 0
@@ -83,7 +83,7 @@ class RowBlock:
         return np.dtype(self.whole.dtype)
 
     def __getitem__(self, index: Index) -> np.ndarray:
-        """Reads the same part of the whole, further down."""
+        """Reads the rows from the whole tensor."""
         (low, high), *others = box(index, self.shape)
         first = self.k * self.shape[0]
         return self.whole[slices(((first + low, first + high), *others))]

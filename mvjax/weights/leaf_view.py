@@ -1,4 +1,4 @@
-"""Our leaves as views of upstream's tensors: a part of a leaf reads parts of tensors, no more."""
+"""Leaf views: our leaves, computed from upstream's tensors; a part of a leaf reads parts of tensors only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mvjax.weights import lazy
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeafView:
-    """One of our leaves as a view of upstream's tensors: a part of it reads parts of them, no more.
+    """One of our leaves as a view of upstream's tensors.
 
     Attributes:
-      rule: where it comes from.
-      layout: of the rule.
-      row: which of the rule's paths it is.
-      tensors: those of the rule, by name.
+      rule: of the table.
+      layout: of the rule, with sizes.
+      row: index among the rule's paths.
+      tensors: those of the rule, by upstream name.
       dtype: that values are converted to.
       place: the file, for messages.
     """
@@ -39,7 +39,7 @@ class LeafView:
         return self.layout.leaf_shape[1:] if self.rule.stacked else self.layout.leaf_shape
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Returns the part that slices select, with strides as they come.
+        """Returns the part that slices select; it need not be in C order.
 
         Raises:
           ValueError: naming the file and each tensor with damaged values or an unequal copy.

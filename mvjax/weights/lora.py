@@ -80,7 +80,7 @@ def merged(
     factors, replaced = _sorted(safetensors_io.tensors(path))
     scaling = _scaling(path) if scaling is None else scaling
     problems = [f"{name}: no such weight in the base" for name in replaced if name not in tensors]
-    found = {**tensors, **replaced}
+    result = {**tensors, **replaced}
     for name, halves in factors.items():
         if name not in tensors:
             problems.append(f"{name}: no such weight in the base")
@@ -88,14 +88,14 @@ def merged(
         changes, misfits = _changes(name, halves, tuple(tensors[name].shape))
         problems += misfits
         if not misfits:
-            found[name] = LoraMerged(found[name], changes, scaling)
+            result[name] = LoraMerged(result[name], changes, scaling)
     if not factors:
         problems.append("expected tensors named *.lora_A.weight and *.lora_B.weight, found none")
     if problems:
         raise ValueError(
             f"{path}: {len(problems)} tensors do not fit the base:\n  " + "\n  ".join(problems)
         )
-    return found
+    return result
 
 
 Halves = dict[str, dict[int, lazy.LazyTensor]]  # {"A" or "B": {step: tensor}}
@@ -108,11 +108,11 @@ def _sorted(
     factors: dict[str, Halves] = {}
     whole: dict[str, lazy.LazyTensor] = {}
     for name, tensor in tensors.items():
-        found = _FACTOR.fullmatch(name)
-        if found is None:
+        match = _FACTOR.fullmatch(name)
+        if match is None:
             whole[name] = tensor
             continue
-        module, half = found.groups()
+        module, half = match.groups()
         weight, step = f"{module}.weight", 0
         if split := _STEP.fullmatch(module):
             weight = split[1] + ("in_proj_weight" if split[2] == "in" else "out_proj.weight")

@@ -2,7 +2,7 @@
 
 Differs from Kyutai's PyTorch layout: norms are vectors, the depth transformer is one slice per step
 with the shared norms copied into each, and keys and values are fused without the queries.
-What quantized files hold instead is in `mlx_quantized`.
+`mlx_quantized` has the tensors of quantized files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAMES = (*files.WEIGHTS, *file_names.QUANTIZED["mlx"].values())
 def open_mlx(
     path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
 ) -> dict[str, leaf_view.LeafView]:
-    """Returns {our path: leaf} of a file of `kyuteye_mlx`, to be read slice by slice.
+    """Returns {our path: leaf view} of a file of `kyuteye_mlx`.
 
     Args:
       path: location of safetensors, quantized or not.
@@ -54,7 +54,7 @@ def quantized(
     *,
     place: str,
 ) -> dict[str, lazy.LazyTensor]:
-    """Returns {name in the file: tensor}, made when read: as its server asks for, the rest bfloat16.
+    """Returns {name in the file: tensor}, quantized as the runtime expects when read; the rest bfloat16.
 
     Args:
       flat: {our path: leaf}.
@@ -81,7 +81,7 @@ def from_tensors(
     dtype: np.dtype | type | None = np.float32,
     place: str,
 ) -> dict[str, leaf_view.LeafView]:
-    """Returns {our path: leaf} for {name in the file: tensor}; arguments as `open_mlx`."""
+    """Returns {our path: leaf view} for {name in the file: tensor}; arguments as `open_mlx`."""
     table, sizes = mlx_rules(config), kyutai.sizes(config)
     single = mlx_quantized.without_copies(tensors, layers=config.backbone.layers, place=place)
     shapes = rules.tensor_shapes(table, sizes)
@@ -90,7 +90,7 @@ def from_tensors(
 
 
 def width_refusals(config: schema.ModelConfig, mode: quantize.Mode) -> list[str]:
-    """Returns which widths do not fill the groups of a mode; `nn.quantize` would stop at them."""
+    """Returns a message for each width that does not fill the groups of a mode (`nn.quantize` refuses it)."""
     group, gate = quantize.SCHEMES[mode].group, config.cross_attention.gate
     widths = {
         "backbone.width": config.backbone.width,

@@ -1,4 +1,4 @@
-"""What `kyuteye_mlx`'s quantized files hold in place of weights; read and written.
+"""The tensors of `kyuteye_mlx`'s quantized files: reads and writes them.
 
 Upstream quantizes with `nn.quantize`, which takes every linear and embedding of the language model
 (heads, gates and the image projection, too), but neither norms nor the image encoder. Each becomes
@@ -33,20 +33,20 @@ _COPY = re.compile(
 def quantized(
     tensors: Mapping[str, lazy.LazyTensor], scheme: quantize.AffineScheme, *, layers: int
 ) -> dict[str, lazy.LazyTensor]:
-    """Returns the tensors that upstream's `quantize` saves, made when they are read.
+    """Returns the tensors that upstream's `quantize` saves, quantized when they are read.
 
-    Scales and biases are kept from then on (1/16 of a q8 file, 1/5 of a q4 file), and so are the codes
+    Scales and biases stay in memory after that (1/16 of a q8 file, 1/5 of a q4 file), and so do the codes
     that the file repeats.
     """
-    found: dict[str, lazy.LazyTensor] = {}
+    written: dict[str, lazy.LazyTensor] = {}
     first = _SHARED.format(layer=0)
     for name, tensor in tensors.items():
         if len(tensor.shape) != 2 or name.startswith(_ENCODER):
-            found[name] = lazy.cast(tensor, ml_dtypes.bfloat16)
+            written[name] = lazy.cast(tensor, ml_dtypes.bfloat16)
             continue
         module = name.removesuffix(".weight")
         matrix = _QuantizedMatrix(tensor, scheme, keeps_codes=name.startswith(first))
-        found |= {
+        written |= {
             f"{module}.{part}": _QuantizedPart(matrix, part)
             for part in quantize.AffineWeight._fields
         }
@@ -54,17 +54,17 @@ def quantized(
         for module, parts in _REPEATED.items():
             for part in parts:
                 copy = f"{_SHARED.format(layer=layer)}{module}.{part}"
-                found[copy] = found[f"{first}{module}.{part}"]
-    return found
+                written[copy] = written[f"{first}{module}.{part}"]
+    return written
 
 
 class _QuantizedMatrix:
-    """A matrix that is quantized when one of its parts is read.
+    """A matrix that is quantized, in bfloat16, when codes, scales or biases are read.
 
     Args:
       tensor: the matrix.
       scheme: bits and group.
-      keeps_codes: for the next time; scales and biases are kept in any case.
+      keeps_codes: keep the codes in memory after the first read; scales and biases are kept always.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class _QuantizedPart:
 def without_copies(
     tensors: Mapping[str, lazy.LazyTensor], *, layers: int, place: str
 ) -> dict[str, lazy.LazyTensor]:
-    """Puts the shared projections of later layers behind those of layer 0."""
+    """Returns the tensors with the shared projections once, under layer 0; the copies are compared to it."""
     kept, copies = dict(tensors), {}
     for name, tensor in tensors.items():
         match = _COPY.fullmatch(name)
@@ -127,7 +127,7 @@ def dequantized(
     dtype: np.dtype | type | None,
     place: str,
 ) -> dict[str, lazy.LazyTensor]:
-    """Replaces codes, scales and biases by the weight they stand for; the shapes tell the scheme."""
+    """Returns the tensors with codes, scales and biases as one lazy weight; shapes determine the scheme."""
     plain, problems = dict(tensors), []
     for name in tensors:
         module = name.removesuffix(".scales")
@@ -142,8 +142,8 @@ def dequantized(
         rows, inputs = shapes[weight]
         scheme = quantize.scheme_of(codes, scales, biases, inputs=inputs)
         if scheme is None or codes.shape[0] != rows:
-            found = [list(part.shape) for part in (codes, scales, biases)]
-            problems.append(f"{weight}: expected {[rows, inputs]} quantized, got {found}")
+            got = [list(part.shape) for part in (codes, scales, biases)]
+            problems.append(f"{weight}: expected {[rows, inputs]} quantized, got {got}")
             continue
         kept = scales.dtype if dtype is None else np.dtype(dtype)
         plain[weight] = quantize.LazyAffineWeight(codes, scales, biases, scheme, kept)
@@ -154,7 +154,7 @@ def dequantized(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _CheckedCopies:
-    """A tensor with copies of it, which must agree wherever it is read."""
+    """A tensor with copies, which must be equal to it in every part that is read."""
 
     tensor: lazy.LazyTensor
     copies: Mapping[str, lazy.LazyTensor]

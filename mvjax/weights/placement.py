@@ -1,4 +1,4 @@
-"""Places leaves on devices shard by shard: what is read at a time is one shard, never the whole model."""
+"""Places leaves on devices shard by shard, so that the host holds one shard at a time, not the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def place(
     *,
     dtype: np.dtype | type | None = None,
 ) -> dict[str, jax.Array]:
-    """Returns {path: array}; each process reads the slices that its own devices hold, each once.
+    """Returns {path: array}; each process reads the slices of its own devices, each slice once.
 
     Args:
       leaves: by path.
@@ -49,7 +49,7 @@ def host_parts(leaf: np.ndarray | jax.Array) -> Iterator[np.ndarray]:
 
 
 def on_host(leaf: lazy.LazyTensor | jax.Array) -> lazy.LazyTensor:
-    """Returns a leaf that gives numpy arrays; of one on devices no host copy is kept."""
+    """Returns a leaf as a lazy tensor of numpy arrays; no host copy of a device array is kept."""
     return _DeviceTensor(leaf) if isinstance(leaf, jax.Array) else leaf
 
 
@@ -103,7 +103,7 @@ def _copies(
     devices: Sequence[Any],
     dtype: np.dtype | type | None,
 ) -> list[jax.Array]:
-    """Reads a part and puts it on each device, finished before the next part takes memory."""
+    """Reads a part and copies it to each device; returns when that is done, so that memory is free again."""
     values = leaf[lazy.slices(box)]
     values = values if dtype is None else values.astype(dtype, copy=False)
     # Strides as they are: the runtime transposes while it copies, several times faster than numpy.

@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ResampledPositions:
-    """A table of positions [.., S, E] on a square grid, as one of `count` positions."""
+    """A table of position embeddings [.., S, E] on a square grid, resampled to `count` positions."""
 
     table: lazy.LazyTensor
     count: int
@@ -34,7 +34,7 @@ class ResampledPositions:
         return np.dtype(self.table.dtype)
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Reads the whole table and resamples it: it is small."""
+        """Reads the whole table, which is small, and resamples it."""
         whole = np.asarray(self.table[()], np.float32).reshape(self.table.shape[-2:])
         return resample(whole, self.count).reshape(self.shape)[(*index, ...)]
 

@@ -61,7 +61,7 @@ class LazyAffineWeight:
       weight: codes.
       scales: one a group.
       biases: one a group.
-      scheme: how they were made.
+      scheme: bits and group size.
       dtype: of the values; see `dequantize`.
     """
 
@@ -109,7 +109,7 @@ def dequantize(
 
     Args:
       packed: as read from a file.
-      scheme: as told when quantizing.
+      scheme: that of `quantize`.
       dtype: None keeps that of the scales, in which MLX computes: product and sum round each.
     """
     kept = packed.scales.dtype if dtype is None else np.dtype(dtype)

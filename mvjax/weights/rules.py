@@ -1,6 +1,15 @@
-"""A file format as an ordered table of rules, applied both ways: our paths, upstream names.
+"""A file format as a table of rules, used both ways: {our path: leaf} <-> {upstream name: tensor}.
 
-`layout.py` says what one rule can express.
+To add a format, write a module with a function that returns its table (list[Rule]) and one that returns the
+size of each axis name, as `kyutai.py` and `siglip_names.py` do; `layout.py` says what a rule can express.
+Then
+
+    rules.leaf_views(safetensors_io.tensors(path), table, sizes, place=str(path))      # reads
+    safetensors_io.write(path, rules.upstream_views(leaves, table, sizes, place=...))  # writes
+
+Every name and shape is checked against the table; the error lists all that are missing, unexpected or
+misshapen.
+A format of an export also needs a row in `file_names.py` and a case in `export/weight_files.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +26,7 @@ Tensors = dict[str, np.ndarray]
 
 
 def leaf_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Returns {our path: shape} for every leaf the table covers."""
+    """Returns {our path: shape} of every leaf in the table."""
     shapes = {}
     for rule in rules:
         shape = layout.resolve(rule, sizes).leaf_shape
@@ -28,7 +37,7 @@ def leaf_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, ...
 
 
 def tensor_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Returns {upstream name: shape} for every tensor the table covers."""
+    """Returns {upstream name: shape} of every tensor in the table."""
     shapes = {}
     for rule in rules:
         resolved = layout.resolve(rule, sizes)
@@ -46,7 +55,7 @@ def upstream_views(
     place: str,
     dtype: np.dtype | type | None = None,
 ) -> dict[str, lazy.LazyTensor]:
-    """Returns {upstream name: tensor} for {our path: leaf}; each is made when it is read.
+    """Returns {upstream name: upstream view} for {our path: leaf}; each is computed when it is read.
 
     Args:
       flat: exactly the paths of the table, on the host or on devices.
@@ -88,7 +97,7 @@ def from_upstream(
 
 
 def read_leaves(views: Mapping[str, leaf_view.LeafView], *, place: str) -> dict[str, np.ndarray]:
-    """Returns {our path: values}, each whole, in the file's order: ours are strides, nothing is moved.
+    """Returns {our path: values}, each read whole; the memory order is the file's, the axes are ours.
 
     Raises:
       ValueError: naming the place and every tensor with damaged values or an unequal copy.
@@ -96,9 +105,9 @@ def read_leaves(views: Mapping[str, leaf_view.LeafView], *, place: str) -> dict[
     flat: dict[str, np.ndarray] = {}
     problems: list[str] = []
     for path, view in views.items():
-        values, found = view.read(())
+        values, damage = view.read(())
         flat[path] = values
-        problems += found
+        problems += damage
     leaf_view.refuse_damage(problems, place)
     return flat
 
@@ -111,7 +120,7 @@ def leaf_views(
     place: str,
     dtype: np.dtype | type | None = np.float32,
 ) -> dict[str, leaf_view.LeafView]:
-    """Returns {our path: leaf} for {upstream name: tensor}; nothing is read before it is indexed.
+    """Returns {our path: leaf view} for {upstream name: tensor}; nothing is read before it is indexed.
 
     Args:
       tensors: exactly the names of the table, in any float dtype.
@@ -124,41 +133,41 @@ def leaf_views(
       ValueError: naming the place, and every missing, unexpected or misshapen name.
     """
     _check(tensor_shapes(rules, sizes), tensors, place=place, kind="tensors")
-    found: dict[str, leaf_view.LeafView] = {}
+    views: dict[str, leaf_view.LeafView] = {}
     for rule in rules:
         resolved = layout.resolve(rule, sizes)
         named = {name: tensors[name] for name, _ in layout.names(rule, resolved)}
         kept = lazy.common_dtype([tensor.dtype for tensor in named.values()])
         kept = kept if dtype is None else np.dtype(dtype)
         for row, path in enumerate(rule.leaves):
-            assert path not in found, f"two rules produce {path}"
-            found[path] = leaf_view.LeafView(rule, resolved, row, named, kept, place)
-    return found
+            assert path not in views, f"two rules produce {path}"
+            views[path] = leaf_view.LeafView(rule, resolved, row, named, kept, place)
+    return views
 
 
 def _check(
     expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, lazy.LazyTensor],
+    given: Mapping[str, lazy.LazyTensor],
     *,
     place: str,
     kind: str,
 ) -> None:
-    problems = [f"{n}: missing, expected {list(s)}" for n, s in expected.items() if n not in found]
+    problems = [f"{n}: missing, expected {list(s)}" for n, s in expected.items() if n not in given]
     problems += [
-        f"{n}: unexpected{_origin(found[n], place)}" for n in sorted(found) if n not in expected
+        f"{n}: unexpected{_origin(given[n], place)}" for n in sorted(given) if n not in expected
     ]
     for name, shape in expected.items():
-        if name not in found:
+        if name not in given:
             continue
-        got = tuple(found[name].shape)
+        got = tuple(given[name].shape)
         if got != shape:
             problems.append(
-                f"{name}: expected {list(shape)}, got {list(got)}{_origin(found[name], place)}"
+                f"{name}: expected {list(shape)}, got {list(got)}{_origin(given[name], place)}"
             )
-        elif kind == "tensors" and not lazy.is_float(found[name].dtype):
+        elif kind == "tensors" and not lazy.is_float(given[name].dtype):
             problems.append(
-                f"{name}: expected floating point numbers, got {found[name].dtype}"
-                f"{_origin(found[name], place)}"
+                f"{name}: expected floating point numbers, got {given[name].dtype}"
+                f"{_origin(given[name], place)}"
             )
     if problems:
         raise ValueError(

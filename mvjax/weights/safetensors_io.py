@@ -1,9 +1,8 @@
 """Reads and writes safetensors files, one or several with an index; bfloat16 through ml_dtypes.
 
-Values are mapped, not loaded, until they are asked for, and a file is mapped one tensor at a time: what was
-read and dropped takes no memory. Writing takes tensors one at a time, too, which the `safetensors` package
-does not. The format has no checksums, so `write` adds the CRC-32 of every tensor to the metadata, and
-`verify` and `read` compare them; other readers take no notice.
+Tensors are memory-mapped one at a time, so that a value takes memory only while it is used. Writing takes one
+tensor at a time, too, which the `safetensors` package does not. The format has no checksums, so `write` adds
+the CRC-32 of every tensor to the metadata, and `verify` and `read` compare them; other readers ignore them.
 """
 
 from __future__ import annotations
@@ -87,12 +86,12 @@ def read(path: Path, *, prefix: str = "") -> Tensors:
     Raises:
       ValueError: as `tensors` and `verify`.
     """
-    found = {name: t for name, t in tensors(path).items() if name.startswith(prefix)}
-    values = {name: np.array(tensor[()]) for name, tensor in found.items()}
+    wanted = {name: t for name, t in tensors(path).items() if name.startswith(prefix)}
+    values = {name: np.array(tensor[()]) for name, tensor in wanted.items()}
     sums = {file: _checksums(file) for file in files(path)}
     bad = [
         name
-        for name, tensor in found.items()
+        for name, tensor in wanted.items()
         if name in sums[tensor.file] and checksums.crc(values[name]) != sums[tensor.file][name]
     ]
     checksums.refuse_changed(path, bad)
@@ -170,7 +169,7 @@ def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
 
 
 def _header(entries: dict[str, Any], sums: dict[str, int]) -> bytes:
-    """Returns length and header; as long whatever the sums are."""
+    """Returns length and header; its size does not depend on the sums."""
     metadata = {checksums.KEY: checksums.text(sums)}
     text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
@@ -264,7 +263,7 @@ def _checksums(path: Path) -> dict[str, int]:
 
 
 def _explain(path: Path, error: Exception) -> str:
-    """Says which tensors a truncated file lacks, as far as its header can be read."""
+    """Returns a message with the tensors that a truncated file lacks, as far as its header can be read."""
     size = path.stat().st_size
     fact = f"{path}: not a readable safetensors file ({size:,} bytes): {error}"
     with path.open("rb") as file:

@@ -19,7 +19,7 @@ def fused(tensors: Mapping[str, lazy.LazyTensor], *, place: str) -> dict[str, la
     Raises:
       ValueError: naming the place, and every tensor under two names or step that is missing.
     """
-    found: dict[str, lazy.LazyTensor] = {}
+    joined: dict[str, lazy.LazyTensor] = {}
     split: dict[str, dict[int, str]] = {}
     problems = []
     for name, tensor in tensors.items():
@@ -30,18 +30,18 @@ def fused(tensors: Mapping[str, lazy.LazyTensor], *, place: str) -> dict[str, la
             continue
         match = _OTHER.fullmatch(name)
         target = f"{match[1]}in_proj_weight" if match else name
-        if target in found:
+        if target in joined:
             problems.append(f"{target}: found twice, also as {name}")
-        found[target] = tensor
+        joined[target] = tensor
     for target, names in split.items():
-        if target in found:
+        if target in joined:
             problems.append(f"{target}: found twice, also as {names[min(names)]}")
         absent = sorted(set(range(max(names))) - names.keys())
         example = names[min(names)]
         problems += [re.sub(r"projs\.\d+", f"projs.{k}", example) + ": missing" for k in absent]
-        found[target] = lazy.ConcatenatedRows([tensors[names[step]] for step in sorted(names)])
+        joined[target] = lazy.ConcatenatedRows([tensors[names[step]] for step in sorted(names)])
     if problems:
         raise ValueError(
             f"{place}: {len(problems)} tensors do not fit:\n  " + "\n  ".join(problems)
         )
-    return found
+    return joined

@@ -1,4 +1,4 @@
-"""Upstream's tensors as views of our leaves: what is made at a time is one tensor, never the whole file."""
+"""Upstream views: tensors of a file, computed one at a time from our leaves."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mvjax.weights import lazy
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UpstreamView:
-    """One tensor of upstream's, permuted anew whenever it is read.
+    """One tensor of upstream's as a view of our leaves; permuted each time that it is read.
 
     Attributes:
-      rule: where it comes from.
-      layout: of the rule.
+      rule: of the table.
+      layout: of the rule, with sizes.
       slots: the indices in its name.
       leaves: those of the rule.
     """
@@ -38,7 +38,7 @@ class UpstreamView:
         return lazy.common_dtype([np.dtype(leaf.dtype) for leaf in self.leaves])
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Returns the part that slices select, in C order; the whole tensor is made for it."""
+        """Returns the part that slices select, in C order; the whole tensor is computed for it."""
         layout = self.layout
         bounds = [(0, size) for size in layout.leaf_shape]
         for axis, at in zip(layout.order, self.slots):
