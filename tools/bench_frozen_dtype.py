@@ -1,4 +1,4 @@
-"""Trains the digits world a few steps with each `train.frozen_dtype`; prints how the losses differ.
+"""Trains the digits world for a few steps with each `train.frozen_dtype`; prints how the losses differ.
 
     python tools/bench_frozen_dtype.py RECORDS --steps 12
 
@@ -33,11 +33,11 @@ def main() -> None:
     batches = [data[number] for number in range(args.steps)]
     exact, _ = losses(run, batches, "as stored")
     for kind in args.kinds:
-        found, size = losses(run, batches, kind)
-        apart = np.abs(found / exact - 1)
+        curve, size = losses(run, batches, kind)
+        error = np.abs(curve / exact - 1)
         print(
-            f"{kind}: frozen weights {size / 1e6:.1f} MB; loss {found[0]:.5f} ... {found[-1]:.5f}; "
-            f"relative difference {apart.mean():.1e} on average, {apart.max():.1e} at most",
+            f"{kind}: frozen weights {size / 1e6:.1f} MB; loss {curve[0]:.5f} ... {curve[-1]:.5f}; "
+            f"relative difference {error.mean():.1e} on average, {error.max():.1e} at most",
             flush=True,
         )
 
@@ -50,13 +50,13 @@ def losses(
     params = load.weights(run, mesh)
     state = step.new_state(run, mesh, params.adapters)
     train_step = step.make(run, mesh, adapters=state.adapters, frozen=params.frozen)
-    found = []
+    curve = []
     for batch in batches:
         state, metrics = train_step(
             state, params.frozen, jax.device_put(batch, sharding.rows(mesh))
         )
-        found.append(float(metrics["loss"]))
-    return np.array(found), sum(leaf.nbytes for leaf in jax.tree.leaves(params.frozen))
+        curve.append(float(metrics["loss"]))
+    return np.array(curve), sum(leaf.nbytes for leaf in jax.tree.leaves(params.frozen))
 
 
 if __name__ == "__main__":

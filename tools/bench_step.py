@@ -1,10 +1,10 @@
-"""How fast is a training step on this CPU, beside upstream's modules in PyTorch and a PyTorch twin of ours?
+"""Step time of training on this CPU: ours, upstream's modules in PyTorch, and a PyTorch twin of ours.
 
     python tools/bench_step.py --moshivis DIR
 
-One model (width 1024, 8 layers, 1,024 image tokens, float32), one batch (2 text rows of 128 frames), the
-same weights: every side has its own process, and they take turns, so that what else the machine does
-meets them all. Loss and gradient norm of the first step are compared before anything is timed.
+All sides train one model (width 1024, 8 layers, 1,024 image tokens, float32) on one batch (2 text rows of
+128 frames) from the same weights. Each side has a process of its own, and they take turns, so that other load
+on the machine slows all of them. Loss and gradient norm of the first step must agree before it times them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROWS, FRAMES = 2, 128
 SIDES = ("ours", "upstream", "upstream compiled", "twin", "twin compiled")
-# Steps; the first is not timed: memory that lay idle while others ran costs it page faults.
+# Steps per turn; the first is not timed: page faults of memory that was idle while others ran slow it down.
 TURN = 4
 TOLERANCE = 1e-3  # relative, of loss and gradient norm
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def make_config():
-    """The mid-size model; every side is given the features of the image encoder, which is small."""
+    """The mid-size model; all sides get the features of the image encoder, which is small, as input."""
     from mvjax import gates
     from mvjax.config import schema
 
@@ -84,7 +84,7 @@ def make_config():
 
 
 def write(folder: Path) -> None:
-    """Writes random parameters of unit-variance products, and the batch, for all sides."""
+    """Writes random parameters, scaled so that matmuls keep unit variance, and the batch, for all sides."""
     import jax
     import numpy as np
 
@@ -135,7 +135,7 @@ class Worker:
         self.first = self._answer()
 
     def ask(self, what: str = "step") -> dict:
-        """Returns what the side answers to one request."""
+        """Sends one request and returns the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(what + "\n")
         self._process.stdin.flush()
@@ -146,11 +146,11 @@ class Worker:
         for line in self._process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise SystemExit("bench_step: a side ended early; its error stands above")
+        raise SystemExit("bench_step: a side ended early; its error is above")
 
 
 def serve(side: str, folder: Path) -> None:
-    """Builds one side, trains two steps (the second compiled), then answers each line of stdin."""
+    """Builds one side, trains two steps (the first compiles), then answers each line of stdin."""
     step = ours(folder) if side == "ours" else in_torch(side, folder)
     loss, norm = step()
     step()
@@ -188,9 +188,9 @@ def ours(folder: Path):
     with np.load(folder / "batch.npz") as file:
         codes = np.full((ROWS, run.model.codebooks, FRAMES), types.ZERO_TOKEN, np.int32)
         codes[:, 0] = file["targets"]
-        seen = np.ones(ROWS, bool)
+        has_image = np.ones(ROWS, bool)
         features = file["features"]
-    text = types.Part(codes, np.ones((ROWS, FRAMES), bool), features, seen)
+    text = types.Part(codes, np.ones((ROWS, FRAMES), bool), features, has_image)
     speech = collate.stack([], spec=batch_spec.batch_spec(run).speech)
     batch = jax.device_put(types.Batch(speech, text), sharding.rows(mesh))
     train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
@@ -234,16 +234,16 @@ def in_torch(side: str, folder: Path):
 
 
 def matmul_flops() -> float:
-    """Returns the FLOP/s of XLA's float32 product of 2048 x 2048 matrices, the best of ten."""
+    """Returns the FLOP/s of XLA's float32 matmul of 2048 x 2048 matrices, the best of ten."""
     import jax
 
     x = jax.random.normal(jax.random.key(0), (2048, 2048))
-    product = jax.jit(lambda x: x @ x)
-    product(x).block_until_ready()
+    matmul = jax.jit(lambda x: x @ x)
+    matmul(x).block_until_ready()
     best = float("inf")
     for _ in range(10):
         start = time.perf_counter()
-        product(x).block_until_ready()
+        matmul(x).block_until_ready()
         best = min(best, time.perf_counter() - start)
     return 2 * 2048**3 / best
 
@@ -266,8 +266,8 @@ def report(seconds: dict[str, list[float]], first: dict[str, dict], peak: float)
     flops = flops_lib.step_flops(make_config()).model_flops
     rate = flops / medians["ours"]
     print(
-        f"{flops / 1e9:.0f} GFLOP a step: {rate / 1e9:.0f} GFLOP/s, {rate / peak:.0%} of XLA's "
-        f"{peak / 1e9:.0f} in a float32 product of 2048 x 2048"
+        f"{flops / 1e9:.0f} GFLOP per step: {rate / 1e9:.0f} GFLOP/s, {rate / peak:.0%} of XLA's "
+        f"{peak / 1e9:.0f} in a float32 matmul of 2048 x 2048"
     )
 
 

@@ -1,11 +1,10 @@
-"""How frozen parameters are held while training: as stored, in bfloat16, or int8 with scales.
+"""The dtype of frozen parameters during training: as stored, bfloat16, or int8 with scales.
 
 int8 is symmetric, per output channel, rounded to nearest: kernel = code x scale, scale = largest magnitude
-/ 127. A file that is int8 by rows already (Kyutai's) comes back as the same codes. Embeddings, norms, biases
-and the image encoder are not quantized; the encoder's matrices are bfloat16. Evaluation and export take
-the files as they are. The code is our own because qwix 0.1.8 and aqtp 0.9.0 intercept the calls of Flax
-layers and hold a weight as a container, which has no place in a tree of (path, array) that is loaded,
-sharded, hashed and checked by path; what remains of them without that is the few lines of `quantize`.
+/ 127. Quantizing a file that is int8 by rows already (Kyutai's) gives the same codes. Embeddings, norms,
+biases and the image encoder are not quantized; the encoder's matrices are bfloat16. Evaluation and export use
+the files as they are. Not qwix 0.1.8 or aqtp 0.9.0: they intercept calls of Flax layers and replace a weight
+by a container, but here a tree of (path, array) is loaded, sharded, hashed and checked by path.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from mvjax.weights import lazy, placement
 
 _MATRIX = r".*/(kernel|embedding)"
 # (path regex of a kernel, its contracted axes, counted from the last)
-_QUANTISED: tuple[tuple[str, tuple[int, ...]], ...] = (
+_QUANTIZED_KERNELS: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r".*/attn/qkv/kernel", (-4,)),  # D 3 N H
     (r".*/attn/out/kernel", (-3, -2)),  # N H D
     (r".*/mlp/in/kernel", (-3,)),  # D 2 F
@@ -39,32 +38,35 @@ _NARROW = jnp.bfloat16
 
 
 def contracted(path: str) -> tuple[int, ...] | None:
-    """Returns the axes over which a quantized kernel is contracted; None: it is not quantized."""
+    """Returns the contracted axes of a kernel that int8 quantizes; None for any other parameter."""
     if not path.startswith(("backbone/", "depformer/")):
         return None
-    return next((axes for rule, axes in _QUANTISED if re.fullmatch(rule, path)), None)
+    return next((axes for rule, axes in _QUANTIZED_KERNELS if re.fullmatch(rule, path)), None)
 
 
 def abstract_frozen_params(run: schema.Config, shapes: tree.Tree) -> dict[str, Any]:
-    """Returns the shape structs of the frozen tree as it is held, for shapes of the frozen parameters.
+    """Returns ShapeDtypeStructs of the frozen parameters after `train.frozen_dtype` is applied.
 
-    Files of a bfloat16 model are taken to hold Moshi in bfloat16; the encoder's hold float32.
+    Args:
+      run: the config. A bfloat16 model is assumed to have Moshi files in bfloat16; those of the encoder are
+        float32.
+      shapes: of the frozen parameters in the model.
     """
-    found = {}
+    abstract = {}
     for path, leaf in tree.flatten(shapes).items():
         moshi = path.startswith(("backbone/", "depformer/"))
         dtype = jnp.dtype(run.model.dtype if moshi else jnp.float32)
         axes = contracted(path) if run.train.frozen_dtype == "int8" else None
         if axes is not None:
-            found |= _structs(path, jax.eval_shape(lambda x, a=axes: quantize(x, a), leaf))
+            abstract |= _structs(path, jax.eval_shape(lambda x, a=axes: quantize(x, a), leaf))
         else:
             dtype = _narrowed(path, dtype, run)
-            found[path] = jax.ShapeDtypeStruct(leaf.shape, dtype)
-    return tree.unflatten(found)
+            abstract[path] = jax.ShapeDtypeStruct(leaf.shape, dtype)
+    return tree.unflatten(abstract)
 
 
 def place(run: schema.Config, leaves: Mapping[str, lazy.LazyTensor], mesh: Mesh) -> dict[str, Any]:
-    """Returns the frozen tree on the devices of a mesh; a leaf at a time is there unquantized."""
+    """Returns the frozen tree on the devices of a mesh; at most one leaf is there unquantized at a time."""
     flat: dict[str, Any] = {}
     for path, leaf in leaves.items():
         axes = contracted(path) if run.train.frozen_dtype == "int8" else None
@@ -86,7 +88,7 @@ def quantize(
 
 
 def _quantized(path: str, kernel: Array, axes: tuple[int, ...], mesh: Mesh) -> dict[str, Any]:
-    """Quantizes a layer (or level) at a time, so that no whole leaf exists in float32."""
+    """Quantizes one layer (or level) at a time, so that no whole leaf exists in float32."""
 
     def run(kernel: Array) -> tuple[Array, Array]:
         if kernel.ndim == -min(axes):
@@ -105,6 +107,6 @@ def _structs(path: str, pair: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def _narrowed(path: str, dtype: Any, run: schema.Config) -> Any:
-    """Matrices and tables take bfloat16 if asked for; norms and biases, which are small, stay."""
-    asked = run.train.frozen_dtype != "as stored" and re.fullmatch(_MATRIX, path) is not None
-    return jnp.dtype(_NARROW) if asked else dtype
+    """Returns bfloat16 for matrices, unless `as stored`; norms and biases, which are small, keep theirs."""
+    narrow = run.train.frozen_dtype != "as stored" and re.fullmatch(_MATRIX, path) is not None
+    return jnp.dtype(_NARROW) if narrow else dtype

@@ -1,4 +1,4 @@
-"""How frozen parameters are stored, and that nothing but adapters costs anything in the backward pass."""
+"""The dtypes of frozen parameters, and that the backward pass computes nothing for them."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ def noise(*shape, seed=0):
         ("MQnh,Qnhd->MQd", (9, 3, 2, 4), (3, 2, 4, 8), (-3, -2)),
     ],
 )
-def test_a_product_with_codes_is_that_with_the_rounded_kernel(equation, x, kernel, axes):
+def test_a_matmul_with_codes_is_that_with_the_rounded_kernel(equation, x, kernel, axes):
     x, kernel = jnp.asarray(noise(*x)), jnp.asarray(noise(*kernel, seed=1))
     codes, scale = frozen_dtype.quantize(kernel, axes)
     assert codes.dtype == jnp.int8 and int(jnp.abs(codes.astype(jnp.int32)).max()) == 127

@@ -112,7 +112,7 @@ def test_misfits_are_all_named(tmp_path):
         factors("no.such", 4, 5)
         | factors(out, 25, 24)
         | factors("out_norm", 24, 24)
-        | factors("text_linear", 31, 24)
+        | factors("text_linear", 34, 24)
         | {"other.weight": np.zeros(3, np.float32)}
     )
     del tensors["text_linear.lora_A.weight"]
@@ -133,7 +133,7 @@ def test_misfits_are_all_named(tmp_path):
 def test_a_file_without_factors_or_scaling_is_refused(tmp_path):
     base = base_file(tmp_path)
     path = tmp_path / "l.safetensors"
-    safetensors_io.write(path, {"text_linear.weight": np.zeros((31, 24), np.float32)})
+    safetensors_io.write(path, {"text_linear.weight": np.zeros((34, 24), np.float32)})
     with pytest.raises(ValueError, match=r"l\.safetensors(.|\n)*\.lora_A\.weight(.|\n)*found none"):
         kyutai.open_moshi(base, CONFIG, lora_path=path, lora_scaling=1.0)
     with pytest.raises(ValueError, match=r"expected lora_scaling in .*config\.json.*set frozen"):
