@@ -46,7 +46,7 @@ def add(commands) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Prints the accuracy table and writes it to RUN/eval/NAME.json."""
-    make_benchmark = _find(args.benchmark)
+    make_benchmark = find(args.benchmark, option="--benchmark")
     from mvjax import run_folder
     from mvjax.eval import benchmarks, metrics
     from mvjax.eval import model as eval_model
@@ -65,9 +65,10 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _find(name: str):
+def find(name: str, *, option: str):
+    """Returns the function that makes a benchmark; an unknown name is an error of the option."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     close = difflib.get_close_matches(name, BENCHMARKS, 1)
     remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(BENCHMARKS)}"
-    raise ValueError(f"--benchmark: unknown {name!r}; {remedy}")
+    raise ValueError(f"{option}: unknown {name!r}; {remedy}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
-from mvjax.commands import arguments, extras
+from mvjax.commands import arguments, evaluate, extras
 
 
 def add(commands) -> None:
@@ -31,6 +32,10 @@ def add(commands) -> None:
         metavar="A:B",
         help="trace these steps into RUN/profile, for TensorBoard, xprof",
     )
+    arg(
+        "--evaluate", metavar="NAME:N",
+        help="every N steps, ask 4 written questions of each kind of a benchmark, such as digits:100",
+    )  # fmt: skip
 
     arg = arguments.command(
         commands, "show", show, "print an experiment's config and its parameters' sizes and places",
@@ -52,9 +57,27 @@ def train(args: argparse.Namespace) -> int:
     from mvjax.train import distributed, fit, trace
 
     profile = trace.parse(args.profile) if args.profile else None
+    make_callback = _evaluation(args.evaluate) if args.evaluate else None
     with distributed.session():
-        fit.fit(arguments.load_experiment(args), args.out, profile=profile)
+        run = arguments.load_experiment(args)
+        callbacks = [make_callback(run)] if make_callback else []
+        fit.fit(run, args.out, callbacks=callbacks, profile=profile)
     return 0
+
+
+def _evaluation(text: str):
+    """Reads NAME:N; returns a function that makes the callback of a run."""
+    name, _, every = text.partition(":")
+    if not (every.isdecimal() and int(every)):
+        raise ValueError(
+            f"--evaluate {text}: expected NAME:N, a benchmark and the steps between evaluations"
+        )
+    make_benchmark = evaluate.find(name, option="--evaluate")
+    from mvjax.eval import during_training
+
+    return functools.partial(
+        during_training.callback, benchmark=make_benchmark(), name=name, every=int(every)
+    )
 
 
 def show(args: argparse.Namespace) -> int:

@@ -40,8 +40,9 @@ class Callback:
 
     Attributes:
       every: steps between calls: it is called after steps every, 2 every, ...
-      call: takes (step, state) and returns metrics, {name: number or list of numbers}, or None. To keep an
-        array of the state after it returns, it copies it.
+      call: takes (step, state) and returns metrics, {name: number or list of numbers}, or None. They join
+        the metrics of the step; the progress line shows the numbers whose name has no "/". To keep an array
+        of the state after it returns, it copies it.
       name: for messages; by default that of the function.
     """
 

@@ -103,9 +103,10 @@ def fit(
     began = time.monotonic()
     mesh = sharding.make_mesh(run.mesh)
     session, notices = _begin(run, folder, mesh, data)
+    first = int(session.state.step)
     log = runlog.RunLog(
         folder,
-        step=int(session.state.step),
+        step=first,
         settings=run.train,
         throughput=flops.throughput(run, mesh),
         quiet=quiet,
@@ -118,6 +119,8 @@ def fit(
         finished = int(state.step) >= run.train.steps
         if not finished:
             log.say(f"stopped at step {int(state.step)}, saved; run the same command to resume")
+        elif first < run.train.steps:
+            log.say(f"finished {run.train.steps} steps; the last checkpoint is saved")
     frozen_hash = session.meta["frozen_hash"]
     if finished and load.tree_hash(session.frozen) != frozen_hash:  # a signal leaves no time
         raise RuntimeError(f"{folder}: frozen parameters changed during training: this is a bug")

@@ -144,7 +144,8 @@ class RunLog:
         self.last = line
         if self._files is not None:
             self._files.write(line)
-        self._show(line, [name for name, value in added.items() if not value.ndim])
+        shown = [name for name, value in added.items() if not value.ndim and "/" not in name]
+        self._show(line, shown)
 
     def _measured(self) -> dict[str, float | None]:
         """Step time by phase, throughput, MFU and peak memory so far; null before they are known."""
