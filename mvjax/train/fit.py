@@ -178,10 +178,13 @@ def _begin(
     place, count = sharding.describe(mesh), jax.process_count()
     if count > 1:
         place += f", {count} processes"
-    notices = [
-        f"{folder}: {start.notice}; {run.train.steps} steps on {place}",
-        "on SIGTERM or Ctrl-C the run finishes its step, saves a checkpoint and exits 0",
-    ]
+    notices = [f"{folder}: {start.notice}; {run.train.steps} steps on {place}"]
+    if step < run.train.steps:
+        notices += [
+            "on SIGTERM or Ctrl-C the run finishes its step, saves a checkpoint and exits 0"
+        ]
+    else:
+        notices += ["nothing to train: all steps are done"]
     session = _Session(run, folder, mesh, data, start.state, start.frozen, meta)
     return session, [*notices, *filter(None, [changes])]
 
