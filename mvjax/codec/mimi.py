@@ -8,13 +8,12 @@
     state, audio = mimi.decode_step(params, state, codes, config=config)
 
 A whole signal is a stream that starts from nothing, so both give the same numbers. Everything is float32
-with full-precision products, because a rounded latent picks another code. Reference section 6.
+with full-precision matmuls, because a rounded latent picks another code. Reference section 6.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,11 +23,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mvjax.codec import conv, quantizer, seanet, transformer
-from mvjax.config import schema
+from mvjax.config import frozen
 
 Params = Mapping[str, Any]
 
-_RESAMPLE = 2  # transformer steps a frame
 # Bytes of the widest activation that the convolutions keep at once on a CPU. Longer signals go through them
 # chunk by chunk: with all of a minute at once, memory traffic makes them ten times slower.
 _CPU_CHUNK_BYTES = 4_000_000
@@ -38,8 +36,8 @@ class EncoderState(NamedTuple):
     """What encoding needs to know of the audio before."""
 
     position: Int[Array, ""]  # transformer steps so far
-    convs: seanet.State
-    memory: transformer.Memory
+    convs: seanet.ConvState
+    kv_cache: transformer.MimiKVCache
     downsample: Float[Array, "B stride latent"]
 
 
@@ -48,11 +46,11 @@ class DecoderState(NamedTuple):
 
     position: Int[Array, ""]  # transformer steps so far
     upsample: Float[Array, "B 1 latent"]
-    memory: transformer.Memory
-    convs: seanet.State
+    kv_cache: transformer.MimiKVCache
+    convs: seanet.ConvState
 
 
-class State(NamedTuple):
+class MimiState(NamedTuple):
     """Both directions of one stream; they are independent."""
 
     encoder: EncoderState
@@ -62,18 +60,18 @@ class State(NamedTuple):
 class Mimi(nn.Module):
     """The codec's modules; all methods work with `apply(..., method=...)`."""
 
-    config: schema.MimiConfig
+    config: frozen.MimiConfig
 
     def setup(self) -> None:
         """Creates the two halves around the quantizer."""
         c = self.config
-        self.encoder = seanet.Encoder(c)
-        self.encoder_transformer = transformer.Transformer(c)
-        self.downsample = conv.StridedConv(c.latent, c.latent, _RESAMPLE, use_bias=False)
+        self.encoder = seanet.SeanetEncoder(c)
+        self.encoder_transformer = transformer.MimiTransformer(c)
+        self.downsample = conv.StridedConv(c.latent, c.latent, frozen.MIMI_STEPS, use_bias=False)
         self.quantizer = quantizer.Quantizer(c)
-        self.upsample = conv.ChannelwiseUpsample(c.latent, _RESAMPLE)
-        self.decoder_transformer = transformer.Transformer(c)
-        self.decoder = seanet.Decoder(c)
+        self.upsample = conv.ChannelwiseUpsample(c.latent, frozen.MIMI_STEPS)
+        self.decoder_transformer = transformer.MimiTransformer(c)
+        self.decoder = seanet.SeanetDecoder(c)
 
     def __call__(self, audio: Float[Array, "B samples"]) -> Float[Array, "B padded"]:
         """Encodes and decodes; creates every parameter under `init`."""
@@ -90,7 +88,7 @@ class Mimi(nn.Module):
     def latents(self, audio: Float[Array, "B samples"]) -> Float[Array, "B T latent"]:
         """Returns the latents of audio before quantization, one per frame."""
         B, samples = audio.shape
-        frame = frame_samples(self.config)
+        frame = self.config.frame_samples
         frames = -(-samples // frame)
         # Frames are independent of later ones, so more zeros make chunks even and change nothing.
         chunk = self._chunk(B, frames)
@@ -105,7 +103,7 @@ class Mimi(nn.Module):
         chunk = self._chunk(B, T)
         padded = jnp.pad(latents, ((0, 0), (0, -T % chunk), (0, 0)))
         _, audio = self.synthesize_step(self.start(B).decoder, padded)
-        return audio[:, : T * frame_samples(self.config)]
+        return audio[:, : T * self.config.frame_samples]
 
     def quantize(self, latents: Float[Array, "B T latent"]) -> Int[Array, "B Q T"]:
         """Returns the nearest codes."""
@@ -118,8 +116,8 @@ class Mimi(nn.Module):
             return self.quantizer.decode(codes)
 
     def encode_step(
-        self, state: State, audio: Float[Array, "B samples"]
-    ) -> tuple[State, Int[Array, "B Q T"]]:
+        self, state: MimiState, audio: Float[Array, "B samples"]
+    ) -> tuple[MimiState, Int[Array, "B Q T"]]:
         """Encodes the next frames of a stream.
 
         Raises:
@@ -129,8 +127,8 @@ class Mimi(nn.Module):
         return state._replace(encoder=encoder), self.quantize(latents)
 
     def decode_step(
-        self, state: State, codes: Int[Array, "B Q T"]
-    ) -> tuple[State, Float[Array, "B samples"]]:
+        self, state: MimiState, codes: Int[Array, "B Q T"]
+    ) -> tuple[MimiState, Float[Array, "B samples"]]:
         """Decodes the next frames of a stream."""
         decoder, audio = self.synthesize_step(state.decoder, self.dequantize(codes))
         return state._replace(decoder=decoder), audio
@@ -139,7 +137,7 @@ class Mimi(nn.Module):
         self, state: EncoderState, audio: Float[Array, "B samples"]
     ) -> tuple[EncoderState, Float[Array, "B T latent"]]:
         """Returns the latents of the next frames; see `encode_step`."""
-        frame, samples = frame_samples(self.config), audio.shape[1]
+        frame, samples = self.config.frame_samples, audio.shape[1]
         if samples == 0 or samples % frame:
             raise ValueError(
                 f"encode: expected whole frames of {frame} samples, got {samples} samples; "
@@ -147,11 +145,11 @@ class Mimi(nn.Module):
             )
         with jax.default_matmul_precision("highest"):
             x, convs = self._chunked(self.encoder, audio[:, :, None], state.convs)
-            x, memory = self.encoder_transformer(x, state.memory, state.position)
+            x, kv_cache = self.encoder_transformer(x, state.kv_cache, state.position)
             # The stream begins as if its first step had been there before (upstream's replicate padding).
             past = jnp.where(state.position == 0, x[:, :1], state.downsample)
             latents, downsample = self.downsample(x, past)
-        return EncoderState(state.position + x.shape[1], convs, memory, downsample), latents
+        return EncoderState(state.position + x.shape[1], convs, kv_cache, downsample), latents
 
     def synthesize_step(
         self, state: DecoderState, latents: Float[Array, "B T latent"]
@@ -159,14 +157,14 @@ class Mimi(nn.Module):
         """Returns the audio of the next frames' latents."""
         with jax.default_matmul_precision("highest"):
             x, upsample = self.upsample(latents, state.upsample)
-            x, memory = self.decoder_transformer(x, state.memory, state.position)
+            x, kv_cache = self.decoder_transformer(x, state.kv_cache, state.position)
             audio, convs = self._chunked(self.decoder, x, state.convs)
-        return DecoderState(state.position + x.shape[1], upsample, memory, convs), audio[:, :, 0]
+        return DecoderState(state.position + x.shape[1], upsample, kv_cache, convs), audio[:, :, 0]
 
-    def start(self, batch: int) -> State:
+    def start(self, batch: int) -> MimiState:
         """The state before the first frame."""
         zero = jnp.int32(0)
-        return State(
+        return MimiState(
             EncoderState(
                 zero,
                 self.encoder.start(batch),
@@ -185,22 +183,24 @@ class Mimi(nn.Module):
         """Frames that go through the convolutions at once."""
         if jax.default_backend() != "cpu":
             return max(1, frames)
-        widest = batch * frame_samples(self.config) * self.config.filters * 4  # bytes a frame
+        widest = batch * self.config.frame_samples * self.config.filters * 4  # bytes a frame
         return max(1, min(frames, _CPU_CHUNK_BYTES // widest))
 
     def _chunked(
-        self, module: seanet.Encoder | seanet.Decoder, x: Array, state: seanet.State
-    ) -> tuple[Array, seanet.State]:
+        self, module: seanet.SeanetEncoder | seanet.SeanetDecoder, x: Array, state: seanet.ConvState
+    ) -> tuple[Array, seanet.ConvState]:
         """Runs a convolutional end over x [B, time, width] in even chunks, if they come out even."""
         B, time, width = x.shape
-        frame = frame_samples(self.config) if width == 1 else _RESAMPLE
+        frame = self.config.frame_samples if width == 1 else frozen.MIMI_STEPS
         frames = time // frame
         n = frames // self._chunk(B, frames)
         if n <= 1 or frames % n:
             return module(x, state)
         chunks = x.reshape(B, n, time // n, width)
 
-        def body(module: nn.Module, state: seanet.State, x: Array) -> tuple[seanet.State, Array]:
+        def body(
+            module: nn.Module, state: seanet.ConvState, x: Array
+        ) -> tuple[seanet.ConvState, Array]:
             y, state = module(x, state)
             return state, y
 
@@ -211,19 +211,14 @@ class Mimi(nn.Module):
         return y.reshape(B, -1, y.shape[-1]), state
 
 
-def frame_samples(config: schema.MimiConfig) -> int:
-    """Audio samples a frame: 1920 for every real configuration."""
-    return _RESAMPLE * math.prod(config.ratios)
-
-
-def start(config: schema.MimiConfig, *, batch: int) -> State:
+def start(config: frozen.MimiConfig, *, batch: int) -> MimiState:
     """Returns the state of `batch` streams before their first frame."""
     return _bound({}, config).start(batch)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def encode(
-    params: Params, audio: Float[Array, "B samples"], *, config: schema.MimiConfig
+    params: Params, audio: Float[Array, "B samples"], *, config: frozen.MimiConfig
 ) -> Int[Array, "B Q T"]:
     """`Mimi.encode`, compiled once for each shape."""
     return _bound(params, config).encode(audio)
@@ -231,7 +226,7 @@ def encode(
 
 @functools.partial(jax.jit, static_argnames="config")
 def decode(
-    params: Params, codes: Int[Array, "B Q T"], *, config: schema.MimiConfig
+    params: Params, codes: Int[Array, "B Q T"], *, config: frozen.MimiConfig
 ) -> Float[Array, "B samples"]:
     """`Mimi.decode`, compiled once for each shape."""
     return _bound(params, config).decode(codes)
@@ -240,11 +235,11 @@ def decode(
 @functools.partial(jax.jit, static_argnames="config")
 def encode_step(
     params: Params,
-    state: State,
+    state: MimiState,
     audio: Float[Array, "B samples"],
     *,
-    config: schema.MimiConfig,
-) -> tuple[State, Int[Array, "B Q T"]]:
+    config: frozen.MimiConfig,
+) -> tuple[MimiState, Int[Array, "B Q T"]]:
     """`Mimi.encode_step`, compiled once for each shape."""
     return _bound(params, config).encode_step(state, audio)
 
@@ -252,14 +247,14 @@ def encode_step(
 @functools.partial(jax.jit, static_argnames="config")
 def decode_step(
     params: Params,
-    state: State,
+    state: MimiState,
     codes: Int[Array, "B Q T"],
     *,
-    config: schema.MimiConfig,
-) -> tuple[State, Float[Array, "B samples"]]:
+    config: frozen.MimiConfig,
+) -> tuple[MimiState, Float[Array, "B samples"]]:
     """`Mimi.decode_step`, compiled once for each shape."""
     return _bound(params, config).decode_step(state, codes)
 
 
-def _bound(params: Params, config: schema.MimiConfig) -> Mimi:
+def _bound(params: Params, config: frozen.MimiConfig) -> Mimi:
     return Mimi(config).bind({"params": params})

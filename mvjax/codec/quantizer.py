@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mvjax.config import schema
+from mvjax.config import frozen
 
 SEMANTIC_LEVELS = 1
 
@@ -17,7 +17,7 @@ _MIN_USAGE = 1e-5  # reference section 6: centroids are embedding_sum / max(clus
 class Quantizer(nn.Module):
     """Both branches quantize the same latents; decoding adds them."""
 
-    config: schema.MimiConfig
+    config: frozen.MimiConfig
 
     def setup(self) -> None:
         """Creates `semantic` and `acoustic`."""
@@ -45,7 +45,7 @@ class Branch(nn.Module):
       levels: levels in use, the first ones.
     """
 
-    config: schema.MimiConfig
+    config: frozen.MimiConfig
     stored: int
     levels: int
 

@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from mvjax.codec import mimi
-from mvjax.config import schema
+from mvjax.config import frozen
 
 
 @dataclasses.dataclass(frozen=True)
-class Rusty:
+class RustyCodec:
     """A Mimi file as a `Codec`.
 
     Attributes:
@@ -39,10 +38,10 @@ class Rusty:
     """
 
     path: Path
-    config: schema.MimiConfig
+    config: frozen.MimiConfig
 
     def __post_init__(self) -> None:
-        released = schema.MimiConfig(
+        released = frozen.MimiConfig(
             codebooks=self.config.codebooks, context_has_self=self.config.context_has_self
         )
         differing = [
@@ -58,7 +57,7 @@ class Rusty:
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
         """As `Codec.encode`."""
-        padded = np.pad(audio, ((0, 0), (0, -audio.shape[1] % mimi.frame_samples(self.config))))
+        padded = np.pad(audio, ((0, 0), (0, -audio.shape[1] % self.config.frame_samples)))
         return np.asarray(self._whole.encode(padded[:, None])).astype(np.int32)
 
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
@@ -86,13 +85,13 @@ class RustyStream:
         self._tokenizer, self._batch = tokenizer, batch
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
-        """As `Stream.encode`."""
+        """As `CodecStream.encode`."""
         self._check(audio)
         codes = self._tokenizer.encode_step(np.ascontiguousarray(audio[:, None]))
         return np.asarray(codes).astype(np.int32)
 
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
-        """As `Stream.decode`."""
+        """As `CodecStream.decode`."""
         self._check(codes)
         return self._tokenizer.decode_step(np.ascontiguousarray(codes, np.uint32))[:, 0]
 

@@ -13,17 +13,17 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mvjax.codec import conv
-from mvjax.config import schema
+from mvjax.config import frozen
 
-State = tuple[Any, ...]  # left contexts of the convolutions
+ConvState = tuple[Any, ...]  # left contexts of the convolutions
 
 _FIRST_TAPS, _RESIDUAL_TAPS, _LAST_TAPS = 7, 3, 3
 
 
-class Encoder(nn.Module):
+class SeanetEncoder(nn.Module):
     """Audio to latents; its strides are the ratios in reverse."""
 
-    config: schema.MimiConfig
+    config: frozen.MimiConfig
 
     def setup(self) -> None:
         """Creates the convolutions in the order of computation."""
@@ -34,20 +34,20 @@ class Encoder(nn.Module):
         self.last = conv.Conv(widths[-1], c.latent, _LAST_TAPS)
 
     def __call__(
-        self, x: Float[Array, "B samples 1"], state: State
-    ) -> tuple[Float[Array, "B steps latent"], State]:
+        self, x: Float[Array, "B samples 1"], state: ConvState
+    ) -> tuple[Float[Array, "B steps latent"], ConvState]:
         """Encodes a chunk; its length is a multiple of the product of the ratios."""
         return _run(self, x, state)
 
-    def start(self, batch: int) -> State:
+    def start(self, batch: int) -> ConvState:
         """The state before the first sample."""
         return _start(self, batch)
 
 
-class Decoder(nn.Module):
+class SeanetDecoder(nn.Module):
     """Latents to audio; the mirror image of the encoder."""
 
-    config: schema.MimiConfig
+    config: frozen.MimiConfig
 
     def setup(self) -> None:
         """Creates the convolutions in the order of computation."""
@@ -58,12 +58,12 @@ class Decoder(nn.Module):
         self.last = conv.Conv(widths[-1], 1, _LAST_TAPS)
 
     def __call__(
-        self, x: Float[Array, "B steps latent"], state: State
-    ) -> tuple[Float[Array, "B samples 1"], State]:
+        self, x: Float[Array, "B steps latent"], state: ConvState
+    ) -> tuple[Float[Array, "B samples 1"], ConvState]:
         """Decodes a chunk."""
         return _run(self, x, state)
 
-    def start(self, batch: int) -> State:
+    def start(self, batch: int) -> ConvState:
         """The state before the first latent."""
         return _start(self, batch)
 
@@ -80,14 +80,14 @@ class DownStage(nn.Module):
         self.down = conv.StridedConv(self.width, 2 * self.width, self.stride)
 
     def __call__(
-        self, x: Float[Array, "B time width"], state: State
-    ) -> tuple[Float[Array, "B shorter wider"], State]:
+        self, x: Float[Array, "B time width"], state: ConvState
+    ) -> tuple[Float[Array, "B shorter wider"], ConvState]:
         """Returns the result and the state after it."""
         x, residual = self.residual(x, state[0])
         x, down = self.down(jax.nn.elu(x), state[1])
         return x, (residual, down)
 
-    def start(self, batch: int) -> State:
+    def start(self, batch: int) -> ConvState:
         """The state before the first sample."""
         return self.residual.start(batch), self.down.start(batch)
 
@@ -104,14 +104,14 @@ class UpStage(nn.Module):
         self.residual = Residual(self.width // 2)
 
     def __call__(
-        self, x: Float[Array, "B time width"], state: State
-    ) -> tuple[Float[Array, "B longer narrower"], State]:
+        self, x: Float[Array, "B time width"], state: ConvState
+    ) -> tuple[Float[Array, "B longer narrower"], ConvState]:
         """Returns the result and the state after it."""
         x, up = self.up(jax.nn.elu(x), state[0])
         x, residual = self.residual(x, state[1])
         return x, (up, residual)
 
-    def start(self, batch: int) -> State:
+    def start(self, batch: int) -> ConvState:
         """The state before the first sample."""
         return self.up.start(batch), self.residual.start(batch)
 
@@ -138,7 +138,9 @@ class Residual(nn.Module):
         return self.narrow.start(batch)
 
 
-def _run(ends: Encoder | Decoder, x: Array, state: State) -> tuple[Array, State]:
+def _run(
+    ends: SeanetEncoder | SeanetDecoder, x: Array, state: ConvState
+) -> tuple[Array, ConvState]:
     first, stages, last = state
     x, first = ends.first(x, first)
     after = []
@@ -149,6 +151,6 @@ def _run(ends: Encoder | Decoder, x: Array, state: State) -> tuple[Array, State]
     return x, (first, tuple(after), last)
 
 
-def _start(ends: Encoder | Decoder, batch: int) -> State:
+def _start(ends: SeanetEncoder | SeanetDecoder, batch: int) -> ConvState:
     stages = tuple(stage.start(batch) for stage in ends.stages)
     return ends.first.start(batch), stages, ends.last.start(batch)

@@ -18,28 +18,28 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mvjax.config import schema
+from mvjax.config import frozen
 from mvjax.nn import layers
 
 _ROPE_BASE, _NORM_EPS, _LAYER_SCALE = 10_000.0, 1e-5, 0.01
 
 
-class Memory(NamedTuple):
-    """Rotated keys, and values, of the last `window` steps, oldest first."""
+class MimiKVCache(NamedTuple):
+    """KV cache: rotated keys, and values, of the last `window` steps, oldest first."""
 
     k: Float[Array, "*layers B window N H"]
     v: Float[Array, "*layers B window N H"]
 
 
-class Transformer(nn.Module):
+class MimiTransformer(nn.Module):
     """Stacked, scanned layers."""
 
-    config: schema.MimiConfig
+    config: frozen.MimiConfig
 
     def setup(self) -> None:
         """Creates `blocks`."""
         scanned = nn.scan(
-            Block,
+            MimiBlock,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.config.layers,
@@ -47,36 +47,36 @@ class Transformer(nn.Module):
         self.blocks = scanned(self.config)
 
     def __call__(
-        self, x: Float[Array, "B steps latent"], memory: Memory, position: Int[Array, ""]
-    ) -> tuple[Float[Array, "B steps latent"], Memory]:
+        self, x: Float[Array, "B steps latent"], cache: MimiKVCache, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "B steps latent"], MimiKVCache]:
         """Runs the layers on the steps from `position` on."""
-        return self.blocks(x, memory, jnp.broadcast_to(position, (self.config.layers,)))
+        return self.blocks(x, cache, jnp.broadcast_to(position, (self.config.layers,)))
 
-    def start(self, batch: int) -> Memory:
-        """The memory before the first step; its zeros are never attended to."""
+    def start(self, batch: int) -> MimiKVCache:
+        """The cache before the first step; its zeros are never attended to."""
         c = self.config
         zeros = jnp.zeros((c.layers, batch, c.window, c.heads, c.latent // c.heads))
-        return Memory(zeros, zeros)
+        return MimiKVCache(zeros, zeros)
 
 
-class Block(nn.Module):
+class MimiBlock(nn.Module):
     """x += scale1 attention(norm1(x)); x += scale2 mlp(norm2(x))."""
 
-    config: schema.MimiConfig
+    config: frozen.MimiConfig
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B steps latent"], memory: Memory, position: Int[Array, ""]
-    ) -> tuple[Float[Array, "B steps latent"], Memory]:
-        """Returns the result and this layer's memory after it; `memory` is without the axis L."""
+        self, x: Float[Array, "B steps latent"], cache: MimiKVCache, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "B steps latent"], MimiKVCache]:
+        """Returns the result and this layer's cache after it; `cache` is without the axis L."""
         D = self.config.latent
         y = nn.LayerNorm(epsilon=_NORM_EPS, use_fast_variance=False, name="norm1")(x)
-        y, memory = Attention(self.config, name="attn")(y, memory, position)
+        y, cache = MimiAttention(self.config, name="attn")(y, cache, position)
         x = x + LayerScale(D, name="scale1")(y)
         y = nn.LayerNorm(epsilon=_NORM_EPS, use_fast_variance=False, name="norm2")(x)
         y = nn.Dense(self.config.hidden, use_bias=False, name="mlp_in")(y)
         y = nn.Dense(D, use_bias=False, name="mlp_out")(jax.nn.gelu(y, approximate=False))
-        return x + LayerScale(D, name="scale2")(y), memory
+        return x + LayerScale(D, name="scale2")(y), cache
 
 
 class LayerScale(nn.Module):
@@ -91,16 +91,16 @@ class LayerScale(nn.Module):
         return x * scale.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-class Attention(nn.Module):
+class MimiAttention(nn.Module):
     """Each step attends to itself and the window - 1 steps before it."""
 
-    config: schema.MimiConfig
+    config: frozen.MimiConfig
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B steps latent"], memory: Memory, position: Int[Array, ""]
-    ) -> tuple[Float[Array, "B steps latent"], Memory]:
-        """Returns the result and the memory after it."""
+        self, x: Float[Array, "B steps latent"], cache: MimiKVCache, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "B steps latent"], MimiKVCache]:
+        """Returns the result and the cache after it."""
         _, T, D = x.shape
         N = self.config.heads
         H = D // N
@@ -108,11 +108,11 @@ class Attention(nn.Module):
         positions = position + jnp.arange(T, dtype=jnp.int32)
         q = layers.rope(qkv[:, :, 0], positions, base=_ROPE_BASE)
         k = layers.rope(qkv[:, :, 1], positions, base=_ROPE_BASE)
-        k = jnp.concatenate([memory.k, k], axis=1)
-        v = jnp.concatenate([memory.v, qkv[:, :, 2]], axis=1)
+        k = jnp.concatenate([cache.k, k], axis=1)
+        v = jnp.concatenate([cache.v, qkv[:, :, 2]], axis=1)
         u = windowed(q, k, v, position)
         y = layers.Einsum((N, H, D), fan_in=D, name="out")("BTNH,NHD->BTD", u)
-        return y, Memory(k[:, T:], v[:, T:])
+        return y, MimiKVCache(k[:, T:], v[:, T:])
 
 
 def windowed(

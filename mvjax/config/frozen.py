@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+
+MIMI_STEPS = 2  # of Mimi's transformers in a frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,12 @@ class MimiConfig:
     """The Mimi codec (reference section 6)."""
 
     filters: int = 64  # channels after the first convolution; doubles at each stride
-    ratios: tuple[int, ...] = (8, 6, 5, 4)  # in decoder order; product x 2 = 1920 samples a frame
+    ratios: tuple[int, ...] = (
+        8,
+        6,
+        5,
+        4,
+    )  # in decoder order; product x MIMI_STEPS = 1920 samples a frame
     latent: int = 512
     layers: int = 8  # of each of the two transformers
     heads: int = 8
@@ -41,3 +49,8 @@ class MimiConfig:
     def window(self) -> int:
         """Transformer steps that a query sees, its own among them."""
         return self.context if self.context_has_self else self.context + 1
+
+    @property
+    def frame_samples(self) -> int:
+        """Audio samples of a frame: 1920 for every real configuration."""
+        return MIMI_STEPS * math.prod(self.ratios)

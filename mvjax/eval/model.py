@@ -13,7 +13,7 @@ import sentencepiece
 from jaxtyping import Float, Int, UInt8
 
 from mvjax import files, tree, types
-from mvjax.codec import interface
+from mvjax.codec import flax_codec, interface
 from mvjax.config import schema
 from mvjax.data import images as images_lib
 from mvjax.data import streams
@@ -167,7 +167,7 @@ def load(config: schema.Config, params: tree.Tree) -> LoadedModel:
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(files.resolve(config.frozen.tokenizer))
     )
-    on_device = interface.Flax(jax.device_put(codec), config.codec)
+    on_device = flax_codec.FlaxCodec(jax.device_put(codec), config.codec)
     return LoadedModel(config, jax.device_put(params), on_device, tokenizer)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mvjax import tree
-from mvjax.codec import interface, quantizer, rusty
+from mvjax.codec import flax_codec, interface, quantizer, rusty
 from mvjax.config import schema
 from mvjax.weights import rules, safetensors_io
 
@@ -71,8 +71,8 @@ def open_codec(
       ModuleNotFoundError: if the backend's package is not installed, with the remedy.
     """
     if backend == "rusty":
-        return rusty.Rusty(path, config)
-    return interface.Flax(load_mimi(path, config), config)
+        return rusty.RustyCodec(path, config)
+    return flax_codec.FlaxCodec(load_mimi(path, config), config)
 
 
 def sizes(config: schema.MimiConfig) -> dict[str, int]:

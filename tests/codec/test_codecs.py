@@ -20,7 +20,7 @@ B, T = 2, 3
 
 def _write(path, config: schema.MimiConfig) -> None:
     """A file of the config's structure with random values that leave no part without influence."""
-    audio = jnp.zeros((1, mimi.frame_samples(config)))
+    audio = jnp.zeros((1, config.frame_samples))
     shapes = jax.eval_shape(mimi.Mimi(config).init, jax.random.key(0), audio)["params"]
     random = np.random.default_rng(0)
 
@@ -41,7 +41,7 @@ def _write(path, config: schema.MimiConfig) -> None:
 
 
 def _audio(config: schema.MimiConfig, frames: int, batch: int = B) -> np.ndarray:
-    samples = frames * mimi.frame_samples(config)
+    samples = frames * config.frame_samples
     random = np.random.default_rng(1)
     return (random.standard_normal((batch, samples)) * 0.3).astype(np.float32)
 
@@ -77,7 +77,7 @@ def test_rust_refuses_other_sizes_by_name(tmp_path):
 
 def test_without_the_package_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rustymimi", None)
-    codec = rusty.Rusty(tmp_path / "mimi.safetensors", schema.MimiConfig())
+    codec = rusty.RustyCodec(tmp_path / "mimi.safetensors", schema.MimiConfig())
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'mvjax\[rustymimi\]'"):
         codec.stream()
 
@@ -106,7 +106,7 @@ def test_rust_agrees_with_flax_at_the_real_size(tmp_path):
         np.testing.assert_allclose(sound, decoded, atol=1e-4)
     with pytest.raises(ValueError, match="expected 2 rows as at its start, got 1"):
         stream = theirs.stream(batch=B)
-        stream.encode(audio[:1, : mimi.frame_samples(config)])
+        stream.encode(audio[:1, : config.frame_samples])
 
 
 @pytest.mark.parity

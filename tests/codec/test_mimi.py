@@ -29,7 +29,7 @@ def _round_trip(params: dict, audio: jax.Array) -> tuple[jax.Array, jax.Array, j
 
 
 @jax.jit
-def _stream(params: dict, state: mimi.State, audio: jax.Array):
+def _stream(params: dict, state: mimi.MimiState, audio: jax.Array):
     """The state after some frames, and what `_round_trip` returns of them."""
     model = mimi.Mimi(CONFIG).bind({"params": params})
     _, latents = model.latents_step(state.encoder, audio)
@@ -197,7 +197,7 @@ def test_fewer_codebooks_are_the_first_ones(params, used):
 def test_the_real_size_has_the_parameters_of_the_released_file():
     config = schema.MimiConfig()
     init = mimi.Mimi(config).init
-    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, mimi.frame_samples(config))))
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, config.frame_samples)))
     count = sum(leaf.size for leaf in tree.flatten(shapes["params"]).values())
     flags = config.stored_codebooks
     assert count + flags == 96_151_393

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mvjax import files, types
-from mvjax.codec import interface
+from mvjax.codec import flax_codec
 from mvjax.data.ingest import items, moshi_finetune
 from mvjax.data.records import dataset
 from mvjax.data.speech import augment, code_store, encode, encoder, spoken
@@ -21,7 +21,7 @@ Q = 8
 
 @pytest.fixture(scope="module")
 def codec():
-    return interface.Flax(
+    return flax_codec.FlaxCodec(
         mimi.load_mimi(files.resolve(CODEC), frozen_models.CODEC), frozen_models.CODEC
     )
 
@@ -86,14 +86,14 @@ def test_what_was_encoded_is_not_encoded_again(tmp_path, source, monkeypatch):
     run(tmp_path, source)
     first = dataset.RecordReader(tmp_path / "chat", expected=None)
     wanted = [record.codes for record in first]
-    monkeypatch.setattr(interface.Flax, "encode", None)  # would fail if it were called
+    monkeypatch.setattr(flax_codec.FlaxCodec, "encode", None)  # would fail if it were called
     tally = run(tmp_path, source, name="again")
     assert tally.fresh_seconds == 0 and tally.seconds == pytest.approx(sum(SECONDS))
     assert [r.codes for r in dataset.RecordReader(tmp_path / "again", expected=None)] == wanted
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path, source, monkeypatch):
-    encoded = interface.Flax.encode
+    encoded = flax_codec.FlaxCodec.encode
     calls = []
 
     def dies(self, audio):
@@ -102,11 +102,11 @@ def test_a_run_that_was_killed_goes_on(tmp_path, source, monkeypatch):
             raise KeyboardInterrupt
         return encoded(self, audio)
 
-    monkeypatch.setattr(interface.Flax, "encode", dies)
+    monkeypatch.setattr(flax_codec.FlaxCodec, "encode", dies)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, source)
     assert not (tmp_path / "chat.json").exists()
-    monkeypatch.setattr(interface.Flax, "encode", encoded)
+    monkeypatch.setattr(flax_codec.FlaxCodec, "encode", encoded)
     tally = run(tmp_path, source)
     assert 0 < tally.fresh_seconds < tally.seconds
 

@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 
 from mvjax import files, types
-from mvjax.codec import interface, mimi
+from mvjax.codec import flax_codec, mimi
 from mvjax.config import schema
 from mvjax.dialogues import speech
 from mvjax.digits import frozen_models, world
@@ -48,7 +48,7 @@ def toy() -> eval_model.LoadedModel:
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(files.resolve(frozen_models.FROZEN.tokenizer))
     )
-    return eval_model.LoadedModel(config, params, interface.Flax(codec, CODEC), tokenizer)
+    return eval_model.LoadedModel(config, params, flax_codec.FlaxCodec(codec, CODEC), tokenizer)
 
 
 def _pictures(n: int) -> np.ndarray:

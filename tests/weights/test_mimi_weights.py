@@ -18,7 +18,7 @@ BOOK = "quantizer.rvq_rest.vq.layers.2._codebook."
 
 
 def _shapes(config: schema.MimiConfig) -> dict:
-    audio = jnp.zeros((1, mimi.frame_samples(config)))
+    audio = jnp.zeros((1, config.frame_samples))
     return jax.eval_shape(mimi.Mimi(config).init, jax.random.key(0), audio)["params"]
 
 
