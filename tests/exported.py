@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
 
-from mvjax import gates, tree
+from mvjax import tree
 from mvjax.config import schema
 from mvjax.export import agreement
 from mvjax.export import folder as export_folder
@@ -14,17 +15,7 @@ from mvjax.runtimes import folder as folder_lib
 from mvjax.runtimes import loading
 from mvjax.weights import big_vision, kyutai, rules
 
-# B=1 S=9 D=24 E=20 F=66 N=2 H=12 L=3 K=6 Q=3 V=37 C=13 G=3; depformer d=16 n=4 h=4 f=44 L=2
-TOY = schema.ModelConfig(
-    backbone=schema.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=5),
-    depformer=schema.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
-    siglip=schema.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
-    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
-    text_vocab=37,
-    audio_vocab=13,
-    codebooks_out=3,
-    delays=(0, 0, 1, 1, 0, 1),
-)
+TOY = toy.EXPORTED
 
 
 def with_adapters(**changes) -> schema.ModelConfig:

@@ -31,6 +31,23 @@ MODEL = schema.ModelConfig(
     codebooks_out=3,
     delays=(0, 0, 1, 1, 0, 1, 1),
 )
+# For files of the runtimes: every number of heads its own, and image tokens S=9 that are no power of two.
+EXPORTED = dataclasses.replace(
+    MODEL,
+    backbone=schema.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=5),
+    depformer=schema.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
+    siglip=schema.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
+    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
+    text_vocab=37,
+    audio_vocab=13,
+    delays=(0, 0, 1, 1, 0, 1),
+)
+# The same with the 17 codebooks of the released models.
+EXPORTED_17 = dataclasses.replace(
+    EXPORTED,
+    codebooks_out=schema.ModelConfig().codebooks_out,
+    delays=schema.ModelConfig().delays,
+)
 # Widths that fill the groups of every quantization.
 QUANTIZABLE = dataclasses.replace(
     MODEL,

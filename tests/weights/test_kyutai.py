@@ -7,20 +7,14 @@ import as_written
 import ml_dtypes
 import numpy as np
 import pytest
+import toy
 
 from mvjax import gates, tree
 from mvjax.config import schema
 from mvjax.export import weight_files
 from mvjax.weights import kyutai, rules, safetensors_io, split_names
 
-TOY = schema.ModelConfig(
-    backbone=schema.BackboneConfig(width=24, layers=3, heads=2, hidden=66, context=10),
-    depformer=schema.DepformerConfig(width=16, layers=2, heads=4, hidden=44),
-    siglip=schema.SiglipConfig(width=20, layers=2, heads=5, hidden=28, patch=4, image_size=12),
-    cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
-    text_vocab=37,
-    audio_vocab=13,
-)
+TOY = toy.EXPORTED_17
 DESIGNS = {
     "conditional": schema.CrossAttentionConfig(gate=gates.Conditional(hidden=3)),
     "constant": schema.CrossAttentionConfig(gate=gates.Constant()),
