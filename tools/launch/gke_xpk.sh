@@ -6,8 +6,8 @@
 #   tools/launch/gke_xpk.sh EXP.py --out /mounted/runs/NAME [other arguments of mvjax train]
 #
 # The image is this tree on BASE_IMAGE (default python:3.12), installed when the pod starts; IMAGE=... takes
-# one that has mvjax installed instead. GKE tells jax who the hosts are. On preemption Kubernetes sends
-# SIGTERM: the run saves and ends with status 0, which is turned into 42, xpk's status for "start me again".
+# one that has mvjax installed instead. jax finds the hosts in GKE's variables. On preemption Kubernetes sends
+# SIGTERM: the run saves a checkpoint and exits 0, which the script turns into 42, on which xpk restarts it.
 set -euo pipefail
 
 : "${CLUSTER:?name of the cluster}" "${TPU_TYPE:?such as v5litepod-64}" "${STORAGE:?name of an xpk storage}"

@@ -15,7 +15,7 @@
 #
 # Options of sbatch override those above. jax learns the processes from SLURM's variables; every task must see
 # all GPUs of its node (no --gpus-per-task), and takes the one of its number. Before the time is up, and when
-# the job is preempted, SLURM sends SIGTERM: the run saves, ends with status 0, and is queued again to go on.
+# the job is preempted, SLURM sends SIGTERM: the run saves a checkpoint, exits 0, and is queued again to resume.
 set -euo pipefail
 
 out=

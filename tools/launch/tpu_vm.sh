@@ -5,10 +5,10 @@
 #   tools/launch/tpu_vm.sh setup                                     copy this tree to all hosts, install it
 #   tools/launch/tpu_vm.sh train EXP.py --out /shared/runs/NAME ...  start `mvjax train`; again to resume
 #   tools/launch/tpu_vm.sh log                                       follow what the first host prints
-#   tools/launch/tpu_vm.sh stop                                      finish the step, save, end
+#   tools/launch/tpu_vm.sh stop                                      finish the step, save a checkpoint, exit
 #
 # The run folder and the records are paths that every host sees under the same name: Filestore, or a bucket
-# mounted with gcsfuse. jax learns the hosts from the slice's metadata; nothing is told to any of them.
+# mounted with gcsfuse. jax finds the hosts in the metadata of the slice; they need no configuration.
 set -euo pipefail
 
 : "${TPU:?name of the TPU VM}" "${ZONE:?its zone}"
