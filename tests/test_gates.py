@@ -86,7 +86,7 @@ def test_the_last_ten_layers_are_reported():
     deep = dataclasses.replace(toy.MODEL.backbone, layers=12)
     config = dataclasses.replace(toy.MODEL, backbone=deep)
     codes = toy.codes(config=config)
-    kv = toy.apply("look", toy.pixels(), config=config)
+    kv = toy.apply("image_kv", toy.pixels(), config=config)
     _, openings = toy.apply("hidden", codes[:, :, :1], kv, config=config)
     assert openings.shape == (12, toy.B, 1)
     model = model_lib.VisionSpeech(config)

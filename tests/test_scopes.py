@@ -30,7 +30,7 @@ def test_a_scope_of_the_config_is_the_mask(name):
     scope, frames = SCOPES[name]
     config = toy.with_cross_attention(scope=scope)
     mask = np.array([[c == "1" for c in frames]] * toy.B)
-    codes, kv = toy.codes(), toy.apply("look", toy.pixels())
+    codes, kv = toy.codes(), toy.apply("image_kv", toy.pixels())
     want, gates = toy.apply("hidden", codes, kv, mask)
     found, opened = toy.apply("hidden", codes, kv, config=config, weights=toy.params())
     np.testing.assert_array_equal(found, want)
@@ -44,7 +44,7 @@ def test_a_scope_of_the_config_is_the_mask(name):
 
 def test_frame_by_frame_the_position_counts():
     config = toy.with_cross_attention(scope=scopes.Scope(start=2, frames=5))
-    codes, kv = toy.codes(), toy.apply("look", toy.pixels())
+    codes, kv = toy.codes(), toy.apply("image_kv", toy.pixels())
     weights = toy.params()
     want, _ = toy.apply("hidden", codes, kv, config=config, weights=weights)
     model = model_lib.VisionSpeech(config)

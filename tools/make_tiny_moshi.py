@@ -36,6 +36,7 @@ from mvjax.config import schema
 from mvjax.data import streams
 from mvjax.data.records import dataset
 from mvjax.digits import frozen_models
+from mvjax.nn import alignment
 from mvjax.nn import model as model_lib
 from mvjax.train import loss as loss_lib
 from mvjax.weights import kyutai
@@ -228,8 +229,8 @@ def objective(both, frames, words, heard, speech_codes, text_codes, *, model):
         every = targets >= 0
         return loss_lib.text(logits, targets, every, model=frozen_models.MODEL, loss=LOSS).mean()
 
-    delayed = model_lib.delay_codes(speech_codes, frozen_models.MODEL)
-    z, _ = apply("hidden", model_lib.delay_codes(heard, frozen_models.MODEL)[:, :, :-1], None)
+    delayed = alignment.delay_codes(speech_codes, frozen_models.MODEL)
+    z, _ = apply("hidden", alignment.delay_codes(heard, frozen_models.MODEL)[:, :, :-1], None)
     forced = delayed[:, :9, 1:][:, :, frames]
     logits = apply("depth_logits", z[:, frames], forced[:, 0], jnp.moveaxis(forced[:, 1:-1], 1, 2))
     targets = jnp.where(

@@ -123,7 +123,7 @@ class ModelConfig:
     dtype: Dtype = "float32"  # of activations and matmuls
 
     def __post_init__(self) -> None:
-        """Checks that the layers that look at the image exist."""
+        """Checks that the layers with cross-attention exist."""
         layers = self.cross_attention.layers
         if layers and layers[-1] >= self.backbone.layers:
             raise ValueError(
@@ -132,8 +132,8 @@ class ModelConfig:
             )
 
     @property
-    def looking(self) -> tuple[int, ...]:
-        """The layers that look at the image."""
+    def cross_attention_layers(self) -> tuple[int, ...]:
+        """The layers with cross-attention to the image, in rising order."""
         return self.cross_attention.layers or tuple(range(self.backbone.layers))
 
     @property

@@ -196,7 +196,7 @@ def _padded_frames(frames: Sequence[int]) -> int:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _look(model: model_lib.VisionSpeech, params: tree.Tree, pixels: jax.Array) -> Any:
-    return model.apply({"params": params}, pixels, method="look")
+    return model.apply({"params": params}, pixels, method="image_kv")
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 
 from mvjax import tree
 from mvjax.config import schema
+from mvjax.nn import alignment, xattn
 from mvjax.nn import model as model_lib
-from mvjax.nn import xattn
 from mvjax.runtimes import interface
 from mvjax.runtimes.jax import model as jax_model
 from mvjax.runtimes.jax import step as step_lib
@@ -93,7 +93,7 @@ def _teacher_forced(
 ) -> TeacherForced:
     """Runs the JAX model over the whole sequence, in the training form."""
     run = functools.partial(_run, params, config=config)
-    columns = model_lib.delay_codes(jnp.asarray(codes), config)
+    columns = alignment.delay_codes(jnp.asarray(codes), config)
     entering, leaving = columns[:, :, :-1], columns[:, :, 1:]
     (z, _), layers = run(entering, kv, method="hidden")
     audio = jnp.moveaxis(leaving[:, 1 : config.codebooks_out], 1, 2)

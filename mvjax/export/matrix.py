@@ -75,7 +75,8 @@ def _other_gate_width(model: Model) -> bool:
 
 def _looking(model: Model) -> tuple[bool, bool]:
     """Whether all layers look at the image, and whether layer 0 does."""
-    return len(model.looking) == model.backbone.layers, 0 in model.looking
+    chosen = model.cross_attention_layers
+    return len(chosen) == model.backbone.layers, 0 in chosen
 
 
 def _image_norm(model: Model) -> tuple[schema.NormKind, float]:

@@ -15,11 +15,11 @@ from mvjax.nn import flash, layers
 
 
 class Cache(NamedTuple):
-    """What one frame needs to know of the frames before it.
+    """KV cache of all layers, a ring buffer over the window.
 
     Attributes:
-      position: frames seen so far.
-      k: rotated keys; the frame at position p lies in slot p % slots.
+      position: frames so far.
+      k: rotated keys; the frame at position p is in slot p % slots.
       v: values, likewise.
     """
 
@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
 
         Args:
           x: normed residual stream.
-          cache: of all layers; only this layer's slot is written, the position is left as it is.
+          cache: of all layers; this layer's keys and values of the frame are written, not the position.
           layer: index of this layer in the cache.
         """
         T = x.shape[1]
@@ -60,19 +60,19 @@ class SelfAttention(nn.Module):
         k = layers.rope(qkv[:, :, 1], positions, base=self.config.rope_base)
         v = qkv[:, :, 2]
         if cache is None:
-            q, k, v = compute_lib.kept(compute_lib.ATTENTION, q, k, v)
+            q, k, v = compute_lib.remat_saved(compute_lib.ATTENTION, q, k, v)
             u = windowed_causal_attention(q, k, v, context=self.config.window, compute=self.compute)
         else:
             cache = _write(cache, layer, k, v)
             u = attend(q, cache.k[layer], cache.v[layer], seen_slots(cache))
         y = self.out("BTNH,NHD->BTD", u)
-        return compute_lib.kept(compute_lib.ATTENTION, y), cache
+        return compute_lib.remat_saved(compute_lib.ATTENTION, y), cache
 
 
 def init_cache(
     config: schema.BackboneConfig, *, batch: int, dtype: schema.Dtype, slots: int
 ) -> Cache:
-    """Returns an empty cache; `slots` beyond the window would never be used."""
+    """Returns an empty cache of at most `slots` frames, and at most the window."""
     slots = min(slots, config.window)
     N = config.heads
     shape = (config.layers, batch, slots, N, config.width // N)
@@ -89,14 +89,14 @@ def windowed_causal_attention(
 ) -> Float[Array, "B T N H"]:
     """Attends from frame q to the frames k with k <= q and q - k < context."""
     T, _, H = q.shape[1:]
-    if compute.kernel == "splash" and flash.splash_serves(T, T, causal=True):
+    if compute.kernel == "splash" and flash.splash_supports(T, T, causal=True):
         return flash.splash(q, k, v, context=context, compute=compute)
-    if compute.kernel == "cudnn" and flash.cudnn_serves(H):
-        return compute_lib.kept(compute_lib.ATTENTION, flash.cudnn(q, k, v, context=context))
+    if compute.kernel == "cudnn" and flash.cudnn_supports(H):
+        return compute_lib.remat_saved(compute_lib.ATTENTION, flash.cudnn(q, k, v, context=context))
     frames = jnp.arange(T, dtype=jnp.int32)
     distance = frames[:, None] - frames[None, :]
     u = attend(q, k, v, (distance >= 0) & (distance < context))
-    return compute_lib.kept(compute_lib.ATTENTION, u)
+    return compute_lib.remat_saved(compute_lib.ATTENTION, u)
 
 
 def cross_attend(
@@ -107,11 +107,11 @@ def cross_attend(
 ) -> Float[Array, "B T N H"]:
     """Attends from every frame, or patch, to every image token."""
     T, _, H = q.shape[1:]
-    if compute.kernel == "splash" and flash.splash_serves(T, k.shape[1], causal=False):
+    if compute.kernel == "splash" and flash.splash_supports(T, k.shape[1], causal=False):
         return flash.splash(q, k, v, context=None, compute=compute)
-    if compute.kernel == "cudnn" and flash.cudnn_serves(H):
-        return compute_lib.kept(compute_lib.ATTENTION, flash.cudnn(q, k, v, context=None))
-    return compute_lib.kept(compute_lib.ATTENTION, attend(q, k, v, None))
+    if compute.kernel == "cudnn" and flash.cudnn_supports(H):
+        return compute_lib.remat_saved(compute_lib.ATTENTION, flash.cudnn(q, k, v, context=None))
+    return compute_lib.remat_saved(compute_lib.ATTENTION, attend(q, k, v, None))
 
 
 def attend(

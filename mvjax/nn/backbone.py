@@ -1,7 +1,13 @@
-"""The temporal transformer: ids -> residual stream -> z; gated cross-attention in the layers that look.
+"""The temporal transformer: ids -> residual stream x -> z, with gated cross-attention to the image.
 
-Where not all layers look, the parameters of cross-attention are stacked over those that do, in rising
-order. For the scan they are spread over all layers, and a layer that does not look skips what it got.
+A layer, as in the paper; the middle line only where the image mask says that the frame sees an image:
+
+    x = x + self_attention(norm1(x))
+    x = x + gate(u) * u, with u = cross_attention(norm_xa(x), image)
+    x = x + mlp(norm2(x))
+
+If only some layers have cross-attention, the parameters of these adapters are stacked over those layers, in
+rising order. The scan needs a row for every layer, so rows are repeated, and the other layers skip the step.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from mvjax.config import schema
 from mvjax.nn import attention, layers, xattn
 from mvjax.nn import compute as compute_lib
 
-_ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block: what only a layer that looks has
+_ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block with cross-attention only
 
 
 class Mlp(nn.Module):
@@ -35,7 +41,7 @@ class Mlp(nn.Module):
         D, F = self.config.width, self.config.hidden
         halves = layers.Einsum((D, 2, F), D, self.dtype, self.flat, name="in")
         out = layers.Einsum((F, D), F, self.dtype, self.flat, name="out")
-        h = compute_lib.kept(compute_lib.MLP_HALVES, halves("BTD,DhF->BThF", x))
+        h = compute_lib.remat_saved(compute_lib.MLP_HALVES, halves("BTD,DhF->BThF", x))
         return out("BTF,FD->BTD", layers.gated_silu(h))
 
 
@@ -66,28 +72,22 @@ class Block(nn.Module):
         layer: Int[Array, ""],
         kv: xattn.KeysValues | None,
         shared: xattn.Shared | None,
-        has_image: Bool[Array, "B T"] | None,
+        image_mask: Bool[Array, "B T"],
     ) -> tuple[tuple[Float[Array, "B T D"], attention.Cache | None], Float[Array, "B T"]]:
-        """Returns ((residual stream, cache), mean of the gate); shaped as the body of a scan."""
+        """Returns ((residual stream, cache), gate mean); shaped as the body of a scan."""
         x, cache = carry
-        x = self.compute.rows(x)
+        x = self.compute.shard_rows(x)
         y, cache = self.attn(self.norm1(x), cache, layer)
         x = x + y
-        opening = jnp.zeros(x.shape[:2], jnp.float32)
-        looks = self._looks(layer)
-        if has_image is not None and looks is not None:
-            has_image = has_image & looks
+        gate_mean = jnp.zeros(x.shape[:2], jnp.float32)
         if kv is not None:
-            assert shared is not None and has_image is not None
-            y, opening = self._look_or_skip(looks, x, kv, shared)
-            # not x + 0: a row without an image is untouched, whatever its image tokens hold
-            x = jnp.where(has_image[:, :, None], x + y.astype(x.dtype), x)
-            opening = jnp.where(has_image, opening, jnp.zeros_like(opening))
-        # told where it goes, the partitioner gathers the weights of MLP out, not the wider hidden units
-        x = x + self.compute.rows(self.mlp(self.norm2(x)))
+            assert shared is not None
+            x, gate_mean = self._see_image(x, layer, kv, shared, image_mask)
+        # sharded by rows, or the partitioner would gather the wide hidden units and not the MLP's weights
+        x = x + self.compute.shard_rows(self.mlp(self.norm2(x)))
         self.sow("intermediates", "hidden", x)  # for probes of a runtime; else nothing
-        self.sow("intermediates", "gate_activation", opening)
-        return (x, cache), opening
+        self.sow("intermediates", "gate_activation", gate_mean)
+        return (x, cache), gate_mean
 
     def keys_values(
         self, carry: None, tokens: Float[Array, "B S dim"]
@@ -95,48 +95,48 @@ class Block(nn.Module):
         """Returns this layer's own keys and values; shaped as the body of a scan."""
         return carry, xattn.keys_values(self.xa(), tokens)
 
-    def _looks(self, layer: Int[Array, ""]) -> Bool[Array, ""] | None:
-        """Returns whether a layer looks at the image; None if all do."""
-        if _all_look(self.config):
-            return None
-        return jnp.any(jnp.array(self.config.looking) == layer)
-
-    def _look_or_skip(
-        self,
-        looks: Bool[Array, ""] | None,
-        x: Float[Array, "B T D"],
-        kv: xattn.KeysValues,
-        shared: xattn.Shared,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
-        """Returns what `_look` does, or zeros."""
-        if looks is None:
-            return self._look(x, kv, shared)
-        nothing = jnp.zeros(x.shape, jnp.float32), jnp.zeros(x.shape[:2], jnp.float32)
-        return nn.cond(looks, lambda block: block._look(x, kv, shared), lambda _: nothing, self)
-
-    def _look(
+    def _see_image(
         self,
         x: Float[Array, "B T D"],
+        layer: Int[Array, ""],
         kv: xattn.KeysValues,
         shared: xattn.Shared,
+        image_mask: Bool[Array, "B T"],
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
+        """Returns (x + gate(u) * u, mean of the gate) where the mask is True, (x, 0) elsewhere."""
+        if _in_every_layer(self.config):
+            y, gate_mean = self._cross_attend(x, kv, shared)
+        else:
+            chosen = jnp.any(jnp.array(self.config.cross_attention_layers) == layer)
+            image_mask = image_mask & chosen
+            zeros = jnp.zeros(x.shape, jnp.float32), jnp.zeros(x.shape[:2], jnp.float32)
+            y, gate_mean = nn.cond(
+                chosen, lambda block: block._cross_attend(x, kv, shared), lambda _: zeros, self
+            )
+        # not x + 0: a row without an image is untouched, even if its image tokens hold NaN
+        x = jnp.where(image_mask[:, :, None], x + y.astype(x.dtype), x)
+        return x, jnp.where(image_mask, gate_mean, jnp.zeros_like(gate_mean))
+
+    def _cross_attend(
+        self, x: Float[Array, "B T D"], kv: xattn.KeysValues, shared: xattn.Shared
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
+        """Returns (gate(u) * u, mean of the gate), with this layer's and the shared adapters."""
         xa = self.config.cross_attention
         kernels = dict(shared.kernels)
         if xattn.own_names(xa.share):
             kernels |= self.xa()
         own_gate = xa.gate is not None and not xa.share_gate
-        gate = self.gate() if own_gate else shared.gate
-        y, opening = xattn.gated_cross_attention(
+        y, gate_mean = xattn.gated_cross_attention(
             xa,
             self.norm_xa(x),
             kv,
             kernels=kernels,
-            gate=gate,
+            gate=self.gate() if own_gate else shared.gate,
             compute=self.compute,
         )
         if xa.share_gate and xa.share == "qkv":
             y = y * self.gate_alpha.astype(jnp.float32)
-        return y, opening
+        return y, gate_mean
 
 
 class Backbone(nn.Module):
@@ -156,10 +156,10 @@ class Backbone(nn.Module):
 
     def embed(self, codes: Int[Array, "B rows T"]) -> Float[Array, "B T D"]:
         """Returns the sum of the embeddings; with one row the codes are text only."""
-        codes = self.compute.spread(codes, compute_lib.ROWS[0])
-        x = self.compute.table(self.text_emb(codes[:, 0]))
+        codes = self.compute.shard(codes, compute_lib.ROWS[0])
+        x = self.compute.shard_lookup(self.text_emb(codes[:, 0]))
         for row in range(1, codes.shape[1]):
-            x = x + self.compute.table(self.audio_emb(codes[:, row], row - 1))
+            x = x + self.compute.shard_lookup(self.audio_emb(codes[:, row], row - 1))
         return x
 
     def __call__(
@@ -168,7 +168,7 @@ class Backbone(nn.Module):
         kv: xattn.KeysValues | None,
         shared: xattn.Shared | None,
         *,
-        has_image: Bool[Array, "B T"] | None,
+        image_mask: Bool[Array, "B T"],
         cache: attention.Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"], attention.Cache | None]:
         """Returns (z, gate means, the cache one frame further).
@@ -176,16 +176,16 @@ class Backbone(nn.Module):
         Args:
           codes: delayed ids, as they enter.
           kv: None leaves cross-attention out entirely.
-          shared: adapters that all layers share.
-          has_image: frames that see the image; None without `kv`.
+          shared: adapters that all layers share; None without `kv`.
+          image_mask: frames that see the image.
           cache: of the frames before, with T = 1; None: the codes are a whole sequence.
         """
         index = jnp.arange(self.config.backbone.layers, dtype=jnp.int32)
         carry = (self.embed(codes), cache)
-        (x, cache), openings = self.blocks(carry, index, kv, shared, has_image)
+        (x, cache), gate_means = self.blocks(carry, index, kv, shared, image_mask)
         if cache is not None:
             cache = cache._replace(position=cache.position + 1)
-        return self.out_norm(self.compute.rows(x)), openings, cache
+        return self.out_norm(self.compute.shard_rows(x)), gate_means, cache
 
     def keys_values(self, tokens: Float[Array, "B S dim"]) -> xattn.KeysValues:
         """Returns every layer's own keys and values, for share="none"."""
@@ -195,7 +195,7 @@ class Backbone(nn.Module):
     def head(self) -> layers.Weight:
         """Returns the text head, whole on every device but for its vocabulary axis."""
         kernel, scale = self.text_head.weight()
-        return layers.Weight(self.compute.spread(kernel, None, compute_lib.HEADS), scale)
+        return layers.Weight(self.compute.shard(kernel, None, compute_lib.HEADS), scale)
 
     def text_logits(self, z: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns float32 logits over the text vocabulary."""
@@ -215,30 +215,31 @@ def _stacked(config: schema.ModelConfig, compute: compute_lib.Compute) -> Any:
         "keys_values": {**common, "in_axes": (nn.broadcast,)},
     }
     scanned: Any = nn.scan(compute.block(Block), methods=methods)
-    if _all_look(config):
+    if _in_every_layer(config):
         return scanned(config, compute)
     mapped = nn.map_variables(
         scanned,
         "params",
-        trans_in_fn=lambda variables: {"params": spread(variables["params"], config)},
+        trans_in_fn=lambda variables: {"params": expand_adapters(variables["params"], config)},
         methods=list(methods),
     )
     return mapped(config, compute)
 
 
-def spread(blocks: Mapping[str, Any], config: schema.ModelConfig) -> dict[str, Any]:
-    """Returns the blocks' parameters with a row for every layer; one that does not look borrows its."""
-    if _all_look(config):
+def expand_adapters(blocks: Mapping[str, Any], config: schema.ModelConfig) -> dict[str, Any]:
+    """Returns the blocks' parameters with adapters for every layer, repeated where a layer has none."""
+    if _in_every_layer(config):
         return dict(blocks)
-    rows = np.searchsorted(config.looking, np.arange(config.backbone.layers), side="right") - 1
+    every = np.arange(config.backbone.layers)
+    rows = np.searchsorted(config.cross_attention_layers, every, side="right") - 1
     return _adapter_rows(blocks, np.maximum(rows, 0))
 
 
-def gathered(blocks: Mapping[str, Any], config: schema.ModelConfig) -> dict[str, Any]:
-    """Returns the blocks' parameters as they are kept, of those with a row for every layer."""
-    if _all_look(config):
+def select_adapters(blocks: Mapping[str, Any], config: schema.ModelConfig) -> dict[str, Any]:
+    """Returns the blocks' parameters with the adapters of the layers with cross-attention alone."""
+    if _in_every_layer(config):
         return dict(blocks)
-    return _adapter_rows(blocks, np.array(config.looking))
+    return _adapter_rows(blocks, np.array(config.cross_attention_layers))
 
 
 def _adapter_rows(blocks: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
@@ -250,5 +251,5 @@ def _adapter_rows(blocks: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]
     return {**blocks, **taken}
 
 
-def _all_look(config: schema.ModelConfig) -> bool:
-    return len(config.looking) == config.backbone.layers
+def _in_every_layer(config: schema.ModelConfig) -> bool:
+    return len(config.cross_attention_layers) == config.backbone.layers

@@ -41,7 +41,7 @@ class Depformer(nn.Module):
 
         Args:
           z: the backbone's output for the frame; M is any batch of frames.
-          ids: what each step is told: step 0 the text, step k the code of level k-1.
+          ids: input of each step: step 0 the text, step k the code of level k-1.
           past: `empty_past`, or what the call before returned.
         """
         c, m = self.config.depformer, self.config
@@ -51,13 +51,13 @@ class Depformer(nn.Module):
         audio_emb = layers.Embedding((Q - 1, C + 1, c.width), m.dtype, name="audio_emb")
         w_in = layers.Einsum((Q, D, c.width), fan_in=D, dtype=m.dtype, name="in")
         heads = layers.Einsum((Q, c.width, C), fan_in=c.width, dtype=m.dtype, name="heads")
-        ids = self.compute.spread(ids, compute_lib.ROWS[0])
-        told = [
+        ids = self.compute.shard(ids, compute_lib.ROWS[0])
+        embedded = [
             text_emb(ids[:, i]) if level == 0 else audio_emb(ids[:, i], level - 1)
             for i, level in enumerate(range(steps.start, steps.stop))
         ]
-        told = self.compute.rows(self.compute.table(jnp.stack(told, axis=1)))
-        x = w_in("MD,QDd->MQd", self.compute.rows(z), steps) + told
+        inputs = self.compute.shard_rows(self.compute.shard_lookup(jnp.stack(embedded, axis=1)))
+        x = w_in("MD,QDd->MQd", self.compute.shard_rows(z), steps) + inputs
         x, past = _stacked(m, self.compute)(x, past)
         return heads("MQd,QdC->MQC", x, steps).astype(jnp.float32), past
 
@@ -85,16 +85,16 @@ class Depformer(nn.Module):
           text_ids: the frame's text.
           sample: picks ids from logits, given the level and a key.
           key: split once per level.
-          wanted: codes to take in place of the picked ones; UNGENERATED leaves the choice.
+          wanted: teacher-forced codes; UNGENERATED where the picked one is taken.
         """
-        past, told = self.empty_past(z.shape[0]), text_ids
+        past, ids = self.empty_past(z.shape[0]), text_ids
         codes, logits = [], []
         for level, level_key in enumerate(jax.random.split(key, self.config.codebooks_out)):
-            level_logits, past = self(z, told[:, None], past)
+            level_logits, past = self(z, ids[:, None], past)
             picked = sample(level_logits[:, 0], level, level_key)
             free = wanted[:, level] == types.UNGENERATED
-            told = jnp.where(free, picked, wanted[:, level])
-            codes.append(told)
+            ids = jnp.where(free, picked, wanted[:, level])
+            codes.append(ids)
             logits.append(level_logits[:, 0])
         return jnp.stack(codes, axis=1), jnp.stack(logits, axis=1)
 
@@ -110,7 +110,7 @@ class Block(nn.Module):
         self, x: Float[Array, "M steps d"], past: Past
     ) -> tuple[Float[Array, "M steps d"], Past]:
         """Returns (residual stream, keys and values of all steps so far)."""
-        c, x = self.config.depformer, self.compute.rows(x)
+        c, x = self.config.depformer, self.compute.shard_rows(x)
         first = past.k.shape[1]
         norm1 = layers.RMSNorm(c.width, kind=c.norm, eps=c.norm_eps, name="norm1")
         norm2 = layers.RMSNorm(c.width, kind=c.norm, eps=c.norm_eps, name="norm2")
@@ -136,7 +136,7 @@ class StepAttention(nn.Module):
         w_qkv = layers.Einsum((Q, d, 3, n, h), fan_in=d, dtype=dtype, name="qkv")
         w_out = layers.Einsum((Q, n, h, d), fan_in=d, dtype=dtype, name="out")
         qkv = w_qkv("MQd,Qdpnh->MQpnh", x, slice(first, last))
-        qkv = compute_lib.kept(compute_lib.ATTENTION, qkv)
+        qkv = compute_lib.remat_saved(compute_lib.ATTENTION, qkv)
         past = Past(
             jnp.concatenate([past.k, qkv[:, :, 1]], axis=1),
             jnp.concatenate([past.v, qkv[:, :, 2]], axis=1),
@@ -145,7 +145,7 @@ class StepAttention(nn.Module):
         allowed = steps[None, :] <= steps[first:, None]
         u = attention.attend(qkv[:, :, 0], past.k, past.v, allowed)
         y = w_out("MQnh,Qnhd->MQd", u, slice(first, last))
-        return compute_lib.kept(compute_lib.ATTENTION, y), past
+        return compute_lib.remat_saved(compute_lib.ATTENTION, y), past
 
 
 class StepMlp(nn.Module):
@@ -161,7 +161,7 @@ class StepMlp(nn.Module):
         steps = slice(first, first + x.shape[1])
         w_in = layers.Einsum((Q, d, 2, f), fan_in=d, dtype=dtype, name="in")
         w_out = layers.Einsum((Q, f, d), fan_in=f, dtype=dtype, name="out")
-        halves = compute_lib.kept(compute_lib.MLP_HALVES, w_in("MQd,Qdtf->MQtf", x, steps))
+        halves = compute_lib.remat_saved(compute_lib.MLP_HALVES, w_in("MQd,Qdtf->MQtf", x, steps))
         return w_out("MQf,Qfd->MQd", layers.gated_silu(halves), steps)
 
 
@@ -185,7 +185,7 @@ def first_levels(
         elif re.fullmatch(r"depformer/blocks/(attn|mlp)/.*", path):
             flat[path] = leaf[:, :levels]  # L Q ...
         elif path == "depformer/audio_emb/embedding":
-            flat[path] = leaf[: levels - 1]  # Q-1 C+1 d: step 0 is told the text
+            flat[path] = leaf[: levels - 1]  # Q-1 C+1 d: the input of step 0 is text
     return tree.unflatten(flat), dataclasses.replace(config, codebooks_out=levels)
 
 

@@ -1,4 +1,4 @@
-"""Attention by a platform's fused kernel, which never holds all logits: splash on TPU, cuDNN on GPU."""
+"""Flash attention, a fused kernel that never stores all logits: splash on TPU, cuDNN on GPU."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LANES = 128  # of a TPU: sequence blocks are multiples of it
 LONGEST_BLOCK = 640  # frames; the kernels' logits of 640 x 640 fit VMEM beside their inputs
 
 
-def splash_serves(T: int, S: int, *, causal: bool) -> bool:
-    """Returns whether splash can do it: keys in whole blocks, or padded where no query sees the padding."""
+def splash_supports(T: int, S: int, *, causal: bool) -> bool:
+    """Returns whether splash can run: keys in whole blocks, or padding that no query attends to."""
     return T >= LANES and (causal or S % LANES == 0)
 
 
-def cudnn_serves(H: int) -> bool:
-    """Returns whether cuDNN can do it: heads of at most 128, in steps of 8."""
+def cudnn_supports(H: int) -> bool:
+    """Returns whether cuDNN can run: heads of at most 128, in steps of 8."""
     return H % 8 == 0 and H <= 128
 
 
@@ -41,10 +41,10 @@ def splash(
     local = functools.partial(_splash_local, context=context, interpret=compute.interpret)
     if compute.mesh is None or compute.mesh.size == 1:
         return local(q, k, v)
-    spread = PartitionSpec(compute_lib.ROWS, None, compute_lib.HEADS, None)
-    # the check of varying axes does not know pallas calls
+    spec = PartitionSpec(compute_lib.ROWS, None, compute_lib.HEADS, None)
+    # check_vma=False: the check does not support pallas calls
     run = jax.shard_map(
-        local, mesh=compute.mesh, in_specs=(spread,) * 3, out_specs=spread, check_vma=False
+        local, mesh=compute.mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
     )
     return run(q, k, v)
 
@@ -100,7 +100,7 @@ def _splash_kernel(T: int, S: int, heads: int, *, context: int | None, interpret
             block_kv=keys,
             block_q_dkv=rows,
             block_kv_dkv=keys,
-            use_fused_bwd_kernel=True,  # 5 products of a block in place of 7
+            use_fused_bwd_kernel=True,  # 5 matmuls a block in place of 7
         ),
         head_shards=1,
         q_seq_shards=1,

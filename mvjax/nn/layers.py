@@ -1,4 +1,4 @@
-"""The leaves of the model: embedding lookup, contraction, norm, gated SiLU, rotary positions."""
+"""The smallest parts of the model: embedding lookup, contraction, norm, gated SiLU, rotary positions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mvjax.config import schema
 
 
 class Weight(NamedTuple):
-    """A kernel and, if it holds int8 codes, what one code is worth in each output channel.
+    """A kernel and, if it is int8, the scale of each output channel.
 
     Attributes:
       kernel: [...], float or int8.
@@ -34,7 +34,7 @@ class Einsum(nn.Module):
     Attributes:
       shape: of the kernel.
       fan_in: product of the contracted sizes, for the initializer.
-      dtype: of the product.
+      dtype: of the result.
       flat: see `contract`.
     """
 
@@ -60,11 +60,6 @@ class Einsum(nn.Module):
         quantized = self.has_variable("params", "scale")
         return Weight(self.kernel, self.get_variable("params", "scale") if quantized else None)
 
-    def weights(self) -> Array:
-        """The kernel in the matmul dtype; it must not be int8."""
-        assert not self.has_variable("params", "scale"), "adapters are not quantized"
-        return self.kernel.astype(self.dtype)
-
 
 def contract(
     equation: str, x: Array, weight: Weight, *, dtype: DTypeLike, flat: bool = False
@@ -75,33 +70,33 @@ def contract(
       equation: of x and the kernel.
       x: activations.
       weight: the kernel.
-      dtype: of the product.
-      flat: multiply matrices, x [., K] by kernel [K, .]. For the gradient of x XLA's CPU backend otherwise
-        transposes a copy of the kernel, wherever more than one of its axes is summed over.
+      dtype: of the matmul and its result.
+      flat: reshape to one matmul, [., K] by [K, .]. For the gradient of x XLA's CPU backend otherwise
+        transposes a copy of the kernel wherever more than one of its axes is summed over.
     """
     if flat:
-        y = _matrix_product(equation, x, weight.kernel, dtype)
+        y = _as_matmul(equation, x, weight.kernel, dtype)
     else:
         y = jnp.einsum(equation, x, weight.kernel.astype(dtype))
     if weight.scale is None:
         return y
-    # float32: a scale rounded to bfloat16 would be off by the same 0.2% for the whole channel
+    # in float32: a scale rounded to bfloat16 would be off by up to 0.2% for the whole channel
     return (y.astype(jnp.float32) * _aligned(weight.scale, equation, y.ndim)).astype(y.dtype)
 
 
-def _matrix_product(equation: str, x: Array, kernel: Array, dtype: DTypeLike) -> Array:
+def _as_matmul(equation: str, x: Array, kernel: Array, dtype: DTypeLike) -> Array:
     """Returns einsum(equation, x, kernel) for the last axes of x and the first of the kernel."""
     left, right, out = equation.replace("->", ",").split(",")
     summed = len(set(right) - set(out))
     assert left.endswith(right[:summed]) and out == left[:-summed] + right[summed:], equation
 
-    def product(x: Array, kernel: Array) -> Array:
+    def matmul(x: Array, kernel: Array) -> Array:
         matrix = kernel.astype(dtype).reshape(math.prod(kernel.shape[:summed]), -1)
         y = x.reshape(-1, matrix.shape[0]) @ matrix
         return y.reshape(x.shape[:-summed] + kernel.shape[summed:])
 
-    # or a scan over layers would keep every layer's matrix, a copy of its kernel
-    return jax.checkpoint(product, prevent_cse=False)(x, kernel)
+    # or a scan over layers would save every layer's matrix, a copy of its kernel, for the backward pass
+    return jax.checkpoint(matmul, prevent_cse=False)(x, kernel)
 
 
 def _aligned(scale: Array, equation: str, rank: int) -> Array:
@@ -120,7 +115,7 @@ class Embedding(nn.Module):
 
     Attributes:
       shape: [..., rows, width].
-      dtype: of what is looked up.
+      dtype: of the embeddings.
     """
 
     shape: tuple[int, ...]
@@ -141,8 +136,8 @@ def embed_with_zero(
     table: Float[Array, "rows D"], ids: Int[Array, "*batch"]
 ) -> Float[Array, "*batch D"]:
     """Returns table[ids]; id -1 gives exactly zero."""
-    found = jnp.take(table, jnp.maximum(ids, 0), axis=0, mode="clip")
-    return jnp.where((ids == types.ZERO_TOKEN)[..., None], jnp.zeros_like(found), found)
+    rows = jnp.take(table, jnp.maximum(ids, 0), axis=0, mode="clip")
+    return jnp.where((ids == types.ZERO_TOKEN)[..., None], jnp.zeros_like(rows), rows)
 
 
 class RMSNorm(nn.Module):
@@ -204,7 +199,7 @@ def rope(
 
 
 class GateWeights(nn.Module):
-    """Holds the parameters of a gate at the paths that the gate names."""
+    """The parameters of a gate, at the paths that the gate names."""
 
     gate: gates.Gate
     width: int

@@ -1,9 +1,13 @@
-"""The whole model: image tower, backbone with gated cross-attention, depth transformer, delays."""
+"""The whole model: image tower, backbone with gated cross-attention, depth transformer.
+
+image -> SigLIP -> project -> keys and values, once an image ------.
+delayed ids -> embeddings -> backbone, where the image mask allows it -> z -> text logits
+                                                                      z -> depth transformer -> audio logits
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,10 +16,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mvjax import types
 from mvjax.config import schema
-from mvjax.nn import attention, backbone, depformer, layers, xattn
+from mvjax.nn import alignment, attention, backbone, depformer, layers, xattn
 from mvjax.nn import compute as compute_lib
 
 REPORTED_LAYERS = 10  # a frame's gate mean is over the last so many layers; reference section 2.8
+
+Images = Float[Array, "B height width 3"] | Float[Array, "B S E"]
+HasImage = Bool[Array, "B"] | Bool[Array, "B T"]
 
 
 class Output(NamedTuple):
@@ -24,12 +31,12 @@ class Output(NamedTuple):
     Attributes:
       text_logits: at t they predict codes[:, 0, t].
       audio_logits: at [t, q] they predict codes[:, 1 + q, t]; zeros in the last `delay` frames.
-      gates: mean over channels, of the layers that look; 0 where there is no image.
+      gates: mean over channels, of the layers with cross-attention; 0 where there is no image.
     """
 
     text_logits: Float[Array, "B T V"]
     audio_logits: Float[Array, "B T levels C"] | None
-    gates: Float[Array, "looking B T"]
+    gates: Float[Array, "xa_layers B T"]
 
 
 class Features(NamedTuple):
@@ -45,11 +52,11 @@ class Features(NamedTuple):
     z: Float[Array, "B T D"]
     head: layers.Weight
     audio_logits: Float[Array, "B T levels C"] | None
-    gates: Float[Array, "looking B T"]
+    gates: Float[Array, "xa_layers B T"]
 
 
 class VisionSpeech(nn.Module):
-    """Moshi that can look at an image; every method is used through `apply(..., method=name)`.
+    """Moshi with gated cross-attention to an image; methods run through `apply(..., method=name)`.
 
     Attributes:
       config: sizes.
@@ -74,30 +81,29 @@ class VisionSpeech(nn.Module):
     def init(self, rngs: Any, *args: Any, method: Any = "build", **kwargs: Any) -> Any:
         """Returns {"params": every parameter}; `init(key)` needs no example input.
 
-        A layer begins alike whether or not others look at the image: all are made, and some kept.
+        A layer starts from the same values whichever layers have cross-attention: adapters of all layers
+        are drawn, and those of `cross_attention.layers` returned.
         """
         xa = dataclasses.replace(self.config.cross_attention, layers=())
         config = dataclasses.replace(self.config, cross_attention=xa)
-        made = super(VisionSpeech, self.clone(config=config)).init(
-            rngs, *args, method=method, **kwargs
-        )
-        spine = made["params"]["backbone"]
-        spine = {**spine, "blocks": backbone.gathered(spine["blocks"], self.config)}
-        return {**made, "params": {**made["params"], "backbone": spine}}
+        whole = self.clone(config=config)
+        variables = super(VisionSpeech, whole).init(rngs, *args, method=method, **kwargs)
+        params = variables["params"]
+        blocks = backbone.select_adapters(params["backbone"]["blocks"], self.config)
+        return {"params": {**params, "backbone": {**params["backbone"], "blocks": blocks}}}
 
     def build(self) -> None:
         """Touches every parameter once."""
         m = self.config
-        side = m.siglip.image_size
-        pixels = jnp.zeros((1, side, side, 3), jnp.float32)
+        pixels = jnp.zeros((1, m.siglip.image_size, m.siglip.image_size, 3), jnp.float32)
         codes = jnp.zeros((1, m.codebooks, 2), jnp.int32)
         self(codes, pixels, depth_codebooks=m.codebooks_out)
 
     def __call__(
         self,
         codes: Int[Array, "B rows T"],
-        pixels: Float[Array, "B height width 3"] | Float[Array, "B S E"] | None,
-        has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
+        images: Images | None,
+        has_image: HasImage | None = None,
         *,
         depth_codebooks: int,
     ) -> Output:
@@ -106,39 +112,39 @@ class VisionSpeech(nn.Module):
         Args:
           codes: undelayed; text in row 0 in [0, V), then audio in [0, C); -1 where absent. With the
             text row alone (rows = 1) the audio embeddings are not computed.
-          pixels: in [-1, 1], or the frozen encoder's features; None is exactly plain Moshi.
-          has_image: rows, or frames, that see their image; None: all.
+          images: pixels in [-1, 1], or the frozen encoder's features; None is exactly plain Moshi.
+          has_image: rows, or frames, that have their image; None: all.
           depth_codebooks: levels whose audio logits are computed; 0: none.
         """
-        found = self.features(codes, pixels, has_image, depth_codebooks=depth_codebooks)
-        return Output(self.text_logits(found.z), found.audio_logits, found.gates)
+        z, _, audio_logits, gates = self.features(
+            codes, images, has_image, depth_codebooks=depth_codebooks
+        )
+        return Output(self.text_logits(z), audio_logits, gates)
 
     def features(
         self,
         codes: Int[Array, "B rows T"],
-        pixels: Float[Array, "B height width 3"] | Float[Array, "B S E"] | None,
-        has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
+        images: Images | None,
+        has_image: HasImage | None = None,
         *,
         depth_codebooks: int,
     ) -> Features:
         """The training forward without the text logits, which are V / D times as large as z."""
-        kv = None if pixels is None else self.look(pixels)
-        streams = delay_codes(codes, self.config)
-        z, openings = self.hidden(streams[:, :, :-1], kv, has_image)
-        gate_means = openings[jnp.array(self.config.looking)]
+        kv = None if images is None else self.image_kv(images)
+        columns = alignment.delay_codes(codes, self.config)
+        z, gate_means = self.hidden(columns[:, :, :-1], kv, has_image)
+        gates = gate_means[jnp.array(self.config.cross_attention_layers)]
         delays = self.config.delays
-        z_text = undelay(z[:, :, None], delays[:1])[:, :, 0]  # zeros have logits of zero
+        z_text = alignment.undelay(z[:, :, None], delays[:1])[:, :, 0]  # zeros have logits of zero
         head = self.backbone.head()
         if depth_codebooks == 0:
-            return Features(z_text, head, None, gate_means)
-        told = streams[:, : depth_codebooks + 1, 1:]
-        audio_logits = self.depth_logits(z, told[:, 0], jnp.moveaxis(told[:, 1:-1], 1, 2))
-        audio_logits = undelay(audio_logits, delays[1 : depth_codebooks + 1])
-        return Features(z_text, head, audio_logits, gate_means)
+            return Features(z_text, head, None, gates)
+        forced = columns[:, : depth_codebooks + 1, 1:]
+        audio_logits = self.depth_logits(z, forced[:, 0], jnp.moveaxis(forced[:, 1:-1], 1, 2))
+        audio_logits = alignment.undelay(audio_logits, delays[1 : depth_codebooks + 1])
+        return Features(z_text, head, audio_logits, gates)
 
-    def look(
-        self, images: Float[Array, "B height width 3"] | Float[Array, "B S E"]
-    ) -> xattn.KeysValues:
+    def image_kv(self, images: Images) -> xattn.KeysValues:
         """Returns keys and values of images: pixels in [-1, 1], or the frozen encoder's features."""
         features = images if images.ndim == 3 else self.encode_images(images)
         return self.keys_values(self.project(features))
@@ -149,10 +155,10 @@ class VisionSpeech(nn.Module):
 
     def project(self, features: Float[Array, "B S E"]) -> Float[Array, "B S dim"]:
         """Returns image tokens."""
-        return self.compute.rows(self.image.project(self.compute.rows(features)))
+        return self.compute.shard_rows(self.image.project(self.compute.shard_rows(features)))
 
     def keys_values(self, tokens: Float[Array, "B S dim"]) -> xattn.KeysValues:
-        """Returns what the layers attend to, computed once per image."""
+        """Returns the keys and values that cross-attention reads, computed once an image."""
         if self.config.cross_attention.share == "none":
             return self.backbone.keys_values(tokens)
         return xattn.keys_values(self.xa(), tokens)
@@ -161,11 +167,11 @@ class VisionSpeech(nn.Module):
         self,
         codes: Int[Array, "B rows T"],
         kv: xattn.KeysValues | None,
-        has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None = None,
+        has_image: HasImage | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
-        """Returns (z, gate means) for delayed codes, as they enter; a layer that does not look has 0."""
-        seen = self._seen(kv, has_image, codes, jnp.int32(0))
-        z, gate_means, _ = self.backbone(codes, kv, self._shared(kv), has_image=seen)
+        """Returns (z, gate means) for delayed codes; 0 for a layer without cross-attention."""
+        mask = self._image_mask(codes, jnp.int32(0), has_image)
+        z, gate_means, _ = self.backbone(codes, kv, self._shared(kv), image_mask=mask)
         return z, gate_means
 
     def text_logits(self, z: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
@@ -176,9 +182,9 @@ class VisionSpeech(nn.Module):
         self,
         z: Float[Array, "B T D"],
         text_ids: Int[Array, "B T"],
-        audio_ids: Int[Array, "B T told"],
+        audio_ids: Int[Array, "B T forced"],
     ) -> Float[Array, "B T levels C"]:
-        """Returns the logits of the first `told + 1` levels, teacher-forced with delayed ids."""
+        """Returns the logits of the first `forced + 1` levels, teacher-forced with delayed ids."""
         B, T, D = z.shape
         ids = jnp.concatenate([text_ids[:, :, None], audio_ids], axis=-1)
         levels = ids.shape[-1]
@@ -189,7 +195,7 @@ class VisionSpeech(nn.Module):
     def init_cache(
         self, batch: int, dtype: schema.Dtype | None = None, *, max_frames: int | None = None
     ) -> attention.Cache:
-        """Returns an empty cache; `max_frames` makes it shorter than the window."""
+        """Returns an empty KV cache; `max_frames` makes it shorter than the window."""
         c = self.config.backbone
         slots = c.window if max_frames is None else max_frames
         return attention.init_cache(c, batch=batch, dtype=dtype or self.config.dtype, slots=slots)
@@ -203,16 +209,16 @@ class VisionSpeech(nn.Module):
     ) -> tuple[attention.Cache, Float[Array, "B D"], Float[Array, "B V"], Float[Array, "B"]]:
         """Returns (cache, z, text logits, gate mean) of one frame of delayed ids.
 
-        The gate mean is over channels and the last ten layers, those that do not look included.
+        The gate mean is over channels and the last ten layers, those without cross-attention included.
         """
         column = codes[:, :, None]
-        seen = self._seen(kv, has_image, column, cache.position)
-        z, gate_means, further = self.backbone(
-            column, kv, self._shared(kv), has_image=seen, cache=cache
+        mask = self._image_mask(column, cache.position, has_image)
+        z, gate_means, cache_after = self.backbone(
+            column, kv, self._shared(kv), image_mask=mask, cache=cache
         )
-        assert further is not None
-        reported = jnp.mean(gate_means[-REPORTED_LAYERS:, :, 0], axis=0)
-        return further, z[:, 0], self.text_logits(z[:, 0]), reported
+        assert cache_after is not None
+        gate_mean = jnp.mean(gate_means[-REPORTED_LAYERS:, :, 0], axis=0)
+        return cache_after, z[:, 0], self.text_logits(z[:, 0]), gate_mean
 
     def depth_generate(
         self,
@@ -229,63 +235,24 @@ class VisionSpeech(nn.Module):
             wanted = jnp.full(shape, types.UNGENERATED, jnp.int32)
         return self.depformer.generate(z, text_ids, sample, key, wanted=wanted)
 
-    def _seen(
-        self,
-        kv: xattn.KeysValues | None,
-        has_image: Bool[Array, "B"] | Bool[Array, "B T"] | None,
-        codes: Int[Array, "B rows T"],
-        start: Int[Array, ""],
-    ) -> Bool[Array, "B T"] | None:
-        """Returns which frames see the image, given the codes of frames `start` and on."""
-        if kv is None:
-            return None
+    def _image_mask(
+        self, codes: Int[Array, "B rows T"], start: Int[Array, ""], has_image: HasImage | None
+    ) -> Bool[Array, "B T"]:
+        """Returns which frames see the image: those that have one, within the config's scope.
+
+        The codes are those of the frames from `start` on.
+        """
         B, _, T = codes.shape
         scope = self.config.cross_attention.scope
-        seen = jnp.tile(scope(start + jnp.arange(T, dtype=jnp.int32))[None], (B, 1))
+        mask = jnp.tile(scope(start + jnp.arange(T, dtype=jnp.int32))[None], (B, 1))
         if has_image is None:
-            return seen
-        return seen & (has_image if has_image.ndim == 2 else has_image[:, None])
+            return mask
+        return mask & (has_image if has_image.ndim == 2 else has_image[:, None])
 
     def _shared(self, kv: xattn.KeysValues | None) -> xattn.Shared | None:
+        """Returns the adapters that all layers share; None without an image."""
         if kv is None:
             return None
         xa = self.config.cross_attention
         kernels = self.xa() if xattn.shared_names(xa.share) else {}
         return xattn.Shared(kernels, self.gate() if xa.gate is not None and xa.share_gate else None)
-
-
-def initial_ids(config: schema.ModelConfig) -> Int[Array, "K"]:
-    """The id that each stream starts with: V for text, C for audio."""
-    return jnp.array([config.text_vocab] + [config.audio_vocab] * (config.codebooks - 1), jnp.int32)
-
-
-def delay_codes(
-    codes: Int[Array, "B rows T"], config: schema.ModelConfig
-) -> Int[Array, "B rows columns"]:
-    """Moves stream k right by delays[k] frames, after one initial column; columns = T + 1.
-
-    Where a stream is absent throughout (all -1), its start is -1 too, so it adds nothing at all.
-    Source: moshi/models/lm.py, `LMModel.forward`. Differs: the start of absent streams.
-    """
-    rows, T = codes.shape[1:]
-    if rows not in (1, config.codebooks):
-        raise ValueError(
-            f"codes: expected 1 row (text) or {config.codebooks} (config.delays), got {rows}"
-        )
-    absent = jnp.all(codes == types.ZERO_TOKEN, axis=-1)
-    start = jnp.where(absent, types.ZERO_TOKEN, initial_ids(config)[None, :rows])
-    filled = [jnp.tile(start[:, k, None], (1, config.delays[k] + 1)) for k in range(rows)]
-    moved = [jnp.concatenate([f, codes[:, k]], axis=-1)[:, : T + 1] for k, f in enumerate(filled)]
-    return jnp.stack(moved, axis=1)
-
-
-def undelay(
-    logits: Float[Array, "B T levels C"], delays: Sequence[int]
-) -> Float[Array, "B T levels C"]:
-    """Moves level k left by delays[k] frames; zeros come in at the end."""
-    T = logits.shape[1]
-    moved = [
-        jnp.pad(logits[:, min(delay, T) :, k], ((0, 0), (0, min(delay, T)), (0, 0)))
-        for k, delay in enumerate(delays)
-    ]
-    return jnp.stack(moved, axis=2)

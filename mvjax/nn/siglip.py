@@ -92,18 +92,18 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S E"]) -> tuple[Float[Array, "B S E"], None]:
         """Returns (the residual stream, nothing to stack)."""
-        x = self.compute.rows(x)
+        x = self.compute.shard_rows(x)
         y = _norm(x, self.dtype, "LayerNorm_0")
-        look = Attention(
+        attend = Attention(
             self.config, self.dtype, self.compute, name="MultiHeadDotProductAttention_0"
         )
-        x = x + look(y)
+        x = x + attend(y)
         y = _norm(x, self.dtype, "LayerNorm_1")
         return x + Mlp(self.config, self.dtype, name="MlpBlock_0")(y), None
 
 
 class Attention(nn.Module):
-    """Every patch looks at every patch; all four projections have biases."""
+    """Attention between all patches; all four projections have biases."""
 
     config: schema.SiglipConfig
     dtype: schema.Dtype = "float32"

@@ -22,7 +22,7 @@ class KeysValues(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all layers get of the one set of adapters: {name: kernel}, {path: gate parameter}."""
+    """Adapters that all layers share: {name: kernel} and {path: gate parameter}."""
 
     kernels: Mapping[str, Array]
     gate: Mapping[str, Array] | None
@@ -55,8 +55,8 @@ class ImageTower(nn.Module):
 class Projections(nn.Module):
     """Owns some of the kernels q [D, N, H], k and v [width of image tokens, N, H] and out [N, H, D].
 
-    They are handed out as they are kept, in float32, and cast where they are used: so the gradient of one
-    that the layers share is summed over them in float32.
+    They are returned in float32 and cast where they are used, so that the gradient of a kernel that layers
+    share is summed over the layers in float32.
 
     Attributes:
       names: the kernels that live here.
@@ -110,7 +110,9 @@ def gated_cross_attention(
     gate: Mapping[str, Array] | None,
     compute: compute_lib.Compute = compute_lib.PLAIN,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
-    """Returns (u * g with u = out(attention(q(y), image)), mean of g over channels).
+    """Returns (g * u with u = out(attention(q(y), image)) and g = gate(u), mean of g over channels).
+
+    The gate is applied here, on the last line.
 
     Args:
       config: which gate.
@@ -123,11 +125,13 @@ def gated_cross_attention(
     w_q, w_out = (layers.Weight(kernels[name]) for name in ("q", "out"))
     how = {"dtype": y.dtype, "flat": compute.flat}
     q = layers.contract("BTD,DNH->BTNH", y, w_q, **how)
-    attended = attention.cross_attend(compute_lib.kept(compute_lib.ATTENTION, q), *kv, compute)
+    attended = attention.cross_attend(
+        compute_lib.remat_saved(compute_lib.ATTENTION, q), *kv, compute
+    )
     u = layers.contract("BTNH,NHD->BTD", attended, w_out, **how)
-    u = compute_lib.kept(compute_lib.ATTENTION, u)
+    u = compute_lib.remat_saved(compute_lib.ATTENTION, u)
     if config.gate is None:
         return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)
     assert gate is not None
     g = config.gate(gate, u)
-    return u.astype(jnp.float32) * g, jnp.mean(g, axis=-1)
+    return g * u.astype(jnp.float32), jnp.mean(g, axis=-1)

@@ -67,7 +67,7 @@ def gradients(
         """[B ...] -> [n B/n ...]; micro-batch i takes rows i, i + n, ..., so no row changes its device."""
         x = jnp.asarray(x)
         x = jnp.moveaxis(x.reshape(x.shape[0] // n, n, *x.shape[1:]), 1, 0)
-        return model.compute.spread(x, None, compute_lib.ROWS)
+        return model.compute.shard(x, None, compute_lib.ROWS)
 
     def one(carry: Any, rows: types.Batch) -> tuple[Any, None]:
         (total, sums), grads = grad(adapters, rows)
@@ -139,7 +139,8 @@ def part_sums(
     """Runs the model on one part, with the audio loss of `levels` codebooks; 0: no audio is embedded."""
     zero = loss_lib.zero()
     if part.codes.shape[0] == 0:
-        return PartSums(loss_lib.PartLosses(zero, zero), gate_stats.none(len(model.config.looking)))
+        layers = len(model.config.cross_attention_layers)
+        return PartSums(loss_lib.PartLosses(zero, zero), gate_stats.none(layers))
     has_image, mask = jnp.asarray(part.has_image), jnp.asarray(part.loss_mask)
     codes = jnp.asarray(part.codes if levels else part.codes[:, :1])
     images = jnp.asarray(part.images)

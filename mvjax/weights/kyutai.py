@@ -116,7 +116,7 @@ def sizes(config: schema.ModelConfig) -> dict[str, int]:
     gate_shapes = gate.params(backbone.width) if gate is not None else {}
     return {
         "layer": backbone.layers,
-        "look": len(config.looking),
+        "look": len(config.cross_attention_layers),
         "D": backbone.width,
         "X": config.image_width,
         "N": backbone.heads,
@@ -218,7 +218,7 @@ def _attention_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     each = _looking(config)
     norm = rules.Rule("backbone/blocks/norm_xa/scale", f"{each}norm_cross.alpha", "look D -> 1 1 D")
     each += "cross_attention.mha."
-    first = f"llm.transformer.layers.{config.looking[0]}.cross_attention.mha."
+    first = f"llm.transformer.layers.{config.cross_attention_layers[0]}.cross_attention.mha."
     own, shared = "backbone/blocks/xa/", "xa/"
     fused = config.image_width == config.backbone.width
     share = config.cross_attention.share
@@ -270,7 +270,7 @@ def gate_rules(config: schema.ModelConfig) -> list[rules.Rule]:
         theirs = " ".join(reversed(axes)) or "1 1 1"
         name = f"{parent}gate.{names[path]}"
         if adapters.share_gate:
-            copies = (("look", len(config.looking)),)
+            copies = (("look", len(config.cross_attention_layers)),)
             table.append(rules.Rule(f"gate/{path}", name, f"{' '.join(axes)} -> {theirs}", copies))
         else:
             ours = " ".join(["look", *axes])

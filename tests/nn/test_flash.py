@@ -86,8 +86,8 @@ def test_the_windowed_attention_that_cudnn_is_asked_for_is_ours():
 
 
 def test_heads_that_cudnn_cannot_do():
-    assert flash.cudnn_serves(72) and flash.cudnn_serves(128)
-    assert not flash.cudnn_serves(6) and not flash.cudnn_serves(256)
+    assert flash.cudnn_supports(72) and flash.cudnn_supports(128)
+    assert not flash.cudnn_supports(6) and not flash.cudnn_supports(256)
 
 
 def test_the_kernel_is_chosen_by_the_devices_of_the_mesh():

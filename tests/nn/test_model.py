@@ -10,6 +10,7 @@ import toy
 
 from mvjax import gates, tree
 from mvjax.config import schema
+from mvjax.nn import alignment
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import model as model_lib
 
@@ -95,7 +96,7 @@ def test_rows_without_image_are_plain_moshi_bit_for_bit(gate):
 
 
 def test_causality_by_gradient():
-    kv = toy.apply("look", toy.pixels())
+    kv = toy.apply("image_kv", toy.pixels())
     model = model_lib.VisionSpeech(toy.MODEL)
     table = toy.params()["backbone"]["text_emb"]["embedding"]
 
@@ -151,7 +152,7 @@ def test_gradients_flow_to_adapters_only(remat):
 def test_step_by_step_equals_the_whole_sequence(share, share_gate):
     config = toy.with_cross_attention(share=share, share_gate=share_gate)
     columns = toy.codes(config=config)
-    kv = toy.apply("look", toy.pixels(), config=config)
+    kv = toy.apply("image_kv", toy.pixels(), config=config)
     has_image = np.arange(toy.B * toy.T).reshape(toy.B, toy.T) % 3 > 0
     z, gate_means = toy.apply("hidden", columns, kv, has_image, config=config)
     model = model_lib.VisionSpeech(config)
@@ -203,7 +204,7 @@ def test_depth_generate_equals_teacher_forcing_with_what_it_chose():
 def test_delays_by_hand():
     config = dataclasses.replace(toy.MODEL, codebooks_out=1, delays=(0, 1, 2))
     codes = jnp.array([[[10, 11, 12], [1, 2, 3], [4, 5, -1]], [[10, 11, 12], [-1] * 3, [7, 8, 9]]])
-    got = model_lib.delay_codes(codes, config)
+    got = alignment.delay_codes(codes, config)
     V, C = toy.MODEL.text_vocab, toy.MODEL.audio_vocab
     want = [
         [[V, 10, 11, 12], [C, C, 1, 2], [C, C, C, 4]],
@@ -211,14 +212,14 @@ def test_delays_by_hand():
     ]
     np.testing.assert_array_equal(got, want)
     logits = jnp.arange(2 * 3 * 2.0).reshape(1, 3, 2, 2)
-    back = model_lib.undelay(logits, (0, 2))
+    back = alignment.undelay(logits, (0, 2))
     np.testing.assert_array_equal(back[0, :, 0], logits[0, :, 0])
     np.testing.assert_array_equal(back[0, :, 1], [[10.0, 11.0], [0, 0], [0, 0]])
 
 
 def test_wrong_number_of_rows_is_refused():
     with pytest.raises(ValueError, match="7 .config.delays., got 5"):
-        model_lib.delay_codes(jnp.zeros((2, 5, 3), jnp.int32), toy.MODEL)
+        alignment.delay_codes(jnp.zeros((2, 5, 3), jnp.int32), toy.MODEL)
 
 
 def test_bfloat16_runs_and_is_close():

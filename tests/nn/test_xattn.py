@@ -113,7 +113,7 @@ def test_whole_backbone_with_images(share, share_gate, name):
     tokens = tensor(toy.apply("project", features, config=config))
     with torch.no_grad():
         want = _backbone_twin(twin, toy.params(config), config, name, codes, tokens, has_image)
-    kv = toy.apply("look", toy.pixels(), config=config)
+    kv = toy.apply("image_kv", toy.pixels(), config=config)
     z, gate_means = toy.apply("hidden", codes, kv, has_image, config=config)
     np.testing.assert_allclose(z, want[0].numpy(), atol=1e-4)
     np.testing.assert_allclose(gate_means, want[1].numpy(), atol=1e-4)

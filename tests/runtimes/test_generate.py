@@ -39,7 +39,7 @@ def test_teacher_forcing_equals_the_training_forward(absent):
         codes[0, 1:4] = -1
     text, audio, user = split(codes)
     has_image = np.array([True, False])
-    kv = toy.apply("look", toy.pixels())
+    kv = toy.apply("image_kv", toy.pixels())
     got = generate.generate(
         MODEL,
         toy.params(),
@@ -64,7 +64,7 @@ def test_teacher_forcing_equals_the_training_forward(absent):
 
 def test_what_it_chose_is_what_the_training_forward_prefers():
     _, _, user = split(toy.codes())
-    kv = toy.apply("look", toy.pixels())
+    kv = toy.apply("image_kv", toy.pixels())
     got = generate.generate(MODEL, toy.params(), user, kv)
     codes = np.concatenate([got.text_ids[:, None], got.audio_codes, user], axis=1)
     want = toy.apply("__call__", codes, toy.pixels(), depth_codebooks=3)
@@ -99,7 +99,7 @@ def test_a_forced_prefix_is_kept_and_the_rest_goes_on_from_it():
 
 def test_image_seen_in_some_frames_only():
     _, _, user = split(toy.codes())
-    kv = toy.apply("look", toy.pixels())
+    kv = toy.apply("image_kv", toy.pixels())
     on = np.zeros((toy.B, toy.T), bool)
     blind = generate.generate(MODEL, toy.params(), user)
     off = generate.generate(MODEL, toy.params(), user, kv, image_on=on)
@@ -196,7 +196,7 @@ def test_first_step_forcing_changes_the_logits_of_call_0_alone():
 @pytest.mark.parametrize("runtime", ["ours", "kyuteye_pt"])
 def test_a_session_equals_generate(runtime):
     user = split(toy.codes())[2]
-    kv = toy.apply("look", toy.pixels())
+    kv = toy.apply("image_kv", toy.pixels())
     has_image = jnp.array([True, False])
     module = like(runtime)
     want = generate.generate(module, toy.params(), user, kv, has_image, with_audio_logits=True)
@@ -218,7 +218,7 @@ def test_a_session_equals_generate(runtime):
 def test_continuation_of_unequal_prompts():
     lengths = np.array([4, 2, 1])
     prompts = toy.codes(batch=3, frames=4)[:, 0]
-    kv = toy.apply("look", toy.pixels(batch=3))
+    kv = toy.apply("image_kv", toy.pixels(batch=3))
     weights = toy.params()
     got = generate.generate_text(MODEL, weights, prompts, lengths, kv, max_tokens=6)
     # greedy by running the training forward again and again

@@ -44,7 +44,7 @@ def jax_logits(config, params, pixels, outs, user):
     apply = jax.jit(lambda p, c, x: model.apply({"params": p}, c, x, depth_codebooks=Q))
     out = apply(params, jnp.asarray(rows), None if pixels is None else jnp.asarray(pixels))
     gates = np.zeros((config.backbone.layers, T), np.float32)
-    gates[list(config.looking)] = out.gates[:, 0]
+    gates[list(config.cross_attention_layers)] = out.gates[:, 0]
     return out.text_logits[0], out.audio_logits[0], gates.T
 
 

@@ -27,8 +27,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mvjax import tree, types
 from mvjax.config import schema
+from mvjax.nn import alignment, xattn
 from mvjax.nn import model as model_lib
-from mvjax.nn import xattn
 from mvjax.runtimes import interface
 from mvjax.runtimes.jax import step as step_lib
 
@@ -75,7 +75,7 @@ def generate(
       model: made from the config of `params`.
       params: the whole tree.
       user_codes: undelayed, U = K - 1 - Q; -1 where absent.
-      kv: `model.apply({"params": params}, pixels, method="look")`; None is exactly plain Moshi.
+      kv: `model.apply({"params": params}, pixels, method="image_kv")`; None is exactly plain Moshi.
       has_image: rows that see their image; None: all.
       key: of the sampling.
       text_sampling: of text tokens.
@@ -228,7 +228,7 @@ def _known_columns(
     user_end = jnp.full((*user_codes.shape[:2], lag), types.ZERO_TOKEN, jnp.int32)
     own = jnp.concatenate([own, own_end], axis=2)
     user = jnp.concatenate([user_codes, user_end], axis=2)
-    columns = model_lib.delay_codes(jnp.concatenate([own, user], axis=1), config)
+    columns = alignment.delay_codes(jnp.concatenate([own, user], axis=1), config)
     return _user_early(columns, config) if config.stream.user_early else columns
 
 

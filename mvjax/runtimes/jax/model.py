@@ -76,6 +76,6 @@ class JaxModel:
 def _keys_values(
     module: model_lib.VisionSpeech, params: tree.Tree, pixels: Float[Array, "1 height width 3"]
 ) -> xattn.KeysValues:
-    kv = module.apply({"params": params}, pixels, method="look")
+    kv = module.apply({"params": params}, pixels, method="image_kv")
     assert isinstance(kv, xattn.KeysValues)
     return kv

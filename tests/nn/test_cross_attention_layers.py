@@ -49,9 +49,9 @@ def test_rows_are_spread_to_neighbors_and_gathered_again():
     xa = dataclasses.replace(toy.MODEL.cross_attention, layers=(1, 2, 4))
     config = dataclasses.replace(toy.MODEL, backbone=deep, cross_attention=xa)
     blocks = {"gate": {"up": np.array([10, 20, 40])}, "norm_xa": {"scale": np.eye(3)}, "mlp": 7}
-    whole = backbone.spread(blocks, config)
+    whole = backbone.expand_adapters(blocks, config)
     assert whole["gate"]["up"].tolist() == [10, 10, 20, 20, 40, 40] and whole["mlp"] == 7
-    jax.tree.map(np.testing.assert_array_equal, backbone.gathered(whole, config), blocks)
+    jax.tree.map(np.testing.assert_array_equal, backbone.select_adapters(whole, config), blocks)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_others_do_nothing(fields):
     """As where all look and the gate of layer 1 is tanh(0) = 0."""
     config, whole = (toy.with_cross_attention(**fields, layers=x) for x in (LOOKING, ()))
     weights = toy.params(config)
-    blocks = backbone.spread(weights["backbone"]["blocks"], config)
+    blocks = backbone.expand_adapters(weights["backbone"]["blocks"], config)
     shut = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[1].set(0.0), blocks["gate"])
     spine = {**weights["backbone"], "blocks": {**blocks, "gate": shut}}
     codes, tokens = (
@@ -99,7 +99,7 @@ def test_every_parameter_that_exists_learns():
 
 def test_steps_equal_the_whole_and_report_over_all_layers():
     config = config_of("nothing shared")
-    codes, kv = toy.codes(), toy.apply("look", toy.pixels(), config=config)
+    codes, kv = toy.codes(), toy.apply("image_kv", toy.pixels(), config=config)
     z, opened = toy.apply("hidden", codes, kv, config=config)
     model = model_lib.VisionSpeech(config)
     weights = toy.params(config)
