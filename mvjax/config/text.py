@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvjax.config import schema
+from mvjax.config import renamed, schema
 
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 _NEITHER = "expected a function config() or sweep(), found neither"
@@ -67,12 +67,12 @@ def to_json(value: Any) -> Json:
 
 
 def from_json(data: Json) -> schema.Config:
-    """Inverse of `to_json` for a whole run.
+    """Inverse of `to_json` for a whole run; also reads the names of the version before.
 
     Raises:
       ValueError: naming the first field that is unknown, missing or of the wrong type.
     """
-    return _decode(schema.Config, data, "config")
+    return _decode(schema.Config, renamed.upgrade(data), "config")
 
 
 def flatten(value: schema.Config) -> dict[str, Json]:
@@ -118,12 +118,14 @@ def override(value: schema.Config, settings: Sequence[str]) -> schema.Config:
     """
     problems = []
     for setting in settings:
-        path, equals, text = setting.partition("=")
+        path, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
             problems.append(f"--set {setting}: expected PATH=VALUE, found no '='")
             continue
         try:
-            value = _set(schema.Config, value, path.strip().split("."), text.strip(), "config")
+            path = renamed.current_path(path)
+            if not renamed.is_dropped(path, _parse(object, text)):
+                value = _set(schema.Config, value, path.split("."), text, "config")
         except ValueError as error:
             problems.append(f"--set {setting}: {error}")
     if problems:
@@ -133,7 +135,7 @@ def override(value: schema.Config, settings: Sequence[str]) -> schema.Config:
 
 def _set(hint: Any, value: Any, path: list[str], text: str, place: str) -> Any:
     if not path:
-        return _decode(hint, _parse(hint, text), place)
+        return _decode(hint, renamed.current_value(_parse(hint, text)), place)
     name, *rest = path
     if isinstance(value, tuple) and name.isdigit() and int(name) < len(value):
         index = int(name)
@@ -219,8 +221,6 @@ def _decode_dataclass(kind: type, data: Json, place: str) -> Any:
     if not isinstance(data, dict):
         raise ValueError(f"{place}: expected the fields of {kind.__name__}, got {data!r}")
     hints = typing.get_type_hints(kind)
-    if data.get("type") == kind.__name__:  # written when the field was a union
-        data = {name: item for name, item in data.items() if name != "type"}
     unknown = [_unknown(name, kind, place) for name in data if name not in hints]
     if unknown:
         raise ValueError("; ".join(unknown))
@@ -240,7 +240,8 @@ def _failure(error: Exception) -> str:
     found = _UNEXPECTED.match(str(error))
     kind = vars(schema).get(found[1]) if found else None
     if found and dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _unknown(found[2], kind, "the experiment")
+        old = renamed.explain(kind, found[2])
+        return f"the experiment: {old}" if old else _unknown(found[2], kind, "the experiment")
     return f"fails with {type(error).__name__}: {error}"
 
 

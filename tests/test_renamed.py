@@ -1,0 +1,132 @@
+"""Configs in the words of the version before: read with a warning, or refused with a reason."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mvjax.config import renamed, schema
+from mvjax.config import text as config_text
+
+ROOT = Path(__file__).parents[1]
+# written by the version before: config.json of a run of its experiments/digits.py
+OLD = ROOT / "tests" / "golden" / "config_before_renames.json"
+CONFIG = schema.Config(
+    frozen=schema.FrozenFiles("moshi", "siglip", "codec", "tokenizer"),
+    data=schema.DataConfig(speech=(schema.Source("a"),)),
+)
+
+
+def old_json(path, value):
+    """Today's JSON of CONFIG, with one field more."""
+    data = config_text.to_json(CONFIG)
+    *parents, name = path.split(".")
+    part = data
+    for parent in parents:
+        part = part[parent]
+    part[name] = value
+    return data
+
+
+def value_at(config, path):
+    return config_text.flatten(config)[path]
+
+
+def test_a_run_of_the_version_before_resumes_as_the_same_run():
+    today = config_text.load_experiment(ROOT / "experiments" / "digits.py")
+    with pytest.warns(FutureWarning) as caught:
+        read = config_text.from_json(json.loads(OLD.read_text()))
+    assert config_text.differences(read, today) == {}
+    (warning,) = caught
+    for old, new in {**renamed.RENAMED, **renamed.MOVED}.items():
+        assert f"{old} is now {new}" in str(warning.message)
+    for path in renamed.REMOVED:
+        assert f"{path} is gone" in str(warning.message)
+
+
+def test_todays_text_gives_no_warning():
+    config_text.from_json(config_text.to_json(CONFIG))
+    config_text.override(CONFIG, config_text.to_text(CONFIG).splitlines())
+
+
+@pytest.mark.parametrize(("old", "new"), renamed.RENAMED.items())
+def test_an_old_name_sets_todays_field(old, new):
+    value = {"train.stall_stacks": True}.get(old, 0.25 if old.startswith("optim") else 3)
+    data = old_json(old, value)
+    with pytest.raises(ValueError, match=f"{old} is now {new}, and both are given"):
+        config_text.from_json(data)
+    part, name = new.split(".")
+    del data[part][name]
+    with pytest.warns(FutureWarning, match=f"{old} is now {new}"):
+        assert value_at(config_text.from_json(data), new) == value
+    with pytest.warns(FutureWarning, match=f"{old} is now {new}"):
+        changed = config_text.override(CONFIG, [f"{old}={value}"])
+    assert value_at(changed, new) == value
+
+
+@pytest.mark.parametrize(("path", "harmless"), [(p, v) for p, (v, _) in renamed.REMOVED.items()])
+def test_a_removed_field_is_dropped_if_it_changed_nothing(path, harmless):
+    with pytest.warns(FutureWarning, match=f"{path} is gone"):
+        assert config_text.from_json(old_json(path, harmless)) == CONFIG
+    line = f"{path.removesuffix('.type')} = {json.dumps(harmless)}"  # as in an old config.txt
+    with pytest.warns(FutureWarning, match=f"{path} is gone"):
+        assert config_text.override(CONFIG, [line]) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "why"),
+    [
+        ("model.cross_attention.gate_dtype", "activations", "rounds is not imitated"),
+        ("model.cross_attention.image_norm_dtype", "activations", "rounds is not imitated"),
+        ("model.cross_attention.keys_values", "bfloat16", "rounds is not imitated"),
+        ("model.cross_attention.norm_without_image", True, "kyuteye_mlx adds"),
+        ("model.cross_attention.norm_without_image", 0, "expected False, got 0"),
+        ("model.cross_attention.scope.type", "AroundImage", "no image tokens"),
+        ("model.stream.first_acoustic_kept", True, "kyuteye_rs"),
+    ],
+)
+def test_a_removed_field_that_mattered_is_refused(path, value, why):
+    message = f"{path}: this field is gone, because .*{why}"
+    with pytest.raises(ValueError, match=message):
+        config_text.from_json(old_json(path, value))
+    with pytest.raises(ValueError, match=message):
+        line = f"{path.removesuffix('.type')} = {json.dumps(value)}"
+        config_text.override(CONFIG, [line])
+
+
+def test_every_removed_field_that_mattered_is_named():
+    data = old_json("model.cross_attention.gate_dtype", "activations")
+    data["model"]["stream"]["first_acoustic_kept"] = True
+    with pytest.raises(ValueError, match=r"gate_dtype.*\n.*first_acoustic_kept"):
+        config_text.from_json(data)
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_module_that_moved_is_read_from_where_it_is(quote):
+    old = f"frozen.moshi={quote}package:mvjax.tiny/assets/moshi.safetensors{quote}"
+    with pytest.warns(FutureWarning, match="package:mvjax.tiny/ is now package:mvjax.digits/"):
+        changed = config_text.override(CONFIG, [old])
+    assert changed.frozen.moshi == "package:mvjax.digits/assets/moshi.safetensors"
+    with pytest.warns(FutureWarning, match="mvjax.tiny.records: is now mvjax.digits.records:"):
+        changed = config_text.override(CONFIG, ["data.prepare=mvjax.tiny.records:prepare"])
+    assert value_at(changed, "data.prepare") == "mvjax.digits.records:prepare"
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "message"),
+    [
+        ("TrainConfig", "accumulate", "'accumulate' of TrainConfig is now 'grad_accum_steps'"),
+        ("OptimConfig", "ema", "'ema' of OptimConfig is now 'ema_decay'"),
+        ("CrossAttentionConfig", "gate_dtype", "'gate_dtype' of CrossAttentionConfig is gone, because"),
+        ("OptimConfig", "accumulate", "unknown field 'accumulate' in the experiment .OptimConfig."),
+    ],
+)  # fmt: skip
+def test_an_experiment_with_an_old_keyword_is_told_todays(kind, old, message, tmp_path):
+    """What Python says; here in the tests, shape checking wraps the constructors."""
+    path = tmp_path / "exp.py"
+    path.write_text(
+        f'def config(): raise TypeError("{kind}.__init__() got an unexpected keyword'
+        f" argument '{old}'\")"
+    )
+    with pytest.raises(ValueError, match=message):
+        config_text.load_experiment(path)
