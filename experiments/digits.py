@@ -1,6 +1,6 @@
 """Can a frozen, blind Moshi learn to see through adapters alone, on a laptop?
 
-The digits world (`mvjax.digits`): scanned digits in colours and places, spoken and written questions about
+The digits world (`mvjax.digits`): scanned digits in colors and places, spoken and written questions about
 them, 8 speech and 24 speechless rows a step. The values live in `mvjax/digits/recipe.py`, inside the package,
 because the quickstart runs the same ones without this folder.
 

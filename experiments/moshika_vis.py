@@ -18,7 +18,7 @@ because both numbers divide by 16.
 
 Not in any source, so every value is our choice: optimizer, learning rate, schedule, weight decay, clipping,
 training dtype, sequence lengths, and p_concat of the released model. Those of the optimizer are the
-defaults of `mvjax/config.py`. Weights and records are made as BUILD.md tells.
+defaults of `mvjax/config/schema.py`. For weights and records see docs/weights-and-export.md and docs/data.md.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Gates: how much of a cross-attention result u enters the residual stream, u * g.
 
 A new gate is one frozen dataclass here: fields, `params`, `__call__`, `upstream`. The gate is applied in
-`nn/xattn.py`, `gated_cross_attention`; `nn/backbone.py`, `Block`, adds the product to the residual stream.
+`nn/xattn.py`, `gated_cross_attention`, and u * g is added to the residual stream in `nn/backbone.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-SIGMOID_SHIFT = 4.0  # reference section 2.6: sigmoid gates open from sigmoid(-4) = 0.018
+SIGMOID_SHIFT = 4.0  # reference section 2.6: sigmoid gates start near sigmoid(-4) = 0.018
 
 Activation = Literal["sigmoid", "tanh"]
 
@@ -57,13 +57,13 @@ class Constant:
 class Conditional:
     """g = act(up(relu(down(u)))), one value a channel; sigmoid logits are shifted by -4.
 
-    With `bias`, candle's LearnableBias, `up` has a bias in place of the shift. No code that trains it is
-    public; it starts where the gate without it does: at -4 for sigmoid, at 0 for tanh (our choice).
+    With `bias` (candle's LearnableBias) a learned bias of `up` replaces the shift. No code that trains it is
+    public; it is initialized like the gate without it: -4 for sigmoid, 0 for tanh (our choice).
     """
 
     hidden: int = 512
     activation: Activation = "sigmoid"
-    bias: bool = False  # a learned one; runs in candle only
+    bias: bool = False  # learned; exports to candle only
 
     def params(self, width: int) -> dict[str, ParamSpec]:
         """Parameter paths below `gate/`, with shapes for a backbone `width` wide."""

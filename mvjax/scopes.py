@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Int
 class Scope:
     """`frames` frames from frame `start` on.
 
-    In kyuteye_pt's words xa_start = start (0 is "start") and xa_end = frames (None is "end"). The same
-    picture needs xa_start = start + 1 in kyuteye_mlx, which counts the frame before it compares. Its
-    xa_step and xa_delay are no more than names: the one is refused above 1, the other never read.
+    In kyuteye_pt, xa_start = start (0 is "start") and xa_end = frames (None is "end"). kyuteye_mlx counts
+    the frame before it compares, so there xa_start = start + 1. The keys xa_step and xa_delay of
+    kyuteye_pt's files do nothing: xa_step above 1 is refused, and xa_delay is never read.
     """
 
     start: int = 0

@@ -14,7 +14,7 @@ Flat = dict[str, Any]
 
 
 def flatten(tree: Tree, prefix: str = "") -> Flat:
-    """Returns {path: leaf} in sorted order; leaves are whatever is not a mapping."""
+    """Returns {path: leaf} in sorted order; leaves are all values that are not mappings."""
     flat: Flat = {}
     for key in sorted(tree):
         path = f"{prefix}{key}"
@@ -48,7 +48,7 @@ def merge(*trees: Tree) -> dict[str, Any]:
         twice += [path for path in leaves if path in flat]
         flat.update(leaves)
     if twice:
-        raise ValueError(f"merge: each path must be in one tree only, found twice: {twice}")
+        raise ValueError(f"merge: each path must be in one tree only, got in two: {twice}")
     return unflatten(flat)
 
 
@@ -62,13 +62,13 @@ def partition(tree: Tree, patterns: Sequence[str]) -> tuple[dict[str, Any], dict
     return unflatten(matched), unflatten({p: v for p, v in flat.items() if p not in matched})
 
 
-def assert_same_tree(expected: Tree, found: Tree, *, place: str) -> None:
+def assert_same_tree(expected: Tree, actual: Tree, *, place: str) -> None:
     """Checks paths, shapes and dtypes of arrays (or shape structs).
 
     Raises:
       ValueError: naming the place and every missing, unexpected or differing path.
     """
-    want, have = flatten(expected), flatten(found)
+    want, have = flatten(expected), flatten(actual)
     problems = [f"{p}: missing" for p in want if p not in have]
     problems += [f"{p}: unexpected" for p in have if p not in want]
     for path in want:

@@ -25,7 +25,7 @@ SAMPLE_RATE = 24_000  # audio samples per second
 FRAME_SAMPLES = 1920  # audio samples per frame
 
 ZERO_TOKEN = -1  # adds no embedding as an input, and is never a target
-UNGENERATED = -2  # stands where an id is still to be chosen; never looked up
+UNGENERATED = -2  # in place of an id that the model chooses; never an input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Part(NamedTuple):
       loss_mask: bool [B, T]; text targets that count.
       images: uint8 [B, height, width, 3], or the encoder's features [B, S, E]; zeros where a row has none.
       has_image: bool [B], or [B, T] with `data.small_talk_image="absent"`; False switches cross-attention
-        off for the row or the frame, exactly.
+        off for the row or the frame: the result is exactly that of plain Moshi.
     """
 
     codes: np.ndarray

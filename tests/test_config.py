@@ -176,7 +176,7 @@ def test_only_importable_functions_can_be_written():
     ("text", "message"),
     [
         (None, "expected an experiment file"),
-        ("x = 1", r"expected a function config\(\) or sweep\(\), found neither"),
+        ("x = 1", r"expected a function config\(\) or sweep\(\), got neither"),
         ("def config(): return 1 / 0", "ZeroDivisionError"),
         ("def config(:", "SyntaxError"),
         (  # what Python says; here in the tests, shape checking wraps the constructors

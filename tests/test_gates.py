@@ -23,7 +23,7 @@ def initial(gate):
 
 
 @pytest.mark.parametrize(
-    ("gate", "opening", "spread"),
+    ("gate", "mean", "spread"),
     [
         (gates.Constant("tanh"), 0.0, 0.0),
         (gates.Constant("sigmoid"), 0.01799, 1e-5),
@@ -34,10 +34,10 @@ def initial(gate):
     ],
     ids=str,
 )
-def test_initial_opening(gate, opening, spread):
+def test_initial_gate(gate, mean, spread):
     g = np.asarray(gate(initial(gate), jnp.asarray(U)))
     assert g.shape == U.shape and g.dtype == np.float32
-    np.testing.assert_allclose(g, opening, atol=spread)
+    np.testing.assert_allclose(g, mean, atol=spread)
     constant = isinstance(gate, gates.Constant)
     assert np.all(g == g[0, 0, 0]) == constant
     assert constant or np.all(g.std(axis=(0, 1)) > 0)  # one value a channel, of its own input
@@ -87,10 +87,10 @@ def test_the_last_ten_layers_are_reported():
     config = dataclasses.replace(toy.MODEL, backbone=deep)
     codes = toy.codes(config=config)
     kv = toy.apply("image_kv", toy.pixels(), config=config)
-    _, openings = toy.apply("hidden", codes[:, :, :1], kv, config=config)
-    assert openings.shape == (12, toy.B, 1)
+    _, gate_means = toy.apply("hidden", codes[:, :, :1], kv, config=config)
+    assert gate_means.shape == (12, toy.B, 1)
     model = model_lib.VisionSpeech(config)
     cache = model.init_cache(toy.B)
     _, _, _, reported = toy.apply("step", cache, codes[:, :, 0], kv, None, config=config)
-    np.testing.assert_allclose(reported, np.mean(openings[2:, :, 0], axis=0), atol=1e-6)
-    assert np.all(np.abs(reported - np.mean(openings[:, :, 0], axis=0)) > 1e-6)
+    np.testing.assert_allclose(reported, np.mean(gate_means[2:, :, 0], axis=0), atol=1e-6)
+    assert np.all(np.abs(reported - np.mean(gate_means[:, :, 0], axis=0)) > 1e-6)

@@ -32,14 +32,14 @@ def test_a_scope_of_the_config_is_the_mask(name):
     mask = np.array([[c == "1" for c in frames]] * toy.B)
     codes, kv = toy.codes(), toy.apply("image_kv", toy.pixels())
     want, gates = toy.apply("hidden", codes, kv, mask)
-    found, opened = toy.apply("hidden", codes, kv, config=config, weights=toy.params())
-    np.testing.assert_array_equal(found, want)
-    np.testing.assert_array_equal(opened, gates)
-    np.testing.assert_array_equal(np.all(np.asarray(opened) > 0, axis=0), mask)
+    z, gate_means = toy.apply("hidden", codes, kv, config=config, weights=toy.params())
+    np.testing.assert_array_equal(z, want)
+    np.testing.assert_array_equal(gate_means, gates)
+    np.testing.assert_array_equal(np.all(np.asarray(gate_means) > 0, axis=0), mask)
     rows = np.array([True, False])
-    found, opened = toy.apply("hidden", codes, kv, rows, config=config, weights=toy.params())
-    np.testing.assert_array_equal(found[0], want[0])
-    assert not np.any(opened[:, 1])
+    z, gate_means = toy.apply("hidden", codes, kv, rows, config=config, weights=toy.params())
+    np.testing.assert_array_equal(z[0], want[0])
+    assert not np.any(gate_means[:, 1])
 
 
 def test_frame_by_frame_the_position_counts():

@@ -38,9 +38,9 @@ def test_partition_names_patterns_that_match_nothing():
 def test_same_tree_compares_paths_shapes_and_dtypes():
     expected = {"a": np.zeros((2, 3)), "b": {"c": np.zeros(4), "d": np.zeros(5)}}
     tree.assert_same_tree(expected, jax.tree.map(np.ones_like, expected), place="here")
-    found = {"a": np.zeros((3, 2)), "b": {"c": np.zeros(4, np.float32), "e": np.zeros(5)}}
+    actual = {"a": np.zeros((3, 2)), "b": {"c": np.zeros(4, np.float32), "e": np.zeros(5)}}
     with pytest.raises(ValueError) as error:
-        tree.assert_same_tree(expected, found, place="x.npz")
+        tree.assert_same_tree(expected, actual, place="x.npz")
     assert str(error.value).splitlines() == [
         "x.npz: 4 parameters differ:",
         "  b/d: missing",

@@ -56,7 +56,7 @@ class TwoTowers(nn.Module):
         image = _unit(nn.Dense(TEXT.width, name="image_out")((weights * tokens).sum(1)))
         x = nn.Embed(len(WORDS) + 1, TEXT.width, name="words")(words)
         x = x + self.param("positions", nn.initializers.normal(0.1), (1, CAPTION, TEXT.width))
-        text = siglip.Encoder(TEXT, name="text")(x).mean(1)
+        text = siglip.SiglipEncoder(TEXT, name="text")(x).mean(1)
         text = _unit(nn.Dense(TEXT.width, name="text_out")(text))
         scale = jnp.exp(self.param("log_scale", nn.initializers.constant(np.log(10)), ()))
         bias = self.param("bias", nn.initializers.constant(-5.0), ())

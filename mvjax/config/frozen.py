@@ -1,4 +1,4 @@
-"""What a run takes as it is: the files of its frozen parts, and the sizes of the codec among them."""
+"""Configs of frozen parts: the files of their weights, and the sizes of the Mimi codec."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MIMI_STEPS = 2  # of Mimi's transformers in a frame
 
 @dataclasses.dataclass(frozen=True)
 class FrozenFiles:
-    """Where the frozen weights are: locations, as `files.py` tells.
+    """Locations of the frozen weights (read by `files.py`).
 
     A path, `package:NAME/FILE` for files shipped in a package, or `hf://OWNER/NAME[@REVISION][/FILE]`.
     """
@@ -28,18 +28,15 @@ class MimiConfig:
     """The Mimi codec (reference section 6)."""
 
     filters: int = 64  # channels after the first convolution; doubles at each stride
-    ratios: tuple[int, ...] = (
-        8,
-        6,
-        5,
-        4,
-    )  # in decoder order; product x MIMI_STEPS = 1920 samples a frame
+    # strides of the decoder; product x MIMI_STEPS = 1920 samples a frame
+    ratios: tuple[int, ...] = (8, 6, 5, 4)
     latent: int = 512
     layers: int = 8  # of each of the two transformers
     heads: int = 8
     hidden: int = 2048
-    context: int = 250  # transformer steps (25 Hz) that a query may look back on, itself included
-    context_has_self: bool = True  # False: itself comes on top, as in rustymimi
+    context: int = 250  # attention window in transformer steps (25 Hz)
+    # the window counts the step itself; False: it comes on top, as in rustymimi
+    context_has_self: bool = True
     codes: int = 2048  # C
     code_width: int = 256
     codebooks: int = 8  # used, of which the first is semantic
@@ -47,7 +44,7 @@ class MimiConfig:
 
     @property
     def window(self) -> int:
-        """Transformer steps that a query sees, its own among them."""
+        """Transformer steps that a query attends to, its own among them."""
         return self.context if self.context_has_self else self.context + 1
 
     @property

@@ -1,7 +1,7 @@
-"""Everything that can be said about a run, as frozen dataclasses; the values live in `experiments/`.
+"""The config of a run as frozen dataclasses; experiments (`experiments/*.py`) hold values.
 
-The defaults reproduce the released MoshiVis 7B (reference section 1). `FrozenFiles` and `MimiConfig` are
-those of `config_frozen`.
+The defaults are those of the released MoshiVis 7B (reference section 1), as far as they are published; "ours"
+marks a choice that is in no source. `FrozenFiles` and `MimiConfig` are in `config/frozen.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mvjax.config.frozen import FrozenFiles, MimiConfig
 
 NormKind = Literal["mean_square", "variance"]
 Dtype = Literal["float32", "bfloat16"]
-# What the backward pass keeps of a block, from most memory to most recomputation: nn/compute.py
+# what of a block is saved for the backward pass, from most memory to most recomputation: nn/compute.py
 Remat = Literal["none", "frozen", "attention", "full"]
 AttentionKernel = Literal["auto", "plain", "splash", "cudnn"]
 FrozenDtype = Literal["as stored", "bfloat16", "int8"]
@@ -30,14 +30,15 @@ class BackboneConfig:
     layers: int = 32  # L
     heads: int = 32  # N; H = width / heads
     hidden: int = 11264  # F, per half of the gated SiLU
-    context: int = 3000  # frames a query may look back on, itself included (240 s)
-    context_has_self: bool = True  # False: itself comes on top, 3001 keys (reference section 2.4)
+    context: int = 3000  # attention window in frames (240 s)
+    # the window counts the frame itself; False: it comes on top, 3001 keys (reference section 2.4)
+    context_has_self: bool = True
     rope_base: float = 10_000.0
     norm_eps: float = 1e-8
 
     @property
     def window(self) -> int:
-        """Keys that a query sees, its own among them."""
+        """Keys that a query attends to, its own among them."""
         return self.context if self.context_has_self else self.context + 1
 
 
@@ -76,17 +77,20 @@ class CrossAttentionConfig:
     """The trained adapters between image tokens and the backbone."""
 
     gate: gates.Gate | None = gates.Conditional(hidden=512)  # None: no gate, g = 1
-    # which projections all layers share; out goes with q
+    # projections that all layers share (paper, table 4); the output projection goes with q
     share: Literal["qkv", "kv", "none"] = "qkv"
-    share_gate: bool = False  # one gate for all layers; with share="qkv" adds a per-layer alpha
+    # one gate for all layers; with share="qkv" every layer also learns a scalar, gate_alpha
+    share_gate: bool = False
     dim: int | None = None  # width of image tokens; None: the backbone's (kyuteye_pt: xa_dim)
-    layers: tuple[int, ...] = ()  # that look at the image, from 0 on; (): all (xa_layers)
-    scope: scopes.Scope = scopes.Scope()  # frames that may see the image (section 2.7)
-    image_norm: NormKind = "variance"  # as the released adapters were trained (section 2.2)
+    # indices of the layers with cross-attention, from 0; (): all (kyuteye_pt: xa_layers)
+    layers: tuple[int, ...] = ()
+    scope: scopes.Scope = scopes.Scope()  # frames that may see the image (reference section 2.7)
+    # RMS norm of image tokens, as the released adapters were trained (reference section 2.2)
+    image_norm: NormKind = "variance"
     image_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Checks the numbers of the layers."""
+        """Checks the indices of the layers."""
         if self.layers != tuple(sorted({layer for layer in self.layers if layer >= 0})):
             raise ValueError(
                 f"layers: expected different numbers from 0 on, in rising order, got {self.layers}"
@@ -95,17 +99,19 @@ class CrossAttentionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StreamConfig:
-    """The first frames of a conversation; training alignment by default (reference section 5)."""
+    """The first frames of a conversation; aligned as in training by default (reference section 5)."""
 
-    first_step_forcing: bool = True  # delayed levels of call 0 are told the initial id (5.3)
-    user_early: bool = False  # call s hears the user's frame s, not s - 1; frame 0 is lost (5.2)
+    # at call 0 the delayed levels are teacher-forced with the initial id; False: sampled (5.3)
+    first_step_forcing: bool = True
+    # call s gets the user's codes of frame s, not s - 1, and frame 0 is dropped (5.2)
+    user_early: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Sizes and vocabulary of the whole model; the tiny one and the 8.3 B one are the same code.
 
-    `parity.imitate` sets the fields in which the released runtimes differ.
+    `config.upstream.imitate` sets the fields in which the released runtimes differ.
     """
 
     backbone: BackboneConfig = BackboneConfig()
@@ -115,11 +121,11 @@ class ModelConfig:
     stream: StreamConfig = StreamConfig()
     text_vocab: int = 32_000  # V; row V of the embedding is the initial token
     audio_vocab: int = 2048  # C; row C of each embedding is the initial and padding token
-    codebooks_out: int = 8  # Q, the assistant's
-    # frames, one per stream: text, assistant, user
+    codebooks_out: int = 8  # Q, generated: the assistant's
+    # in frames, of every stream: text, assistant, user
     delays: tuple[int, ...] = (0, *(0, 1, 1, 1, 1, 1, 1, 1) * 2)
-    text_pad: int = 3  # no new text this frame
-    text_epad: int = 0  # the frame before a word
+    text_pad: int = 3  # PAD: no new text in this frame
+    text_epad: int = 0  # EPAD: the frame before a word
     dtype: Dtype = "float32"  # of activations and matmuls
 
     def __post_init__(self) -> None:
@@ -157,7 +163,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LimitsConfig:
-    """What one record may hold; more is refused as a bad record. All values are our choice."""
+    """Limits of one record; one beyond them is a bad record. All values are ours."""
 
     record_bytes: int = 64 * 2**20  # without its image
     image_bytes: int = 20 * 2**20  # of the encoded file
@@ -175,55 +181,55 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The mixture. Speech rows are exactly speech_rows / (speech_rows + speechless_rows) of every step."""
+    """The mixture; a batch is speech_rows + speechless_rows rows, the same at every step."""
 
     root: str = "data"  # folder of records
-    # makes the records in an empty root; None: they exist
+    # writes the records if `root` is empty; None: they exist
     prepare: Callable[[Path], None] | None = None
     speech: tuple[Source, ...] = ()
     speechless: tuple[Source, ...] = ()
     small_talk: tuple[Source, ...] = ()  # unrelated dialogues for context switching
-    speech_rows: int = 16
-    speechless_rows: int = 48
+    speech_rows: int = 16  # of the global batch
+    speechless_rows: int = 48  # text-only rows of the global batch
     speech_frames: int = 1250  # T of the speech part
     speechless_tokens: int = 128  # T of the speechless part
-    p_concat: float = 0.5  # probability of unrelated talk before and after (paper, figure 5)
-    # whether frames of unrelated talk see the row's image; absent: cross-attention is off in them (ours)
+    p_concat: float = 0.5  # probability of small talk before and after (paper, figure 5)
+    # whether frames of small talk see the row's image; absent: no cross-attention in them (ours)
     small_talk_image: Literal["present", "absent"] = "present"
     bad_record_budget: int = 0  # records that may be skipped before training stops
     limits: LimitsConfig = LimitsConfig()
-    # read what `mvjax data features` made; False: the step encodes the images
+    # read image features that `mvjax data features` wrote; False: the step encodes the images
     features: bool = False
-    workers: int = 0  # threads that read ahead; 0: read in the training thread
+    workers: int = 0  # prefetch threads; 0: batches are made in the training thread
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Reference section 7.1; the audio loss is normalized over its levels together."""
+    """Loss weights (reference section 7.1); the audio loss is normalized over all its levels together."""
 
-    text_padding_weight: float = 0.5  # on PAD and EPAD targets
-    semantic_weight: float = 100.0  # on codebook 0; acoustic levels weigh 1
-    trained_codebooks: int = 2  # the semantic and the first acoustic (paper, figure 3)
-    text_weight: float = 1.0  # of the text loss in speech and speechless rows alike (ours)
-    audio_weight: float = 1.0
+    text_padding_weight: float = 0.5  # of PAD and EPAD targets
+    semantic_weight: float = 100.0  # of codebook 0; acoustic codebooks weigh 1
+    trained_codebooks: int = 2  # with a loss: the semantic and the first acoustic (paper, figure 3)
+    text_weight: float = 1.0  # of the text loss, in speech and speechless rows alike (ours)
+    audio_weight: float = 1.0  # of the audio loss (ours)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, linear warmup and cosine decay. The paper states none of these: all values are our choice."""
+    """AdamW, linear warmup and cosine decay. The paper states none of these: all values are ours."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-4  # peak
     warmup_steps: int = 1000
-    final_lr_fraction: float = 0.1  # of the rate, at the last step
+    final_lr_fraction: float = 0.1  # learning rate of the last step / peak
     betas: tuple[float, float] = (0.9, 0.95)  # as Moshi
     eps: float = 1e-8
     weight_decay: float = 0.1  # matrices only
-    clip_norm: float = 1.0
-    spike_factor: float | None = None  # skip a batch of a loss above this x the recent median
-    spike_window: int = 64  # losses that the median is of
-    ema_decay: float | None = (
-        None  # decay a step of a mean of the adapters, which eval and export take
-    )
+    clip_norm: float = 1.0  # of the global gradient norm
+    # skip a batch whose loss is above this x the running median; None: never
+    spike_factor: float | None = None
+    spike_window: int = 64  # steps of the running median
+    # decay a step of an exponential moving average of the adapters, used by eval and export; None: none
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
         """Checks the decay."""
@@ -235,40 +241,41 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; -1 takes what is left."""
+    """Devices along each mesh axis; -1: all that are left."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: int = -1  # batch rows are sharded, parameters replicated
+    fsdp: int = 1  # batch rows and parameters are sharded
+    tensor: int = 1  # attention heads, MLP hidden units and vocabulary are sharded
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The loop around the step."""
+    """The training loop."""
 
     steps: int = 50_000
     seed: int = 0
-    log_every: int = 10
-    checkpoint_every: int = 1000
+    log_every: int = 10  # steps
+    checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 2
-    max_failed_saves: int = 3  # checkpoints in a row that may fail, as on a full disk (ours)
-    max_skipped: int = 10  # batches in a row that may be skipped, not finite or spikes (ours)
-    watchdog_seconds: float = 300.0  # of waiting without a word, then it is said for what (ours)
-    watchdog_stacks: bool = False  # also print where every thread stands
-    trained: tuple[str, ...] = (  # regexes over parameter paths; the rest is frozen
+    max_failed_saves: int = 3  # in a row, as on a full disk, before the run stops (ours)
+    max_skipped: int = (
+        10  # batches in a row, not finite or loss spikes, before the run stops (ours)
+    )
+    watchdog_seconds: float = 300.0  # log what the run is blocked on after so long (ours)
+    watchdog_stacks: bool = False  # log the stack of every thread, too
+    trained: tuple[str, ...] = (  # regexes over parameter paths: the adapters; the rest is frozen
         "(xa|gate|image/(proj|norm)|backbone/blocks/(xa|gate|norm_xa|gate_alpha))(/.*)?",
     )
     remat: Remat = "full"
-    attention: AttentionKernel = "auto"  # by the devices: splash on TPU, cuDNN on GPU, else plain
-    # int8: matrices of backbone and depth transformer, the rest as bfloat16
+    attention: AttentionKernel = "auto"  # splash on TPU, cuDNN on GPU, else plain einsums
+    # int8: matrices of backbone and depth transformer, with a scale a channel; the rest bfloat16
     frozen_dtype: FrozenDtype = "as stored"
-    grad_accum_steps: int = (
-        1  # micro-batches a step, one after the other; the gradients stay the same
-    )
-    loss_chunk: int = 128  # frames of a row whose text logits exist at a time (memory only)
+    grad_accum_steps: int = 1  # gradient accumulation: micro-batches a step (memory only)
+    # frames a row whose text logits are computed at a time, fused with the cross-entropy (memory only)
+    loss_chunk: int = 128
 
     def __post_init__(self) -> None:
-        """Checks what counts."""
+        """Checks that counts are positive."""
         names = (
             "log_every",
             "checkpoint_every",

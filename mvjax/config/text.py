@@ -18,7 +18,7 @@ from typing import Any
 from mvjax.config import renamed, schema
 
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
-_NEITHER = "expected a function config() or sweep(), found neither"
+_NEITHER = "expected a function config() or sweep(), got neither"
 
 Json = Any  # None, bool, int, float, str, list or dict of the same
 
@@ -30,7 +30,7 @@ def load_experiment(path: Path, *, pick: str | None = None) -> schema.Config:
       ValueError: if there is no such file, it fails, it defines neither function, or has no such name.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: expected an experiment file (Python), found none")
+        raise ValueError(f"{path}: expected an experiment file (Python), got none")
     try:
         names: dict[str, Any] = runpy.run_path(str(path))
         if pick is None and "config" in names:
@@ -120,7 +120,7 @@ def override(value: schema.Config, settings: Sequence[str]) -> schema.Config:
     for setting in settings:
         path, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
-            problems.append(f"--set {setting}: expected PATH=VALUE, found no '='")
+            problems.append(f"--set {setting}: expected PATH=VALUE, got no '='")
             continue
         try:
             path = renamed.current_path(path)
@@ -237,11 +237,12 @@ def _build(kind: type, values: dict[str, Any], place: str) -> Any:
 
 def _failure(error: Exception) -> str:
     """What went wrong in an experiment file; a misspelled field gets a suggestion."""
-    found = _UNEXPECTED.match(str(error))
-    kind = vars(schema).get(found[1]) if found else None
-    if found and dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        old = renamed.explain(kind, found[2])
-        return f"the experiment: {old}" if old else _unknown(found[2], kind, "the experiment")
+    unexpected = _UNEXPECTED.match(str(error))
+    kind = vars(schema).get(unexpected[1]) if unexpected else None
+    if unexpected and dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        name, place = unexpected[2], "the experiment"
+        old = renamed.explain(kind, name)
+        return f"{place}: {old}" if old else _unknown(name, kind, place)
     return f"fails with {type(error).__name__}: {error}"
 
 
@@ -281,9 +282,9 @@ def _function_name(function: Any) -> str:
 def _function(data: Json, place: str) -> Any:
     module, colon, name = str(data).partition(":")
     try:
-        found = getattr(importlib.import_module(module), name) if colon else None
+        function = getattr(importlib.import_module(module), name) if colon else None
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{place}: cannot import {data!r}: {error}") from error
-    if not callable(found):
+    if not callable(function):
         raise ValueError(f"{place}: expected MODULE:FUNCTION, got {data!r}")
-    return found
+    return function

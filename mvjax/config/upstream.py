@@ -1,11 +1,11 @@
-"""Where the released runtimes compute differently, as values of config fields.
+"""Config fields in which the released runtimes differ, and the value of each runtime.
 
-    model = parity.imitate(config.model, "kyuteye_pt")
+    model = upstream.imitate(config.model, "kyuteye_pt")
 
-The backends of MoshiVis do not agree with each other. "ours" is what the frozen weights were trained with,
-as far as that is known, and it is the default of `mvjax.config.schema`; the others say what it takes to get a
-runtime's own numbers. Reference sections 2.2, 2.4, 2.6, 3.1, 3.2, 5.2 - 5.4. Not imitated: limits on the
-length of a conversation, and the order of sums, which rounds differently.
+The runtimes of MoshiVis compute different functions. "ours" is what the frozen weights were trained with, as
+far as that is known, and the default of `mvjax.config.schema`. Reference sections 2.2, 2.4, 3.1, 3.2, 5.2 -
+5.4. Not imitated: how a runtime rounds, what it does in single frames, the resampler of candle, and limits on
+the length of a conversation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def settings(runtime: str) -> dict[str, Any]:
       ValueError: for an unknown runtime, naming the known ones.
     """
     if runtime not in RUNTIMES:
-        raise ValueError(f"parity: expected one of {list(RUNTIMES)}, got {runtime!r}")
+        raise ValueError(f"runtime: expected one of {list(RUNTIMES)}, got {runtime!r}")
     return {path: values[RUNTIMES.index(runtime)] for path, values in _TABLE.items()}
 
 

@@ -28,7 +28,7 @@ from mvjax.nn import compute as compute_lib
 _ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block with cross-attention only
 
 
-class Mlp(nn.Module):
+class GatedMlp(nn.Module):
     """out(silu(a) * b), with a and b the halves of one projection."""
 
     config: schema.BackboneConfig
@@ -45,7 +45,7 @@ class Mlp(nn.Module):
         return out("BTF,FD->BTD", layers.gated_silu(h))
 
 
-class Block(nn.Module):
+class BackboneBlock(nn.Module):
     """One layer: self-attention, gated cross-attention if there is an image, MLP."""
 
     config: schema.ModelConfig
@@ -57,7 +57,7 @@ class Block(nn.Module):
         self.norm1 = layers.RMSNorm(c.width, eps=c.norm_eps)
         self.attn = attention.SelfAttention(c, self.config.dtype, self.compute)
         self.norm2 = layers.RMSNorm(c.width, eps=c.norm_eps)
-        self.mlp = Mlp(c, self.config.dtype, self.compute.flat)
+        self.mlp = GatedMlp(c, self.config.dtype, self.compute.flat)
         self.norm_xa = layers.RMSNorm(c.width, eps=c.norm_eps)
         if xattn.own_names(xa.share):
             self.xa = xattn.Projections(xattn.own_names(xa.share), self.config)
@@ -214,7 +214,7 @@ def _stacked(config: schema.ModelConfig, compute: compute_lib.Compute) -> Any:
         "__call__": {**common, "in_axes": (0, own_kv, nn.broadcast, nn.broadcast)},
         "keys_values": {**common, "in_axes": (nn.broadcast,)},
     }
-    scanned: Any = nn.scan(compute.block(Block), methods=methods)
+    scanned: Any = nn.scan(compute.block(BackboneBlock), methods=methods)
     if _in_every_layer(config):
         return scanned(config, compute)
     mapped = nn.map_variables(

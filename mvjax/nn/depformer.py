@@ -99,7 +99,7 @@ class Depformer(nn.Module):
         return jnp.stack(codes, axis=1), jnp.stack(logits, axis=1)
 
 
-class Block(nn.Module):
+class DepthBlock(nn.Module):
     """One layer over consecutive steps of a frame; step q uses slice q of the weights."""
 
     config: schema.ModelConfig
@@ -192,7 +192,7 @@ def first_levels(
 def _stacked(config: schema.ModelConfig, compute: compute_lib.Compute) -> Any:
     """Returns the blocks as a scan over layers; parameters get a leading L axis."""
     scan = nn.scan(
-        compute.block(Block),
+        compute.block(DepthBlock),
         variable_axes={"params": 0},
         split_rngs={"params": True},
         length=config.depformer.layers,

@@ -59,10 +59,10 @@ class Siglip(nn.Module):
             "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x.shape[1], c.width)
         )
         x = x + positions.astype(self.dtype)
-        return Encoder(c, self.dtype, self.compute, name="Transformer")(x)
+        return SiglipEncoder(c, self.dtype, self.compute, name="Transformer")(x)
 
 
-class Encoder(nn.Module):
+class SiglipEncoder(nn.Module):
     """The stack of blocks, parameters stacked on axis 0, and the final norm."""
 
     config: schema.SiglipConfig
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
     def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
         """Returns the normed output of the last block."""
         blocks = nn.scan(
-            Block,
+            SiglipBlock,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.config.layers,
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
         return _norm(x, self.dtype, "encoder_norm", eps=self.config.final_norm_eps)
 
 
-class Block(nn.Module):
+class SiglipBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); shaped as the body of a scan."""
 
     config: schema.SiglipConfig
@@ -94,15 +94,15 @@ class Block(nn.Module):
         """Returns (the residual stream, nothing to stack)."""
         x = self.compute.shard_rows(x)
         y = _norm(x, self.dtype, "LayerNorm_0")
-        attend = Attention(
+        attend = SiglipAttention(
             self.config, self.dtype, self.compute, name="MultiHeadDotProductAttention_0"
         )
         x = x + attend(y)
         y = _norm(x, self.dtype, "LayerNorm_1")
-        return x + Mlp(self.config, self.dtype, name="MlpBlock_0")(y), None
+        return x + SiglipMlp(self.config, self.dtype, name="MlpBlock_0")(y), None
 
 
-class Attention(nn.Module):
+class SiglipAttention(nn.Module):
     """Attention between all patches; all four projections have biases."""
 
     config: schema.SiglipConfig
@@ -120,7 +120,7 @@ class Attention(nn.Module):
         return dense(self.config.width, axis=(-2, -1), name="out")(u)
 
 
-class Mlp(nn.Module):
+class SiglipMlp(nn.Module):
     """Two biased layers around a tanh-approximated GELU."""
 
     config: schema.SiglipConfig

@@ -1,4 +1,4 @@
-"""Models where some layers look at the image: their parameters, results, gradients and reports."""
+"""Models with cross-attention in some layers: parameters, results, gradients and gate means."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from mvjax.nn import backbone
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import model as model_lib
 
-LOOKING = (0, 2)
+LAYERS = (0, 2)
 ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")
 DESIGNS = {
     "shared": {},
@@ -22,12 +22,12 @@ DESIGNS = {
 }
 
 
-def config_of(name, layers=LOOKING):
+def config_of(name, layers=LAYERS):
     return toy.with_cross_attention(**DESIGNS[name], layers=layers)
 
 
 @pytest.mark.parametrize("name", list(DESIGNS))
-def test_parameters_exist_where_a_layer_looks(name):
+def test_parameters_exist_where_a_layer_has_cross_attention(name):
     kept, whole = (
         tree.flatten(jax.eval_shape(model_lib.VisionSpeech(c).init, jax.random.key(0))["params"])
         for c in (config_of(name), config_of(name, ()))
@@ -36,7 +36,7 @@ def test_parameters_exist_where_a_layer_looks(name):
     for path, leaf in whole.items():
         shape = leaf.shape
         if path.startswith("backbone/blocks/") and path.split("/")[2] in ADAPTERS:
-            shape = (len(LOOKING), *shape[1:])
+            shape = (len(LAYERS), *shape[1:])
         assert kept[path].shape == shape, path
     dim = config_of(name).image_width
     parent = "backbone/blocks/xa/" if name == "nothing shared" else "xa/"
@@ -63,8 +63,8 @@ def test_rows_are_spread_to_neighbors_and_gathered_again():
     ids=str,
 )
 def test_the_others_do_nothing(fields):
-    """As where all look and the gate of layer 1 is tanh(0) = 0."""
-    config, whole = (toy.with_cross_attention(**fields, layers=x) for x in (LOOKING, ()))
+    """As where all layers have it and the gate of layer 1 is tanh(0) = 0."""
+    config, whole = (toy.with_cross_attention(**fields, layers=x) for x in (LAYERS, ()))
     weights = toy.params(config)
     blocks = backbone.expand_adapters(weights["backbone"]["blocks"], config)
     shut = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[1].set(0.0), blocks["gate"])
@@ -73,10 +73,10 @@ def test_the_others_do_nothing(fields):
         toy.codes(),
         np.random.default_rng(3).standard_normal((2, 4, config.image_width)).astype(np.float32),
     )
-    z, opened = toy.apply(
+    z, gate_means = toy.apply(
         "hidden", codes, toy.apply("keys_values", tokens, config=config), config=config
     )
-    np.testing.assert_array_equal(np.any(np.asarray(opened), axis=(1, 2)), [True, False, True])
+    np.testing.assert_array_equal(np.any(np.asarray(gate_means), axis=(1, 2)), [True, False, True])
     run = {"config": whole, "weights": {**weights, "backbone": spine}}
     want, _ = toy.apply("hidden", codes, toy.apply("keys_values", tokens, **run), **run)
     np.testing.assert_allclose(z, want, atol=1e-5)
@@ -100,7 +100,7 @@ def test_every_parameter_that_exists_learns():
 def test_steps_equal_the_whole_and_report_over_all_layers():
     config = config_of("nothing shared")
     codes, kv = toy.codes(), toy.apply("image_kv", toy.pixels(), config=config)
-    z, opened = toy.apply("hidden", codes, kv, config=config)
+    z, gate_means = toy.apply("hidden", codes, kv, config=config)
     model = model_lib.VisionSpeech(config)
     weights = toy.params(config)
     step = jax.jit(
@@ -108,13 +108,13 @@ def test_steps_equal_the_whole_and_report_over_all_layers():
     )
     cache = model.init_cache(toy.B)
     for t in range(toy.T):
-        cache, found, _, gate = step(cache, codes[:, :, t])
-        np.testing.assert_allclose(found, z[:, t], atol=1e-5)
-        # as kyuteye_pt: a sum over the layers that look, divided by the number of all (reference 2.8)
-        np.testing.assert_allclose(gate, (opened[0, :, t] + opened[2, :, t]) / 3, atol=1e-6)
+        cache, z_t, _, gate = step(cache, codes[:, :, t])
+        np.testing.assert_allclose(z_t, z[:, t], atol=1e-5)
+        # as kyuteye_pt: the sum over layers with cross-attention, divided by all (reference 2.8)
+        np.testing.assert_allclose(gate, (gate_means[0, :, t] + gate_means[2, :, t]) / 3, atol=1e-6)
 
 
-def test_training_is_told_of_the_layers_that_look():
+def test_training_gets_the_gates_of_the_layers_with_cross_attention():
     config = config_of("shared")
     codes = toy.codes()
     output = toy.apply("__call__", codes, toy.pixels(), config=config, depth_codebooks=0)
@@ -129,4 +129,4 @@ def test_layers_that_do_not_exist_are_refused():
         toy.with_cross_attention(layers=(0, 3))
     shallow = dataclasses.replace(toy.MODEL.backbone, layers=1)
     with pytest.raises(ValueError, match="below backbone.layers = 1"):
-        dataclasses.replace(toy.with_cross_attention(layers=LOOKING), backbone=shallow)
+        dataclasses.replace(toy.with_cross_attention(layers=LAYERS), backbone=shallow)

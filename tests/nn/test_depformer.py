@@ -25,11 +25,11 @@ def test_teacher_forced_logits_equal_moshi():
 
 def test_a_level_depends_on_the_levels_before_it_only():
     ids = toy.codes()
-    told = np.moveaxis(ids[:, 1:3], 1, 2)
-    before = toy.apply("depth_logits", Z, ids[:, 0], told)
-    told = told.copy()
-    told[:, :, 1] = (told[:, :, 1] + 1) % toy.MODEL.audio_vocab  # teacher-forced for level 2
-    after = toy.apply("depth_logits", Z, ids[:, 0], told)
+    forced = np.moveaxis(ids[:, 1:3], 1, 2)
+    before = toy.apply("depth_logits", Z, ids[:, 0], forced)
+    forced = forced.copy()
+    forced[:, :, 1] = (forced[:, :, 1] + 1) % toy.MODEL.audio_vocab  # teacher-forced for level 2
+    after = toy.apply("depth_logits", Z, ids[:, 0], forced)
     np.testing.assert_array_equal(before[:, :, :2], after[:, :, :2])
     assert np.all(np.abs(before[:, :, 2] - after[:, :, 2]).max(-1) > 1e-3)
 

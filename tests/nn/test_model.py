@@ -192,13 +192,13 @@ def test_depth_generate_equals_teacher_forcing_with_what_it_chose():
     free = jnp.full((toy.B, 3), -2, jnp.int32)
     chosen, logits = generate(free)
     np.testing.assert_array_equal(chosen, np.argmax(logits, -1))
-    told = toy.apply("depth_logits", z[:, None], text[:, None], chosen[:, None, :-1])
-    np.testing.assert_allclose(logits, told[:, 0], atol=1e-5)
+    want = toy.apply("depth_logits", z[:, None], text[:, None], chosen[:, None, :-1])
+    np.testing.assert_allclose(logits, want[:, 0], atol=1e-5)
     wanted = free.at[0, 1].set(7).at[1, 0].set(-1)
     forced, logits = generate(wanted)
     assert forced[0, 1] == 7 and forced[1, 0] == -1 and forced[0, 0] == chosen[0, 0]
-    told = toy.apply("depth_logits", z[:, None], text[:, None], forced[:, None, :-1])
-    np.testing.assert_allclose(logits, told[:, 0], atol=1e-5)
+    want = toy.apply("depth_logits", z[:, None], text[:, None], forced[:, None, :-1])
+    np.testing.assert_allclose(logits, want[:, 0], atol=1e-5)
 
 
 def test_delays_by_hand():

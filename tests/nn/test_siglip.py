@@ -53,8 +53,8 @@ def test_the_tree_is_big_visions_scanned_img_tree():
     for name in ("query", "key", "value"):
         expected |= {f"{attention}/{name}/kernel": (L, E, N, H)}
         expected |= {f"{attention}/{name}/bias": (L, N, H)}
-    found = {p: leaf.shape for p, leaf in tree_lib.flatten(_params()).items()}
-    assert found == expected
+    shapes = {p: leaf.shape for p, leaf in tree_lib.flatten(_params()).items()}
+    assert shapes == expected
 
 
 def test_the_real_size_has_upstreams_parameter_count():

@@ -81,7 +81,7 @@ def test_one_gated_layer(name):
     )
     kernels = {n: weights["xa"][n]["kernel"] for n in ("q", "k", "v", "out")}
     flat = None if gate is None else jax.tree.map(lambda x: x[1], _flat(gate))
-    got, opening = xattn.gated_cross_attention(
+    got, gate_mean = xattn.gated_cross_attention(
         config.cross_attention,
         jnp.asarray(y),
         xattn.keys_values(kernels, jnp.asarray(tokens)),
@@ -92,7 +92,7 @@ def test_one_gated_layer(name):
         u = cross_attention_twin(tensor(y), tensor(tokens), weights["xa"])
         g = gate_twin(name, None if gate is None else layer_of(gate, 1), u)
     np.testing.assert_allclose(got, (u * g).numpy(), atol=1e-5)
-    np.testing.assert_allclose(opening, g.mean(-1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(gate_mean, g.mean(-1).numpy(), atol=1e-5)
 
 
 def _flat(gate):
@@ -125,7 +125,7 @@ def _backbone_twin(twin, weights, config: schema.ModelConfig, name, codes, token
     x = twin.text_emb(tensor(codes[:, 0]).long())
     for k in range(6):
         x = x + twin.emb[k](tensor(codes[:, 1 + k]).long())
-    openings = []
+    gate_means = []
     on = tensor(has_image)[:, None, None]
     for i, layer in enumerate(twin.transformer.layers):
         x = layer._sa_block(x)
@@ -138,6 +138,6 @@ def _backbone_twin(twin, weights, config: schema.ModelConfig, name, codes, token
         if xa.share_gate and xa.share == "qkv":
             u = u * tensor(blocks["gate_alpha"][i])
         x = x + torch.where(on, u, torch.zeros_like(u))
-        openings.append(torch.where(on, g, torch.zeros_like(g)).mean(-1))
+        gate_means.append(torch.where(on, g, torch.zeros_like(g)).mean(-1))
         x = layer._ff_block(x)
-    return twin.out_norm(x), torch.stack(openings)
+    return twin.out_norm(x), torch.stack(gate_means)
