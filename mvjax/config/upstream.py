@@ -3,9 +3,9 @@
     model = upstream.imitate(config.model, "kyuteye_pt")
 
 The runtimes of MoshiVis compute different functions. "ours" is what the frozen weights were trained with, as
-far as that is known, and the default of `mvjax.config.schema`. Reference sections 2.2, 2.4, 3.1, 3.2, 5.2 -
-5.4. Not imitated: how a runtime rounds, what it does in single frames, the resampler of candle, and limits on
-the length of a conversation.
+far as that is known, and the default of `mvjax.config.schema`. Reference sections 2.2, 2.4, 3.2, 5.2 - 5.4.
+Not imitated: how a runtime rounds and resizes images, what it does in single frames, and limits on the length
+of a conversation.
 """
 
 from __future__ import annotations
