@@ -30,7 +30,7 @@ from mvjax import tree
 from mvjax.config import schema
 from mvjax.export import agreement, deviations, targets, weight_files
 from mvjax.runtimes import interface, loading
-from mvjax.weights import candle, checksums, file_names, frozen_files, lazy, placement
+from mvjax.weights import checksums, file_names, frozen_files, lazy, placement
 
 MIN_FRAMES = 100  # of a conversation that a certificate is about
 
@@ -210,8 +210,8 @@ def _hash(leaves: Mapping[str, lazy.LazyTensor]) -> str:
 
 def _files(weights: Path) -> dict[str, str]:
     found = {"file": weights.name, "file_sha256": files_lib.file_hash(weights)}
-    if weights.suffix == candle.GGUF_SUFFIX:
-        found["vision_file_sha256"] = files_lib.file_hash(candle.vision_file(weights))
+    if weights.suffix == file_names.GGUF_SUFFIX:
+        found["vision_file_sha256"] = files_lib.file_hash(file_names.vision_file(weights))
     return found
 
 

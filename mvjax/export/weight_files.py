@@ -16,7 +16,17 @@ import numpy as np
 from mvjax import files, tree
 from mvjax.config import schema
 from mvjax.export import targets
-from mvjax.weights import candle, kyutai, lazy, leaf_view, mlx, placement, rules, safetensors_io
+from mvjax.weights import (
+    candle,
+    file_names,
+    kyutai,
+    lazy,
+    leaf_view,
+    mlx,
+    placement,
+    rules,
+    safetensors_io,
+)
 
 _NUMPY: dict[schema.Dtype, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 _ENCODER = "image/encoder/"
@@ -147,7 +157,7 @@ def assert_written(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
     Raises:
       ValueError: naming the file and every tensor that is missing, unexpected or different.
     """
-    if path.suffix == candle.GGUF_SUFFIX:
+    if path.suffix == file_names.GGUF_SUFFIX:
         written, expected = candle.open_gguf(path), candle.round_trip(tensors)
     else:
         written, expected = safetensors_io.tensors(path), tensors

@@ -10,15 +10,14 @@ from typing import Any, Literal
 import yaml
 
 from mvjax.runtimes import interface
+from mvjax.weights import file_names
 
 Layout = Literal["torch", "mlx", "candle"]
 NormKind = Literal["mean_square", "variance"]
 GateKind = Literal["none", "constant", "conditional"]
 Activation = Literal["sigmoid", "tanh"]
 
-_TORCH_CONFIG = "moshika-vis.yaml"
-_MLX_CONFIG = "config.json"
-_CANDLE_CONFIGS = ("config-moshika-vis.json", "config-moshika-vis-q8.json")
+_CANDLE_CONFIGS = (file_names.CANDLE_CONFIG, file_names.CANDLE_QUANTIZED_CONFIG)
 _CANDLE_GATES: dict[str, tuple[GateKind, Activation]] = {
     "Normal": ("none", "sigmoid"),
     "ConstantGatedTanh": ("constant", "tanh"),
@@ -28,7 +27,6 @@ _CANDLE_GATES: dict[str, tuple[GateKind, Activation]] = {
     "ConditionalGatedTanhLearnableBias": ("conditional", "tanh"),
     "ConditionalGatedSigmoidLearnableBias": ("conditional", "sigmoid"),
 }
-_ENCODER_CONFIG = "siglip448.config"
 _TORCH_NORMS: dict[str, tuple[NormKind, float]] = {
     "rms_norm": ("variance", 1e-5),
     "rms_norm_f32": ("variance", 1e-8),
@@ -112,13 +110,13 @@ def layout(folder: Path) -> Layout:
     """
     if is_candle(folder):
         return "candle"
-    if (folder / _TORCH_CONFIG).is_file():
+    if (folder / file_names.TORCH_CONFIG).is_file():
         return "torch"
-    if (folder / _MLX_CONFIG).is_file():
+    if (folder / file_names.MLX_CONFIG).is_file():
         return "mlx"
     raise ValueError(
-        f"{folder}: expected {_TORCH_CONFIG} (torch), {_MLX_CONFIG} (mlx) or {_CANDLE_CONFIGS[0]} (candle),"
-        " found none of them; give a folder that `mvjax export` wrote"
+        f"{folder}: expected {file_names.TORCH_CONFIG} (torch), {file_names.MLX_CONFIG} (mlx) or"
+        f" {file_names.CANDLE_CONFIG} (candle), found none of them; give a folder that `mvjax export` wrote"
     )
 
 
@@ -128,7 +126,7 @@ def read_torch(folder: Path) -> ExportedConfig:
     Raises:
       ValueError: if a file or a key is missing, naming both.
     """
-    path = folder / _TORCH_CONFIG
+    path = folder / file_names.TORCH_CONFIG
     c = _Keys(path, yaml.safe_load(_text(path)))
     gating = c["xa_gating"]
     conditional = "conditional" if c["xa_conditional_gating"] else "constant"
@@ -156,7 +154,7 @@ def read_torch(folder: Path) -> ExportedConfig:
 
 def read_mlx(folder: Path) -> ExportedConfig:
     """Reads a folder in the layout of kyuteye_mlx; errors as `read_torch`."""
-    path = folder / _MLX_CONFIG
+    path = folder / file_names.MLX_CONFIG
     c = _Keys(path, _json(path))
     backbone, depformer = _Keys(path, c["transformer"]), _Keys(path, c["depformer"])
     depth, norm = _Keys(path, depformer["transformer"]), _Keys(path, c["image_norm"])
@@ -241,7 +239,7 @@ class _Keys:
 
 
 def _read_encoder(folder: Path) -> EncoderConfig:
-    path = folder / _ENCODER_CONFIG
+    path = folder / file_names.ENCODER_CONFIG
     c = _Keys(path, _json(path))
     return EncoderConfig(
         layers=c["num_hidden_layers"],

@@ -20,7 +20,6 @@ from mvjax import files
 from mvjax.config import schema
 from mvjax.weights import file_names, kyutai, lazy, leaf_view, mlx, rules, safetensors_io
 
-GGUF_SUFFIX = file_names.GGUF_SUFFIX
 NAMES = (*files.WEIGHTS, *file_names.QUANTIZED["candle"].values())
 IMAGE = "image_prefix."
 _FUSED = "transformer.layers.0.cross_attention.in_proj_weight"
@@ -52,7 +51,7 @@ def open_candle(
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
     """
     file = files.resolve(path, names=NAMES)
-    if file.suffix == GGUF_SUFFIX:
+    if file.suffix == file_names.GGUF_SUFFIX:
         tensors = _with_vision(file, _vision_beside(path, file))
     else:
         tensors = safetensors_io.tensors(file)
@@ -66,7 +65,7 @@ def verify(path: str | Path) -> None:
       ValueError: naming a file and every tensor in it whose bytes changed.
     """
     file = files.resolve(path, names=NAMES)
-    if file.suffix != GGUF_SUFFIX:
+    if file.suffix != file_names.GGUF_SUFFIX:
         safetensors_io.verify(file)
         return
     gguf_io().verify(file)
@@ -92,10 +91,10 @@ def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
     Raises:
       ModuleNotFoundError: if the `gguf` package is needed and not installed, with the remedy.
     """
-    if path.suffix == GGUF_SUFFIX:
+    if path.suffix == file_names.GGUF_SUFFIX:
         language, image = _language_and_image(tensors)
         gguf_io().write(path, language)
-        safetensors_io.write(vision_file(path), image)
+        safetensors_io.write(file_names.vision_file(path), image)
     else:
         safetensors_io.write(path, tensors)
 
@@ -109,11 +108,6 @@ def round_trip(tensors: Mapping[str, lazy.LazyTensor]) -> dict[str, lazy.LazyTen
     """Returns the tensors that `open_gguf` gives back after `write`: q8_0, the image part bfloat16."""
     language, image = _language_and_image(tensors)
     return {n: gguf_io().Q8RoundTrip(tensor) for n, tensor in language.items()} | image
-
-
-def vision_file(path: Path) -> Path:
-    """Returns where the Rust server looks for the image part of a GGUF: X.q8_0.gguf -> X_vision..."""
-    return path.with_name(path.name.rsplit(".", 2)[0] + file_names.VISION_SUFFIX)
 
 
 def gguf_io() -> ModuleType:
@@ -185,7 +179,7 @@ def _with_vision(path: Path, vision: Path | None) -> dict[str, lazy.LazyTensor]:
         return {**tensors, **safetensors_io.tensors(vision)}
     if not any(name.startswith(IMAGE) for name in tensors):
         raise ValueError(
-            f"{path}: holds no {IMAGE}* tensors, and {vision_file(path)} does not exist; fetch it"
+            f"{path}: holds no {IMAGE}* tensors, and {file_names.vision_file(path)} does not exist; fetch it"
         )
     return tensors
 
@@ -194,6 +188,6 @@ def _vision_beside(location: str | Path, path: Path) -> Path | None:
     """Returns the vision file of the GGUF at a location, fetched if that is on the hub."""
     text = str(location)
     if not text.startswith(files.HUB_PREFIX):
-        return vision_file(path) if vision_file(path).is_file() else None
+        return file_names.vision_file(path) if file_names.vision_file(path).is_file() else None
     repository = text.removesuffix(f"/{path.name}")
-    return files.resolve(f"{repository}/{vision_file(path).name}")
+    return files.resolve(f"{repository}/{file_names.vision_file(path).name}")

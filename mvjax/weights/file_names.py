@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 MODEL = "model.safetensors"  # the weights, unless they are quantized
 QUANTIZED = {  # {target: {quantization: the weights}}
     "torch": {},
@@ -9,7 +11,7 @@ QUANTIZED = {  # {target: {quantization: the weights}}
     "candle": {"q8_0": "model.q8_0.gguf"},
 }
 GGUF_SUFFIX = ".gguf"
-VISION_SUFFIX = "_vision_tower_unquant.safetensors"  # X.q8_0.gguf has X_vision_... beside it
+_VISION_SUFFIX = "_vision_tower_unquant.safetensors"
 TORCH_LINK = "model_pt.safetensors"  # what kyuteye_pt opens when its config names no repository
 
 CODEC = "tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -29,3 +31,8 @@ def config(target: str, *, quantized: bool) -> str:
     """Returns the name of a target's config file."""
     candle = CANDLE_QUANTIZED_CONFIG if quantized else CANDLE_CONFIG
     return {"torch": TORCH_CONFIG, "mlx": MLX_CONFIG, "candle": candle}[target]
+
+
+def vision_file(gguf: Path) -> Path:
+    """Returns the file with the image part beside a GGUF: X.q8_0.gguf -> X_vision_tower_..."""
+    return gguf.with_name(gguf.name.rsplit(".", 2)[0] + _VISION_SUFFIX)

@@ -11,7 +11,7 @@ import toy
 from mvjax import gates, tree
 from mvjax.config import schema
 from mvjax.export import weight_files
-from mvjax.weights import candle, kyutai, rules, safetensors_io
+from mvjax.weights import candle, file_names, kyutai, rules, safetensors_io
 
 CONFIG = toy.QUANTIZABLE
 XA = "transformer.layers.0.cross_attention."
@@ -116,8 +116,8 @@ def test_gguf_and_its_vision_file_keep_their_bytes_too(quantized, tmp_path):
     assert again.read_bytes() == path.read_bytes()
     # the name that kyuteye_rs derives: X.q8_0.gguf -> X_vision_tower_unquant.safetensors
     vision = path.with_name("model_vision_tower_unquant.safetensors")
-    assert candle.vision_file(path) == vision
-    assert candle.vision_file(again).read_bytes() == vision.read_bytes()
+    assert file_names.vision_file(path) == vision
+    assert file_names.vision_file(again).read_bytes() == vision.read_bytes()
 
 
 def test_what_a_gguf_holds(quantized):
@@ -128,7 +128,7 @@ def test_what_a_gguf_holds(quantized):
     tensors = weight_files.to_tensors(params, CONFIG, "candle", quantization="q8_0")
     plain = {name: t for name, t in tensors.items() if not name.startswith(candle.IMAGE)}
     assert kinds.keys() == plain.keys()
-    vision = safetensors_io.tensors(candle.vision_file(path))
+    vision = safetensors_io.tensors(file_names.vision_file(path))
     assert {*vision, *plain} == {*tensors}
     assert {t.dtype for t in vision.values()} == {np.dtype(ml_dtypes.bfloat16)}
     for name, tensor in plain.items():
@@ -155,8 +155,8 @@ def test_a_gguf_may_hold_the_image_part_itself(quantized, tmp_path):
     loaded = load(alone)["image"]["proj"]
     np.testing.assert_array_equal(loaded["bias"], params["image"]["proj"]["bias"])
     assert np.abs(loaded["kernel"] - params["image"]["proj"]["kernel"]).max() > 1e-5
-    vision = candle.vision_file(alone)
-    vision.write_bytes(candle.vision_file(path).read_bytes())
+    vision = file_names.vision_file(alone)
+    vision.write_bytes(file_names.vision_file(path).read_bytes())
     loaded = tree.flatten(load(alone))
     for name, leaf in tree.flatten(load(path)).items():
         np.testing.assert_array_equal(loaded[name], leaf, err_msg=name)

@@ -14,6 +14,7 @@ import torch
 from safetensors import torch as safetensors_torch
 
 from mvjax.runtimes.torch import layers
+from mvjax.weights import file_names
 
 _XA = "transformer.layers.0.cross_attention."
 _SLICE = re.compile(r"depformer\.(\d+)\.(.*)")
@@ -26,7 +27,11 @@ def load(path: Path) -> layers.Tensors:
     Raises:
       ValueError: if the slices of the depth transformer do not share their norms.
     """
-    tensors = _load_gguf(path) if path.suffix == ".gguf" else safetensors_torch.load_file(path)
+    tensors = (
+        _load_gguf(path)
+        if path.suffix == file_names.GGUF_SUFFIX
+        else safetensors_torch.load_file(path)
+    )
     renamed: layers.Tensors = {}
     chunks: dict[str, dict[int, torch.Tensor]] = {}
     for name, tensor in tensors.items():
@@ -83,6 +88,5 @@ def _load_gguf(path: Path) -> layers.Tensors:
     for tensor in gguf.GGUFReader(path).tensors:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         tensors[tensor.name] = torch.from_numpy(np.array(values))
-    stem = path.name.rsplit(".", 2)[0]
-    image = safetensors_torch.load_file(path.with_name(f"{stem}_vision_tower_unquant.safetensors"))
+    image = safetensors_torch.load_file(file_names.vision_file(path))
     return {name: t for name, t in tensors.items() if not name.startswith("image_prefix.")} | image
