@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from mvjax import files, run_folder, tree, types
+from mvjax import files as files_lib
+from mvjax import run_folder, tree, types
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.data import mixing, mixture
@@ -161,9 +162,9 @@ def _begin(
 ) -> tuple[_Session, list[str]]:
     """Resumes or starts a run, and writes its config into the folder; returns notices for the user too."""
     sharding.check_rows(run.data, mesh)
-    identity = load.identity(run)
+    files = load.open_frozen(run)
     distributed.from_first(lambda: resume.check_config(folder, run))
-    start = resume.start(run, folder, mesh, identity)
+    start = resume.start(run, folder, mesh, files)
     path, step = folder / run_folder.MIXTURE, int(start.state.step)
     history, changes = mixing.resume(path, run.data, step)
     if data is None:  # the slow part, after all that can fail
@@ -172,7 +173,7 @@ def _begin(
     distributed.from_first(lambda: mixing.write(path, history))
     meta = {
         "config": config_text.to_text(run),
-        "frozen": identity,
+        "frozen": files.identity,
         "frozen_hash": load.tree_hash(start.frozen),
     }
     place, count = sharding.describe(mesh), jax.process_count()
@@ -260,7 +261,9 @@ def _blocked_on(step: int, first: int) -> str:
 def _write_summary(folder: Path, summary: Summary) -> None:
     """Writes summary.json; in every process it is there when this returns, for the launch scripts."""
     text = json.dumps(dataclasses.asdict(summary), indent=1) + "\n"
-    distributed.from_first(lambda: files.write_atomic(folder / run_folder.SUMMARY, text.encode()))
+    distributed.from_first(
+        lambda: files_lib.write_atomic(folder / run_folder.SUMMARY, text.encode())
+    )
 
 
 def _mixture(

@@ -1,7 +1,8 @@
-"""Parameters of a run: shapes, frozen weights from files, fresh adapters, a trained run's whole model."""
+"""Parameters of a run: their shapes, frozen weights from files, initial adapters, a trained run's model."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,18 +14,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mvjax import run_folder, tree
-from mvjax.config import schema as config
+from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.nn import model as model_lib
 from mvjax.train import checkpoint, distributed, frozen_dtype, sharding
 from mvjax.weights import frozen_files, lazy, placement
 
 V = TypeVar("V")
-Identity = frozen_files.Identity
 
 
 class ModelParams(NamedTuple):
-    """The two trees of a run, on the devices of its mesh."""
+    """The two trees of a run: arrays on the devices of its mesh, or ShapeDtypeStructs."""
 
     adapters: tree.Tree
     frozen: tree.Tree
@@ -33,77 +33,90 @@ class ModelParams(NamedTuple):
 class TrainedRun(NamedTuple):
     """A trained model read back: `params` is the whole tree, in numpy."""
 
-    config: config.Config
+    config: schema.Config
     params: dict[str, Any]
     step: int
 
 
-def shapes(run: config.Config) -> ModelParams:
-    """Returns the shape structs of both trees without making a single parameter."""
-    model = model_lib.VisionSpeech(run.model)
-    whole = jax.eval_shape(model.init, jax.random.key(0))["params"]
-    return ModelParams(*tree.partition(whole, run.train.trained))
+class FrozenWeights(NamedTuple):
+    """The frozen weight files of a run: verified, open, not yet in memory.
+
+    Attributes:
+      identity: location and SHA-256 of each.
+      tensors: {our path: tensor}; placing one reads the slices that the devices of this process hold.
+    """
+
+    identity: frozen_files.Identity
+    tensors: dict[str, lazy.LazyTensor]
 
 
-def abstract_params(run: config.Config) -> ModelParams:
-    """Returns the shape structs of both trees as training holds them, `train.frozen_dtype` applied."""
+def shapes(run: schema.Config) -> ModelParams:
+    """Returns ShapeDtypeStructs of both trees as they are initialized; computed once for each model."""
+    return _shapes(run.model, run.train.trained)
+
+
+def abstract_params(run: schema.Config) -> ModelParams:
+    """Returns ShapeDtypeStructs of both trees as training holds them, after `train.frozen_dtype`."""
     whole = shapes(run)
     return ModelParams(whole.adapters, frozen_dtype.abstract_frozen_params(run, whole.frozen))
 
 
-def counts(run: config.Config) -> dict[str, int]:
+def counts(run: schema.Config) -> dict[str, int]:
     """Returns how many parameters each part of the model has, by name, and the total."""
     adapters, frozen_shapes = (tree.flatten(part) for part in shapes(run))
     parts = {"backbone": "backbone/", "depth transformer": "depformer/", "SigLIP": "image/encoder/"}
-    found = {
+    sizes = {
         name: sum(leaf.size for path, leaf in frozen_shapes.items() if path.startswith(prefix))
         for name, prefix in parts.items()
     }
-    found["adapters"] = sum(leaf.size for leaf in adapters.values())
-    found["total"] = sum(leaf.size for leaf in (adapters | frozen_shapes).values())
-    return found
+    sizes["adapters"] = sum(leaf.size for leaf in adapters.values())
+    sizes["total"] = sum(leaf.size for leaf in (adapters | frozen_shapes).values())
+    return sizes
 
 
-def weights(run: config.Config, mesh: Mesh) -> ModelParams:
-    """Returns both trees for a new run: from the files what they hold, and the rest initialized.
-
-    A trained parameter that a file holds starts from the file, in float32.
+def open_frozen(run: schema.Config) -> FrozenWeights:
+    """Opens the frozen files; the first process reads them once, to hash and to verify them.
 
     Raises:
       ValueError: naming a file, and every tensor in it that is damaged or does not fit the config.
     """
-    stored = _open_verified(run)
-    wanted = tree.flatten(shapes(run).adapters)
-    known = {path: stored[path] for path in wanted if path in stored}
-    fresh = _fresh(run, mesh, [path for path in wanted if path not in stored])
-    started = placement.place(known, _shardings(known, mesh), dtype=np.float32)
-    adapters = tree.unflatten({path: (started | fresh)[path] for path in wanted})
-    return ModelParams(adapters, frozen_dtype.place(run, _frozen(run, stored), mesh))
+    identity = distributed.from_first(lambda: frozen_files.identity(run.frozen))
+    return FrozenWeights(identity, frozen_files.open_weights(run.frozen, run.model))
 
 
-def frozen(run: config.Config, mesh: Mesh) -> dict[str, Any]:
-    """Returns the frozen tree, from the files; raises as `weights`."""
-    return frozen_dtype.place(run, _frozen(run, _open_verified(run)), mesh)
+def weights(run: schema.Config, mesh: Mesh, files: FrozenWeights | None = None) -> ModelParams:
+    """Returns both trees for a new run: from the files what they hold, and the rest initialized.
+
+    A trained parameter that a file holds starts from the file, in float32.
+
+    Args:
+      run: the config.
+      mesh: where they are placed.
+      files: the run's open files; None opens them.
+
+    Raises:
+      ValueError: as `open_frozen`.
+    """
+    tensors = (files or open_frozen(run)).tensors
+    abstract = tree.flatten(shapes(run).adapters)
+    known = {path: tensors[path] for path in abstract if path in tensors}
+    initial = _initialized(run, mesh, [path for path in abstract if path not in tensors])
+    loaded = placement.place(known, _shardings(known, mesh), dtype=np.float32)
+    adapters = tree.unflatten({path: (loaded | initial)[path] for path in abstract})
+    return ModelParams(adapters, frozen_dtype.place(run, _frozen(run, tensors), mesh))
 
 
-def from_files(run: config.Config) -> dict[str, Any]:
+def frozen(run: schema.Config, mesh: Mesh, files: FrozenWeights | None = None) -> dict[str, Any]:
+    """Returns the frozen tree, from the files; arguments and errors as `weights`."""
+    return frozen_dtype.place(run, _frozen(run, (files or open_frozen(run)).tensors), mesh)
+
+
+def from_files(run: schema.Config) -> dict[str, Any]:
     """Returns what the frozen weight files hold, in numpy: backbone, depformer, image/encoder.
 
     Moshi keeps its stored dtype for a bfloat16 model, else float32.
     """
-    stored = _open_verified(run)
-    return tree.unflatten({path: np.asarray(leaf[()]) for path, leaf in stored.items()})
-
-
-def identity(run: config.Config) -> Identity:
-    """Returns location and SHA-256 of the weights that frozen parameters come from.
-
-    Of several processes the first reads the files and tells the others.
-
-    Raises:
-      ValueError: as `frozen_files.identity`.
-    """
-    return distributed.from_first(lambda: frozen_files.identity(run.frozen))
+    return _in_memory(open_frozen(run).tensors)
 
 
 def tree_hash(params: tree.Tree) -> str:
@@ -119,7 +132,7 @@ def tree_hash(params: tree.Tree) -> str:
     return digest.hexdigest()
 
 
-def read_config(folder: Path) -> config.Config:
+def read_config(folder: Path) -> schema.Config:
     """Returns the config that a run folder was made with.
 
     Raises:
@@ -143,16 +156,16 @@ def trained(folder: Path) -> TrainedRun:
       ValueError: if there is no good checkpoint, or a frozen file is another one than trained with.
     """
     run = read_config(folder)
-    found = checkpoint.newest(folder / run_folder.CHECKPOINTS)
-    check_identity(found.meta["frozen"], identity(run), place=str(found.folder))
-    adapters = checkpoint.read_adapters(found, shapes(run).adapters)
-    stored = tree.flatten(from_files(run))
-    frozen = tree.unflatten(_frozen(run, stored))
+    saved = checkpoint.newest(folder / run_folder.CHECKPOINTS)
+    files = open_frozen(run)
+    check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
+    adapters = checkpoint.read_adapters(saved, shapes(run).adapters)
+    frozen = _in_memory(_frozen(run, files.tensors))
     params = tree.merge(jax.tree.map(np.asarray, adapters), frozen)
-    return TrainedRun(run, params, found.meta["step"])
+    return TrainedRun(run, params, saved.metadata["step"])
 
 
-def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) -> None:
+def check_identity(expected: Mapping[str, Any], got: frozen_files.Identity, *, place: str) -> None:
     """Checks that the frozen files are the ones a checkpoint was trained with.
 
     Raises:
@@ -175,29 +188,32 @@ def check_identity(expected: Mapping[str, Any], got: Identity, *, place: str) ->
         )
 
 
-def _open_verified(run: config.Config) -> dict[str, lazy.LazyTensor]:
-    """Opens the files; the first process also compares them with the checksums that they carry."""
-    if jax.process_index() == 0:
-        frozen_files.verify(run.frozen)
-    return frozen_files.open_weights(run.frozen, run.model)
+@functools.lru_cache(maxsize=16)
+def _shapes(model: schema.ModelConfig, trained: tuple[str, ...]) -> ModelParams:
+    init = model_lib.VisionSpeech(model).init
+    return ModelParams(*tree.partition(jax.eval_shape(init, jax.random.key(0))["params"], trained))
 
 
-def _frozen(run: config.Config, stored: Mapping[str, V]) -> dict[str, V]:
+def _in_memory(tensors: Mapping[str, lazy.LazyTensor]) -> dict[str, Any]:
+    return tree.unflatten({path: np.asarray(tensor[()]) for path, tensor in tensors.items()})
+
+
+def _frozen(run: schema.Config, tensors: Mapping[str, V]) -> dict[str, V]:
     """Picks the frozen parameters out of what the files hold."""
-    wanted = tree.flatten(shapes(run).frozen)
-    missing = [path for path in wanted if path not in stored]
+    abstract = tree.flatten(shapes(run).frozen)
+    missing = [path for path in abstract if path not in tensors]
     if missing:
         raise ValueError(
             f"train.trained: no weight file holds these, so they cannot be frozen: {missing}"
         )
-    return {path: stored[path] for path in wanted}
+    return {path: tensors[path] for path in abstract}
 
 
-def _shardings(leaves: Mapping[str, lazy.LazyTensor], mesh: Mesh) -> dict[str, Any]:
-    return tree.flatten(sharding.shardings(tree.unflatten(leaves), mesh))
+def _shardings(tensors: Mapping[str, lazy.LazyTensor], mesh: Mesh) -> dict[str, Any]:
+    return tree.flatten(sharding.shardings(tree.unflatten(tensors), mesh))
 
 
-def _fresh(run: config.Config, mesh: Mesh, paths: list[str]) -> dict[str, Any]:
+def _initialized(run: schema.Config, mesh: Mesh, paths: list[str]) -> dict[str, Any]:
     """Initializes the named parameters only, each straight into its sharding."""
     model = model_lib.VisionSpeech(run.model)
 

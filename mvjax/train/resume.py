@@ -1,4 +1,4 @@
-"""Where a session of a run begins: its own last checkpoint, else weights from files, else fresh ones."""
+"""Starts a session of a run: from its own newest checkpoint, else from weight files and initialization."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from mvjax import files, run_folder, tree
+from mvjax import files as files_lib
+from mvjax import run_folder, tree
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.train import checkpoint, distributed, load
 from mvjax.train import step as step_lib
 
-# Fields that may differ when a run is resumed: they name places or rhythms, and change no number.
+# Fields that may differ when a run is resumed: locations, intervals and ways to compute the same numbers.
 FREE = (
     r"(mesh|frozen)\..*|data\.(root|prepare|workers|bad_record_budget)"
     r"|data\.(speech|speechless)(\..*)?"  # sampling weights: `data.weights` keeps their history
@@ -25,36 +26,42 @@ FREE = (
 
 
 class RunStart(NamedTuple):
-    """The state to go on from, the frozen parameters, and what to tell the user."""
+    """State and frozen parameters that a session begins with, and a notice for the user."""
 
     state: step_lib.TrainState
     frozen: tree.Tree
     notice: str
 
 
-def start(run: schema.Config, folder: Path, mesh: Mesh, identity: load.Identity) -> RunStart:
-    """Resumes this run, else loads weights, else initializes (what no file holds).
+def start(run: schema.Config, folder: Path, mesh: Mesh, files: load.FrozenWeights) -> RunStart:
+    """Resumes this run if it has checkpoints, else loads weights and initializes what no file holds.
+
+    Args:
+      run: the config.
+      folder: run folder.
+      mesh: where the parameters are placed.
+      files: the run's frozen files.
 
     Raises:
       ValueError: if a checkpoint or a weight file cannot be used.
     """
     root = folder / run_folder.CHECKPOINTS
     if not distributed.from_first(lambda: checkpoint.exists(root)):
-        params = load.weights(run, mesh)
+        params = load.weights(run, mesh, files)
         return RunStart(step_lib.new_state(run, mesh, params.adapters), params.frozen, "new run")
-    found = _newest(root)
-    load.check_identity(found.meta["frozen"], identity, place=str(found.folder))
-    shapes = load.shapes(run)
-    state = checkpoint.read(found, step_lib.abstract_state(run, mesh, shapes.adapters))
+    saved = _newest(root)
+    load.check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
+    adapters = load.shapes(run).adapters
+    state = checkpoint.read(saved, step_lib.abstract_state(run, mesh, adapters))
     notice = f"resumes at step {int(state.step)}"
-    if found.damaged:
-        listing = "; ".join(f"{path.name}: {problem}" for path, problem in found.damaged.items())
+    if saved.damaged:
+        listing = "; ".join(f"{path.name}: {problem}" for path, problem in saved.damaged.items())
         notice += f" (set aside damaged checkpoints: {listing})"
-    return RunStart(state, load.frozen(run, mesh), notice)
+    return RunStart(state, load.frozen(run, mesh, files), notice)
 
 
 def check_config(folder: Path, run: schema.Config) -> None:
-    """Checks that what is in the folder was trained with this config; without checkpoints, nothing was.
+    """Checks that the checkpoints in the folder, if any, were trained with this config.
 
     Raises:
       ValueError: naming every field that differs.
@@ -78,20 +85,20 @@ def check_config(folder: Path, run: schema.Config) -> None:
 def write_config(folder: Path, run: schema.Config) -> None:
     """Writes config.txt and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(folder / run_folder.CONFIG_TEXT, config_text.to_text(run).encode())
+    files_lib.write_atomic(folder / run_folder.CONFIG_TEXT, config_text.to_text(run).encode())
     described = json.dumps(config_text.to_json(run), indent=1) + "\n"
-    files.write_atomic(folder / run_folder.CONFIG_JSON, described.encode())
+    files_lib.write_atomic(folder / run_folder.CONFIG_JSON, described.encode())
 
 
-def _newest(root: Path) -> checkpoint.Found:
-    """The newest good checkpoint, chosen and cleared of damaged ones by the first process for all."""
+def _newest(root: Path) -> checkpoint.Checkpoint:
+    """The newest good checkpoint; the first process verifies, and sets damaged ones aside, for all."""
 
     def choose() -> dict:
-        found = checkpoint.newest(root)
-        checkpoint.set_aside(found.damaged)
-        damaged = {str(folder): problem for folder, problem in found.damaged.items()}
-        return {"folder": str(found.folder), "meta": found.meta, "damaged": damaged}
+        saved = checkpoint.newest(root)
+        checkpoint.set_aside(saved.damaged)
+        damaged = {str(folder): problem for folder, problem in saved.damaged.items()}
+        return {"folder": str(saved.folder), "metadata": saved.metadata, "damaged": damaged}
 
     chosen = distributed.from_first(choose)
     damaged = {Path(folder): problem for folder, problem in chosen["damaged"].items()}
-    return checkpoint.Found(Path(chosen["folder"]), chosen["meta"], damaged)
+    return checkpoint.Checkpoint(Path(chosen["folder"]), chosen["metadata"], damaged)

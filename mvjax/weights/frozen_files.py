@@ -26,7 +26,7 @@ def open_weights(
     """Returns {our path: leaf} of all that the files hold: backbone, depformer, image/encoder.
 
     Moshi keeps its stored dtype for a bfloat16 model, else it is float32; the encoder is float32.
-    Checksums are not compared; `identity` and `verify` do that.
+    Checksums are not compared; `identity` does that.
 
     Raises:
       ValueError: naming a file, and every tensor in it that does not fit the config.
@@ -87,18 +87,6 @@ def file_hash(path: Path) -> str:
     files_lib.check_hub_hash(path, digest)
     checksums.refuse_changed(path, changed)
     return digest
-
-
-def verify(files: schema.FrozenFiles) -> None:
-    """Compares the files with the checksums that they carry (those that mvjax wrote do).
-
-    Raises:
-      ValueError: naming a file and every tensor in it whose bytes changed.
-    """
-    for parts in paths(files).values():
-        for path in parts:
-            if path.suffix != _NPZ:  # npz is checked by zip, as it is read
-                safetensors_io.verify(path)
 
 
 def _parts(path: Path) -> list[Path]:

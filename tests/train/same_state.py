@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mvjax import tree
 from mvjax.train import checkpoint
 
 
-def check(first: checkpoint.Found, second: checkpoint.Found) -> None:
+def check(first: checkpoint.Checkpoint, second: checkpoint.Checkpoint) -> None:
     """Same adapters, their mean, optimizer state and counters, bit for bit."""
     one, other = _arrays(first.folder), _arrays(second.folder)
     assert one.keys() == other.keys() and one
@@ -17,10 +18,10 @@ def check(first: checkpoint.Found, second: checkpoint.Found) -> None:
 
 
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
-    found = {}
-    for part in ("adapters", "optimizer", checkpoint.MEAN):
-        if (folder / part).is_dir():
+    arrays = {}
+    for item in (checkpoint.ADAPTERS, checkpoint.OPTIMIZER, checkpoint.EMA):
+        if (folder / item).is_dir():
             with ocp.StandardCheckpointer() as checkpointer:
-                leaves = checkpointer.restore((folder / part).absolute())
-            found |= {f"{part}/{name}": np.asarray(leaf) for name, leaf in leaves.items()}
-    return found
+                restored = tree.flatten(checkpointer.restore((folder / item).absolute()))
+            arrays |= {f"{item}/{path}": np.asarray(leaf) for path, leaf in restored.items()}
+    return arrays

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from mvjax.train import checkpoint, step
+from mvjax import tree
+from mvjax.config import schema
+from mvjax.train import checkpoint, optim, step
 
 
 def state(number: int) -> step.TrainState:
@@ -31,8 +34,8 @@ def like(made: step.TrainState) -> step.TrainState:
 
 def save(root: Path, *steps: int, keep: int = 9) -> None:
     for number in steps:
-        meta = {"frozen": {}, "n": number}
-        checkpoint.begin(root, state(number), meta=meta, keep=keep).finish()
+        metadata = {"frozen": {}, "n": number}
+        checkpoint.begin(root, state(number), metadata=metadata, keep=keep).commit()
 
 
 def files(folder: Path) -> list[Path]:
@@ -43,7 +46,7 @@ def test_round_trip_is_exact(tmp_path):
     save(tmp_path, 7)
     found = checkpoint.newest(tmp_path)
     assert found.folder.name == "00000007" and not found.damaged
-    assert found.meta["step"] == 7 and found.meta["n"] == 7
+    assert found.metadata["step"] == 7 and found.metadata["n"] == 7
     restored = checkpoint.read(found, like(state(7)))
     assert jax.tree.structure(restored) == jax.tree.structure(state(7))
     jax.tree.map(np.testing.assert_array_equal, restored, state(7))
@@ -54,7 +57,7 @@ def test_round_trip_is_exact(tmp_path):
 def test_a_mean_is_kept_and_is_what_evaluation_takes(tmp_path):
     made = state(7)
     made = made._replace(ema=jax.tree.map(lambda leaf: leaf + 1, made.adapters))
-    checkpoint.begin(tmp_path, made, meta={"frozen": {}}, keep=1).finish()
+    checkpoint.begin(tmp_path, made, metadata={"frozen": {}}, keep=1).commit()
     found = checkpoint.newest(tmp_path)
     restored = checkpoint.read(found, like(made))
     assert jax.tree.structure(restored) == jax.tree.structure(made)
@@ -66,7 +69,7 @@ def test_a_mean_is_kept_and_is_what_evaluation_takes(tmp_path):
 def test_the_newest_are_kept(tmp_path):
     save(tmp_path, 2, 4, 10, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000010"]
-    assert checkpoint.newest(tmp_path).meta["step"] == 10
+    assert checkpoint.newest(tmp_path).metadata["step"] == 10
 
 
 def test_the_same_step_again_replaces_it(tmp_path):
@@ -93,7 +96,7 @@ def test_any_harm_to_any_file_is_seen(tmp_path, harm):
         data = bytearray(victim.read_bytes())
         if harm == "remove":
             victim.unlink()
-        elif harm == "flip" and victim.name != checkpoint.META:
+        elif harm == "flip" and victim.name != checkpoint.HASHES:
             data[len(data) // 2] ^= 0x10
             victim.write_bytes(data)
         else:
@@ -109,27 +112,58 @@ def test_set_aside_makes_room(tmp_path):
     files(tmp_path / "00000008" / "adapters")[0].unlink()
     checkpoint.set_aside(checkpoint.newest(tmp_path).damaged)
     save(tmp_path, 8)
-    assert checkpoint.newest(tmp_path).meta["step"] == 8
+    assert checkpoint.newest(tmp_path).metadata["step"] == 8
     assert (tmp_path / "00000008.damaged").is_dir()
 
 
 def test_only_damaged_ones_are_all_named(tmp_path):
     save(tmp_path, 4, 8)
     for name in ("00000004", "00000008"):
-        (tmp_path / name / checkpoint.META).write_text("{")
+        (tmp_path / name / checkpoint.HASHES).write_text("{")
     with pytest.raises(ValueError) as error:
         checkpoint.newest(tmp_path)
     message = str(error.value)
-    assert "00000004: meta.json is unreadable" in message and "00000008" in message
+    assert "00000004: hashes.json is unreadable" in message and "00000008" in message
     assert "start over" in message
 
 
-def test_a_leftover_of_a_kill_is_ignored_and_removed(tmp_path):
+@pytest.mark.parametrize("suffix", ["orbax-checkpoint-tmp", "partial"])
+def test_a_leftover_of_a_kill_is_ignored_and_removed(tmp_path, suffix):
     save(tmp_path, 4)
-    (tmp_path / "00000008.partial" / "adapters").mkdir(parents=True)
-    assert checkpoint.newest(tmp_path).meta["step"] == 4
+    (tmp_path / f"00000008.{suffix}" / "adapters").mkdir(parents=True)
+    assert checkpoint.newest(tmp_path).metadata["step"] == 4
     save(tmp_path, 8)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000008"]
+
+
+def test_a_kill_before_the_commit_leaves_no_checkpoint(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.files_lib, "write_atomic", killed)
+        save(tmp_path, 4)
+    assert (tmp_path / "00000004" / "adapters").is_dir() and not checkpoint.exists(tmp_path)
+    save(tmp_path, 4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.files_lib, "write_atomic", killed)
+        save(tmp_path, 8, keep=1)
+    saved = checkpoint.newest(tmp_path)  # the one before was not removed yet
+    assert saved.metadata["step"] == 4
+    assert "killed before its commit" in saved.damaged[tmp_path / "00000008"]
+
+
+def test_leaves_of_the_optimizer_have_names(tmp_path):
+    optimizer = optim.make(schema.OptimConfig(warmup_steps=2, spike_factor=3.0), steps=9)
+    made = step.init_state(state(0).adapters, optimizer)
+    checkpoint.begin(tmp_path, made, metadata={}, keep=1).commit()
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = tree.flatten(checkpointer.restore(tmp_path / "00000000" / "optimizer"))
+    params = ("xa/q/kernel", "xa/q/none", "norm/scale")
+    assert stored.keys() == {
+        *("adam/count", "schedule/count", "spikes/recent_losses", "step", "skipped"),
+        *(f"adam/{moment}/{path}" for moment in ("mu", "nu") for path in params),
+    }
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
@@ -153,9 +187,9 @@ def test_a_write_that_fails_half_way(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         gc.collect()  # what orbax leaves behind complains here, not in the next test
     assert "00000004" in str(error.value)
-    assert checkpoint.newest(tmp_path).meta["step"] == 4
+    assert checkpoint.newest(tmp_path).metadata["step"] == 4
     save(tmp_path, 8)
-    assert checkpoint.newest(tmp_path).meta["step"] == 8
+    assert checkpoint.newest(tmp_path).metadata["step"] == 8
 
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
@@ -171,5 +205,5 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypat
 def test_the_meta_lists_every_file(tmp_path):
     save(tmp_path, 4)
     folder = tmp_path / "00000004"
-    listed = set(json.loads((folder / checkpoint.META).read_text())["files"])
-    assert {str(path.relative_to(folder)) for path in files(folder)} == {*listed, checkpoint.META}
+    listed = set(json.loads((folder / checkpoint.HASHES).read_text())["files"])
+    assert {str(path.relative_to(folder)) for path in files(folder)} == {*listed, checkpoint.HASHES}

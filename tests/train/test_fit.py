@@ -65,7 +65,7 @@ class Interrupted(toy.Data):
 def assert_same_run(first: Path, second: Path) -> None:
     """Same adapters, optimizer state and counters, bit for bit; same metrics but for the speed."""
     found = [checkpoint.newest(folder / run_folder.CHECKPOINTS) for folder in (first, second)]
-    assert [each.meta["step"] for each in found] == [toy.STEPS] * 2
+    assert [each.metadata["step"] for each in found] == [toy.STEPS] * 2
     same_state.check(*found)
     assert metrics(first) == metrics(second)
 
@@ -190,7 +190,7 @@ def quick(monkeypatch):
     """A run without a model: one parameter, and steps that skip the batches of `skip`, counted from 1."""
     skip = set()
 
-    def weights(run, mesh):
+    def weights(run, mesh, files):
         return load.ModelParams({"scale": jax.numpy.ones(3)}, {})
 
     def make(run, mesh, *, adapters, frozen):
@@ -203,8 +203,10 @@ def quick(monkeypatch):
         return train_step
 
     monkeypatch.setattr(load, "weights", weights)
-    monkeypatch.setattr(load, "frozen", lambda run, mesh: {})
-    monkeypatch.setattr(load, "shapes", lambda run: jax.eval_shape(lambda: weights(run, None)))
+    monkeypatch.setattr(load, "frozen", lambda run, mesh, files: {})
+    monkeypatch.setattr(
+        load, "shapes", lambda run: jax.eval_shape(lambda: weights(run, None, None))
+    )
     monkeypatch.setattr(step_lib, "make", make)
     return skip
 
@@ -240,7 +242,7 @@ def test_too_many_skipped_batches_end_the_run_with_their_samples(config, tmp_pat
     assert "step 5, speech: speech-4-0, speech-4-1, speech-4-2, speech-4-3\n" in str(error.value)
     assert "speechless-6-7" in str(error.value)
     found = checkpoint.newest(folder / "checkpoints")
-    assert found.meta["step"] == 8  # it was running when the third was known
+    assert found.metadata["step"] == 8  # it was running when the third was known
     summary = fit.fit(config, folder, data=toy.Data(config.data), quiet=True)
     assert summary.finished and summary.skipped == 4
 

@@ -5,6 +5,7 @@ Run as a script it rewrites the golden parameter table of the released model.
 
 import dataclasses
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import as_written
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from mvjax.weights import big_vision, kyutai, placement, safetensors_io, siglip_
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "moshika_vis_parameters.txt"
+IO = Path("/proc/self/io")
 MESHES = ({"fsdp": 4, "data": 2}, {"fsdp": 2, "tensor": 2, "data": 2}, {"data": 8})
 
 
@@ -76,6 +79,38 @@ def test_the_frozen_tree_is_in_its_place_and_each_value_was_read_once(config, si
         assert tree.flatten(placed)[path].sharding == spec
 
 
+@pytest.mark.skipif(not IO.exists(), reason="counts the bytes that Linux says were read")
+def test_a_start_reads_each_file_once_and_maps_each_value_once(config, monkeypatch):
+    def read_bytes():
+        return int(IO.read_text().split("rchar: ")[1].split()[0])
+
+    load.frozen(config, mesh_of(data=8))  # imports are done
+    mapped, inner = [], safetensors_io.SafetensorsTensor.__getitem__
+    monkeypatch.setattr(
+        safetensors_io.SafetensorsTensor,
+        "__getitem__",
+        lambda self, index: mapped.append(part := inner(self, index)) or part,
+    )
+    moshi, siglip = (os.path.getsize(p) for p in (config.frozen.moshi, config.frozen.siglip))
+    before = read_bytes()
+    files = load.open_frozen(config)  # headers are read again, to open
+    hashed = read_bytes() - before
+    assert moshi + siglip <= hashed < 1.5 * (moshi + siglip) and not mapped
+    before = read_bytes()
+    frozen = load.frozen(config, mesh_of(data=8), files)
+    assert (
+        read_bytes() - before < moshi
+    )  # the npz, with its directory for each array; Moshi is mapped
+    values = [leaf.size for path, leaf in tree.flatten(frozen).items() if "image/" not in path]
+    assert sum(part.size for part in mapped) == sum(values)
+
+
+def test_shapes_are_computed_once(config, monkeypatch):
+    first = load.shapes(config)
+    monkeypatch.setattr(jax, "eval_shape", None)
+    assert load.shapes(toy.with_train(config, seed=9)) is first
+
+
 def test_trained_parameters_of_the_file_start_from_it_in_float32(config, tmp_path):
     moshi = kyutai.load_moshi(config.frozen.moshi, config.model)
     kyutai.save_moshi(tmp_path / "m.safetensors", moshi, config.model, dtype=ml_dtypes.bfloat16)
@@ -125,15 +160,15 @@ def test_the_image_encoder_may_be_npz_or_safetensors(config, tmp_path):
     for location in (f"{config.frozen.siglip}:img", str(tmp_path)):
         run = with_frozen(config, siglip=location)
         assert_equal(load.from_files(run), expected)
-        identity = load.identity(run)["siglip"]
+        identity = load.open_frozen(run).identity["siglip"]
         assert identity["path"] == location and len(identity["sha256"]) == 64
-    before = load.identity(run)
+    before = load.open_frozen(run).identity
     file = tmp_path / "model-1.safetensors"
     tensors = safetensors_io.read(file)
     tensors[sorted(tensors)[0]] += 1
     safetensors_io.write(file, tensors)
     with pytest.raises(ValueError, match=r"here(.|\n)*frozen\.siglip: expected SHA-256"):
-        load.check_identity(before, load.identity(run), place="here")
+        load.check_identity(before, load.open_frozen(run).identity, place="here")
 
 
 def test_lora_is_part_of_the_run_and_of_its_identity(config, tmp_path):
@@ -150,7 +185,9 @@ def test_lora_is_part_of_the_run_and_of_its_identity(config, tmp_path):
     with pytest.raises(
         ValueError, match=r"frozen\.moshi_lora: expected SHA-256 None.*got [0-9a-f]{64}"
     ):
-        load.check_identity(load.identity(config), load.identity(run), place="x")
+        load.check_identity(
+            load.open_frozen(config).identity, load.open_frozen(run).identity, place="x"
+        )
 
 
 def test_a_file_of_the_hub_must_have_the_bytes_it_is_named_by(config, tmp_path):
@@ -161,12 +198,12 @@ def test_a_file_of_the_hub_must_have_the_bytes_it_is_named_by(config, tmp_path):
     link = tmp_path / "model.safetensors"
     link.symlink_to(blob)
     run = with_frozen(config, moshi=str(link))
-    assert load.identity(run)["moshi"]["sha256"] == digest
+    assert load.open_frozen(run).identity["moshi"]["sha256"] == digest
     damaged = bytearray(blob.read_bytes())
     damaged[-1] ^= 1
     blob.write_bytes(damaged)
     with pytest.raises(ValueError, match=rf"model\.safetensors: expected SHA-256 {digest}, as the"):
-        load.identity(run)
+        load.open_frozen(run)
 
 
 def flip(path):
@@ -279,14 +316,14 @@ def counted(self, index):
     return part
 safetensors_io.SafetensorsTensor.__getitem__ = counted
 mesh = sharding.make_mesh(schema.MeshConfig(fsdp=2, data=1, tensor=2))
-identity = load.identity(config)
-params = load.weights(config, mesh)
-held = 0
-for path, leaf in tree.flatten(params.frozen).items():
+files = load.open_frozen(config)
+params = load.weights(config, mesh, files)
+local = 0
+for path, leaf in tree.flatten(frozen).items():
     if not path.startswith("image/"):
         boxes = {str(shard.index): shard.data.size for shard in leaf.addressable_shards}
-        held += sum(boxes.values())
-print("RESULT", read[0], held, identity["moshi"]["sha256"], len(load.tree_hash(params.frozen)))
+        local += sum(boxes.values())
+print("RESULT", read[0], local, files.identity["moshi"]["sha256"], len(load.tree_hash(params.frozen)))
 """
 
 
@@ -312,8 +349,8 @@ def test_each_of_two_processes_reads_what_its_devices_hold(config, tmp_path):
     ends = [process.communicate(timeout=600) for process in processes]
     lines = [out.split("RESULT ")[1].split() if "RESULT" in out else err for out, err in ends]
     total = sum(t.size for t in safetensors_io.read(Path(config.frozen.moshi)).values())
-    for read, held, digest, length in lines:
-        assert read == held and 0.4 * total < int(read) < 0.65 * total, (read, held, total)
+    for read, local, digest, length in lines:
+        assert read == local and 0.4 * total < int(read) < 0.65 * total, (read, local, total)
         assert digest == files.file_hash(Path(config.frozen.moshi)) and length == "64"
 
 

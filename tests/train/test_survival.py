@@ -42,7 +42,7 @@ def test_ten_sigterms_lose_no_step_and_repeat_no_sample(tmp_path):
 
 
 def checkpoint_step(folder) -> int:
-    return checkpoint.newest(folder / "run/checkpoints").meta["step"]
+    return checkpoint.newest(folder / "run/checkpoints").metadata["step"]
 
 
 def test_sigkill_goes_back_to_the_last_checkpoint(tmp_path):
