@@ -17,15 +17,10 @@ _ANSWER = 64  # frames (5.1 s) for the answer; the longest takes 4 s
 
 @dataclasses.dataclass(frozen=True)
 class DigitsQuestion(benchmarks.Question):
-    """A question about a test image; `truth` is its `world.Facts`.
+    """A question about a test image; `truth` is its `world.Facts`."""
 
-    Attributes:
-      asked: the value that a yesno or misleading question names.
-      scan: index of the scan in scikit-learn's set.
-    """
-
-    asked: str
-    scan: int
+    asked: str  # as in `talk.WordedQuestion`
+    scan: int  # as in `world.Scene`
 
 
 class DigitsBenchmark:
@@ -33,7 +28,7 @@ class DigitsBenchmark:
 
     def questions(self, *, per_kind: int, seed: int) -> list[DigitsQuestion]:
         """Draws questions, one image each, voices in turn."""
-        kinds: list[talk.Kind] = [kind for _ in range(per_kind) for kind in talk.KINDS]
+        kinds = talk.KINDS * per_kind
         drawn = []
         for i, scene in enumerate(world.scenes("test", len(kinds), seed)):
             rng = np.random.default_rng([seed, i])
@@ -64,6 +59,4 @@ class DigitsBenchmark:
         """As `talk.score`."""
         return talk.score(question.kind, question.asked, question.truth, answer)
 
-    def chance(self, kind: str) -> float:
-        """As `talk.chance`."""
-        return talk.chance(kind)
+    chance = staticmethod(talk.chance)

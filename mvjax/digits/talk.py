@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from mvjax.digits import wordings, world
 
 Kind = Literal["digit", "colour", "place", "describe", "misleading", "yesno"]
 
-KINDS: tuple[Kind, ...] = ("digit", "colour", "place", "describe", "misleading", "yesno")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SMALL_TALK = "small_talk"
 VALUES = {"digit": world.DIGITS, "colour": tuple(world.COLOURS), "place": tuple(world.PLACES)}
 ATTRIBUTES = tuple(VALUES)
@@ -30,40 +31,27 @@ ATTRIBUTES = tuple(VALUES)
 
 @dataclasses.dataclass(frozen=True)
 class DigitsDialogue:
-    """Turns of two speakers.
-
-    Attributes:
-      id: names the dialogue in records and logs.
-      kinds: one question kind (or "small_talk") for each question of the user, in order.
-      turns: in time order; the user asks, the assistant answers, and either may begin.
-      facts: what the picture shows; None if there is no picture.
-    """
+    """Turns of two speakers in time order; the user asks, and either may begin."""
 
     id: str
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...]  # a question kind, or "small_talk", for each question of the user
     turns: tuple[record.Turn, ...]
-    facts: world.Facts | None
+    facts: world.Facts | None  # what the picture shows, if there is one
 
 
 @dataclasses.dataclass(frozen=True)
 class WordedQuestion:
-    """A question about a picture.
-
-    Attributes:
-      asked: the value a yesno or misleading question names ("seven", "red", "top left"), else "".
-      text: the words.
-    """
+    """A question about a picture."""
 
     kind: Kind
-    asked: str
+    asked: str  # the value a yesno or misleading question names ("seven", "top left"), else ""
     text: str
 
 
 def random_facts(rng: np.random.Generator) -> world.Facts:
     """Facts drawn uniformly."""
-    return world.Facts(
-        int(rng.integers(10)), _pick(rng, VALUES["colour"]), _pick(rng, VALUES["place"])
-    )
+    digit = int(rng.integers(10))
+    return world.Facts(digit, _pick(rng, VALUES["colour"]), _pick(rng, VALUES["place"]))
 
 
 def truth(facts: world.Facts, attribute: str) -> str:
@@ -110,40 +98,33 @@ def visual_dialogue(
     them, in order, instead.
     """
     if kinds is None:
-        n = int(rng.integers(1, 4)) if turns is None else turns
-        kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:n]]
+        kinds = _draw_kinds(rng, int(rng.integers(1, 4)) if turns is None else turns)
     said = []
     if rng.random() < 0.3:
         said.append(record.Turn("assistant", _pick(rng, wordings.GREETINGS)))
     return DigitsDialogue(name, tuple(kinds), (*said, *_exchanges(kinds, facts, rng)), facts)
 
 
-def blind_dialogue(rng: np.random.Generator, *, name: str = "blind") -> DigitsDialogue:
+def blind_dialogue(rng: np.random.Generator) -> DigitsDialogue:
     """A visual dialogue without a picture: its facts are random and never told."""
-    return dataclasses.replace(visual_dialogue(random_facts(rng), rng, name=name), facts=None)
+    return dataclasses.replace(visual_dialogue(random_facts(rng), rng, name="blind"), facts=None)
 
 
-def told_dialogue(
-    rng: np.random.Generator, *, turns: int | None = None, name: str = "told"
-) -> DigitsDialogue:
+def told_dialogue(rng: np.random.Generator) -> DigitsDialogue:
     """The user says what the picture shows, then asks; every answer follows from what was told."""
     facts = random_facts(rng)
-    n = int(rng.integers(1, 4)) if turns is None else turns
-    kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:n]]
+    kinds = _draw_kinds(rng, int(rng.integers(1, 4)))
     told = record.Turn("user", _pick(rng, wordings.TOLD).format(scene=_scene(facts)))
     okay = record.Turn("assistant", _pick(rng, wordings.ACKNOWLEDGE))
-    return DigitsDialogue(name, tuple(kinds), (told, okay, *_exchanges(kinds, facts, rng)), None)
+    return DigitsDialogue("told", kinds, (told, okay, *_exchanges(kinds, facts, rng)), None)
 
 
 def small_talk(
     rng: np.random.Generator, *, turns: int | None = None, name: str = SMALL_TALK
 ) -> DigitsDialogue:
-    """Talk that needs no picture, half of it the echo game.
-
-    `turns` counts question-answer pairs (drawn from 1..3 if None).
-    """
+    """Talk without a picture, half of it the echo game; `turns` as for `visual_dialogue`."""
     n = int(rng.integers(1, 4)) if turns is None else turns
-    said: list[record.Turn] = []
+    said = []
     for _ in range(n):
         question, reply = _small_exchange(rng)
         said += [record.Turn("user", question), record.Turn("assistant", reply)]
@@ -178,14 +159,14 @@ def score(kind: str, asked: str, facts: world.Facts, answer_text: str) -> bool:
 
 def chance(kind: str) -> float:
     """The best a guesser can expect who hears the question and does not see the picture."""
-    share = {attribute: 1 / len(values) for attribute, values in VALUES.items()}
-    if kind == "describe":
-        return float(np.prod(list(share.values())))
     if kind == "yesno":
         return 0.5
+    sizes = {attribute: len(values) for attribute, values in VALUES.items()}
+    if kind == "describe":
+        return 1 / math.prod(sizes.values())
     if kind == "misleading":  # one value is ruled out by the question
-        return float(np.mean([1 / (len(values) - 1) for values in VALUES.values()]))
-    return share[kind]
+        return float(np.mean([1 / (size - 1) for size in sizes.values()]))
+    return 1 / sizes[kind]
 
 
 def vocabulary() -> list[str]:
@@ -202,23 +183,26 @@ def vocabulary() -> list[str]:
     return sorted({word for text in texts for word in text.split() if "{" not in word})
 
 
+def _draw_kinds(rng: np.random.Generator, count: int) -> tuple[Kind, ...]:
+    return tuple(KINDS[i] for i in rng.permutation(len(KINDS))[:count])
+
+
 def _exchanges(
     kinds: Sequence[Kind], facts: world.Facts, rng: np.random.Generator
 ) -> list[record.Turn]:
     said = []
     for kind in kinds:
         question = ask(kind, facts, rng)
-        said += [
-            record.Turn("user", question.text),
-            record.Turn("assistant", answer(question, facts, rng)),
-        ]
+        reply = answer(question, facts, rng)
+        said += [record.Turn("user", question.text), record.Turn("assistant", reply)]
     return said
 
 
 def _small_exchange(rng: np.random.Generator) -> tuple[str, str]:
     game = rng.random()
     if game < 0.5:
-        words = " ".join(_said_after(rng))
+        attributes = rng.integers(len(ATTRIBUTES), size=int(rng.integers(1, 4)))
+        words = " ".join(_pick(rng, VALUES[ATTRIBUTES[a]]) for a in attributes)
         return _pick(rng, wordings.ECHO).format(words=words), words
     if game < 0.65:
         i = int(rng.integers(len(world.DIGITS) - 1))
@@ -237,12 +221,6 @@ def _small_exchange(rng: np.random.Generator) -> tuple[str, str]:
         return _pick(rng, wordings.NEXT_DAY).format(a=a), f"{b} comes after {a}"
     questions, replies = _pick(rng, wordings.CHAT)
     return _pick(rng, questions), _pick(rng, replies)
-
-
-def _said_after(rng: np.random.Generator) -> list[str]:
-    """One to three values for the echo game, of any attribute."""
-    attributes = rng.integers(len(ATTRIBUTES), size=int(rng.integers(1, 4)))
-    return [_pick(rng, VALUES[ATTRIBUTES[a]]) for a in attributes]
 
 
 def _pick(rng: np.random.Generator, items: Sequence):

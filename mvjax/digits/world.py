@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -36,7 +36,7 @@ PLACES = {  # first row and column of the glyph, before jitter
 
 Split = Literal["train", "test"]
 
-_SPLITS: tuple[Split, ...] = ("train", "test")
+_SPLITS: tuple[Split, ...] = get_args(Split)  # the order is part of the seed
 _TEST_SHARE = 0.2
 _SPLIT_SEED = 0  # part of the world's definition: the shipped encoder saw these train scans only
 _JITTER = 2  # pixels; corners move inwards, the middle both ways: places stay 9 pixels apart
@@ -54,10 +54,9 @@ class Facts:
 
     def __post_init__(self):
         for name, known in (("colour", COLOURS), ("place", PLACES), ("digit", range(10))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"Facts.{name}: must be one of {list(known)}, got {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"Facts.{name}: must be one of {list(known)}, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +72,13 @@ class Scene:
 def scenes(split: Split, count: int, seed: int) -> list[Scene]:
     """Returns `count` random scenes of a split; scene i is the same for every count."""
     candidates = scan_indices(split)
-    found = []
+    drawn = []
     for i in range(count):
         rng = np.random.default_rng([seed, _SPLITS.index(split), i])
         scan = int(rng.choice(candidates))
         facts = random_facts(scan, rng)
-        image = draw(scan, facts, rng)
-        found.append(Scene(f"{split}-{seed}-{i:05d}", facts, scan, image))
-    return found
+        drawn.append(Scene(f"{split}-{seed}-{i:05d}", facts, scan, draw(scan, facts, rng)))
+    return drawn
 
 
 def random_facts(scan_index: int, rng: np.random.Generator) -> Facts:
@@ -154,8 +152,6 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
 def _jittered(start: int, rng: np.random.Generator) -> int:
     """Moves a corner inwards, the middle to either side."""
     step = int(rng.integers(_JITTER + 1))
-    if start == 0:
-        return step
-    if start == CANVAS - GLYPH:
-        return start - step
+    if start in (0, CANVAS - GLYPH):
+        return abs(start - step)
     return start - step // 2 if rng.integers(2) else start + step // 2
