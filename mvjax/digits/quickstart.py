@@ -10,20 +10,17 @@ import dataclasses
 import errno
 import json
 import math
-import os
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mvjax import run_folder
+from mvjax.eval import metrics
 from mvjax.report import html
 from mvjax.train import memory
-
-if TYPE_CHECKING:
-    from mvjax.digits import stages
 
 _AGAIN = "then run the same command again: finished work is kept"
 
@@ -41,18 +38,13 @@ class StageClock:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Announces, times and guards one stage.
-
-        Raises:
-          Failed: from any exception of the stage.
-        """
+        """Announces and times one stage; any exception of it becomes `Failed`."""
         begin = time.perf_counter()
         print(f"== {name}", flush=True)
         try:
             yield
         except Exception as error:
-            seconds = time.perf_counter() - begin
-            raise Failed(failure_text(name, seconds, error)) from error
+            raise Failed(failure_text(name, time.perf_counter() - begin, error)) from error
         self.done.append(html.Stage(name, time.perf_counter() - begin, memory.host_peak_gb()))
         print(f"   {name}: {self.done[-1].seconds:.1f} s", flush=True)
 
@@ -62,11 +54,9 @@ class StageClock:
 
 
 def run(out: Path, *, short: bool = False) -> int:
-    """Runs the whole chain into the folder `out` and returns the exit status.
+    """Runs the whole chain into the folder `out`, continuing what is there; returns the exit status.
 
-    Args:
-      out: made if needed; a folder of an interrupted quickstart is continued.
-      short: few steps and questions: shows that every stage works, not that the model learns.
+    `short` means few steps and questions: shows that every stage works, not that the model learns.
     """
     try:
         _chain(out, short=short)
@@ -111,42 +101,32 @@ def _chain(out: Path, *, short: bool) -> None:
 
         content = page.compose(results, [*clock.done, clock.total()])
         html.write(out / run_folder.REPORT, content)
-    _write_metrics(out, results, clock)
-    print(f"\n{stages.table_text(evaluation)}\n\nOpen {out / run_folder.REPORT}")
+    _write_metrics(out, stages.summary(results), clock)
+    print(f"\n{metrics.text_table(evaluation.table)}\n\nOpen {out / run_folder.REPORT}")
     _check_certificates(certificates)
 
 
-def _write_metrics(out: Path, results: stages.QuickstartResults, clock: StageClock) -> None:
-    from mvjax.digits import stages
-
-    total = clock.total()
-    summary = stages.summary(results) | {
-        "seconds": round(total.seconds, 1),
-        "peak_memory_gb": round(total.peak_gb, 3),
-        "stages": {
-            s.name: {"seconds": round(s.seconds, 1), "peak_memory_gb": round(s.peak_gb, 3)}
-            for s in clock.done
-        },
+def _write_metrics(out: Path, summary: dict[str, Any], clock: StageClock) -> None:
+    cost = {
+        s.name: {"seconds": round(s.seconds, 1), "peak_memory_gb": round(s.peak_gb, 3)}
+        for s in (*clock.done, clock.total())
     }
+    summary = summary | cost.pop("all") | {"stages": cost}
     try:
-        (out / run_folder.QUICKSTART_METRICS).write_text(
-            json.dumps(_plain(summary), indent=1) + "\n"
-        )
+        text = json.dumps(_plain(summary), indent=1)
+        (out / run_folder.QUICKSTART_METRICS).write_text(text + "\n")
     except OSError as error:
         raise Failed(failure_text("report", 0, error)) from error
 
 
 def _check_certificates(certificates: dict[str, dict[str, Any]]) -> None:
     """A runtime that disagrees fails the quickstart, after its report is written."""
-    bad = [
-        f"{name}: {'; '.join(c['reasons'])}"
-        for name, c in certificates.items()
-        if c["verdict"] != "pass"
-    ]
-    if bad:
+    failed = {name: c for name, c in certificates.items() if c["verdict"] != "pass"}
+    if failed:
+        causes = " | ".join(f"{name}: {'; '.join(c['reasons'])}" for name, c in failed.items())
         raise Failed(
             "quickstart: stage 'export' failed: a runtime does not agree with the JAX model\n"
-            f"  cause:  {' | '.join(bad)}\n"
+            f"  cause:  {causes}\n"
             "  remedy: do not use this export; see certificate.json in its folder and report it"
         )
 
@@ -156,9 +136,7 @@ def _remedy(error: BaseException) -> str:
         return f"pip install 'mvjax[train,torch,mlx]', {_AGAIN}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"free some disk space (a quickstart needs 0.5 GB), {_AGAIN}"
-    if isinstance(error, PermissionError) or (
-        isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES)
-    ):
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
         return "choose a folder that you may write to: mvjax quickstart --out DIR"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return f"close other programs (a quickstart needs 6 GB of memory), {_AGAIN}"
@@ -169,12 +147,12 @@ def _remedy(error: BaseException) -> str:
 
 def _keep_traceback(out: Path, failed: Failed) -> str:
     """Writes the traceback to a file and returns a line that names it, or "" if that fails."""
+    path = out / run_folder.ERROR_LOG
     try:
-        path = out / run_folder.ERROR_LOG
         path.write_text("".join(traceback.format_exception(failed)))
     except OSError:
         return ""
-    return f"\n  log:    {os.fspath(path)}"
+    return f"\n  log:    {path}"
 
 
 def _plain(value: Any) -> Any:

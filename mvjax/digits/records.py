@@ -107,10 +107,8 @@ def converse(
         ]
         seconds = (start + len(said.samples)) / types.SAMPLE_RATE
     seconds += rng.uniform(*_TAIL)
-    frames = int(np.ceil(seconds * types.FRAME_RATE))
-    sides = {
-        name: np.zeros(frames * types.FRAME_SAMPLES, np.float32) for name in ("user", "assistant")
-    }
+    size = int(np.ceil(seconds * types.FRAME_RATE)) * types.FRAME_SAMPLES
+    sides = {side: np.zeros(size, np.float32) for side in words}
     for speaker, start, samples in placed:
         loudness = gain if speaker == "user" else np.float32(1)
         sides[speaker][start : start + len(samples)] = samples * loudness
@@ -126,16 +124,14 @@ def encode_all(
 
     The codec is causal, so silence at the end, added for equal lengths, changes nothing.
     """
-    longest = max(c.frames for c in conversations)
-    longest = -(-longest // _PAD_TO) * _PAD_TO
+    longest = -(-max(c.frames for c in conversations) // _PAD_TO) * _PAD_TO
     audio = np.zeros((2, rows, longest * types.FRAME_SAMPLES), np.float32)
     for i, c in enumerate(conversations):
         audio[0, i, : len(c.assistant)] = c.assistant
         audio[1, i, : len(c.user)] = c.user
     codes = np.asarray(encode(audio.reshape(2 * rows, -1)))
-    codes = codes.reshape(2, rows, *codes.shape[1:])
     return [
-        np.concatenate([codes[0, i], codes[1, i]])[:, : c.frames]
+        np.concatenate([codes[i], codes[rows + i]])[:, : c.frames]
         for i, c in enumerate(conversations)
     ]
 
@@ -155,7 +151,7 @@ def _spoken(
         spoken = []
         for i in group:
             rng = _rng(seed, name, i, 1)
-            user = voices.TRAIN_USERS[int(rng.integers(len(voices.TRAIN_USERS)))]
+            user = voices.TRAIN_USERS[rng.integers(len(voices.TRAIN_USERS))]
             spoken.append(converse(talks[i], user, rng, speak=speak))
         return spoken
 
@@ -182,7 +178,6 @@ def _record(
     conversation: SpokenDialogue | None = None,
     codes: np.ndarray | None = None,
 ) -> dataset.Record:
-    """A record, with speech if it is given."""
     spoken = {}
     if conversation is not None and codes is not None:
         spoken = {
@@ -192,13 +187,10 @@ def _record(
             "codebooks": len(codes),
             "seconds": conversation.frames * types.FRAME_SECONDS,
         }
+    facts = dataclasses.asdict(talked.facts) if talked.facts else None
+    image = pictures.get(talked.id)
     return dataset.Record(
-        id=talked.id,
-        kinds=talked.kinds,
-        turns=talked.turns,
-        facts=dataclasses.asdict(talked.facts) if talked.facts else None,
-        image=pictures.get(talked.id),
-        **spoken,
+        id=talked.id, kinds=talked.kinds, turns=talked.turns, facts=facts, image=image, **spoken
     )
 
 

@@ -15,7 +15,7 @@ from mvjax.config import schema
 from mvjax.data import images, mixture
 from mvjax.dialogues import speech
 from mvjax.digits import benchmark, recipe, records, talk, voices
-from mvjax.eval import benchmarks, codec_check, metrics, switching
+from mvjax.eval import benchmarks, codec_check, switching
 from mvjax.eval import model as eval_model
 from mvjax.export import certificate, targets
 from mvjax.export import folder as export_folder
@@ -36,23 +36,14 @@ _HEAD, _TAIL = 3, 10  # frames of audio kept before the first word and from the 
 
 @dataclasses.dataclass(frozen=True)
 class QuickstartPlan:
-    """What a quickstart does, and how much of it.
-
-    Attributes:
-      config: of the training run.
-      out: the quickstart's folder.
-      per_kind: test questions of each kind.
-      classifier_utterances: that the word classifier is trained on.
-      tested_utterances: held-out utterances, and spoken answers, that it is tested on.
-      short: whether the numbers are too few to judge.
-    """
+    """What a quickstart does, and how much of it."""
 
     config: schema.Config
-    out: Path
-    per_kind: int
-    classifier_utterances: int
-    tested_utterances: int
-    short: bool
+    out: Path  # the quickstart's folder
+    per_kind: int  # test questions of each kind
+    classifier_utterances: int  # that the word classifier is trained on
+    tested_utterances: int  # held-out utterances, and spoken answers, that it is tested on
+    short: bool  # whether the numbers are too few to judge
 
     @property
     def run(self) -> Path:
@@ -62,21 +53,13 @@ class QuickstartPlan:
 
 @dataclasses.dataclass(frozen=True)
 class SpeechResults:
-    """What the model sounds like.
-
-    Attributes:
-      examples: spoken questions and answers.
-      trace: a conversation and its gates.
-      codec: accuracy of the word classifier before and after the codec.
-      answer_accuracy: its accuracy on the model's spoken answers, against the words that the model wrote.
-      answer_words: their number.
-    """
+    """What the model sounds like."""
 
     examples: list[html.ReportExample]
     trace: switching.GateTrace
     codec: codec_check.CodecAccuracy
-    answer_accuracy: float
-    answer_words: int
+    answer_accuracy: float  # of the word classifier on spoken answers, against the words written
+    answer_words: int  # their number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +109,7 @@ def evaluate(model: eval_model.LoadedModel, plan: QuickstartPlan) -> benchmarks.
     evaluation = benchmarks.evaluate(model, digits, questions, benchmarks.MODES)
     path = plan.run / run_folder.ANSWERS
     path.parent.mkdir(exist_ok=True)
-    listed = {
-        mode: [dataclasses.asdict(a) for a in given] for mode, given in evaluation.answers.items()
-    }
-    path.write_text(json.dumps(listed, indent=1) + "\n")
+    path.write_text(json.dumps(evaluation.answers, default=dataclasses.asdict, indent=1) + "\n")
     return evaluation
 
 
@@ -138,19 +118,14 @@ def export(
 ) -> dict[str, dict[str, Any]]:
     """Exports for each runtime; the certificate compares the runtime on the reloaded files with JAX."""
     user_codes = np.concatenate(_spoken(evaluation).user_codes[:2], axis=1)[:, :_CERTIFIED_FRAMES]
-    image = evaluation.questions[0].image
+    pixels = images.normalize(evaluation.questions[0].image)[None]
     certificates = {}
     for target in TARGETS:
         folder = plan.out / "export" / target
         shutil.rmtree(folder, ignore_errors=True)
         export_folder.export(model.params, model.config, target, folder)
         certificates[target] = certificate.certify(
-            model.params,
-            model.config,
-            folder,
-            target,
-            pixels=images.normalize(image)[None],
-            user_codes=user_codes,
+            model.params, model.config, folder, target, pixels=pixels, user_codes=user_codes
         )
     return certificates
 
@@ -159,8 +134,7 @@ def speak(
     model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation, plan: QuickstartPlan
 ) -> SpeechResults:
     """Decodes spoken answers, holds a conversation, and measures how intelligible the speech is."""
-    image = evaluation.questions[0].image
-    trace = switching.converse(model, SCRIPT, image, voices.TEST_USERS[0])
+    trace = switching.converse(model, SCRIPT, evaluation.questions[0].image, voices.TEST_USERS[0])
     training, held_out = _utterances(plan)
     classifier = codec_check.WordClassifier(
         [word for utterance in training for word in codec_check.cut(*utterance)]
@@ -203,11 +177,6 @@ def summary(results: QuickstartResults) -> dict[str, Any]:
     }
 
 
-def table_text(evaluation: benchmarks.Evaluation) -> str:
-    """The accuracy table for the terminal."""
-    return metrics.text_table(evaluation.table)
-
-
 def _spoken(evaluation: benchmarks.Evaluation) -> eval_model.Streams:
     assert evaluation.spoken is not None, "the quickstart asks in every mode"
     return evaluation.spoken
@@ -248,9 +217,7 @@ def _frames(samples: np.ndarray, first: int, last: int) -> np.ndarray:
     return samples[max(first, 0) * types.FRAME_SAMPLES : last * types.FRAME_SAMPLES]
 
 
-def _utterances(
-    plan: QuickstartPlan,
-) -> tuple[list[codec_check.Utterance], list[codec_check.Utterance]]:
+def _utterances(plan: QuickstartPlan) -> tuple[list[codec_check.Utterance], ...]:
     """The assistant's sentences as synthesized: to train on, and others to test on."""
     rng = np.random.default_rng(SEED)
     count = plan.classifier_utterances + plan.tested_utterances

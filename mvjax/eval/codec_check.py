@@ -53,12 +53,7 @@ def bare(word: str) -> str:
 
 
 def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[WordClip]:
-    """Cuts an utterance into words on the frame grid.
-
-    Args:
-      samples: float32 [n] at 24 kHz.
-      words: (text, start in seconds), in order; none for an utterance that is all silence.
-    """
+    """Cuts an utterance (as of `Utterance`) into words on the frame grid."""
     frames = [int(start * types.FRAME_RATE + 1e-6) for _, start in words]
     total = -(-len(samples) // types.FRAME_SAMPLES)
     cuts = []
@@ -91,8 +86,7 @@ class WordClassifier:
         """Share of words recognized; NaN without words."""
         if not words:
             return float("nan")
-        predicted = self._model.predict(_features([w.samples for w in words]))
-        return float(np.mean([str(p) == w.text for p, w in zip(predicted, words, strict=True)]))
+        return self._model.score(_features([w.samples for w in words]), [w.text for w in words])
 
 
 def check(
@@ -100,16 +94,14 @@ def check(
 ) -> CodecAccuracy:
     """Compares the accuracy on held-out words before and after the codec.
 
-    Args:
-      classifier: trained on other utterances.
-      utterances: as synthesized.
-      coded: the samples of each after encoding and decoding, cut or zero-filled to its length.
+    `coded` are the samples of each after encoding and decoding, here cut or zero-filled to its length.
     """
     original: list[WordClip] = []
     after: list[WordClip] = []
     for (samples, words), decoded in zip(utterances, coded, strict=True):
         original += cut(samples, words)
-        after += cut(_fit_length(decoded, len(samples)), words)
+        fitted = np.pad(decoded[: len(samples)], (0, max(0, len(samples) - len(decoded))))
+        after += cut(fitted, words)
     counts = collections.Counter(w.text for w in original)
     return CodecAccuracy(
         original=classifier.accuracy(original),
@@ -118,10 +110,6 @@ def check(
         words=len(original),
         vocabulary=len(counts),
     )
-
-
-def _fit_length(samples: np.ndarray, n: int) -> np.ndarray:
-    return np.pad(samples[:n], (0, max(0, n - len(samples))))
 
 
 def _disturb(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -150,10 +138,8 @@ def _describe(samples: np.ndarray) -> np.ndarray:
 
 def _log_mel(samples: np.ndarray) -> np.ndarray:
     """[frames, bands]."""
-    padded = np.pad(samples, (0, max(0, _WINDOW - len(samples))))
-    count = 1 + (len(padded) - _WINDOW) // _HOP
-    index = np.arange(count)[:, None] * _HOP + np.arange(_WINDOW)
-    spectrum = np.abs(np.fft.rfft(padded[index] * signal.get_window("hann", _WINDOW), _FFT)) ** 2
+    windows = np.lib.stride_tricks.sliding_window_view(samples, _WINDOW)[::_HOP]
+    spectrum = np.abs(np.fft.rfft(windows * signal.get_window("hann", _WINDOW), _FFT)) ** 2
     return np.log(spectrum @ _mel_filters() + _FLOOR)
 
 
@@ -169,7 +155,4 @@ def _mel_filters() -> np.ndarray:
 
 def summary(result: CodecAccuracy) -> dict[str, Any]:
     """The result as plain JSON values, to four decimals."""
-    return {
-        key: round(value, 4) if isinstance(value, float) else value
-        for key, value in dataclasses.asdict(result).items()
-    }
+    return {key: round(value, 4) for key, value in vars(result).items()}

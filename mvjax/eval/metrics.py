@@ -12,18 +12,10 @@ ALL = "all"  # the last row of a table: the plain mean of the kinds
 
 @dataclasses.dataclass(frozen=True)
 class ScoredAnswer:
-    """One question and what the model wrote.
+    """One question and what the model wrote."""
 
-    Attributes:
-      id: of the question, the same in every mode.
-      kind: of question, such as "colour".
-      question: as asked, in words.
-      said: the text the model emitted.
-      correct: by the benchmark's scorer.
-    """
-
-    id: str
-    kind: str
+    id: str  # of the question, the same in every mode
+    kind: str  # of question, such as "colour"
     question: str
     said: str
     correct: bool
@@ -68,13 +60,8 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = list(rows[0])
     lines = [head, *([_cell(row[key]) for key in head] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
 
 
 def _cell(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,40 +22,24 @@ _ANSWER = 44  # frames (3.5 s) after each question
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """One question and its answer within the conversation.
-
-    Attributes:
-      topic: what it is about.
-      question: the user's words.
-      said: the model's words.
-      frames: (first, last + 1), the answer included.
-      activation: mean gate activation from the model's first word to its last; NaN if it was silent.
-      peak: the largest activation (mean over layers) there.
-    """
+    """One question and its answer within the conversation."""
 
     topic: Topic
     question: str
-    said: str
-    frames: tuple[int, int]
-    activation: float
-    peak: float
+    said: str  # the model's words
+    frames: tuple[int, int]  # (first, last + 1), the answer included
+    activation: float  # mean over layers, from the model's first word to its last; NaN if silent
+    peak: float  # the largest activation (mean over layers) there
 
 
 @dataclasses.dataclass(frozen=True)
 class GateTrace:
-    """The conversation frame by frame.
-
-    Attributes:
-      exchanges: in order.
-      activation: float32 [L, T], the mean over channels of each layer's gate.
-      words: (word, frame) of the model.
-      audio: float32 [samples], both sides mixed.
-    """
+    """The conversation frame by frame."""
 
     exchanges: list[Exchange]
-    activation: np.ndarray
-    words: list[tuple[str, int]]
-    audio: np.ndarray
+    activation: np.ndarray  # float32 [L, T], the mean over channels of each layer's gate
+    words: list[tuple[str, int]]  # (word, frame) of the model
+    audio: np.ndarray  # float32 [samples], both sides mixed
 
     def mean_activation(self, topic: Topic) -> float:
         """Mean gate activation while the model talks about a topic; NaN if it never does."""
@@ -92,16 +77,13 @@ def _user_side(
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """The user's audio, and the frames of each question with the silence for its answer."""
     pieces = [np.zeros(_LEAD * types.FRAME_SAMPLES, np.float32)]
-    spans = []
-    frame = 0
+    ends = [0]
     for _, question in script:
         samples = speech.speak(question, voice).samples
         frames = -(-len(samples) // types.FRAME_SAMPLES) + _ANSWER
         pieces.append(_zero_filled(samples, frames * types.FRAME_SAMPLES))
-        end = frame + frames + (0 if spans else _LEAD)
-        spans.append((frame, end))
-        frame = end
-    return np.concatenate(pieces), spans
+        ends.append(sum(map(len, pieces)) // types.FRAME_SAMPLES)
+    return np.concatenate(pieces), list(itertools.pairwise(ends))
 
 
 def _exchange(
@@ -112,11 +94,11 @@ def _exchange(
     activation: np.ndarray,
 ) -> Exchange:
     inside = [(word, frame) for word, frame in words if span[0] <= frame < span[1]]
-    said = " ".join(word for word, _ in inside)
-    if not inside:
-        return Exchange(topic, question, said, span, float("nan"), float("nan"))
-    by_frame = activation[:, inside[0][1] : inside[-1][1] + 1].mean(axis=0)
-    return Exchange(topic, question, said, span, float(by_frame.mean()), float(by_frame.max()))
+    mean = peak = float("nan")
+    if inside:
+        by_frame = activation[:, inside[0][1] : inside[-1][1] + 1].mean(axis=0)
+        mean, peak = float(by_frame.mean()), float(by_frame.max())
+    return Exchange(topic, question, " ".join(word for word, _ in inside), span, mean, peak)
 
 
 def _mean(values: Sequence[float]) -> float:

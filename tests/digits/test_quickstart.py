@@ -42,7 +42,7 @@ def chain(monkeypatch):
         plan=lambda out, short: pytypes.SimpleNamespace(out=out, short=short),
         data=stage("data"),
         train=stage("train"),
-        evaluate=stage("evaluate"),
+        evaluate=stage("evaluate", pytypes.SimpleNamespace(table=[{"kind": "all", "text": 0.95}])),
         export=stage("export", certificates),
         speak=stage("speak"),
         QuickstartResults=lambda *parts: parts,
@@ -51,7 +51,6 @@ def chain(monkeypatch):
             "certificates": certificates,
             "gate_activation": {"image": float("nan")},
         },
-        table_text=lambda evaluation: "kind  text\nall   95.0",
     )
     page = pytypes.SimpleNamespace(compose=lambda results, timed: timed)
     monkeypatch.setitem(__import__("sys").modules, "mvjax.digits.stages", fake)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 
@@ -21,35 +21,26 @@ from mvjax.eval import model as eval_model
 
 PromptMode = Literal["text", "audio", "blind", "shuffled"]
 # Written questions; spoken ones; written without the image; written with an image that shows something else.
-MODES: tuple[PromptMode, ...] = ("text", "audio", "blind", "shuffled")
+MODES: tuple[PromptMode, ...] = get_args(PromptMode)
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
     """One question about one image, in writing and as speech.
 
-    Attributes:
-      id: names it, in every mode.
-      kind: of question; accuracy is reported for each kind.
-      text: its words.
-      image: uint8 [height, width, 3], of one size for all questions of a benchmark.
-      truth: what the image shows, comparable with ==.
-      voice: who speaks.
-      audio: float32 [samples] at 24 kHz with silence before the question and after it, as long as an
-        answer may take; equally long for all questions of a benchmark.
-      start: the frame in which the user begins to speak; the answer is what is written from here on.
-      end: the first frame after the question.
+    `audio` (float32 [samples] at 24 kHz) has silence around the question, after it as long as an answer
+    may take, and one length for all questions of a benchmark, as `image` has one size.
     """
 
     id: str
-    kind: str
+    kind: str  # accuracy is reported for each kind
     text: str
-    image: np.ndarray
-    truth: Any
+    image: np.ndarray  # uint8 [height, width, 3]
+    truth: Any  # what the image shows, comparable with ==
     voice: str
     audio: np.ndarray
-    start: int
-    end: int
+    start: int  # the frame in which the user begins; the answer is what is written from here on
+    end: int  # the first frame after the question
 
 
 Q = TypeVar("Q", bound=Question)
@@ -74,19 +65,12 @@ class Benchmark(Protocol[Q]):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Answers by mode, in the order of the questions.
-
-    Attributes:
-      questions: as asked.
-      answers: {mode: one for each question}.
-      spoken: the streams of the spoken questions; None if none was asked.
-      table: rows as of `metrics.table`, with a column "chance".
-    """
+    """Answers by mode, in the order of the questions."""
 
     questions: Sequence[Question]
     answers: Mapping[str, list[metrics.ScoredAnswer]]
-    spoken: eval_model.Streams | None
-    table: list[dict[str, Any]]
+    spoken: eval_model.Streams | None  # of mode "audio", if that was asked
+    table: list[dict[str, Any]]  # rows as of `metrics.table`, with a column "chance"
 
 
 def evaluate(
@@ -95,11 +79,7 @@ def evaluate(
     questions: Sequence[Q],
     modes: Sequence[PromptMode],
 ) -> Evaluation:
-    """Asks every question in each mode, greedily, and scores the answers.
-
-    Raises:
-      ValueError: for mode "shuffled", if all images show the same.
-    """
+    """Asks every question in each mode, greedily, and scores the answers; raises as `shuffled`."""
     answers: dict[str, list[metrics.ScoredAnswer]] = {}
     spoken = None
     for mode in modes:
@@ -153,8 +133,6 @@ def _table(
     benchmark: Benchmark[Q], answers: Mapping[str, Sequence[metrics.ScoredAnswer]]
 ) -> list[dict[str, Any]]:
     *rows, total = metrics.table(answers)
-    chances = [benchmark.chance(row["kind"]) for row in rows]
-    return [
-        {**row, "chance": chance}
-        for row, chance in zip([*rows, total], [*chances, float(np.mean(chances))], strict=True)
-    ]
+    for row in rows:
+        row["chance"] = benchmark.chance(row["kind"])
+    return [*rows, total | {"chance": float(np.mean([row["chance"] for row in rows]))}]
