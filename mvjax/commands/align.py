@@ -14,12 +14,9 @@ def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
         commands, "align", align, "transcribe stereo files with word times, by Whisper (extra align)",
-        "mvjax data align data.jsonl --model medium --device cuda",
-    )  # fmt: skip
-    arg(
-        "source", type=Path, metavar="SOURCE",
-        help="a manifest (jsonl) as of moshi-finetune, or a folder of manifests",
-    )  # fmt: skip
+        "mvjax data align data.jsonl --model medium --device cuda")  # fmt: skip
+    arg("source", type=Path, metavar="SOURCE",
+        help="a manifest (jsonl) as of moshi-finetune, or a folder of manifests")  # fmt: skip
     arg("--model", default="medium", help="a Whisper size, or a checkpoint's path (%(default)s)")
     arg("--language", default="en", help="language, two letters (%(default)s)")
     arg("--device", default="cpu", help="PyTorch device (%(default)s)")

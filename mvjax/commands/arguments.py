@@ -27,10 +27,8 @@ def experiment(arg) -> None:
     """Adds EXP.py, --pick and --set."""
     arg("experiment", type=Path, metavar="EXP.py", help="defines config(), or sweep() by name")
     arg("--pick", metavar="NAME", help="which config of a sweep")
-    arg(
-        "--set", action="append", default=[], metavar="PATH=VALUE",
-        help="override a field, such as train.steps=100; may be repeated",
-    )  # fmt: skip
+    arg("--set", action="append", default=[], metavar="PATH=VALUE",
+        help="override a field, such as train.steps=100; may be repeated")  # fmt: skip
 
 
 def load_experiment(args: argparse.Namespace) -> schema.Config:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 
 from mvjax.commands import align, arguments, encode, features, ingest
@@ -14,8 +16,7 @@ def add(commands) -> None:
     data = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     arg = arguments.command(
         data, "digits", digits, "make the records of the digits world",
-        "mvjax data digits --out data/digits",
-    )  # fmt: skip
+        "mvjax data digits --out data/digits")  # fmt: skip
     arg("--out", type=Path, required=True, metavar="DIR", help="folder of records")
     arg("--dialogues", type=int, default=500, metavar="N", help="spoken dialogues (%(default)s)")
     arg("--seed", type=int, default=0, help="(%(default)s)")
@@ -27,22 +28,19 @@ def add(commands) -> None:
 
     arg = arguments.command(
         data, "validate", validate, "list everything that is wrong with the datasets in a folder",
-        "mvjax data validate data/digits",
-    )  # fmt: skip
+        "mvjax data validate data/digits")  # fmt: skip
     _folder(arg)
 
     arg = arguments.command(
         data, "stats", stats, "count records, hours, words, turns per kind, lengths",
-        "mvjax data stats data/digits --json",
-    )  # fmt: skip
+        "mvjax data stats data/digits --json")  # fmt: skip
     _folder(arg)
     _tokenizer(arg)
     arg("--json", action="store_true", help="print JSON")
 
     arg = arguments.command(
         data, "show", show, "print the timeline of one record, and draw it",
-        "mvjax data show data/digits --id train-0-00003 --out record.png",
-    )  # fmt: skip
+        "mvjax data show data/digits --id train-0-00003 --out record.png")  # fmt: skip
     _folder(arg)
     _tokenizer(arg)
     arg("--id", required=True, metavar="X", help="id of the record")
@@ -60,12 +58,12 @@ def digits(args: argparse.Namespace) -> int:
 
 def validate(args: argparse.Namespace) -> int:
     """Lists all problems; 1 if there is one."""
-    from mvjax.data.inspect import folder as inspect_folder
+    from mvjax.data.inspect import folder
 
     count = 0
-    for place, problems in inspect_folder.validate(args.folder):
+    for place, problems in folder.validate(args.folder):
         if not problems and place != args.folder:
-            print(f"{inspect_folder.summary(place)}: good", flush=True)
+            print(f"{folder.summary(place)}: good", flush=True)
         for problem in problems:
             print(problem, flush=True)
         count += len(problems)
@@ -75,16 +73,10 @@ def validate(args: argparse.Namespace) -> int:
 
 def stats(args: argparse.Namespace) -> int:
     """Prints the statistics of each dataset."""
-    import dataclasses
-    import json
-
-    from mvjax.data.inspect import folder as inspect_folder
-    from mvjax.data.inspect import statistics
+    from mvjax.data.inspect import folder, statistics
 
     pieces = _pieces(args)
-    all_stats = [
-        statistics.statistics(dataset, pieces) for dataset in inspect_folder.datasets(args.folder)
-    ]
+    all_stats = [statistics.statistics(dataset, pieces) for dataset in folder.datasets(args.folder)]
     if args.json:
         print(json.dumps({one.name: dataclasses.asdict(one) for one in all_stats}, indent=1))
     else:
@@ -95,10 +87,9 @@ def stats(args: argparse.Namespace) -> int:
 def show(args: argparse.Namespace) -> int:
     """Prints one record's timeline and draws it."""
     from mvjax.config import schema
-    from mvjax.data.inspect import folder as inspect_folder
-    from mvjax.data.inspect import timeline
+    from mvjax.data.inspect import folder, timeline
 
-    record = inspect_folder.find(args.folder, args.id, name=args.name)
+    record = folder.find(args.folder, args.id, name=args.name)
     shown = timeline.timeline(record, _pieces(args), schema.ModelConfig())
     print(timeline.text(shown))
     if args.out is not None:
@@ -114,11 +105,9 @@ def _folder(arg) -> None:
 
 
 def _tokenizer(arg) -> None:
-    arg(
-        "--tokenizer", metavar="LOCATION",
+    arg("--tokenizer", metavar="LOCATION",
         help="SentencePiece model, such as package:mvjax.digits/assets/tokenizer.model; "
-        "without it, a token is a word",
-    )  # fmt: skip
+        "without it, a token is a word")  # fmt: skip
 
 
 def _pieces(args: argparse.Namespace):

@@ -14,93 +14,58 @@ ESPEAK, KYUTAI = "espeak", "kyutai"
 
 def add(commands) -> None:
     """Adds the subcommands."""
-    dialogues = commands.add_parser(
-        "dialogues", help="make synthetic visual dialogues"
-    ).add_subparsers(dest="step", required=True, metavar="STEP")
-    _add_write(
-        arguments.command(
-            dialogues, "write", write, "write dialogues about captions, by a language model in both roles",
-            "mvjax dialogues write captions.jsonl --kind COMB --endpoint http://localhost:8000/v1"
-            " --out dialogues.jsonl",
-        )
-    )  # fmt: skip
-    _add_speak(
-        arguments.command(
-            dialogues, "speak", speak, "synthesize dialogues as stereo speech with word times",
-            "mvjax dialogues speak dialogues.jsonl --out data/spoken",
-        )
-    )  # fmt: skip
+    dialogues = commands.add_parser("dialogues", help="make synthetic visual dialogues")
+    dialogues = dialogues.add_subparsers(dest="step", required=True, metavar="STEP")
+    _add_write(dialogues)
+    _add_speak(dialogues)
 
 
-def _add_write(arg) -> None:
-    arg(
-        "source", type=Path, nargs="?", metavar="SOURCE",
-        help="captions: a JSONL of {id, caption, image}, or records ROOT/NAME",
-    )  # fmt: skip
-    arg(
-        "--out", type=Path, required=True, metavar="FILE",
-        help="FILE.jsonl, or FILE.db (SQLite); run again to continue",
-    )  # fmt: skip
-    arg(
-        "--kind", action="append", choices=KINDS, dest="kinds",
-        help="kind of dialogue; may be repeated (COMB)",
-    )  # fmt: skip
-    arg(
-        "--per-image", type=int, default=1, metavar="N",
-        help="dialogues per image and kind (%(default)s)",
-    )  # fmt: skip
-    arg(
-        "--unrelated", type=int, metavar="N",
-        help="instead of SOURCE: N dialogues without a picture",
-    )  # fmt: skip
-    arg(
-        "--endpoint", default="http://localhost:8000/v1", metavar="URL",
-        help="OpenAI-compatible; a key is read from OPENAI_API_KEY (%(default)s)",
-    )  # fmt: skip
-    arg(
-        "--model", default="mistralai/Mistral-Nemo-Instruct-2407", metavar="NAME",
-        help="its name on the server (%(default)s)",
-    )  # fmt: skip
+def _add_write(commands) -> None:
+    arg = arguments.command(
+        commands, "write", write, "write dialogues about captions, by a language model in both roles",
+        "mvjax dialogues write captions.jsonl --kind COMB --endpoint http://localhost:8000/v1"
+        " --out dialogues.jsonl")  # fmt: skip
+    arg("source", type=Path, nargs="?", metavar="SOURCE",
+        help="captions: a JSONL of {id, caption, image}, or records ROOT/NAME")  # fmt: skip
+    arg("--out", type=Path, required=True, metavar="FILE",
+        help="FILE.jsonl, or FILE.db (SQLite); run again to continue")  # fmt: skip
+    arg("--kind", action="append", choices=KINDS, dest="kinds",
+        help="kind of dialogue; may be repeated (COMB)")  # fmt: skip
+    arg("--per-image", type=int, default=1, metavar="N",
+        help="dialogues per image and kind (%(default)s)")  # fmt: skip
+    arg("--unrelated", type=int, metavar="N",
+        help="instead of SOURCE: N dialogues without a picture")  # fmt: skip
+    arg("--endpoint", default="http://localhost:8000/v1", metavar="URL",
+        help="OpenAI-compatible; a key is read from OPENAI_API_KEY (%(default)s)")  # fmt: skip
+    arg("--model", default="mistralai/Mistral-Nemo-Instruct-2407", metavar="NAME",
+        help="its name on the server (%(default)s)")  # fmt: skip
     arg("--temperature", type=float, default=0.7, help="sampling temperature (%(default)s)")
-    arg(
-        "--concurrency", type=int, default=32, metavar="N",
-        help="concurrent dialogues (%(default)s)",
-    )  # fmt: skip
-    arg(
-        "--tries", type=int, default=5, metavar="N",
-        help="attempts at a dialogue before it is dropped (%(default)s)",
-    )  # fmt: skip
-    arg(
-        "--timeout", type=float, default=120.0, metavar="S",
-        help="seconds per request (%(default)s)",
-    )  # fmt: skip
-    arg(
-        "--no-system-role", action="store_true",
-        help="instructions go into the first user message, for models without a system role",
-    )  # fmt: skip
-    arg(
-        "--seed", type=int, default=0,
-        help="random seed of lengths, instructions, requests (%(default)s)",
-    )  # fmt: skip
+    arg("--concurrency", type=int, default=32, metavar="N",
+        help="concurrent dialogues (%(default)s)")  # fmt: skip
+    arg("--tries", type=int, default=5, metavar="N",
+        help="attempts at a dialogue before it is dropped (%(default)s)")  # fmt: skip
+    arg("--timeout", type=float, default=120.0, metavar="S",
+        help="seconds per request (%(default)s)")  # fmt: skip
+    arg("--no-system-role", action="store_true",
+        help="instructions go into the first user message, for models without a system role")  # fmt: skip
+    arg("--seed", type=int, default=0,
+        help="random seed of lengths, instructions, requests (%(default)s)")  # fmt: skip
 
 
-def _add_speak(arg) -> None:
+def _add_speak(commands) -> None:
+    arg = arguments.command(
+        commands, "speak", speak, "synthesize dialogues as stereo speech with word times",
+        "mvjax dialogues speak dialogues.jsonl --out data/spoken")  # fmt: skip
     arg("file", type=Path, metavar="FILE", help="dialogues from `mvjax dialogues write`")
-    arg(
-        "--out", type=Path, required=True, metavar="DIR",
-        help="folder in moshi-finetune's format; run again to continue",
-    )  # fmt: skip
-    arg(
-        "--tts", default=ESPEAK, metavar="TTS",
+    arg("--out", type=Path, required=True, metavar="DIR",
+        help="folder in moshi-finetune's format; run again to continue")  # fmt: skip
+    arg("--tts", default=ESPEAK, metavar="TTS",
         help="espeak, kyutai, kyutai:REPO_OR_FOLDER, or a command such as"
         " 'piper -m voice.onnx -f {wav}'; it may take {text}, {voice}, {seed} and write word times"
-        " to {json} (%(default)s)",
-    )  # fmt: skip
+        " to {json} (%(default)s)")  # fmt: skip
     arg("--assistant-voice", metavar="VOICE", help="default: one of the synthesizer's")
-    arg(
-        "--user-voice", action="append", metavar="VOICE", dest="user_voices",
-        help="may be repeated: one is drawn per dialogue",
-    )  # fmt: skip
+    arg("--user-voice", action="append", metavar="VOICE", dest="user_voices",
+        help="may be repeated: one is drawn per dialogue")  # fmt: skip
     arg("--jobs", type=int, metavar="N", help="processes (1 for kyutai, else one per CPU)")
     arg("--seed", type=int, default=0, help="random seed of voices, gaps, loudness (%(default)s)")
 
@@ -151,8 +116,8 @@ def _voices(name: str, assistant: str | None, users: list[str] | None):
     """The synthesizer that `--tts` names, with the voices that were asked for."""
     from mvjax.dialogues import kyutai_tts, tts
 
-    chosen = {"assistant": assistant, "users": tuple(users) if users else None}
-    chosen = {key: value for key, value in chosen.items() if value is not None}
+    chosen = {"assistant": assistant} if assistant is not None else {}
+    chosen |= {"users": tuple(users)} if users else {}
     if name == ESPEAK:
         return tts.Espeak(**chosen)
     engine, _, repo = name.partition(":")

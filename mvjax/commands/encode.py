@@ -19,8 +19,7 @@ def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
         commands, "encode", encode, "encode spoken dialogues (stereo audio) into records",
-        "mvjax data encode experiments/digits.py speech/ --out data/speech --name chat",
-    )  # fmt: skip
+        "mvjax data encode experiments/digits.py speech/ --out data/speech --name chat")  # fmt: skip
     arg("experiment", type=Path, metavar="EXP.py", help="experiment, for its codec and tokenizer")
     arg("source", type=Path, metavar="SOURCE", help="folder with the dataset's files")
     arg("--pick", metavar="NAME", help="which config of a sweep")
@@ -31,30 +30,20 @@ def add(commands) -> None:
     arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
     arg("--name", required=True, help="name of the dataset of records")
     arg("--split", help="split of Babillage (the first)")
-    arg(
-        "--images", type=Path, action="append", default=[], metavar="DIR",
-        help="image folders of Babillage",
-    )  # fmt: skip
+    arg("--images", type=Path, action="append", default=[], metavar="DIR",
+        help="image folders of Babillage")  # fmt: skip
     arg("--augment", action="store_true", help="augment the user's side: gain, noise, echo")
     arg("--noise", metavar="DIR", help="noise recordings for --augment (pink noise)")
-    arg(
-        "--copies", type=int, default=1, metavar="N",
-        help="augmented copies per dialogue (%(default)s)",
-    )  # fmt: skip
+    arg("--copies", type=int, default=1, metavar="N",
+        help="augmented copies per dialogue (%(default)s)")  # fmt: skip
     arg("--seed", type=int, default=0, help="random seed of --augment (%(default)s)")
     arg("--workers", type=int, metavar="N", help="processes (one per core; 0 on an accelerator)")
-    arg(
-        "--batch-seconds", type=float, default=200.0, metavar="S",
-        help="batch size, in seconds of audio (%(default)s)",
-    )  # fmt: skip
-    arg(
-        "--max-skipped", type=int, metavar="N",
-        help="stop when more than N items are skipped (no limit)",
-    )  # fmt: skip
-    arg(
-        "--beam", metavar="OPTIONS",
-        help="encode on Apache Beam with these options: --beam='--runner=DirectRunner'",
-    )  # fmt: skip
+    arg("--batch-seconds", type=float, default=200.0, metavar="S",
+        help="batch size, in seconds of audio (%(default)s)")  # fmt: skip
+    arg("--max-skipped", type=int, metavar="N",
+        help="stop when more than N items are skipped (no limit)")  # fmt: skip
+    arg("--beam", metavar="OPTIONS",
+        help="encode on Apache Beam with these options: --beam='--runner=DirectRunner'")  # fmt: skip
 
 
 def encode(args: argparse.Namespace) -> int:

@@ -16,9 +16,8 @@ def _digits():
     return benchmark.DigitsBenchmark()
 
 
-BENCHMARKS = {
-    "digits": _digits
-}  # {name: returns the benchmark}; how to add one: mvjax.eval.benchmarks
+# {name: returns the benchmark}; how to add one: mvjax.eval.benchmarks
+BENCHMARKS = {"digits": _digits}
 PROMPTS = ("text", "audio", "blind", "shuffled")  # `benchmarks.MODES`, whose import takes seconds
 
 
@@ -26,21 +25,15 @@ def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
         commands, "eval", evaluate, "ask a trained run the questions of a benchmark",
-        "mvjax eval runs/digits --benchmark digits --prompt text --prompt audio",
-    )  # fmt: skip
+        "mvjax eval runs/digits --benchmark digits --prompt text --prompt audio")  # fmt: skip
     arg("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
-    arg(
-        "--benchmark", default="digits", metavar="NAME",
-        help=f"one of: {', '.join(BENCHMARKS)} (%(default)s)",
-    )  # fmt: skip
-    arg(
-        "--prompt", action="append", choices=PROMPTS,
+    arg("--benchmark", default="digits", metavar="NAME",
+        help=f"one of: {', '.join(BENCHMARKS)} (%(default)s)")  # fmt: skip
+    arg("--prompt", action="append", choices=PROMPTS,
         help="written questions, spoken ones, written without the image, or written with the image of"
-        " another question; may be repeated (all four)",
-    )  # fmt: skip
-    arg(
-        "--per-kind", type=int, default=24, metavar="N", help="questions of each kind (%(default)s)"
-    )
+        " another question; may be repeated (all four)")  # fmt: skip
+    arg("--per-kind", type=int, default=24, metavar="N",
+        help="questions of each kind (%(default)s)")  # fmt: skip
     arg("--seed", type=int, default=1, help="that the questions are drawn by (%(default)s)")
 
 

@@ -15,22 +15,15 @@ def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
         commands, "export", export, "write a ready-to-serve folder with its parity certificate",
-        "mvjax export runs/digits --target mlx --quantize q8 --out exported/digits",
-    )  # fmt: skip
+        "mvjax export runs/digits --target mlx --quantize q8 --out exported/digits")  # fmt: skip
     arg("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
-    arg(
-        "--target", "--to", choices=("torch", "mlx", "candle"), required=True,
-        help="the runtime that will run it",
-    )  # fmt: skip
+    arg("--target", "--to", choices=("torch", "mlx", "candle"), required=True,
+        help="the runtime that will run it")  # fmt: skip
     arg("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    arg(
-        "--dtype", choices=("float32", "bfloat16"),
-        help="of the weights, mixed as in upstream's file; default: as they were trained",
-    )  # fmt: skip
-    arg(
-        "--quantize", "--quantise", dest="quantize", choices=("q8", "q4", "q8_0"),
-        help="q8 or q4 for mlx, q8_0 (a GGUF) for candle",
-    )  # fmt: skip
+    arg("--dtype", choices=("float32", "bfloat16"),
+        help="of the weights, mixed as in upstream's file; default: as they were trained")  # fmt: skip
+    arg("--quantize", "--quantise", dest="quantize", choices=("q8", "q4", "q8_0"),
+        help="q8 or q4 for mlx, q8_0 (a GGUF) for candle")  # fmt: skip
     arg("--frames", type=int, default=120, metavar="N", help="frames to compare (%(default)s)")
     arg("--list", action=_ListTargets, help="print which designs each target can run, and why not")
 

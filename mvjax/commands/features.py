@@ -11,8 +11,7 @@ def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
         commands, "features", features, "encode the images of an experiment's datasets once",
-        "mvjax data features experiments/digits.py",
-    )  # fmt: skip
+        "mvjax data features experiments/digits.py")  # fmt: skip
     arguments.experiment(arg)
 
 

@@ -13,30 +13,23 @@ def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
         commands, "ingest", ingest, "make records of a published dataset of images and text",
-        "mvjax data ingest coco karpathy/ --images coco/ --split train --out data/vision",
-    )  # fmt: skip
+        "mvjax data ingest coco karpathy/ --images coco/ --split train --out data/vision")  # fmt: skip
     names = [name for name, dataset in catalog.DATASETS.items() if not dataset.spoken]
     arg("name", metavar="DATASET", help=f"one of {', '.join(names)}")
     arg("source", type=Path, metavar="SOURCE", help="folder with the dataset's files as published")
     arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
-    arg(
-        "--name", dest="called", metavar="NAME",
-        help="name of the dataset of records (DATASET-SPLIT)",
-    )  # fmt: skip
+    arg("--name", dest="called", metavar="NAME",
+        help="name of the dataset of records (DATASET-SPLIT)")  # fmt: skip
     arg("--split", help="split of the dataset (the first)")
     arg(
         "--images", type=Path, action="append", default=[], metavar="DIR",
         help="folder with the images; may be repeated, searched in order (SOURCE, SOURCE/images)",
     )  # fmt: skip
     arg("--limit", type=int, metavar="N", help="stop after N records")
-    arg(
-        "--max-skipped", type=int, metavar="N",
-        help="stop when more than N items are skipped (no limit)",
-    )  # fmt: skip
-    arg(
-        "--workers", type=int, default=4, metavar="N",
-        help="threads that prefetch images (%(default)s)",
-    )  # fmt: skip
+    arg("--max-skipped", type=int, metavar="N",
+        help="stop when more than N items are skipped (no limit)")  # fmt: skip
+    arg("--workers", type=int, default=4, metavar="N",
+        help="threads that prefetch images (%(default)s)")  # fmt: skip
     arg("--list", action=_List, help="print the datasets: their splits, files and image folders")
 
 

@@ -14,23 +14,16 @@ def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
         commands, "plan", plan, "does a step fit, and how fast could it be, on named TPUs or GPUs",
-        "mvjax plan experiments/moshika_vis.py --topology v5e:8x8 --topology v5p:2x2x4",
-    )  # fmt: skip
+        "mvjax plan experiments/moshika_vis.py --topology v5e:8x8 --topology v5p:2x2x4")  # fmt: skip
     arguments.experiment(arg)
-    arg(
-        "--topology", action="append", required=True, metavar="CHIP:SHAPE",
+    arg("--topology", action="append", required=True, metavar="CHIP:SHAPE",
         help="a TPU slice (v4, v5e, v5p, v6e, tpu7x), such as v5e:8x8: the step is compiled for it; or"
-        " GPUs, such as h100:8: estimated, and measured if they are here; may be repeated",
-    )  # fmt: skip
-    arg(
-        "--fit", action="store_true",
-        help="find the fastest mesh, remat policy and gradient accumulation that fit",
-    )  # fmt: skip
-    arg(
-        "--compile", type=int, default=2, metavar="N",
+        " GPUs, such as h100:8: estimated, and measured if they are here; may be repeated")  # fmt: skip
+    arg("--fit", action="store_true",
+        help="find the fastest mesh, remat policy and gradient accumulation that fit")  # fmt: skip
+    arg("--compile", type=int, default=2, metavar="N",
         help="with --fit: compile (TPUs) or measure (GPUs that are here) the N best by estimate"
-        " (%(default)s)",
-    )  # fmt: skip
+        " (%(default)s)")  # fmt: skip
     arg("--count", action="store_true", help="analytic estimate only: compile and measure nothing")
     arg("--no-cache", action="store_true", help="ignore the cache of compiled steps")
 

@@ -13,25 +13,18 @@ def add(commands) -> None:
     """Adds the subcommands."""
     arg = arguments.command(
         commands, "quickstart", quickstart, "the whole chain on a laptop CPU, with a report",
-        "mvjax quickstart --out runs/quickstart",
-    )  # fmt: skip
-    arg(
-        "--out", type=Path, default=Path("runs/quickstart"), metavar="DIR",
-        help="folder of the run, the exports and the report (%(default)s)",
-    )  # fmt: skip
+        "mvjax quickstart --out runs/quickstart")  # fmt: skip
+    arg("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR",
+        help="folder of the run, the exports and the report (%(default)s)")  # fmt: skip
     arg("--short", action="store_true", help="few steps: shows that it works, not that it learns")
 
     arg = arguments.command(
         commands, "train", train, "train an experiment; run it again to resume",
-        "mvjax train experiments/digits.py --set optim.learning_rate=1e-3 --out runs/digits",
-    )  # fmt: skip
+        "mvjax train experiments/digits.py --set optim.learning_rate=1e-3 --out runs/digits")  # fmt: skip
     arguments.experiment(arg)
     arg("--out", type=Path, required=True, metavar="RUN", help="run folder, new or to be resumed")
-    arg(
-        "--profile",
-        metavar="A:B",
-        help="trace these steps into RUN/profile, for TensorBoard, xprof",
-    )
+    arg("--profile", metavar="A:B",
+        help="trace these steps into RUN/profile, for TensorBoard, xprof")  # fmt: skip
     arg(
         "--evaluate", metavar="NAME:N",
         help="every N steps, ask 4 written questions of each kind of a benchmark, such as digits:100",
@@ -39,8 +32,7 @@ def add(commands) -> None:
 
     arg = arguments.command(
         commands, "show", show, "print an experiment's config and its parameters' sizes and places",
-        "mvjax show experiments/moshika_vis.py",
-    )  # fmt: skip
+        "mvjax show experiments/moshika_vis.py")  # fmt: skip
     arguments.experiment(arg)
 
 

@@ -19,17 +19,10 @@ def callback(
     name: str,
     every: int,
     per_kind: int = 4,
-    seed: int = 1,
 ) -> callbacks.Callback:
-    """Returns a callback that asks written questions, and logs the accuracy of each kind and their mean.
+    """Returns a callback that asks `per_kind` written questions of each kind every `every` steps.
 
-    Args:
-      run: the config of the run; its codec and tokenizer are loaded here.
-      benchmark: asks and scores.
-      name: of the benchmark. The metrics are NAME_accuracy, the mean over kinds, and NAME_accuracy/KIND.
-      every: steps between evaluations.
-      per_kind: questions of each kind.
-      seed: that the questions are drawn by.
+    Its metrics are NAME_accuracy, the mean over kinds, and NAME_accuracy/KIND.
 
     Raises:
       ValueError: in a run of several processes, of which none holds the whole model.
@@ -40,17 +33,13 @@ def callback(
             f"evaluate its checkpoints with `mvjax eval RUN --benchmark {name}`"
         )
     loaded = eval_model.load(run, {})
-    questions = benchmark.questions(per_kind=per_kind, seed=seed)
+    questions = benchmark.questions(per_kind=per_kind, seed=1)
 
     def evaluate(step: int, state: callbacks.ModelState) -> dict[str, float]:
         del step
         model = dataclasses.replace(loaded, params=state.params)
         table = benchmarks.evaluate(model, benchmark, questions, ["text"]).table
-        return {
-            f"{name}_accuracy" + (f"/{row['kind']}" if row["kind"] != metrics.ALL else ""): row[
-                "text"
-            ]
-            for row in table
-        }
+        accuracy = {f"{name}_accuracy/{row['kind']}": row["text"] for row in table}
+        return {key.removesuffix(f"/{metrics.ALL}"): value for key, value in accuracy.items()}
 
     return callbacks.Callback(every, evaluate, f"{name} benchmark")

@@ -38,19 +38,12 @@ class Streams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """The model with its codec and tokenizer.
-
-    Attributes:
-      config: of the run.
-      params: the whole parameter tree.
-      codec: Mimi.
-      tokenizer: a SentencePieceProcessor.
-    """
+    """The model with its codec and tokenizer."""
 
     config: schema.Config
-    params: tree.Tree
+    params: tree.Tree  # of the whole model
     codec: interface.Codec
-    tokenizer: Any
+    tokenizer: Any  # a SentencePieceProcessor
 
     @property
     def model(self) -> model_lib.VisionSpeech:
@@ -65,8 +58,7 @@ class LoadedModel:
         has_image: bool,
     ) -> list[str]:
         """Answers each written question greedily, in at most 40 tokens."""
-        turns = [[record.Turn("user", question)] for question in questions]
-        prompts = [streams.prompt(turn, self.tokenizer) for turn in turns]
+        prompts = [streams.prompt([record.Turn("user", q)], self.tokenizer) for q in questions]
         lengths = np.array([len(p) for p in prompts], np.int32)
         padded = _padded(prompts, int(lengths.max()), np.int32)
         answers: list[str] = []
@@ -92,19 +84,15 @@ class LoadedModel:
         has_image: bool = True,
     ) -> Streams:
         """Steps through the user's speech frame by frame and answers greedily, in text and speech."""
-        batches: list[tuple[np.ndarray, np.ndarray]] = []
+        text_ids: list[np.ndarray] = []
+        audio_codes: list[np.ndarray] = []
         for rows, filled in _batches(len(user_codes), min(BATCH_SIZE, len(user_codes))):
-            out = generate.generate(
-                self.model,
-                self.params,
-                user_codes[filled],
-                self._look(images[filled]),
-                np.full(len(filled), has_image),
-            )
-            n = len(rows)
-            batches.append((np.asarray(out.text_ids)[:n], np.asarray(out.audio_codes)[:n]))
-        text_ids, audio_codes = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        return Streams(text_ids, audio_codes, user_codes)
+            seen = self._look(images[filled])
+            has_images = np.full(len(filled), has_image)
+            out = generate.generate(self.model, self.params, user_codes[filled], seen, has_images)
+            text_ids.extend(np.asarray(out.text_ids)[: len(rows)])
+            audio_codes.extend(np.asarray(out.audio_codes)[: len(rows)])
+        return Streams(np.stack(text_ids), np.stack(audio_codes), user_codes)
 
     def gate_activation(
         self, conversation: Streams, image: UInt8[np.ndarray, "height width 3"]
@@ -154,8 +142,7 @@ class LoadedModel:
         return words
 
     def _is_text(self, token: Any) -> bool:
-        m = self.config.model
-        return token not in (m.text_pad, m.text_epad, -1)
+        return token not in (self.config.model.text_pad, self.config.model.text_epad, -1)
 
     def _look(self, images: UInt8[np.ndarray, "B height width 3"]) -> Any:
         return _look(self.model, self.params, images_lib.normalize(images))

@@ -36,24 +36,16 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class ReportExample:
-    """A test image with its spoken question and the model's answer.
-
-    Attributes:
-      image: uint8 [height, width, 3].
-      scene: the image in words.
-      voice: who asks.
-      question_audio: float32 [n] at 24 kHz, decoded from the codes that the model receives.
-      answer_audio: float32 [n] at 24 kHz, decoded from the codes that the model generates.
-    """
+    """A test image with its spoken question and the model's answer, decoded from codes at 24 kHz."""
 
     kind: str
-    image: np.ndarray
-    scene: str
-    voice: str
+    image: np.ndarray  # uint8 [height, width, 3]
+    scene: str  # the image in words
+    voice: str  # who asks
     question: str
-    question_audio: np.ndarray
+    question_audio: np.ndarray  # float32 [n], as the model receives it
     said: str
-    answer_audio: np.ndarray
+    answer_audio: np.ndarray  # float32 [n]
     correct: bool
 
 
