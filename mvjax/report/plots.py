@@ -33,14 +33,10 @@ def gates(
     words: Sequence[tuple[str, int]],
     asked: Sequence[tuple[str, int]],
 ) -> bytes:
-    """Gate activation over a conversation.
+    """Gate activation (float [L, T]) over a conversation.
 
-    Args:
-      activation: float [L, T], one value a layer and frame.
-      looks: frame ranges that talk about the image.
-      talks: frame ranges of small talk.
-      words: (word, frame) that the model wrote.
-      asked: (question, frame) of the user.
+    Behind it stand the frame ranges of talk about the image (`looks`) and of small talk (`talks`), above it
+    the model's `words` and the questions `asked`, each with its frame.
     """
     figure, axes = _canvas(9.6, 4.4)
     seconds = np.arange(activation.shape[1]) * types.FRAME_SECONDS

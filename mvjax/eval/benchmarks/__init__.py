@@ -96,13 +96,13 @@ def evaluate(
     return Evaluation(questions, answers, spoken, _table(benchmark, answers))
 
 
-def shuffled(questions: Sequence[Question], *, seed: int = 0) -> list[int]:
+def shuffled(questions: Sequence[Question]) -> list[int]:
     """For each question the index of another one whose image shows something else.
 
     Raises:
       ValueError: if all images show the same.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     truths = [q.truth for q in questions]
     chosen = []
     for own in truths:
