@@ -116,8 +116,8 @@ def _voices(name: str, assistant: str | None, users: list[str] | None):
     """The synthesizer that `--tts` names, with the voices that were asked for."""
     from mvjax.dialogues import kyutai_tts, tts
 
-    chosen = {"assistant": assistant} if assistant is not None else {}
-    chosen |= {"users": tuple(users)} if users else {}
+    chosen = {"assistant": assistant, "users": tuple(users) if users else None}
+    chosen = {key: value for key, value in chosen.items() if value is not None}
     if name == ESPEAK:
         return tts.Espeak(**chosen)
     engine, _, repo = name.partition(":")

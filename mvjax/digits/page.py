@@ -123,9 +123,14 @@ def _trained(results: stages.QuickstartResults) -> list[tuple[str, str]]:
 
 
 def _certificates(results: stages.QuickstartResults) -> list[html.Certificate]:
-    keys = ("max_abs_logit_error", "tolerance", "greedy_frames_equal")
     return [
-        html.Certificate(RUNTIMES[target], *(c[key] for key in keys), c["verdict"] == "pass")
+        html.Certificate(
+            name=RUNTIMES[target],
+            error=c["max_abs_logit_error"],
+            tolerance=c["tolerance"],
+            frames=c["greedy_frames_equal"],
+            passed=c["verdict"] == "pass",
+        )
         for target, c in results.certificates.items()
     ]
 
