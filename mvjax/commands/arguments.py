@@ -1,4 +1,4 @@
-"""What subcommands share: their declaration, and the arguments that name an experiment."""
+"""What subcommands share: their declaration, listings, and the arguments that name an experiment."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ def command(commands, name, run, summary, example):
     )
     parser.set_defaults(run=run)
     return parser.add_argument
+
+
+class Listing(argparse.Action):
+    """Prints what `const` returns and stops, as `--help` does, whatever else is missing."""
+
+    def __init__(self, option_strings, dest, const, help) -> None:
+        super().__init__(option_strings, dest, nargs=0, const=const, help=help)
+
+    def __call__(self, parser, *_) -> None:
+        """Acts when the parser meets the option."""
+        print(self.const())
+        parser.exit()
 
 
 def experiment(arg) -> None:

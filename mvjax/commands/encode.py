@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,16 +60,14 @@ def encode(args: argparse.Namespace) -> int:
     settings = _settings(args, run)
     listing = out.with_name(f"{out.name}{write.BAD_RECORDS}")
     args.out.mkdir(parents=True, exist_ok=True)
-
-    def dialogues(skips: items.SkippedItems) -> Iterator:
-        read = catalog.reader(args.dataset)
-        return read(args.source, split=split, images=args.images, skips=skips)
-
+    read = functools.partial(
+        catalog.reader(args.dataset), args.source, split=split, images=args.images
+    )
     workers = encode_lib.default_workers() if args.workers is None else args.workers
     if args.beam is not None:
         from mvjax.data.speech import beam
 
-        tasks = encode_lib.tasks(dialogues(items.SkippedItems()), settings, copies=args.copies)
+        tasks = encode_lib.tasks(read(skips=items.SkippedItems()), settings, copies=args.copies)
         fresh = beam.fill(tasks, settings, options=shlex.split(args.beam))
         print(f"encoded on Beam: {fresh}")
         workers = 0
@@ -78,7 +76,7 @@ def encode(args: argparse.Namespace) -> int:
         spinner.shown(f"{out}: opening") as tell,
     ):
         tally = encode_lib.write(
-            dialogues(skips),
+            read(skips=skips),
             out,
             settings=settings,
             made_with=dataset.identity(run.frozen),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from mvjax.commands import arguments, extras
@@ -25,7 +24,8 @@ def add(commands) -> None:
     arg("--quantize", "--quantise", dest="quantize", choices=("q8", "q4", "q8_0"),
         help="q8 or q4 for mlx, q8_0 (a GGUF) for candle")  # fmt: skip
     arg("--frames", type=int, default=120, metavar="N", help="frames to compare (%(default)s)")
-    arg("--list", action=_ListTargets, help="print which designs each target can run, and why not")
+    arg("--list", action=arguments.Listing, const=_targets,
+        help="print which designs each target can run, and why not")  # fmt: skip
 
 
 def export(args: argparse.Namespace) -> int:
@@ -61,14 +61,7 @@ def export(args: argparse.Namespace) -> int:
     return 1 if result["verdict"] == "fail" else 0
 
 
-class _ListTargets(argparse.Action):
-    """Prints the compatibility matrix and stops, as `--help` does, whatever else is missing."""
+def _targets() -> str:
+    from mvjax.export import targets
 
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from mvjax.export import targets
-
-        print(targets.table())
-        parser.exit()
+    return targets.table()

@@ -30,7 +30,8 @@ def add(commands) -> None:
         help="stop when more than N items are skipped (no limit)")  # fmt: skip
     arg("--workers", type=int, default=4, metavar="N",
         help="threads that prefetch images (%(default)s)")  # fmt: skip
-    arg("--list", action=_List, help="print the datasets: their splits, files and image folders")
+    arg("--list", action=arguments.Listing, const=_datasets,
+        help="print the datasets: their splits, files and image folders")  # fmt: skip
 
 
 def ingest(args: argparse.Namespace) -> int:
@@ -54,15 +55,10 @@ def ingest(args: argparse.Namespace) -> int:
     return 0
 
 
-class _List(argparse.Action):
-    """Prints the catalog; needs no dataset."""
-
-    def __init__(self, option_strings, dest, **options):
-        super().__init__(option_strings, dest, nargs=0, **options)
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        for name, dataset in catalog.DATASETS.items():
-            if not dataset.spoken:
-                print(f"{name}: {dataset.summary}\n  splits  {', '.join(dataset.splits)}")
-                print(f"  SOURCE  {dataset.source}\n  images  {dataset.images or 'in those files'}")
-        parser.exit()
+def _datasets() -> str:
+    return "\n".join(
+        f"{name}: {dataset.summary}\n  splits  {', '.join(dataset.splits)}\n"
+        f"  SOURCE  {dataset.source}\n  images  {dataset.images or 'in those files'}"
+        for name, dataset in catalog.DATASETS.items()
+        if not dataset.spoken
+    )
