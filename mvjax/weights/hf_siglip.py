@@ -70,5 +70,5 @@ def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, leaf
     }
     if (name := prefix + _POSITIONS) in used:
         used[name] = positions.fit(used[name], config, place=str(path))
-    table = siglip_names.siglip_rules(ours="", theirs=prefix)
+    table = siglip_names.siglip_rules(ours="", upstream=prefix)
     return rules.leaf_views(used, table, siglip_names.sizes(config), place=str(path))

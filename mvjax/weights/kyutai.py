@@ -209,7 +209,7 @@ def vis_rules(config: schema.ModelConfig) -> list[rules.Rule]:
             rules.Rule("image/proj/kernel", "image_prefix.proj_xa.weight", "E X -> X E"),
             rules.Rule("image/proj/bias", "image_prefix.proj_xa.bias", "X"),
         ]
-    encoder = siglip_names.siglip_rules(ours="image/encoder/", theirs="image_prefix.enc.model.")
+    encoder = siglip_names.siglip_rules(ours="image/encoder/", upstream="image_prefix.enc.model.")
     return moshi + _attention_rules(config) + gate_rules(config) + image + encoder
 
 
@@ -267,14 +267,16 @@ def gate_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     for path, spec in adapters.gate.params(width).items():
         axes = [_gate_axis(path, k) for k in range(len(spec.shape))]
         # matrices are transposed; scalars are (1, 1, 1)
-        theirs = " ".join(reversed(axes)) or "1 1 1"
+        upstream = " ".join(reversed(axes)) or "1 1 1"
         name = f"{parent}gate.{names[path]}"
         if adapters.share_gate:
             copies = (("look", len(config.cross_attention_layers)),)
-            table.append(rules.Rule(f"gate/{path}", name, f"{' '.join(axes)} -> {theirs}", copies))
+            table.append(
+                rules.Rule(f"gate/{path}", name, f"{' '.join(axes)} -> {upstream}", copies)
+            )
         else:
             ours = " ".join(["look", *axes])
-            table.append(rules.Rule(f"backbone/blocks/gate/{path}", name, f"{ours} -> {theirs}"))
+            table.append(rules.Rule(f"backbone/blocks/gate/{path}", name, f"{ours} -> {upstream}"))
     if adapters.share_gate and adapters.share == "qkv":
         table.append(
             rules.Rule("backbone/blocks/gate_alpha", f"{parent}per_layer_alpha", "look -> 1 1 1")

@@ -93,8 +93,8 @@ def _fill(
 ) -> list[str]:
     """Copies the values within bounds of our axes; returns what is wrong with them."""
     damaged = 0
-    for theirs, ours in _runs(layout, bounds):
-        piece = np.asarray(tensor[theirs])
+    for upstream, ours in _runs(layout, bounds):
+        piece = np.asarray(tensor[upstream])
         damaged += _count_not_finite(piece)
         target = part[(*ours, ...)]
         target[...] = piece.reshape(target.shape)
@@ -109,9 +109,9 @@ def _equal(
 ) -> bool:
     return all(
         np.array_equal(
-            part[(*ours, ...)].reshape(-1), tensor[theirs].reshape(-1).astype(part.dtype)
+            part[(*ours, ...)].reshape(-1), tensor[upstream].reshape(-1).astype(part.dtype)
         )
-        for theirs, ours in _runs(layout, bounds)
+        for upstream, ours in _runs(layout, bounds)
     )
 
 

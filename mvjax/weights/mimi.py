@@ -105,11 +105,11 @@ def mimi_rules(config: schema.MimiConfig) -> list[rules.Rule]:
         ("downsample/kernel", "downsample.conv.conv.conv.weight", "4 D D_out -> D_out D 4"),
         ("upsample/kernel", "upsample.convtr.convtr.convtr.weight", "4 D -> D 1 4"),
     ]
-    for ours, theirs in _BRANCHES:
-        book = f"quantizer.{theirs}.vq.layers.{{{ours}_level}}._codebook."
+    for ours, upstream in _BRANCHES:
+        book = f"quantizer.{upstream}.vq.layers.{{{ours}_level}}._codebook."
         table += [
-            (f"quantizer/{ours}/input/kernel", f"quantizer.{theirs}.input_proj.weight", "D W -> W D 1"),
-            (f"quantizer/{ours}/output/kernel", f"quantizer.{theirs}.output_proj.weight", "W D -> D W 1"),
+            (f"quantizer/{ours}/input/kernel", f"quantizer.{upstream}.input_proj.weight", "D W -> W D 1"),
+            (f"quantizer/{ours}/output/kernel", f"quantizer.{upstream}.output_proj.weight", "W D -> D W 1"),
             (f"quantizer/{ours}/embedding_sum", f"{book}embedding_sum", f"{ours}_level C W"),
             (f"quantizer/{ours}/cluster_usage", f"{book}cluster_usage", f"{ours}_level C"),
         ]  # fmt: skip
@@ -143,38 +143,38 @@ def _decoder_rules(stages: int) -> list[tuple[str, str, str]]:
     return table + _conv("decoder/last", name, ("3", "w0", "1"))
 
 
-def _residual(ours: str, theirs: str, i: int) -> list[tuple[str, str, str]]:
+def _residual(ours: str, upstream: str, i: int) -> list[tuple[str, str, str]]:
     return [
-        *_conv(f"{ours}/narrow", f"{theirs}1.conv.conv.", ("3", f"w{i}", f"half{i}")),
-        (f"{ours}/wide/kernel", f"{theirs}3.conv.conv.weight", f"half{i} w{i} -> w{i} half{i} 1"),
-        (f"{ours}/wide/bias", f"{theirs}3.conv.conv.bias", f"w{i}"),
+        *_conv(f"{ours}/narrow", f"{upstream}1.conv.conv.", ("3", f"w{i}", f"half{i}")),
+        (f"{ours}/wide/kernel", f"{upstream}3.conv.conv.weight", f"half{i} w{i} -> w{i} half{i} 1"),
+        (f"{ours}/wide/bias", f"{upstream}3.conv.conv.bias", f"w{i}"),
     ]
 
 
-def _conv(ours: str, theirs: str, axes: tuple[str, str, str]) -> list[tuple[str, str, str]]:
+def _conv(ours: str, upstream: str, axes: tuple[str, str, str]) -> list[tuple[str, str, str]]:
     taps, inputs, outputs = axes
     layout = f"{taps} {inputs} {outputs} -> {outputs} {inputs} {taps}"
     return [
-        (f"{ours}/kernel", f"{theirs}weight", layout),
-        (f"{ours}/bias", f"{theirs}bias", outputs),
+        (f"{ours}/kernel", f"{upstream}weight", layout),
+        (f"{ours}/bias", f"{upstream}bias", outputs),
     ]
 
 
 def _transformer_rules(name: str) -> list[tuple[str, str, str]]:
-    ours, theirs = f"{name}/blocks/", f"{name}.transformer.layers.{{layer}}."
+    ours, upstream = f"{name}/blocks/", f"{name}.transformer.layers.{{layer}}."
     norms = [
-        (f"{ours}{norm}/{leaf}", f"{theirs}{norm}.{upstream}", "layer D")
+        (f"{ours}{norm}/{leaf}", f"{upstream}{norm}.{suffix}", "layer D")
         for norm in ("norm1", "norm2")
-        for leaf, upstream in (("scale", "weight"), ("bias", "bias"))
+        for leaf, suffix in (("scale", "weight"), ("bias", "bias"))
     ]
     return [
         *norms,
-        (f"{ours}attn/qkv/kernel", f"{theirs}self_attn.in_proj_weight", "layer D 3 N H -> (3 N H) D"),
-        (f"{ours}attn/out/kernel", f"{theirs}self_attn.out_proj.weight", "layer N H D -> D (N H)"),
-        (f"{ours}scale1/scale", f"{theirs}layer_scale_1.scale", "layer D"),
-        (f"{ours}scale2/scale", f"{theirs}layer_scale_2.scale", "layer D"),
-        (f"{ours}mlp_in/kernel", f"{theirs}linear1.weight", "layer D F -> F D"),
-        (f"{ours}mlp_out/kernel", f"{theirs}linear2.weight", "layer F D -> D F"),
+        (f"{ours}attn/qkv/kernel", f"{upstream}self_attn.in_proj_weight", "layer D 3 N H -> (3 N H) D"),
+        (f"{ours}attn/out/kernel", f"{upstream}self_attn.out_proj.weight", "layer N H D -> D (N H)"),
+        (f"{ours}scale1/scale", f"{upstream}layer_scale_1.scale", "layer D"),
+        (f"{ours}scale2/scale", f"{upstream}layer_scale_2.scale", "layer D"),
+        (f"{ours}mlp_in/kernel", f"{upstream}linear1.weight", "layer D F -> F D"),
+        (f"{ours}mlp_out/kernel", f"{upstream}linear2.weight", "layer F D -> D F"),
     ]  # fmt: skip
 
 
@@ -183,10 +183,10 @@ def flag_rules() -> list[rules.Rule]:
     return [
         rules.Rule(
             f"quantizer/{ours}/trained",
-            f"quantizer.{theirs}.vq.layers.{{{ours}_level}}._codebook._initialized",
+            f"quantizer.{upstream}.vq.layers.{{{ours}_level}}._codebook._initialized",
             f"{ours}_level -> 1",
         )
-        for ours, theirs in _BRANCHES
+        for ours, upstream in _BRANCHES
     ]
 
 

@@ -111,7 +111,7 @@ def width_refusals(config: schema.ModelConfig, mode: quantize.Mode) -> list[str]
 
 def mlx_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Returns the table, for designs that kyuteye_mlx runs: one conditional gate a layer, or none."""
-    encoder = siglip_names.siglip_rules(ours="image/encoder/", theirs="img_embedder.model.")
+    encoder = siglip_names.siglip_rules(ours="image/encoder/", upstream="img_embedder.model.")
     table = _backbone_rows() + depformer_rows(config.codebooks_out)
     return [rules.Rule(*row) for row in table] + _adapter_rules(config) + encoder
 

@@ -24,12 +24,12 @@ def sizes(config: schema.SiglipConfig) -> dict[str, int]:
     }
 
 
-def siglip_rules(*, ours: str, theirs: str) -> list[rules.Rule]:
+def siglip_rules(*, ours: str, upstream: str) -> list[rules.Rule]:
     """Returns the table of reference section 3.4.
 
     Args:
       ours: prefix of our paths, such as `image/encoder/`.
-      theirs: prefix of the upstream names, such as `image_prefix.enc.model.`.
+      upstream: prefix of the upstream names, such as `image_prefix.enc.model.`.
     """
     layer = "encoder.layers.{image_layer}."
     table = [
@@ -72,4 +72,4 @@ def siglip_rules(*, ours: str, theirs: str) -> list[rules.Rule]:
             (f"{_BLOCK}/LayerNorm_{k}/scale", f"{layer}layer_norm{k + 1}.weight", "image_layer E"),
             (f"{_BLOCK}/LayerNorm_{k}/bias", f"{layer}layer_norm{k + 1}.bias", "image_layer E"),
         ]
-    return [rules.Rule(ours + path, theirs + name, axes) for path, name, axes in table]
+    return [rules.Rule(ours + path, upstream + name, axes) for path, name, axes in table]

@@ -142,7 +142,7 @@ def test_hash_is_that_of_the_values_wherever_they_are(config, monkeypatch):
 def write_hf_siglip(config, folder):
     """The run's image encoder as Hugging Face would write it, in two files."""
     encoder = big_vision.load_siglip(config.frozen.siglip, config.model.siglip)
-    table = siglip_names.siglip_rules(ours="", theirs="vision_tower.vision_model.")
+    table = siglip_names.siglip_rules(ours="", upstream="vision_tower.vision_model.")
     sizes = siglip_names.sizes(config.model.siglip)
     tensors = as_written.tensors(tree.flatten(encoder), table, sizes)
     where = {}

@@ -14,7 +14,7 @@ from mvjax.nn import siglip
 from mvjax.weights import hf_siglip, positions, rules, safetensors_io, siglip_names
 
 CONFIG = schema.SiglipConfig(width=20, layers=1, heads=2, hidden=36, patch=4, image_size=24)
-TABLE = siglip_names.siglip_rules(ours="", theirs="")
+TABLE = siglip_names.siglip_rules(ours="", upstream="")
 SHARDS = "5KB"
 PATHS = {
     "embeddings.position_embedding.weight": "pos_embedding",

@@ -161,7 +161,7 @@ FORMATS = {  # {format: (names as listed, our table, prefixes of our paths it co
     **{
         f"hf {prefix}": (
             siglip_listing(prefix),
-            siglip_names.siglip_rules(ours="image/encoder/", theirs=prefix),
+            siglip_names.siglip_rules(ours="image/encoder/", upstream=prefix),
             ("image/encoder/",),
         )
         for prefix in hf_siglip.PREFIXES
