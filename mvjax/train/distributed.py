@@ -1,7 +1,7 @@
-"""Several processes as one run: joining them, who feeds which rows, and agreeing on what to do next.
+"""Multi-process training: joining the processes, the rows that each feeds, and agreement between them.
 
-A single process needs nothing. Several are found by themselves on Cloud TPU, GKE, SLURM and Open MPI;
-anything else sets three variables, in every process:
+A single process needs nothing. Cloud TPU, GKE, SLURM and Open MPI are detected; elsewhere, three variables
+are set in every process:
 
     MVJAX_COORDINATOR=host:port   of process 0, reachable from all
     MVJAX_PROCESSES=4             how many there are
@@ -24,7 +24,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Shaped
 
 from mvjax import types
 from mvjax.train import sharding
@@ -37,8 +36,8 @@ Json = Any
 def session() -> Iterator[None]:
     """Joins the processes of this run for as long as it lasts; before any other use of jax.
 
-    After an error there is no farewell: the other processes wait in the middle of a step, so they learn
-    of it by losing this one.
+    After an error it does not shut down jax.distributed, which waits for all processes: the others, blocked
+    in a step, notice by losing this one.
 
     Raises:
       ValueError: if the three variables do not make sense.
@@ -47,14 +46,14 @@ def session() -> Iterator[None]:
     if joined and threading.current_thread() is threading.main_thread():
         signal.signal(
             signal.SIGTERM, signal.SIG_DFL
-        )  # jax would catch it, for a service not used here
+        )  # jax handles it for its preemption service, which is not used
     yield
     if joined:
         jax.distributed.shutdown()
 
 
 def name() -> str:
-    """Returns this process in words: empty if it is the only one."""
+    """Returns the name of this process in messages; empty if it is the only one."""
     count = jax.process_count()
     return f"process {jax.process_index()} of {count}" if count > 1 else ""
 
@@ -92,60 +91,47 @@ def anywhere(flag: bool) -> bool:
 
 
 class BatchFeed:
-    """Makes global batches of what each process has read: its rows are those that its devices hold.
+    """Makes global batches of per-process batches: a process reads the rows that its devices hold.
 
     Processes that hold the same rows, because the tensor axis spans them, read the same ones.
 
     Attributes:
-      index: which part of every batch this process reads, for `mixture.batches`.
+      index: which part of every global batch this process reads, for `mixture.batches`.
       count: how many parts there are.
+      shards: which of the data shards are its own, ascending.
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        """Finds the parts.
+        """Splits the global batch into parts.
 
         Raises:
           ValueError: if two processes share some rows but not all.
         """
-        self._placed = sharding.rows(mesh)
-        self._shards = math.prod(mesh.shape[axis] for axis in sharding.ROWS)
-        held: dict[int, set[int]] = {}
-        for device, index in self._placed.devices_indices_map((self._shards,)).items():
-            held.setdefault(device.process_index, set()).add(index[0].start or 0)
-        parts = sorted({tuple(sorted(rows)) for rows in held.values()})
-        if len({len(part) for part in parts}) > 1 or sum(map(len, parts)) != self._shards:
+        self._rows = sharding.rows(mesh)
+        shards = math.prod(mesh.shape[axis] for axis in sharding.ROWS)
+        by_process: dict[int, set[int]] = {}
+        for device, index in self._rows.devices_indices_map((shards,)).items():
+            by_process.setdefault(device.process_index, set()).add(index[0].start or 0)
+        parts = sorted({tuple(sorted(rows)) for rows in by_process.values()})
+        if len({len(part) for part in parts}) > 1 or sum(map(len, parts)) != shards:
             raise ValueError(
                 f"mesh: expected processes that hold the same rows of a batch or none in common, got parts "
-                f"{parts} of {self._shards} on {sharding.describe(mesh)}; choose a tensor axis that divides "
+                f"{parts} of {shards} on {sharding.describe(mesh)}; choose a tensor axis that divides "
                 f"the {jax.local_device_count()} devices of a process, or is a multiple of them"
             )
-        self._mine = tuple(sorted(held[jax.process_index()]))
-        self.index, self.count = parts.index(self._mine), len(parts)
+        self.shards = tuple(sorted(by_process[jax.process_index()]))
+        self.index, self.count = parts.index(self.shards), len(parts)
 
     def __call__(self, batch: types.Batch) -> types.Batch:
-        """Returns the global batch, on the mesh, of this process's rows."""
-        if self.count == 1 and jax.process_count() == 1:
-            return jax.device_put(batch, self._placed)
-        return jax.tree.map(self._place, batch)
-
-    def _place(self, local: Shaped[np.ndarray, "B ..."]) -> jax.Array:
-        shape = (local.shape[0] * self.count, *local.shape[1:])
-        size = shape[0] // self._shards
-
-        def rows(index: Any) -> np.ndarray:
-            if not size:
-                return local
-            first = self._mine.index((index[0].start or 0) // size) * size
-            return local[first : first + size]
-
-        return jax.make_array_from_callback(shape, self._placed, rows)
+        """Returns the global batch, on the mesh; `batch` has this process's rows, in their global order."""
+        return jax.make_array_from_process_local_data(self._rows, batch)
 
 
 class StopRequest:
-    """The wish of any process to stop, which all grant after the same step.
+    """A request to stop, by any process, that all grant after the same step.
 
-    The answers of several processes are one small reduction on their devices, read a step later, so that
-    nobody waits for it.
+    Several processes reduce their requests on their devices each step and read the result a step later,
+    so that none waits for it.
 
     Attributes:
       wished: set it to stop, from any thread or signal handler.
@@ -153,18 +139,17 @@ class StopRequest:
 
     def __init__(self, mesh: Mesh) -> None:
         self.wished = threading.Event()
-        self._placed = NamedSharding(mesh, PartitionSpec(sharding.AXES))
+        self._sharding = NamedSharding(mesh, PartitionSpec(sharding.AXES))
         self._any = jax.jit(jax.numpy.any, out_shardings=sharding.replicated(mesh))
         self._asked: jax.Array | None = None
 
     def granted(self) -> bool:
-        """Asks all processes; call it once a step in each of them. Returns the answer to the call before."""
+        """Asks all processes; call it once a step in each. Returns the result of the previous call."""
         if jax.process_count() == 1:
             return self.wished.is_set()
-        before, wished = self._asked, self.wished.is_set()
-        flags = jax.make_array_from_callback(
-            (self._placed.mesh.size,), self._placed, lambda _: np.array([wished])
-        )
+        before, wished = self._asked, np.array([self.wished.is_set()])
+        mesh = self._sharding.mesh
+        flags = jax.make_array_from_callback((mesh.size,), self._sharding, lambda _: wished)
         self._asked = self._any(flags)
         return before is not None and bool(before)
 
@@ -210,7 +195,7 @@ def _checked(given: dict[str, str]) -> tuple[int, int]:
 
 
 def _launched_together() -> bool:
-    """Whether srun or mpirun started this process as one of several; jax finds the rest by itself."""
+    """Whether srun or mpirun started this process as one of several; jax detects the rest."""
     if "SLURM_STEP_NODELIST" in os.environ:  # a step: the batch script itself has no such list
         return int(os.environ.get("SLURM_NTASKS", "1")) > 1
     return int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
@@ -223,7 +208,7 @@ def _tpu_chips() -> bool:
 
 
 def _join_tpu_hosts() -> bool:
-    """Cloud TPU's metadata or GKE's variables tell jax of the other hosts, if there are any."""
+    """Jax reads Cloud TPU's metadata or GKE's variables; returns whether there are other hosts."""
     try:
         jax.distributed.initialize()
     except ValueError:  # neither of them: the chips of one machine

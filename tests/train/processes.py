@@ -29,6 +29,23 @@ def start(folder: Path, *arguments: object, count: int = 1, devices: int = 1):
     ]
 
 
+def run(program: str, folder: Path, *, count: int, devices: int) -> list[str]:
+    """Runs a Python program in processes that belong together; returns what each wrote to stdout."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**environment(folder, devices=devices), **joined},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for joined in _joined(count)
+    ]
+    ends = [process.communicate(timeout=TIMEOUT) for process in started]
+    assert not any(process.returncode for process in started), ends
+    return [out for out, _ in ends]
+
+
 def environment(folder: Path, *, devices: int) -> dict[str, str]:
     """Quick compilation, once for all runs beside the folder."""
     flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"

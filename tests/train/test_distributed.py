@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import processes
 import pytest
 import toy
 
@@ -124,7 +125,7 @@ def parts(monkeypatch, processes, rows):
     for process in sorted(set(processes)):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         feed = distributed.BatchFeed(mesh(max(rows) + 1, 1, -1))
-        found.append((feed.index, feed.count, feed._mine))
+        found.append((feed.index, feed.count, feed.shards))
     return found
 
 
@@ -143,13 +144,32 @@ def test_rows_that_are_shared_in_part(monkeypatch):
         parts(monkeypatch, [0, 0, 1, 1], [0, 1, 1, 1])
 
 
-def test_rows_out_of_order_land_where_their_devices_are(monkeypatch):
-    feed = distributed.BatchFeed(mesh(4, 2, 1))
-    feed._mine = (1, 3, 4, 6, 0, 2, 5, 7)  # local block i is global block _mine[i]
-    local = np.arange(16).reshape(16, 1)
-    placed = np.asarray(feed._place(local))
-    for block, start in enumerate(feed._mine):
-        np.testing.assert_array_equal(placed[2 * start : 2 * start + 2], local[2 * block :][:2])
+TWO = """
+import sys, jax, numpy as np, toy
+from mvjax.train import distributed, sharding
+with distributed.session():
+    devices = jax.devices()
+    for order, shape in (((2, 0, 3, 1), (4, 1, 1)), ((0, 2, 1, 3), (2, 1, 2))):
+        mesh = jax.sharding.Mesh(np.array([devices[i] for i in order]).reshape(shape), sharding.AXES)
+        feed = distributed.BatchFeed(mesh)
+        rows = np.arange(8 * 3).reshape(8, 3).astype(np.float32)
+        size = len(rows) // shape[0]
+        local = np.concatenate([rows[i * size : (i + 1) * size] for i in feed.shards])
+        whole, none = feed((local, np.zeros((0, 3), np.uint8)))
+        assert whole.shape == (8, 3) and none.shape == (0, 3)
+        for shard in whole.addressable_shards:
+            np.testing.assert_array_equal(shard.data, rows[shard.index])
+        print("RESULT", feed.index, feed.count, *feed.shards)
+"""
+
+
+def test_rows_land_where_their_devices_are_whatever_the_order_of_processes(tmp_path):
+    """Blocks of rows alternate between two processes; then both hold all rows, by a tensor axis."""
+    lines = [out.split("RESULT ")[1:] for out in processes.run(TWO, tmp_path, count=2, devices=2)]
+    assert [[line.split() for line in two] for two in lines] == [
+        [["1", "2", "1", "3"], ["0", "1", "0", "1"]],
+        [["0", "2", "0", "2"], ["0", "1", "0", "1"]],
+    ]
 
 
 def test_agreement_of_one():
