@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import math
 import sys
 import time
 import traceback
@@ -112,8 +111,9 @@ def _write_metrics(out: Path, summary: dict[str, Any], clock: StageClock) -> Non
         for s in (*clock.done, clock.total())
     }
     summary = summary | cost.pop("all") | {"stages": cost}
+    summary = json.loads(json.dumps(summary), parse_constant=lambda _: None)  # JSON has no NaN
     try:
-        text = json.dumps(_plain(summary), indent=1)
+        text = json.dumps(summary, indent=1)
         (out / run_folder.QUICKSTART_METRICS).write_text(text + "\n")
     except OSError as error:
         raise Failed(failure_text("report", 0, error)) from error
@@ -153,12 +153,3 @@ def _keep_traceback(out: Path, failed: Failed) -> str:
     except OSError:
         return ""
     return f"\n  log:    {path}"
-
-
-def _plain(value: Any) -> Any:
-    """The same with None for NaN and infinities, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -80,16 +80,14 @@ class LoadedModel:
         self,
         user_codes: Int[np.ndarray, "B U T"],
         images: UInt8[np.ndarray, "B height width 3"],
-        *,
-        has_image: bool = True,
     ) -> Streams:
         """Steps through the user's speech frame by frame and answers greedily, in text and speech."""
         text_ids: list[np.ndarray] = []
         audio_codes: list[np.ndarray] = []
         for rows, filled in _batches(len(user_codes), min(BATCH_SIZE, len(user_codes))):
             seen = self._look(images[filled])
-            has_images = np.full(len(filled), has_image)
-            out = generate.generate(self.model, self.params, user_codes[filled], seen, has_images)
+            has_image = np.ones(len(filled), bool)
+            out = generate.generate(self.model, self.params, user_codes[filled], seen, has_image)
             text_ids.extend(np.asarray(out.text_ids)[: len(rows)])
             audio_codes.extend(np.asarray(out.audio_codes)[: len(rows)])
         return Streams(np.stack(text_ids), np.stack(audio_codes), user_codes)
