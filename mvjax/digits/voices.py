@@ -21,7 +21,4 @@ TRAIN_USERS = (
     Voice("en-us+adam", rate=180, pitch=45),
 )
 
-TEST_USERS = (
-    Voice("en-us+m3", rate=182, pitch=45),
-    Voice("en-us+f3", rate=182, pitch=52),
-)
+TEST_USERS = (Voice("en-us+m3", rate=182, pitch=45), Voice("en-us+f3", rate=182, pitch=52))

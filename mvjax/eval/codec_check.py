@@ -47,11 +47,6 @@ class CodecAccuracy:
     vocabulary: int  # number of distinct words
 
 
-def bare(word: str) -> str:
-    """The word in lower case without punctuation at its ends."""
-    return word.lower().strip(".,;:!?\"'")
-
-
 def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[WordClip]:
     """Cuts an utterance (as of `Utterance`) into words on the frame grid."""
     frames = [int(start * types.FRAME_RATE + 1e-6) for _, start in words]
@@ -61,8 +56,9 @@ def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[WordCli
         last = min(max(after, first + 1), first + _LONGEST)
         begin = max(0, first * types.FRAME_SAMPLES - _LEAD * _HOP)
         piece = samples[begin : last * types.FRAME_SAMPLES]
-        if bare(text) and len(piece) >= _WINDOW:
-            cuts.append(WordClip(bare(text), piece))
+        bare = text.lower().strip(".,;:!?\"'")
+        if bare and len(piece) >= _WINDOW:
+            cuts.append(WordClip(bare, piece))
     return cuts
 
 

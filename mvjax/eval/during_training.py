@@ -13,12 +13,7 @@ from mvjax.train import callbacks
 
 
 def callback(
-    run: schema.Config,
-    *,
-    benchmark: benchmarks.Benchmark,
-    name: str,
-    every: int,
-    per_kind: int = 4,
+    run: schema.Config, *, benchmark: benchmarks.Benchmark, name: str, every: int, per_kind: int = 4
 ) -> callbacks.Callback:
     """Returns a callback that asks `per_kind` written questions of each kind every `every` steps.
 

@@ -77,9 +77,7 @@ class LoadedModel:
         return answers
 
     def converse(
-        self,
-        user_codes: Int[np.ndarray, "B U T"],
-        images: UInt8[np.ndarray, "B height width 3"],
+        self, user_codes: Int[np.ndarray, "B U T"], images: UInt8[np.ndarray, "B height width 3"]
     ) -> Streams:
         """Steps through the user's speech frame by frame and answers greedily, in text and speech."""
         text_ids: list[np.ndarray] = []
