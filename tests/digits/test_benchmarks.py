@@ -100,7 +100,7 @@ def test_spoken_answers_count_from_the_users_first_frame(questions):
         def encode_audio(self, clips):
             return [np.full((8, len(c) // types.FRAME_SAMPLES), i) for i, c in enumerate(clips)]
 
-        def converse(self, user_codes, images, *, has_image=True):
+        def converse(self, user_codes, images):
             given["images"] = images
             ids = np.zeros((len(user_codes), user_codes.shape[2]), np.int64)
             for row, i in zip(ids, user_codes[:, 0, 0], strict=True):
