@@ -105,14 +105,8 @@ def fit(
     mesh = sharding.make_mesh(run.mesh)
     session, notices = _begin(run, folder, mesh, data)
     first = int(session.state.step)
-    log = runlog.RunLog(
-        folder,
-        step=first,
-        settings=run.train,
-        throughput=flops.throughput(run, mesh),
-        quiet=quiet,
-    )
-    stop = distributed.StopRequest(mesh)
+    stop, throughput = distributed.StopRequest(mesh), flops.throughput(run, mesh)
+    log = runlog.RunLog(folder, step=first, settings=run.train, throughput=throughput, quiet=quiet)
     with log, _on_signal(stop.wished):
         for notice in notices:
             log.say(notice)
