@@ -295,7 +295,6 @@ def main() -> None:
             steps=args.steps,
             log_every=1,
             checkpoint_every=args.every,
-            watchdog_seconds=20.0,
         )
         feed = distributed.BatchFeed(sharding.make_mesh(mesh))
         notes = args.folder / f"ids-{jax.process_index()}.txt"
