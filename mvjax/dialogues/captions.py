@@ -18,19 +18,12 @@ LONGEST = 1000  # characters; longer captions are cut after a sentence (the refe
 
 
 class CaptionLine(msgspec.Struct, frozen=True):
-    """One line of a JSONL of captions.
+    """One line of a JSONL of captions."""
 
-    Attributes:
-      id: unique within the file.
-      caption: what the picture shows, in sentences, as detailed as possible.
-      image: the picture's file, relative to the folder of the JSONL.
-      facts: more about the picture, kept with the dialogues.
-    """
-
-    id: str
-    caption: str
-    image: str | None = None
-    facts: dict[str, str | int] | None = None
+    id: str  # unique within the file
+    caption: str  # what the picture shows, in sentences, as detailed as possible
+    image: str | None = None  # a file, relative to the folder of the JSONL
+    facts: dict[str, str | int] | None = None  # kept with the dialogues
 
 
 class Caption(CaptionLine, frozen=True):
@@ -40,9 +33,7 @@ class Caption(CaptionLine, frozen=True):
 
 
 def read(source: Path) -> Iterator[Caption]:
-    """The captions of a source, in order.
-
-    In records, the assistant's turns are the caption.
+    """The captions of a source, in order; in records, the assistant's turns are the caption.
 
     Raises:
       ValueError: naming the line that is not a caption.
@@ -71,11 +62,7 @@ def shorten(text: str, *, longest: int = LONGEST) -> str:
 
 
 def picture(caption: Caption, *, source: Path, out: Path) -> str | None:
-    """The picture's file relative to `out`'s folder; bytes are written into a folder beside `out`.
-
-    Raises:
-      ValueError: if the picture's file does not exist.
-    """
+    """The picture's file (bytes become one beside `out`), relative to `out`'s folder; ValueError if none."""
     if caption.image is None:
         return None
     if isinstance(caption.image, str):

@@ -30,10 +30,8 @@ _DIRECTION = re.compile(
 _MARKUP = (
     (re.compile(r"```.*?(```|$)", re.S), " "),
     (re.compile(r"!?\[([^\]]*)\]\([^)]*\)"), r"\1"),  # links and pictures: their text
-    (
-        re.compile(r"^\s*(?:#{1,6}|>|[-*+•]|\d{1,2}[.)])\s+", re.M),
-        "",
-    ),  # headings, quotations, lists
+    # headings, quotations, lists
+    (re.compile(r"^\s*(?:#{1,6}|>|[-*+•]|\d{1,2}[.)])\s+", re.M), ""),
     (re.compile(r"</?\w+[^>\n]*>"), " "),
     (re.compile(r"(?<!\w)_+|_+(?!\w)|[*`~|]+"), ""),
 )
@@ -72,20 +70,23 @@ _TIDY = (
 
 
 def clean(text: str, rng: np.random.Generator) -> str:
-    """Returns an utterance as it would be spoken; empty if nothing of it can be.
-
-    `rng` decides which stock phrases stay.
-    """
+    """An utterance as it would be spoken, or ""; `rng` decides which stock phrases stay."""
     text = _NEXT_SPEAKER.sub("", text.replace("\r", "").strip())
     while _PREFIX.match(text):
         text = _PREFIX.sub("", text, count=1)
     text = _DIRECTION.sub(" ", _MARKUP[1][0].sub(_MARKUP[1][1], text))
     for pattern, words in _MARKUP:
         text = pattern.sub(words, text)
-    text = _tidy(speakable.spell(text))
+    text = speakable.spell(text)
+    for pattern, words in _TIDY:
+        text = pattern.sub(words, text)
+    text = text.strip(" ,-*_")
     for pattern, words in _SEEN:
         text = pattern.sub(words, text)
-    return _drop_stock_phrases(text, rng)
+    drop_start, drop_end = rng.random(2) < _STOCK
+    if drop_start and (shorter := _STOCK_START.sub("", text)) != text:
+        text = shorter[:1].upper() + shorter[1:]
+    return _STOCK_END.sub(".", text) if drop_end else text
 
 
 def without_echo(answer: str, question: str) -> str:
@@ -111,16 +112,3 @@ def whole_sentences(text: str) -> str:
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation."""
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
-
-
-def _tidy(text: str) -> str:
-    for pattern, instead in _TIDY:
-        text = pattern.sub(instead, text)
-    return text.strip(" ,-*_")
-
-
-def _drop_stock_phrases(text: str, rng: np.random.Generator) -> str:
-    drop_start, drop_end = rng.random(2) < _STOCK
-    if drop_start and (shorter := _STOCK_START.sub("", text)) != text:
-        text = shorter[:1].upper() + shorter[1:]
-    return _STOCK_END.sub(".", text) if drop_end else text

@@ -56,19 +56,12 @@ GAPS = {  # by who speaks next
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """Both sides of a dialogue; whole frames of the codec.
+    """Both sides of a dialogue; whole frames of the codec, exact zeros where someone is silent."""
 
-    Attributes:
-      audio: row 0 the assistant, row 1 the user; exact zeros where someone is silent.
-      words: the assistant's.
-      user_words: the user's.
-      gaps: seconds before each utterance but the first.
-    """
-
-    audio: Float32[np.ndarray, "2 samples"]
-    words: tuple[record.Word, ...]
+    audio: Float32[np.ndarray, "2 samples"]  # row 0 the assistant, row 1 the user
+    words: tuple[record.Word, ...]  # the assistant's
     user_words: tuple[record.Word, ...]
-    gaps: tuple[float, ...]
+    gaps: tuple[float, ...]  # seconds before each utterance but the first
 
 
 def converse(
@@ -106,11 +99,7 @@ def converse(
 
 
 def trim(spoken: speech.SynthesizedSpeech) -> speech.SynthesizedSpeech:
-    """Trims silence at both ends, and shifts the words accordingly.
-
-    Raises:
-      ValueError: if all is silence.
-    """
+    """Trims silence at both ends, and shifts the words; raises ValueError if all is silence."""
     first, last = sounding(spoken.samples)
     seconds = (last - first) / types.SAMPLE_RATE
     shift = first / types.SAMPLE_RATE
@@ -129,11 +118,7 @@ def trim(spoken: speech.SynthesizedSpeech) -> speech.SynthesizedSpeech:
 
 
 def sounding(samples: Float32[np.ndarray, " samples"]) -> tuple[int, int]:
-    """First and last sample above the silence threshold, with a small margin.
-
-    Raises:
-      ValueError: if all is silence.
-    """
+    """First and last sample above the threshold, with a margin; raises ValueError if all is silence."""
     level = _levels(samples)
     if level.size == 0 or level.max() < 1e-5:
         raise ValueError(

@@ -21,36 +21,27 @@ from mvjax.dialogues import prompts
 MODEL = "mistralai/Mistral-Nemo-Instruct-2407"  # what the paper used
 KEY = "OPENAI_API_KEY"  # environment variable; local servers need none
 
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds; doubled from attempt to attempt, with jitter
+_LONGEST_WAIT = 60.0  # seconds
 _RETRIED = (408, 409, 425, 429)  # and 5xx
 _FATAL = (401, 402, 403, 404, 405)  # for every request: wrong key, model or address
 
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """Which model, and the parameters of requests.
+    """Which model, and the parameters of requests (temperature and max_tokens are the reference's).
 
-    Attributes:
-      url: base URL as OpenAI clients take it; /v1 is added to a bare host.
-      model: its name on the server.
-      key: sent as a bearer token; None: nothing is sent.
-      temperature: of sampling; the reference's.
-      max_tokens: of an utterance; the reference's.
-      timeout: seconds for one answer.
-      attempts: per answer, the first included.
-      first_wait: seconds before the second.
-      system_role: False puts the instructions into the first user message, for chat templates
-        without a system role.
+    `system_role=False` puts the instructions into the first user message, for chat templates without a
+    system role.
     """
 
-    url: str
+    url: str  # base URL as OpenAI clients take it; /v1 is added to a bare host
     model: str = MODEL
-    key: str | None = None
+    key: str | None = None  # bearer token
     temperature: float = 0.7
-    max_tokens: int = 150
-    timeout: float = 120.0
-    attempts: int = 6
-    first_wait: float = _FIRST_WAIT
+    max_tokens: int = 150  # of an utterance
+    timeout: float = 120.0  # seconds for one answer
+    attempts: int = 6  # per answer, the first included
+    first_wait: float = 1.0  # seconds before the second; doubled each time, with jitter
     system_role: bool = True
 
     def __post_init__(self):
@@ -66,8 +57,7 @@ class Endpoint:
     def completions(self) -> str:
         """URL of the requests."""
         base = self.url.rstrip("/")
-        bare = parse.urlsplit(base).path == ""
-        return f"{base}{'/v1' if bare else ''}/chat/completions"
+        return f"{base}{'' if parse.urlsplit(base).path else '/v1'}/chat/completions"
 
 
 class ChatAnswer(msgspec.Struct, frozen=True):
@@ -95,8 +85,7 @@ class Client:
     """Connections to an endpoint; use as `async with`."""
 
     def __init__(self, endpoint: Endpoint, *, connections: int):
-        self._endpoint = endpoint
-        self._connections = connections
+        self._endpoint, self._connections = endpoint, connections
         self.retries = 0  # repeated requests
 
     async def __aenter__(self) -> Client:
@@ -112,7 +101,7 @@ class Client:
         await self._session.close()
 
     async def ask(self, chat: Sequence[prompts.Message], *, seed: int) -> ChatAnswer:
-        """Returns the model's next message.
+        """Asks for the model's next message.
 
         Raises:
           Unanswered: after the last attempt, or if the server refuses this request.
@@ -151,9 +140,8 @@ class Client:
         reason = f"{response.status} {said}"
         if response.status in _FATAL:
             raise EndpointRefuses(
-                f"{self._endpoint.completions}: expected an answer from model "
-                f"{self._endpoint.model!r}, got {reason}; check the endpoint, the model's name and, "
-                f"if a key is needed, ${KEY}"
+                f"{self._endpoint.completions}: expected an answer from model {self._endpoint.model!r}, got"
+                f" {reason}; check the endpoint, the model's name and, if a key is needed, ${KEY}"
             )
         if response.status in _RETRIED or response.status >= 500:
             return reason

@@ -57,11 +57,8 @@ _MARKS = set(" '.,!?-")
 def utterance(text: str, turns: Sequence[dataset.Turn], *, caption: str, cut: bool) -> str | None:
     """Why the next utterance is rejected; None if it is accepted.
 
-    Args:
-      text: cleaned.
-      turns: the dialogue so far; the user begins.
-      caption: what the picture shows; empty if there is none.
-      cut: whether the answer was cut off before its first sentence ended.
+    `text` is cleaned; `turns` are the dialogue so far, the user begins; `caption` may be empty; `cut`: the
+    answer was cut off before its first sentence ended.
     """
     speaker = "assistant" if len(turns) % 2 else "user"
     said = cleanup.words(text)
@@ -78,9 +75,7 @@ def utterance(text: str, turns: Sequence[dataset.Turn], *, caption: str, cut: bo
             return reason
     if speaker == "user" and _longest_quotation(said, cleanup.words(caption)) >= QUOTED:
         return QUOTES
-    if _repeats(said, speaker, turns):
-        return REPEATS
-    return None
+    return REPEATS if _repeats(said, speaker, turns) else None
 
 
 def dialogue(turns: Sequence[dataset.Turn], *, pictured: bool) -> str | None:
@@ -105,23 +100,17 @@ def _latin(c: str) -> bool:
 
 
 def _repeats(said: list[str], speaker: str, turns: Sequence[dataset.Turn]) -> bool:
-    """Whether the same speaker said about the same before, or the other one just now.
-
-    Short answers ("no it is not") may come back.
-    """
+    """Whether the speaker said about the same before (short answers may), or the other one just now."""
     for n, turn in enumerate(turns):
         before = cleanup.words(turn.text)
         if n == len(turns) - 1 and turn.speaker != speaker and before == said and len(said) > 1:
             return True
-        if turn.speaker == speaker and len(said) > 5 and _overlap(before, said) >= _ALIKE:
+        alike = len({*before} & {*said}) / len({*before} | {*said})
+        if turn.speaker == speaker and len(said) > 5 and alike >= _ALIKE:
             return True
         if turn.speaker == speaker == "user" and before == said:
             return True
     return False
-
-
-def _overlap(a: list[str], b: list[str]) -> float:
-    return len({*a} & {*b}) / max(1, len({*a} | {*b}))
 
 
 def _longest_quotation(said: list[str], caption: list[str]) -> int:

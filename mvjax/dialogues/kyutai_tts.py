@@ -29,20 +29,16 @@ _LONGEST = 180.0  # seconds of an utterance
 class Kyutai:
     """Settings of Kyutai's model.
 
-    Attributes:
-      repo: on the Hugging Face hub, or a folder with its files (config.json names them).
-      assistant: a voice of hf://kyutai/tts-voices, or a local file: .safetensors of an embedding
-        (.wav for models that continue a recording).
-      users: likewise.
-      device: for PyTorch; None: the GPU if there is one.
+    A voice is one of hf://kyutai/tts-voices, or a local file: .safetensors of an embedding (.wav for models
+    that continue a recording).
     """
 
-    repo: str = REPO
+    repo: str = REPO  # on the Hugging Face hub, or a folder with its files (config.json names them)
     assistant: str = "vctk/p228_023_enhanced.wav"
     users: tuple[str, ...] = tuple(
         f"vctk/p{n}_023_enhanced.wav" for n in (229, 254, 259, 315, 333, 339)
     )
-    device: str | None = None
+    device: str | None = None  # for PyTorch; None: the GPU if there is one
 
     def speak(self, lines: Sequence[tts.TtsLine]) -> list[speech.SynthesizedSpeech]:
         """Synthesizes lines in one batch; the same seeds on the same device give the same audio.
@@ -61,9 +57,7 @@ def synthesize(model: Any, lines: Sequence[tts.TtsLine]) -> list[speech.Synthesi
     torch.manual_seed(lines[0].seed)
     rate = float(model.mimi.frame_rate)
     model.max_gen_length = int(_LONGEST * rate)
-    entries = [
-        model.prepare_script([line.text], padding_between=_PADDING_BETWEEN) for line in lines
-    ]
+    entries = [model.prepare_script([s.text], padding_between=_PADDING_BETWEEN) for s in lines]
     result, skipped = _generate(model, entries, [line.voice for line in lines])
     with torch.no_grad(), model.mimi.streaming(len(lines)):
         frames = [model.mimi.decode(f[:, 1:]) for f in result.frames[model.delay_steps :]]
@@ -75,10 +69,8 @@ def synthesize(model: Any, lines: Sequence[tts.TtsLine]) -> list[speech.Synthesi
             raise ValueError(
                 f"Kyutai TTS: expected {line.text!r} to end within {_LONGEST:g} s; shorten it"
             )
-        first, last = (
-            round(step * model.mimi.sample_rate / rate)
-            for step in (skipped[n], end + model.final_padding)
-        )
+        steps = (skipped[n], end + model.final_padding)
+        first, last = (round(step * model.mimi.sample_rate / rate) for step in steps)
         samples = spoken.resample(sound[n, :1, first:last], model.mimi.sample_rate)[0]
         said.append(speech.SynthesizedSpeech(samples, _spans(result, n, skipped[n], rate), ()))
     return said
@@ -89,20 +81,15 @@ def _generate(model: Any, entries: list, voices: Sequence[str]) -> tuple[Any, li
     distilled = bool(model.valid_cfg_conditionings)
     model.cfg_coef = 1.0 if distilled else _GUIDANCE
     conditioned = _GUIDANCE if distilled else None
-    paths = [_voice(model, voice) for voice in voices]
+    paths = [Path(v if Path(v).is_file() else model.get_voice_path(v)) for v in voices]
     if model.multi_speaker:
         attributes = [model.make_condition_attributes([path], conditioned) for path in paths]
         prefixes = None
     else:
         attributes = [model.make_condition_attributes([], conditioned) for _ in paths]
         prefixes = [model.get_prefix(path) for path in paths]
-    result = model.generate(
-        entries,
-        attributes,
-        prefixes=prefixes,
-        cfg_is_no_prefix=not distilled,
-        cfg_is_no_text=not distilled,
-    )
+    unguided = {"cfg_is_no_prefix": not distilled, "cfg_is_no_text": not distilled}
+    result = model.generate(entries, attributes, prefixes=prefixes, **unguided)
     return result, [p.shape[-1] for p in prefixes] if prefixes else [0] * len(paths)
 
 
@@ -111,14 +98,7 @@ def _spans(result: Any, n: int, skipped: int, rate: float) -> tuple[record.Word,
     taken = result.all_transcripts[n]
     edges = [(step - skipped) / rate for _, step in taken]
     edges.append((result.end_steps[n] - skipped) / rate)
-    return tuple(
-        record.Word(word, float(a), float(b))
-        for (word, _), a, b in zip(taken, edges, edges[1:], strict=False)
-    )
-
-
-def _voice(model: Any, name: str) -> Path:
-    return Path(name) if Path(name).is_file() else Path(model.get_voice_path(name))
+    return tuple(record.Word(word, a, b) for (word, _), a, b in zip(taken, edges, edges[1:]))
 
 
 @functools.cache

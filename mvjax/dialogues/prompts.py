@@ -14,35 +14,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from mvjax.data.records import dataset
 
 Message = dict[str, str]
-Speaker = Literal["user", "assistant"]
 
 
 @dataclasses.dataclass(frozen=True)
 class DialogueKind:
-    """A kind of dialogue: how the two roles talk.
-
-    Attributes:
-      name: in statistics.
-      user: the user's manner and interests.
-      assistant: the assistant's.
-      opening: the request for the first turn.
-      user_sees: whether the user is given the caption.
-      pictured: whether there is a picture at all.
-    """
+    """A kind of dialogue: the manner and interests of both roles."""
 
     name: str
     user: str
     assistant: str
     opening: str = "Begin the conversation with your first question about the picture."
-    user_sees: bool = True
-    pictured: bool = True
+    user_sees: bool = True  # whether the user is given the caption
+    pictured: bool = True  # whether there is a picture at all
 
 
 _FAITHFUL = (
@@ -140,11 +129,7 @@ _ASSISTANT = (
 
 
 def schedule(kind: str, utterances: int, rng: np.random.Generator) -> list[DialogueKind]:
-    """The kind of every utterance; all the same, but for COMB.
-
-    Raises:
-      ValueError: if there is no such kind.
-    """
+    """The kind of every utterance; all the same, but for COMB. Raises ValueError for no known kind."""
     if kind == UNRELATED.name:
         return [UNRELATED] * utterances
     if kind == COMB:
@@ -159,14 +144,9 @@ def messages(kind: DialogueKind, notes: str, turns: Sequence[dataset.Turn]) -> l
     """The chat that requests the next turn, from the view of its speaker.
 
     The speaker is "assistant" in the chat, the other one "user", in strict alternation, which many chat
-    templates require.
-
-    Args:
-      kind: of the utterance.
-      notes: the caption, or the topic where there is no picture.
-      turns: the dialogue so far; the user begins.
+    templates require. `notes` are the caption, or the topic where there is no picture; the user begins.
     """
-    speaker: Speaker = "assistant" if len(turns) % 2 else "user"
+    speaker = "assistant" if len(turns) % 2 else "user"
     chat = [{"role": "system", "content": _instruction(kind, speaker, notes)}]
     if speaker == "user":
         chat.append({"role": "user", "content": kind.opening})
@@ -176,7 +156,7 @@ def messages(kind: DialogueKind, notes: str, turns: Sequence[dataset.Turn]) -> l
     return chat
 
 
-def _instruction(kind: DialogueKind, speaker: Speaker, notes: str) -> str:
+def _instruction(kind: DialogueKind, speaker: str, notes: str) -> str:
     manner = kind.user if speaker == "user" else kind.assistant
     if not kind.pictured:
         topic = [f"The topic: {notes}."] if speaker == "user" else []

@@ -37,7 +37,7 @@ _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 
 
 def spell(text: str) -> str:
-    """Returns text whose every word can be read aloud as it is written, where that is possible."""
+    """Text whose every word can be read aloud as it is written, where that is possible."""
     text = text.translate(_PLAIN)
     for pattern, words in _ABBREVIATIONS.items():
         text = re.sub(rf"(?<!\w){pattern}(?!\w)", words, text)
@@ -64,10 +64,6 @@ def _words(number: int | float, form: str = "cardinal") -> str:
     return num2words.num2words(number, to=form).replace(",", "")
 
 
-def _year(match: re.Match) -> str:
-    return _words(int(match[1]), "year")
-
-
 def _clock(match: re.Match) -> str:
     hour, minute = int(match[1]), int(match[2])
     if minute == 0:
@@ -78,10 +74,6 @@ def _clock(match: re.Match) -> str:
 def _decade(match: re.Match) -> str:
     years = int(match[1])
     return _words(years, "year" if years > 99 else "cardinal").removesuffix("y") + "ies"
-
-
-def _measure(match: re.Match) -> str:
-    return f"{_cardinal(match[1])} {_UNITS[match[2]]}"
 
 
 def _money(match: re.Match) -> str:
@@ -97,10 +89,16 @@ _RULES: tuple[tuple[re.Pattern, Callable[[re.Match], str] | str], ...] = (
     (re.compile(rf"([$€£])\s?({_NUMBER})(\s(?:thousand|million|billion))?"), _money),
     (re.compile(r"'?\b((?:1[1-9]|20)?[2-9]0)'?s\b"), _decade),
     (re.compile(r"\b(\d{1,9})(?:st|nd|rd|th)\b"), lambda m: _words(int(m[1]), "ordinal")),
-    (re.compile(rf"({_NUMBER})\s?({'|'.join(_UNITS)})\b"), _measure),
+    (
+        re.compile(rf"({_NUMBER})\s?({'|'.join(_UNITS)})\b"),
+        lambda m: f"{_cardinal(m[1])} {_UNITS[m[2]]}",
+    ),
     (re.compile(r"(?<=\d)\s?x\s?(?=\d)"), " by "),
     (re.compile(r"(?<=\d)\s?-\s?(?=\d)"), " to "),
-    (re.compile(r"(?<![\d.,])(1[1-9]\d\d|20\d\d)(?![\d%]|[.,]\d)\b"), _year),
+    (
+        re.compile(r"(?<![\d.,])(1[1-9]\d\d|20\d\d)(?![\d%]|[.,]\d)\b"),
+        lambda m: _words(int(m[1]), "year"),
+    ),
     (re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])"), " "),
     (re.compile(_NUMBER), lambda m: _cardinal(m[0])),
 )

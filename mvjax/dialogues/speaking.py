@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import multiprocessing
 import re
@@ -29,25 +30,18 @@ FAILURES = "not_spoken.log"  # in DIR: a JSON object a line
 _MOST_IN_PART = 64  # dialogues, which a killed run may lose per process
 _PARTS_PER_JOB = 4
 _PART = re.compile(r"part-(\d{5})")
+_Part = tuple[str, Sequence[store.WrittenDialogue]]  # its name and dialogues
 
 
 @dataclasses.dataclass
 class SpeakSummary:
-    """The outcome of a run.
-
-    Attributes:
-      spoken: dialogues.
-      skipped: dialogues of an earlier run.
-      failed: (id, reason) of dialogues that could not be spoken.
-      seconds: of audio, this run's.
-      gaps: seconds before each utterance but the first, this run's.
-    """
+    """The outcome of a run, counted in dialogues; `seconds` of audio and `gaps` are this run's."""
 
     spoken: int = 0
-    skipped: int = 0
-    failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    skipped: int = 0  # as an earlier run spoke them
+    failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # (id, reason)
     seconds: float = 0.0
-    gaps: list[float] = dataclasses.field(default_factory=list)
+    gaps: list[float] = dataclasses.field(default_factory=list)  # seconds between utterances
 
     def text(self) -> str:
         """Formats the summary for a terminal."""
@@ -74,15 +68,10 @@ def speak(
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> SpeakSummary:
-    """Speaks the dialogues that are not in `out` yet.
+    """Speaks the dialogues of `source` (as `store.read`) that are not in the folder `out` yet.
 
-    Args:
-      source: as `store.read`; pictures are found relative to its folder.
-      out: folder, new or begun.
-      voices: the synthesizer.
-      jobs: processes; 1: only this one.
-      seed: of voices, gaps, loudness; a dialogue's draws depend on it and the id alone.
-      report: called with one line per part.
+    Pictures are relative to the folder of `source`. `jobs` processes work (1: only this one); `report` is
+    called with one line per part. A dialogue's voices, gaps and loudness depend on `seed` and its id alone.
 
     Raises:
       ValueError: if no dialogue of the first part can be spoken, with the reasons.
@@ -94,8 +83,9 @@ def speak(
     wanted = list(store.read(source))
     left = [dialogue for dialogue in wanted if dialogue.id not in done]
     total = SpeakSummary(skipped=len(wanted) - len(left))
+    make = functools.partial(_make, out, source.parent, voices, seed)
     with (out / FAILURES).open("wb") as failures:
-        for part in _made(_parts(left, out, source, voices, jobs, seed), jobs):
+        for part in _made(make, _parts(left, out, jobs), jobs):
             total.spoken += part.spoken
             total.seconds += part.seconds
             total.gaps += part.gaps
@@ -112,20 +102,13 @@ def speak(
 def say(
     dialogue: store.WrittenDialogue, voices: tts.Tts, *, seed: int, image: bytes | None = None
 ) -> tuple[spoken.Spoken, tuple[float, ...]]:
-    """Synthesizes one dialogue; also returns the gaps between its utterances.
-
-    Raises:
-      ValueError: if an utterance cannot be spoken.
-    """
+    """Synthesizes one dialogue, and tells its gaps; raises ValueError if an utterance cannot be spoken."""
     digest = hashlib.sha256(f"{seed}/{dialogue.id}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
     user = voices.users[int(rng.integers(len(voices.users)))]
+    voice = {"assistant": voices.assistant, "user": user}
     lines = [
-        tts.TtsLine(
-            turn.text,
-            voices.assistant if turn.speaker == "assistant" else user,
-            int(rng.integers(2**31)),
-        )
+        tts.TtsLine(turn.text, voice[turn.speaker], int(rng.integers(2**31)))
         for turn in dialogue.turns
     ]
     speakers = [turn.speaker for turn in dialogue.turns]
@@ -142,45 +125,25 @@ def say(
     ), made.gaps
 
 
-@dataclasses.dataclass(frozen=True)
-class _PartTask:
-    """The dialogues of one part, for one process."""
-
-    name: str
-    dialogues: tuple[store.WrittenDialogue, ...]
-    out: Path
-    pictures: Path  # the folder that `image` is relative to
-    voices: tts.Tts
-    seed: int
-
-
-def _parts(
-    left: Sequence[store.WrittenDialogue],
-    out: Path,
-    source: Path,
-    voices: tts.Tts,
-    jobs: int,
-    seed: int,
-) -> list[_PartTask]:
+def _parts(left: Sequence[store.WrittenDialogue], out: Path, jobs: int) -> list[_Part]:
+    """Divides the dialogues into parts, numbered on from those in `out`."""
     size = max(1, min(_MOST_IN_PART, -(-len(left) // (_PARTS_PER_JOB * jobs))))
     numbers = [int(m[1]) for f in out.glob("*.jsonl") if (m := _PART.fullmatch(f.stem))]
     first = max(numbers, default=-1) + 1
-    return [
-        _PartTask(
-            f"part-{first + n:05d}", tuple(left[i : i + size]), out, source.parent, voices, seed
-        )
-        for n, i in enumerate(range(0, len(left), size))
-    ]
+    starts = range(0, len(left), size)
+    return [(f"part-{first + n:05d}", left[i : i + size]) for n, i in enumerate(starts)]
 
 
-def _made(parts: Sequence[_PartTask], jobs: int) -> Iterator[SpeakSummary]:
+def _made(
+    make: Callable[[_Part], SpeakSummary], parts: Sequence[_Part], jobs: int
+) -> Iterator[SpeakSummary]:
     """Yields the outcome of each part, as they are finished."""
     if jobs == 1 or len(parts) <= 1:
-        yield from map(_make, parts)
+        yield from map(make, parts)
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(min(jobs, len(parts)), context) as pool:
-        running = [pool.submit(_make, part) for part in parts]
+        running = [pool.submit(make, part) for part in parts]
         try:
             for future in concurrent.futures.as_completed(running):
                 yield future.result()
@@ -188,15 +151,16 @@ def _made(parts: Sequence[_PartTask], jobs: int) -> Iterator[SpeakSummary]:
             pool.shutdown(cancel_futures=True)
 
 
-def _make(part: _PartTask) -> SpeakSummary:
-    """Speaks and writes a part."""
+def _make(out: Path, pictures: Path, voices: tts.Tts, seed: int, part: _Part) -> SpeakSummary:
+    """Speaks and writes a part; images are relative to `pictures`."""
+    name, dialogues = part
     summary = SpeakSummary()
 
     def said() -> Iterator[spoken.Spoken]:
-        for dialogue in part.dialogues:
+        for dialogue in dialogues:
             try:
-                image = items.load_image(part.pictures / dialogue.image) if dialogue.image else None
-                made, gaps = say(dialogue, part.voices, seed=part.seed, image=image)
+                image = items.load_image(pictures / dialogue.image) if dialogue.image else None
+                made, gaps = say(dialogue, voices, seed=seed, image=image)
             except (ValueError, FileNotFoundError) as error:
                 summary.failed.append((dialogue.id, str(error)))
                 continue
@@ -205,7 +169,7 @@ def _make(part: _PartTask) -> SpeakSummary:
             summary.gaps += gaps
             yield made
 
-    moshi_finetune.write(part.out, said(), name=part.name)
+    moshi_finetune.write(out, said(), name=name)
     return summary
 
 

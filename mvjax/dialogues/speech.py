@@ -48,11 +48,7 @@ class SynthesizedSpeech:
 
 
 class _EventId(ctypes.Union):
-    _fields_ = [
-        ("number", ctypes.c_int),
-        ("name", ctypes.c_char_p),
-        ("string", ctypes.c_char * 8),
-    ]
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
 
 class _Event(ctypes.Structure):
@@ -86,11 +82,8 @@ def speak(text: str, voice: Voice) -> SynthesizedSpeech:
     raw = np.concatenate(chunks) if chunks else np.zeros(1, np.int16)
     samples = spoken.resample(raw.astype(np.float32)[None] / 32768.0, rate)[0]
     seconds = len(samples) / types.SAMPLE_RATE
-    return SynthesizedSpeech(
-        samples=samples,
-        words=_words(text, [e for e in events if e[0] in (_WORD, _END)], seconds),
-        phonemes=_phonemes([e for e in events if e[0] == _PHONEME], seconds),
-    )
+    phonemes = _phonemes([e for e in events if e[0] == _PHONEME], seconds)
+    return SynthesizedSpeech(samples, _words(text, events, seconds), phonemes)
 
 
 @functools.cache
@@ -116,12 +109,8 @@ def _synthesize(text: str, voice: Voice) -> tuple[list[np.ndarray], list[tuple],
             f"eSpeak NG: expected a known voice, got {voice.name!r}; "
             "a voice is a language with an optional variant, such as 'en-us+f2'"
         )
-    for parameter, value in (
-        (_RATE, voice.rate),
-        (_VOLUME, 100),
-        (_PITCH, voice.pitch),
-        (_RANGE, voice.pitch_range),
-    ):
+    values = {_RATE: voice.rate, _VOLUME: 100, _PITCH: voice.pitch, _RANGE: voice.pitch_range}
+    for parameter, value in values.items():
         lib.espeak_SetParameter(parameter, value, 0)
     chunks: list[np.ndarray] = []
     events: list[tuple] = []
@@ -165,14 +154,10 @@ def _words(text: str, events: list[tuple], seconds: float) -> tuple[record.Word,
             times.append(min(inside))
         before += len(word)
         position += len(word)
-    end = max(_end_time(events, seconds), times[-1])
+    ends = [time for kind, time, *_ in events if kind == _END]
+    end = max(min(seconds, ends[-1]) if ends else seconds, times[-1])
     edges = np.interp([*offsets, before], [*letters, before], [*times, end])
     return tuple(record.Word(w, float(s), float(e)) for w, s, e in zip(words, edges, edges[1:]))
-
-
-def _end_time(events: list[tuple], seconds: float) -> float:
-    ends = [time for kind, time, *_ in events if kind == _END]
-    return min(seconds, ends[-1]) if ends else seconds
 
 
 def _phonemes(events: list[tuple], seconds: float) -> tuple[record.Word, ...]:

@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import msgspec
 
@@ -18,32 +18,21 @@ from mvjax.data.records import dataset
 
 T = TypeVar("T")
 SQLITE = (".db", ".sqlite", ".sqlite3")
+_SPEAKERS = ("user", "assistant")
 
 
 class WrittenDialogue(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A dialogue as text.
+    """A dialogue as text; without a picture it has neither caption nor image."""
 
-    Attributes:
-      id: unique within its file.
-      turns: in time order.
-      kinds: one for each of the user's turns.
-      caption_id: id of the caption (or record) that it was made from.
-      caption: the notes in the prompts; None if there is no picture.
-      image: the picture's file, relative to the folder of this file; None if there is no picture.
-      facts: what the picture shows, where the source says so.
-      model: name of the language model.
-      seed: of the requests.
-    """
-
-    id: str
+    id: str  # unique within its file
     turns: tuple[dataset.Turn, ...]
-    kinds: tuple[str, ...] = ()
-    caption_id: str | None = None
-    caption: str | None = None
-    image: str | None = None
-    facts: dict[str, str | int] | None = None
-    model: str = ""
-    seed: int = 0
+    kinds: tuple[str, ...] = ()  # one for each of the user's turns
+    caption_id: str | None = None  # of the caption (or record) that it was made from
+    caption: str | None = None  # the notes in the prompts
+    image: str | None = None  # a file, relative to the folder of this file
+    facts: dict[str, str | int] | None = None  # what the picture shows, where the source says so
+    model: str = ""  # the language model's name
+    seed: int = 0  # of the requests
 
 
 class DroppedDialogue(msgspec.Struct, frozen=True):
@@ -51,19 +40,6 @@ class DroppedDialogue(msgspec.Struct, frozen=True):
 
     id: str
     reasons: tuple[str, ...]
-
-
-@runtime_checkable
-class DialogueStore(Protocol):
-    """Appends dialogues as they are finished."""
-
-    def done(self) -> set[str]:
-        """Ids that are written or dropped."""
-        ...
-
-    def add(self, dialogue: WrittenDialogue | DroppedDialogue) -> None:
-        """Writes one; it survives a kill of this process."""
-        ...
 
 
 @contextlib.contextmanager
@@ -100,17 +76,21 @@ def read(path: Path) -> Iterator[WrittenDialogue]:
     dialogues = _read_sqlite(path) if path.suffix in SQLITE else _read_jsonl(path)
     seen: set[str] = set()
     for number, dialogue in enumerate(dialogues, 1):
-        _check(dialogue, f"{path} dialogue {number}", seen)
+        place = f"{path} dialogue {number}"
+        bad = [t for t in dialogue.turns if t.speaker not in _SPEAKERS or not t.text.strip()]
+        if not dialogue.id or not dialogue.turns or bad:
+            raise ValueError(
+                f"{place} ({dialogue.id!r}): expected an id and turns with words of user or assistant,"
+                f" got {bad or dialogue.turns}"
+            )
+        if dialogue.id in seen:
+            raise ValueError(f"{place}: id {dialogue.id!r} used twice")
         seen.add(dialogue.id)
         yield dialogue
 
 
 def json_lines(path: Path, kind: type[T], *, expected: str) -> Iterator[tuple[str, T]]:
-    """Yields (place, object) of a file with one JSON object a line; blank lines are skipped.
-
-    Raises:
-      ValueError: naming the first line that is no `kind`; `expected` says what it should be.
-    """
+    """Yields (place, object) of lines that are not blank; raises ValueError at one that is no `kind`."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -123,24 +103,14 @@ def json_lines(path: Path, kind: type[T], *, expected: str) -> Iterator[tuple[st
             yield place, decoded
 
 
-def _check(dialogue: WrittenDialogue, place: str, seen: set[str]) -> None:
-    bad = [
-        t for t in dialogue.turns if t.speaker not in ("user", "assistant") or not t.text.strip()
-    ]
-    if not dialogue.id or not dialogue.turns or bad:
-        raise ValueError(
-            f"{place} ({dialogue.id!r}): expected an id and turns with words of user or assistant,"
-            f" got {bad or dialogue.turns}"
-        )
-    if dialogue.id in seen:
-        raise ValueError(f"{place}: id {dialogue.id!r} used twice")
-
-
 class _Jsonl:
+    """Appends dialogues as they are finished: each survives a kill of this process."""
+
     def __init__(self, path: Path, kept, dropped):
         self._path, self._kept, self._dropped = path, kept, dropped
 
     def done(self) -> set[str]:
+        """Ids that are written or dropped."""
         ids = {dialogue.id for dialogue in _read_jsonl(self._path)}
         dropped = json_lines(_dropped_file(self._path), DroppedDialogue, expected="a dialogue")
         return ids | {dialogue.id for _, dialogue in dropped}
@@ -169,12 +139,11 @@ class _Sqlite:
             values = [_json(v) if isinstance(v, (tuple, dict)) else v for v in values]
             marks = ", ".join("?" * len(values))
             self._db.execute(f"INSERT INTO dialogues VALUES ({marks})", values)
-            self._db.executemany(
-                "INSERT INTO turns VALUES (?, ?, ?, ?)",
-                [(dialogue.id, n, t.speaker, t.text) for n, t in enumerate(dialogue.turns)],
-            )
+            turns = [(dialogue.id, n, t.speaker, t.text) for n, t in enumerate(dialogue.turns)]
+            self._db.executemany("INSERT INTO turns VALUES (?, ?, ?, ?)", turns)
 
 
+DialogueStore = _Jsonl | _Sqlite
 _COLUMNS = ("id", "kinds", "caption_id", "caption", "image", "facts", "model", "seed")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS dialogues (id TEXT PRIMARY KEY, kinds TEXT, caption_id TEXT, caption TEXT,
@@ -203,9 +172,8 @@ def _read_sqlite(path: Path) -> Iterator[WrittenDialogue]:
                 fields[name] = msgspec.json.decode(fields[name]) if fields[name] else None
             said = "SELECT speaker, text FROM turns WHERE id = ? ORDER BY turn"
             turns = tuple(dataset.Turn(*turn) for turn in db.execute(said, (fields["id"],)))
-            yield WrittenDialogue(
-                **fields | {"turns": turns, "kinds": tuple(fields["kinds"] or ())}
-            )
+            fields["kinds"] = tuple(fields["kinds"] or ())
+            yield WrittenDialogue(turns=turns, **fields)
 
 
 def _read_jsonl(path: Path) -> Iterator[WrittenDialogue]:
@@ -214,10 +182,9 @@ def _read_jsonl(path: Path) -> Iterator[WrittenDialogue]:
 
 def _repair(path: Path) -> None:
     """Cuts off a last line that a kill left unfinished."""
-    if not path.is_file():
-        return
-    with path.open("r+b") as file:
-        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+    if path.is_file():
+        with path.open("r+b") as file:
+            file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
 
 def _dropped_file(path: Path) -> Path:

@@ -83,9 +83,7 @@ class Espeak:
     def _voice(self, text: str) -> speech.Voice:
         name, *numbers = text.split(":")
         try:
-            return speech.Voice(
-                name, **dict(zip(("rate", "pitch"), map(int, numbers), strict=False))
-            )
+            return speech.Voice(name, **dict(zip(("rate", "pitch"), map(int, numbers))))
         except ValueError as error:
             raise ValueError(
                 f"eSpeak NG voice: expected NAME[:RATE[:PITCH]] such as en-us+f2:185:60, got {text!r}"
@@ -94,17 +92,12 @@ class Espeak:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Any program that writes an audio file; see the module's docstring.
+    """Any program that writes an audio file; see the module's docstring."""
 
-    Attributes:
-      template: split as a shell would, without running one.
-      timeout: seconds for one utterance.
-    """
-
-    template: str
+    template: str  # split as a shell would, without running one
     assistant: str = ""
     users: tuple[str, ...] = ("",)
-    timeout: float = 300.0
+    timeout: float = 300.0  # seconds for one utterance
 
     def __post_init__(self):
         if not any("{wav}" in word for word in shlex.split(self.template)[1:]):
@@ -120,11 +113,7 @@ class Command:
             )
 
     def speak(self, lines: Sequence[TtsLine]) -> list[speech.SynthesizedSpeech]:
-        """Runs the program once a line.
-
-        Raises:
-          ValueError: if it fails, or writes no audio, or times for other words.
-        """
+        """Runs the program once a line; ValueError if it fails, or writes no audio or other words' times."""
         return [self._one(line) for line in lines]
 
     def _one(self, line: TtsLine) -> speech.SynthesizedSpeech:
@@ -149,14 +138,12 @@ class Command:
                 argv, input=text.encode(), capture_output=True, timeout=self.timeout, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ValueError(
-                f"text-to-speech command {argv[0]!r}: cannot be run: {error}"
-            ) from error
+            message = f"text-to-speech command {argv[0]!r}: cannot be run: {error}"
+            raise ValueError(message) from error
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()[-300:]
-            raise ValueError(
-                f"text-to-speech command {argv[0]!r}: exit status {done.returncode}: {said}"
-            )
+            status = f"exit status {done.returncode}: {said}"
+            raise ValueError(f"text-to-speech command {argv[0]!r}: {status}")
 
 
 def estimate(text: str, samples: np.ndarray) -> tuple[record.Word, ...]:

@@ -44,11 +44,7 @@ class _Pair(_SpokenQuestion):
 def read(
     source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[spoken.Spoken]:
-    """Yields the dialogues of a part, such as "coco-test".
-
-    Raises:
-      ValueError: without image folders.
-    """
+    """Yields the dialogues of a part, such as "coco-test"; raises ValueError without image folders."""
     if not images:
         raise ValueError(f"{source}: has no pictures; name the folders of COCO's or OCR-VQA's")
     part, _, of = split.partition("-")

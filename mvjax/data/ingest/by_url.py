@@ -23,12 +23,7 @@ class _Downloaded(msgspec.Struct):
 
 
 class Images:
-    """Finds the file of a URL in some folders.
-
-    Args:
-      folders: searched in order.
-      skips: gets damaged tables of img2dataset.
-    """
+    """Finds the file of a URL in folders, in order; damaged tables of img2dataset are skipped."""
 
     def __init__(self, folders: Sequence[Path], skips: items.SkippedItems):
         self._plain = [folder for folder in folders if not _tables(folder)]

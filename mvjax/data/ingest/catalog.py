@@ -1,9 +1,8 @@
 """The published datasets that `mvjax data ingest` and `mvjax data encode` can read.
 
-To add a dataset, copy `docci.py` (the shortest) to `data/ingest/NAME.py`: its docstring quotes the published
-files, and `read(source, *, split, images, skips)` yields one `items.Item` (image and text) or
-`spoken.Spoken` (speech) per sample. Then add an entry to DATASETS and a line to `reader` below, and put a
-small copy of the published files into a test beside `tests/data/test_ingest_text.py`.
+To add a dataset, copy `docci.py` to `data/ingest/NAME.py`, whose `read` yields an `items.Item` (image and
+text) or a `spoken.Spoken` per sample, add it to DATASETS and to `reader` below, and test it on a small copy
+of the published files, as `tests/data/test_ingest_text.py` does.
 """
 
 from __future__ import annotations
@@ -16,21 +15,13 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class CatalogEntry:
-    """One published dataset.
-
-    Attributes:
-      summary: in a few words.
-      splits: the first is the default.
-      source: what the source folder holds.
-      images: what the image folders hold; empty: the images are in the dataset's own files.
-      spoken: whether it has speech: its samples are `spoken.Spoken`, for `mvjax data encode`.
-    """
+    """One published dataset, and what its folders hold."""
 
     summary: str
-    splits: tuple[str, ...]
+    splits: tuple[str, ...]  # the first is the default
     source: str
-    images: str = ""
-    spoken: bool = False
+    images: str = ""  # empty: the images are in the dataset's own files
+    spoken: bool = False  # its samples are `spoken.Spoken`, for `mvjax data encode`
 
 
 DATASETS = {
@@ -80,11 +71,7 @@ DATASETS = {
 
 
 def find(name: str, split: str | None) -> tuple[CatalogEntry, str]:
-    """The dataset, and the split or its default.
-
-    Raises:
-      ValueError: if there is none of that name, or it has no such split.
-    """
+    """The dataset, and the split or its default; raises ValueError if there is no such one."""
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=1)
         meant = f"; did you mean {close[0]!r}?" if close else ""

@@ -53,10 +53,5 @@ def read(
             if not sentence.raw.strip():
                 skips.add(name, "empty caption", image.filename)
                 continue
-            yield items.Item(
-                name,
-                picture,
-                templates.caption(name, sentence.raw),
-                ("caption",),
-                {"image_id": image.cocoid},
-            )
+            turns = templates.caption(name, sentence.raw)
+            yield items.Item(name, picture, turns, ("caption",), {"image_id": image.cocoid})

@@ -37,10 +37,6 @@ def read(
         if not example.description.strip():
             skips.add(name, "empty caption", path.name)
             continue
-        yield items.Item(
-            name,
-            sources.find_image(folders, example.image_file),
-            templates.caption(name, example.description),
-            ("caption",),
-            {"example_id": example.example_id},
-        )
+        picture = sources.find_image(folders, example.image_file)
+        turns = templates.caption(name, example.description)
+        yield items.Item(name, picture, turns, ("caption",), {"example_id": example.example_id})

@@ -33,12 +33,8 @@ class _DocQuestion(msgspec.Struct):
     question_types: list[str] | None = None
 
 
-class _HubRow(msgspec.Struct):
-    questionId: int | str
-    question: str
-    question_types: list[str] | None
-    image: sources.Media | None
-    answers: list[str] | None
+class _HubRow(_DocQuestion):
+    image: sources.Media | None = None
 
 
 class _ChallengeFile(msgspec.Struct):
@@ -49,26 +45,20 @@ def read(
     source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` hold the folders of pages, if they are files."""
-    questions = (
-        _from_hub(source, split, skips) if _is_hub(source) else _from_json(source, split, images)
-    )
+    if any(source.glob("*.parquet")) or any(source.glob("DocVQA/*.parquet")):
+        questions = _from_hub(source, split, skips)
+    else:
+        questions = _from_json(source, split, images)
     for question, picture in questions:
         name = f"docvqa-{split}-{question.questionId}"
         answers = [a for a in map(templates.tidy, question.answers or ()) if a]
         if not answers or not question.question.strip():
             skips.add(name, "empty question or answer", f"{question.question!r}, {answers}")
             continue
-        yield items.Item(
-            name,
-            picture,
-            templates.question(question.question, answers[0]),
-            ("reading", *(question.question_types or ())),
-            {"question_id": str(question.questionId), "answers": "\n".join(answers)},
-        )
-
-
-def _is_hub(source: Path) -> bool:
-    return any(source.glob("*.parquet")) or any(source.glob("DocVQA/*.parquet"))
+        turns = templates.question(question.question, answers[0])
+        kinds = ("reading", *(question.question_types or ()))
+        facts = {"question_id": str(question.questionId), "answers": "\n".join(answers)}
+        yield items.Item(name, picture, turns, kinds, facts)
 
 
 def _from_json(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
@@ -21,29 +20,19 @@ _LIMITS = schema.LimitsConfig()
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One sample of a dataset of images and text, as its files have it.
+    """One sample of a dataset of images and text, as its files have it."""
 
-    Attributes:
-      id: unique within the dataset, and stable over readings.
-      image: a file or its bytes.
-      turns: the transcript, by `templates`.
-      kinds: question kinds, for statistics.
-      facts: the dataset's own ids, and all accepted answers, one a line.
-    """
-
-    id: str
+    id: str  # unique within the dataset, and stable over readings
     image: Path | bytes
-    turns: tuple[dataset.Turn, ...]
-    kinds: tuple[str, ...]
-    facts: dict[str, str | int]
+    turns: tuple[dataset.Turn, ...]  # by `templates`
+    kinds: tuple[str, ...]  # of questions, for statistics
+    facts: Mapping[str, str | int]  # the dataset's own ids, and all accepted answers, one a line
 
 
 class SkippedItems:
-    """Counts skipped items by reason and lists them as they come, one JSON object a line.
+    """Counts skipped items by reason and lists them in `listing` as they come, one JSON object a line.
 
-    Args:
-      listing: the file of the list; None: they are only counted.
-      budget: skipped items at which reading goes on at most; None: no limit.
+    More than `budget` skipped items end the reading.
     """
 
     def __init__(self, listing: Path | None = None, *, budget: int | None = None):
@@ -52,11 +41,7 @@ class SkippedItems:
         self._file = listing.open("w", encoding="utf-8") if listing else None
 
     def add(self, place: str, reason: str, detail: object = "") -> None:
-        """Counts and lists one item; `place` is its id, or its file and line.
-
-        Raises:
-          ValueError: past the budget.
-        """
+        """Counts and lists one item by id, or by file and line; raises ValueError past the budget."""
         self.counts[reason] += 1
         if self._file:
             line = {"id": _writable(place), "reason": reason, "detail": _writable(str(detail))}
@@ -72,11 +57,7 @@ class SkippedItems:
         return ", ".join(f"{n} {reason}" for reason, n in self.counts.most_common()) or "none"
 
     def refuse_nothing_read(self, source: Path) -> None:
-        """Refuses a dataset of which no item could be read.
-
-        Raises:
-          ValueError: always, with the reasons.
-        """
+        """Raises a ValueError with the reasons: no item of the dataset could be read."""
         raise ValueError(
             f"{source}: expected at least one whole item, got none; skipped: {self.summary()}"
             f"{self._listed()}; are the source and the image folders the right ones?"
@@ -90,12 +71,7 @@ class SkippedItems:
     def __enter__(self) -> SkippedItems:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _listed(self) -> str:
@@ -108,10 +84,7 @@ class SkippedItems:
 def records_of(
     items: Iterable[Item], skips: SkippedItems, *, workers: int = 4
 ) -> Generator[dataset.Record, None, None]:
-    """Yields items as text-only records, in order; threads prefetch and check the images.
-
-    An item whose image is missing, too large or damaged is skipped.
-    """
+    """Yields items with good images as text-only records, in order; threads prefetch the images."""
     waiting: collections.deque[tuple[Item, futures.Future[bytes]]] = collections.deque()
     with futures.ThreadPoolExecutor(workers) as pool:
         for item in items:
@@ -132,16 +105,14 @@ def load_image(image: Path | bytes) -> bytes:
       FileNotFoundError: if there is no such file.
       ValueError: if it is too large or damaged.
     """
-    if isinstance(image, bytes):
-        data = image
-    else:
+    if isinstance(image, Path):
         if not image.is_file():
             raise FileNotFoundError(f"{image}: no such file")
         if image.stat().st_size > _LIMITS.image_bytes:
             raise ValueError(f"at most {_LIMITS.image_bytes} bytes, got {image.stat().st_size}")
-        data = image.read_bytes()
-    images.decode(data, limits=_LIMITS)
-    return data
+        image = image.read_bytes()
+    images.decode(image, limits=_LIMITS)
+    return image
 
 
 def _finish(
@@ -154,7 +125,7 @@ def _finish(
     except (ValueError, OSError) as error:
         skips.add(item.id, "unreadable image", f"{_name(item.image)}: {error}")
     else:
-        yield dataset.Record(item.id, item.kinds, item.turns, facts=item.facts, image=data)
+        yield dataset.Record(item.id, item.kinds, item.turns, facts=dict(item.facts), image=data)
 
 
 def _writable(text: str) -> str:

@@ -70,10 +70,9 @@ def read(
     listings = [source] if source.is_file() else sources.the_files(source, "**/*.jsonl")
     for listing in listings:
         for place, listed in sources.json_lines(listing, msgspec.json.Decoder(_Listed), skips):
+            path = listing.parent / listed.path
             try:
-                dialogue = _dialogue(
-                    listing.parent / listed.path, listed, untranscribed=untranscribed
-                )
+                dialogue = _dialogue(path, listed, untranscribed=untranscribed)
             except FileNotFoundError as error:
                 skips.add(place, "missing file", error)
             except (ValueError, OSError) as error:
@@ -82,7 +81,7 @@ def read(
                 if dialogue.turns or dialogue.words is None:
                     yield dialogue
                 else:
-                    skips.add(dialogue.id, "empty transcript", listing.parent / listed.path)
+                    skips.add(dialogue.id, "empty transcript", path)
 
 
 def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data") -> Path:
@@ -140,7 +139,15 @@ def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:
 def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spoken:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    seconds = _duration(path)
+    try:
+        header = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: expected an audio file: {error}") from error
+    if header.channels != 2:
+        raise ValueError(
+            f"{path}: expected 2 channels (left the assistant, right the user), got {header.channels}"
+        )
+    seconds = header.frames / header.samplerate
     if abs(seconds - listed.duration) > _TOLERANCE:
         raise ValueError(
             f"{path}: expected {listed.duration:.2f} s as listed, it has {seconds:.2f} s;"
@@ -153,9 +160,8 @@ def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spo
             return spoken.Spoken(id=name, audio=path, words=None, turns=())
         raise FileNotFoundError(f"{beside}: no such transcript; an aligner can make word times")
     transcript = sources.decode_json(beside, msgspec.json.Decoder(_Transcript))
-    words, user_words = (
-        spoken.fit_words(_said(transcript, main=main), seconds) for main in (True, False)
-    )
+    words = spoken.fit_words(_said(transcript, main=True), seconds)
+    user_words = spoken.fit_words(_said(transcript, main=False), seconds)
     turns = tuple(dataset.Turn(*turn) for turn in transcript.turns)
     return spoken.Spoken(
         id=transcript.id or name,
@@ -167,20 +173,6 @@ def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spo
         facts=transcript.facts,
         image=items.load_image(beside.parent / transcript.image) if transcript.image else None,
     )
-
-
-def _duration(path: Path) -> float:
-    """Seconds of a stereo file, from its header."""
-    try:
-        header = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: expected an audio file: {error}") from error
-    if header.channels != 2:
-        raise ValueError(
-            f"{path}: expected 2 channels (left the assistant, right the user), got"
-            f" {header.channels}"
-        )
-    return header.frames / header.samplerate
 
 
 def _said(transcript: _Transcript, *, main: bool) -> list[dataset.Word]:

@@ -41,18 +41,13 @@ def read(
             counts = f"{len(book.questions)} questions, {len(book.answers)} answers"
             skips.add(f"ocr-vqa-{split}-{key}", "questions and answers differ", counts)
             continue
-        cover = sources.find_image(
-            folders, key, suffixes=(Path(book.imageURL).suffix, *sources.IMAGE_SUFFIXES)
-        )
+        suffixes = (Path(book.imageURL).suffix, *sources.IMAGE_SUFFIXES)
+        cover = sources.find_image(folders, key, suffixes=suffixes)
         for number, (question, answer) in enumerate(zip(book.questions, book.answers)):
             name = f"ocr-vqa-{split}-{key}-{number}"
             if not question.strip() or not answer.strip():
                 skips.add(name, "empty question or answer", f"{question!r}, {answer!r}")
                 continue
-            yield items.Item(
-                name,
-                cover,
-                templates.question(question, answer),
-                ("reading",),
-                {"image_id": key, "answers": templates.tidy(answer)},
-            )
+            turns = templates.question(question, answer)
+            facts = {"image_id": key, "answers": templates.tidy(answer)}
+            yield items.Item(name, cover, turns, ("reading",), facts)

@@ -35,10 +35,5 @@ def read(
         if not row.vlm_caption or not row.vlm_caption.strip() or not row.url:
             skips.add(name, "empty caption", f"status {row.status!r}")
             continue
-        yield items.Item(
-            name,
-            pictures.find(row.url),
-            templates.caption(name, row.vlm_caption),
-            ("caption",),
-            {"image_url": row.url},
-        )
+        turns = templates.caption(name, row.vlm_caption)
+        yield items.Item(name, pictures.find(row.url), turns, ("caption",), {"image_url": row.url})

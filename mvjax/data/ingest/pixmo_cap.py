@@ -31,10 +31,5 @@ def read(
         if not row.caption or not row.caption.strip() or not row.image_url:
             skips.add(name, "empty caption", row.image_url)
             continue
-        yield items.Item(
-            name,
-            pictures.find(row.image_url),
-            templates.caption(name, row.caption),
-            ("caption",),
-            {"image_url": row.image_url},
-        )
+        turns, facts = templates.caption(name, row.caption), {"image_url": row.image_url}
+        yield items.Item(name, pictures.find(row.image_url), turns, ("caption",), facts)

@@ -45,13 +45,8 @@ def read(
             if not "".join(annotation.ocr_annotation.text).strip():
                 skips.add(name, "empty text", shard.name)
                 continue
-            yield items.Item(
-                name,
-                members[".png"],
-                templates.rendered_text(name, annotation.ocr_annotation.text),
-                ("reading",),
-                {"shard": shard.name},
-            )
+            turns = templates.rendered_text(name, annotation.ocr_annotation.text)
+            yield items.Item(name, members[".png"], turns, ("reading",), {"shard": shard.name})
 
 
 def _samples(shard: Path, skips: items.SkippedItems) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -73,16 +68,11 @@ def _samples(shard: Path, skips: items.SkippedItems) -> Iterator[tuple[str, dict
                 key = here
                 file = archive.extractfile(member)
                 members[path.suffix] = file.read() if file else b""
-            _check_end(shard, archive.offset)
+        with shard.open("rb") as file:
+            file.seek(archive.offset)  # `tarfile` takes a header that is cut for the end
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("expected a block of zeros at its end; it is truncated")
     except (tarfile.TarError, OSError, EOFError) as error:
         skips.add(shard.name, "damaged file", error)
     if members:
         yield key, members
-
-
-def _check_end(shard: Path, offset: int) -> None:
-    """Raises if the archive has no end: `tarfile` takes a header that is cut for one."""
-    with shard.open("rb") as file:
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("expected a block of zeros at its end; it is truncated")

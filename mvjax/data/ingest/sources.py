@@ -25,11 +25,7 @@ class Media(msgspec.Struct):
 
 
 def the_file(source: Path, *names: str) -> Path:
-    """The first of `names` that is a file below `source` (or `source` itself, by its name).
-
-    Raises:
-      FileNotFoundError: with the expected names and what is there.
-    """
+    """The first of `names` that is a file below `source`, or `source` itself; else FileNotFoundError."""
     for name in names:
         if source.is_file() and source.name == Path(name).name:
             return source
@@ -41,11 +37,7 @@ def the_file(source: Path, *names: str) -> Path:
 
 
 def the_files(source: Path, *patterns: str) -> list[Path]:
-    """The files of the first pattern (as of `Path.glob`) that matches any, by name.
-
-    Raises:
-      FileNotFoundError: with the expected patterns and what is there.
-    """
+    """The files of the first pattern of `Path.glob` that matches any, by name; else FileNotFoundError."""
     for pattern in patterns:
         paths = sorted(path for path in source.glob(pattern) if path.is_file())
         if paths:
@@ -56,11 +48,7 @@ def the_files(source: Path, *patterns: str) -> list[Path]:
 
 
 def decode_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decodes a JSON file; fields that the decoder's type does not have are ignored.
-
-    Raises:
-      ValueError: naming the file, and the unexpected place in it.
-    """
+    """Decodes a JSON file, ignoring unknown fields; raises ValueError naming the file and the place in it."""
     try:
         return decoder.decode(path.read_bytes())
     except DAMAGE as error:
@@ -140,11 +128,7 @@ def find_image(folders: Sequence[Path], name: str, *, suffixes: Sequence[str] = 
 
 
 def check_folders(folders: Sequence[Path]) -> None:
-    """Checks that the image folders exist, before every image is skipped as missing.
-
-    Raises:
-      FileNotFoundError: naming all such folders.
-    """
+    """Raises FileNotFoundError if folders are missing, before every image is skipped as missing."""
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise FileNotFoundError(

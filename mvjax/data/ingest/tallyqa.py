@@ -40,10 +40,7 @@ def read(
         kinds = ("counting",)
         if entry.issimple is not None:
             kinds = ("counting", "simple" if entry.issimple else "complex")
-        yield items.Item(
-            name,
-            sources.find_image(images, entry.image),
-            templates.question(entry.question, str(entry.answer)),
-            kinds,
-            {"question_id": entry.question_id, "answers": str(entry.answer)},
-        )
+        picture = sources.find_image(images, entry.image)
+        turns = templates.question(entry.question, str(entry.answer))
+        facts = {"question_id": entry.question_id, "answers": str(entry.answer)}
+        yield items.Item(name, picture, turns, kinds, facts)

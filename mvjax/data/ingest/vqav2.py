@@ -67,14 +67,11 @@ def read(
             skips.add(name, "empty question", asked.name)
             continue
         image = f"{folder}/COCO_{folder}_{question.image_id:012d}.jpg"
-        yield items.Item(
-            name,
-            sources.find_image(images, image),
-            templates.question(question.question, annotation.multiple_choice_answer),
-            ("question", annotation.answer_type),
-            {
-                "image_id": question.image_id,
-                "question_id": question.question_id,
-                "answers": "\n".join(answer.answer for answer in annotation.answers),
-            },
-        )
+        turns = templates.question(question.question, annotation.multiple_choice_answer)
+        facts = {
+            "image_id": question.image_id,
+            "question_id": question.question_id,
+            "answers": "\n".join(answer.answer for answer in annotation.answers),
+        }
+        kinds = ("question", annotation.answer_type)
+        yield items.Item(name, sources.find_image(images, image), turns, kinds, facts)

@@ -15,17 +15,11 @@ BAD_RECORDS = ".bad_records.jsonl"  # after the dataset's name
 
 @dataclasses.dataclass(frozen=True)
 class IngestSummary:
-    """The outcome of an ingestion.
-
-    Attributes:
-      index: of the records.
-      skipped: numbers of skipped items by reason.
-      listing: the file that lists them.
-    """
+    """The outcome of an ingestion."""
 
     index: dataset.DatasetIndex
-    skipped: dict[str, int]
-    listing: Path
+    skipped: dict[str, int]  # {reason: number of items}
+    listing: Path  # lists the skipped items
 
 
 def write_text(
@@ -40,19 +34,11 @@ def write_text(
     budget: int | None = None,
     progress: Callable[[int, int], None] = lambda written, skipped: None,
 ) -> IngestSummary:
-    """Reads a dataset of images and text and writes its records as ROOT/NAME.
+    """Reads the dataset `name` of images and text from the folder `source`; writes its records at `path`.
 
-    Args:
-      name: in the catalog.
-      source: the folder with the dataset's files as published.
-      path: ROOT/NAME.
-      split: None: the first in the catalog.
-      images: folders with the images, searched in order; none: `source`, and `source`/images if it
-        exists.
-      limit: stop after so many records.
-      workers: threads that prefetch images.
-      budget: items that may be skipped; None: any number.
-      progress: called after each record with the numbers of records and of skipped items.
+    `images` are folders, searched in order (none: `source`, and `source`/images if it exists), from which
+    `workers` threads prefetch. `limit` is of records, `budget` of skipped items; `progress` is called after
+    each record with both numbers.
 
     Raises:
       ValueError: if the dataset, split or its files are not as expected, nothing could be read,
@@ -65,7 +51,8 @@ def write_text(
             f"{name}: has speech; use mvjax data encode EXP.py {source} --dataset {name}"
         )
     sources.check_folders(images)
-    folders = list(images) or _default_folders(source)
+    home = source if source.is_dir() else source.parent
+    folders = list(images) or [path for path in (home, home / "images") if path.is_dir()]
     listing = path.with_name(f"{path.name}{BAD_RECORDS}")
     count = 0
     with (
@@ -87,8 +74,3 @@ def write_text(
         if not count:
             skips.refuse_nothing_read(source)
     return IngestSummary(writer.index, dict(skips.counts), listing)
-
-
-def _default_folders(source: Path) -> list[Path]:
-    folder = source if source.is_dir() else source.parent
-    return [path for path in (folder, folder / "images") if path.is_dir()]
