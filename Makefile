@@ -7,9 +7,9 @@ INSTALL := -m pip --disable-pip-version-check install --quiet
 
 # They ask for torch < 2.10 and mlx < 0.27 but run on ours: without --no-deps pip would replace those.
 MOSHI := moshi moshi_mlx
-# What the lower bounds are tried with: the model, the step, the loop, records and checkpoints.
-QUICK := tests/nn tests/test_tree.py tests/test_gates.py tests/data/test_records.py tests/data/test_mixture.py \
-	tests/train/test_step.py tests/train/test_optim.py tests/train/test_checkpoint.py tests/train/test_fit.py
+# What the lower bounds are tried with: the model, the step, the loop, records, checkpoints.
+QUICK := tests/nn/test_model.py tests/nn/test_xattn.py tests/test_gates.py tests/data/test_records.py \
+	tests/train/test_step.py tests/train/test_checkpoint.py tests/train/test_fit.py
 export NO_TORCH_COMPILE := 1
 
 .PHONY: help quickstart test slow plans test-lowest lint format types house constraints clean
