@@ -258,9 +258,8 @@ class TrainConfig:
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 2
     max_failed_saves: int = 3  # in a row, as on a full disk, before the run stops (ours)
-    max_skipped: int = (
-        10  # batches in a row, not finite or loss spikes, before the run stops (ours)
-    )
+    # batches in a row, not finite or loss spikes, that may be skipped before the run stops (ours)
+    max_skipped: int = 10
     watchdog_seconds: float = 300.0  # log what the run is blocked on after so long (ours)
     watchdog_stacks: bool = False  # log the stack of every thread, too
     trained: tuple[str, ...] = (  # regexes over parameter paths: the adapters; the rest is frozen

@@ -1,4 +1,4 @@
-"""Keeps what each comparison found, for the table of `tools/check_upstream.py`."""
+"""Records the result of each comparison, for the table of `tools/check_upstream.py`."""
 
 import json
 import os
@@ -11,25 +11,25 @@ REPORT = "MVJAX_PARITY_REPORT"  # a file to which one JSON line a comparison is 
 
 
 class Compare:
-    """Compares arrays and asserts; `compare(what, found, want, atol)` or `compare.same(what, ..)`."""
+    """Compares arrays and asserts; `compare(what, actual, want, atol)` or `compare.same(what, ..)`."""
 
     def __init__(self, check: str) -> None:
         self.check = check
 
-    def __call__(self, what: str, found, want, atol: float) -> None:
+    def __call__(self, what: str, actual, want, atol: float) -> None:
         """Numbers: the largest absolute difference is at most `atol`."""
-        found, want = np.asarray(found, np.float64), np.asarray(want, np.float64)
-        assert found.shape == want.shape, (what, found.shape, want.shape)
-        error = float(np.abs(found - want).max())
+        actual, want = np.asarray(actual, np.float64), np.asarray(want, np.float64)
+        assert actual.shape == want.shape, (what, actual.shape, want.shape)
+        error = float(np.abs(actual - want).max())
         # also catches NaN, and zeros that agree with zeros
         self._judge(what, f"{error:.1e}", f"{atol:.0e}", error <= atol and want.any())
 
-    def same(self, what: str, found, want) -> None:
+    def same(self, what: str, actual, want) -> None:
         """Tokens or bits: none differs."""
-        found, want = np.asarray(found), np.asarray(want)
-        assert found.shape == want.shape, (what, found.shape, want.shape)
-        differing = int(np.sum(found != want))
-        self._judge(what, f"{differing} of {found.size} differ", "0", differing == 0)
+        actual, want = np.asarray(actual), np.asarray(want)
+        assert actual.shape == want.shape, (what, actual.shape, want.shape)
+        differing = int(np.sum(actual != want))
+        self._judge(what, f"{differing} of {actual.size} differ", "0", differing == 0)
 
     def _judge(self, what: str, error: str, allowed: str, passed) -> None:
         passed = bool(passed)

@@ -36,17 +36,17 @@ def build(config, params, folder, monkeypatch, *, mode=None):
     (folder / "siglip448.config").write_text(json.dumps(sizes))
     file = folder / targets.weight_file("mlx", mode)
     weight_files.save_exported(file, params, config, "mlx", quantization=mode)
-    told, release = runtime_configs.mlx_config(config, mode), MLX.models.config_v0_1()
+    sizes, release = runtime_configs.mlx_config(config, mode), MLX.models.config_v0_1()
     depth = dataclasses.replace(
-        release.depformer.transformer, **told["depformer"].pop("transformer")
+        release.depformer.transformer, **sizes["depformer"].pop("transformer")
     )
-    transformer = dataclasses.replace(release.transformer, **told["transformer"])
+    transformer = dataclasses.replace(release.transformer, **sizes["transformer"])
     model = MLX.models.Lm(
         dataclasses.replace(
             release,
             transformer=transformer,
             depformer=dataclasses.replace(
-                release.depformer, transformer=depth, **told["depformer"]
+                release.depformer, transformer=depth, **sizes["depformer"]
             ),
         )
     )

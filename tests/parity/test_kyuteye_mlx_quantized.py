@@ -43,8 +43,8 @@ def test_quantized_streaming_steps(mode, tmp_path, monkeypatch, compare):
 
     from mvjax.runtimes.mlx import model as mlx_model
 
-    told = runtime_configs.mlx_config(config, mode)
-    (tmp_path / "config.json").write_text(json.dumps(told))
+    sizes = runtime_configs.mlx_config(config, mode)
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
     pixels = images.normalize(upstream.image())[None]
     outs = agreement.talk(mlx_model.MlxModel(tmp_path), pixels, user)
     compare.same("text ids", [out.text_token for out in outs], theirs[0])

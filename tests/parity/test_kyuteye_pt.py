@@ -70,9 +70,11 @@ def build(config, params, folder):
     PT.cross_attention.SharedModuleType._instances.clear()  # else shared with the model before
     path = folder / "model.safetensors"
     weight_files.save_exported(path, params, config, "torch")
-    told = runtime_configs.torch_config(config)
-    told["xa_shared"] = config.cross_attention.share == "qkv"  # no export of other designs
-    (folder / "model.yaml").write_text(yaml.safe_dump(told))
+    upstream_config = runtime_configs.torch_config(config)
+    upstream_config["xa_shared"] = (
+        config.cross_attention.share == "qkv"
+    )  # no export of other designs
+    (folder / "model.yaml").write_text(yaml.safe_dump(upstream_config))
     with _siglip_of(config.siglip):
         gen, embedder = PT.loaders.get_moshi_vis(
             PT.config.KyuteyeConfig.from_yml(folder / "model.yaml"),
@@ -152,9 +154,9 @@ def test_forward_text(name, tmp_path, compare):
     def ours(params):
         run = model_lib.VisionSpeech(config).bind({"params": params})
         tokens = run.project(run.encode_images(jnp.asarray(pixels)))
-        z, openings = run.hidden(jnp.asarray(ids), run.keys_values(tokens))
+        z, gate_means = run.hidden(jnp.asarray(ids), run.keys_values(tokens))
         blind, _ = run.hidden(jnp.asarray(ids), None)
-        return tokens, z, run.text_logits(z), openings, blind
+        return tokens, z, run.text_logits(z), gate_means, blind
 
     found = ours(params)
     compare("image tokens", found[0], tokens, 1e-4)
@@ -162,7 +164,7 @@ def test_forward_text(name, tmp_path, compare):
     compare("text logits", found[2], logits[:, 0], 1e-4)
     seen = np.asarray(config.cross_attention.scope(jnp.arange(T)))
     if config.cross_attention.gate is not None and seen.all():
-        compare("gate opening", found[3].mean(), gate, 1e-5)
+        compare("gate mean", found[3].mean(), gate, 1e-5)
     moved = np.abs(found[1] - found[4]).max((0, 2)) > 1e-5
     np.testing.assert_array_equal(moved, np.cumsum(seen) > 0)
 
