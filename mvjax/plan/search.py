@@ -178,7 +178,7 @@ def _tried(
 def _check_rows(run: schema.Config, topology: chips.Topology) -> None:
     mesh = sharding.abstract_mesh(run.mesh)
     try:
-        sharding.check_rows(run.data, mesh, accumulate=run.train.grad_accum_steps)
+        sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
     except ValueError as error:
         best = ranked(run, topology)[0]
         raise ValueError(

@@ -1,4 +1,9 @@
-"""Where every parameter and every batch row lives: the mesh and one ordered table of sharding rules."""
+"""Sharding of parameters and batches: the mesh and one ordered table of rules.
+
+Mesh axes: `data` (data parallel: parameters replicated, gradients reduced over it), `fsdp` (FSDP: parameters
+and optimizer state sharded, each layer all-gathered when it runs) and `tensor` (tensor parallel: heads and
+hidden units split, activations reduced over it). Batch rows are split over data and fsdp.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +64,7 @@ def make_mesh(sizes: schema.MeshConfig, devices: Sequence[Any] | None = None) ->
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(sizes, len(devices))
-    # jax.make_mesh would refuse to split an axis of the torus, as 8 x 2 on 4 x 4 needs (but for v5e).
+    # jax.make_mesh refuses to split a torus axis (except on v5e), which 8 x 2 on 4 x 4 needs.
     placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=_AUTO)
 
@@ -80,7 +85,7 @@ def mesh_shape(sizes: schema.MeshConfig, devices: int) -> tuple[int, int, int]:
 
 
 def abstract_mesh(sizes: schema.MeshConfig) -> AbstractMesh:
-    """Returns the mesh of the smallest machine that holds it: -1 counts as 1. Needs no device."""
+    """Returns a mesh without devices; a size of -1 counts as 1."""
     shape = (sizes.data, sizes.fsdp, sizes.tensor)
     return AbstractMesh(tuple(max(size, 1) for size in shape), AXES, axis_types=_AUTO)
 
@@ -132,7 +137,7 @@ def spec(path: str, rank: int) -> PartitionSpec:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a value that every device holds whole."""
+    """Returns the sharding of a value that is replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -142,23 +147,25 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 
 def describe(mesh: Mesh | AbstractMesh) -> str:
-    """Returns the mesh in words, such as data=2 x fsdp=4 x tensor=1."""
+    """Returns the mesh as text, such as data=2 x fsdp=4 x tensor=1."""
     return " x ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
 
 
-def check_rows(data: schema.DataConfig, mesh: Mesh | AbstractMesh, *, accumulate: int = 1) -> None:
-    """Checks that both parts of a batch, and of a micro-batch, spread evenly over the mesh.
+def check_rows(
+    data: schema.DataConfig, mesh: Mesh | AbstractMesh, *, grad_accum_steps: int = 1
+) -> None:
+    """Checks that the data shards divide both parts of the global batch, and of each micro-batch.
 
     Raises:
       ValueError: naming each field that does not.
     """
     shards = math.prod(mesh.shape[axis] for axis in ROWS)
-    times = f" x train.grad_accum_steps={accumulate}" if accumulate > 1 else ""
+    times = f" x train.grad_accum_steps={grad_accum_steps}" if grad_accum_steps > 1 else ""
     counts = {"speech_rows": data.speech_rows, "speechless_rows": data.speechless_rows}
     bad = [
         f"data.{name}: {n} is not divisible by {shards} data shards{times}"
         for name, n in counts.items()
-        if n % (shards * accumulate)
+        if n % (shards * grad_accum_steps)
     ]
     if bad:
         raise ValueError("; ".join(bad) + "; change the rows or the mesh")

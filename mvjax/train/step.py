@@ -1,7 +1,6 @@
 """One training step: gradients of the adapters, then their update; jitted with shardings.
 
-The frozen parameters are an argument of the step, not a constant in it: they are neither copied into the
-program nor differentiated.
+The frozen parameters are an argument of the step: neither constants of the program nor differentiated.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from mvjax.train import gradients, guard, optim, sharding
 
 
 class TrainState(NamedTuple):
-    """What training changes, and all that a resume needs besides the config.
+    """What a step changes and a checkpoint holds.
 
     Attributes:
       adapters: the trained parameters, float32.
-      optimizer: optax state.
-      step: batches seen.
-      skipped: of these, batches that changed nothing: loss or gradients not finite, or a loss spike.
-      ema: mean of the adapters over the steps so far (`optim.ema_decay`); None without.
+      optimizer: optimizer state, of the adapters only; a dict by the names in `optim.make`.
+      step: global batches seen.
+      skipped: of these, batches without an update: loss or gradients not finite, or a loss spike.
+      ema: exponential moving average of the adapters (`optim.ema_decay`), or None.
     """
 
     adapters: tree.Tree
@@ -40,7 +39,7 @@ class TrainState(NamedTuple):
     ema: tree.Tree | None = None
 
 
-Step = Callable[[TrainState, tree.Tree, types.Batch], tuple[TrainState, gradients.Metrics]]
+TrainStep = Callable[[TrainState, tree.Tree, types.Batch], tuple[TrainState, gradients.Metrics]]
 
 
 def init_state(
@@ -53,7 +52,7 @@ def init_state(
 
 
 def new_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> TrainState:
-    """Returns the state before the first step, made in place on the mesh; takes the adapters over."""
+    """Returns the state before the first step, made in its sharding; the adapters are donated."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run, mesh, adapters))
     ema = run.optim.ema_decay is not None
@@ -64,14 +63,14 @@ def new_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> TrainState
 
 
 def abstract_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> TrainState:
-    """Returns the shape structs of a state, with shardings, for adapters or their shapes."""
+    """Returns ShapeDtypeStructs of a state, with shardings, for adapters or their shapes."""
     optimizer = optim.make(run.optim, steps=run.train.steps)
     ema = run.optim.ema_decay is not None
     shapes = jax.eval_shape(lambda tree: init_state(tree, optimizer, ema=ema), adapters)
     return sharding.with_shardings(shapes, _shardings(shapes, optimizer, mesh))
 
 
-def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tree) -> Step:
+def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tree) -> TrainStep:
     """Returns the jitted step; it donates its state.
 
     Args:
@@ -80,7 +79,7 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
       adapters: the trained parameters or their shapes.
       frozen: the other parameters or their shapes.
     """
-    sharding.check_rows(run.data, mesh, accumulate=run.train.grad_accum_steps)
+    sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
     model = model_lib.VisionSpeech(run.model, compute_lib.on(mesh, run.train, run.model))
     optimizer = optim.make(run.optim, steps=run.train.steps)
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run, mesh, adapters))
@@ -122,7 +121,7 @@ def update(
     good: Bool[Array, ""],
     ema: float | None = None,
 ) -> TrainState:
-    """Applies one update; if the batch was not good, only the counters move."""
+    """Applies one update; if the batch is not good, only the counters change."""
     changes, optimizer_state = optax.with_extra_args_support(optimizer).update(
         grads, state.optimizer, state.adapters, value=loss
     )
@@ -148,7 +147,7 @@ def update(
 def _shardings(
     state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Moments lie where their parameters lie; counters are everywhere."""
+    """Moments are sharded as their parameters are; counters are replicated."""
     adapters = sharding.shardings(state.adapters, mesh)
     whole = sharding.replicated(mesh)
     moments = optax.tree.map_params(

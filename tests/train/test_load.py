@@ -7,15 +7,13 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import as_written
 import jax
 import ml_dtypes
 import numpy as np
+import processes
 import pytest
 import toy
 
@@ -298,60 +296,40 @@ def test_parameter_table_of_the_released_model():
 
 
 PROCESS = """
-import sys, jax, toy
 from pathlib import Path
-port, index, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=index)
-import dataclasses
+import toy
 from mvjax import tree
 from mvjax.config import schema
-from mvjax.train import load, sharding
+from mvjax.train import distributed, load, sharding
 from mvjax.weights import safetensors_io
-config = toy.make_config(folder)
 read, inner = [0], safetensors_io.SafetensorsTensor.__getitem__
 def counted(self, index):
     part = inner(self, index)
     read[0] += part.size
     return part
 safetensors_io.SafetensorsTensor.__getitem__ = counted
-mesh = sharding.make_mesh(schema.MeshConfig(fsdp=2, data=1, tensor=2))
-files = load.open_frozen(config)
-params = load.weights(config, mesh, files)
-local = 0
-for path, leaf in tree.flatten(frozen).items():
-    if not path.startswith("image/"):
-        boxes = {str(shard.index): shard.data.size for shard in leaf.addressable_shards}
-        local += sum(boxes.values())
-print("RESULT", read[0], local, files.identity["moshi"]["sha256"], len(load.tree_hash(params.frozen)))
+with distributed.session():
+    config = toy.make_config(Path(%r))
+    mesh = sharding.make_mesh(schema.MeshConfig(fsdp=2, data=1, tensor=2))
+    files = load.open_frozen(config)
+    params = load.weights(config, mesh, files)
+    local = 0
+    for path, leaf in tree.flatten(params.frozen).items():
+        if not path.startswith("image/"):
+            boxes = {str(shard.index): shard.data.size for shard in leaf.addressable_shards}
+            local += sum(boxes.values())
+    print("RESULT", read[0], local, files.identity["moshi"]["sha256"], load.tree_hash(params.frozen))
 """
 
 
 @pytest.mark.slow
 def test_each_of_two_processes_reads_what_its_devices_hold(config, tmp_path):
-    folder = Path(config.frozen.moshi).parent
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        "PATH": "/usr/bin",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": f"{ROOT}:{Path(toy.__file__).parent}",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(port), str(k), str(folder)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for k in range(2)
-    ]  # fmt: skip
-    ends = [process.communicate(timeout=600) for process in processes]
-    lines = [out.split("RESULT ")[1].split() if "RESULT" in out else err for out, err in ends]
-    total = sum(t.size for t in safetensors_io.read(Path(config.frozen.moshi)).values())
-    for read, local, digest, length in lines:
+    moshi = Path(config.frozen.moshi)
+    total = sum(tensor.size for tensor in safetensors_io.read(moshi).values())
+    for out in processes.run(PROCESS % str(moshi.parent), tmp_path, count=2, devices=2):
+        read, local, digest, frozen_hash = out.split("RESULT ")[1].split()
         assert read == local and 0.4 * total < int(read) < 0.65 * total, (read, local, total)
-        assert digest == files.file_hash(Path(config.frozen.moshi)) and length == "64"
+        assert digest == files.file_hash(moshi) and len(frozen_hash) == 64
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def plain_curve() -> tuple[list[float], step.TrainState]:
 
 
 @pytest.mark.parametrize(
-    ("mesh", "accumulate", "remat"),
+    ("mesh", "grad_accum_steps", "remat"),
     [
         pytest.param((8, 1, 1), 1, "frozen", marks=pytest.mark.slow),
         pytest.param((1, 8, 1), 1, "full", marks=pytest.mark.slow),
@@ -62,8 +62,8 @@ def plain_curve() -> tuple[list[float], step.TrainState]:
         pytest.param((1, 2, 4), 4, "none", marks=pytest.mark.slow),
     ],
 )
-def test_the_loss_curve_is_that_of_one_device(mesh, accumulate, remat):
-    losses, state = curve(make_run(mesh, grad_accum_steps=accumulate, remat=remat))
+def test_the_loss_curve_is_that_of_one_device(mesh, grad_accum_steps, remat):
+    losses, state = curve(make_run(mesh, grad_accum_steps=grad_accum_steps, remat=remat))
     expected, plain = plain_curve()
     assert max(expected) - min(expected) > 1e-2  # it does learn
     np.testing.assert_allclose(losses, expected, rtol=1e-5)

@@ -91,7 +91,7 @@ def test_rows_must_divide():
     with pytest.raises(
         ValueError, match=r"4 is not divisible by 4 data shards x train.grad_accum_steps=2"
     ):
-        sharding.check_rows(even, mesh, accumulate=2)
+        sharding.check_rows(even, mesh, grad_accum_steps=2)
 
 
 def test_explain(tmp_path):
