@@ -3,41 +3,16 @@
 import dataclasses
 import sys
 
-import jax
-import jax.numpy as jnp
 import mimi_file
 import mimi_twin
 import numpy as np
 import pytest
 
-from mvjax import tree
 from mvjax.codec import mimi, rusty
 from mvjax.config import schema
 from mvjax.weights import mimi as mimi_weights
 
 B, T = 2, 3
-
-
-def _write(path, config: schema.MimiConfig) -> None:
-    """A file of the config's structure with random values that leave no part without influence."""
-    audio = jnp.zeros((1, config.frame_samples))
-    shapes = jax.eval_shape(mimi.Mimi(config).init, jax.random.key(0), audio)["params"]
-    random = np.random.default_rng(0)
-
-    def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name.endswith("cluster_usage"):
-            return random.uniform(0.5, 3.0, shape).astype(np.float32)
-        noise = random.standard_normal(shape, dtype=np.float32)
-        if name.endswith("embedding_sum"):
-            return noise
-        if not name.endswith("kernel"):
-            return noise * np.float32(0.3)
-        fan_in = shape[1] if "blocks" in name else np.prod(shape[:-1])
-        fan_in = shape[0] if name.startswith("upsample") else fan_in
-        return noise * np.float32(fan_in**-0.5)
-
-    flat = {name: values(name, leaf.shape) for name, leaf in tree.flatten(shapes).items()}
-    mimi_file.write(path, tree.unflatten(flat), config)
 
 
 def _audio(config: schema.MimiConfig, frames: int, batch: int = B) -> np.ndarray:
@@ -54,7 +29,7 @@ def _streamed(stream, audio: np.ndarray, frames: int) -> tuple[np.ndarray, np.nd
 
 def test_the_flax_codec_is_mimi(tmp_path):
     config = mimi_twin.CONFIG
-    _write(tmp_path / "mimi.safetensors", config)
+    mimi_file.write_random(tmp_path / "mimi.safetensors", config)
     codec = mimi_weights.open_codec(tmp_path / "mimi.safetensors", config)
     params = mimi_weights.load_mimi(tmp_path / "mimi.safetensors", config)
     audio = _audio(config, T)
@@ -89,7 +64,7 @@ def test_rust_agrees_with_flax_at_the_real_size(tmp_path):
     pytest.importorskip("rustymimi")
     config = schema.MimiConfig()
     path = tmp_path / "mimi.safetensors"
-    _write(path, config)
+    mimi_file.write_random(path, config)
     ours, theirs = (
         mimi_weights.open_codec(path, config, backend=backend) for backend in ("flax", "rusty")
     )
@@ -116,7 +91,7 @@ def test_rust_has_one_step_more_in_its_window(tmp_path):
     pytest.importorskip("rustymimi")
     rust = schema.MimiConfig(context_has_self=False)
     path = tmp_path / "mimi.safetensors"
-    _write(path, rust)
+    mimi_file.write_random(path, rust)
     theirs = mimi_weights.open_codec(path, rust, backend="rusty")
     frames, full = 160, rust.context // 2  # two steps a frame
     codes = np.random.default_rng(2).integers(0, rust.codes, (1, rust.codebooks, frames), np.int32)
