@@ -7,6 +7,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mvjax.runtimes import folder as folder_lib
+from mvjax.runtimes import host, interface
 from mvjax.runtimes.mlx import layers, tensors
 
 GATE_SHIFT = 4.0  # of sigmoid gates; reference section 2.6
@@ -31,7 +32,7 @@ class MlxKVCache:
 
 
 class MlxBackbone:
-    """The temporal transformer, a frame at a time.
+    """The temporal transformer, a `host.HostBackbone`.
 
     Args:
       config: of the folder.
@@ -40,23 +41,47 @@ class MlxBackbone:
 
     def __init__(self, config: folder_lib.ExportedConfig, weights: tensors.MlxWeights) -> None:
         self._config, self._w = config, weights
-        self.layers = config.layers
-        self.width = weights["out_norm.weight"].size
+        self._width = weights["out_norm.weight"].size
 
     def empty_cache(self) -> MlxKVCache:
         """Returns the KV cache before the first frame."""
-        return MlxKVCache(self._config, width=self.width)
+        return MlxKVCache(self._config, width=self._width)
 
-    def embed(self, column: np.ndarray) -> mx.array:
+    def frame(
+        self,
+        column: np.ndarray,
+        *,
+        s: int,
+        cache: MlxKVCache,
+        image: KeysValues | None,
+        probes: bool,
+    ) -> host.BackboneFrame:
+        """As `host.HostBackbone.frame`."""
+        x, hidden, gates = self._embed(column), [], []
+        for i in range(self._config.layers):
+            x, gate = self._layer(i, x, s=s, cache=cache, image=image)
+            if probes or i >= self._config.layers - interface.REPORTED_LAYERS:
+                gates.append(mx.array(0.0) if gate is None else gate.mean())
+            if probes:
+                hidden.append(x)
+        z, logits = self._output(x)
+        return host.BackboneFrame(
+            z=z,
+            text_logits=np.array(logits),
+            gates=np.array(mx.stack(gates)),
+            hidden=np.array(mx.stack(hidden)) if probes else None,
+        )
+
+    def _embed(self, column: np.ndarray) -> mx.array:
         """Returns the sum of the embeddings of ids [K]; -1 adds none."""
         names = ["text_emb", *(f"audio_embs.{k}" for k in range(len(column) - 1))]
-        x = mx.zeros(self.width)
+        x = mx.zeros(self._width)
         for name, i in zip(names, column.tolist()):
             if i >= 0:
                 x = x + layers.row(self._w, name, i)
         return x
 
-    def layer(
+    def _layer(
         self, i: int, x: mx.array, *, s: int, cache: MlxKVCache, image: KeysValues | None
     ) -> tuple[mx.array, mx.array | None]:
         """Returns (residual stream [D], gate over channels; None where no image is seen)."""
@@ -74,7 +99,7 @@ class MlxBackbone:
         y = layers.norm(x, w[f"{p}norm2.weight"], "mean_square", 1e-8)
         return x + layers.mlp(w, f"{p}gating.", y), gate
 
-    def output(self, x: mx.array) -> tuple[mx.array, mx.array]:
+    def _output(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """Returns (z [D], text logits [V]) of the last layer's residual stream."""
         z = layers.norm(x, self._w["out_norm.weight"], "mean_square", 1e-8)
         return z, layers.linear(self._w, "text_linear", z)

@@ -15,22 +15,15 @@ Past = list[tuple[mx.array, mx.array]]  # keys and values [n, steps, h] of each 
 
 
 class MlxDepformer:
-    """Own weights for each codebook; arguments as `backbone.MlxBackbone`."""
+    """A `host.HostDepformer`, with own weights for each codebook; arguments as `backbone.MlxBackbone`."""
 
     def __init__(self, config: folder_lib.ExportedConfig, weights: tensors.MlxWeights) -> None:
         self._config, self._w = config, weights
 
     def generate(
         self, z: mx.array, text: int, forced: np.ndarray, sample: Callable[[np.ndarray], int]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Returns (codes [Q], logits [C] of each level) of one frame.
-
-        Args:
-          z: of the backbone.
-          text: token of the frame.
-          forced: codes [Q] to take in place of sampled ones; UNGENERATED leaves the choice.
-          sample: returns a code from logits.
-        """
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `host.HostDepformer.generate`."""
         w, past = self._w, []
         code, codes, logits = text, [], []
         for q, wanted in enumerate(forced.tolist()):
@@ -41,7 +34,7 @@ class MlxDepformer:
             logits.append(np.array(layers.linear(w, f"{p}linear_out", x)))
             code = sample(logits[-1]) if wanted == types.UNGENERATED else wanted
             codes.append(code)
-        return np.asarray(codes), logits
+        return np.asarray(codes), np.stack(logits)
 
     def _layer(self, p: str, i: int, x: mx.array, past: Past) -> mx.array:
         """Returns the residual stream [d]; adds this step's keys and values to the layer's past."""

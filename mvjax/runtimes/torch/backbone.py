@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mvjax.runtimes import folder as folder_lib
+from mvjax.runtimes import host, interface
 from mvjax.runtimes.torch import layers, vision
 
 GATE_SHIFT = 4.0  # of sigmoid gates without a bias of their own; reference section 2.6
@@ -30,7 +31,7 @@ class TorchKVCache:
 
 
 class TorchBackbone:
-    """The temporal transformer, a frame at a time.
+    """The temporal transformer, a `host.HostBackbone`.
 
     Args:
       config: of the folder.
@@ -39,20 +40,45 @@ class TorchBackbone:
 
     def __init__(self, config: folder_lib.ExportedConfig, weights: layers.Tensors) -> None:
         self._config, self._w = config, weights
-        self.layers = config.layers
-        self.width = weights["llm.out_norm.alpha"].shape[-1]
+        self._width = weights["llm.out_norm.alpha"].shape[-1]
 
     def empty_cache(self) -> TorchKVCache:
         """Returns the KV cache before the first frame."""
-        return TorchKVCache(self._config, width=self.width)
+        return TorchKVCache(self._config, width=self._width)
 
-    def embed(self, column: np.ndarray) -> torch.Tensor:
+    @torch.inference_mode()
+    def frame(
+        self,
+        column: np.ndarray,
+        *,
+        s: int,
+        cache: TorchKVCache,
+        image: KeysValues | None,
+        probes: bool,
+    ) -> host.BackboneFrame:
+        """As `host.HostBackbone.frame`."""
+        x, hidden, gates = self._embed(column), [], []
+        for i in range(self._config.layers):
+            x, gate = self._layer(i, x, s=s, cache=cache, image=image)
+            if probes or i >= self._config.layers - interface.REPORTED_LAYERS:
+                gates.append(torch.zeros(()) if gate is None else gate.mean())
+            if probes:
+                hidden.append(x)
+        z, logits = self._output(x)
+        return host.BackboneFrame(
+            z=z,
+            text_logits=logits.numpy(),
+            gates=torch.stack(gates).numpy(),
+            hidden=torch.stack(hidden).numpy() if probes else None,
+        )
+
+    def _embed(self, column: np.ndarray) -> torch.Tensor:
         """Returns the sum of the embeddings of ids [K]; -1 adds none."""
         names = ["llm.text_emb", *(f"audio_emb.{k}" for k in range(len(column) - 1))]
         rows = [self._w[f"{n}.weight"][i] for n, i in zip(names, column) if i >= 0]
-        return sum(rows, torch.zeros(self.width))
+        return sum(rows, torch.zeros(self._width))
 
-    def layer(
+    def _layer(
         self, i: int, x: torch.Tensor, *, s: int, cache: TorchKVCache, image: KeysValues | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns (residual stream [D], gate over channels; None where no image is seen)."""
@@ -71,7 +97,7 @@ class TorchBackbone:
         w_in, w_out = w[f"{p}gating.linear_in.weight"], w[f"{p}gating.linear_out.weight"]
         return x + layers.mlp(y, w_in, w_out), gate
 
-    def output(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _output(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns (z [D], text logits [V]) of the last layer's residual stream."""
         z = layers.norm(x, self._w["llm.out_norm.alpha"], "mean_square", 1e-8)
         return z, F.linear(z, self._w["llm.text_linear.weight"])

@@ -16,26 +16,20 @@ Past = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values [n, steps, h] 
 
 
 class TorchDepformer:
-    """Own weights for each codebook; arguments as `backbone.TorchBackbone`."""
+    """A `host.HostDepformer`, with own weights for each codebook; arguments as `backbone.TorchBackbone`."""
 
     def __init__(self, config: folder_lib.ExportedConfig, weights: layers.Tensors) -> None:
         self._config, self._w = config, weights
 
+    @torch.inference_mode()
     def generate(
         self,
         z: torch.Tensor,
         text: int,
         forced: np.ndarray,
         sample: Callable[[np.ndarray], int],
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Returns (codes [Q], logits [C] of each level) of one frame.
-
-        Args:
-          z: of the backbone.
-          text: token of the frame.
-          forced: codes [Q] to take in place of sampled ones; UNGENERATED leaves the choice.
-          sample: returns a code from logits.
-        """
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `host.HostDepformer.generate`."""
         w, past = self._w, []
         code, codes, logits = text, [], []
         for q, wanted in enumerate(forced.tolist()):
@@ -46,7 +40,7 @@ class TorchDepformer:
             logits.append(F.linear(x, w[f"audio_linears.{q}.weight"]).numpy())
             code = sample(logits[-1]) if wanted == types.UNGENERATED else wanted
             codes.append(code)
-        return np.asarray(codes), logits
+        return np.asarray(codes), np.stack(logits)
 
     def _layer(self, i: int, q: int, x: torch.Tensor, past: Past) -> torch.Tensor:
         """Returns the residual stream [d]; adds this step's keys and values to the layer's past."""

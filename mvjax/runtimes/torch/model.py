@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from safetensors import torch as safetensors_torch
 
-from mvjax.runtimes import delays, interface, sampling
 from mvjax.runtimes import folder as folder_lib
-from mvjax.runtimes.torch import backbone, candle_tensors, depformer, session, vision
+from mvjax.runtimes import host
+from mvjax.runtimes.torch import backbone, candle_tensors, depformer, vision
 
 
-class TorchModel:
+class TorchModel(host.HostModel):
     """As `interface.Model`.
 
     Args:
@@ -33,35 +33,14 @@ class TorchModel:
         load = candle_tensors.load if candle else safetensors_torch.load_file
         tensors = load(self.config.weights)
         self.weights = {name: tensor.float() for name, tensor in tensors.items()}
-        self._backbone = backbone.TorchBackbone(self.config, self.weights)
-        self._depformer = depformer.TorchDepformer(self.config, self.weights)
-
-    @property
-    def sizes(self) -> interface.Sizes:
-        """As `interface.Model.sizes`."""
-        return self.config.sizes
+        super().__init__(
+            self.config.sizes,
+            backbone.TorchBackbone(self.config, self.weights),
+            depformer.TorchDepformer(self.config, self.weights),
+        )
 
     @torch.inference_mode()
     def encode_image(self, pixels: np.ndarray) -> backbone.KeysValues:
         """As `interface.Model.encode_image`."""
         self.sizes.check_pixels(pixels)
         return vision.keys_values(self.weights, self.config, torch.from_numpy(np.array(pixels)))
-
-    def session(
-        self,
-        image: backbone.KeysValues | None = None,
-        *,
-        text_sampling: interface.Sampling = interface.GREEDY,
-        audio_sampling: interface.Sampling = interface.GREEDY,
-        seed: int = 0,
-        probes: bool = False,
-    ) -> session.TorchSession:
-        """As `interface.Model.session`."""
-        return session.TorchSession(
-            self._backbone,
-            self._depformer,
-            delays.DelayBuffer(self.sizes),
-            sampling.HostSampler(text_sampling, audio_sampling, seed=seed),
-            image=image,
-            probes=probes,
-        )
