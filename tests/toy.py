@@ -194,13 +194,15 @@ class Data:
         return slice(rows * index // count, rows * (index + 1) // count)
 
 
-def part(rng: np.random.Generator, rows: int, frames: int, *, spoken: bool) -> types.Part:
+def part(
+    rng: np.random.Generator, rows: int, frames: int, *, spoken: bool, model=MODEL
+) -> types.Part:
     """Random rows, of which every third sees no image and the last frames of the first are absent."""
-    codes = rng.integers(0, MODEL.audio_vocab, (rows, MODEL.codebooks, frames)).astype(np.int32)
+    codes = rng.integers(0, model.audio_vocab, (rows, model.codebooks, frames)).astype(np.int32)
     if not spoken:
         codes[:, 1:] = -1
     codes[:1, :, -2:] = -1
-    side = MODEL.siglip.image_size
+    side = model.siglip.image_size
     return types.Part(
         codes=codes,
         loss_mask=rng.random((rows, frames)) < 0.8,
