@@ -5,6 +5,8 @@
     for codes in user_codes:                          # [user codebooks], a frame of 80 ms each
         frame = session.step(codes)                   # text token, audio codes, gate activation
 
+Real time is a latency of less than 80 ms a step.
+
 Reference section 5.
 """
 

@@ -19,7 +19,7 @@ import msgspec
 from mvjax.data.ingest import items, sources, templates
 
 
-class _Entry(msgspec.Struct):
+class _TallyQuestion(msgspec.Struct):
     answer: int
     image: str
     question: str
@@ -32,7 +32,7 @@ def read(
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` together hold all the image folders."""
     path = sources.the_file(source, f"{split}.json", f"tallyqa/{split}.json")
-    for entry in sources.decode_json(path, msgspec.json.Decoder(list[_Entry])):
+    for entry in sources.decode_json(path, msgspec.json.Decoder(list[_TallyQuestion])):
         name = f"tallyqa-{split}-{entry.question_id}"
         if not entry.question.strip():
             skips.add(name, "empty question", path.name)
