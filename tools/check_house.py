@@ -42,6 +42,7 @@ WITHOUT: dict[str, frozenset[str]] = {
     "runtimes.interface": TRAINING | {"torch", "mlx"},
     "runtimes.torch": TRAINING | {"mlx"},
     "runtimes.mlx": TRAINING | {"torch"},
+    "data.images": TRAINING | {"torch", "mlx"},
     "codec.rusty": TRAINING | {"torch", "mlx"},
     "serve": TRAINING,
 }

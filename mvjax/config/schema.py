@@ -13,6 +13,7 @@ from typing import Literal
 
 from mvjax import gates, scopes
 from mvjax.config.frozen import FrozenFiles, MimiConfig
+from mvjax.config.limits import LimitsConfig
 
 NormKind = Literal["mean_square", "variance"]
 Dtype = Literal["float32", "bfloat16"]
@@ -159,16 +160,6 @@ class ModelConfig:
     def codebooks(self) -> int:
         """K: text, the assistant's and the user's codebooks."""
         return len(self.delays)
-
-
-@dataclasses.dataclass(frozen=True)
-class LimitsConfig:
-    """Limits of one record; one beyond them is a bad record. All values are ours."""
-
-    record_bytes: int = 64 * 2**20  # without its image
-    image_bytes: int = 20 * 2**20  # of the encoded file
-    image_pixels: int = 50_000_000  # of the decoded one: 150 MB as RGB, up to 800 while decoding
-    audio_seconds: float = 1800.0  # of one dialogue: 345 MB as stereo float32 samples
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,15 +14,15 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
-from mvjax.config import schema
+from mvjax.config import limits as limits_lib
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no format that starts other programs
 
-_LIMITS = schema.LimitsConfig()
+_LIMITS = limits_lib.LimitsConfig()
 
 
 def decode(
-    data: bytes, *, limits: schema.LimitsConfig = _LIMITS
+    data: bytes, *, limits: limits_lib.LimitsConfig = _LIMITS
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Returns the upright RGB pixels of an encoded image.
 
@@ -36,7 +36,7 @@ def decode(
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 
-def problems(data: bytes, limits: schema.LimitsConfig = _LIMITS) -> list[str]:
+def problems(data: bytes, limits: limits_lib.LimitsConfig = _LIMITS) -> list[str]:
     """Checks format and size of an encoded image by its header; returns what is wrong, as a list."""
     try:
         _open(data, limits)
@@ -73,7 +73,7 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     return file.getvalue()
 
 
-def _open(data: bytes, limits: schema.LimitsConfig) -> Image.Image:
+def _open(data: bytes, limits: limits_lib.LimitsConfig) -> Image.Image:
     """Reads the header and checks the limits; the pixels are still encoded."""
     if len(data) > limits.image_bytes:
         raise ValueError(

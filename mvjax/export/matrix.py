@@ -68,6 +68,10 @@ def _conditional(activation: gates.Activation, *, bias: bool = False) -> Callabl
     return made_by
 
 
+def _other_gate(model: Model) -> bool:
+    return type(_gate(model)) not in (type(None), gates.Constant, gates.Conditional)
+
+
 def _other_gate_width(model: Model) -> bool:
     gate = _gate(model)
     return isinstance(gate, gates.Conditional) and gate.hidden != int(0.125 * model.backbone.width)
@@ -137,6 +141,10 @@ MATRIX: tuple[DesignChoice, ...] = (
         "gate: conditional, hidden not width / 8", (*_GATE, "backbone.width"), _other_gate_width,
         _all("gates are built with hidden = int(0.125 x backbone.width)"),
         "retrain with Conditional(hidden=int(0.125 x backbone.width))",
+    ),
+    DesignChoice(
+        "gate: any other", _GATE, _other_gate, _all("it has no such gate"),
+        "retrain with a gate of `mvjax export --list`, or teach its runtime and its config file",
     ),
     DesignChoice(
         "gate: shared by all layers, with an alpha each", ("cross_attention.share_gate",),

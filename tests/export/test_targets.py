@@ -177,3 +177,15 @@ def test_candle_config_is_the_releases():
     assert list(gatings.values()) == [
         "Normal", "ConstantGatedTanh", "ConstantGatedSigmoid", "ConditionalGatedTanh",
     ]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Film(gates.Constant):
+    """A gate that no runtime has."""
+
+
+def test_a_gate_that_no_runtime_has_is_refused_by_name():
+    xa = dataclasses.replace(TOY.cross_attention, gate=Film())
+    model = dataclasses.replace(TOY, cross_attention=xa)
+    for target in targets.TARGETS:
+        assert any("Film" in problem for problem in targets.refusals(model, target))

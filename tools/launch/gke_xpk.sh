@@ -35,7 +35,7 @@ if [[ -n ${IMAGE:-} ]]; then
 else
     tree=$(cd "$(dirname "$0")/../.." && pwd)
     options+=(--base-docker-image="${BASE_IMAGE:-python:3.12}" --script-dir="$tree")
-    install='pip install --quiet .[tpu] && '
+    install='pip install --quiet .[train,tpu] && '
 fi
 
 printf -v arguments ' %q' "$@"

@@ -31,7 +31,7 @@ setup() {
     on all 'set -e
         mkdir -p mvjax && tar -C mvjax -xzf mvjax.tar.gz && cd mvjax
         [ -d .venv ] || python3 -m venv .venv
-        .venv/bin/pip install --quiet -e ".[tpu]"'
+        .venv/bin/pip install --quiet -c constraints.txt -e ".[train,tpu]"'
 }
 
 train() { # arguments of mvjax train
