@@ -34,7 +34,7 @@ def add(commands) -> None:
         " another question; may be repeated (all four)")  # fmt: skip
     arg("--per-kind", type=int, default=24, metavar="N",
         help="questions of each kind (%(default)s)")  # fmt: skip
-    arg("--seed", type=int, default=1, help="that the questions are drawn by (%(default)s)")
+    arg("--seed", type=int, default=1, help="random seed of the questions (%(default)s)")
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ def add(commands) -> None:
     )  # fmt: skip
 
     arg = arguments.command(
-        commands, "show", show, "print an experiment's config and its parameters' sizes and places",
+        commands, "show", show, "print an experiment's config, parameters and shardings",
         "mvjax show experiments/moshika_vis.py")  # fmt: skip
     arguments.experiment(arg)
 
