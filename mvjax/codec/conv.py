@@ -130,6 +130,6 @@ def _slide(
     if 1 < inputs <= outputs:
         windows = jnp.concatenate([x[:, j : j + valid] for j in range(taps)], axis=-1)
         return windows @ kernel.reshape(taps * inputs, outputs)
-    products = x @ kernel.transpose(1, 0, 2).reshape(inputs, taps * outputs)
-    parts = [products[:, j : j + valid, j * outputs : (j + 1) * outputs] for j in range(taps)]
+    every_tap = x @ kernel.transpose(1, 0, 2).reshape(inputs, taps * outputs)
+    parts = [every_tap[:, j : j + valid, j * outputs : (j + 1) * outputs] for j in range(taps)]
     return sum(parts[1:], parts[0])

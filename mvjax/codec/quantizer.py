@@ -41,7 +41,7 @@ class Branch(nn.Module):
 
     Attributes:
       config: sizes.
-      stored: levels that are held, as in the file.
+      stored: levels of the file.
       levels: levels in use, the first ones.
     """
 
@@ -66,9 +66,9 @@ class Branch(nn.Module):
     def decode(self, codes: Int[Array, "B levels T"]) -> Float[Array, "B T latent"]:
         """Adds the centroids and projects."""
         table = self.centroids()
-        found = [jnp.take(table[q], codes[:, q], axis=0) for q in range(self.levels)]
+        centroids = [jnp.take(table[q], codes[:, q], axis=0) for q in range(self.levels)]
         nothing = jnp.zeros((codes.shape[0], codes.shape[2], self.config.code_width))
-        return self.output(sum(found, nothing))
+        return self.output(sum(centroids, nothing))
 
     def centroids(self) -> Float[Array, "levels C code_width"]:
         """The codebooks in use."""

@@ -30,7 +30,7 @@ class RustyCodec:
     Attributes:
       path: the released file, or one of its structure.
       config: its sizes; only the number of codebooks in use may differ from the release, and
-        `context_has_self`, which is False here whatever it says.
+        `context_has_self`, which is taken as False.
 
     Raises:
       ValueError: for other sizes, naming them.
@@ -68,7 +68,7 @@ class RustyCodec:
         """As `Codec.stream`; reads the file again, 2 seconds and 0.4 GB.
 
         One tokenizer serves one stream: its `reset` keeps the last step before the downsampling, so
-        that a second stream would hear the end of the first.
+        that a second stream would start with the end of the first.
         """
         return RustyStream(_tokenizer(self.path, self.config.codebooks), batch)
 

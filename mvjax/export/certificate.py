@@ -58,11 +58,11 @@ def certify(
       params: what was exported.
       config: of the run; its frozen files are hashed again.
       folder: written by `export`.
-      target: as told to `export`.
+      target: as given to `export`.
       pixels: the image, in [-1, 1].
       user_codes: what the user says, undelayed; at least MIN_FRAMES frames.
-      dtype: as told to `export`.
-      quantization: as told to `export`.
+      dtype: as given to `export`.
+      quantization: as given to `export`.
       tolerance: on absolute differences of logits and gate means, in float32.
 
     Raises:
@@ -209,10 +209,10 @@ def _hash(leaves: Mapping[str, lazy.LazyTensor]) -> str:
 
 
 def _files(weights: Path) -> dict[str, str]:
-    found = {"file": weights.name, "file_sha256": files_lib.file_hash(weights)}
+    hashes = {"file": weights.name, "file_sha256": files_lib.file_hash(weights)}
     if weights.suffix == file_names.GGUF_SUFFIX:
-        found["vision_file_sha256"] = files_lib.file_hash(file_names.vision_file(weights))
-    return found
+        hashes["vision_file_sha256"] = files_lib.file_hash(file_names.vision_file(weights))
+    return hashes
 
 
 def _verdict(certificate: dict[str, Any]) -> dict[str, Any]:

@@ -189,6 +189,6 @@ class Model(Protocol):
           text_sampling: of text tokens.
           audio_sampling: of audio codes.
           seed: of both.
-          probes: fill in `Frame.probes`, which costs time and memory in every step.
+          probes: fill in `Frame.probes`, which adds to the latency of every frame.
         """
         ...

@@ -90,7 +90,7 @@ def _dequantized(module: nn.Module, arrays: Arrays) -> Arrays:
 
 
 def repeated(tensors: Arrays, layers: int) -> Arrays:
-    """Adds the shared projections of layer 0 to the other layers, whatever the file has there."""
+    """Adds the shared projections of layer 0 to the other layers, in place of theirs."""
     first = {n.removeprefix(SHARED): t for n, t in tensors.items() if n.startswith(SHARED)}
     copies = {
         f"{SHARED.replace('.0.', f'.{layer}.')}{part}": tensor
