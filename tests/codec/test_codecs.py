@@ -53,7 +53,7 @@ def test_rust_refuses_other_sizes_by_name(tmp_path):
 def test_without_the_package_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rustymimi", None)
     codec = rusty.RustyCodec(tmp_path / "mimi.safetensors", schema.MimiConfig())
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mvjax\[rustymimi\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mvjax\[serve\]'"):
         codec.stream()
 
 
