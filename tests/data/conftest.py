@@ -1,11 +1,13 @@
 import pytest
-import toy_records
-
-from mvjax.data.records import shards
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
+    # Inside, because mvjax must not be imported before its annotations are instrumented.
+    import toy_records
+
+    from mvjax.data.records import shards
+
     # So that `toy_records.spoil` finds a record by its id.
     monkeypatch.setitem(shards._WRITER, "compressed", shards._WRITER["plain"])
     codec = tmp_path / "codec"
