@@ -27,6 +27,8 @@ FRAME_SAMPLES = 1920  # audio samples per frame
 ZERO_TOKEN = -1  # adds no embedding as an input, and is never a target
 UNGENERATED = -2  # in place of an id that the model chooses; never an input
 
+REPORTED_LAYERS = 10  # a frame's gate activation is over the last so many; reference section 2.8
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:

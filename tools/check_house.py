@@ -126,27 +126,22 @@ def _ours(body: ast.Module, modules: dict[str, ast.Module]) -> Iterator[str]:
                     break
 
 
-def _imports(body: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+def _imports(body: ast.AST, *, deferred: bool = True) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Import statements; `deferred`: those inside functions, too, whose packages may be absent."""
     for node in ast.iter_child_nodes(body):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield node
-        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
-            yield from _imports(node)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif deferred or isinstance(node, (ast.If, ast.Try)):
+            yield from _imports(node, deferred=deferred)
 
 
 def _outside(body: ast.Module) -> Iterator[str]:
-    """Packages that are imported when the module is; what a function imports may be absent."""
-    for node in _top_level(body):
+    """Top-level packages that are imported when the module is."""
+    for node in _imports(body, deferred=False):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [str(node.module)]
         yield from (name.split(".")[0] for name in names)
-
-
-def _top_level(body: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    for node in ast.iter_child_nodes(body):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield node
-        elif isinstance(node, (ast.If, ast.Try)) and "TYPE_CHECKING" not in ast.unparse(node):
-            yield from _top_level(node)
 
 
 def _wrong_arrows(house: House) -> Iterator[str]:

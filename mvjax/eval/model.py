@@ -68,7 +68,7 @@ class LoadedModel:
                 self.params,
                 padded[filled],
                 lengths[filled],
-                self._look(images[filled]),
+                self._image_kv(images[filled]),
                 np.full(len(filled), has_image),
                 max_tokens=_MAX_ANSWER,
                 stop_ids=(streams.BOS, streams.EOS),
@@ -83,7 +83,7 @@ class LoadedModel:
         text_ids: list[np.ndarray] = []
         audio_codes: list[np.ndarray] = []
         for rows, filled in _batches(len(user_codes), min(BATCH_SIZE, len(user_codes))):
-            seen = self._look(images[filled])
+            seen = self._image_kv(images[filled])
             has_image = np.ones(len(filled), bool)
             out = generate.generate(self.model, self.params, user_codes[filled], seen, has_image)
             text_ids.extend(np.asarray(out.text_ids)[: len(rows)])
@@ -140,8 +140,8 @@ class LoadedModel:
     def _is_text(self, token: Any) -> bool:
         return token not in (self.config.model.text_pad, self.config.model.text_epad, -1)
 
-    def _look(self, images: UInt8[np.ndarray, "B height width 3"]) -> Any:
-        return _look(self.model, self.params, images_lib.normalize(images))
+    def _image_kv(self, images: UInt8[np.ndarray, "B height width 3"]) -> Any:
+        return generate.image_kv(self.model, self.params, images_lib.normalize(images))
 
 
 def load(config: schema.Config, params: tree.Tree) -> LoadedModel:
@@ -175,11 +175,6 @@ def _padded(rows: Sequence[Any], size: int, dtype: type) -> np.ndarray:
 
 def _padded_frames(frames: Sequence[int]) -> int:
     return -(-max(frames) // _CODEC_STEP) * _CODEC_STEP
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _look(model: model_lib.VisionSpeech, params: tree.Tree, pixels: jax.Array) -> Any:
-    return model.apply({"params": params}, pixels, method="image_kv")
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -19,8 +19,6 @@ from mvjax.config import schema
 from mvjax.nn import alignment, attention, backbone, depformer, layers, xattn
 from mvjax.nn import compute as compute_lib
 
-REPORTED_LAYERS = 10  # a frame's gate mean is over the last so many layers; reference section 2.8
-
 Images = Float[Array, "B height width 3"] | Float[Array, "B S E"]
 HasImage = Bool[Array, "B"] | Bool[Array, "B T"]
 
@@ -217,7 +215,7 @@ class VisionSpeech(nn.Module):
             column, kv, self._shared(kv), image_mask=mask, cache=cache
         )
         assert cache_after is not None
-        gate_mean = jnp.mean(gate_means[-REPORTED_LAYERS:, :, 0], axis=0)
+        gate_mean = jnp.mean(gate_means[-types.REPORTED_LAYERS :, :, 0], axis=0)
         return cache_after, z[:, 0], self.text_logits(z[:, 0]), gate_mean
 
     def depth_generate(

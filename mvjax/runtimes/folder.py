@@ -172,9 +172,8 @@ def read_mlx(folder: Path) -> ExportedConfig:
         gate="none" if backbone["xa_gating"] == "none" else "conditional",
         activation="sigmoid",
         image_layers=tuple(range(backbone["num_layers"])),
-        scope=FrameRange(
-            max(backbone["xa_start"] - 1, 0), None
-        ),  # upstream counts before it compares
+        # upstream counts before it compares
+        scope=FrameRange(max(backbone["xa_start"] - 1, 0), None),
         delays=(0, *c["audio_delays"]),
         codebooks_out=depformer["num_slices"],
         text_vocab=c["text_out_vocab_size"],

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from mvjax import types
 from mvjax.runtimes import delays, interface, sampling
 
 
@@ -154,6 +155,6 @@ class HostSession:
             text_token=text,
             audio_codes=self._delays.push(text, tokens),
             audio_tokens=tokens,
-            gate=float(out.gates[-interface.REPORTED_LAYERS :].mean()),
+            gate=float(out.gates[-types.REPORTED_LAYERS :].mean()),
             probes=probes,
         )

@@ -18,10 +18,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-REPORTED_LAYERS = (
-    10  # the gate activation of a frame is over the last so many; reference section 2.8
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:

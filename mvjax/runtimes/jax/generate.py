@@ -75,7 +75,7 @@ def generate(
       model: made from the config of `params`.
       params: the whole tree.
       user_codes: undelayed, U = K - 1 - Q; -1 where absent.
-      kv: `model.apply({"params": params}, pixels, method="image_kv")`; None is exactly plain Moshi.
+      kv: of `image_kv`; None is exactly plain Moshi.
       has_image: rows that see their image; None: all.
       key: of the sampling.
       text_sampling: of text tokens.
@@ -203,6 +203,16 @@ def generate_text(
     ids = jnp.take_along_axis(jnp.moveaxis(ids, 0, 1), after, axis=1)
     stopped = jnp.cumsum(jnp.isin(ids, jnp.array(stop_ids, jnp.int32)), axis=1) > 0
     return jnp.where(stopped, types.ZERO_TOKEN, ids)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def image_kv(
+    model: model_lib.VisionSpeech, params: tree.Tree, pixels: Float[Array, "B height width 3"]
+) -> xattn.KeysValues:
+    """Returns the keys and values of images with pixels in [-1, 1], for `generate` and sessions alike."""
+    kv = model.apply({"params": params}, pixels, method="image_kv")
+    assert isinstance(kv, xattn.KeysValues)
+    return kv
 
 
 def _known_columns(

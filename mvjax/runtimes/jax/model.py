@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from mvjax import tree
 from mvjax.config import schema
 from mvjax.nn import model as model_lib
 from mvjax.nn import xattn
 from mvjax.runtimes import delays, interface
-from mvjax.runtimes.jax import session
+from mvjax.runtimes.jax import generate, session
 
 
 class JaxModel:
@@ -44,7 +40,7 @@ class JaxModel:
     def encode_image(self, pixels: np.ndarray) -> xattn.KeysValues:
         """As `interface.Model.encode_image`."""
         self.sizes.check_pixels(pixels)
-        return _keys_values(self._module, self.params, jnp.asarray(pixels))
+        return generate.image_kv(self._module, self.params, pixels)
 
     def session(
         self,
@@ -70,12 +66,3 @@ class JaxModel:
             seed=seed,
             probes=probes,
         )
-
-
-@functools.partial(jax.jit, static_argnames="module")
-def _keys_values(
-    module: model_lib.VisionSpeech, params: tree.Tree, pixels: Float[Array, "1 height width 3"]
-) -> xattn.KeysValues:
-    kv = module.apply({"params": params}, pixels, method="image_kv")
-    assert isinstance(kv, xattn.KeysValues)
-    return kv

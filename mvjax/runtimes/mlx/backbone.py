@@ -6,8 +6,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mvjax import types
 from mvjax.runtimes import folder as folder_lib
-from mvjax.runtimes import host, interface
+from mvjax.runtimes import host
 from mvjax.runtimes.mlx import layers, tensors
 
 GATE_SHIFT = 4.0  # of sigmoid gates; reference section 2.6
@@ -60,7 +61,7 @@ class MlxBackbone:
         x, hidden, gates = self._embed(column), [], []
         for i in range(self._config.layers):
             x, gate = self._layer(i, x, s=s, cache=cache, image=image)
-            if probes or i >= self._config.layers - interface.REPORTED_LAYERS:
+            if probes or i >= self._config.layers - types.REPORTED_LAYERS:
                 gates.append(mx.array(0.0) if gate is None else gate.mean())
             if probes:
                 hidden.append(x)

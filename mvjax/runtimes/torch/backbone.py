@@ -6,8 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mvjax import types
 from mvjax.runtimes import folder as folder_lib
-from mvjax.runtimes import host, interface
+from mvjax.runtimes import host
 from mvjax.runtimes.torch import layers, vision
 
 GATE_SHIFT = 4.0  # of sigmoid gates without a bias of their own; reference section 2.6
@@ -60,7 +61,7 @@ class TorchBackbone:
         x, hidden, gates = self._embed(column), [], []
         for i in range(self._config.layers):
             x, gate = self._layer(i, x, s=s, cache=cache, image=image)
-            if probes or i >= self._config.layers - interface.REPORTED_LAYERS:
+            if probes or i >= self._config.layers - types.REPORTED_LAYERS:
                 gates.append(torch.zeros(()) if gate is None else gate.mean())
             if probes:
                 hidden.append(x)
