@@ -2,8 +2,9 @@
 
 eSpeak NG is called through ctypes in retrieval mode: it passes samples and events to a callback and opens no
 sound device. The library has global state: calls are serialized by a lock, and as the phase of its
-oscillators carries over, the samples of a text differ slightly from call to call; the same sequence of calls
-in a fresh process gives the same samples.
+oscillators carries over, the samples of a text differ slightly from call to call. Its noise (the breath of
+some voices, such as en-us+f2) is seeded by the clock at its start, so it is seeded anew for each utterance:
+the same sequence of calls in a fresh process gives the same samples.
 Source: espeak-ng/src/include/espeak-ng/speak_lib.h.
 """
 
@@ -25,6 +26,7 @@ _PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
 _UTF8 = 1  # espeakCHARS_UTF8
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
 _WORD, _END, _PHONEME = 1, 5, 7  # espeak_EVENT_TYPE
+_NOISE_SEED = 1
 _LOCK = threading.Lock()
 
 
@@ -128,6 +130,7 @@ def _synthesize(text: str, voice: Voice) -> tuple[list[np.ndarray], list[tuple],
 
     callback = _Callback(receive)
     lib.espeak_SetSynthCallback(callback)
+    lib.espeak_ng_SetRandSeed(ctypes.c_long(_NOISE_SEED))
     encoded = text.encode()
     lib.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
     return chunks, events, rate

@@ -1,5 +1,8 @@
 """eSpeak NG: samples at 24 kHz, words and phonemes in time order and inside the sound."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -59,6 +62,25 @@ def test_every_voice_of_the_world_speaks(voice):
 
 def test_voices_of_the_test_split_are_held_out():
     assert not set(voices.TEST_USERS) & {*voices.TRAIN_USERS, voices.ASSISTANT}
+
+
+EVERY_VOICE = """
+import hashlib
+from mvjax.dialogues import speech, tts
+engine = tts.Espeak()
+for voice in (engine.assistant, *engine.users):
+    for text in ("is it red", "no it is blue"):
+        samples = speech.speak(text, engine._voice(voice)).samples
+        print(voice, hashlib.sha256(samples.tobytes()).hexdigest())
+"""
+
+
+def test_two_processes_give_the_same_samples_in_every_voice():
+    first, second = (
+        subprocess.run([sys.executable, "-c", EVERY_VOICE], capture_output=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first == second and len(first.splitlines()) > 20
 
 
 def test_unknown_voice_and_empty_text_are_refused():
