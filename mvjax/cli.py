@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 
-from mvjax.commands import data, dialogues, evaluate, export, extras, plan, training
+import mvjax
+from mvjax.commands import (
+    arguments,
+    completion,
+    data,
+    dialogues,
+    evaluate,
+    export,
+    extras,
+    parser,
+    plan,
+    training,
+)
 
 DEBUG = "MVJAX_DEBUG"  # set to 1 for the traceback of an error
 USER_ERROR = 2
@@ -16,29 +29,46 @@ USER_ERROR = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status; a user's error is one message, no traceback."""
     words = sys.argv[1:] if argv is None else list(argv)
+    name = " ".join(["mvjax", *words[:1]])
     try:
-        args = _parser().parse_args(words)
-        return args.run(args)
+        try:
+            args = _parser().parse_args(words)
+            return args.run(args)
+        finally:
+            print(end="", flush=True)  # here, where a failure can still be told
     except (ValueError, OSError, ModuleNotFoundError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 0  # as of `mvjax show EXP.py | head`
         if os.environ.get(DEBUG) == "1":
             raise
         missing = extras.explain(error) if isinstance(error, ModuleNotFoundError) else None
         text = f" {missing}" if missing else f": {error}\n({DEBUG}=1 shows where)"
-        print(f"mvjax {words[0]}{text}", file=sys.stderr)
+        print(f"{name}{text}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print(f"mvjax {words[0]}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
 
 
+def _nobody_reads() -> bool:
+    """Whether standard output is a closed pipe; then Python shall not try again when it exits."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    whole = parser.Parser(
         prog="mvjax",
         description="Train vision-speech models of the MoshiVis kind; run them anywhere.",
         epilog="first time: mvjax quickstart --out runs/quickstart",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
+    whole.add_argument("--version", action="version", version=f"mvjax {mvjax.__version__}")
+    commands = arguments.subcommands(whole, of="COMMAND")
     for group in (training, plan, evaluate, export, data, dialogues):
         group.add(commands)
-    return parser
+    completion.add(commands, _parser)
+    return whole

@@ -1,16 +1,23 @@
+import errno
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import mvjax
 from mvjax import cli
-from mvjax.commands import evaluate
+from mvjax.commands import completion, evaluate
 from mvjax.eval import benchmarks
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
-COMMANDS = ("quickstart", "train", "plan", "eval", "export", "data", "dialogues", "show")
+COMMANDS = (
+    "quickstart", "train", "plan", "eval", "export", "data", "dialogues", "show", "completion"
+)  # fmt: skip
+GROUPS = ("data", "dialogues")
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -33,7 +40,7 @@ def test_help_lists_every_command(capsys):
 
 @pytest.mark.parametrize(
     "argv",
-    [[name] for name in COMMANDS if name not in ("data", "dialogues")]
+    [[name] for name in COMMANDS if name not in GROUPS]
     + [
         ["data", action]
         for action in ("digits", "ingest", "align", "encode", "validate", "stats", "show")
@@ -46,6 +53,97 @@ def test_each_command_explains_itself_with_an_example_that_parses(capsys, argv):
     name, *words = example.split()
     assert name == "mvjax" and words[: len(argv)] == argv
     assert cli._parser().parse_args(words).run
+
+
+@pytest.mark.parametrize("argv", [(), *((name,) for name in GROUPS)])
+def test_a_command_that_only_has_subcommands_prints_its_help(capsys, argv):
+    text = help_of(capsys, *argv)
+    assert run(capsys, *argv) == (0, text, "")
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"mvjax {mvjax.__version__}\n")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == mvjax.__version__
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "mvjax: error: argument COMMAND: unknown 'trian'; did you mean 'train'?"),
+        (["data", "shwo"], "mvjax data: error: argument ACTION: unknown 'shwo'; did you mean 'show'?"),
+        (["zzz"], "unknown 'zzz'; expected one of: quickstart, train, show, plan"),
+        (["export", "x", "--target", "tourch"], "--target/--to: unknown 'tourch'; did you mean 'torch'?"),
+        (["eval", "x", "--promt=text"], "unexpected --promt=text; --promt: did you mean '--prompt'?"),
+        (["train", "x", "--otu", "y"], "arguments are required: --out; --otu: did you mean '--out'?"),
+        (["data", "stats", "x", "--jsn"], "unexpected --jsn; --jsn: did you mean '--json'?"),
+        (["show", "a.py", "b.py"], "mvjax show: error: unexpected b.py\n"),
+    ],
+)  # fmt: skip
+def test_a_misspelled_word_is_told_what_it_meant(capsys, argv, message):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(argv)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_option_may_be_abbreviated_and_its_value_begin_with_a_dash(capsys):
+    args = cli._parser().parse_args(["eval", "x", "--per=3", "--seed", "-1"])
+    assert (args.per_kind, args.seed) == (3, -1)
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_completion_knows_every_command_and_option(capsys, shell):
+    status, out, _ = run(capsys, "completion", shell)
+    assert status == 0
+    assert all(word in out for word in (*COMMANDS, "validate", "--quantize", "q8_0"))
+
+
+def test_bash_completes_commands_choices_and_files(capsys, tmp_path):
+    (tmp_path / "script").write_text(run(capsys, "completion", "bash")[1])
+    (tmp_path / "digits.py").touch()
+
+    def completed(*words):
+        code = 'source ./script; COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _shtab_mvjax'
+        found = subprocess.run(
+            ["bash", "-c", f'{code}; echo "${{COMPREPLY[@]}}"', "-", "mvjax", *words],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return found.stdout.split()
+
+    assert completed("da") == ["data"]
+    assert completed("data", "sh") == ["show"]
+    assert completed("export", "--target", "") == ["torch", "mlx", "candle"]
+    assert completed("train", "dig") == ["digits.py"]
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["export", "--list"]])
+def test_a_closed_pipe_is_no_error(argv):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "mvjax", *argv]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+def test_a_full_disk_behind_standard_output_is_one():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mvjax", "--version"]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and "No space left on device" in done.stderr
+
+
+def test_another_pipe_that_breaks_is_one(capfd, monkeypatch):
+    def fail(args):
+        raise BrokenPipeError(errno.EPIPE, "of a worker")
+
+    monkeypatch.setattr(evaluate, "evaluate", fail)
+    assert cli.main(["eval", "x"]) == 2
+    assert "of a worker" in capfd.readouterr().err
 
 
 def test_help_and_import_touch_neither_jax_nor_torch():

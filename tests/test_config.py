@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -42,9 +43,8 @@ def runs(path: Path) -> dict[str, schema.Config]:
     try:
         return {"": config_text.load_experiment(path)}
     except ValueError as error:
-        _, _, names = str(error).partition("of [")
-        names = [name.strip("'") for name in names.rstrip("]").split(", ")]
-        return {name: config_text.load_experiment(path, pick=name) for name in names}
+        _, _, names = str(error).partition("--pick: ")
+        return {name: config_text.load_experiment(path, pick=name) for name in names.split(", ")}
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "experiments").glob("*.py")))
@@ -132,7 +132,7 @@ def test_overrides_apply_in_order():
             "unknown field 'learing_rate' in optim.*did you mean 'learning_rate'",
         ),
         ("model.cross_attention.gate.hiden=3", "in Conditional|'hiden'.*did you mean 'hidden'"),
-        ("xyz=1", "unknown field 'xyz'.*its fields are.*frozen"),
+        ("xyz=1", "unknown field 'xyz'.*expected one of: .*frozen"),
         ("train.steps=1.5", "train.steps: expected int, got 1.5"),
         ("model.backbone.context_has_self=1", "context_has_self: expected bool, got 1"),
         ("train.steps=many", "train.steps: expected int, got 'many'"),
@@ -172,6 +172,54 @@ def test_only_importable_functions_can_be_written():
         config_text.to_json(run)
 
 
+def test_an_experiment_imports_its_neighbors_and_each_loads_its_own(tmp_path):
+    for name, steps in (("a", 7), ("b", 8)):
+        folder = tmp_path / name
+        (folder / "shared").mkdir(parents=True)
+        (folder / "shared" / "numbers.py").write_text(f"STEPS = {steps}")
+        (folder / "base.py").write_text(
+            "from mvjax.digits import recipe\nfrom shared import numbers\n"
+            "import dataclasses\ndef config():\n    import late\n"
+            "    train = dataclasses.replace(late.TRAIN, steps=numbers.STEPS)\n"
+            "    return dataclasses.replace(recipe.digits(), train=train)"
+        )
+        (folder / "late.py").write_text(
+            "from mvjax.config import schema\nTRAIN = schema.TrainConfig()"
+        )
+        (folder / "exp.py").write_text("import base\nconfig = base.config")
+    modules, places = set(sys.modules), list(sys.path)
+    assert [config_text.load_experiment(tmp_path / n / "exp.py").train.steps for n in "ab"] == [
+        7,
+        8,
+    ]
+    assert places == sys.path
+    assert {m for m in set(sys.modules) - modules if not m.startswith("mvjax.")} == set()
+
+
+def test_modules_that_are_no_neighbors_stay(tmp_path, monkeypatch):
+    """As for an experiment in the folder of the package itself, or above an environment."""
+    (tmp_path / "sub" / "inner").mkdir(parents=True)
+    (tmp_path / "sub" / "inner" / "installed.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "sub" / "inner"))
+    (tmp_path / "exp.py").write_text(
+        "import installed\nfrom mvjax.digits import recipe\nconfig = recipe.digits"
+    )
+    config_text.load_experiment(tmp_path / "exp.py")
+    assert "installed" in sys.modules
+    monkeypatch.delitem(sys.modules, "installed")
+
+
+def test_a_function_of_a_neighbor_cannot_be_named_in_a_run_folder(tmp_path):
+    (tmp_path / "neighbor.py").write_text("def prepare(root): pass")
+    (tmp_path / "exp.py").write_text(
+        "import neighbor\nfrom mvjax.config import schema\ndef config():\n"
+        "    data = schema.DataConfig(prepare=neighbor.prepare)\n"
+        "    return schema.Config(schema.FrozenFiles('', '', '', ''), data=data)"
+    )
+    with pytest.raises(ValueError, match="a function of a module.*got neighbor:prepare"):
+        config_text.to_json(config_text.load_experiment(tmp_path / "exp.py"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -184,7 +232,7 @@ def test_only_importable_functions_can_be_written():
             "argument 'learning_rat'\")",
             r"unknown field 'learning_rat' in .*OptimConfig.*did you mean 'learning_rate'\?",
         ),
-        ("def sweep(): return {'one': 1}", r"choose one with --pick, of \['one'\]"),
+        ("def sweep(): return {'one': 1}", r"choose one with --pick: one"),
     ],
 )
 def test_bad_experiment_file(tmp_path, text, message):

@@ -1,11 +1,12 @@
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "BUILD.md", "BENCHMARKS.md")),
+    *(ROOT / name for name in ("README.md", "BUILD.md", "BENCHMARKS.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PATH = re.compile(r"`((?:mvjax|tests|tools|experiments|docs|\w+)/[\w./-]+\.(?:py|sh|md|html))`")
@@ -35,3 +36,10 @@ def test_every_document_is_one_click_from_the_readme():
 
 def test_build_md_stays_short():
     assert len((ROOT / "BUILD.md").read_bytes()) <= 8000
+
+
+def test_the_license_is_the_one_that_the_package_names():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0" and project["license-files"] == ["LICENSE"]
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text

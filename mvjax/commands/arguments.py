@@ -23,6 +23,20 @@ def command(commands, name, run, summary, example):
     return parser.add_argument
 
 
+def group(commands, name, summary, *, of):
+    """Adds a command that has subcommands and alone prints its help; returns what adds them."""
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    return subcommands(parser, of=of)
+
+
+def subcommands(parser, *, of):
+    """Lets a parser take subcommands, shown as `of`; without one it prints its help."""
+    parser.set_defaults(run=lambda args: parser.print_help() or 0)
+    return parser.add_subparsers(metavar=of)
+
+
 class Listing(argparse.Action):
     """Prints what `const` returns and stops, as `--help` does, whatever else is missing."""
 

@@ -12,8 +12,8 @@ from mvjax.commands import align, arguments, encode, features, ingest
 
 def add(commands) -> None:
     """Adds the subcommands."""
-    data = commands.add_parser("data", help="make records; validate, count and show them")
-    data = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    summary = "make records; validate, count and show them"
+    data = arguments.group(commands, "data", summary, of="ACTION")
     arg = arguments.command(
         data, "digits", digits, "make the records of the digits world",
         "mvjax data digits --out data/digits")  # fmt: skip

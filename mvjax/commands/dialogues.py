@@ -14,8 +14,7 @@ ESPEAK, KYUTAI = "espeak", "kyutai"
 
 def add(commands) -> None:
     """Adds the subcommands."""
-    dialogues = commands.add_parser("dialogues", help="make synthetic visual dialogues")
-    dialogues = dialogues.add_subparsers(dest="step", required=True, metavar="STEP")
+    dialogues = arguments.group(commands, "dialogues", "make synthetic visual dialogues", of="STEP")
     _add_write(dialogues)
     _add_speak(dialogues)
 

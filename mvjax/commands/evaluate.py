@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from pathlib import Path
 
+from mvjax import messages
 from mvjax.commands import arguments
 
 
@@ -62,6 +62,4 @@ def find(name: str, *, option: str):
     """Returns the function that makes a benchmark; an unknown name is an error of the option."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    close = difflib.get_close_matches(name, BENCHMARKS, 1)
-    remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(BENCHMARKS)}"
-    raise ValueError(f"{option}: unknown {name!r}; {remedy}")
+    raise ValueError(f"{option}: unknown {name!r}; {messages.did_you_mean(name, BENCHMARKS)}")

@@ -9,6 +9,7 @@ BASE = ""  # what `pip install mvjax` alone brings
 PACKAGES: dict[str, tuple[str, ...]] = {
     BASE: (
         "numpy", "ml_dtypes", "safetensors", "sentencepiece", "pillow", "jaxtyping", "rich", "pyyaml",
+        "shtab",
     ),
     "train": (
         "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "tensorboardX",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from mvjax.config import renamed
+
 MIMI_STEPS = 2  # of Mimi's transformers in a frame
 
 
+@renamed.reads_old_keywords("frozen")
 @dataclasses.dataclass(frozen=True)
 class FrozenFiles:
     """Locations of the frozen weights (read by `files.py`).

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-import typing
+import functools
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from mvjax.config import schema
+T = TypeVar("T")
 
 RENAMED = {
     "optim.ema": "optim.ema_decay",
@@ -112,15 +113,34 @@ def is_dropped(path: str, value: Any, *, warn: bool = True) -> bool:
     return True
 
 
-def explain(kind: type, name: str) -> str | None:
-    """Returns what became of the old field `name` of a class of the schema; None if there was no such."""
-    for path, new in RENAMED.items():
-        if path.split(".")[-1] == name and _class_at(path) is kind:
-            return f"field '{name}' of {kind.__name__} is now '{new.split('.')[-1]}'"
-    for path, (_, why) in REMOVED.items():
-        if path.split(".")[-1] == name and _class_at(path) is kind:
-            return f"field '{name}' of {kind.__name__} is gone, because {why}; leave it out"
-    return None
+def reads_old_keywords(path: str) -> Callable[[type[T]], type[T]]:
+    """Decorates the dataclass at a path of the config: it may be made with old names and values.
+
+    An old name wins over today's: `dataclasses.replace` gives both.
+    """
+    names = {old.rpartition(".")[2]: new for old, new in RENAMED.items() if _is_in(path, old)}
+    gone = {old.rpartition(".")[2]: old for old in REMOVED if _is_in(path, old)}
+
+    def decorate(kind: type[T]) -> type[T]:
+        make = kind.__init__
+
+        @functools.wraps(make)
+        def init(self, *args, **values):
+            for name in [name for name in values if name in names]:
+                values[current_path(f"{path}.{name}").rpartition(".")[2]] = values.pop(name)
+            for name in [name for name in values if name in gone]:
+                is_dropped(gone[name], values.pop(name))
+            args = map(current_value, args)
+            make(self, *args, **{name: current_value(value) for name, value in values.items()})
+
+        kind.__init__ = init
+        return kind
+
+    return decorate
+
+
+def _is_in(path: str, field: str) -> bool:
+    return field.rpartition(".")[0] == path
 
 
 def _parent(data: Any, path: str) -> dict[str, Any]:
@@ -128,14 +148,6 @@ def _parent(data: Any, path: str) -> dict[str, Any]:
     for name in path.split(".")[:-1]:
         data = data.get(name) if isinstance(data, dict) else None
     return data if isinstance(data, dict) else {}
-
-
-def _class_at(path: str) -> type:
-    """Returns the class whose field a path names."""
-    kind: Any = schema.Config
-    for name in path.split(".")[:-1]:
-        kind = typing.get_type_hints(kind)[name]
-    return kind
 
 
 def _moved(data: Any, notes: list[str]) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mvjax import gates, scopes
+from mvjax.config import renamed
 from mvjax.config.frozen import FrozenFiles, MimiConfig
 from mvjax.config.limits import LimitsConfig
 
@@ -55,6 +56,7 @@ class DepformerConfig:
     norm_eps: float = 1e-8
 
 
+@renamed.reads_old_keywords("model.siglip")
 @dataclasses.dataclass(frozen=True)
 class SiglipConfig:
     """The SigLIP image encoder; its parameter tree is big_vision's, with scanned blocks."""
@@ -73,6 +75,7 @@ class SiglipConfig:
         return (self.image_size // self.patch) ** 2
 
 
+@renamed.reads_old_keywords("model.cross_attention")
 @dataclasses.dataclass(frozen=True)
 class CrossAttentionConfig:
     """The trained adapters between image tokens and the backbone."""
@@ -98,6 +101,7 @@ class CrossAttentionConfig:
             )
 
 
+@renamed.reads_old_keywords("model.stream")
 @dataclasses.dataclass(frozen=True)
 class StreamConfig:
     """The first frames of a conversation; aligned as in training by default (reference section 5)."""
@@ -205,6 +209,7 @@ class LossConfig:
     audio_weight: float = 1.0  # of the audio loss (ours)
 
 
+@renamed.reads_old_keywords("optim")
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """AdamW, linear warmup and cosine decay. The paper states none of these: all values are ours."""
@@ -239,6 +244,7 @@ class MeshConfig:
     tensor: int = 1  # attention heads, MLP hidden units and vocabulary are sharded
 
 
+@renamed.reads_old_keywords("train")
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The training loop."""

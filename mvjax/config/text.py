@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
-import difflib
 import importlib
 import json
+import os
 import re
 import runpy
+import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mvjax import messages
 from mvjax.config import renamed, schema
 
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
@@ -26,25 +29,26 @@ Json = Any  # None, bool, int, float, str, list or dict of the same
 def load_experiment(path: Path, *, pick: str | None = None) -> schema.Config:
     """Runs an experiment file and returns `config()`, or the config named `pick` of `sweep()`.
 
+    It may import the files beside it.
+
     Raises:
       ValueError: if there is no such file, it fails, it defines neither function, or has no such name.
     """
     if not path.is_file():
         raise ValueError(f"{path}: expected an experiment file (Python), got none")
     try:
-        names: dict[str, Any] = runpy.run_path(str(path))
-        if pick is None and "config" in names:
-            return names["config"]()
-        configs: dict[str, schema.Config] = names["sweep"]() if "sweep" in names else {}
+        with _importable(path.parent):
+            names: dict[str, Any] = runpy.run_path(str(path))
+            if pick is None and "config" in names:
+                return names["config"]()
+            configs: dict[str, schema.Config] = names["sweep"]() if "sweep" in names else {}
     except Exception as error:
         raise ValueError(f"{path}: {_failure(error)}") from error
     if pick is None:
-        problem = f"is a sweep; choose one with --pick, of {list(configs)}" if configs else _NEITHER
-        raise ValueError(f"{path}: {problem}")
+        one_of = f"is a sweep; choose one with --pick: {messages.names(configs)}"
+        raise ValueError(f"{path}: {one_of if configs else _NEITHER}")
     if pick not in configs:
-        close = difflib.get_close_matches(pick, configs, n=1, cutoff=0.5)
-        remedy = f"did you mean '{close[0]}'? " if close else ""
-        raise ValueError(f"{path}: no '{pick}' in sweep(); {remedy}names: {list(configs)}")
+        raise ValueError(f"{path}: no '{pick}' in sweep(); {messages.did_you_mean(pick, configs)}")
     return configs[pick]
 
 
@@ -209,10 +213,8 @@ def _decode_union(args: tuple[Any, ...], data: Json, place: str) -> Any:
         }
         name = whole.pop() if len(whole) == 1 else None
     if name not in classes:
-        close = difflib.get_close_matches(str(name), classes, n=1, cutoff=0.5)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        none = " or none" if type(None) in args else ""
-        raise ValueError(f"{place}: expected one of {sorted(classes)}{none}, got {name!r}{hint}")
+        known = [*sorted(classes), *(["none"] if type(None) in args else [])]
+        raise ValueError(f"{place}: unknown {name!r}; {messages.did_you_mean(str(name), known)}")
     fields = {k: v for k, v in data.items() if k != "type"} if isinstance(data, dict) else {}
     return _decode_dataclass(classes[name], fields, place)
 
@@ -235,22 +237,41 @@ def _build(kind: type, values: dict[str, Any], place: str) -> Any:
         raise ValueError(f"{place} ({kind.__name__}): {error}") from error
 
 
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """While this lasts, the files of a folder can be imported, and are read anew."""
+    place, before = str(folder.resolve()), set(sys.modules)
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
+        new = {name: sys.modules[name] for name in set(sys.modules) - before}
+        theirs = {name for name, module in new.items() if place in _folders(module)}
+        for name in new:
+            if name.partition(".")[0] in theirs:
+                del sys.modules[name]
+
+
+def _folders(module: types.ModuleType) -> list[str]:
+    """The folders in which a file, or the folder of a package, lies."""
+    places = (*getattr(module, "__path__", ()), getattr(module, "__file__", None) or "")
+    return [os.path.dirname(place) for place in places]
+
+
 def _failure(error: Exception) -> str:
     """What went wrong in an experiment file; a misspelled field gets a suggestion."""
     unexpected = _UNEXPECTED.match(str(error))
     kind = vars(schema).get(unexpected[1]) if unexpected else None
     if unexpected and dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        name, place = unexpected[2], "the experiment"
-        old = renamed.explain(kind, name)
-        return f"{place}: {old}" if old else _unknown(name, kind, place)
+        return _unknown(unexpected[2], kind, "the experiment")
     return f"fails with {type(error).__name__}: {error}"
 
 
 def _unknown(name: str, kind: type, place: str) -> str:
     names = [field.name for field in dataclasses.fields(kind)]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    remedy = f"did you mean '{close[0]}'?" if close else f"its fields are {names}"
-    return f"unknown field '{name}' in {place} ({kind.__name__}); {remedy}"
+    meant = messages.did_you_mean(name, names)
+    return f"unknown field '{name}' in {place} ({kind.__name__}); {meant}"
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -272,7 +293,7 @@ def _element_hints(hint: Any, length: int) -> tuple[Any, ...]:
 
 def _function_name(function: Any) -> str:
     name = f"{function.__module__}:{function.__qualname__}"
-    if "<" in name:
+    if "<" in name or function.__module__ not in sys.modules:
         raise ValueError(
             f"expected a function of a module, which can be imported by name, got {name}"
         )

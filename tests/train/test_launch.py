@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,59 @@ def test_xpk_starts_a_stopped_run_again(tmp_path, finished, status):
     env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     command = arguments[-1].removeprefix("--command=")
     assert subprocess.run(["bash", "-c", command], env=env).returncode == status
+
+
+def checkout(folder: Path) -> Path:
+    """A small checkout with the scripts, and with what git ignores in the real one; its tools/launch."""
+    shutil.copytree(SCRIPTS, folder / "tools" / "launch")
+    shutil.copy(SCRIPTS.parents[1] / ".gitignore", folder)
+    for name in (
+        "data/a.array_record", "weights/moshi.safetensors", "runs/x/config.json", "exported/m/README.md",
+        ".venv/bin/python", ".venv-lowest/bin/python", "pyproject.toml", "mvjax/data/images.py", "my new.py",
+    ):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    for command in (["init", "-q"], ["add", "pyproject.toml", "mvjax"]):
+        subprocess.run(["git", "-C", folder, *command], check=True)
+    (folder / "mvjax" / "deleted.py").touch()
+    subprocess.run(["git", "-C", folder, "add", "mvjax"], check=True)
+    (folder / "mvjax" / "deleted.py").unlink()
+    return folder / "tools" / "launch"
+
+
+PACKED = {"pyproject.toml", "mvjax/data/images.py", "my new.py", ".gitignore"}
+
+
+def test_what_is_copied_to_the_hosts_is_the_tree_without_data_and_weights(tmp_path):
+    """tpu_vm.sh sends an archive, xpk gets a folder."""
+    launch = checkout(tmp_path / "tree")
+    program(
+        tmp_path / "bin", "gcloud", '#!/bin/bash\n[[ $4 != scp ]] || tar -tzf "$5" >files.txt\n'
+    )
+    find = '[[ $x != --script-dir=* ]] || (cd "${x#*=}" && find . -type f)'
+    program(tmp_path / "bin", "xpk", f"#!/bin/bash\nfor x; do {find}; done >files.txt\n")
+    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "TPU": "t", "ZONE": "z"}
+    env |= {"CLUSTER": "c", "TPU_TYPE": "v5p-8", "STORAGE": "s"}
+    env.pop("IMAGE", None)
+    for command in (["tpu_vm.sh", "setup"], ["gke_xpk.sh", "a.py", "--out", "/r"]):
+        subprocess.run([launch / command[0], *command[1:]], env=env, cwd=tmp_path, check=True)
+        names = {
+            line.removeprefix("./") for line in (tmp_path / "files.txt").read_text().splitlines()
+        }
+        assert {name for name in names if not name.startswith("tools/launch/")} == PACKED
+
+
+@pytest.mark.parametrize("script", ["slurm.sh", "gke_xpk.sh", "tpu_vm.sh"])
+def test_a_script_alone_prints_its_usage(script):
+    env = {"PATH": os.environ["PATH"]}
+    for arguments, status in (([], 2), (["--help"], 0)):
+        done = subprocess.run(
+            [SCRIPTS / script, *arguments], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == status and f"  tools/launch/{script} " in done.stderr.replace(
+            "sbatch --nodes=4", " "
+        )
+        assert "set -euo" not in done.stderr and "#!" not in done.stderr
 
 
 @pytest.mark.parametrize("script", ["slurm.sh", "gke_xpk.sh"])

@@ -10,6 +10,11 @@
 # SIGTERM: the run saves a checkpoint and exits 0, which the script turns into 42, on which xpk restarts it.
 set -euo pipefail
 
+if (($# == 0)) || [[ $1 == -h || $1 == --help ]]; then
+    sed -n '/^set/q; 2,$s/^# \{0,1\}//p' "$0" >&2
+    exit $(($# == 0 ? 2 : 0))
+fi
+
 : "${CLUSTER:?name of the cluster}" "${TPU_TYPE:?such as v5litepod-64}" "${STORAGE:?name of an xpk storage}"
 
 out=
@@ -33,7 +38,10 @@ install=
 if [[ -n ${IMAGE:-} ]]; then
     options+=(--docker-image="$IMAGE")
 else
-    tree=$(cd "$(dirname "$0")/../.." && pwd)
+    tree=$(mktemp -d) # xpk would copy data and weights, too
+    trap 'rm -rf "$tree"' EXIT
+    "$(dirname "$0")/pack.sh" "$tree/tree.tar.gz"
+    tar -C "$tree" -xzf "$tree/tree.tar.gz" && rm "$tree/tree.tar.gz"
     options+=(--base-docker-image="${BASE_IMAGE:-python:3.12}" --script-dir="$tree")
     install='pip install --quiet .[train,tpu] && '
 fi

@@ -18,6 +18,11 @@
 # the job is preempted, SLURM sends SIGTERM: the run saves a checkpoint, exits 0, and is queued again to resume.
 set -euo pipefail
 
+if (($# == 0)) || [[ $1 == -h || $1 == --help ]]; then
+    sed -n '/^set/q; 12,$s/^# \{0,1\}//p' "$0" >&2
+    exit $(($# == 0 ? 2 : 0))
+fi
+
 out=
 for ((i = 1; i < $#; i++)); do
     if [[ ${!i} == --out ]]; then

@@ -2,7 +2,7 @@
 # Trains on all hosts of a Cloud TPU VM slice. From a checkout, on a machine with gcloud:
 #
 #   export TPU=NAME ZONE=ZONE [PROJECT=PROJECT]
-#   tools/launch/tpu_vm.sh setup                                     copy this tree to all hosts, install it
+#   tools/launch/tpu_vm.sh setup    copy this tree to all hosts, without what git ignores, and install it
 #   tools/launch/tpu_vm.sh train EXP.py --out /shared/runs/NAME ...  start `mvjax train`; again to resume
 #   tools/launch/tpu_vm.sh log                                       follow what the first host prints
 #   tools/launch/tpu_vm.sh stop                                      finish the step, save a checkpoint, exit
@@ -11,6 +11,16 @@
 # mounted with gcsfuse. jax finds the hosts in the metadata of the slice; they need no configuration.
 set -euo pipefail
 
+usage() { # STATUS
+    sed -n '/^set/q; 2,$s/^# \{0,1\}//p' "$0" >&2
+    exit "$1"
+}
+
+case ${1:-} in
+    setup | train | log | stop) ;;
+    -h | --help | help) usage 0 ;;
+    *) usage 2 ;;
+esac
 : "${TPU:?name of the TPU VM}" "${ZONE:?its zone}"
 where=(--zone="$ZONE")
 if [[ -n ${PROJECT:-} ]]; then
@@ -22,11 +32,9 @@ on() { # HOSTS COMMAND
 }
 
 setup() {
-    local tree archive
-    tree=$(cd "$(dirname "$0")/../.." && pwd)
     archive=$(mktemp --suffix=.tar.gz)
     trap 'rm -f "$archive"' EXIT
-    tar -C "$tree" -czf "$archive" --exclude=.git --exclude='.venv*' --exclude=runs .
+    "$(dirname "$0")/pack.sh" "$archive"
     gcloud compute tpus tpu-vm scp "$archive" "$TPU:mvjax.tar.gz" "${where[@]}" --worker=all
     on all 'set -e
         mkdir -p mvjax && tar -C mvjax -xzf mvjax.tar.gz && cd mvjax
@@ -43,10 +51,9 @@ train() { # arguments of mvjax train
         echo \$! >../mvjax.pid"
 }
 
-case ${1:-} in
+case $1 in
     setup) setup ;;
     train) shift && train "$@" ;;
     log) on 0 'tail -n 50 -F mvjax.log' ;;
     stop) on all "kill -TERM \$(cat mvjax.pid)" ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
 esac

@@ -1,0 +1,34 @@
+"""The argument parser of every command: says what a misspelled command, choice or option meant."""
+
+from __future__ import annotations
+
+import argparse
+
+from mvjax import messages
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors end with "did you mean"; its subcommands' parsers are such, too."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parses; an option that is unknown is named by the subcommand that does not know it."""
+        self._words = list(args or ())
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unexpected {' '.join(unknown)}")
+        return known, unknown
+
+    def error(self, message):
+        """Exits with usage and message; says which options were misspelled, whatever the message is about."""
+        options = [text for action in self._actions for text in action.option_strings]
+        hints = []
+        for word in (word.partition("=")[0] for word in self._words):
+            # an option may be abbreviated
+            if word.startswith("--") and not any(text.startswith(word) for text in options):
+                hints.append(f"{word}: {messages.did_you_mean(word, options)}")
+        super().error("; ".join([message, *(hint for hint in hints if hint.endswith("?"))]))
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            meant = messages.did_you_mean(str(value), action.choices)
+            raise argparse.ArgumentError(action, f"unknown {value!r}; {meant}")

@@ -1,0 +1,33 @@
+"""Parts of messages: lists that are cut and keep their count, and what a misspelled name meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+SHOWN_LINES = 20
+SHOWN_NAMES = 40
+
+
+def lines(items: Iterable[object], *, shown: int = SHOWN_LINES) -> str:
+    """Returns the items on lines of their own, indented; past `shown`, the last line says how many more."""
+    return "".join(f"\n  {item}" for item in _cut(items, shown))
+
+
+def names(items: Iterable[object], *, shown: int = SHOWN_NAMES) -> str:
+    """Returns the items separated by commas; past `shown`, the last says how many more."""
+    return ", ".join(map(str, _cut(items, shown))) or "none"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a question with the most similar known name; if none is similar, the known names."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"expected one of: {names(known)}"
+
+
+def _cut(items: Iterable[object], shown: int) -> Sequence[object]:
+    items = list(items)
+    if len(items) <= shown + 1:  # a line that says "1 more" could as well hold it
+        return items
+    return [*items[:shown], f"... and {len(items) - shown} more"]
