@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def _add_write(commands) -> None:
     arg("--model", default="mistralai/Mistral-Nemo-Instruct-2407", metavar="NAME",
         help="its name on the server (%(default)s)")  # fmt: skip
     arg("--temperature", type=float, default=0.7, help="sampling temperature (%(default)s)")
+    arg("--max-tokens", type=int, default=150, metavar="N",
+        help="limit of one answer, reasoning included (%(default)s)")  # fmt: skip
+    arg("--rename", action="append", default=[], metavar="NAME=NEW",
+        help="NEW name of temperature, max_tokens or seed for servers that refuse it; NAME= leaves it"
+        " out; may be repeated: --rename max_tokens=max_completion_tokens")  # fmt: skip
+    arg("--parameter", action="append", default=[], metavar="NAME=JSON",
+        help="send this in every request, too; may be repeated:"
+        """ --parameter 'chat_template_kwargs={"enable_thinking": false}'""")  # fmt: skip
     arg("--concurrency", type=int, default=32, metavar="N",
         help="concurrent dialogues (%(default)s)")  # fmt: skip
     arg("--tries", type=int, default=5, metavar="N",
@@ -87,14 +96,32 @@ def write(args: argparse.Namespace) -> int:
         args.model,
         endpoint.key_from_environment(),
         temperature=args.temperature,
+        max_tokens=args.max_tokens,
         timeout=args.timeout,
         system_role=not args.no_system_role,
+        renamed=_pairs("--rename", args.rename),
+        extra={k: _json(v) for k, v in _pairs("--parameter", args.parameter).items()},
     )
     summary = writer.write(
         plans, args.out, asked, concurrency=args.concurrency, tries=args.tries, seed=args.seed
     )
     print(f"{args.out}: {summary.text()}")
     return 1 if summary.unanswered else 0
+
+
+def _pairs(option: str, words: list[str]) -> dict[str, str]:
+    bad = [word for word in words if not word.partition("=")[0] or "=" not in word]
+    if bad:
+        raise ValueError(f"dialogues write {option}: expected NAME=..., got {bad}")
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def _json(value: str) -> object:
+    """The JSON value, or the text itself where it is none: "low" needs no quotes."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def speak(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """A client for language models behind an OpenAI-compatible endpoint: vLLM, llama.cpp server, Ollama, others.
 
 POST BASE/chat/completions with model, messages, temperature, max_tokens and seed. Failed requests (429, 5xx,
-timeouts, lost connections, invalid JSON) are retried with exponential backoff.
+timeouts, lost connections, damaged answers) are retried with exponential backoff.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import asyncio
 import dataclasses
 import os
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib import parse
 
 import aiohttp
-import msgspec
 
-from mvjax.dialogues import prompts
+from mvjax.dialogues import completion, prompts
 
 MODEL = "mistralai/Mistral-Nemo-Instruct-2407"  # what the paper used
 KEY = "OPENAI_API_KEY"  # environment variable; local servers need none
 
 _LONGEST_WAIT = 60.0  # seconds
 _RETRIED = (408, 409, 425, 429)  # and 5xx
+_MOST_REASONS = 20  # told; the rest is counted
 _FATAL = (401, 402, 403, 404, 405)  # for every request: wrong key, model or address
 
 
@@ -31,7 +33,8 @@ class Endpoint:
     """Which model, and the parameters of requests (temperature and max_tokens are the reference's).
 
     `system_role=False` puts the instructions into the first user message, for chat templates without a
-    system role.
+    system role. `renamed` gives temperature, max_tokens or seed the name that a server wants, or none to
+    leave it out; `extra` is sent besides.
     """
 
     url: str  # base URL as OpenAI clients take it; /v1 is added to a bare host
@@ -43,6 +46,8 @@ class Endpoint:
     attempts: int = 6  # per answer, the first included
     first_wait: float = 1.0  # seconds before the second; doubled each time, with jitter
     system_role: bool = True
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         parts = parse.urlsplit(self.url)
@@ -52,6 +57,16 @@ class Endpoint:
             )
         if self.attempts < 1 or self.timeout <= 0:
             raise ValueError(f"endpoint: expected attempts >= 1 and a positive timeout, got {self}")
+        if self.max_tokens < 1:
+            raise ValueError(f"endpoint: expected max_tokens >= 1, got {self.max_tokens}")
+        sent = ("temperature", "max_tokens", "seed")
+        unknown = sorted(set(self.renamed) - set(sent))
+        taken = sorted({"model", "messages"} & {*self.renamed.values(), *self.extra})
+        if unknown or taken:
+            raise ValueError(
+                f"endpoint: expected new names for parameters of {', '.join(sent)}, which leave model and"
+                f" messages as they are, got {unknown or taken}"
+            )
 
     @property
     def completions(self) -> str:
@@ -59,21 +74,17 @@ class Endpoint:
         base = self.url.rstrip("/")
         return f"{base}{'' if parse.urlsplit(base).path else '/v1'}/chat/completions"
 
-
-class ChatAnswer(msgspec.Struct, frozen=True):
-    """The model's message; `cut`: it reached max_tokens."""
-
-    text: str
-    cut: bool
-    tokens: int
+    def body(self, chat: Sequence[prompts.Message], seed: int) -> dict[str, Any]:
+        """JSON of a request for the next message."""
+        sent = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": seed}
+        named = {self.renamed.get(name, name): value for name, value in sent.items()}
+        named.pop("", None)
+        messages = list(chat) if self.system_role else _merged(chat)
+        return {"model": self.model, "messages": messages, **named, **self.extra}
 
 
 class EndpointRefuses(ValueError):
     """No request to this endpoint can succeed; the message says why and what to do."""
-
-
-class Unanswered(Exception):
-    """A request failed in all attempts; the message is a short reason."""
 
 
 def key_from_environment() -> str | None:
@@ -82,10 +93,17 @@ def key_from_environment() -> str | None:
 
 
 class Client:
-    """Connections to an endpoint; use as `async with`."""
+    """Connections to an endpoint; use as `async with`. `report` is told every reason of a failure once."""
 
-    def __init__(self, endpoint: Endpoint, *, connections: int):
-        self._endpoint, self._connections = endpoint, connections
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        connections: int,
+        report: Callable[[str], None] = lambda reason: None,
+    ):
+        self._endpoint, self._connections, self._report = endpoint, connections, report
+        self._reasons: dict[str, str] = {}  # without numbers -> as first given
         self.retries = 0  # repeated requests
 
     async def __aenter__(self) -> Client:
@@ -100,21 +118,16 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def ask(self, chat: Sequence[prompts.Message], *, seed: int) -> ChatAnswer:
+    async def ask(self, chat: Sequence[prompts.Message], *, seed: int) -> completion.ChatAnswer:
         """Asks for the model's next message.
 
         Raises:
           Unanswered: after the last attempt, or if the server refuses this request.
+          NoAnswer: if the last answer was damaged, or the model said nothing: another seed may do.
           EndpointRefuses: if it would refuse every request.
         """
         endpoint = self._endpoint
-        body = {
-            "model": endpoint.model,
-            "messages": list(chat) if endpoint.system_role else _merged(chat),
-            "temperature": endpoint.temperature,
-            "max_tokens": endpoint.max_tokens,
-            "seed": seed,
-        }
+        body = endpoint.body(chat, seed)
         jitter = random.Random(seed)
         for attempt in range(endpoint.attempts):
             if attempt:
@@ -122,57 +135,44 @@ class Client:
             wait = min(_LONGEST_WAIT, endpoint.first_wait * 2**attempt) * jitter.uniform(0.5, 1)
             try:
                 async with self._session.post(endpoint.completions, json=body) as response:
-                    if response.status == 200:
-                        return _parse(await response.read())
-                    reason = await self._refusal(response)
+                    status, said = response.status, await response.read()
                     wait = _asked_wait(response) or wait
+                if status == 200:
+                    return completion.parse(said)
+                failure = self._refusal(status, said)
+            except completion.ReportedError as error:
+                failure = self._refusal(error.status, error.body)
+            except completion.DamagedAnswer as error:
+                failure = error
+            except completion.NoAnswer as error:
+                raise completion.NoAnswer(self._once(str(error))) from None
             except (aiohttp.ClientError, TimeoutError) as error:
-                reason = f"{type(error).__name__} {error}".strip()
-            except msgspec.MsgspecError as error:
-                reason = f"no chat completion: {error}"
+                failure = completion.Unanswered(f"{type(error).__name__} {error}".strip())
+            reason = self._once(str(failure))
             if attempt + 1 < endpoint.attempts:
                 await asyncio.sleep(wait)
-        raise Unanswered(reason)
+        raise type(failure)(reason)
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> str:
+    def _refusal(self, status: int, body: bytes) -> completion.Unanswered:
         """Why a request failed, if it can be retried."""
-        said = " ".join((await response.text(errors="replace")).split())[:300]
-        reason = f"{response.status} {said}"
-        if response.status in _FATAL:
+        reason = f"{status} {completion.words(body)}"
+        if status in _FATAL:
             raise EndpointRefuses(
                 f"{self._endpoint.completions}: expected an answer from model {self._endpoint.model!r}, got"
                 f" {reason}; check the endpoint, the model's name and, if a key is needed, ${KEY}"
             )
-        if response.status in _RETRIED or response.status >= 500:
-            return reason
-        raise Unanswered(reason)
+        if status in _RETRIED or status >= 500:
+            return completion.Unanswered(reason)
+        raise completion.Unanswered(self._once(reason))
 
-
-class _ChatMessage(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _ChatMessage
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    completion_tokens: int = 0
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice]
-    usage: _Usage | None = None
-
-
-def _parse(body: bytes) -> ChatAnswer:
-    completion = msgspec.json.decode(body, type=_Completion)
-    if not completion.choices:
-        raise msgspec.ValidationError("expected choices, got none")
-    choice = completion.choices[0]
-    tokens = completion.usage.completion_tokens if completion.usage else 0
-    return ChatAnswer(choice.message.content or "", choice.finish_reason == "length", tokens)
+    def _once(self, reason: str) -> str:
+        """Reports a reason that is new but for its numbers; returns it as it was first given."""
+        form = re.sub(r"[\da-f-]*\d[\da-f-]*", "#", reason)
+        if form not in self._reasons:
+            self._reasons[form] = reason
+            if len(self._reasons) <= _MOST_REASONS:
+                self._report(f"{self._endpoint.completions}: {reason}")
+        return self._reasons[form]
 
 
 def _asked_wait(response: aiohttp.ClientResponse) -> float | None:

@@ -13,12 +13,23 @@ from pathlib import Path
 import numpy as np
 
 from mvjax.data.records import dataset
-from mvjax.dialogues import captions, cleanup, endpoint, filters, prompts, store, topics
+from mvjax.dialogues import (
+    captions,
+    cleanup,
+    completion,
+    endpoint,
+    filters,
+    prompts,
+    store,
+    topics,
+)
 
 PAIRS = (4, 8)  # question-answer pairs, both included: 8 to 16 utterances
 _ASK_AGAIN = 3  # requests for an utterance
 _GIVE_UP = 10  # consecutive dialogues that the endpoint may fail on; at least the concurrency
 _REPORT = 10.0  # seconds between progress lines
+
+_MOST_LISTED = 20  # reasons
 
 UNANSWERED = "endpoint failed"
 
@@ -52,7 +63,10 @@ class WriteSummary:
             f"{self.written} written, {self.skipped} skipped as done before, {self.dropped} dropped,"
             f" {self.unanswered} unanswered; {self.retries} requests repeated, {self.tokens} tokens"
         ]
-        lines += [f"  rejected {n:6d}  {reason}" for reason, n in self.rejected.most_common()]
+        common = self.rejected.most_common(_MOST_LISTED)
+        lines += [f"  rejected {n:6d}  {reason}" for reason, n in common]
+        if rest := len(self.rejected) - len(common):
+            lines.append(f"  and {rest} more reasons")
         return "\n".join(lines)
 
 
@@ -130,7 +144,8 @@ class _Run:
                     await self._one(plan, client)
                 self._show(client)
 
-        async with endpoint.Client(self._asked, connections=concurrency) as client:
+        asked = endpoint.Client(self._asked, connections=concurrency, report=self._report)
+        async with asked as client:
             workers = [asyncio.create_task(work(client)) for _ in range(concurrency)]
             try:
                 await asyncio.gather(*workers)
@@ -146,7 +161,7 @@ class _Run:
         for attempt in range(self._tries):
             try:
                 made, reason = await self._play(plan, attempt, client)
-            except endpoint.Unanswered as failure:
+            except completion.Unanswered as failure:
                 self._unanswered(str(failure))
                 return
             if made is not None:
@@ -157,6 +172,7 @@ class _Run:
             reasons.append(reason)
         self._kept.add(store.DroppedDialogue(plan.id, tuple(reasons)))
         self.summary.dropped += 1
+        self._failures = 0
 
     async def _play(
         self, plan: DialoguePlan, attempt: int, client: endpoint.Client
@@ -204,7 +220,12 @@ class _Run:
         reason = ""
         for again in range(_ASK_AGAIN):
             rng = _rng(self._seed, plan.id, attempt, len(turns), again)
-            answer = await client.ask(chat, seed=int(rng.integers(2**31)))
+            try:
+                answer = await client.ask(chat, seed=int(rng.integers(2**31)))
+            except completion.NoAnswer:
+                if again + 1 == _ASK_AGAIN:
+                    raise
+                continue
             self.summary.tokens += answer.tokens
             text, cut = _said(answer, kind, turns, rng)
             reason = filters.utterance(text, turns, caption=caption, cut=cut) or ""
@@ -215,13 +236,13 @@ class _Run:
 
     def _unanswered(self, failure: str) -> None:
         self.summary.unanswered += 1
-        self.summary.rejected[UNANSWERED] += 1
+        self.summary.rejected[f"{UNANSWERED}: {failure}"] += 1
         self._failures += 1
         if self._failures >= self._most_failures:
             raise endpoint.EndpointRefuses(
                 f"{self._asked.completions}: expected answers from model {self._asked.model!r}, got none for"
-                f" {self._failures} dialogues in a row; the last failure: {failure}; is the server up, and"
-                " its context long enough? Run again to continue"
+                f" {self._failures} dialogues in a row; the last failure: {failure}; is the server up, its"
+                " context long enough, and does it know all parameters (--rename)? Run again to continue"
             )
 
     def _show(self, client: endpoint.Client) -> None:
@@ -238,7 +259,7 @@ class _Run:
 
 
 def _said(
-    answer: endpoint.ChatAnswer, kind: prompts.DialogueKind, turns: Sequence[dataset.Turn], rng
+    answer: completion.ChatAnswer, kind: prompts.DialogueKind, turns: Sequence[dataset.Turn], rng
 ) -> tuple[str, bool]:
     """The cleaned text of an answer, and whether it was cut off before its first sentence ended."""
     text = cleanup.clean(answer.text, rng)

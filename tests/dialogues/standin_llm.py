@@ -1,7 +1,8 @@
 """A stand-in for a language model's server: OpenAI's chat completions over real HTTP, about the digits world.
 
 It plays whichever role a request's instructions name, from the caption in them alone, and draws everything
-from the request's seed. Faults are told by request number: a status, "slow", "junk", "drop" or "endless".
+from the request's seed. Faults are told by request number: a status, "slow", "junk", "drop", "endless", or
+the bytes of a body.
 """
 
 import contextlib
@@ -28,16 +29,17 @@ class Server(http.server.ThreadingHTTPServer):
       wrap: turns what is said into what the model writes, given the request's number.
       delay: seconds for each answer.
       key: refuses other bearer tokens.
+      unknown: parameters that it refuses.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, *, faults=None, wrap=None, delay=0.0, key=None):
+    def __init__(self, *, faults=None, wrap=None, delay=0.0, key=None, unknown=()):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.faults = faults or {}
         self.wrap = wrap or (lambda text, n: text)
-        self.delay, self.key = delay, key
+        self.delay, self.key, self.unknown = delay, key, set(unknown)
         self.requests, self.paths = [], []
         self.busy, self.busiest = 0, 0
         self.lock = threading.Lock()
@@ -123,12 +125,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
         elif server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
             self._send(401, {"error": {"message": "wrong key"}})
+        elif refused := server.unknown & body.keys():
+            self._send(400, {"error": {"message": f"unknown parameters {sorted(refused)}"}})
+        elif isinstance(fault, bytes):
+            self._send(200, fault)
         elif isinstance(fault, int):
             self._send(fault, {"error": {"message": f"fault {fault}"}})
         elif fault == "junk":
             self._send(200, {"object": "chat.completion", "choices": []})
         else:
-            text = server.wrap(server.say(body["messages"], body["seed"]), number)
+            text = server.wrap(server.say(body["messages"], body.get("seed")), number)
             choice = {
                 "index": 0,
                 "message": {"role": "assistant", "content": text},
@@ -138,7 +144,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, {"choices": [choice], "usage": {"completion_tokens": tokens}})
 
     def _send(self, status, answer):
-        data = json.dumps(answer).encode()
+        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 import standin_llm
 
-from mvjax.dialogues import endpoint, prompts, topics
+from mvjax.dialogues import completion, endpoint, prompts, topics
 
 CHAT = prompts.messages(prompts.UNRELATED, topics.TOPICS[0], [])
 
@@ -13,9 +13,9 @@ def asked(url, **changes):
     return endpoint.Endpoint(url, **(options | changes))
 
 
-def ask(to, seed=1, chat=CHAT):
+def ask(to, seed=1, chat=CHAT, report=print):
     async def once():
-        async with endpoint.Client(to, connections=2) as client:
+        async with endpoint.Client(to, connections=2, report=report) as client:
             return await client.ask(chat, seed=seed), client.retries
 
     return asyncio.run(once())
@@ -32,7 +32,15 @@ def test_a_request_is_openais_and_its_seed_decides():
     assert answer == again != other and answer.tokens > 1 and not answer.cut
 
 
-@pytest.mark.parametrize("fault", [429, 500, 503, "junk", "drop"])
+CUT_IN_A_CHARACTER = b'{"choices": [{"message": {"content": "A cat \xf0\x9f\x98"}}]}'
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [429, 500, 503, "junk", "drop", CUT_IN_A_CHARACTER, DEEP, b"<html>busy</html>", b""],
+    ids=str,
+)
 def test_busy_and_broken_answers_are_asked_for_again(fault):
     with standin_llm.serving(faults={0: fault, 1: fault}) as server:
         answer, retries = ask(asked(server.url))
@@ -47,12 +55,19 @@ def test_slow_answers_are_given_up_and_asked_for_again():
 
 @pytest.mark.parametrize(
     ("fault", "message", "requests"),
-    [(500, "500 .*fault 500", 3), (400, "400 .*fault 400", 1), ("junk", "no chat completion", 3)],
+    [
+        (500, "500 .*fault 500", 3),
+        (400, "400 .*fault 400", 1),
+        ("junk", "no chat completion", 3),
+        (CUT_IN_A_CHARACTER, "no chat completion: .*A cat", 3),
+        (b'{"error": {"message": "model is loading"}}', "500 .*model is loading", 3),
+        (b'{"error": {"message": "too long", "code": "400"}}', "400 .*too long", 1),
+    ],
 )
 def test_a_request_that_fails_for_good_says_why(fault, message, requests):
     with (
         standin_llm.serving(faults={"*": fault}) as server,
-        pytest.raises(endpoint.Unanswered, match=message),
+        pytest.raises(completion.Unanswered, match=message),
     ):
         ask(asked(server.url))
     assert len(server.requests) == requests
@@ -68,6 +83,52 @@ def test_what_no_request_can_pass_stops_at_once(fault):
     ):
         ask(asked(server.url, model="none"))
     assert len(server.requests) == 1
+
+
+def test_an_error_with_status_200_is_the_error_that_it_names():
+    body = b'{"error": {"message": "out of credits", "code": 402}}'
+    with (
+        standin_llm.serving(faults={"*": body}) as server,
+        pytest.raises(endpoint.EndpointRefuses, match="got 402 .*out of credits"),
+    ):
+        ask(asked(server.url))
+    assert len(server.requests) == 1
+
+
+def test_each_reason_is_told_once_whatever_its_numbers():
+    faults = {n: b'{"error": "request 0a%d timed out"}' % n for n in range(4)} | {4: 503}
+    told = []
+    with standin_llm.serving(faults=faults) as server:
+        ask(asked(server.url, attempts=6), report=told.append)
+    assert [line.split(": ", 1)[1][:40] for line in told] == [
+        '500 {"error": "request 0a0 timed out"}',
+        '503 {"error": {"message": "fault 503"}}',
+    ]
+
+
+def test_parameters_that_a_server_refuses_are_renamed_or_left_out():
+    renamed = {"max_tokens": "max_completion_tokens", "seed": "random_seed", "temperature": ""}
+    with standin_llm.serving(unknown=("max_tokens", "temperature", "seed")) as server:
+        with pytest.raises(completion.Unanswered, match="400 .*unknown parameters"):
+            ask(asked(server.url))
+        ask(asked(server.url, renamed=renamed, extra={"think": False}, max_tokens=700))
+    body = server.requests[-1]
+    assert (body["max_completion_tokens"], body["random_seed"], body["think"]) == (700, 1, False)
+    assert not {"max_tokens", "temperature", "seed"} & body.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"renamed": {"top_p": "p"}}, "temperature, max_tokens, seed, .*got .'top_p'."),
+        ({"renamed": {"seed": "model"}}, "got .'model'."),
+        ({"extra": {"messages": []}}, "got .'messages'."),
+        ({"max_tokens": 0}, "max_tokens >= 1, got 0"),
+    ],
+)
+def test_names_of_parameters_are_checked_at_once(changes, message):
+    with pytest.raises(ValueError, match=message):
+        endpoint.Endpoint("http://localhost:1", **changes)
 
 
 def test_the_key_comes_from_the_environment(monkeypatch):

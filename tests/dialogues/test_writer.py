@@ -90,8 +90,52 @@ def test_what_the_server_fails_on_is_counted_and_tried_again(captions, tmp_path)
         first = write(server, captions, out, concurrency=1)
         second = write(server, captions, out)
     assert (first.written, first.unanswered) == (2, 1)
-    assert first.rejected[writer.UNANSWERED] == 1
+    said = f'{writer.UNANSWERED}: 400 {{"error": {{"message": "fault 400"}}}}'
+    assert first.rejected[said] == 1
     assert (second.written, second.skipped, second.unanswered) == (1, 2, 0)
+
+
+ONLY_REASONING = (
+    b'{"choices": [{"message": {"content": null, "reasoning_content": "They want it short."},'
+    b' "finish_reason": "length"}]}'
+)
+
+
+def test_reasoning_alone_is_unanswered_and_a_repaired_server_is_asked_again(captions, tmp_path):
+    out, told = tmp_path / "d.jsonl", []
+    with standin_llm.serving(faults={"*": ONLY_REASONING}) as server:
+        first = write(server, captions, out, report=told.append)
+        assert len(server.requests) == 9  # three seeds for the first utterance of each dialogue
+        server.faults = {}
+        second = write(server, captions, out)
+    assert (first.written, first.dropped, first.unanswered) == (0, 0, 3)
+    ((reason, count),) = first.rejected.items()
+    assert count == 3 and "all tokens went into reasoning: raise --max-tokens" in reason
+    assert len(told) == 1 and told[0].endswith(reason.removeprefix(f"{writer.UNANSWERED}: "))
+    assert (second.written, second.skipped) == (3, 0)
+
+
+def test_one_answer_of_reasoning_alone_costs_a_request_not_the_dialogue(captions, tmp_path):
+    with standin_llm.serving(faults={3: ONLY_REASONING}) as server:
+        summary = write(server, captions, tmp_path / "d.jsonl", concurrency=1)
+    assert (summary.written, summary.unanswered) == (3, 0)
+
+
+def test_reasoning_is_never_written_down(captions, tmp_path):
+    def wrap(text, n):
+        return f"<think>Secret thought {n}.</think>\n\n{text}"
+
+    with standin_llm.serving(wrap=wrap) as server:
+        write(server, captions, tmp_path / "thinking.jsonl", concurrency=1)
+        server.wrap = lambda text, n: text
+        write(server, captions, tmp_path / "plain.jsonl", concurrency=1)
+    assert by_id(tmp_path / "thinking.jsonl") == by_id(tmp_path / "plain.jsonl")
+
+
+def test_many_reasons_are_capped_and_counted():
+    summary = writer.WriteSummary()
+    summary.rejected.update(f"reason {n}" for n in range(50))
+    assert len(summary.text().splitlines()) == 22 and summary.text().endswith("and 30 more reasons")
 
 
 def test_a_server_that_answers_nothing_stops_the_run(captions, tmp_path):
