@@ -136,10 +136,7 @@ def seen_slots(cache: Cache) -> Bool[Array, "1 slots"]:
 
 
 def _write(
-    cache: Cache,
-    layer: Int[Array, ""],
-    k: Float[Array, "B 1 N H"],
-    v: Float[Array, "B 1 N H"],
+    cache: Cache, layer: Int[Array, ""], k: Float[Array, "B 1 N H"], v: Float[Array, "B 1 N H"]
 ) -> Cache:
     slot = cache.position % cache.k.shape[2]
     at = (layer, 0, slot, 0, 0)

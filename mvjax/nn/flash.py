@@ -59,12 +59,7 @@ def cudnn(
     """Attends causally over `context` keys, or to all keys (None)."""
     window = None if context is None or context >= q.shape[1] else (context - 1, 0)
     return jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        is_causal=context is not None,
-        local_window_size=window,
-        implementation="cudnn",
+        q, k, v, is_causal=context is not None, local_window_size=window, implementation="cudnn"
     )
 
 

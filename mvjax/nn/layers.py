@@ -163,11 +163,7 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(
-    x: Float[Array, "*batch D"],
-    scale: Float[Array, "D"],
-    *,
-    kind: schema.NormKind,
-    eps: float,
+    x: Float[Array, "*batch D"], scale: Float[Array, "D"], *, kind: schema.NormKind, eps: float
 ) -> Float[Array, "*batch D"]:
     """Returns x * (scale * rsqrt(s + eps)), in float32, as the dtype of x; reference section 2.2."""
     y = x.astype(jnp.float32)

@@ -74,9 +74,7 @@ class Projections(nn.Module):
         inputs = {"q": D, "k": m.image_width, "v": m.image_width, "out": D}
         return {
             name: layers.Einsum(
-                (N, H, D) if name == "out" else (inputs[name], N, H),
-                fan_in=inputs[name],
-                name=name,
+                (N, H, D) if name == "out" else (inputs[name], N, H), fan_in=inputs[name], name=name
             )
             .weight()
             .kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +13,11 @@ from mvjax.config import schema
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import depformer
 from mvjax.nn import model as model_lib
-from mvjax.train import gate_stats, sharding
 from mvjax.train import loss as loss_lib
+from mvjax.train import sharding
 
 Metrics = dict[str, Array]
-
-
-class PartSums(NamedTuple):
-    """Weighted losses and gate statistics of one part of a batch, as sums."""
-
-    losses: loss_lib.PartLosses
-    gates: gate_stats.GateSums
-
-
-class BatchSums(NamedTuple):
-    """The sums of both parts of a batch or micro-batch."""
-
-    speech: PartSums
-    speechless: PartSums
-
-    def losses(self) -> tuple[loss_lib.PartLosses, loss_lib.PartLosses]:
-        """Returns the losses of (the speech part, the speechless part)."""
-        return self.speech.losses, self.speechless.losses
+BatchSums = tuple[loss_lib.PartSums, loss_lib.PartSums]  # of the speech and of the speechless part
 
 
 def gradients(
@@ -56,7 +39,7 @@ def gradients(
 
     def value(adapters: tree.Tree, rows: types.Batch) -> tuple[Array, BatchSums]:
         sums = batch_sums(adapters, frozen, rows, model=model, run=run)
-        return loss_lib.total(*sums.losses(), loss=run.loss, weights=weights), sums
+        return loss_lib.total(*sums, weights, loss=run.loss), sums
 
     grad = jax.value_and_grad(value, has_aux=True)
     if n == 1:
@@ -82,20 +65,6 @@ def gradients(
     return jax.lax.scan(one, (total, sums, grads), micro)[0]
 
 
-def loss(
-    adapters: tree.Tree,
-    frozen: tree.Tree,
-    batch: types.Batch,
-    *,
-    model: model_lib.VisionSpeech,
-    run: schema.Config,
-) -> tuple[Float[Array, ""], Metrics]:
-    """Returns (loss of a global batch, metrics)."""
-    sums = batch_sums(adapters, frozen, batch, model=model, run=run)
-    value = loss_lib.total(*sums.losses(), loss=run.loss)
-    return value, {"loss": value, **loss_metrics(sums)}
-
-
 def batch_sums(
     adapters: tree.Tree,
     frozen: tree.Tree,
@@ -108,23 +77,20 @@ def batch_sums(
     levels = run.loss.trained_codebooks
     params, kept = depformer.first_levels(tree.merge(adapters, frozen), run.model, max(levels, 1))
     model = model_lib.VisionSpeech(kept, model.compute)
-    return BatchSums(
-        part_sums(params, batch.speech, model=model, run=run, levels=levels),
-        part_sums(params, batch.speechless, model=model, run=run, levels=0),
-    )
+    speech = part_sums(params, batch.speech, model=model, run=run, levels=levels)
+    return speech, part_sums(params, batch.speechless, model=model, run=run, levels=0)
 
 
 def loss_metrics(sums: BatchSums) -> Metrics:
     """Returns the mean losses of each part (nats) and the mean gate activations over frames with an image."""
-    speech, text = sums
+    speech, speechless = sums
+    by_layer = {"speech": speech.gates.mean(), "speechless": speechless.gates.mean()}
     return {
-        "text_speech": speech.losses.text.mean(),
-        "text_speechless": text.losses.text.mean(),
-        "audio_speech": speech.losses.audio.mean(),
-        "gate_speech": speech.gates.means().mean(),
-        "gate_speechless": text.gates.means().mean(),
-        "gate_speech_layers": speech.gates.means(),
-        "gate_speechless_layers": text.gates.means(),
+        "text_speech": speech.text.mean(),
+        "text_speechless": speechless.text.mean(),
+        "audio_speech": speech.audio.mean(),
+        **{f"gate_{part}": means.mean() for part, means in by_layer.items()},
+        **{f"gate_{part}_layers": means for part, means in by_layer.items()},
     }
 
 
@@ -135,15 +101,14 @@ def part_sums(
     model: model_lib.VisionSpeech,
     run: schema.Config,
     levels: int,
-) -> PartSums:
+) -> loss_lib.PartSums:
     """Runs the model on one part, with the audio loss of `levels` codebooks; 0: no audio is embedded."""
     zero = loss_lib.zero()
     if part.codes.shape[0] == 0:
         layers = len(model.config.cross_attention_layers)
-        return PartSums(loss_lib.PartLosses(zero, zero), gate_stats.none(layers))
-    has_image, mask = jnp.asarray(part.has_image), jnp.asarray(part.loss_mask)
-    codes = jnp.asarray(part.codes if levels else part.codes[:, :1])
-    images = jnp.asarray(part.images)
+        return loss_lib.PartSums(zero, zero, loss_lib.zero(layers))
+    codes, mask, images, has_image = map(jnp.asarray, part)
+    codes = codes if levels else codes[:, :1]
     if images.ndim == 4:  # else the features that `mvjax data features` computed
         images = pixels(images)
     out: Any = model.apply(
@@ -166,33 +131,23 @@ def part_sums(
             delays=model.config.delays[1 : 1 + levels],
             loss=run.loss,
         )
-    return PartSums(loss_lib.PartLosses(text, audio), gate_stats.of(out.gates, codes, has_image))
+    return loss_lib.PartSums(text, audio, loss_lib.gates(out.gates, codes, has_image))
 
 
 def target_weights(batch: types.Batch, run: schema.Config) -> loss_lib.TargetWeights:
     """Returns the sums of the target weights of a batch, which its losses are divided by."""
-    levels = run.loss.trained_codebooks
-    text = [
-        loss_lib.text_weight(
-            jnp.asarray(part.codes)[:, 0],
-            jnp.asarray(part.loss_mask),
-            model=run.model,
-            loss=run.loss,
-        )
+    batch = jax.tree.map(jnp.asarray, batch)
+    speech, speechless = (
+        loss_lib.text_weight(part.codes[:, 0], part.loss_mask, model=run.model, loss=run.loss)
         for part in batch
-    ]
-    audio = jnp.zeros(())
-    if levels:
-        audio = loss_lib.audio_weight(
-            jnp.asarray(batch.speech.codes)[:, 1 : 1 + levels],
-            delays=run.model.delays[1 : 1 + levels],
-            loss=run.loss,
-        )
-    return loss_lib.TargetWeights(jnp.sum(text[0]) + jnp.sum(text[1]), jnp.sum(audio))
+    )
+    audio, trained = jnp.zeros(()), slice(1, 1 + run.loss.trained_codebooks)
+    if run.loss.trained_codebooks:
+        codes, delays = batch.speech.codes[:, trained], run.model.delays[trained]
+        audio = loss_lib.audio_weight(codes, delays=delays, loss=run.loss)
+    return loss_lib.TargetWeights(jnp.sum(speech) + jnp.sum(speechless), jnp.sum(audio))
 
 
-def pixels(
-    images: UInt8[Array, "B height width 3"],
-) -> Float[Array, "B height width 3"]:
+def pixels(images: UInt8[Array, "B height width 3"]) -> Float[Array, "B height width 3"]:
     """Returns float32 values in [-1, 1], as `data.images.normalize` does on the host."""
     return (images.astype(jnp.float32) / 255 - 0.5) / 0.5

@@ -80,10 +80,7 @@ class Skips:
 
 
 def report(
-    steps: list[int],
-    ids: Callable[[int], dict[str, list[str]]],
-    *,
-    optim: schema.OptimConfig,
+    steps: list[int], ids: Callable[[int], dict[str, list[str]]], *, optim: schema.OptimConfig
 ) -> str:
     """Returns the error message of a run that skipped too many steps: their samples, and what to do.
 

@@ -2,9 +2,8 @@
 
     loss = text_weight x weighted mean over text targets + audio_weight x weighted mean over audio targets
 
-The weights are those of `schema.LossConfig`: `text_weight` and `audio_weight` here (functions) return the
-weight of each target, `total` weighs text against audio. Every function returns sums, of weighted losses and
-of weights: they add up over parts of a batch, so the loss is one weighted mean over the whole global batch.
+Every function but `total` returns sums, of weighted losses and of weights: they add up over parts of a batch,
+so the loss is one weighted mean over the whole global batch. The mean gate activations are sums, too.
 """
 
 from __future__ import annotations
@@ -22,26 +21,28 @@ from mvjax.nn import layers
 
 
 class WeightedSum(NamedTuple):
-    """Numerator and denominator of a weighted mean loss.
+    """The sums of weight x value and of weights, in float32: what a weighted mean is made of."""
 
-    Attributes:
-      loss: float32, sum of weight x cross-entropy (nats).
-      weight: float32, sum of weights.
-    """
-
-    loss: Float[Array, ""]
+    total: Float[Array, "*values"]
     weight: Float[Array, ""]
 
-    def mean(self) -> Float[Array, ""]:
-        """Returns loss / weight; 0 if the weight is 0."""
-        return self.loss / jnp.where(self.weight > 0, self.weight, 1.0)
+    def mean(self) -> Float[Array, "*values"]:
+        """Returns total / weight; 0 if the weight is 0."""
+        return self.total / jnp.where(self.weight > 0, self.weight, 1.0)
 
 
-class PartLosses(NamedTuple):
-    """The losses of one part of a batch; `audio` is over all trained levels, with one normalizer."""
+class PartSums(NamedTuple):
+    """Losses (nats) and gate activations of one part of a batch.
+
+    Attributes:
+      text: over its text targets.
+      audio: over the targets of all trained levels, with one normalizer.
+      gates: [L], over the frames that see an image.
+    """
 
     text: WeightedSum
     audio: WeightedSum
+    gates: WeightedSum
 
 
 class TargetWeights(NamedTuple):
@@ -51,9 +52,9 @@ class TargetWeights(NamedTuple):
     audio: Float[Array, ""]
 
 
-def zero() -> WeightedSum:
-    """Returns the sum over no targets."""
-    return WeightedSum(jnp.float32(0), jnp.float32(0))
+def zero(*shape: int) -> WeightedSum:
+    """Returns the sum over nothing, of values of this shape."""
+    return WeightedSum(jnp.zeros(shape), jnp.zeros(()))
 
 
 def text(
@@ -97,18 +98,28 @@ def audio(
 ) -> WeightedSum:
     """Returns the weighted cross-entropy of the first q audio codebooks, weighted by `audio_weight`.
 
+    Codes, and the codes that the logits predict, are undelayed; `delays` are frames, one for each level.
+
     Not chunked: the audio logits of the released recipe (2 levels of 2048 classes, on speech rows only) are
     an eighth of the text logits of the same rows.
-
-    Args:
-      logits: of the undelayed codes.
-      codes: undelayed.
-      delays: frames, one for each of the q levels.
-      loss: weights.
     """
     assert len(delays) == logits.shape[2] == codes.shape[1], (delays, logits.shape, codes.shape)
     weight = audio_weight(codes, delays=delays, loss=loss)
     return _weighted(logits, codes.swapaxes(1, 2), weight)
+
+
+def gates(
+    means: Float[Array, "L B T"],
+    codes: Int[Array, "B rows T"],
+    has_image: Bool[Array, "B"] | Bool[Array, "B T"],
+) -> WeightedSum:
+    """Returns the sum of each layer's gate activations (means over channels) over frames that see an image.
+
+    A frame whose codes are all -1 is padding and is not counted.
+    """
+    sees = has_image if has_image.ndim == 2 else has_image[:, None]
+    weight = (sees & jnp.any(codes != types.ZERO_TOKEN, axis=1)).astype(jnp.float32)
+    return WeightedSum(jnp.einsum("LBT,BT->L", means.astype(jnp.float32), weight), jnp.sum(weight))
 
 
 def text_weight(
@@ -121,8 +132,7 @@ def text_weight(
     """Returns the weight of each text target: `text_padding_weight` for PAD and EPAD, 0 if masked or -1."""
     padding = (targets == model.text_pad) | (targets == model.text_epad)
     weight = jnp.where(padding, jnp.float32(loss.text_padding_weight), jnp.float32(1))
-    valid = mask & (targets != types.ZERO_TOKEN)
-    return jnp.where(valid, weight, 0)
+    return jnp.where(mask & (targets != types.ZERO_TOKEN), weight, 0)
 
 
 def audio_weight(
@@ -140,31 +150,16 @@ def audio_weight(
     return jnp.where(valid, level_weight[None, None], 0)
 
 
-def add(first: WeightedSum, second: WeightedSum) -> WeightedSum:
-    """Returns the sum over two disjoint sets of targets."""
-    return WeightedSum(first.loss + second.loss, first.weight + second.weight)
-
-
 def total(
-    speech: PartLosses,
-    speechless: PartLosses,
-    *,
-    loss: schema.LossConfig,
-    weights: TargetWeights | None = None,
+    speech: PartSums, speechless: PartSums, weights: TargetWeights, *, loss: schema.LossConfig
 ) -> Float[Array, ""]:
     """Returns text_weight x mean text loss + audio_weight x mean audio loss, each over both parts.
 
-    Args:
-      speech: losses of the speech part.
-      speechless: losses of the speechless part.
-      loss: weights.
-      weights: of the whole batch, to divide by if the parts are those of a micro-batch.
+    The means are over the targets of a whole batch, also where the parts are those of a micro-batch.
     """
-    text_sums, audio_sums = add(speech.text, speechless.text), add(speech.audio, speechless.audio)
-    if weights is not None:
-        text_sums = WeightedSum(text_sums.loss, weights.text)
-        audio_sums = WeightedSum(audio_sums.loss, weights.audio)
-    return loss.text_weight * text_sums.mean() + loss.audio_weight * audio_sums.mean()
+    text_sum = WeightedSum(speech.text.total + speechless.text.total, weights.text)
+    audio_sum = WeightedSum(speech.audio.total + speechless.audio.total, weights.audio)
+    return loss.text_weight * text_sum.mean() + loss.audio_weight * audio_sum.mean()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -186,9 +181,7 @@ def _chunked(
 def _chunked_forward(z: Any, head: Any, targets: Any, weight: Any, chunk: int) -> Any:
     """Returns (the sum, its gradients); each argument carries a flag that says if it is differentiated."""
     trained = head.kernel.perturbed
-    kernel, scale = jax.tree.map(
-        lambda leaf: leaf.value, (head.kernel, head.scale), is_leaf=_has_flag
-    )
+    kernel, scale = head.kernel.value, None if head.scale is None else head.scale.value
 
     def value(z: Array, kernel: Array, targets: Array, weight: Array) -> Array:
         return _of_logits(z, targets, weight, layers.Weight(kernel, scale))
@@ -203,8 +196,7 @@ def _chunked_forward(z: Any, head: Any, targets: Any, weight: Any, chunk: int) -
     parts = _chunks((z.value, targets.value, weight.value), chunk)
     (total, dkernel), dz = jax.lax.scan(one, start, parts)
     B, T, D = z.value.shape
-    dz = jnp.moveaxis(dz, 0, 1).reshape(B, -1, D)[:, :T]
-    return total, (dz, dkernel)
+    return total, (jnp.moveaxis(dz, 0, 1).reshape(B, -1, D)[:, :T], dkernel)
 
 
 def _chunked_backward(chunk: int, gradients: Any, scale: Any) -> Any:
@@ -222,7 +214,7 @@ def _of_logits(
     head: layers.Weight,
 ) -> Float[Array, ""]:
     logits = layers.contract("BTD,DV->BTV", z, head, dtype=z.dtype)
-    return _weighted(logits, targets, weight).loss
+    return _weighted(logits, targets, weight).total
 
 
 def _chunks(arrays: Any, chunk: int) -> Any:
@@ -235,10 +227,6 @@ def _chunks(arrays: Any, chunk: int) -> Any:
         return jnp.moveaxis(x.reshape(B, -1, length, *x.shape[2:]), 1, 0)
 
     return jax.tree.map(split, arrays)
-
-
-def _has_flag(leaf: Any) -> bool:
-    return isinstance(leaf, jax.custom_derivatives.CustomVJPPrimal)
 
 
 def _weighted(

@@ -32,7 +32,7 @@ def test_text_weighs_padding_and_skips_absent_and_masked():
         jnp.array(logits), jnp.array(targets), jnp.array(mask), model=MODEL, loss=SETTINGS
     )
     expected = sum(w * nats(logits[i], targets[i]) for i, w in counted.items())
-    np.testing.assert_allclose(sums.loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(sums.total, expected, rtol=1e-6)
     assert float(sums.weight) == sum(counted.values()) == 4.5
 
 
@@ -51,7 +51,7 @@ def test_audio_levels_share_one_normalizer_and_end_early_by_their_delay():
                     total += w * nats(logits[b, t, level], codes[b, level, t])
                     weight += w
     sums = loss.audio(jnp.array(logits), jnp.array(codes), delays=delays, loss=SETTINGS)
-    np.testing.assert_allclose(sums.loss, total, rtol=1e-6)
+    np.testing.assert_allclose(sums.total, total, rtol=1e-6)
     assert float(sums.weight) == weight == 7 * 100 + 5 + 3
 
 
@@ -68,9 +68,10 @@ def test_with_equal_frames_the_semantic_level_has_100_of_101_parts():
 
 def test_total_is_one_weighted_mean_over_both_parts():
     settings = dataclasses.replace(SETTINGS, text_weight=2.0, audio_weight=3.0)
-    speech = loss.PartLosses(sums(10, 4), sums(30, 5))
-    speechless = loss.PartLosses(sums(2, 8), loss.zero())
-    value = loss.total(speech, speechless, loss=settings)
+    speech = loss.PartSums(sums(10, 4), sums(30, 5), loss.zero(3))
+    speechless = loss.PartSums(sums(2, 8), loss.zero(), loss.zero(3))
+    weights = loss.TargetWeights(jnp.float32(4 + 8), jnp.float32(5))
+    value = loss.total(speech, speechless, weights, loss=settings)
     np.testing.assert_allclose(value, 2 * 12 / 12 + 3 * 30 / 5, rtol=1e-6)
 
 
@@ -82,7 +83,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
         loss.audio(jnp.array(logits[i]), jnp.array(codes[i]), delays=(0, 1), loss=SETTINGS)
         for i in (slice(0, 2), slice(2, 6))
     ]
-    added = loss.add(*halves)
+    added = jax.tree.map(jnp.add, *halves)
     np.testing.assert_allclose(added.mean(), whole.mean(), rtol=1e-6)
     # unlike the mean of means
     assert abs(float((halves[0].mean() + halves[1].mean()) / 2 - whole.mean())) > 1e-3
@@ -104,8 +105,8 @@ def test_bfloat16_logits_are_summed_in_float32():
     mask = jnp.ones((2, 3), bool)
     rounded = loss.text(logits, targets, mask, model=MODEL, loss=SETTINGS)
     full = loss.text(logits.astype(jnp.float32), targets, mask, model=MODEL, loss=SETTINGS)
-    assert rounded.loss.dtype == jnp.float32
-    np.testing.assert_array_equal(rounded.loss, full.loss)
+    assert rounded.total.dtype == jnp.float32
+    np.testing.assert_array_equal(rounded.total, full.total)
 
 
 def test_wrong_number_of_delays_is_a_bug():

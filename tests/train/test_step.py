@@ -52,7 +52,11 @@ def assert_equal(first, second):
 
 @pytest.fixture(scope="module")
 def jitted_loss(config):
-    return jax.jit(lambda a, f, batch: gradients.loss(a, f, batch, model=MODEL, run=config))
+    def loss(adapters, frozen, batch):
+        value, sums, _ = gradients.gradients(adapters, frozen, batch, model=MODEL, run=config)
+        return value, gradients.loss_metrics(sums)
+
+    return jax.jit(loss)
 
 
 @pytest.fixture(scope="module")
