@@ -17,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache as cache
 from mvjax import gates, tree, types
 from mvjax.config import schema
 from mvjax.nn import model as model_lib
-from mvjax.weights import big_vision, kyutai, rules
+from mvjax.weights import big_vision, frozen_files, kyutai, rules
 
 # T=9 S=4 D=24 E=20 F=66 N=4 H=6 L=3 K=7 Q=3 V=34 C=22 G=14; depformer d=16 n=2 h=8 f=44 L=2.
 # All different, and even where a mesh axis of 2 divides them. B is 2 in model tests, 4 + 8 in a run's batch.
@@ -229,6 +229,12 @@ def write_frozen(folder: Path, *, seed: int = 5) -> schema.FrozenFiles:
         kyutai.save_moshi(Path(files.moshi), params, MODEL)
         big_vision.save_siglip(Path(files.siglip), params["image"]["encoder"])
     return files
+
+
+def stored(config: schema.Config) -> dict[str, np.ndarray]:
+    """The values that the frozen files of a run hold, by path."""
+    tensors = frozen_files.open_weights(config.frozen, config.model)
+    return {path: np.asarray(tensor[()]) for path, tensor in tensors.items()}
 
 
 def make_config(folder: Path, *, mesh: schema.MeshConfig | None = None) -> schema.Config:

@@ -136,14 +136,14 @@ def part_sums(
 
 def target_weights(batch: types.Batch, run: schema.Config) -> loss_lib.TargetWeights:
     """Returns the sums of the target weights of a batch, which its losses are divided by."""
-    batch = jax.tree.map(jnp.asarray, batch)
+    arrays: Any = jax.tree.map(jnp.asarray, batch)
     speech, speechless = (
         loss_lib.text_weight(part.codes[:, 0], part.loss_mask, model=run.model, loss=run.loss)
-        for part in batch
+        for part in arrays
     )
     audio, trained = jnp.zeros(()), slice(1, 1 + run.loss.trained_codebooks)
     if run.loss.trained_codebooks:
-        codes, delays = batch.speech.codes[:, trained], run.model.delays[trained]
+        codes, delays = arrays.speech.codes[:, trained], run.model.delays[trained]
         audio = loss_lib.audio_weight(codes, delays=delays, loss=run.loss)
     return loss_lib.TargetWeights(jnp.sum(speech) + jnp.sum(speechless), jnp.sum(audio))
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,8 +20,6 @@ from mvjax.nn import model as model_lib
 from mvjax.train import checkpoint, distributed, frozen_dtype, sharding
 from mvjax.weights import frozen_files, lazy, placement
 
-V = TypeVar("V")
-
 
 class ModelParams(NamedTuple):
     """The two trees of a run: arrays on the devices of its mesh, or ShapeDtypeStructs."""
@@ -31,7 +29,7 @@ class ModelParams(NamedTuple):
 
 
 class TrainedRun(NamedTuple):
-    """A trained model read back: `params` is the whole tree, in numpy."""
+    """A trained model read back; `params` is the whole tree, in numpy."""
 
     config: schema.Config
     params: dict[str, Any]
@@ -65,13 +63,13 @@ def counts(run: schema.Config) -> dict[str, int]:
     """Returns how many parameters each part of the model has, by name, and the total."""
     adapters, frozen_shapes = (tree.flatten(part) for part in shapes(run))
     parts = {"backbone": "backbone/", "depth transformer": "depformer/", "SigLIP": "image/encoder/"}
-    sizes = {
-        name: sum(leaf.size for path, leaf in frozen_shapes.items() if path.startswith(prefix))
+    leaves = {
+        name: [leaf for path, leaf in frozen_shapes.items() if path.startswith(prefix)]
         for name, prefix in parts.items()
     }
-    sizes["adapters"] = sum(leaf.size for leaf in adapters.values())
-    sizes["total"] = sum(leaf.size for leaf in (adapters | frozen_shapes).values())
-    return sizes
+    leaves["adapters"] = list(adapters.values())
+    leaves["total"] = list((adapters | frozen_shapes).values())
+    return {name: sum(leaf.size for leaf in part) for name, part in leaves.items()}
 
 
 def open_frozen(run: schema.Config) -> FrozenWeights:
@@ -87,36 +85,22 @@ def open_frozen(run: schema.Config) -> FrozenWeights:
 def weights(run: schema.Config, mesh: Mesh, files: FrozenWeights | None = None) -> ModelParams:
     """Returns both trees for a new run: from the files what they hold, and the rest initialized.
 
-    A trained parameter that a file holds starts from the file, in float32.
-
-    Args:
-      run: the config.
-      mesh: where they are placed.
-      files: the run's open files; None opens them.
-
-    Raises:
-      ValueError: as `open_frozen`.
+    A trained parameter that a file holds starts from the file, in float32. Without `files` they are opened;
+    raises as `open_frozen`.
     """
-    tensors = (files or open_frozen(run)).tensors
+    files = files or open_frozen(run)
     abstract = tree.flatten(shapes(run).adapters)
-    known = {path: tensors[path] for path in abstract if path in tensors}
-    initial = _initialized(run, mesh, [path for path in abstract if path not in tensors])
-    loaded = placement.place(known, _shardings(known, mesh), dtype=np.float32)
+    known = {path: files.tensors[path] for path in abstract if path in files.tensors}
+    placed = tree.flatten(sharding.shardings(known, mesh))
+    loaded = placement.place(known, placed, dtype=np.float32)
+    initial = _initialized(run, mesh, [path for path in abstract if path not in known])
     adapters = tree.unflatten({path: (loaded | initial)[path] for path in abstract})
-    return ModelParams(adapters, frozen_dtype.place(run, _frozen(run, tensors), mesh))
+    return ModelParams(adapters, frozen(run, mesh, files))
 
 
 def frozen(run: schema.Config, mesh: Mesh, files: FrozenWeights | None = None) -> dict[str, Any]:
-    """Returns the frozen tree, from the files; arguments and errors as `weights`."""
+    """Returns the frozen tree, from the files; `files` and errors as in `weights`."""
     return frozen_dtype.place(run, _frozen(run, (files or open_frozen(run)).tensors), mesh)
-
-
-def from_files(run: schema.Config) -> dict[str, Any]:
-    """Returns what the frozen weight files hold, in numpy: backbone, depformer, image/encoder.
-
-    Moshi keeps its stored dtype for a bfloat16 model, else float32.
-    """
-    return _in_memory(open_frozen(run).tensors)
 
 
 def tree_hash(params: tree.Tree) -> str:
@@ -160,7 +144,7 @@ def trained(folder: Path) -> TrainedRun:
     files = open_frozen(run)
     check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
     adapters = checkpoint.read_adapters(saved, shapes(run).adapters)
-    frozen = _in_memory(_frozen(run, files.tensors))
+    frozen = {path: np.asarray(leaf[()]) for path, leaf in _frozen(run, files.tensors).items()}
     params = tree.merge(jax.tree.map(np.asarray, adapters), frozen)
     return TrainedRun(run, params, saved.metadata["step"])
 
@@ -172,19 +156,19 @@ def check_identity(expected: Mapping[str, Any], got: frozen_files.Identity, *, p
       ValueError: naming each file that differs.
     """
     none = {"path": None, "sha256": None}
-    bad = []
-    for name in sorted(expected.keys() | got.keys()):
-        a, b = expected.get(name, none), got.get(name, none)
-        if a["sha256"] != b["sha256"]:
-            bad.append(
-                f"frozen.{name}: expected SHA-256 {a['sha256']} ({a['path']}),"
-                f" got {b['sha256']} ({b['path']})"
-            )
+    pairs = {
+        name: (expected.get(name, none), got.get(name, none))
+        for name in sorted(expected.keys() | got.keys())
+    }
+    bad = [
+        f"\n  frozen.{name}: expected SHA-256 {a['sha256']} ({a['path']}), got {b['sha256']} ({b['path']})"
+        for name, (a, b) in pairs.items()
+        if a["sha256"] != b["sha256"]
+    ]
     if bad:
         raise ValueError(
-            f"{place} was trained on other frozen weights:\n  "
-            + "\n  ".join(bad)
-            + "\nPoint `frozen` at the files of that run."
+            f"{place} was trained on other frozen weights:{''.join(bad)}\n"
+            "Point `frozen` at the files of that run."
         )
 
 
@@ -194,11 +178,9 @@ def _shapes(model: schema.ModelConfig, trained: tuple[str, ...]) -> ModelParams:
     return ModelParams(*tree.partition(jax.eval_shape(init, jax.random.key(0))["params"], trained))
 
 
-def _in_memory(tensors: Mapping[str, lazy.LazyTensor]) -> dict[str, Any]:
-    return tree.unflatten({path: np.asarray(tensor[()]) for path, tensor in tensors.items()})
-
-
-def _frozen(run: schema.Config, tensors: Mapping[str, V]) -> dict[str, V]:
+def _frozen(
+    run: schema.Config, tensors: Mapping[str, lazy.LazyTensor]
+) -> dict[str, lazy.LazyTensor]:
     """Picks the frozen parameters out of what the files hold."""
     abstract = tree.flatten(shapes(run).frozen)
     missing = [path for path in abstract if path not in tensors]
@@ -207,10 +189,6 @@ def _frozen(run: schema.Config, tensors: Mapping[str, V]) -> dict[str, V]:
             f"train.trained: no weight file holds these, so they cannot be frozen: {missing}"
         )
     return {path: tensors[path] for path in abstract}
-
-
-def _shardings(tensors: Mapping[str, lazy.LazyTensor], mesh: Mesh) -> dict[str, Any]:
-    return tree.flatten(sharding.shardings(tree.unflatten(tensors), mesh))
 
 
 def _initialized(run: schema.Config, mesh: Mesh, paths: list[str]) -> dict[str, Any]:
@@ -222,6 +200,5 @@ def _initialized(run: schema.Config, mesh: Mesh, paths: list[str]) -> dict[str, 
         return {path: flat[path] for path in paths}
 
     key = jax.random.key(run.train.seed)
-    expected = jax.eval_shape(init, key)
-    placed = tree.flatten(sharding.shardings(tree.unflatten(expected), mesh))
-    return jax.jit(init, out_shardings=placed)(key)
+    placed = sharding.shardings(jax.eval_shape(init, key), mesh)
+    return jax.jit(init, out_shardings=tree.flatten(placed))(key)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import faulthandler
-import math
 import socket
 import sys
 import threading
@@ -82,11 +81,6 @@ class StepTimer:
             return {}
         n = len(self._recent)
         return {phase: sum(step[phase] for step in self._recent) / n for phase in PHASES}
-
-    @property
-    def seconds_per_step(self) -> float:
-        """The sum over the phases; NaN before the second step."""
-        return sum(self.seconds.values()) if self._recent else math.nan
 
 
 class _Task:

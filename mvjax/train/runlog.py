@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,23 @@ import jax
 import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from mvjax import files, run_folder
 from mvjax.config import schema
-from mvjax.train import distributed, events, flops, memory
+from mvjax.train import distributed, flops, memory
 from mvjax.train import phases as phases_lib
+
+_event: Any = event_pb2  # made by protoc, which type checkers cannot see
+_summary: Any = summary_pb2
 
 
 class RunLog:
     """Metrics to files and to the terminal; use as a context manager. Only the first process writes.
 
-    A step is logged while the devices run the one after it, so that they never wait for the log.
-
-    Attributes:
-      last: the last line of metrics.jsonl, of this session or an earlier one.
-      timer: seconds per step by phase.
+    A step is logged while the devices run the one after it, so that they never wait for the log. `last` is
+    the last line of metrics.jsonl, of this session or an earlier one.
     """
 
     def __init__(
@@ -60,9 +63,8 @@ class RunLog:
             console=self._console,
             disable=self._console.quiet or not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(
-            f"step {step}/{self._steps}", total=self._steps, completed=step
-        )
+        shown = f"step {step}/{self._steps}"
+        self._task = self._bar.add_task(shown, total=self._steps, completed=step)
 
     def __enter__(self) -> RunLog:
         """Shows the progress line."""
@@ -78,14 +80,8 @@ class RunLog:
     @property
     def frames_per_second(self) -> float | None:
         """Throughput over recent steps: frames of speech rows and tokens of speechless ones per second."""
-        seconds = self.timer.seconds_per_step
-        return None if math.isnan(seconds) else self._throughput.frames_per_second(seconds)
-
-    @property
-    def mfu(self) -> float | None:
-        """Model FLOP utilization (MFU) over recent steps; None where the devices' peak is not published."""
-        seconds = self.timer.seconds_per_step
-        return None if math.isnan(seconds) else self._throughput.mfu(seconds)
+        seconds = sum(self.timer.seconds.values())
+        return self._throughput.frames_per_second(seconds) if seconds else None
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> phases_lib.DoneStep | None:
         """Takes the metrics of a step that may still run; finishes and returns the step before it."""
@@ -122,8 +118,13 @@ class RunLog:
         self.timer.end_step()
         self._bar.update(self._task, completed=done.step)
         if done.step % self._every == 0 or done.step in (1, self._steps) or added:
-            metrics = {name: np.asarray(value) for name, value in done.metrics.items()}
-            self._write(done.step, metrics, added)
+            numbers = {name: _json_number(np.asarray(x)) for name, x in done.metrics.items()}
+            shown = [name for name, value in added.items() if not value.ndim and "/" not in name]
+            added = {name: _json_number(value) for name, value in added.items()}
+            self.last = {"step": done.step, **numbers, **self._measured(), **added}
+            if self._files is not None:
+                self._files.write(self.last)
+            self._show(self.last, shown)
         return done
 
     def say(self, text: str) -> None:
@@ -137,24 +138,15 @@ class RunLog:
         elif not self._quiet:
             print(f"{distributed.name()}: {text}", file=sys.stderr, flush=True)
 
-    def _write(
-        self, step: int, metrics: Mapping[str, np.ndarray], added: Mapping[str, np.ndarray]
-    ) -> None:
-        line = {"step": step, **_json_numbers(metrics), **self._measured(), **_json_numbers(added)}
-        self.last = line
-        if self._files is not None:
-            self._files.write(line)
-        shown = [name for name, value in added.items() if not value.ndim and "/" not in name]
-        self._show(line, shown)
-
     def _measured(self) -> dict[str, float | None]:
         """Step time by phase, throughput, MFU and peak memory so far; null before they are known."""
         seconds = self.timer.seconds
+        total = sum(seconds.values())
         return {
-            "seconds_per_step": sum(seconds.values()) if seconds else None,
+            "seconds_per_step": total or None,
             **{f"seconds_{phase}": seconds.get(phase) for phase in phases_lib.PHASES},
             "frames_per_second": self.frames_per_second,
-            "model_flop_utilization": self.mfu,
+            "model_flop_utilization": self._throughput.mfu(total) if total else None,
             "host_memory_gb": memory.host_peak_gb(),
             "device_memory_gb": memory.device_peak_gb(),
         }
@@ -193,7 +185,7 @@ class _Files:
         self._path, self._say = folder / run_folder.METRICS, say
         self._file = self._path.open("ab", buffering=0)
         self._waiting: list[str] = []
-        self._events = events.Events(folder / run_folder.TENSORBOARD, step=step)
+        self._events = _Events(folder / run_folder.TENSORBOARD, step=step)
 
     def write(self, line: Mapping[str, Any]) -> None:
         self._waiting.append(json.dumps(line) + "\n")
@@ -226,6 +218,28 @@ class _Files:
             raise
 
 
+class _Events:
+    """An event file for TensorBoard, written without a thread: a full disk is an error of the caller."""
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        """Opens a file of a run at `step`; TensorBoard then drops later steps of earlier files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        suffix = f".{os.getpid()}.{step}"
+        self._file = event_file_writer.EventsWriter(str(folder / "events"), suffix)
+        start = _event.SessionLog(status=_event.SessionLog.START)
+        self._write(_event.Event(step=step + 1, session_log=start))
+        self.close = self._file.close
+
+    def add(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = [_summary.Summary.Value(tag=tag, simple_value=x) for tag, x in scalars.items()]
+        self._write(_event.Event(step=step, summary=_summary.Summary(value=values)))
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._file.write_event(event)
+        self._file.flush()
+
+
 def _truncate(path: Path, step: int) -> dict[str, Any]:
     """Drops the lines after `step`, and one that a kill cut short; returns the last that is left."""
     kept = []
@@ -249,10 +263,6 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
         elif value is not None and name != "step":
             scalars[name] = float(value)
     return scalars
-
-
-def _json_numbers(metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return {name: _json_number(value) for name, value in metrics.items()}
 
 
 def _json_number(value: Any) -> Any:

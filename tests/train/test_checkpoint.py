@@ -14,7 +14,7 @@ import pytest
 
 from mvjax import tree
 from mvjax.config import schema
-from mvjax.train import checkpoint, optim, step
+from mvjax.train import checkpoint, optim, saving, step
 
 
 def state(number: int) -> step.TrainState:
@@ -35,7 +35,7 @@ def like(made: step.TrainState) -> step.TrainState:
 def save(root: Path, *steps: int, keep: int = 9) -> None:
     for number in steps:
         metadata = {"frozen": {}, "n": number}
-        checkpoint.begin(root, state(number), metadata=metadata, keep=keep).commit()
+        saving.PendingCheckpoint(root, state(number), metadata=metadata, keep=keep).commit()
 
 
 def files(folder: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def test_round_trip_is_exact(tmp_path):
 def test_a_mean_is_kept_and_is_what_evaluation_takes(tmp_path):
     made = state(7)
     made = made._replace(ema=jax.tree.map(lambda leaf: leaf + 1, made.adapters))
-    checkpoint.begin(tmp_path, made, metadata={"frozen": {}}, keep=1).commit()
+    saving.PendingCheckpoint(tmp_path, made, metadata={"frozen": {}}, keep=1).commit()
     found = checkpoint.newest(tmp_path)
     restored = checkpoint.read(found, like(made))
     assert jax.tree.structure(restored) == jax.tree.structure(made)
@@ -156,7 +156,7 @@ def test_a_kill_before_the_commit_leaves_no_checkpoint(tmp_path, monkeypatch):
 def test_leaves_of_the_optimizer_have_names(tmp_path):
     optimizer = optim.make(schema.OptimConfig(warmup_steps=2, spike_factor=3.0), steps=9)
     made = step.init_state(state(0).adapters, optimizer)
-    checkpoint.begin(tmp_path, made, metadata={}, keep=1).commit()
+    saving.PendingCheckpoint(tmp_path, made, metadata={}, keep=1).commit()
     with ocp.StandardCheckpointer() as checkpointer:
         stored = tree.flatten(checkpointer.restore(tmp_path / "00000000" / "optimizer"))
     params = ("xa/q/kernel", "xa/q/none", "norm/scale")

@@ -99,7 +99,7 @@ def test_run_folder(whole, config):
 
 
 def test_frozen_hash_is_of_the_files(whole, config):
-    stored = tree.flatten(load.from_files(config))
+    stored = toy.stored(config)
     frozen = tree.unflatten({p: stored[p] for p in tree.flatten(load.shapes(config).frozen)})
     assert whole[1].frozen_hash == load.tree_hash(frozen)
 

@@ -74,7 +74,7 @@ def test_int8_leaves_are_placed_by_the_rules_and_as_announced(run):
     assert kernels and all(flat[path].dtype == jnp.int8 for path in kernels)
     assert flat["backbone/text_emb/embedding"].dtype == jnp.bfloat16
     assert flat["backbone/blocks/norm1/scale"].dtype == jnp.float32
-    original = tree.flatten(load.from_files(run))["backbone/blocks/mlp/out/kernel"]
+    original = toy.stored(run)["backbone/blocks/mlp/out/kernel"]
     scale = np.asarray(flat["backbone/blocks/mlp/out/scale"])
     error = np.asarray(flat["backbone/blocks/mlp/out/kernel"]) * scale - original
     assert scale.shape == (3, 1, 24) and np.all(np.abs(error) <= 0.501 * scale)

@@ -65,7 +65,7 @@ def test_the_frozen_tree_is_in_its_place_and_each_value_was_read_once(config, si
         read.append(part.size)
         return part
 
-    expected = frozen_part(config, load.from_files(config))
+    expected = frozen_part(config, toy.stored(config))
     monkeypatch.setattr(safetensors_io.SafetensorsTensor, "__getitem__", counted)
     mesh = mesh_of(**sizes)
     placed = load.frozen(config, mesh)
@@ -130,7 +130,7 @@ def test_trained_parameters_of_the_file_start_from_it_in_float32(config, tmp_pat
 
 def test_hash_is_that_of_the_values_wherever_they_are(config, monkeypatch):
     monkeypatch.setattr(placement, "PART_BYTES", 3000)
-    stored = tree.unflatten(frozen_part(config, load.from_files(config)))
+    stored = tree.unflatten(frozen_part(config, toy.stored(config)))
     expected = load.tree_hash(stored)
     assert load.tree_hash(load.frozen(config, mesh_of(fsdp=4, data=2))) == expected
     stored["backbone"]["out_norm"]["scale"][3] += 1
@@ -152,12 +152,12 @@ def write_hf_siglip(config, folder):
 
 
 def test_the_image_encoder_may_be_npz_or_safetensors(config, tmp_path):
-    expected = load.from_files(config)
+    expected = toy.stored(config)
     write_hf_siglip(config, tmp_path)
     shutil.copy(config.frozen.moshi, tmp_path / "model.safetensors")
     for location in (f"{config.frozen.siglip}:img", str(tmp_path)):
         run = with_frozen(config, siglip=location)
-        assert_equal(load.from_files(run), expected)
+        assert_equal(toy.stored(run), expected)
         identity = load.open_frozen(run).identity["siglip"]
         assert identity["path"] == location and len(identity["sha256"]) == 64
     before = load.open_frozen(run).identity
@@ -177,7 +177,7 @@ def test_lora_is_part_of_the_run_and_of_its_identity(config, tmp_path):
     }
     safetensors_io.write(tmp_path / "lora.safetensors", tensors)
     run = with_frozen(config, moshi_lora=str(tmp_path), lora_scaling=2.0)
-    plain, merged = tree.flatten(load.from_files(config)), tree.flatten(load.from_files(run))
+    plain, merged = toy.stored(config), toy.stored(run)
     changed = [path for path in plain if not np.array_equal(plain[path], merged[path])]
     assert changed == ["backbone/text_head/kernel"]
     with pytest.raises(

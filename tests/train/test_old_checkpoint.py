@@ -12,7 +12,7 @@ import pytest
 
 from mvjax import tree
 from mvjax.config import schema
-from mvjax.train import checkpoint, guard, optim, step
+from mvjax.train import checkpoint, guard, optim, saving, step
 
 SETTINGS = schema.OptimConfig(warmup_steps=2, learning_rate=0.1, spike_factor=3.0, spike_window=4)
 STEPS = 9
@@ -101,7 +101,7 @@ def test_its_mean_is_evaluated_and_exported(tmp_path):
 def test_damage_is_seen_and_a_later_checkpoint_lies_beside_it(tmp_path):
     folder = write(tmp_path, trained(former_optimizer()))
     later = trained(optim.make(SETTINGS, steps=STEPS))._replace(step=jnp.int32(4))
-    checkpoint.begin(tmp_path, later, metadata={"frozen": {}}, keep=2).commit()
+    saving.PendingCheckpoint(tmp_path, later, metadata={"frozen": {}}, keep=2).commit()
     assert checkpoint.newest(tmp_path).metadata["step"] == 4
     next(folder.glob("ema/*/manifest.ocdbt")).unlink()
     (tmp_path / "00000004" / checkpoint.HASHES).write_text("{")

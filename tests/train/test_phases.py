@@ -1,6 +1,5 @@
 """Step times by phase and the watchdog; on a clock of the tests, so that no speed of the machine matters."""
 
-import math
 import threading
 
 import pytest
@@ -46,14 +45,14 @@ def test_seconds_per_step_by_phase(clock):
                 clock.pass_(duration / 2)
         timer.end_step()
 
-    assert math.isnan(timer.seconds_per_step)
+    assert timer.seconds == {}
     step(1.0, 60.0, 0.0, 0.0)  # mostly compilation
     assert timer.seconds == {}
     step(0.5, 2.0, 0.0, 0.0)
     clock.pass_(0.25)  # outside of any phase, so the step's
     step(0.25, 3.75, 5.0, 1.0)
     assert timer.seconds == {"data": 0.375, "step": 3.0, "callbacks": 2.5, "checkpoint": 0.5}
-    assert timer.seconds_per_step == 6.375
+    assert sum(timer.seconds.values()) == 6.375
 
 
 def test_a_phase_is_timed_and_watched(tmp_path, clock):

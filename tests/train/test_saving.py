@@ -55,14 +55,14 @@ def test_the_state_may_be_donated_at_once(tmp_path):
 
 def test_training_goes_on_while_files_are_written_and_only_one_is_in_flight(tmp_path, monkeypatch):
     gate, order = threading.Event(), []
-    commit = checkpoint.PendingCheckpoint.commit
+    commit = saving.PendingCheckpoint.commit
 
     def slow(pending):
         assert gate.wait(60)
         order.append(f"written {pending.step}")
         return commit(pending)
 
-    monkeypatch.setattr(checkpoint.PendingCheckpoint, "commit", slow)
+    monkeypatch.setattr(saving.PendingCheckpoint, "commit", slow)
     with saver(tmp_path, []) as saves:
         saves.save(state(4), META)
         order.append("trains")
