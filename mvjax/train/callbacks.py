@@ -12,10 +12,8 @@ from mvjax import tree
 class ModelState(NamedTuple):
     """The model at one step, on the devices of the run; the next step overwrites it.
 
-    Attributes:
-      adapters: the trained parameters.
-      ema: their moving average; None without `optim.ema_decay`.
-      frozen: the other parameters, in the dtype of `train.frozen_dtype`.
+    `ema` is the moving average of the adapters, None without `optim.ema_decay`; frozen parameters have the
+    dtype of `train.frozen_dtype`.
     """
 
     adapters: tree.Tree
@@ -28,9 +26,6 @@ class ModelState(NamedTuple):
         return tree.merge(self.adapters if self.ema is None else self.ema, self.frozen)
 
 
-Call = Callable[[int, ModelState], Mapping[str, Any] | None]
-
-
 @dataclasses.dataclass(frozen=True)
 class Callback:
     """A function that the training loop calls every so many steps, after the step is done.
@@ -39,7 +34,7 @@ class Callback:
     the phase `callbacks` of the log. What the first process's call returns is logged.
 
     Attributes:
-      every: steps between calls: it is called after steps every, 2 every, ...
+      every: it is called after steps every, 2 every, ...
       call: takes (step, state) and returns metrics, {name: number or list of numbers}, or None. They join
         the metrics of the step; the progress line shows the numbers whose name has no "/". To keep an array
         of the state after it returns, it copies it.
@@ -47,7 +42,7 @@ class Callback:
     """
 
     every: int
-    call: Call
+    call: Callable[[int, ModelState], Mapping[str, Any] | None]
     name: str = ""
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class Chip:
       torus_axes: dimensions of the torus; 0 where a switch connects every device with every other.
       ring_length: length from which on an axis of a slice is closed to a ring.
       source: who publishes the numbers.
-      devices_per_chip: that jax shows.
+      devices_per_chip: how many devices jax shows for one chip.
     """
 
     name: str
@@ -82,19 +82,12 @@ _DEVICE_KINDS = (
 
 def of_device(kind: str) -> Chip | None:
     """Returns the chip of a device by its `device_kind`; None if no peak rates are published, as for CPUs."""
-    names = [name for pattern, name in _DEVICE_KINDS if re.fullmatch(pattern, kind)]
-    return CHIPS[names[0]] if names else None
+    return next((CHIPS[name] for rule, name in _DEVICE_KINDS if re.fullmatch(rule, kind)), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A TPU slice or a number of GPUs.
-
-    Attributes:
-      name: as given, such as v5e:8x8 or h100:8.
-      chip: its peak rates.
-      shape: chips along each axis.
-    """
+    """A TPU slice or a number of GPUs, such as v5e:8x8 or h100:8; `shape` is in chips along each axis."""
 
     name: str
     chip: Chip
@@ -113,26 +106,21 @@ class Topology:
     def group_bandwidth(self, coordinates: Sequence[Sequence[int]]) -> float:
         """Returns the bytes/s that the worst placed device of a group receives from the others.
 
-        On a torus: the links of a corner of the box that the group spans, two for an axis that is
-        closed to a ring, one for any other along which it extends. Behind a switch: the device's port.
-
-        Args:
-          coordinates: of the group's chips on the torus.
+        On a torus, where the group's chips have these coordinates: the links of a corner of the box that
+        the group spans, two for an axis that is closed to a ring, one for any other along which it extends.
+        Behind a switch: the device's port.
         """
         if self.chip.kind == "gpu":
             return self.chip.link_bandwidth
         links = 0
         for axis, size in enumerate(self.shape):
             extent = len({place[axis] for place in coordinates})
-            links += (2 if extent == size and self.is_ring(axis) else 1) if extent > 1 else 0
+            links += (2 if extent == size and self._is_ring(axis) else 1) if extent > 1 else 0
         # two devices of one chip reach each other faster than over any link
         return max(links, 1) * self.chip.link_bandwidth
 
-    def is_ring(self, axis: int) -> bool:
-        """Returns whether the first and last chip of an axis are neighbors.
-
-        v5e and v6e close an axis of 16 (a whole pod's); the others join whole cubes of 4 x 4 x 4.
-        """
+    def _is_ring(self, axis: int) -> bool:
+        """v5e and v6e close an axis of 16 (a whole pod's); the others join whole cubes of 4 x 4 x 4."""
         if self.chip.torus_axes == 2:
             return self.shape[axis] == self.chip.ring_length
         return all(size % self.chip.ring_length == 0 for size in self.shape)

@@ -29,7 +29,6 @@ from mvjax import types
 from mvjax.train import sharding
 
 COORDINATOR, COUNT, INDEX = "MVJAX_COORDINATOR", "MVJAX_PROCESSES", "MVJAX_PROCESS"
-Json = Any
 
 
 @contextlib.contextmanager
@@ -44,9 +43,8 @@ def session() -> Iterator[None]:
     """
     joined = _join()
     if joined and threading.current_thread() is threading.main_thread():
-        signal.signal(
-            signal.SIGTERM, signal.SIG_DFL
-        )  # jax handles it for its preemption service, which is not used
+        # jax handles it for its preemption service, which is not used
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     if joined:
         jax.distributed.shutdown()
@@ -58,7 +56,7 @@ def name() -> str:
     return f"process {jax.process_index()} of {count}" if count > 1 else ""
 
 
-def from_first(make: Callable[[], Json]) -> Json:
+def from_first(make: Callable[[], Any]) -> Any:
     """Returns what the first process makes (JSON values), in every process; its error too.
 
     Raises:
@@ -66,17 +64,15 @@ def from_first(make: Callable[[], Json]) -> Json:
     """
     if jax.process_count() == 1:
         return make()
-    answer: dict[str, Json] = {}
+    answer: dict[str, Any] = {}
     if jax.process_index() == 0:
         try:
             answer = {"value": make()}
         except (ValueError, OSError) as error:
             answer = {"error": str(error)}
-    text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+    text = json.dumps(answer).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    buffer = np.zeros(size, np.uint8)
-    if jax.process_index() == 0:
-        buffer[:] = text
+    buffer = np.frombuffer(text.ljust(size)[:size], np.uint8)  # of the others the size alone counts
     answer = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))))
     if "error" in answer:
         raise ValueError(answer["error"])
@@ -96,8 +92,7 @@ class BatchFeed:
     Processes that hold the same rows, because the tensor axis spans them, read the same ones.
 
     Attributes:
-      index: which part of every global batch this process reads, for `mixture.batches`.
-      count: how many parts there are.
+      index: which part of every global batch this process reads, of `count`.
       shards: which of the data shards are its own, ascending.
     """
 
@@ -131,10 +126,7 @@ class StopRequest:
     """A request to stop, by any process, that all grant after the same step.
 
     Several processes reduce their requests on their devices each step and read the result a step later,
-    so that none waits for it.
-
-    Attributes:
-      wished: set it to stop, from any thread or signal handler.
+    so that none waits for it. Any thread or signal handler may set `wished`.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -168,7 +160,13 @@ def _join() -> bool:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize()
         return True
-    return _tpu_chips() and _join_tpu_hosts()
+    if not _tpu_chips():
+        return False
+    try:
+        jax.distributed.initialize()  # reads Cloud TPU's metadata or GKE's variables
+    except ValueError:  # neither of them: the chips of one machine
+        return False
+    return True
 
 
 def _checked(given: dict[str, str]) -> tuple[int, int]:
@@ -186,11 +184,8 @@ def _checked(given: dict[str, str]) -> tuple[int, int]:
             f"{INDEX}: expected a number below {COUNT}={numbers[COUNT]}, got {numbers[INDEX]}"
         )
     if problems:
-        raise ValueError(
-            "several processes: "
-            + "; ".join(problems)
-            + "; set all three in every process, or none"
-        )
+        listing = "; ".join(problems)
+        raise ValueError(f"several processes: {listing}; set all three in every process, or none")
     return numbers[COUNT], numbers[INDEX]
 
 
@@ -205,12 +200,3 @@ def _tpu_chips() -> bool:
     if (os.environ.get("JAX_PLATFORMS") or "tpu").split(",")[0] != "tpu":
         return False
     return any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*"))
-
-
-def _join_tpu_hosts() -> bool:
-    """Jax reads Cloud TPU's metadata or GKE's variables; returns whether there are other hosts."""
-    try:
-        jax.distributed.initialize()
-    except ValueError:  # neither of them: the chips of one machine
-        return False
-    return True

@@ -51,27 +51,16 @@ class Data(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """How a run ended; written to summary.json.
+    """How a run ended; written to summary.json."""
 
-    Attributes:
-      step: steps done, in all sessions.
-      finished: False if a signal stopped it; the same command resumes at `step`.
-      seconds: of this session, compilation included.
-      frames_per_second: throughput over recent steps; None if this session did none.
-      skipped: steps whose loss or gradients were not finite, or whose loss was a spike.
-      frozen_hash: SHA-256 over all frozen parameters before training; checked to be the same after it.
-      peak_memory_gb: of this process, on the host, in units of 1e9 bytes.
-      metrics: the last line of metrics.jsonl.
-    """
-
-    step: int
-    finished: bool
-    seconds: float
-    frames_per_second: float | None
-    skipped: int
-    frozen_hash: str
-    peak_memory_gb: float
-    metrics: dict[str, Any]
+    step: int  # steps done, in all sessions
+    finished: bool  # False if a signal stopped it; the same command resumes at `step`
+    seconds: float  # of this session, compilation included
+    frames_per_second: float | None  # throughput over recent steps; None if this session did none
+    skipped: int  # steps whose loss or gradients were not finite, or whose loss was a spike
+    frozen_hash: str  # SHA-256 over all frozen parameters before training; the same after it
+    peak_memory_gb: float  # of this process, on the host, in units of 1e9 bytes
+    metrics: dict[str, Any]  # the last line of metrics.jsonl
 
 
 def fit(
@@ -91,8 +80,8 @@ def fit(
     Args:
       run: the config.
       folder: run folder; `mvjax.run_folder` names what it holds.
-      data: batches by step; None: the mixture of the config, prepared first if its root is empty.
-      callbacks: called during training, such as an evaluation every 1000 steps.
+      data: None: the mixture of the config, prepared first if its root is empty.
+      callbacks: such as an evaluation every 1000 steps.
       profile: steps to trace into profile/.
       quiet: print nothing.
 
@@ -129,18 +118,16 @@ def fit(
         peak_memory_gb=round(memory.host_peak_gb(), 3),
         metrics=log.last,
     )
-    _write_summary(folder, summary)
+    # In every process it is there when this returns, for the launch scripts.
+    text = json.dumps(dataclasses.asdict(summary), indent=1) + "\n"
+    distributed.from_first(
+        lambda: files_lib.write_atomic(folder / run_folder.SUMMARY, text.encode())
+    )
     return summary
 
 
 class _Session(NamedTuple):
-    """What a session of a run begins with.
-
-    Attributes:
-      state: of the newest checkpoint, or of a new run.
-      frozen: the other parameters.
-      meta: what every checkpoint records: the config, and the identity and hash of the frozen weights.
-    """
+    """What a session of a run begins with; every checkpoint records `meta`."""
 
     run: schema.Config
     folder: Path
@@ -173,15 +160,12 @@ def _begin(
     place, count = sharding.describe(mesh), jax.process_count()
     if count > 1:
         place += f", {count} processes"
-    notices = [f"{folder}: {start.notice}; {run.train.steps} steps on {place}"]
-    if step < run.train.steps:
-        notices += [
-            "on SIGTERM or Ctrl-C the run finishes its step, saves a checkpoint and exits 0"
-        ]
-    else:
-        notices += ["nothing to train: all steps are done"]
+    then = "on SIGTERM or Ctrl-C the run finishes its step, saves a checkpoint and exits 0"
+    if step >= run.train.steps:
+        then = "nothing to train: all steps are done"
+    notices = [f"{folder}: {start.notice}; {run.train.steps} steps on {place}", then, changes]
     session = _Session(run, folder, mesh, data, start.state, start.frozen, meta)
-    return session, [*notices, *filter(None, [changes])]
+    return session, [notice for notice in notices if notice]
 
 
 def _train(
@@ -198,7 +182,14 @@ def _train(
     feed = distributed.BatchFeed(session.mesh)
     train_step = step_lib.make(run, session.mesh, adapters=state.adapters, frozen=frozen)
     skips = guard.Skips(settings.max_skipped, total=int(state.skipped))
-    saver = _saver(session, log)
+    saver = saving.CheckpointSaver(
+        session.folder / run_folder.CHECKPOINTS,
+        keep=settings.keep_checkpoints,
+        max_failed=settings.max_failed_saves,
+        saved=int(state.step),
+        say=log.warn,
+    )
+
     watchdog = phases_lib.Watchdog(
         session.folder,
         seconds=settings.watchdog_seconds,
@@ -237,27 +228,9 @@ def _train(
     return state
 
 
-def _saver(session: _Session, log: runlog.RunLog) -> saving.CheckpointSaver:
-    return saving.CheckpointSaver(
-        session.folder / run_folder.CHECKPOINTS,
-        keep=session.run.train.keep_checkpoints,
-        max_failed=session.run.train.max_failed_saves,
-        saved=int(session.state.step),
-        say=log.warn,
-    )
-
-
 def _blocked_on(step: int, first: int) -> str:
     """What the training thread waits for while a step runs: it is one step ahead of the devices."""
     return "the compilation of the step" if step == first else f"the devices to do step {step - 1}"
-
-
-def _write_summary(folder: Path, summary: Summary) -> None:
-    """Writes summary.json; in every process it is there when this returns, for the launch scripts."""
-    text = json.dumps(dataclasses.asdict(summary), indent=1) + "\n"
-    distributed.from_first(
-        lambda: files_lib.write_atomic(folder / run_folder.SUMMARY, text.encode())
-    )
 
 
 def _mixture(

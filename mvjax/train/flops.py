@@ -29,12 +29,10 @@ from mvjax.train import chips
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """Frames and model FLOPs per step, and the peak FLOP/s of the devices (for MFU).
+    """Frames and model FLOPs per step, and the peak dense bfloat16 FLOP/s of all devices (for MFU).
 
-    Attributes:
-      frames: of the global batch, text tokens of speechless rows included (one per frame).
-      model_flops: of one step.
-      peak_flops: dense bfloat16 FLOP/s of all devices; None if none is published, as for CPUs.
+    Frames are those of the global batch, text tokens of speechless rows included (one per frame); the peak
+    is None if none is published, as for CPUs.
     """
 
     frames: int
@@ -52,14 +50,7 @@ class Throughput:
 
 @dataclasses.dataclass(frozen=True)
 class MatmulFlops:
-    """FLOPs of one part of the model in one step, over the global batch.
-
-    Attributes:
-      forward: of the loss.
-      input_grads: gradients to the part's inputs, where a trained parameter lies before it.
-      weight_grads: gradients to the part's own kernels, where they are trained.
-      remat: recomputed in the backward pass.
-    """
+    """FLOPs of one part of the model in one step, over the global batch; see the module."""
 
     forward: float
     input_grads: float = 0.0
@@ -71,6 +62,11 @@ class MatmulFlops:
         """All but the recomputation."""
         return self.forward + self.input_grads + self.weight_grads
 
+    def __add__(self, other: MatmulFlops) -> MatmulFlops:
+        """Adds field by field."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other))
+        return MatmulFlops(*(a + b for a, b in pairs))
+
 
 @dataclasses.dataclass(frozen=True)
 class StepFlops:
@@ -80,12 +76,12 @@ class StepFlops:
 
     @property
     def model_flops(self) -> float:
-        """FLOPs needed: the forward pass, gradients that reach an adapter, and the adapters' own."""
+        """FLOPs that are needed; see the module."""
         return sum(part.needed for part in self.parts.values())
 
     @property
     def all_trained(self) -> float:
-        """Three times the forward pass: 6 per parameter and frame, as if everything were trained."""
+        """Three times the forward pass, as if everything were trained."""
         return 3 * sum(part.forward for part in self.parts.values())
 
     @property
@@ -95,7 +91,7 @@ class StepFlops:
 
 
 def throughput(run: schema.Config, mesh: Mesh) -> Throughput:
-    """Returns the frames, model FLOPs and peak FLOP/s of a run on the devices of a mesh."""
+    """Returns those of a run on the devices of a mesh."""
     chip = chips.of_device(mesh.devices.flat[0].device_kind)
     peak = chip.peak_flops * mesh.size if chip else None
     return Throughput(frames_per_step(run.data), step_flops(run).model_flops, peak)
@@ -116,14 +112,11 @@ class _Count:
     """The sizes of a run, and the FLOPs that follow from them."""
 
     def __init__(self, run: schema.Config) -> None:
-        m, data = run.model, run.data
-        self.run, self.model = run, m
-        self.frames = frames_per_step(data)
+        data, window = run.data, run.model.backbone.window
+        self.run, self.model, self.frames = run, run.model, frames_per_step(data)
         self.images = data.speech_rows + data.speechless_rows
-        self.patches = m.siglip.tokens
-        self.pairs = data.speech_rows * _window_pairs(
-            data.speech_frames, m.backbone.window
-        ) + data.speechless_rows * _window_pairs(data.speechless_tokens, m.backbone.window)
+        speech = data.speech_rows * _window_pairs(data.speech_frames, window)
+        self.pairs = speech + data.speechless_rows * _window_pairs(data.speechless_tokens, window)
 
     def matmul(self, positions: int, parameters: int, path: str, *, dx: bool = True) -> MatmulFlops:
         """Counts kernels of so many parameters, applied at so many positions; `dx`: with input gradients.
@@ -137,32 +130,22 @@ class _Count:
     def image(self) -> dict[str, MatmulFlops]:
         """The image encoder, the projection, and the keys and values, computed once per image."""
         c, D = self.model.siglip, self.model.backbone.width
-        tokens = self.images * self.patches
-        encoder = self.matmul(
-            tokens,
-            c.layers * (4 * c.width**2 + 2 * c.width * c.hidden) + 3 * c.patch**2 * c.width,
-            "image/encoder/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel",
-            dx=False,
-        )
-        attention = 4.0 * c.layers * self.images * self.patches**2 * c.width
+        tokens = self.images * c.tokens
+        size = c.layers * (4 * c.width**2 + 2 * c.width * c.hidden) + 3 * c.patch**2 * c.width
+        mlp = "image/encoder/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel"
+        encoder = self.matmul(tokens, size, mlp, dx=False)
+        attention = 4.0 * c.layers * tokens * c.tokens * c.width
         if self.run.data.features:  # computed before training
             encoder, attention = MatmulFlops(0.0), 0.0
         trained = encoder.weight_grads > 0
-        encoder = MatmulFlops(
-            encoder.forward + attention,
-            encoder.forward + 2 * attention if trained else 0.0,
-            encoder.weight_grads,
-        )
+        grads = encoder.forward + 2 * attention if trained else 0.0
+        encoder = MatmulFlops(encoder.forward + attention, grads, encoder.weight_grads)
         share = self.model.cross_attention.share
         copies = self.model.backbone.layers if share == "none" else 1
         where = "backbone/blocks/xa" if share == "none" else "xa"
         projection = self.matmul(tokens, c.width * D, "image/proj/kernel", dx=trained)
-        return {
-            "image encoder": encoder,
-            "image keys and values": _sum(
-                projection, self.matmul(tokens, copies * 2 * D * D, f"{where}/k/kernel")
-            ),
-        }
+        keys_values = self.matmul(tokens, copies * 2 * D * D, f"{where}/k/kernel")
+        return {"image encoder": encoder, "image keys and values": projection + keys_values}
 
     def blocks(self) -> dict[str, MatmulFlops]:
         """The backbone's layers; the first self-attention has no trained parameter before it."""
@@ -173,7 +156,7 @@ class _Count:
         with_grads = L if qkv_out.weight_grads else L - 1
         where = "xa" if xa.share == "qkv" else "backbone/blocks/xa"
         projections = self.matmul(L * T, 2 * D * D, f"{where}/q/kernel")
-        image_logits = 4.0 * L * T * self.patches * D
+        image_logits = 4.0 * L * T * self.model.siglip.tokens * D
         gate = "gate" if xa.share_gate else "backbone/blocks/gate"
         shapes = [spec.shape for spec in xa.gate.params(D).values()] if xa.gate is not None else []
         gate_size = sum(math.prod(shape) for shape in shapes if len(shape) > 1)  # matrices only
@@ -183,7 +166,7 @@ class _Count:
                 with_grads * (qkv_out.input_grads + 2 * logits),
                 L * qkv_out.weight_grads,
             ),
-            "cross-attention": _sum(projections, MatmulFlops(image_logits, 2 * image_logits)),
+            "cross-attention": projections + MatmulFlops(image_logits, 2 * image_logits),
             "gates": self.matmul(L * T, gate_size, f"{gate}/up/kernel"),
             "MLP": self.matmul(L * T, 3 * D * F, "backbone/blocks/mlp/in/kernel"),
         }
@@ -208,17 +191,12 @@ class _Count:
         layer = 4 * d * d + 3 * d * c.hidden
         layers = self.matmul(speech, levels * c.layers * layer, "depformer/blocks/attn/qkv/kernel")
         logits = 4.0 * speech * c.layers * pairs * d
-        depth = _sum(ends, layers, MatmulFlops(logits, 2 * logits))
         mlp_in = 4.0 * speech * levels * c.layers * d * c.hidden
         recomputed = {"attention": mlp_in, "full": layers.forward + logits - mlp_in / 2}
-        depth = dataclasses.replace(depth, remat=recomputed.get(self.run.train.remat, 0.0))
+        remat = recomputed.get(self.run.train.remat, 0.0)
+        depth = ends + layers + MatmulFlops(logits, 2 * logits, remat=remat)
         text = self.matmul(self.frames, D * m.text_vocab, "backbone/text_head/kernel")
         return {"text head": text, "depth transformer": depth}
-
-
-def _sum(*parts: MatmulFlops) -> MatmulFlops:
-    """Returns the sum, field by field."""
-    return MatmulFlops(*(sum(values) for values in zip(*map(dataclasses.astuple, parts))))
 
 
 def _window_pairs(length: int, window: int) -> float:

@@ -16,8 +16,6 @@ from jaxtyping import Array, Bool, Float
 from mvjax.config import schema
 from mvjax.train import distributed, phases
 
-_NAME = "recent_losses"
-
 
 class RecentLosses(NamedTuple):
     """Losses of the last updates, newest first; NaN before there were as many."""
@@ -26,10 +24,7 @@ class RecentLosses(NamedTuple):
 
 
 def remember(window: int) -> optax.GradientTransformationExtraArgs:
-    """Returns an optax transformation that keeps the last `window` losses and leaves the updates alone.
-
-    Its update takes the loss as `value`.
-    """
+    """Returns an optax transformation that keeps the last `window` losses, its `value`; it changes nothing."""
 
     def init(params: Any) -> Any:
         del params
@@ -51,17 +46,12 @@ def spiked(
     """
     if factor is None:
         return jnp.zeros((), bool)
-    losses = optax.tree.get(optimizer, _NAME)
+    losses = optax.tree.get(optimizer, "recent_losses")
     return value > factor * jnp.median(losses)  # NaN while there are too few, so False
 
 
 class Skips:
-    """Counts skipped steps in a row.
-
-    Attributes:
-      steps: the latest skipped steps in a row.
-      exceeded: whether they reached the limit.
-    """
+    """The latest skipped steps in a row (`steps`), and whether they reached the limit (`exceeded`)."""
 
     def __init__(self, limit: int, *, total: int) -> None:
         """`limit` is how many in a row end a run; `total` how many an earlier session skipped."""
@@ -84,10 +74,7 @@ def report(
 ) -> str:
     """Returns the error message of a run that skipped too many steps: their samples, and what to do.
 
-    Args:
-      steps: the skipped steps, counted from 1.
-      ids: returns the sample ids of a batch, counted from 0, by part.
-      optim: the settings of spike detection.
+    Steps are counted from 1; `ids` returns the sample ids of a batch, counted from 0, by part.
     """
     listing = "".join(
         f"\n  step {step}, {part}: {', '.join(names)}"

@@ -36,12 +36,6 @@ class RunStart(NamedTuple):
 def start(run: schema.Config, folder: Path, mesh: Mesh, files: load.FrozenWeights) -> RunStart:
     """Resumes this run if it has checkpoints, else loads weights and initializes what no file holds.
 
-    Args:
-      run: the config.
-      folder: run folder.
-      mesh: where the parameters are placed.
-      files: the run's frozen files.
-
     Raises:
       ValueError: if a checkpoint or a weight file cannot be used.
     """
@@ -70,15 +64,14 @@ def check_config(folder: Path, run: schema.Config) -> None:
         return
     changed = config_text.differences(load.read_config(folder), run)
     bad = [
-        f"{path}: the run has {old!r}, now {new!r}"
+        f"\n  {path}: the run has {old!r}, now {new!r}"
         for path, (old, new) in changed.items()
         if not re.fullmatch(FREE, path)
     ]
     if bad:
         raise ValueError(
-            f"{folder} holds a run of another config:\n  "
-            + "\n  ".join(bad)
-            + "\nSet these fields back to resume it, or choose another --out."
+            f"{folder} holds a run of another config:{''.join(bad)}\n"
+            "Set these fields back to resume it, or choose another --out."
         )
 
 
@@ -93,12 +86,12 @@ def write_config(folder: Path, run: schema.Config) -> None:
 def _newest(root: Path) -> checkpoint.Checkpoint:
     """The newest good checkpoint; the first process verifies, and sets damaged ones aside, for all."""
 
-    def choose() -> dict:
+    def choose() -> list:
         saved = checkpoint.newest(root)
         checkpoint.set_aside(saved.damaged)
-        damaged = {str(folder): problem for folder, problem in saved.damaged.items()}
-        return {"folder": str(saved.folder), "metadata": saved.metadata, "damaged": damaged}
+        damaged = {folder.name: problem for folder, problem in saved.damaged.items()}
+        return [saved.folder.name, saved.metadata, damaged]
 
-    chosen = distributed.from_first(choose)
-    damaged = {Path(folder): problem for folder, problem in chosen["damaged"].items()}
-    return checkpoint.Checkpoint(Path(chosen["folder"]), chosen["metadata"], damaged)
+    name, metadata, damaged = distributed.from_first(choose)
+    damaged = {root / folder: problem for folder, problem in damaged.items()}
+    return checkpoint.Checkpoint(root / name, metadata, damaged)

@@ -5,8 +5,9 @@ The frozen parameters are an argument of the step: neither constants of the prog
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,21 +23,13 @@ from mvjax.train import gradients, guard, optim, sharding
 
 
 class TrainState(NamedTuple):
-    """What a step changes and a checkpoint holds.
+    """What a step changes and a checkpoint holds."""
 
-    Attributes:
-      adapters: the trained parameters, float32.
-      optimizer: optimizer state, of the adapters only; a dict by the names in `optim.make`.
-      step: global batches seen.
-      skipped: of these, batches without an update: loss or gradients not finite, or a loss spike.
-      ema: exponential moving average of the adapters (`optim.ema_decay`), or None.
-    """
-
-    adapters: tree.Tree
-    optimizer: optax.OptState
-    step: Int[Array, ""]
-    skipped: Int[Array, ""]
-    ema: tree.Tree | None = None
+    adapters: tree.Tree  # the trained parameters, float32
+    optimizer: optax.OptState  # of the adapters only; a dict by the names in `optim.make`
+    step: Int[Array, ""]  # global batches seen
+    skipped: Int[Array, ""]  # of these without an update: not finite, or a loss spike
+    ema: tree.Tree | None = None  # moving average of the adapters (`optim.ema_decay`)
 
 
 TrainStep = Callable[[TrainState, tree.Tree, types.Batch], tuple[TrainState, gradients.Metrics]]
@@ -53,32 +46,34 @@ def init_state(
 
 def new_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> TrainState:
     """Returns the state before the first step, made in its sharding; the adapters are donated."""
-    optimizer = optim.make(run.optim, steps=run.train.steps)
+    optimizer, ema = optim.make(run.optim, steps=run.train.steps), run.optim.ema_decay is not None
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run, mesh, adapters))
-    ema = run.optim.ema_decay is not None
-    init = jax.jit(
-        lambda tree: init_state(tree, optimizer, ema=ema), out_shardings=placed, donate_argnums=0
-    )
-    return init(adapters)
+    init = functools.partial(init_state, optimizer=optimizer, ema=ema)
+    return jax.jit(init, out_shardings=placed, donate_argnums=0)(adapters)
 
 
 def abstract_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> TrainState:
-    """Returns ShapeDtypeStructs of a state, with shardings, for adapters or their shapes."""
-    optimizer = optim.make(run.optim, steps=run.train.steps)
-    ema = run.optim.ema_decay is not None
-    shapes = jax.eval_shape(lambda tree: init_state(tree, optimizer, ema=ema), adapters)
-    return sharding.with_shardings(shapes, _shardings(shapes, optimizer, mesh))
+    """Returns ShapeDtypeStructs of a state, with shardings, for adapters or their shapes.
+
+    Moments are sharded as their parameters are; counters are replicated.
+    """
+    optimizer, ema = optim.make(run.optim, steps=run.train.steps), run.optim.ema_decay is not None
+    shapes = jax.eval_shape(functools.partial(init_state, optimizer=optimizer, ema=ema), adapters)
+    placed: Any = sharding.shardings(shapes.adapters, mesh)
+    whole: Any = sharding.replicated(mesh)
+    moments = optax.tree.map_params(
+        optimizer,
+        lambda _, where: where,
+        shapes.optimizer,
+        placed,
+        transform_non_params=lambda _: whole,
+    )
+    state = TrainState(placed, moments, whole, whole, placed if ema else None)
+    return sharding.with_shardings(shapes, state)
 
 
 def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tree) -> TrainStep:
-    """Returns the jitted step; it donates its state.
-
-    Args:
-      run: the config.
-      mesh: where it runs.
-      adapters: the trained parameters or their shapes.
-      frozen: the other parameters or their shapes.
-    """
+    """Returns the jitted step, which donates its state, for parameters or their shapes."""
     sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
     model = model_lib.VisionSpeech(run.model, compute_lib.on(mesh, run.train, run.model))
     optimizer = optim.make(run.optim, steps=run.train.steps)
@@ -90,11 +85,8 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
         value, sums, grads = gradients.gradients(
             state.adapters, frozen, batch, model=model, run=run
         )
-        metrics = {
-            "loss": value,
-            **gradients.loss_metrics(sums),
-            "grad_norm": optax.tree.norm(grads),
-        }
+        metrics = {"loss": value, **gradients.loss_metrics(sums)}
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["learning_rate"] = optim.learning_rate(
             state.step - state.skipped, settings=run.optim, steps=run.train.steps
         )
@@ -103,11 +95,10 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
         state = update(state, grads, optimizer, loss=value, good=good, ema=run.optim.ema_decay)
         return state, {**metrics, "skipped": state.skipped}
 
-    whole = sharding.replicated(mesh)
     return jax.jit(
         train_step,
         in_shardings=(placed, sharding.shardings(frozen, mesh), sharding.rows(mesh)),
-        out_shardings=(placed, whole),
+        out_shardings=(placed, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -142,20 +133,3 @@ def update(
         skipped=state.skipped + jnp.where(good, 0, 1),
         ema=jax.tree.map(keep, mean, state.ema),
     )
-
-
-def _shardings(
-    state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """Moments are sharded as their parameters are; counters are replicated."""
-    adapters = sharding.shardings(state.adapters, mesh)
-    whole = sharding.replicated(mesh)
-    moments = optax.tree.map_params(
-        optimizer,
-        lambda _, placed: placed,
-        state.optimizer,
-        adapters,
-        transform_non_params=lambda _: whole,
-    )
-    ema = None if state.ema is None else adapters
-    return TrainState(adapters, moments, whole, whole, ema)  # pyright: ignore[reportArgumentType]
