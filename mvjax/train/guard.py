@@ -24,7 +24,7 @@ class RecentLosses(NamedTuple):
 
 
 def remember(window: int) -> optax.GradientTransformationExtraArgs:
-    """Returns an optax transformation that keeps the last `window` losses, its `value`; it changes nothing."""
+    """Returns an optax transformation that keeps the last `window` losses (`value`), and no more."""
 
     def init(params: Any) -> Any:
         del params
