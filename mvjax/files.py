@@ -5,13 +5,14 @@ A location is a path, a folder, `package:NAME/FILE`, or `hf://OWNER/NAME@REVISIO
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.resources
 import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 PACKAGE_PREFIX = "package:"
@@ -101,6 +102,27 @@ def write_atomic(path: Path, content: bytes, *, shared: bool = False) -> None:
     draft = path.with_name(f"{path.name}{own}{DRAFT}")
     draft.write_bytes(content)
     draft.replace(path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, size: int) -> Iterator[Path]:
+    """Gives the path of a draft, which replaces a file when it is complete, or else is removed.
+
+    Raises:
+      OSError: naming the file and its size in bytes, when the disk is full or the folder cannot be written.
+    """
+    draft = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        draft.replace(path)
+    except OSError as error:
+        raise OSError(
+            f"{path}: could not write {size:,} bytes: {error}; check free space and permissions"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _in_folder(folder: Path, text: str, names: Sequence[str]) -> Path:

@@ -76,8 +76,13 @@ def assert_same_tree(expected: Tree, actual: Tree, *, place: str) -> None:
             a, b = _describe(want[path]), _describe(have[path])
             if a != b:
                 problems.append(f"{path}: expected {a}, got {b}")
+    refuse(problems, f"{place}: {len(problems)} parameters differ")
+
+
+def refuse(problems: Sequence[str], message: str, *, remedy: str = "") -> None:
+    """Raises ValueError if there are problems: the message, a line for each, and the remedy as it is."""
     if problems:
-        raise ValueError(f"{place}: {len(problems)} parameters differ:\n  " + "\n  ".join(problems))
+        raise ValueError(f"{message}:\n  " + "\n  ".join(problems) + remedy)
 
 
 def _describe(leaf: Any) -> str:

@@ -8,12 +8,13 @@ one by one; bfloat16 comes back from numpy as 2-byte void. Nothing is ever unpic
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,10 @@ NOT_USED = (  # named parts of a file that the encoder has no use for
 
 Shapes = dict[str, tuple[int, ...]]
 
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _VOID = np.dtype("V2")  # numpy forgets the name of bfloat16 in files
 
 
@@ -71,7 +76,7 @@ def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, lazy
         headers = {name: _header(archive, key, file) for name, key in keys.items()}
     arrays = _Arrays(file)
     members: dict[str, lazy.LazyTensor] = {
-        name: _Member(arrays, (key,), headers[name][0]) for name, key in keys.items()
+        name: arrays.member((key,), headers[name][0]) for name, key in keys.items()
     }
     if POSITIONS in members:
         members[POSITIONS] = positions.fit(members[POSITIONS], config, place=str(file))
@@ -84,11 +89,11 @@ def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, lazy
             problems.append(f"{name}: expected {list(wanted[name])}, got {list(shape)}")
         if not lazy.is_float(dtype):
             problems.append(f"{name}: expected floating point numbers, got {dtype}")
-    if problems:
-        raise ValueError(
-            f"{path}: must hold the SigLIP image tower that the config describes, but"
-            f" {len(problems)} parameters differ:\n  " + "\n  ".join(problems)
-        )
+    tree_lib.refuse(
+        problems,
+        f"{path}: must hold the SigLIP image tower that the config describes, but"
+        f" {len(problems)} parameters differ",
+    )
     return _stacked(members, keys, arrays, config.layers) if one_by_one else members
 
 
@@ -123,20 +128,18 @@ def _tower_names(keys: Iterable[str], subtree: str, file: Path) -> dict[str, str
     """Returns {name below the tower: key in the file}, less what is not used by name."""
     names = {key: key for key in keys}
     for root in ROOTS:
-        if any(name.startswith(root) for name in names):
-            names = _below(names, root)
+        if inside := _below(names, root):
+            names = inside
             break
     if subtree:
         names = _below(names, subtree)
         if not names:
             raise ValueError(f"{file}: must hold the sub-tree {subtree!r}, but no key begins so")
     names = {n: key for n, key in names.items() if not any(re.fullmatch(r, n) for r in NOT_USED)}
-    inside = _below(names, TOWER)
-    outside = {n: key for n, key in names.items() if not n.startswith(TOWER)}
-    return inside | outside
+    return {n.removeprefix(TOWER): key for n, key in names.items()}
 
 
-def _below(names: dict[str, str], prefix: str) -> dict[str, str]:
+def _below(names: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {n.removeprefix(prefix): key for n, key in names.items() if n.startswith(prefix)}
 
 
@@ -165,9 +168,9 @@ def _stacked(
     """Inverse of `_unstacked`, on members."""
     first = f"{BLOCKS}_0/"
     stacked = {n: member for n, member in members.items() if not n.startswith(f"{BLOCKS}_")}
-    for rest in (n.removeprefix(first) for n in members if n.startswith(first)):
+    for rest, member in _below(members, first).items():
         each = tuple(keys[f"{BLOCKS}_{i}/{rest}"] for i in range(layers))
-        stacked[f"{BLOCKS}/{rest}"] = _Member(arrays, each, (layers, *members[first + rest].shape))
+        stacked[f"{BLOCKS}/{rest}"] = arrays.member(each, (layers, *member.shape))
     return stacked
 
 
@@ -178,53 +181,35 @@ class _Arrays:
         self._file = file
         self._last: tuple[tuple[str, ...], np.ndarray] | None = None
 
-    def read(self, keys: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-        """Returns one array, or several as one of the given shape, in float32."""
+    def member(self, keys: tuple[str, ...], shape: tuple[int, ...]) -> lazy.Computed:
+        """Returns one array, or several as one of the given shape, in float32, whatever the file has."""
+        read = functools.partial(self._read, keys, shape)
+        return lazy.Computed(shape, np.dtype(np.float32), read)
+
+    def _read(self, keys: tuple[str, ...], shape: tuple[int, ...], part: lazy.Index) -> np.ndarray:
+        """Reads the arrays whole, so that zip's checksums are compared, and returns the part."""
         if self._last is None or self._last[0] != keys:
             self._last = None  # before the next one takes memory
             whole = np.empty(shape, np.float32)
             with _open(self._file) as archive:
-                for part, key in zip(whole.reshape(len(keys), -1), keys, strict=True):
-                    part[:] = _values(archive, key).reshape(-1)
-                    if not np.isfinite(part).all():
+                for one, key in zip(whole.reshape(len(keys), -1), keys, strict=True):
+                    one[:] = _values(archive, key).reshape(-1)
+                    if not np.isfinite(one).all():
                         raise ValueError(
                             f"{self._file}: {key}: holds NaN or infinite values; fetch it again"
                         )
             self._last = (keys, whole)
-        return self._last[1]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Member:
-    """One parameter: an array of the file, or several stacked."""
-
-    arrays: _Arrays
-    keys: tuple[str, ...]
-    shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Float32, whatever the file has."""
-        return np.dtype(np.float32)
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Reads the arrays whole, so that zip's checksums are compared, and returns the part."""
-        return self.arrays.read(self.keys, self.shape)[(*index, ...)]
+        return self._last[1][(*part, ...)]
 
 
 def _header(
     archive: np.lib.npyio.NpzFile, key: str, file: Path
 ) -> tuple[tuple[int, ...], np.dtype]:
     """Returns shape and dtype of an array without reading it."""
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     try:
         assert archive.zip is not None  # as long as it is open
-        member = archive.zip.open(key if key in archive.zip.namelist() else f"{key}.npy")
-        with member:
-            shape, _, dtype = readers[np.lib.format.read_magic(member)](member)
+        with archive.zip.open(key if key in archive.zip.namelist() else f"{key}.npy") as member:
+            shape, _, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{file}: {key}: must be a plain array ({error})") from error
     if dtype.hasobject:

@@ -8,7 +8,7 @@ file beside the GGUF. By its size the released GGUF holds it, too, where nothing
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -25,14 +25,14 @@ IMAGE = "image_prefix."
 _FUSED = "transformer.layers.0.cross_attention.in_proj_weight"
 
 _FROM_TORCH = (  # names of the backbone, adapters and image
+    (r"llm\.(.*\.cross_attention\.)mha\.", r"\1"),
     (r"llm\.", ""),
     (r"audio_emb\.", "emb."),
-    (r"(.*\.cross_attention\.)mha\.", r"\1"),
 )
 _FROM_MLX = (  # names of the depth transformer
+    (r"depformer\.slices\.(.*\.norm[12])\.weight", r"depformer.\1.alpha"),
+    (r"depformer\.slices\.(.*\.in_proj)\.weight", r"depformer.\1_weight"),
     (r"depformer\.slices\.", "depformer."),
-    (r"(.*\.norm[12])\.weight$", r"\1.alpha"),
-    (r"(.*\.in_proj)\.weight$", r"\1_weight"),
 )
 
 
@@ -45,7 +45,7 @@ def open_candle(
       path: location; one that ends in .gguf is read with the vision file beside it, or where there
         is none, with the image tensors of the GGUF itself.
       config: the sizes that the file must have.
-      dtype: of the parameters; None keeps the file's (float32 for what a GGUF holds).
+      dtype: None keeps the file's (float32 for what a GGUF holds).
 
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
@@ -107,7 +107,7 @@ def open_gguf(path: Path) -> dict[str, lazy.LazyTensor]:
 def round_trip(tensors: Mapping[str, lazy.LazyTensor]) -> dict[str, lazy.LazyTensor]:
     """Returns the tensors that `open_gguf` gives back after `write`: q8_0, the image part bfloat16."""
     language, image = _language_and_image(tensors)
-    return {n: gguf_io().Q8RoundTrip(tensor) for n, tensor in language.items()} | image
+    return {n: gguf_io().q8_round_trip(tensor) for n, tensor in language.items()} | image
 
 
 def gguf_io() -> ModuleType:
@@ -128,48 +128,31 @@ def gguf_io() -> ModuleType:
 def candle_rules(config: schema.ModelConfig, *, split: bool) -> list[rules.Rule]:
     """Returns the table, for designs that kyuteye_rs runs: projections shared by all layers.
 
-    Args:
-      config: of the model.
-      split: queries apart from keys and values, as a GGUF must have them.
+    `split` puts queries apart from keys and values, as a GGUF must have them.
     """
     table = [
-        rules.Rule(rule.paths, _rename(rule.name, _FROM_TORCH), rule.axes, rule.copies)
+        dataclasses.replace(rule, name=rules.renamed(rule.name, _FROM_TORCH))
         for rule in kyutai.vis_rules(config)
         if "depformer/" not in rule.leaves[0]
     ]
-    for paths, name, axes, *copies in mlx.depformer_rows(config.codebooks_out):
-        renamed = _rename(name, _FROM_MLX)
-        ours = axes if not renamed.endswith(".alpha") else f"{axes} -> 1 1 d_"
-        table.append(rules.Rule(paths, renamed, ours, *copies))
-    return [part for rule in table for part in (_split(rule) if split else [rule])]
-
-
-def _split(rule: rules.Rule) -> list[rules.Rule]:
-    if rule.name != _FUSED:
-        return [rule]
-    q, *kv = rule.leaves
-    return [
-        rules.Rule(q, f"{_FUSED}_q", "D N H -> (N H) D"),
-        rules.Rule(tuple(kv), f"{_FUSED}_kv", "2 D N H -> (2 N H) D"),
-    ]
-
-
-def _rename(name: str, replacements: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in replacements:
-        name = re.sub(f"^{pattern}", replacement, name)
-    return name
+    for rule in mlx.depformer_rules(config):
+        name = rules.renamed(rule.name, _FROM_MLX)
+        axes = f"{rule.axes} -> 1 1 d_" if name.endswith(".alpha") else rule.axes
+        table.append(dataclasses.replace(rule, name=name, axes=axes))
+    if split and any(rule.name == _FUSED for rule in table):
+        q, k, v = (f"xa/{letter}/kernel" for letter in "qkv")
+        table = [rule for rule in table if rule.name != _FUSED]
+        table.append(rules.Rule(q, f"{_FUSED}_q", "D N H -> (N H) D"))
+        table.append(rules.Rule((k, v), f"{_FUSED}_kv", "2 D N H -> (2 N H) D"))
+    return table
 
 
 def _language_and_image(
     tensors: Mapping[str, lazy.LazyTensor],
 ) -> tuple[dict[str, lazy.LazyTensor], dict[str, lazy.LazyTensor]]:
     """Returns the tensors of a GGUF, and those of the file beside it in bfloat16."""
-    image = {
-        name: lazy.cast(tensor, ml_dtypes.bfloat16)
-        for name, tensor in tensors.items()
-        if name.startswith(IMAGE)
-    }
-    return {name: tensor for name, tensor in tensors.items() if name not in image}, image
+    image = {n: lazy.cast(t, ml_dtypes.bfloat16) for n, t in tensors.items() if n.startswith(IMAGE)}
+    return {n: t for n, t in tensors.items() if n not in image}, image
 
 
 def _with_vision(path: Path, vision: Path | None) -> dict[str, lazy.LazyTensor]:

@@ -17,15 +17,14 @@ KEY = "mvjax.crc32"  # of the metadata: {tensor name: CRC-32 of its bytes} as JS
 _DIGITS = len(str(2**32 - 1))
 
 
-def crc(tensor: np.ndarray, before: int = 0) -> int:
-    """Returns the checksum of a tensor's bytes in C order, after bytes whose checksum was `before`."""
-    return zlib.crc32(raw(tensor), before)
+def crc(tensor: np.ndarray) -> int:
+    """Returns the checksum of a tensor's bytes in C order."""
+    return zlib.crc32(raw(tensor))
 
 
 def raw(tensor: np.ndarray) -> memoryview:
     """Returns the bytes of a tensor in C order."""
-    dense = np.require(tensor, requirements="C")
-    return dense.reshape(-1).view(np.uint8).data
+    return np.require(tensor, requirements="C").reshape(-1).view(np.uint8).data
 
 
 def text(sums: Mapping[str, int]) -> str:

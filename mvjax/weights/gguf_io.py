@@ -6,8 +6,7 @@ As candle's own `tensor-tools quantize`: matrices whose rows are whole blocks of
 
 from __future__ import annotations
 
-import dataclasses
-import os
+import functools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,20 +15,17 @@ import gguf
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from mvjax import files
 from mvjax.weights import checksums, lazy
 
 ARCHITECTURE = "moshi-vis"  # candle asks for none, the format for one
 BLOCK = 32  # values that share a scale
 _Q8_0 = gguf.GGMLQuantizationType.Q8_0
 _SCALE_BYTES = 2
+_BLOCK_BYTES = _SCALE_BYTES + BLOCK
 _BEFORE_CHECKSUMS = 2**12  # bytes: more than a header has before them
 _MAX_HEADER, _MAX_FILE = 2**26, 2**40  # bytes
-_UNREADABLE = (
-    ValueError,
-    IndexError,
-    KeyError,
-    OverflowError,
-)  # what the package raises for damage
+_UNREADABLE = (ValueError, IndexError, KeyError, OverflowError)  # raised by the package for damage
 
 
 def quantized(shape: tuple[int, ...]) -> bool:
@@ -48,84 +44,35 @@ def quantize(weight: Float32[np.ndarray, "out in"]) -> UInt8[np.ndarray, "out by
     if not np.abs(weight).max(initial=0) <= 127 * float(np.finfo(np.float16).max):
         raise ValueError("q8_0: expected values up to 8.3 million, got larger ones or NaN")
     packed = gguf.quants.quantize(weight, _Q8_0)
-    blocks = packed.reshape(-1, _SCALE_BYTES + BLOCK)
+    blocks = packed.reshape(-1, _BLOCK_BYTES)
     lost = blocks[:, :_SCALE_BYTES].copy().view(np.float16)[:, 0] == 0
     blocks[lost, _SCALE_BYTES:] = 0
     return packed
 
 
-def dequantize(packed: UInt8[np.ndarray, "out bytes"]) -> Float32[np.ndarray, "out in"]:
-    """Returns the matrix, exactly."""
-    return gguf.quants.dequantize(packed, _Q8_0)
+def q8_round_trip(tensor: lazy.LazyTensor) -> lazy.Computed:
+    """Returns a tensor as a GGUF would give it back, computed when it is read: float32, rounded to q8_0."""
+
+    def read(part: lazy.Index) -> np.ndarray:
+        values = np.asarray(tensor[()], np.float32)
+        rounded = quantized(values.shape)
+        return (gguf.quants.dequantize(quantize(values), _Q8_0) if rounded else values)[part]
+
+    return lazy.Computed(tuple(tensor.shape), np.dtype(np.float32), read)
 
 
-def q8_round_trip(tensor: np.ndarray) -> Float32[np.ndarray, "*shape"]:
-    """Returns a tensor after quantizing and dequantizing: a matrix rounded to q8_0, others float32."""
-    values = np.asarray(tensor, np.float32)
-    return dequantize(quantize(values)) if quantized(values.shape) else values
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Q8RoundTrip:
-    """A tensor as a GGUF would give it back, computed when it is read."""
-
-    tensor: lazy.LazyTensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the tensor."""
-        return tuple(self.tensor.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Float32, whatever the tensor has."""
-        return np.dtype(np.float32)
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Quantizes and dequantizes the whole tensor, and returns a part."""
-        whole = q8_round_trip(np.asarray(self.tensor[()]))
-        return whole[lazy.slices(lazy.box(index, self.shape))]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GgufTensor:
-    """One tensor in a file, dequantized to float32 as far as it is read."""
-
-    file: Path
-    shape: tuple[int, ...]
-    kind: gguf.GGMLQuantizationType
-    data: np.ndarray  # mapped; bytes if the kind is quantized
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Float32, whatever the file has."""
-        return np.dtype(np.float32)
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Returns a part; of a q8_0 matrix only the rows and blocks that it touches are read."""
-        bounds = lazy.box(index, self.shape)
-        if self.kind != _Q8_0 or not quantized(self.shape):
-            whole = gguf.quants.dequantize(np.array(self.data), self.kind).reshape(self.shape)
-            return whole[lazy.slices(bounds)]
-        (top, bottom), (left, right) = bounds
-        first, last = left // BLOCK, -(-right // BLOCK)
-        size = _SCALE_BYTES + BLOCK
-        part = np.ascontiguousarray(self.data[top:bottom, first * size : last * size])
-        return dequantize(part)[:, left - first * BLOCK : right - first * BLOCK]
-
-
-def tensors(path: Path) -> dict[str, GgufTensor]:
-    """Returns {name: tensor}, in any of GGUF's plain or quantized kinds.
+def tensors(path: Path) -> dict[str, lazy.Computed]:
+    """Returns {name: float32 tensor}, in any of GGUF's plain or quantized kinds.
 
     Raises:
       ValueError: if the file is truncated or corrupt, naming it and the tensors that are cut off.
     """
-    return {
-        tensor.name: GgufTensor(
-            path, tuple(map(int, reversed(tensor.shape))), tensor.tensor_type, tensor.data
-        )
-        for tensor in _open(path).tensors
-    }
+    found = {}
+    for tensor in _open(path).tensors:
+        shape = tuple(map(int, reversed(tensor.shape)))
+        read = functools.partial(_part, tensor.data, tensor.tensor_type, shape)
+        found[tensor.name] = lazy.Computed(shape, np.dtype(np.float32), read)
+    return found
 
 
 def verify(path: Path) -> int:
@@ -139,7 +86,7 @@ def verify(path: Path) -> int:
     sums = {} if field is None else checksums.parse(field.contents(), place=str(path))
     checked = {tensor.name: tensor.data for tensor in reader.tensors if tensor.name in sums}
     checksums.refuse_changed(
-        path, [name for name, data in checked.items() if checksums.crc(data) != sums[name]]
+        path, (n for n, data in checked.items() if checksums.crc(data) != sums[n])
     )
     return len(checked)
 
@@ -151,23 +98,27 @@ def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
       ValueError: naming the tensor that cannot be quantized.
       OSError: naming the file, when the disk is full or the folder cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(partial, tensors)
-        os.replace(partial, path)
-    except OSError as error:
-        need = sum(_stored_bytes(tuple(tensor.shape)) for tensor in tensors.values())
-        raise OSError(
-            f"{path}: could not write {need:,} bytes: {error}; check free space and permissions"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    size = sum(_stored_bytes(tuple(tensor.shape)) for tensor in tensors.values())
+    with files.replacing(path, size) as draft:
+        _write(draft, tensors)
+
+
+def _part(
+    data: np.ndarray, kind: gguf.GGMLQuantizationType, shape: tuple[int, ...], part: lazy.Index
+) -> np.ndarray:
+    """Returns a part of a mapped tensor; of a q8_0 matrix, only the blocks that it touches are read."""
+    if kind != _Q8_0 or not quantized(shape):
+        return gguf.quants.dequantize(np.array(data), kind).reshape(shape)[part]
+    rows, columns = part
+    first, last = columns.start // BLOCK, -(-columns.stop // BLOCK)
+    touched = data[rows, first * _BLOCK_BYTES : last * _BLOCK_BYTES]
+    values = gguf.quants.dequantize(np.ascontiguousarray(touched), _Q8_0)
+    return values[:, columns.start - first * BLOCK : columns.stop - first * BLOCK]
 
 
 def _stored_bytes(shape: tuple[int, ...]) -> int:
     values = int(np.prod(shape))
-    return values // BLOCK * (BLOCK + _SCALE_BYTES) if quantized(shape) else values * 4
+    return values // BLOCK * _BLOCK_BYTES if quantized(shape) else values * 4
 
 
 def _packed(name: str, tensor: lazy.LazyTensor) -> np.ndarray:

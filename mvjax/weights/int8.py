@@ -1,38 +1,22 @@
-"""Kyutai's int8 files: a weight is int8 and `weight_scb`, the largest magnitude of each of its rows."""
+"""Kyutai's int8 files: a weight is int8 and `weight_scb`, the largest magnitude of each of its rows.
+
+Its values are weight x scb / 127, in float32; the dtype is bfloat16 where no other is asked for, because
+float32 would take four times the file.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 
+from mvjax import tree
 from mvjax.weights import lazy
 
 SUFFIX = "_scb"
 _STEP = np.float32(7.874015718698502e-3)  # 1 / 127, as bitsandbytes writes it
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Int8Weight:
-    """weight x scb / 127 in float32, row by row."""
-
-    weight: lazy.LazyTensor
-    scb: lazy.LazyTensor
-    # where no other dtype is asked for: float32 would take four times the file
-    dtype: np.dtype = np.dtype(ml_dtypes.bfloat16)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the weight."""
-        return tuple(self.weight.shape)
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Returns float32 values, in the order of operations of `bitsandbytes`, bit for bit."""
-        rows, *_ = lazy.slices(lazy.box(index, self.shape))
-        scale = np.asarray(self.scb[(rows,)], np.float32)[:, None]
-        return self.weight[index].astype(np.float32) * scale * _STEP
 
 
 def dequantized(
@@ -63,10 +47,13 @@ def dequantized(
         elif tuple(scb.shape) != tuple(tensor.shape[:1]) or len(tensor.shape) != 2:
             problems.append(f"{name}{SUFFIX}: expected {[*tensor.shape[:1]]}, got {[*scb.shape]}")
         else:
-            plain[name] = Int8Weight(tensor, scb)
-    if problems:
-        raise ValueError(
-            f"{place}: {len(problems)} int8 tensors do not fit together:\n  "
-            + "\n  ".join(problems)
-        )
+            read = functools.partial(_part, tensor, scb)
+            plain[name] = lazy.Computed(tuple(tensor.shape), np.dtype(ml_dtypes.bfloat16), read)
+    tree.refuse(problems, f"{place}: {len(problems)} int8 tensors do not fit together")
     return plain
+
+
+def _part(weight: lazy.LazyTensor, scb: lazy.LazyTensor, part: lazy.Index) -> np.ndarray:
+    """Returns float32 values, in the order of operations of `bitsandbytes`, bit for bit."""
+    scale = np.asarray(scb[part[:1]], np.float32)[:, None]
+    return weight[part].astype(np.float32) * scale * _STEP

@@ -8,7 +8,7 @@ first layer that looks.
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,32 @@ from mvjax.weights import (
 
 Params = dict[str, Any]
 
+_TOP = (
+    ("backbone/text_emb/embedding", "text_emb.weight", "V+1 D"),
+    ("backbone/audio_emb/embedding", "emb.{stream}.weight", "stream C+1 D"),
+    ("backbone/text_head/kernel", "text_linear.weight", "D V -> V D"),
+    ("backbone/out_norm/scale", "out_norm.alpha", "D -> 1 1 D"),
+    ("depformer/in/kernel", "depformer_in.{step}.weight", "step D d_ -> d_ D"),
+    ("depformer/text_emb/embedding", "depformer_text_emb.weight", "V+1 d_"),
+    ("depformer/audio_emb/embedding", "depformer_emb.{later_step}.weight", "later_step C+1 d_"),
+    ("depformer/heads/kernel", "linears.{step}.weight", "step d_ C -> C d_"),
+)
+_LAYER = (
+    ("norm1/scale", "norm1.alpha", "layer D -> 1 1 D"),
+    ("norm2/scale", "norm2.alpha", "layer D -> 1 1 D"),
+    ("attn/qkv/kernel", "self_attn.in_proj_weight", "layer D 3 N H -> (3 N H) D"),
+    ("attn/out/kernel", "self_attn.out_proj.weight", "layer N H D -> D (N H)"),
+    ("mlp/in/kernel", "gating.linear_in.weight", "layer D 2 F -> (2 F) D"),
+    ("mlp/out/kernel", "gating.linear_out.weight", "layer F D -> D F"),
+)
+_DEPTH_LAYER = (
+    ("norm1/scale", "norm1.alpha", "depth d_ -> 1 1 d_"),
+    ("norm2/scale", "norm2.alpha", "depth d_ -> 1 1 d_"),
+    ("attn/qkv/kernel", "self_attn.in_proj_weight", "depth step d_ 3 n_ h_ -> (step 3 n_ h_) d_"),
+    ("attn/out/kernel", "self_attn.out_proj.weight", "depth step n_ h_ d_ -> (step d_) (n_ h_)"),
+    ("mlp/in/kernel", "gating.{step}.linear_in.weight", "depth step d_ 2 f_ -> (2 f_) d_"),
+    ("mlp/out/kernel", "gating.{step}.linear_out.weight", "depth step f_ d_ -> d_ f_"),
+)
 _BASE_TO_VIS = (
     (r"(text_emb|text_linear|out_norm|transformer)\.", r"llm.\1."),
     (r"emb\.", "audio_emb."),
@@ -105,8 +131,8 @@ def open_vis(
 ) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf view} of a MoshiVis file (Moshi, adapters, image encoder), as `open_moshi`."""
     path = files.resolve(path, names=files.WEIGHTS)
-    tensors = safetensors_io.tensors(path)
-    return rules.leaf_views(tensors, vis_rules(config), sizes(config), place=str(path), dtype=dtype)
+    tensors, table = safetensors_io.tensors(path), vis_rules(config)
+    return rules.leaf_views(tensors, table, sizes(config), place=str(path), dtype=dtype)
 
 
 def sizes(config: schema.ModelConfig) -> dict[str, int]:
@@ -129,7 +155,7 @@ def sizes(config: schema.ModelConfig) -> dict[str, int]:
         "stream": config.codebooks - 1,
         "step": config.codebooks_out,
         "later_step": config.codebooks_out - 1,
-        "depth_layer": depformer.layers,
+        "depth": depformer.layers,
         "d_": depformer.width,
         "n_": depformer.heads,
         "h_": depformer.width // depformer.heads,
@@ -142,67 +168,19 @@ def sizes(config: schema.ModelConfig) -> dict[str, int]:
 def moshi_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Returns the table of base Moshi."""
     del config  # every Moshi has the same names
-    block, layer = "backbone/blocks/", "transformer.layers.{layer}."
-    depth, depth_layer = "depformer/blocks/", "depformer.layers.{depth_layer}."
-    table = [
-        ("backbone/text_emb/embedding", "text_emb.weight", "V+1 D"),
-        ("backbone/audio_emb/embedding", "emb.{stream}.weight", "stream C+1 D"),
-        ("backbone/text_head/kernel", "text_linear.weight", "D V -> V D"),
-        ("backbone/out_norm/scale", "out_norm.alpha", "D -> 1 1 D"),
-        (f"{block}norm1/scale", f"{layer}norm1.alpha", "layer D -> 1 1 D"),
-        (f"{block}norm2/scale", f"{layer}norm2.alpha", "layer D -> 1 1 D"),
-        (
-            f"{block}attn/qkv/kernel",
-            f"{layer}self_attn.in_proj_weight",
-            "layer D 3 N H -> (3 N H) D",
-        ),
-        (f"{block}attn/out/kernel", f"{layer}self_attn.out_proj.weight", "layer N H D -> D (N H)"),
-        (f"{block}mlp/in/kernel", f"{layer}gating.linear_in.weight", "layer D 2 F -> (2 F) D"),
-        (f"{block}mlp/out/kernel", f"{layer}gating.linear_out.weight", "layer F D -> D F"),
-        ("depformer/in/kernel", "depformer_in.{step}.weight", "step D d_ -> d_ D"),
-        ("depformer/text_emb/embedding", "depformer_text_emb.weight", "V+1 d_"),
-        (
-            "depformer/audio_emb/embedding",
-            "depformer_emb.{later_step}.weight",
-            "later_step C+1 d_",
-        ),
-        ("depformer/heads/kernel", "linears.{step}.weight", "step d_ C -> C d_"),
-        (f"{depth}norm1/scale", f"{depth_layer}norm1.alpha", "depth_layer d_ -> 1 1 d_"),
-        (f"{depth}norm2/scale", f"{depth_layer}norm2.alpha", "depth_layer d_ -> 1 1 d_"),
-        (
-            f"{depth}attn/qkv/kernel",
-            f"{depth_layer}self_attn.in_proj_weight",
-            "depth_layer step d_ 3 n_ h_ -> (step 3 n_ h_) d_",
-        ),
-        (
-            f"{depth}attn/out/kernel",
-            f"{depth_layer}self_attn.out_proj.weight",
-            "depth_layer step n_ h_ d_ -> (step d_) (n_ h_)",
-        ),
-        (
-            f"{depth}mlp/in/kernel",
-            f"{depth_layer}gating.{{step}}.linear_in.weight",
-            "depth_layer step d_ 2 f_ -> (2 f_) d_",
-        ),
-        (
-            f"{depth}mlp/out/kernel",
-            f"{depth_layer}gating.{{step}}.linear_out.weight",
-            "depth_layer step f_ d_ -> d_ f_",
-        ),
+    return [
+        *rules.table(_TOP),
+        *rules.table(_LAYER, ours="backbone/blocks/", upstream="transformer.layers.{layer}."),
+        *rules.table(_DEPTH_LAYER, ours="depformer/blocks/", upstream="depformer.layers.{depth}."),
     ]
-    return [rules.Rule(*row) for row in table]
 
 
 def vis_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Returns the table of MoshiVis: renamed Moshi, adapters, projection and image encoder."""
-    moshi = []
-    for rule in moshi_rules(config):
-        name = rule.name
-        for pattern, replacement in _BASE_TO_VIS:
-            if re.match(pattern, name):
-                name = re.sub(f"^{pattern}", replacement, name)
-                break
-        moshi.append(rules.Rule(rule.paths, name, rule.axes))
+    moshi = [
+        dataclasses.replace(rule, name=rules.renamed(rule.name, _BASE_TO_VIS))
+        for rule in moshi_rules(config)
+    ]
     image = [rules.Rule("image/norm/scale", "image_prefix.norm_xa.alpha", "X -> 1 1 X")]
     if config.projects_image:
         image += [
@@ -216,37 +194,34 @@ def vis_rules(config: schema.ModelConfig) -> list[rules.Rule]:
 def _attention_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Cross-attention projections and the norm before them; shared ones sit under the first layer."""
     each = _looking(config)
-    norm = rules.Rule("backbone/blocks/norm_xa/scale", f"{each}norm_cross.alpha", "look D -> 1 1 D")
+    table = [
+        rules.Rule("backbone/blocks/norm_xa/scale", f"{each}norm_cross.alpha", "look D -> 1 1 D")
+    ]
     each += "cross_attention.mha."
     first = f"llm.transformer.layers.{config.cross_attention_layers[0]}.cross_attention.mha."
     own, shared = "backbone/blocks/xa/", "xa/"
     fused = config.image_width == config.backbone.width
     share = config.cross_attention.share
-    table = [norm]
     if share == "qkv":
         table.append(rules.Rule("xa/out/kernel", f"{first}out_proj.weight", "N H D -> D (N H)"))
-        table += _inputs(shared, first, fused=fused)
-    else:
-        out = f"{each}out_proj.weight"
-        table.append(rules.Rule(f"{own}out/kernel", out, "look N H D -> D (N H)"))
-    if share == "kv":
-        query, *_ = _inputs(own, each, fused=False, layer="look ")
-        _, keys_values = _inputs(shared, first, fused=False)
-        table += [query, keys_values]
+        return table + _inputs(shared, first, fused=fused)
+    out = f"{each}out_proj.weight"
+    table.append(rules.Rule(f"{own}out/kernel", out, "look N H D -> D (N H)"))
     if share == "none":
-        table += _inputs(own, each, fused=fused, layer="look ")
-    return table
+        return table + _inputs(own, each, fused=fused, layer="look ")
+    query, _ = _inputs(own, each, fused=False, layer="look ")
+    _, keys_values = _inputs(shared, first, fused=False)
+    return [*table, query, keys_values]
 
 
 def _inputs(parent: str, name: str, *, fused: bool, layer: str = "") -> list[rules.Rule]:
     """The projections into attention: queries apart where keys and values have other inputs."""
+    q, k, v = (f"{parent}{letter}/kernel" for letter in "qkv")
     if fused:
-        paths = tuple(f"{parent}{letter}/kernel" for letter in "qkv")
-        return [rules.Rule(paths, f"{name}in_proj_weight", f"3 {layer}D N H -> (3 N H) D")]
-    q, kv = f"{parent}q/kernel", (f"{parent}k/kernel", f"{parent}v/kernel")
+        return [rules.Rule((q, k, v), f"{name}in_proj_weight", f"3 {layer}D N H -> (3 N H) D")]
     return [
         rules.Rule(q, f"{name}in_proj_weight_q", f"{layer}D N H -> (N H) D"),
-        rules.Rule(kv, f"{name}in_proj_weight_kv", f"2 {layer}X N H -> (2 N H) X"),
+        rules.Rule((k, v), f"{name}in_proj_weight_kv", f"2 {layer}X N H -> (2 N H) X"),
     ]
 
 
@@ -263,24 +238,19 @@ def gate_rules(config: schema.ModelConfig) -> list[rules.Rule]:
         return []
     parent = f"{_looking(config)}cross_attention."
     names = adapters.gate.upstream()
+    copies = (("look", len(config.cross_attention_layers)),) if adapters.share_gate else ()
+    gates = "gate/" if adapters.share_gate else "backbone/blocks/gate/"
     table = []
     for path, spec in adapters.gate.params(width).items():
         axes = [_gate_axis(path, k) for k in range(len(spec.shape))]
         # matrices are transposed; scalars are (1, 1, 1)
         upstream = " ".join(reversed(axes)) or "1 1 1"
+        ours = " ".join(axes if adapters.share_gate else ["look", *axes])
         name = f"{parent}gate.{names[path]}"
-        if adapters.share_gate:
-            copies = (("look", len(config.cross_attention_layers)),)
-            table.append(
-                rules.Rule(f"gate/{path}", name, f"{' '.join(axes)} -> {upstream}", copies)
-            )
-        else:
-            ours = " ".join(["look", *axes])
-            table.append(rules.Rule(f"backbone/blocks/gate/{path}", name, f"{ours} -> {upstream}"))
+        table.append(rules.Rule(f"{gates}{path}", name, f"{ours} -> {upstream}", copies))
     if adapters.share_gate and adapters.share == "qkv":
-        table.append(
-            rules.Rule("backbone/blocks/gate_alpha", f"{parent}per_layer_alpha", "look -> 1 1 1")
-        )
+        alpha = f"{parent}per_layer_alpha"
+        table.append(rules.Rule("backbone/blocks/gate_alpha", alpha, "look -> 1 1 1"))
     return table
 
 

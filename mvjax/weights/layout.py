@@ -9,6 +9,7 @@ with the axes on the right; a group in parentheses is one fused axis. Sizes of a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -21,7 +22,7 @@ _SLOT = re.compile(r"\{(\w+)(?:\+(\d+)|:([\d,]+))?\}")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One row of a table: our path or paths, upstream's name, and the axes of both.
+    """One row of a table.
 
     Attributes:
       paths: our path, or several of one shape, stacked along a new first axis (named by its size).
@@ -52,6 +53,7 @@ class Rule:
 class RuleLayout:
     """A rule with its axes resolved to numbers."""
 
+    rule: Rule
     leaf_shape: tuple[int, ...]  # shape of the (stacked) leaf
     order: tuple[int, ...]  # permutation of our axes: slots first, then upstream's order
     groups: tuple[tuple[int, ...], ...]  # sizes of our axes within each axis of upstream's
@@ -62,10 +64,12 @@ class RuleLayout:
         """Shape of one upstream tensor."""
         return tuple(math.prod(group) for group in self.groups)
 
-    @property
-    def n_inside(self) -> int:
-        """How many of our axes one upstream tensor holds."""
-        return sum(len(group) for group in self.groups)
+    def names(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yields (upstream name, index into the permuted leaf); copies share an index."""
+        axes = [axis for axis, _ in self.slots]
+        for values in itertools.product(*(range(size) for _, size in self.slots)):
+            number = functools.partial(_number, dict(zip(axes, values, strict=True)))
+            yield _SLOT.sub(number, self.rule.name), values[: len(axes) - len(self.rule.copies)]
 
 
 def resolve(rule: Rule, sizes: Sizes) -> RuleLayout:
@@ -80,31 +84,20 @@ def resolve(rule: Rule, sizes: Sizes) -> RuleLayout:
     used = [axis for part in [ours, *groups] for axis in part]
     size = {axis: int(axis) if axis.isdigit() else sizes[axis] for axis in used}
     upstream = [axis for group in groups for axis in group if axis in ours]
-    order = [ours.index(axis) for axis in (*slots, *upstream)]
     # Axes of size 1 may exist on one side only; they carry no data.
-    dropped = [k for k, axis in enumerate(ours) if axis == "1" and axis not in upstream]
-    order = [*order[: len(slots)], *dropped, *order[len(slots) :]]
+    dropped = [axis for axis in ours if axis == "1" and axis not in upstream]
+    order = tuple(ours.index(axis) for axis in (*slots, *dropped, *upstream))
     assert sorted(order) == list(range(len(ours))), f"{rule.name}: axes {rule.axes!r} do not match"
     return RuleLayout(
+        rule,
         leaf_shape=tuple(size[axis] for axis in ours),
-        order=tuple(order),
+        order=order,
         groups=tuple(tuple(size[a] for a in group if a in ours) for group in groups),
         slots=tuple((axis, size[axis]) for axis in slots) + rule.copies,
     )
 
 
-def names(rule: Rule, layout: RuleLayout) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yields (upstream name, index into the permuted leaf); copies share an index."""
-    owned = len(layout.slots) - len(rule.copies)
-    for values in itertools.product(*(range(size) for _, size in layout.slots)):
-        index = dict(zip((axis for axis, _ in layout.slots), values, strict=True))
-        # a lambda: the test run decorates each function anew that is defined in a loop
-        name = _SLOT.sub(lambda m, at=index: _number(m, at[m[1]]), rule.name)
-        yield name, values[:owned]
-
-
-def _number(slot: re.Match[str], index: int) -> str:
+def _number(index: Mapping[str, int], slot: re.Match[str]) -> str:
     """Returns what a slot of a name says at an index."""
-    if slot[3]:
-        return slot[3].split(",")[index]
-    return str(index + int(slot[2] or 0))
+    at = index[slot[1]]
+    return slot[3].split(",")[at] if slot[3] else str(at + int(slot[2] or 0))

@@ -6,7 +6,8 @@ A numpy array is a lazy tensor too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
@@ -36,81 +37,47 @@ class LazyTensor(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ConcatenatedRows:
-    """Tensors concatenated along their first axis."""
+class Computed:
+    """A tensor whose parts a function reads or computes, each time that they are asked for.
 
-    parts: Sequence[LazyTensor]
+    Attributes:
+      read: slices, one per axis with both ends -> the values of that part.
+    """
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows of all parts, and the other axes of the first."""
-        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype that holds the values of all parts."""
-        return common_dtype([part.dtype for part in self.parts])
-
-    def __getitem__(self, index: Index) -> np.ndarray:
-        """Reads only the parts that hold the requested rows."""
-        (first, last), *others = box(index, self.shape)
-        rest = slices(others)
-        pieces, start = [], 0
-        for part in self.parts:
-            low, high = max(first - start, 0), min(last - start, part.shape[0])
-            if low < high:
-                pieces.append(part[(slice(low, high), *rest)])
-            start += part.shape[0]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RowBlock:
-    """The k-th of `count` equal parts of a tensor's rows."""
-
-    whole: LazyTensor
-    k: int
-    count: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """An equal share of the rows."""
-        return (self.whole.shape[0] // self.count, *self.whole.shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """That of the whole."""
-        return np.dtype(self.whole.dtype)
-
-    def __getitem__(self, index: Index) -> np.ndarray:
-        """Reads the rows from the whole tensor."""
-        (low, high), *others = box(index, self.shape)
-        first = self.k * self.shape[0]
-        return self.whole[slices(((first + low, first + high), *others))]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CastTensor:
-    """A tensor in another dtype, converted as it is read."""
-
-    tensor: LazyTensor
+    shape: tuple[int, ...]
     dtype: np.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the tensor."""
-        return tuple(self.tensor.shape)
+    read: Callable[[Index], np.ndarray]
 
     def __getitem__(self, index: Index) -> np.ndarray:
-        """Reads and converts the part."""
-        return np.asarray(self.tensor[index]).astype(self.dtype, copy=False)
+        """Returns the part that slices select."""
+        return self.read(slices(box(index, self.shape)))
+
+
+def concatenated(parts: Sequence[LazyTensor]) -> Computed:
+    """Returns tensors joined along their first axis; only parts with the requested rows are read."""
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    dtype = common_dtype([part.dtype for part in parts])
+    return Computed(shape, dtype, functools.partial(_joined_rows, parts))
+
+
+def row_block(whole: LazyTensor, k: int, count: int) -> Computed:
+    """Returns the k-th of `count` equal parts of a tensor's rows."""
+    rows = whole.shape[0] // count
+
+    def read(part: Index) -> np.ndarray:
+        return whole[(slice(k * rows + part[0].start, k * rows + part[0].stop), *part[1:])]
+
+    return Computed((rows, *whole.shape[1:]), np.dtype(whole.dtype), read)
 
 
 def cast(tensor: LazyTensor, dtype: Any) -> LazyTensor:
-    """Returns the tensor in a dtype; None, or its own, leaves it as it is."""
+    """Returns the tensor in a dtype, converted as it is read; None, or its own, leaves it as it is."""
     if dtype is None or np.dtype(dtype) == np.dtype(tensor.dtype):
         return tensor
-    return CastTensor(tensor, np.dtype(dtype))
+    kept = np.dtype(dtype)
+    return Computed(
+        tuple(tensor.shape), kept, lambda part: np.asarray(tensor[part]).astype(kept, copy=False)
+    )
 
 
 def box(index: Index, shape: Sequence[int]) -> Box:
@@ -140,3 +107,13 @@ def is_float(dtype: np.dtype) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _joined_rows(parts: Sequence[LazyTensor], index: Index) -> np.ndarray:
+    pieces, start = [], 0
+    for part in parts:
+        low, high = max(index[0].start - start, 0), min(index[0].stop - start, part.shape[0])
+        if low < high:
+            pieces.append(part[(slice(low, high), *index[1:])])
+        start += part.shape[0]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

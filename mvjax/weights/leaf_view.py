@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from mvjax import tree
 from mvjax.weights import layout as layout_lib
 from mvjax.weights import lazy
+
+Run = tuple[lazy.Index, lazy.Index]  # slices of a tensor, and of the box that they fill
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,15 +21,12 @@ class LeafView:
     """One of our leaves as a view of upstream's tensors.
 
     Attributes:
-      rule: of the table.
-      layout: of the rule, with sizes.
       row: index among the rule's paths.
       tensors: those of the rule, by upstream name.
       dtype: that values are converted to.
       place: the file, for messages.
     """
 
-    rule: layout_lib.Rule
     layout: layout_lib.RuleLayout
     row: int
     tensors: Mapping[str, lazy.LazyTensor]
@@ -36,7 +36,7 @@ class LeafView:
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of our leaf."""
-        return self.layout.leaf_shape[1:] if self.rule.stacked else self.layout.leaf_shape
+        return self.layout.leaf_shape[1:] if self.layout.rule.stacked else self.layout.leaf_shape
 
     def __getitem__(self, index: lazy.Index) -> np.ndarray:
         """Returns the part that slices select; it need not be in C order.
@@ -50,80 +50,59 @@ class LeafView:
 
     def read(self, index: lazy.Index) -> tuple[np.ndarray, list[str]]:
         """Returns a part, and a line for each tensor whose values cannot be right."""
-        layout, problems = self.layout, []
+        layout, stacked, problems = self.layout, self.layout.rule.stacked, []
         box = lazy.box(index, self.shape)
-        box = ((self.row, self.row + 1), *box) if self.rule.stacked else box
+        box = ((self.row, self.row + 1), *box) if stacked else box
         permuted = [box[axis] for axis in layout.order]
         # In upstream's order, so that values are copied in runs; what transposes is the view below.
         values = np.empty([high - low for low, high in permuted], self.dtype)
-        owned = len(layout.order) - layout.n_inside
+        owned = len(layout.order) - sum(map(len, layout.groups))  # axes that one tensor lacks
+        runs = list(_runs(layout.groups, permuted[owned:]))
         filled: dict[tuple[int, ...], str] = {}
-        for name, slots in layout_lib.names(self.rule, layout):
+        for name, slots in layout.names():
             bounds = permuted[: len(slots)]
             if not all(low <= at < high for at, (low, high) in zip(slots, bounds)):
                 continue
             at = [k - low for k, (low, _) in zip(slots, bounds)]
             at += [0] * (owned - len(slots))  # axes of size 1 that upstream has not
-            part = values[(*at, ...)]
+            part, tensor = values[(*at, ...)], self.tensors[name]
             if slots not in filled:
-                problems += _fill(part, name, self.tensors[name], layout, permuted[owned:])
                 filled[slots] = name
-            elif not _equal(part, self.tensors[name], layout, permuted[owned:]):
+                if damaged := _fill(part, tensor, runs):
+                    problems.append(f"{name}: expected numbers, got {damaged} NaN or infinite")
+            elif not all(
+                np.array_equal(part[ours].ravel(), tensor[upstream].ravel().astype(part.dtype))
+                for upstream, ours in runs
+            ):
                 problems.append(f"{name}: expected a copy of {filled[slots]}, got other values")
         leaf = values.transpose(np.argsort(layout.order))
-        return (leaf[0] if self.rule.stacked else leaf), problems
+        return (leaf[0] if stacked else leaf), problems
 
 
 def refuse_damage(problems: Sequence[str], place: str) -> None:
     """Raises ValueError if there are problems, listing them."""
-    if problems:
-        raise ValueError(
-            f"{place}: {len(problems)} tensors are damaged:\n  "
-            + "\n  ".join(problems)
-            + "\nFetch or make the file again."
-        )
+    fact = f"{place}: {len(problems)} tensors are damaged"
+    tree.refuse(problems, fact, remedy="\nFetch or make the file again.")
 
 
-def _fill(
-    part: np.ndarray,
-    name: str,
-    tensor: lazy.LazyTensor,
-    layout: layout_lib.RuleLayout,
-    bounds: Sequence[tuple[int, int]],
-) -> list[str]:
-    """Copies the values within bounds of our axes; returns what is wrong with them."""
+def _fill(part: np.ndarray, tensor: lazy.LazyTensor, runs: Sequence[Run]) -> int:
+    """Copies values of a tensor to their places; returns how many are no numbers."""
     damaged = 0
-    for upstream, ours in _runs(layout, bounds):
+    for upstream, ours in runs:
         piece = np.asarray(tensor[upstream])
         damaged += _count_not_finite(piece)
         target = part[(*ours, ...)]
         target[...] = piece.reshape(target.shape)
-    return [f"{name}: expected numbers, got {damaged} NaN or infinite"] if damaged else []
+    return damaged
 
 
-def _equal(
-    part: np.ndarray,
-    tensor: lazy.LazyTensor,
-    layout: layout_lib.RuleLayout,
-    bounds: Sequence[tuple[int, int]],
-) -> bool:
-    return all(
-        np.array_equal(
-            part[(*ours, ...)].reshape(-1), tensor[upstream].reshape(-1).astype(part.dtype)
-        )
-        for upstream, ours in _runs(layout, bounds)
-    )
-
-
-def _runs(
-    layout: layout_lib.RuleLayout, bounds: Sequence[tuple[int, int]]
-) -> Iterator[tuple[lazy.Index, lazy.Index]]:
+def _runs(groups: Sequence[Sequence[int]], bounds: Sequence[tuple[int, int]]) -> Iterator[Run]:
     """Yields (slices of upstream's tensor, slices of the box) that together make up the box.
 
     A box over the parts of a fused axis is no single slice of it: heads 2 to 4 of (3 N H) are three.
     """
     each, start = [], 0
-    for group in layout.groups:
+    for group in groups:
         each.append(list(_fused_runs(group, bounds[start : start + len(group)])))
         start += len(group)
     for runs in itertools.product(*each):
@@ -137,16 +116,12 @@ def _fused_runs(
     if not group:
         yield slice(0, 1), ()
         return
-    whole = [bound == (0, size) for size, bound in zip(group, bounds)]
-    cut = max((k for k in range(len(group)) if not whole[k]), default=0)
+    cut = max((k for k, n in enumerate(group) if bounds[k] != (0, n)), default=0)
     inner = math.prod(group[cut + 1 :])
     low, high = bounds[cut]
     tail = (slice(0, high - low), *(slice(0, size) for size in group[cut + 1 :]))
     for outer in itertools.product(*(range(*bound) for bound in bounds[:cut])):
-        first = 0
-        for at, size in zip(outer, group):
-            first = first * size + at
-        first *= group[cut]
+        first = int(np.ravel_multi_index((*outer, 0), group[: cut + 1]))
         head = [slice(at - start, at - start + 1) for at, (start, _) in zip(outer, bounds)]
         yield slice((first + low) * inner, (first + high) * inner), (*head, *tail)
 

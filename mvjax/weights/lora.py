@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mvjax.weights import lazy, safetensors_io
+from mvjax import tree
+from mvjax.weights import lazy, safetensors_io, split_names
 
 NAMES = ("lora.safetensors",)  # in a folder that moshi-finetune wrote
 
 _FACTOR = re.compile(r"(.+)\.lora_(A|B)\.weight")
-_STEP = re.compile(r"(.*\.self_attn\.)(in|out)_projs\.(\d+)")
-_CONFIG = "config.json"
 
 
 class LoraFactors(NamedTuple):
@@ -27,52 +26,13 @@ class LoraFactors(NamedTuple):
     up: lazy.LazyTensor
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LoraMerged:
-    """A weight with low-rank changes; several are those of equal parts of its rows.
-
-    The sum is computed in float32 and rounded once, to the dtype that is asked for.
-    """
-
-    weight: lazy.LazyTensor
-    changes: Sequence[LoraFactors]
-    scaling: float
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the weight."""
-        return tuple(self.weight.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """That of the weight."""
-        return np.dtype(self.weight.dtype)
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Reads the rows and columns of both factors that the part needs."""
-        (first, last), columns = lazy.box(index, self.shape)
-        merged = self.weight[index].astype(np.float32)
-        rows = self.shape[0] // len(self.changes)
-        for k, (down, up) in enumerate(self.changes):
-            low, high = max(first, k * rows), min(last, (k + 1) * rows)
-            if low < high:
-                b = up[(slice(low - k * rows, high - k * rows),)].astype(np.float32)
-                a = down[(slice(None), slice(*columns))].astype(np.float32)
-                merged[low - first : high - first] += np.float32(self.scaling) * (b @ a)
-        return merged
-
-
 def merged(
     tensors: Mapping[str, lazy.LazyTensor], path: Path, *, scaling: float | None
 ) -> dict[str, lazy.LazyTensor]:
-    """Returns base Moshi's tensors with those of a LoRA file merged in.
+    """Returns base Moshi's tensors, attention projections fused, with those of a LoRA file merged in.
 
-    Whole tensors in the file (embeddings, with `ft_embed`) replace those of the base.
-
-    Args:
-      tensors: of the base, with fused attention projections.
-      path: the LoRA file.
-      scaling: None takes `lora_scaling` of the config.json beside the file, which moshi-finetune writes.
+    Whole tensors in the file (embeddings, with `ft_embed`) replace those of the base. Without `scaling` it is
+    `lora_scaling` of the config.json beside the file, which moshi-finetune writes.
 
     Raises:
       ValueError: naming the file and every tensor that has no counterpart or does not fit.
@@ -88,14 +48,32 @@ def merged(
         changes, misfits = _changes(name, halves, tuple(tensors[name].shape))
         problems += misfits
         if not misfits:
-            result[name] = LoraMerged(result[name], changes, scaling)
+            base = result[name]
+            read = functools.partial(_part, base, changes, scaling)
+            result[name] = lazy.Computed(tuple(base.shape), np.dtype(base.dtype), read)
     if not factors:
         problems.append("expected tensors named *.lora_A.weight and *.lora_B.weight, found none")
-    if problems:
-        raise ValueError(
-            f"{path}: {len(problems)} tensors do not fit the base:\n  " + "\n  ".join(problems)
-        )
+    tree.refuse(problems, f"{path}: {len(problems)} tensors do not fit the base")
     return result
+
+
+def _part(
+    weight: lazy.LazyTensor, changes: Sequence[LoraFactors], scaling: float, index: lazy.Index
+) -> np.ndarray:
+    """Returns a part of a weight with low-rank changes; several are those of equal parts of its rows.
+
+    The sum is computed in float32 and rounded once, to the dtype that is asked for.
+    """
+    part = weight[index].astype(np.float32)
+    first, last = index[0].start, index[0].stop
+    rows = weight.shape[0] // len(changes)
+    for k, (down, up) in enumerate(changes):
+        low, high = max(first, k * rows), min(last, (k + 1) * rows)
+        if low < high:
+            b = up[(slice(low - k * rows, high - k * rows),)].astype(np.float32)
+            a = down[(slice(None), index[1])].astype(np.float32)
+            part[low - first : high - first] += np.float32(scaling) * (b @ a)
+    return part
 
 
 Halves = dict[str, dict[int, lazy.LazyTensor]]  # {"A" or "B": {step: tensor}}
@@ -113,13 +91,8 @@ def _sorted(
             whole[name] = tensor
             continue
         module, half = match.groups()
-        weight, step = f"{module}.weight", 0
-        if split := _STEP.fullmatch(module):
-            weight = split[1] + ("in_proj_weight" if split[2] == "in" else "out_proj.weight")
-            step = int(split[3])
-        elif module.endswith(".in_proj"):
-            weight = f"{module}_weight"
-        factors.setdefault(weight, {"A": {}, "B": {}})[half][step] = tensor
+        weight, step = split_names.fused_name(f"{module}.weight")
+        factors.setdefault(weight, {"A": {}, "B": {}})[half][step or 0] = tensor
     return factors, whole
 
 
@@ -135,7 +108,12 @@ def _changes(
     changes = [LoraFactors(down[k], up[k]) for k in sorted(down)]
     rank = up[0].shape[1] if len(up[0].shape) == 2 else 0
     if len(changes) == 1 and rank and down[0].shape[0] % rank == 0:
-        changes = _parts(changes[0], down[0].shape[0] // rank)
+        # fused factors, whose steps are stacked along the rows of both
+        count = down[0].shape[0] // rank
+        changes = [
+            LoraFactors(lazy.row_block(down[0], k, count), lazy.row_block(up[0], k, count))
+            for k in range(count)
+        ]
     rows = shape[0] // len(changes)
     wrong = [
         f"{name}: a part is {[rows, shape[1]]}, got A {[*a.shape]} and B {[*b.shape]}"
@@ -145,16 +123,8 @@ def _changes(
     return changes, wrong
 
 
-def _parts(change: LoraFactors, count: int) -> list[LoraFactors]:
-    """Splits fused factors, whose steps are stacked along the rows of both."""
-    return [
-        LoraFactors(lazy.RowBlock(change.down, k, count), lazy.RowBlock(change.up, k, count))
-        for k in range(count)
-    ]
-
-
 def _scaling(path: Path) -> float:
-    config = path.parent / _CONFIG
+    config = path.parent / "config.json"
     try:
         return float(json.loads(config.read_text())["lora_scaling"])
     except (OSError, ValueError, KeyError, TypeError) as error:

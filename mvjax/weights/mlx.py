@@ -7,12 +7,13 @@ with the shared norms copied into each, and keys and values are fused without th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from mvjax import files, gates
+from mvjax import files, gates, tree
 from mvjax.config import schema
 from mvjax.weights import (
     file_names,
@@ -28,6 +29,39 @@ from mvjax.weights import (
 
 NAMES = (*files.WEIGHTS, *file_names.QUANTIZED["mlx"].values())
 
+_TOP = (
+    ("backbone/text_emb/embedding", "text_emb.weight", "V+1 D"),
+    ("backbone/audio_emb/embedding", "audio_embs.{stream}.weight", "stream C+1 D"),
+    ("backbone/text_head/kernel", "text_linear.weight", "D V -> V D"),
+    ("backbone/out_norm/scale", "out_norm.weight", "D"),
+    ("backbone/blocks/norm_xa/scale", "transformer.layers.{look}.norm_cross.weight", "look D"),
+)
+_LAYER = (
+    ("norm1/scale", "norm1.weight", "layer D"),
+    ("norm2/scale", "norm2.weight", "layer D"),
+    ("attn/qkv/kernel", "self_attn.in_proj.weight", "layer D 3 N H -> (3 N H) D"),
+    ("attn/out/kernel", "self_attn.out_proj.weight", "layer N H D -> D (N H)"),
+    ("mlp/in/kernel", "gating.linear_in.weight", "layer D 2 F -> (2 F) D"),
+    ("mlp/out/kernel", "gating.linear_out.weight", "layer F D -> D F"),
+)
+_DEPTH = (
+    ("in/kernel", "{step}.linear_in.weight", "step D d_ -> d_ D"),
+    ("heads/kernel", "{step}.linear_out.weight", "step d_ C -> C d_"),
+    ("text_emb/embedding", "0.emb.weight", "V+1 d_"),
+    ("audio_emb/embedding", "{later_step+1}.emb.weight", "later_step C+1 d_"),
+)
+_DEPTH_LAYER = (
+    ("attn/qkv/kernel", "self_attn.in_proj.weight", "depth step d_ 3 n_ h_ -> (3 n_ h_) d_"),
+    ("attn/out/kernel", "self_attn.out_proj.weight", "depth step n_ h_ d_ -> d_ (n_ h_)"),
+    ("mlp/in/kernel", "gating.linear_in.weight", "depth step d_ 2 f_ -> (2 f_) d_"),
+    ("mlp/out/kernel", "gating.linear_out.weight", "depth step f_ d_ -> d_ f_"),
+)
+_IMAGE = (
+    ("proj/kernel", "proj_xa.weight", "E D -> D E"),
+    ("proj/bias", "proj_xa.bias", "D"),
+    ("norm/scale", "norm_xa.weight", "D"),
+)
+
 
 def open_mlx(
     path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
@@ -37,8 +71,8 @@ def open_mlx(
     Args:
       path: location of safetensors, quantized or not.
       config: the sizes that the file must have.
-      dtype: of the parameters; quantized weights are exact in float32. None keeps the file's, in
-        which they are rounded as `mlx.core.dequantize` rounds them.
+      dtype: quantized weights are exact in float32; None keeps the file's, in which they are rounded as
+        `mlx.core.dequantize` rounds them.
 
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.
@@ -54,19 +88,12 @@ def quantized(
     *,
     place: str,
 ) -> dict[str, lazy.LazyTensor]:
-    """Returns {name in the file: tensor}, quantized as the runtime expects when read; the rest bfloat16.
-
-    Args:
-      flat: {our path: leaf}.
-      config: of the model.
-      mode: of the file.
-      place: for messages.
+    """Returns {name in the file: tensor} for {our path: leaf}, quantized when read; the rest bfloat16.
 
     Raises:
       ValueError: if a width does not fill the groups of the mode, naming each.
     """
-    if problems := width_refusals(config, mode):
-        raise ValueError(f"{place}: cannot quantize to {mode}:\n  " + "\n  ".join(problems))
+    tree.refuse(width_refusals(config, mode), f"{place}: cannot quantize to {mode}")
     return mlx_quantized.quantized(
         rules.upstream_views(flat, mlx_rules(config), kyutai.sizes(config), place=place),
         quantize.SCHEMES[mode],
@@ -111,79 +138,34 @@ def width_refusals(config: schema.ModelConfig, mode: quantize.Mode) -> list[str]
 
 def mlx_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Returns the table, for designs that kyuteye_mlx runs: one conditional gate a layer, or none."""
-    encoder = siglip_names.siglip_rules(ours="image/encoder/", upstream="img_embedder.model.")
-    table = _backbone_rows() + depformer_rows(config.codebooks_out)
-    return [rules.Rule(*row) for row in table] + _adapter_rules(config) + encoder
-
-
-def _backbone_rows() -> list[tuple]:
-    block, layer = "backbone/blocks/", "transformer.layers.{layer}."
-    attention = f"{layer}self_attn."
     return [
-        ("backbone/text_emb/embedding", "text_emb.weight", "V+1 D"),
-        ("backbone/audio_emb/embedding", "audio_embs.{stream}.weight", "stream C+1 D"),
-        ("backbone/text_head/kernel", "text_linear.weight", "D V -> V D"),
-        ("backbone/out_norm/scale", "out_norm.weight", "D"),
-        (f"{block}norm1/scale", f"{layer}norm1.weight", "layer D"),
-        (f"{block}norm2/scale", f"{layer}norm2.weight", "layer D"),
-        (f"{block}norm_xa/scale", "transformer.layers.{look}.norm_cross.weight", "look D"),
-        (f"{block}attn/qkv/kernel", f"{attention}in_proj.weight", "layer D 3 N H -> (3 N H) D"),
-        (f"{block}attn/out/kernel", f"{attention}out_proj.weight", "layer N H D -> D (N H)"),
-        (f"{block}mlp/in/kernel", f"{layer}gating.linear_in.weight", "layer D 2 F -> (2 F) D"),
-        (f"{block}mlp/out/kernel", f"{layer}gating.linear_out.weight", "layer F D -> D F"),
+        *rules.table(_TOP),
+        *rules.table(_LAYER, ours="backbone/blocks/", upstream="transformer.layers.{layer}."),
+        *depformer_rules(config),
+        *_adapter_rules(config),
+        *siglip_names.siglip_rules(ours="image/encoder/", upstream="img_embedder.model."),
     ]
 
 
-def depformer_rows(steps: int) -> list[tuple]:
-    """Returns the rows of the depth transformer, one slice per step."""
-    block, part = "depformer/blocks/", "depformer.slices.{step}."
-    layer, copies = f"{part}transformer.layers.{{depth_layer}}.", (("step", steps),)
+def depformer_rules(config: schema.ModelConfig) -> list[rules.Rule]:
+    """Returns the table of the depth transformer, one slice per step."""
+    layer = "depformer.slices.{step}.transformer.layers.{depth}."
+    copies = (("step", config.codebooks_out),)
+    norms = [(f"{norm}/scale", f"{norm}.weight", "depth d_", copies) for norm in ("norm1", "norm2")]
     return [
-        ("depformer/in/kernel", f"{part}linear_in.weight", "step D d_ -> d_ D"),
-        ("depformer/heads/kernel", f"{part}linear_out.weight", "step d_ C -> C d_"),
-        ("depformer/text_emb/embedding", "depformer.slices.0.emb.weight", "V+1 d_"),
-        (
-            "depformer/audio_emb/embedding",
-            "depformer.slices.{later_step+1}.emb.weight",
-            "later_step C+1 d_",
-        ),
-        (f"{block}norm1/scale", f"{layer}norm1.weight", "depth_layer d_", copies),
-        (f"{block}norm2/scale", f"{layer}norm2.weight", "depth_layer d_", copies),
-        (
-            f"{block}attn/qkv/kernel",
-            f"{layer}self_attn.in_proj.weight",
-            "depth_layer step d_ 3 n_ h_ -> (3 n_ h_) d_",
-        ),
-        (
-            f"{block}attn/out/kernel",
-            f"{layer}self_attn.out_proj.weight",
-            "depth_layer step n_ h_ d_ -> d_ (n_ h_)",
-        ),
-        (
-            f"{block}mlp/in/kernel",
-            f"{layer}gating.linear_in.weight",
-            "depth_layer step d_ 2 f_ -> (2 f_) d_",
-        ),
-        (
-            f"{block}mlp/out/kernel",
-            f"{layer}gating.linear_out.weight",
-            "depth_layer step f_ d_ -> d_ f_",
-        ),
+        *rules.table(_DEPTH, ours="depformer/", upstream="depformer.slices."),
+        *rules.table([*norms, *_DEPTH_LAYER], ours="depformer/blocks/", upstream=layer),
     ]
 
 
 def _adapter_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     shared = "transformer.layers.0.cross_attention.mha."
-    image = "transformer.image_prefix."
+    keys_values = ("xa/k/kernel", "xa/v/kernel")
     table = [
         rules.Rule("xa/q/kernel", f"{shared}q_proj.weight", "D N H -> (N H) D"),
-        rules.Rule(
-            ("xa/k/kernel", "xa/v/kernel"), f"{shared}kv_proj.weight", "2 D N H -> (2 N H) D"
-        ),
+        rules.Rule(keys_values, f"{shared}kv_proj.weight", "2 D N H -> (2 N H) D"),
         rules.Rule("xa/out/kernel", f"{shared}out_proj.weight", "N H D -> D (N H)"),
-        rules.Rule("image/proj/kernel", f"{image}proj_xa.weight", "E D -> D E"),
-        rules.Rule("image/proj/bias", f"{image}proj_xa.bias", "D"),
-        rules.Rule("image/norm/scale", f"{image}norm_xa.weight", "D"),
+        *rules.table(_IMAGE, ours="image/", upstream="transformer.image_prefix."),
     ]
     gate = config.cross_attention.gate
     if gate is None:
@@ -192,8 +174,7 @@ def _adapter_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     # as the PyTorch layout, through the `layers` of an mlx.nn.Sequential
     parent = "llm.transformer.layers.{look}.cross_attention.gate.alpha."
     ours = "transformer.layers.{look}.cross_attention.gate.alpha.layers."
-    renamed = [
-        rules.Rule(rule.paths, rule.name.replace(parent, ours), rule.axes)
+    return table + [
+        dataclasses.replace(rule, name=rule.name.replace(parent, ours))
         for rule in kyutai.gate_rules(config)
     ]
-    return table + renamed

@@ -8,23 +8,24 @@ cross-attention stand under every layer, all but the codes of keys and values. R
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 
+from mvjax import tree
 from mvjax.weights import lazy, quantize
 
 _ENCODER = "img_embedder."
 _SHARED = "transformer.layers.{layer}.cross_attention.mha."
-# of the projections that all layers share, the parts that a quantized file repeats in each
-_REPEATED = {
-    "q_proj": ("weight", "scales", "biases"),
-    "kv_proj": ("scales", "biases"),
-    "out_proj": ("weight", "scales", "biases"),
-}
+_REPEATED = [  # of the projections that all layers share, what a quantized file has in each of them
+    f"{module}.{part}"
+    for module in ("q_proj", "kv_proj", "out_proj")
+    for part in quantize.AffineWeight._fields
+    if (module, part) != ("kv_proj", "weight")
+]
 _COPY = re.compile(
     r"transformer\.layers\.(?P<layer>[1-9]\d*)\.(?P<rest>cross_attention\.mha\.\w+\.\w+)"
 )
@@ -35,8 +36,7 @@ def quantized(
 ) -> dict[str, lazy.LazyTensor]:
     """Returns the tensors that upstream's `quantize` saves, quantized when they are read.
 
-    Scales and biases stay in memory after that (1/16 of a q8 file, 1/5 of a q4 file), and so do the codes
-    that the file repeats.
+    What stays in memory after that is 1/16 of a q8 file, 1/5 of a q4 file, and the codes that it repeats.
     """
     written: dict[str, lazy.LazyTensor] = {}
     first = _SHARED.format(layer=0)
@@ -46,63 +46,44 @@ def quantized(
             continue
         module = name.removesuffix(".weight")
         matrix = _QuantizedMatrix(tensor, scheme, keeps_codes=name.startswith(first))
-        written |= {
-            f"{module}.{part}": _QuantizedPart(matrix, part)
-            for part in quantize.AffineWeight._fields
-        }
+        written |= {f"{module}.{part}": lazily for part, lazily in matrix.parts().items()}
     for layer in range(1, layers):
-        for module, parts in _REPEATED.items():
-            for part in parts:
-                copy = f"{_SHARED.format(layer=layer)}{module}.{part}"
-                written[copy] = written[f"{first}{module}.{part}"]
+        copies = _SHARED.format(layer=layer)
+        written |= {copies + part: written[first + part] for part in _REPEATED}
     return written
 
 
 class _QuantizedMatrix:
     """A matrix that is quantized, in bfloat16, when codes, scales or biases are read.
 
-    Args:
-      tensor: the matrix.
-      scheme: bits and group.
-      keeps_codes: keep the codes in memory after the first read; scales and biases are kept always.
+    Scales and biases stay in memory after the first read, and the codes if `keeps_codes`.
     """
 
     def __init__(
         self, tensor: lazy.LazyTensor, scheme: quantize.AffineScheme, *, keeps_codes: bool
     ) -> None:
-        rows, inputs = tensor.shape
-        words, groups = (rows, inputs // scheme.per_word), (rows, inputs // scheme.group)
-        self.shapes = {"weight": words, "scales": groups, "biases": groups}
-        self._tensor, self._scheme = tensor, scheme
-        self._kept = quantize.AffineWeight._fields if keeps_codes else ("scales", "biases")
+        self._tensor, self._scheme, self._keeps_codes = tensor, scheme, keeps_codes
         self._made: dict[str, np.ndarray] = {}
 
-    def part(self, name: str) -> np.ndarray:
+    def parts(self) -> dict[str, lazy.LazyTensor]:
+        rows, inputs = self._tensor.shape
+        kinds = {"weight": (np.uint32, self._scheme.per_word)} | dict.fromkeys(
+            ("scales", "biases"), (ml_dtypes.bfloat16, self._scheme.group)
+        )
+        return {
+            name: lazy.Computed(
+                (rows, inputs // shared), np.dtype(dtype), functools.partial(self._read, name)
+            )
+            for name, (dtype, shared) in kinds.items()
+        }
+
+    def _read(self, name: str, part: lazy.Index) -> np.ndarray:
         if name in self._made:
-            return self._made[name]
+            return self._made[name][part]
         weight = np.asarray(self._tensor[()]).astype(ml_dtypes.bfloat16, copy=False)
-        parts = quantize.quantize(weight, self._scheme)._asdict()
-        self._made = {kept: parts[kept] for kept in self._kept}
-        return parts[name]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _QuantizedPart:
-    """Codes, scales or biases of a matrix."""
-
-    matrix: _QuantizedMatrix
-    name: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.matrix.shapes[self.name]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.uint32 if self.name == "weight" else ml_dtypes.bfloat16)
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        return self.matrix.part(self.name)[lazy.slices(lazy.box(index, self.shape))]
+        made = quantize.quantize(weight, self._scheme)._asdict()
+        self._made = {n: x for n, x in made.items() if n != "weight" or self._keeps_codes}
+        return made[name][part]
 
 
 def without_copies(
@@ -117,7 +98,7 @@ def without_copies(
         original = f"transformer.layers.0.{match['rest']}"
         if original in tensors and tensors[original].shape == tensor.shape:
             copies.setdefault(original, {})[name] = kept.pop(name)
-    return kept | {name: _CheckedCopies(tensors[name], of, place) for name, of in copies.items()}
+    return kept | {name: _checked(tensors[name], of, place) for name, of in copies.items()}
 
 
 def dequantized(
@@ -138,41 +119,31 @@ def dequantized(
         if missing := [part for part in names if part not in tensors]:
             problems += [f"{part}: missing beside {name}" for part in missing]
             continue
-        codes, scales, biases = (plain.pop(part) for part in names)
+        packed = quantize.AffineWeight(*(plain.pop(part) for part in names))
         rows, inputs = shapes[weight]
-        scheme = quantize.scheme_of(codes, scales, biases, inputs=inputs)
-        if scheme is None or codes.shape[0] != rows:
-            got = [list(part.shape) for part in (codes, scales, biases)]
+        scheme = quantize.scheme_of(packed, inputs=inputs)
+        if scheme is None or packed.weight.shape[0] != rows:
+            got = [list(part.shape) for part in packed]
             problems.append(f"{weight}: expected {[rows, inputs]} quantized, got {got}")
             continue
-        kept = scales.dtype if dtype is None else np.dtype(dtype)
-        plain[weight] = quantize.LazyAffineWeight(codes, scales, biases, scheme, kept)
-    if problems:
-        raise ValueError(f"{place}: cannot dequantize:\n  " + "\n  ".join(problems))
+        kept = np.dtype(packed.scales.dtype if dtype is None else dtype)
+        plain[weight] = quantize.dequantized(packed, scheme, kept)
+    tree.refuse(problems, f"{place}: cannot dequantize")
     return plain
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _CheckedCopies:
-    """A tensor with copies, which must be equal to it in every part that is read."""
+def _checked(
+    tensor: lazy.LazyTensor, copies: Mapping[str, lazy.LazyTensor], place: str
+) -> lazy.Computed:
+    """Returns a tensor whose copies must be equal to it in every part that is read."""
 
-    tensor: lazy.LazyTensor
-    copies: Mapping[str, lazy.LazyTensor]
-    place: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.tensor.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.tensor.dtype
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        values = np.asarray(self.tensor[index])
-        if bad := [n for n, copy in self.copies.items() if not np.array_equal(copy[index], values)]:
+    def read(part: lazy.Index) -> np.ndarray:
+        values = np.asarray(tensor[part])
+        if bad := [n for n, copy in copies.items() if not np.array_equal(copy[part], values)]:
             raise ValueError(
-                f"{self.place}: {len(bad)} tensors are damaged: expected copies of layer 0's, got"
+                f"{place}: {len(bad)} tensors are damaged: expected copies of layer 0's, got"
                 f" other values: {bad}. Fetch or make the file again."
             )
         return values
+
+    return lazy.Computed(tuple(tensor.shape), np.dtype(tensor.dtype), read)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +26,7 @@ def place(
     Args:
       leaves: by path.
       shardings: of the same paths.
-      dtype: of the arrays; None keeps each leaf's.
+      dtype: None keeps each leaf's.
     """
     return {path: _placed(leaf, shardings[path], dtype) for path, leaf in leaves.items()}
 
@@ -50,26 +50,15 @@ def host_parts(leaf: np.ndarray | jax.Array) -> Iterator[np.ndarray]:
 
 def on_host(leaf: lazy.LazyTensor | jax.Array) -> lazy.LazyTensor:
     """Returns a leaf as a lazy tensor of numpy arrays; no host copy of a device array is kept."""
-    return _DeviceTensor(leaf) if isinstance(leaf, jax.Array) else leaf
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    return lazy.Computed(leaf.shape, np.dtype(leaf.dtype), functools.partial(_part, leaf))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _DeviceTensor:
-    array: jax.Array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.array.dtype
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        if not self.shape:
-            return np.asarray(self.array)
-        (low, high), *rest = lazy.box(index, self.shape)
-        return _rows(self.array, low, high)[(slice(None), *lazy.slices(rest))]
+def _part(array: jax.Array, part: lazy.Index) -> np.ndarray:
+    if not part:
+        return np.asarray(array)
+    return _rows(array, part[0].start, part[0].stop)[(slice(None), *part[1:])]
 
 
 def _rows(leaf: np.ndarray | jax.Array, first: int, last: int) -> np.ndarray:
@@ -91,17 +80,15 @@ def _placed(leaf: lazy.LazyTensor, sharding: Sharding, dtype: np.dtype | type | 
     holders: dict[lazy.Box, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         holders.setdefault(lazy.box(index or (), shape), []).append(device)
-    shards: list[jax.Array] = []
-    for box, devices in holders.items():
-        shards += _copies(leaf, box, devices, dtype)
-    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+    return jax.make_array_from_single_device_arrays(
+        shape,
+        sharding,
+        [shard for box, devices in holders.items() for shard in _copies(leaf, box, devices, dtype)],
+    )
 
 
 def _copies(
-    leaf: lazy.LazyTensor,
-    box: lazy.Box,
-    devices: Sequence[Any],
-    dtype: np.dtype | type | None,
+    leaf: lazy.LazyTensor, box: lazy.Box, devices: Sequence[Any], dtype: np.dtype | type | None
 ) -> list[jax.Array]:
     """Reads a part and copies it to each device; returns when that is done, so that memory is free again."""
     values = leaf[lazy.slices(box)]

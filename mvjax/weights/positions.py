@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import logging
 import math
 
@@ -14,29 +14,6 @@ from mvjax.config import schema
 from mvjax.weights import lazy
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ResampledPositions:
-    """A table of position embeddings [.., S, E] on a square grid, resampled to `count` positions."""
-
-    table: lazy.LazyTensor
-    count: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The table's, with other positions."""
-        return (*self.table.shape[:-2], self.count, self.table.shape[-1])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """That of the table."""
-        return np.dtype(self.table.dtype)
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Reads the whole table, which is small, and resamples it."""
-        whole = np.asarray(self.table[()], np.float32).reshape(self.table.shape[-2:])
-        return resample(whole, self.count).reshape(self.shape)[(*index, ...)]
 
 
 def fit(table: lazy.LazyTensor, config: schema.SiglipConfig, *, place: str) -> lazy.LazyTensor:
@@ -53,7 +30,15 @@ def fit(table: lazy.LazyTensor, config: schema.SiglipConfig, *, place: str) -> l
         "%s: positions were resampled from images of %d pixels (%d x %d) to the config's %d (%d x %d)",
         place, side * config.patch, side, side, config.image_size, *[math.isqrt(count)] * 2,
     )  # fmt: skip
-    return ResampledPositions(table, count)
+    shape = (*table.shape[:-2], count, width)
+    return lazy.Computed(shape, np.dtype(table.dtype), functools.partial(_part, table, shape))
+
+
+def _part(table: lazy.LazyTensor, shape: tuple[int, ...], part: lazy.Index) -> np.ndarray:
+    """Reads the whole table, which is small, and resamples it."""
+    *_, count, width = shape
+    whole = np.asarray(table[()], np.float32).reshape(-1, width)
+    return resample(whole, count).reshape(shape)[part]
 
 
 def resample(table: Float[np.ndarray, "positions E"], count: int) -> Float[np.ndarray, "count E"]:

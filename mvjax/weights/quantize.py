@@ -8,10 +8,10 @@ scale is found in float32, and the codes are taken before it is rounded to the w
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt32
 
 from mvjax.weights import lazy
 
@@ -28,14 +28,14 @@ class AffineScheme:
     group: int
 
     @property
-    def largest(self) -> int:
-        """The largest code."""
-        return 2**self.bits - 1
-
-    @property
     def per_word(self) -> int:
         """Codes in a packed word."""
         return _WORD // self.bits
+
+    @property
+    def shifts(self) -> np.ndarray:
+        """The lowest bit of each code in a word."""
+        return np.arange(0, _WORD, self.bits, dtype=np.uint32)
 
 
 Mode = Literal["q8", "q4"]
@@ -46,49 +46,11 @@ SCHEMES: dict[str, AffineScheme] = {  # kyuteye_mlx's server asks for these; ref
 
 
 class AffineWeight(NamedTuple):
-    """A quantized weight as MLX stores it; float values of any kind."""
+    """A quantized weight as MLX stores it."""
 
-    weight: UInt32[np.ndarray, "out words"]
-    scales: Float[np.ndarray, "out groups"]
-    biases: Float[np.ndarray, "out groups"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LazyAffineWeight:
-    """A quantized weight in a file, dequantized as far as it is read.
-
-    Attributes:
-      weight: codes.
-      scales: one a group.
-      biases: one a group.
-      scheme: bits and group size.
-      dtype: of the values; see `dequantize`.
-    """
-
-    weight: lazy.LazyTensor
-    scales: lazy.LazyTensor
-    biases: lazy.LazyTensor
-    scheme: AffineScheme
-    dtype: np.dtype
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Outputs and inputs."""
-        return self.weight.shape[0], self.weight.shape[1] * self.scheme.per_word
-
-    def __getitem__(self, index: lazy.Index) -> np.ndarray:
-        """Returns a part; reads the groups that it touches."""
-        (top, bottom), (left, right) = lazy.box(index, self.shape)
-        group, words = self.scheme.group, self.scheme.group // self.scheme.per_word
-        first, last = left // group, -(-right // group)
-        rows, groups = slice(top, bottom), slice(first, last)
-        packed = AffineWeight(
-            np.asarray(self.weight[rows, slice(first * words, last * words)]),
-            np.asarray(self.scales[rows, groups]),
-            np.asarray(self.biases[rows, groups]),
-        )
-        whole = dequantize(packed, self.scheme, dtype=self.dtype)
-        return whole[:, left - first * group : right - first * group]
+    weight: lazy.LazyTensor  # uint32 [out, words]
+    scales: lazy.LazyTensor  # any float kind [out, groups]
+    biases: lazy.LazyTensor  # as the scales
 
 
 def quantize(weight: np.ndarray, scheme: AffineScheme) -> AffineWeight:
@@ -97,9 +59,25 @@ def quantize(weight: np.ndarray, scheme: AffineScheme) -> AffineWeight:
     Raises:
       ValueError: if the inputs do not fill whole groups.
     """
-    groups = _groups(weight, scheme)
-    scale, bias = _fit(groups, scheme.largest)
-    return _affine(_codes(groups, scale, bias, scheme), scale, bias, weight.dtype, scheme)
+    rows, inputs = weight.shape
+    if inputs % scheme.group:
+        raise ValueError(
+            f"quantize: expected inputs in whole groups of {scheme.group}, got {inputs}"
+        )
+    groups = weight.astype(np.float32).reshape(rows, inputs // scheme.group, scheme.group)
+    largest = np.float32(2**scheme.bits - 1)
+    low, high = groups.min(axis=-1, keepdims=True), groups.max(axis=-1, keepdims=True)
+    downwards = np.abs(low) > np.abs(high)
+    step = np.maximum((high - low) / largest, _SMALLEST_SCALE)
+    step = np.where(downwards, step, -step)
+    edge = np.where(downwards, low, high)  # code 0; `largest` is the other end
+    steps = np.rint(edge / step)
+    scale = np.divide(edge, steps, out=step, where=steps != 0)  # so that zero has a code
+    bias = np.where(steps != 0, edge, np.float32(0))
+    codes = np.clip(np.rint((groups - bias) / scale), 0, largest).astype(np.uint32)
+    words = codes.reshape(rows, -1, scheme.per_word) << scheme.shifts
+    scale, bias = (part[..., 0].astype(weight.dtype) for part in (scale, bias))
+    return AffineWeight(np.bitwise_or.reduce(words, axis=-1), scale, bias)
 
 
 def dequantize(
@@ -108,81 +86,45 @@ def dequantize(
     """Returns the weight [out, in]: exactly in float32, or as `mlx.core.dequantize` rounds it.
 
     Args:
-      packed: as read from a file.
+      packed: arrays.
       scheme: that of `quantize`.
       dtype: None keeps that of the scales, in which MLX computes: product and sum round each.
     """
-    kept = packed.scales.dtype if dtype is None else np.dtype(dtype)
-    codes = unpack(packed.weight, scheme).astype(kept)
-    groups = codes.reshape(*packed.scales.shape, scheme.group)
-    scales, biases = (part.astype(kept)[..., None] for part in (packed.scales, packed.biases))
-    return (groups * scales + biases).reshape(codes.shape)
+    kept = np.dtype(packed.scales.dtype if dtype is None else dtype)
+    largest = np.uint32(2**scheme.bits - 1)
+    codes = (np.asarray(packed.weight)[..., None] >> scheme.shifts & largest).astype(kept)
+    scales, biases = (np.asarray(part).astype(kept)[..., None] for part in packed[1:])
+    groups = codes.reshape(*packed.scales.shape, scheme.group) * scales + biases
+    return groups.reshape(len(codes), -1)
 
 
-def unpack(
-    words: UInt32[np.ndarray, "out words"], scheme: AffineScheme
-) -> UInt32[np.ndarray, "out in"]:
-    """Returns one code an element."""
-    shifts = np.arange(scheme.per_word, dtype=np.uint32) * np.uint32(scheme.bits)
-    codes = (words[..., None] >> shifts) & np.uint32(scheme.largest)
-    return codes.reshape(len(words), -1)
+def dequantized(packed: AffineWeight, scheme: AffineScheme, dtype: np.dtype) -> lazy.Computed:
+    """Returns a quantized weight in a file as a tensor of a dtype, dequantized as far as it is read."""
+    rows, words = packed.weight.shape
+    read = functools.partial(_part, packed, scheme, dtype)
+    return lazy.Computed((rows, words * scheme.per_word), dtype, read)
 
 
-def scheme_of(
-    weight: lazy.LazyTensor, scales: lazy.LazyTensor, biases: lazy.LazyTensor, *, inputs: int
-) -> AffineScheme | None:
+def scheme_of(packed: AffineWeight, *, inputs: int) -> AffineScheme | None:
     """Returns how a weight with this many inputs was quantized; None if the shapes fit nothing."""
-    rows, words = weight.shape
-    groups = scales.shape[-1]
-    if scales.shape != (rows, groups) or biases.shape != scales.shape or not groups:
+    rows, words = packed.weight.shape
+    groups = packed.scales.shape[-1]
+    if packed.scales.shape != (rows, groups) or packed.biases.shape != packed.scales.shape:
         return None
-    if inputs % groups or words * _WORD % inputs:
+    if not groups or inputs % groups or words * _WORD % inputs:
         return None
     scheme = AffineScheme(bits=words * _WORD // inputs, group=inputs // groups)
     return scheme if scheme.bits in _BITS and scheme.group % scheme.per_word == 0 else None
 
 
-def _groups(weight: np.ndarray, scheme: AffineScheme) -> Float[np.ndarray, "out groups size"]:
-    rows, inputs = weight.shape
-    if inputs % scheme.group:
-        raise ValueError(
-            f"quantize: expected inputs in whole groups of {scheme.group}, got {inputs}"
-        )
-    return weight.astype(np.float32).reshape(rows, inputs // scheme.group, scheme.group)
-
-
-def _fit(
-    groups: Float[np.ndarray, "out groups size"], last: int
-) -> tuple[Float[np.ndarray, "out groups"], Float[np.ndarray, "out groups"]]:
-    """Returns (scale, bias): code 0 is the element farthest from zero, `last` the other end."""
-    low, high = groups.min(axis=-1), groups.max(axis=-1)
-    downwards = np.abs(low) > np.abs(high)
-    step = np.maximum((high - low) / np.float32(last), _SMALLEST_SCALE)
-    step = np.where(downwards, step, -step)
-    edge = np.where(downwards, low, high)
-    steps = np.rint(edge / step)
-    scale = np.divide(edge, steps, out=step, where=steps != 0)  # so that zero has a code
-    return scale, np.where(steps != 0, edge, np.float32(0))
-
-
-def _codes(
-    groups: Float[np.ndarray, "out groups size"],
-    scale: Float[np.ndarray, "out groups"],
-    bias: Float[np.ndarray, "out groups"],
-    scheme: AffineScheme,
-) -> Float[np.ndarray, "out groups size"]:
-    codes = np.rint((groups - bias[..., None]) / scale[..., None])
-    return np.clip(codes, 0, np.float32(scheme.largest))
-
-
-def _affine(
-    codes: Float[np.ndarray, "out groups size"],
-    scale: Float[np.ndarray, "out groups"],
-    bias: Float[np.ndarray, "out groups"],
-    dtype: np.dtype,
-    scheme: AffineScheme,
-) -> AffineWeight:
-    words = codes.astype(np.uint32).reshape(len(codes), -1, scheme.per_word)
-    shifts = np.arange(scheme.per_word, dtype=np.uint32) * np.uint32(scheme.bits)
-    packed = np.bitwise_or.reduce(words << shifts, axis=-1)
-    return AffineWeight(packed, scale.astype(dtype), bias.astype(dtype))
+def _part(
+    packed: AffineWeight, scheme: AffineScheme, dtype: np.dtype, part: lazy.Index
+) -> np.ndarray:
+    """Reads the groups that a part touches."""
+    rows, columns = part
+    first, last = columns.start // scheme.group, -(-columns.stop // scheme.group)
+    words = scheme.group // scheme.per_word
+    touched = [packed.weight[rows, first * words : last * words]]
+    touched += [tensor[rows, first:last] for tensor in packed[1:]]
+    whole = dequantize(AffineWeight(*touched), scheme, dtype=dtype)
+    return whole[:, columns.start - first * scheme.group : columns.stop - first * scheme.group]

@@ -14,15 +14,31 @@ A format of an export also needs a row in `file_names.py` and a case in `export/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mvjax.weights import layout, lazy, leaf_view, placement, upstream_view
+from mvjax import tree
+from mvjax.weights import layout, lazy, leaf_view, placement
 
 Rule = layout.Rule
 Sizes = layout.Sizes
 Tensors = dict[str, np.ndarray]
+
+
+def table(rows: Iterable[tuple], *, ours: str = "", upstream: str = "") -> list[Rule]:
+    """Returns the rules of rows (path, name, axes[, copies]) behind prefixes of path and name."""
+    return [Rule(ours + path, upstream + name, axes, *copies) for path, name, axes, *copies in rows]
+
+
+def renamed(name: str, replacements: Iterable[tuple[str, str]]) -> str:
+    """Returns a name after the first of the (regex of its beginning, replacement) that fits it."""
+    for pattern, replacement in replacements:
+        if re.match(pattern, name):
+            return re.sub(f"^{pattern}", replacement, name)
+    return name
 
 
 def leaf_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, ...]]:
@@ -39,9 +55,8 @@ def leaf_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, ...
 def tensor_shapes(rules: Sequence[Rule], sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Returns {upstream name: shape} of every tensor in the table."""
     shapes = {}
-    for rule in rules:
-        resolved = layout.resolve(rule, sizes)
-        for name, _ in layout.names(rule, resolved):
+    for resolved in (layout.resolve(rule, sizes) for rule in rules):
+        for name, _ in resolved.names():
             assert name not in shapes, f"two rules produce {name}"
             shapes[name] = resolved.upstream_shape
     return shapes
@@ -55,28 +70,27 @@ def upstream_views(
     place: str,
     dtype: np.dtype | type | None = None,
 ) -> dict[str, lazy.LazyTensor]:
-    """Returns {upstream name: upstream view} for {our path: leaf}; each is computed when it is read.
+    """Returns {upstream name: tensor} for {our path: leaf}; each is computed when it is read.
 
     Args:
       flat: exactly the paths of the table, on the host or on devices.
       rules: the format.
       sizes: {axis name: size}.
       place: for messages.
-      dtype: of the tensors; None keeps that of the leaves.
+      dtype: None keeps that of the leaves, or one that holds the values of all.
 
     Raises:
       ValueError: naming the place and every missing, unexpected or misshapen path.
     """
     _check(leaf_shapes(rules, sizes), flat, place=place, kind="parameters")
     tensors: dict[str, lazy.LazyTensor] = {}
-    for rule in rules:
-        resolved = layout.resolve(rule, sizes)
-        values = tuple(placement.on_host(flat[path]) for path in rule.leaves)
-        for name, slots in layout.names(rule, resolved):
+    for resolved in (layout.resolve(rule, sizes) for rule in rules):
+        leaves = [placement.on_host(flat[path]) for path in resolved.rule.leaves]
+        kept = lazy.common_dtype([np.dtype(leaf.dtype) for leaf in leaves])
+        for name, slots in resolved.names():
             assert name not in tensors, f"two rules produce {name}"
-            tensors[name] = lazy.cast(
-                upstream_view.UpstreamView(rule, resolved, slots, values), dtype
-            )
+            read = functools.partial(_upstream_part, resolved, slots, leaves, kept)
+            tensors[name] = lazy.cast(lazy.Computed(resolved.upstream_shape, kept, read), dtype)
     return tensors
 
 
@@ -88,11 +102,7 @@ def from_upstream(
     place: str,
     dtype: np.dtype | type | None = np.float32,
 ) -> dict[str, np.ndarray]:
-    """Returns {our path: leaf}, read whole; otherwise as `leaf_views`.
-
-    Raises:
-      ValueError: also naming every tensor with damaged values or an unequal copy.
-    """
+    """Returns {our path: leaf}, as `leaf_views`, each read whole, as `read_leaves`."""
     return read_leaves(leaf_views(tensors, rules, sizes, place=place, dtype=dtype), place=place)
 
 
@@ -105,8 +115,7 @@ def read_leaves(views: Mapping[str, leaf_view.LeafView], *, place: str) -> dict[
     flat: dict[str, np.ndarray] = {}
     problems: list[str] = []
     for path, view in views.items():
-        values, damage = view.read(())
-        flat[path] = values
+        flat[path], damage = view.read(())
         problems += damage
     leaf_view.refuse_damage(problems, place)
     return flat
@@ -134,15 +143,35 @@ def leaf_views(
     """
     _check(tensor_shapes(rules, sizes), tensors, place=place, kind="tensors")
     views: dict[str, leaf_view.LeafView] = {}
-    for rule in rules:
-        resolved = layout.resolve(rule, sizes)
-        named = {name: tensors[name] for name, _ in layout.names(rule, resolved)}
+    for resolved in (layout.resolve(rule, sizes) for rule in rules):
+        named = {name: tensors[name] for name, _ in resolved.names()}
         kept = lazy.common_dtype([tensor.dtype for tensor in named.values()])
         kept = kept if dtype is None else np.dtype(dtype)
-        for row, path in enumerate(rule.leaves):
+        for row, path in enumerate(resolved.rule.leaves):
             assert path not in views, f"two rules produce {path}"
-            views[path] = leaf_view.LeafView(rule, resolved, row, named, kept, place)
+            views[path] = leaf_view.LeafView(resolved, row, named, kept, place)
     return views
+
+
+def _upstream_part(
+    resolved: layout.RuleLayout,
+    slots: tuple[int, ...],
+    leaves: Sequence[lazy.LazyTensor],
+    dtype: np.dtype,
+    part: lazy.Index,
+) -> np.ndarray:
+    """Returns a part of the tensor with these slots, in C order; the whole is permuted for it."""
+    bounds = [(0, size) for size in resolved.leaf_shape]
+    for axis, at in zip(resolved.order, slots):
+        bounds[axis] = (at, at + 1)
+    if resolved.rule.stacked:
+        (low, high), *rest = bounds
+        parts = [np.asarray(leaf[lazy.slices(rest)]) for leaf in leaves[low:high]]
+        ours = np.stack([part.astype(dtype, copy=False) for part in parts])
+    else:
+        ours = np.asarray(leaves[0][lazy.slices(bounds)])
+    whole = np.ascontiguousarray(ours.transpose(resolved.order))
+    return whole.reshape(resolved.upstream_shape)[part]
 
 
 def _check(
@@ -156,25 +185,18 @@ def _check(
     problems += [
         f"{n}: unexpected{_origin(given[n], place)}" for n in sorted(given) if n not in expected
     ]
-    for name, shape in expected.items():
-        if name not in given:
-            continue
-        got = tuple(given[name].shape)
-        if got != shape:
-            problems.append(
-                f"{name}: expected {list(shape)}, got {list(got)}{_origin(given[name], place)}"
-            )
-        elif kind == "tensors" and not lazy.is_float(given[name].dtype):
-            problems.append(
-                f"{name}: expected floating point numbers, got {given[name].dtype}"
-                f"{_origin(given[name], place)}"
-            )
-    if problems:
-        raise ValueError(
-            f"{place}: {len(problems)} of {len(expected)} {kind} do not fit the config:\n  "
-            + "\n  ".join(problems)
-            + "\nCheck that the sizes in the model config are those of this file."
-        )
+    for name, tensor in ((name, given[name]) for name in expected if name in given):
+        want, got = list(expected[name]), list(tensor.shape)
+        if got != want:
+            problems.append(f"{name}: expected {want}, got {got}{_origin(tensor, place)}")
+        elif kind == "tensors" and not lazy.is_float(tensor.dtype):
+            fact = f"expected floating point numbers, got {tensor.dtype}"
+            problems.append(f"{name}: {fact}{_origin(tensor, place)}")
+    tree.refuse(
+        problems,
+        f"{place}: {len(problems)} of {len(expected)} {kind} do not fit the config",
+        remedy="\nCheck that the sizes in the model config are those of this file.",
+    )
 
 
 def _origin(tensor: lazy.LazyTensor, place: str) -> str:

@@ -7,11 +7,9 @@ the CRC-32 of every tensor to the metadata, and `verify` and `read` compare them
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -22,6 +20,8 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from mvjax import files as files_lib
+from mvjax import tree
 from mvjax.weights import checksums, lazy
 
 Tensors = dict[str, np.ndarray]
@@ -32,21 +32,12 @@ _HEADER_LENGTH = struct.calcsize("<Q")
 _MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 _ALIGNMENT = 8
 _CHUNK = 2**24  # bytes checked at a time
+_PLAIN = {"F": (2, 4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}  # {kind: bytes}
 _DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
+    **{f"{k}{8 * size}": np.dtype(f"{k.lower()}{size}") for k in _PLAIN for size in _PLAIN[k]},
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U64": np.dtype(np.uint64),
-    "U32": np.dtype(np.uint32),
-    "U16": np.dtype(np.uint16),
-    "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -88,12 +79,10 @@ def read(path: Path, *, prefix: str = "") -> Tensors:
     """
     wanted = {name: t for name, t in tensors(path).items() if name.startswith(prefix)}
     values = {name: np.array(tensor[()]) for name, tensor in wanted.items()}
-    sums = {file: _checksums(file) for file in files(path)}
-    bad = [
-        name
-        for name, tensor in wanted.items()
-        if name in sums[tensor.file] and checksums.crc(values[name]) != sums[tensor.file][name]
-    ]
+    sums: dict[str, int] = {}
+    for file in files(path):
+        sums |= _checksums(file)
+    bad = [name for name in values if name in sums and checksums.crc(values[name]) != sums[name]]
     checksums.refuse_changed(path, bad)
     return values
 
@@ -147,25 +136,15 @@ def write(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
         begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
         header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [begin, end]}
     sums = dict.fromkeys(order, 0)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(_header(header, sums))
-            for name in order:
-                values = np.asarray(tensors[name][()])
-                sums[name] = checksums.crc(values)
-                file.write(checksums.raw(values))
-                del values  # before the next is made
-            file.seek(0)
-            file.write(_header(header, sums))
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OSError(
-            f"{path}: could not write {end:,} bytes: {error}; check free space and permissions"
-        ) from error
+    with files_lib.replacing(path, end) as draft, draft.open("wb") as file:
+        file.write(_header(header, sums))
+        for name in order:
+            values = np.asarray(tensors[name][()])
+            sums[name] = checksums.crc(values)
+            file.write(checksums.raw(values))
+            del values  # before the next is made
+        file.seek(0)
+        file.write(_header(header, sums))
 
 
 def _header(entries: dict[str, Any], sums: dict[str, int]) -> bytes:
@@ -211,9 +190,7 @@ def _indexed(index: Path) -> dict[str, SafetensorsTensor]:
         for name in held
         if where.get(name) != file
     ]
-    if problems:
-        listing = "\n  ".join(problems)
-        raise ValueError(f"{index}: the index and its files differ:\n  {listing}")
+    tree.refuse(problems, f"{index}: the index and its files differ")
     return {name: contents[file][name] for name, file in where.items()}
 
 

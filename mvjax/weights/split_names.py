@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from mvjax import tree
 from mvjax.weights import lazy
 
 _SPLIT = re.compile(r"(.*\.self_attn\.)(in|out)_projs\.(\d+)\.weight")
-_OTHER = re.compile(r"(.*\.self_attn\.)in_proj\.weight")
+
+
+def fused_name(name: str) -> tuple[str, int | None]:
+    """Returns the name of a tensor with the steps fused, and which step this one is, if it is one."""
+    if match := _SPLIT.fullmatch(name):
+        parent, side, step = match.groups()
+        return parent + ("in_proj_weight" if side == "in" else "out_proj.weight"), int(step)
+    return re.sub(r"(\.self_attn\.in_proj)\.weight$", r"\1_weight", name), None
 
 
 def fused(tensors: Mapping[str, lazy.LazyTensor], *, place: str) -> dict[str, lazy.LazyTensor]:
@@ -23,25 +31,19 @@ def fused(tensors: Mapping[str, lazy.LazyTensor], *, place: str) -> dict[str, la
     split: dict[str, dict[int, str]] = {}
     problems = []
     for name, tensor in tensors.items():
-        if match := _SPLIT.fullmatch(name):
-            parent, side, step = match.groups()
-            target = parent + ("in_proj_weight" if side == "in" else "out_proj.weight")
-            split.setdefault(target, {})[int(step)] = name
+        target, step = fused_name(name)
+        if step is not None:
+            split.setdefault(target, {})[step] = name
             continue
-        match = _OTHER.fullmatch(name)
-        target = f"{match[1]}in_proj_weight" if match else name
         if target in joined:
             problems.append(f"{target}: found twice, also as {name}")
         joined[target] = tensor
     for target, names in split.items():
-        if target in joined:
-            problems.append(f"{target}: found twice, also as {names[min(names)]}")
-        absent = sorted(set(range(max(names))) - names.keys())
         example = names[min(names)]
+        if target in joined:
+            problems.append(f"{target}: found twice, also as {example}")
+        absent = sorted(set(range(max(names))) - names.keys())
         problems += [re.sub(r"projs\.\d+", f"projs.{k}", example) + ": missing" for k in absent]
-        joined[target] = lazy.ConcatenatedRows([tensors[names[step]] for step in sorted(names)])
-    if problems:
-        raise ValueError(
-            f"{place}: {len(problems)} tensors do not fit:\n  " + "\n  ".join(problems)
-        )
+        joined[target] = lazy.concatenated([tensors[names[step]] for step in sorted(names)])
+    tree.refuse(problems, f"{place}: {len(problems)} tensors do not fit")
     return joined

@@ -85,7 +85,7 @@ def test_all_damaged_tensors_of_a_file_are_listed():
 def test_joined_and_parts_read_only_the_rows_asked_for():
     values = np.arange(60, dtype=np.float32).reshape(10, 6)
     parts = [recorded.Recorded(part) for part in np.split(values, [2, 3, 7])]
-    joined = lazy.ConcatenatedRows(parts)
+    joined = lazy.concatenated(parts)
     assert joined.shape == (10, 6)
     for low, high in itertools.combinations(range(11), 2):
         np.testing.assert_array_equal(
@@ -94,7 +94,7 @@ def test_joined_and_parts_read_only_the_rows_asked_for():
     parts[0].read = parts[3].read = 0
     joined[(slice(2, 7),)]
     assert parts[0].read == parts[3].read == 0
-    third = lazy.RowBlock(joined, 2, 5)
+    third = lazy.row_block(joined, 2, 5)
     assert third.shape == (2, 6)
     np.testing.assert_array_equal(third[(slice(1, 2),)], values[5:6])
 

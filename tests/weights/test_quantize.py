@@ -82,11 +82,9 @@ def test_an_element_is_at_most_two_steps_off(mode):
 @MODES
 def test_a_part_of_a_packed_weight_is_that_part(mode):
     scheme = quantize.SCHEMES[mode]
-    codes, scales, biases = quantize.quantize(weights(), scheme)
-    packed = quantize.LazyAffineWeight(codes, scales, biases, scheme, np.dtype(np.float32))
-    whole = quantize.dequantize(
-        quantize.AffineWeight(codes, scales, biases), scheme, dtype=np.float32
-    )
+    parts = quantize.quantize(weights(), scheme)
+    packed = quantize.dequantized(parts, scheme, np.dtype(np.float32))
+    whole = quantize.dequantize(parts, scheme, dtype=np.float32)
     assert packed.shape == whole.shape == (203, 192)
     np.testing.assert_array_equal(packed[()], whole)
     for part in (np.s_[5:9, 0:192], np.s_[0:203, 64:128], np.s_[200:203, 3:70], np.s_[4:5, 5:6]):
@@ -95,12 +93,14 @@ def test_a_part_of_a_packed_weight_is_that_part(mode):
 
 def test_the_shapes_tell_the_scheme():
     codes, scales = np.zeros((5, 24), np.uint32), np.zeros((5, 3), np.float32)
-    found = quantize.scheme_of(codes, scales, scales, inputs=96)
+    packed = quantize.AffineWeight(codes, scales, scales)
+    found = quantize.scheme_of(packed, inputs=96)
     assert found == quantize.AffineScheme(bits=8, group=32)
-    found = quantize.scheme_of(codes, scales, scales, inputs=192)
+    found = quantize.scheme_of(packed, inputs=192)
     assert found == quantize.AffineScheme(bits=4, group=64)
     for inputs, biases in ((100, scales), (256, scales), (96, scales[:4]), (96, scales[:, :2])):
-        assert quantize.scheme_of(codes, scales, biases, inputs=inputs) is None
+        packed = quantize.AffineWeight(codes, scales, biases)
+        assert quantize.scheme_of(packed, inputs=inputs) is None
 
 
 def test_inputs_that_do_not_fill_groups_are_refused():
