@@ -13,23 +13,18 @@ from mvjax.config import frozen
 
 @dataclasses.dataclass(frozen=True)
 class FlaxCodec:
-    """`codec.mimi` with its parameters.
-
-    Attributes:
-      params: of `mimi.Mimi`.
-      config: its sizes.
-    """
+    """`mimi.Mimi` with its parameters and sizes."""
 
     params: mimi.Params
     config: frozen.MimiConfig
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
         """As `Codec.encode`; compiled once for each shape."""
-        return np.asarray(mimi.encode(self.params, audio, config=self.config))
+        return np.asarray(mimi.run("encode", self.params, audio, config=self.config))
 
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
         """As `Codec.decode`; compiled once for each shape."""
-        return np.asarray(mimi.decode(self.params, codes, config=self.config))
+        return np.asarray(mimi.run("decode", self.params, codes, config=self.config))
 
     def stream(self, *, batch: int = 1) -> FlaxCodecStream:
         """As `Codec.stream`."""
@@ -37,19 +32,20 @@ class FlaxCodec:
 
 
 class FlaxCodecStream:
-    """`mimi.encode_step` and `mimi.decode_step`, with their state."""
+    """The codec with the state of one stream."""
 
     def __init__(self, codec: FlaxCodec, state: mimi.MimiState) -> None:
         self._codec, self._state = codec, state
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
         """As `CodecStream.encode`."""
-        c = self._codec
-        self._state, codes = mimi.encode_step(c.params, self._state, audio, config=c.config)
-        return np.asarray(codes)
+        return self._step("encode_step", audio)
 
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
         """As `CodecStream.decode`."""
+        return self._step("decode_step", codes)
+
+    def _step(self, method: str, frames: np.ndarray) -> np.ndarray:
         c = self._codec
-        self._state, audio = mimi.decode_step(c.params, self._state, codes, config=c.config)
-        return np.asarray(audio)
+        self._state, made = mimi.run(method, c.params, self._state, frames, config=c.config)
+        return np.asarray(made)

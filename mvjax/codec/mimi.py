@@ -1,11 +1,11 @@
 """Mimi, the neural audio codec: 24 kHz audio <-> codes at 12.5 frames a second, whole or streamed.
 
-    codes = mimi.encode(params, audio, config=config)            # [B, samples] -> [B, Q, T]
-    audio = mimi.decode(params, codes, config=config)            # [B, Q, T] -> [B, T * 1920]
+    codes = mimi.run("encode", params, audio, config=config)     # [B, samples] -> [B, Q, T]
+    audio = mimi.run("decode", params, codes, config=config)     # [B, Q, T] -> [B, T * 1920]
 
     state = mimi.start(config, batch=B)                          # one or more frames at a time
-    state, codes = mimi.encode_step(params, state, audio, config=config)
-    state, audio = mimi.decode_step(params, state, codes, config=config)
+    state, codes = mimi.run("encode_step", params, state, audio, config=config)
+    state, audio = mimi.run("decode_step", params, state, codes, config=config)
 
 A whole signal is a stream that starts from nothing, so both give the same numbers. Everything is float32
 with full-precision matmuls, because a rounded latent picks another code. Reference section 6.
@@ -32,29 +32,20 @@ Params = Mapping[str, Any]
 _CPU_CHUNK_BYTES = 4_000_000
 
 
-class EncoderState(NamedTuple):
-    """What encoding needs to know of the audio before."""
+class HalfState(NamedTuple):
+    """What encoding needs to know of the audio before, or decoding of the codes."""
 
     position: Int[Array, ""]  # transformer steps so far
     convs: seanet.ConvState
     kv_cache: transformer.MimiKVCache
-    downsample: Float[Array, "B stride latent"]
-
-
-class DecoderState(NamedTuple):
-    """What decoding needs to know of the codes before."""
-
-    position: Int[Array, ""]  # transformer steps so far
-    upsample: Float[Array, "B 1 latent"]
-    kv_cache: transformer.MimiKVCache
-    convs: seanet.ConvState
+    resample: Float[Array, "B past latent"]  # context of the convolution between 25 Hz and frames
 
 
 class MimiState(NamedTuple):
     """Both directions of one stream; they are independent."""
 
-    encoder: EncoderState
-    decoder: DecoderState
+    encoder: HalfState
+    decoder: HalfState
 
 
 class Mimi(nn.Module):
@@ -64,12 +55,12 @@ class Mimi(nn.Module):
 
     def setup(self) -> None:
         """Creates the two halves around the quantizer."""
-        c = self.config
+        c, steps = self.config, frozen.MIMI_STEPS
         self.encoder = seanet.SeanetEncoder(c)
         self.encoder_transformer = transformer.MimiTransformer(c)
-        self.downsample = conv.StridedConv(c.latent, c.latent, frozen.MIMI_STEPS, use_bias=False)
+        self.downsample = conv.StridedConv(c.latent, c.latent, steps, use_bias=False)
         self.quantizer = quantizer.Quantizer(c)
-        self.upsample = conv.ChannelwiseUpsample(c.latent, frozen.MIMI_STEPS)
+        self.upsample = conv.ChannelwiseUpsample(c.latent, steps)
         self.decoder_transformer = transformer.MimiTransformer(c)
         self.decoder = seanet.SeanetDecoder(c)
 
@@ -134,8 +125,8 @@ class Mimi(nn.Module):
         return state._replace(decoder=decoder), audio
 
     def latents_step(
-        self, state: EncoderState, audio: Float[Array, "B samples"]
-    ) -> tuple[EncoderState, Float[Array, "B T latent"]]:
+        self, state: HalfState, audio: Float[Array, "B samples"]
+    ) -> tuple[HalfState, Float[Array, "B T latent"]]:
         """Returns the latents of the next frames; see `encode_step`."""
         frame, samples = self.config.frame_samples, audio.shape[1]
         if samples == 0 or samples % frame:
@@ -147,37 +138,27 @@ class Mimi(nn.Module):
             x, convs = self._chunked(self.encoder, audio[:, :, None], state.convs)
             x, kv_cache = self.encoder_transformer(x, state.kv_cache, state.position)
             # The stream begins as if its first step had been there before (upstream's replicate padding).
-            past = jnp.where(state.position == 0, x[:, :1], state.downsample)
+            past = jnp.where(state.position == 0, x[:, :1], state.resample)
             latents, downsample = self.downsample(x, past)
-        return EncoderState(state.position + x.shape[1], convs, kv_cache, downsample), latents
+        return HalfState(state.position + x.shape[1], convs, kv_cache, downsample), latents
 
     def synthesize_step(
-        self, state: DecoderState, latents: Float[Array, "B T latent"]
-    ) -> tuple[DecoderState, Float[Array, "B samples"]]:
+        self, state: HalfState, latents: Float[Array, "B T latent"]
+    ) -> tuple[HalfState, Float[Array, "B samples"]]:
         """Returns the audio of the next frames' latents."""
         with jax.default_matmul_precision("highest"):
-            x, upsample = self.upsample(latents, state.upsample)
+            x, upsample = self.upsample(latents, state.resample)
             x, kv_cache = self.decoder_transformer(x, state.kv_cache, state.position)
             audio, convs = self._chunked(self.decoder, x, state.convs)
-        return DecoderState(state.position + x.shape[1], upsample, kv_cache, convs), audio[:, :, 0]
+        return HalfState(state.position + x.shape[1], convs, kv_cache, upsample), audio[:, :, 0]
 
     def start(self, batch: int) -> MimiState:
         """The state before the first frame."""
         zero = jnp.int32(0)
-        return MimiState(
-            EncoderState(
-                zero,
-                self.encoder.start(batch),
-                self.encoder_transformer.start(batch),
-                self.downsample.start(batch),
-            ),
-            DecoderState(
-                zero,
-                self.upsample.start(batch),
-                self.decoder_transformer.start(batch),
-                self.decoder.start(batch),
-            ),
-        )
+        convs, kv_cache = self.encoder.start(batch), self.encoder_transformer.start(batch)
+        encoder = HalfState(zero, convs, kv_cache, self.downsample.start(batch))
+        convs, kv_cache = self.decoder.start(batch), self.decoder_transformer.start(batch)
+        return MimiState(encoder, HalfState(zero, convs, kv_cache, self.upsample.start(batch)))
 
     def _chunk(self, batch: int, frames: int) -> int:
         """Frames that go through the convolutions at once."""
@@ -213,48 +194,10 @@ class Mimi(nn.Module):
 
 def start(config: frozen.MimiConfig, *, batch: int) -> MimiState:
     """Returns the state of `batch` streams before their first frame."""
-    return _bound({}, config).start(batch)
+    return Mimi(config).bind({}).start(batch)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def encode(
-    params: Params, audio: Float[Array, "B samples"], *, config: frozen.MimiConfig
-) -> Int[Array, "B Q T"]:
-    """`Mimi.encode`, compiled once for each shape."""
-    return _bound(params, config).encode(audio)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def decode(
-    params: Params, codes: Int[Array, "B Q T"], *, config: frozen.MimiConfig
-) -> Float[Array, "B samples"]:
-    """`Mimi.decode`, compiled once for each shape."""
-    return _bound(params, config).decode(codes)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def encode_step(
-    params: Params,
-    state: MimiState,
-    audio: Float[Array, "B samples"],
-    *,
-    config: frozen.MimiConfig,
-) -> tuple[MimiState, Int[Array, "B Q T"]]:
-    """`Mimi.encode_step`, compiled once for each shape."""
-    return _bound(params, config).encode_step(state, audio)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def decode_step(
-    params: Params,
-    state: MimiState,
-    codes: Int[Array, "B Q T"],
-    *,
-    config: frozen.MimiConfig,
-) -> tuple[MimiState, Float[Array, "B samples"]]:
-    """`Mimi.decode_step`, compiled once for each shape."""
-    return _bound(params, config).decode_step(state, codes)
-
-
-def _bound(params: Params, config: frozen.MimiConfig) -> Mimi:
-    return Mimi(config).bind({"params": params})
+@functools.partial(jax.jit, static_argnames=("method", "config"))
+def run(method: str, params: Params, *inputs: Any, config: frozen.MimiConfig) -> Any:
+    """Returns what a method of `Mimi` does, compiled once for each shape of its inputs."""
+    return Mimi(config).apply({"params": params}, *inputs, method=method)

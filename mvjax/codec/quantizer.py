@@ -37,17 +37,11 @@ class Quantizer(nn.Module):
 
 
 class Branch(nn.Module):
-    """A residual quantizer between two projections.
-
-    Attributes:
-      config: sizes.
-      stored: levels of the file.
-      levels: levels in use, the first ones.
-    """
+    """A residual quantizer between two projections."""
 
     config: frozen.MimiConfig
-    stored: int
-    levels: int
+    stored: int  # levels of the file
+    levels: int  # in use, the first ones
 
     def setup(self) -> None:
         """Creates the projections and the codebooks."""

@@ -20,52 +20,57 @@ ConvState = tuple[Any, ...]  # left contexts of the convolutions
 _FIRST_TAPS, _RESIDUAL_TAPS, _LAST_TAPS = 7, 3, 3
 
 
-class SeanetEncoder(nn.Module):
-    """Audio to latents; its strides are the ratios in reverse."""
+class _Seanet(nn.Module):
+    """A convolution, stages, ELU, and another convolution."""
 
     config: frozen.MimiConfig
 
+    def _parts(self) -> tuple[conv.Conv, list[DownStage] | list[UpStage], conv.Conv]:
+        raise NotImplementedError
+
     def setup(self) -> None:
         """Creates the convolutions in the order of computation."""
+        self.first, self.stages, self.last = self._parts()
+
+    def __call__(
+        self, x: Float[Array, "B time width"], state: ConvState
+    ) -> tuple[Float[Array, "B other_time other_width"], ConvState]:
+        """Encodes or decodes a chunk; one to encode is a multiple of the product of the ratios long."""
+        first, stages, last = state
+        x, first = self.first(x, first)
+        after = []
+        for stage, past in zip(self.stages, stages, strict=True):
+            x, past = stage(x, past)
+            after.append(past)
+        x, last = self.last(jax.nn.elu(x), last)
+        return x, (first, tuple(after), last)
+
+    def start(self, batch: int) -> ConvState:
+        """The state before the first sample, or latent."""
+        stages = tuple(stage.start(batch) for stage in self.stages)
+        return self.first.start(batch), stages, self.last.start(batch)
+
+
+class SeanetEncoder(_Seanet):
+    """Audio [B, samples, 1] to latents [B, steps, latent]; its strides are the ratios in reverse."""
+
+    def _parts(self) -> tuple[conv.Conv, list[DownStage], conv.Conv]:
         c = self.config
         widths = [c.filters * 2**i for i in range(len(c.ratios) + 1)]
-        self.first = conv.Conv(1, widths[0], _FIRST_TAPS)
-        self.stages = [DownStage(w, s) for w, s in zip(widths, reversed(c.ratios))]
-        self.last = conv.Conv(widths[-1], c.latent, _LAST_TAPS)
-
-    def __call__(
-        self, x: Float[Array, "B samples 1"], state: ConvState
-    ) -> tuple[Float[Array, "B steps latent"], ConvState]:
-        """Encodes a chunk; its length is a multiple of the product of the ratios."""
-        return _run(self, x, state)
-
-    def start(self, batch: int) -> ConvState:
-        """The state before the first sample."""
-        return _start(self, batch)
+        stages = [DownStage(w, s) for w, s in zip(widths, reversed(c.ratios))]
+        last = conv.Conv(widths[-1], c.latent, _LAST_TAPS)
+        return conv.Conv(1, widths[0], _FIRST_TAPS), stages, last
 
 
-class SeanetDecoder(nn.Module):
-    """Latents to audio; the mirror image of the encoder."""
+class SeanetDecoder(_Seanet):
+    """Latents [B, steps, latent] to audio [B, samples, 1]; the mirror image of the encoder."""
 
-    config: frozen.MimiConfig
-
-    def setup(self) -> None:
-        """Creates the convolutions in the order of computation."""
+    def _parts(self) -> tuple[conv.Conv, list[UpStage], conv.Conv]:
         c = self.config
         widths = [c.filters * 2**i for i in range(len(c.ratios), -1, -1)]
-        self.first = conv.Conv(c.latent, widths[0], _FIRST_TAPS)
-        self.stages = [UpStage(w, s) for w, s in zip(widths, c.ratios)]
-        self.last = conv.Conv(widths[-1], 1, _LAST_TAPS)
-
-    def __call__(
-        self, x: Float[Array, "B steps latent"], state: ConvState
-    ) -> tuple[Float[Array, "B samples 1"], ConvState]:
-        """Decodes a chunk."""
-        return _run(self, x, state)
-
-    def start(self, batch: int) -> ConvState:
-        """The state before the first latent."""
-        return _start(self, batch)
+        stages = [UpStage(w, s) for w, s in zip(widths, c.ratios)]
+        last = conv.Conv(widths[-1], 1, _LAST_TAPS)
+        return conv.Conv(c.latent, widths[0], _FIRST_TAPS), stages, last
 
 
 class DownStage(nn.Module):
@@ -136,21 +141,3 @@ class Residual(nn.Module):
     def start(self, batch: int) -> Float[Array, "B past width"]:
         """The context before the first sample."""
         return self.narrow.start(batch)
-
-
-def _run(
-    ends: SeanetEncoder | SeanetDecoder, x: Array, state: ConvState
-) -> tuple[Array, ConvState]:
-    first, stages, last = state
-    x, first = ends.first(x, first)
-    after = []
-    for stage, past in zip(ends.stages, stages, strict=True):
-        x, past = stage(x, past)
-        after.append(past)
-    x, last = ends.last(jax.nn.elu(x), last)
-    return x, (first, tuple(after), last)
-
-
-def _start(ends: SeanetEncoder | SeanetDecoder, batch: int) -> ConvState:
-    stages = tuple(stage.start(batch) for stage in ends.stages)
-    return ends.first.start(batch), stages, ends.last.start(batch)

@@ -144,10 +144,8 @@ def windowed(
     q = q.reshape(B, n, P, N, H)
     window = jnp.arange(n)[:, None] * P + jnp.arange(W + P)[None]
     k, v = k[:, window], v[:, window]
-    query, key = (
-        jnp.arange(P)[:, None] + W,
-        jnp.arange(W + P)[None],
-    )  # steps, from the window's start
+    # steps, from the window's start
+    query, key = jnp.arange(P)[:, None] + W, jnp.arange(W + P)[None]
     near = (key <= query) & (key > query - W)
     real = window + position >= W  # not before step 0
     allowed = near[None] & real[:, None]

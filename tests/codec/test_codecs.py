@@ -35,9 +35,9 @@ def test_the_flax_codec_is_mimi(tmp_path):
     audio = _audio(config, T)
     codes = codec.encode(audio)
     assert isinstance(codes, np.ndarray) and codes.shape == (B, config.codebooks, T)
-    np.testing.assert_array_equal(codes, mimi.encode(params, audio, config=config))
+    np.testing.assert_array_equal(codes, mimi.run("encode", params, audio, config=config))
     decoded = codec.decode(codes)
-    np.testing.assert_array_equal(decoded, mimi.decode(params, codes, config=config))
+    np.testing.assert_array_equal(decoded, mimi.run("decode", params, codes, config=config))
     for _ in range(2):  # a second stream starts from nothing
         streamed, sound = _streamed(codec.stream(batch=B), audio, T)
         np.testing.assert_array_equal(streamed, codes)

@@ -143,8 +143,8 @@ def test_long_signals_are_cut_into_chunks_on_a_cpu():
 
 def test_the_compiled_functions_are_the_methods(params):
     _, codes, decoded = _whole(params, AUDIO)
-    np.testing.assert_array_equal(mimi.encode(params, AUDIO, config=CONFIG), codes)
-    np.testing.assert_allclose(mimi.decode(params, codes, config=CONFIG), decoded, atol=1e-6)
+    np.testing.assert_array_equal(mimi.run("encode", params, AUDIO, config=CONFIG), codes)
+    np.testing.assert_allclose(mimi.run("decode", params, codes, config=CONFIG), decoded, atol=1e-6)
 
 
 def test_a_frame_knows_its_own_audio_and_none_after_it(params):
@@ -207,12 +207,12 @@ def test_the_real_size_has_the_parameters_of_the_released_file():
 def test_steps_refuse_parts_of_frames(params, samples):
     state = mimi.start(CONFIG, batch=B)
     with pytest.raises(ValueError, match=f"whole frames of {FRAME} samples, got {samples}"):
-        mimi.encode_step(params, state, np.zeros((B, samples), np.float32), config=CONFIG)
+        mimi.run("encode_step", params, state, np.zeros((B, samples), np.float32), config=CONFIG)
 
 
 def test_codes_out_of_range_are_not_mistaken_for_sound(params):
     codes = np.zeros((B, CONFIG.codebooks, T), np.int32)
     codes[0, 1, 4] = CONFIG.codes
-    audio = np.asarray(mimi.decode(params, codes, config=CONFIG))
+    audio = np.asarray(mimi.run("decode", params, codes, config=CONFIG))
     assert np.all(np.isnan(audio[0, 4 * FRAME : 5 * FRAME]))
     assert np.all(np.isfinite(audio[1]))
