@@ -75,12 +75,7 @@ def write(path: Path, history: History) -> None:
 
 
 def mix(
-    history: History,
-    part: str,
-    *,
-    rows: int,
-    source: Callable[[str, int], Any],
-    seed: int,
+    history: History, part: str, *, rows: int, source: Callable[[str, int], Any], seed: int
 ) -> grain.MapDataset:
     """Returns the endless mixture of a part; element s * rows + r is row r of step s.
 
@@ -125,9 +120,7 @@ class _Pieces:
 
 
 def _mixed(
-    opened: dict[str, grain.MapDataset],
-    sources: Sequence[schema.Source],
-    taken: dict[str, int],
+    opened: dict[str, grain.MapDataset], sources: Sequence[schema.Source], taken: dict[str, int]
 ) -> grain.MapDataset:
     """The sources in proportion to their weights, each from its first element not yet taken."""
     datasets = [

@@ -63,11 +63,7 @@ def timeline(
     if not record.codes:
         return RecordTimeline(record, _speechless(record, pieces), (), spoken=False)
     row = streams.text_stream(
-        record.words,
-        record.array().shape[1],
-        pieces,
-        pad=model.text_pad,
-        epad=model.text_epad,
+        record.words, record.array().shape[1], pieces, pad=model.text_pad, epad=model.text_epad
     )
     special = {model.text_pad: PAD, model.text_epad: EPAD, types.ZERO_TOKEN: ABSENT}
     cells = [
