@@ -16,29 +16,21 @@ class Pieces(streams.Tokenizer, Protocol):
 
     def id_to_piece(self, id: int, /) -> str:
         """Returns the text of one id."""
-        ...
 
 
 class Words:
     """One id a word, where no tokenizer is given."""
 
     def __init__(self):
-        self._words: list[str] = []
         self._ids: dict[str, int] = {}
 
     def encode(self, text: str, /) -> list[int]:
         """Returns one id for each word, numbered by first use."""
-        ids = []
-        for word in text.split():
-            if word not in self._ids:
-                self._ids[word] = FIRST_WORD + len(self._words)
-                self._words.append(word)
-            ids.append(self._ids[word])
-        return ids
+        return [self._ids.setdefault(w, FIRST_WORD + len(self._ids)) for w in text.split()]
 
     def id_to_piece(self, id: int, /) -> str:
         """Returns the word."""
-        return self._words[id - FIRST_WORD]
+        return list(self._ids)[id - FIRST_WORD]
 
 
 def pieces(model: Path | None) -> Pieces:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mvjax import types
 from mvjax.data import streams
@@ -15,52 +16,46 @@ _BAR = 40  # characters of the longest bar
 _LONGEST = 1 << 16  # tokens of a transcript; longer ones count as this
 
 
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Statistics of one dataset.
+def _counts() -> Any:
+    return dataclasses.field(default_factory=dict)
 
-    Attributes:
-      images: number of distinct images; with_image: number of records that have one.
-      hours: of dialogue.
-      turns, words: by speaker.
-      kinds: {question kind: numbers of records with it and of their turns}.
-      frames: {upper end of a bin: spoken records}; 12.5 a second.
-      tokens: {upper end of a bin: records}, the length of the transcript as a speechless row.
-      bad: number of unreadable records.
-    """
+
+@dataclasses.dataclass
+class Statistics:
+    """Statistics of one dataset; `mvjax data stats --json` prints the fields."""
 
     name: str
     records: int
-    with_image: int
-    images: int
-    spoken: int
-    hours: float
-    turns: dict[str, int]
-    words: dict[str, int]
-    kinds: dict[str, dict[str, int]]
-    frames: dict[int, int]
-    tokens: dict[int, int]
-    bad: int
+    with_image: int = 0  # records that have an image
+    images: int = 0  # different images
+    spoken: int = 0
+    hours: float = 0.0  # of dialogue
+    turns: dict[str, int] = _counts()  # by speaker
+    words: dict[str, int] = _counts()
+    kinds: dict[str, dict[str, int]] = _counts()  # {kind of question: its records, their turns}
+    frames: dict[int, int] = _counts()  # {upper end of a bin: spoken records}; 12.5 a second
+    tokens: dict[int, int] = _counts()  # {upper end of a bin: records}, as speechless rows
+    bad: int = 0  # unreadable records
 
 
 def statistics(path: Path, tokenizer: streams.Tokenizer) -> Statistics:
     """Reads all records of a dataset, without their images."""
     reader = dataset.RecordReader(path, expected=None)
-    with_image = spoken = bad = 0
+    stats = Statistics(path.name, len(reader))
+    stats.images = sum(shard.count for shard in reader.index.images)
     seconds = 0.0
-    turns, words = collections.Counter(), collections.Counter()
-    kinds: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    frames, tokens = collections.Counter(), collections.Counter()
+    turns, words, frames, tokens = (collections.Counter() for _ in range(4))
+    kinds = collections.defaultdict(collections.Counter)
     for i in range(len(reader)):
         try:
             row = reader.stored(i)
         except ValueError:
-            bad += 1
+            stats.bad += 1
             continue
-        with_image += row.image is not None
+        stats.with_image += row.image is not None
         seconds += row.seconds
         if row.codes:
-            spoken += 1
+            stats.spoken += 1
             frames[_bin(row.array().shape[1])] += 1
         ids, _ = streams.speechless_row(row.turns, tokenizer, _LONGEST)
         tokens[_bin(int((ids != types.ZERO_TOKEN).sum()))] += 1
@@ -69,53 +64,31 @@ def statistics(path: Path, tokenizer: streams.Tokenizer) -> Statistics:
             words[turn.speaker] += len(turn.text.split())
         for kind in set(row.kinds):
             kinds[kind].update(records=1, turns=len(row.turns))
-    return Statistics(
-        name=path.name,
-        records=len(reader),
-        with_image=with_image,
-        images=sum(shard.count for shard in reader.index.images),
-        spoken=spoken,
-        hours=seconds / 3600,
-        turns=dict(turns),
-        words=dict(words),
-        kinds={kind: dict(kinds[kind]) for kind in sorted(kinds)},
-        frames=dict(sorted(frames.items())),
-        tokens=dict(sorted(tokens.items())),
-        bad=bad,
-    )
+    stats.hours = seconds / 3600
+    stats.turns, stats.words = dict(turns), dict(words)
+    stats.kinds = {kind: dict(kinds[kind]) for kind in sorted(kinds)}
+    stats.frames, stats.tokens = dict(sorted(frames.items())), dict(sorted(tokens.items()))
+    return stats
 
 
 def table(stats: Statistics) -> str:
     """Formats the statistics as text."""
-    sides = ("user", "assistant")
-    lines = [
-        stats.name,
-        *_facts(
-            {
-                "records": f"{stats.records:,} ({stats.bad:,} unreadable)",
-                "with image": f"{stats.with_image:,} ({stats.images:,} different)",
-                "spoken": f"{stats.spoken:,} ({stats.hours:.2f} hours)",
-                **{
-                    f"{side}'s turns": f"{stats.turns.get(side, 0):,} "
-                    f"({stats.words.get(side, 0):,} words)"
-                    for side in sides
-                },
-            }
-        ),
-    ]
+    facts = {
+        "records": f"{stats.records:,} ({stats.bad:,} unreadable)",
+        "with image": f"{stats.with_image:,} ({stats.images:,} different)",
+        "spoken": f"{stats.spoken:,} ({stats.hours:.2f} hours)",
+    }
+    for side in ("user", "assistant"):
+        words = stats.words.get(side, 0)
+        facts[f"{side}'s turns"] = f"{stats.turns.get(side, 0):,} ({words:,} words)"
+    lines = [stats.name, *(f"  {name:18} {value}" for name, value in facts.items())]
     if stats.kinds:
-        lines += ["  kind                     records      turns"]
-        lines += [
-            f"    {kind:20} {counts['records']:>10,} {counts['turns']:>10,}"
-            for kind, counts in stats.kinds.items()
-        ]
+        lines.append("  kind                     records      turns")
+    for kind, counts in stats.kinds.items():
+        lines.append(f"    {kind:20} {counts['records']:>10,} {counts['turns']:>10,}")
     lines += _histogram("frames of speech (80 ms)", stats.frames)
     lines += _histogram("tokens of the transcript as a row", stats.tokens)
     return "\n".join(lines)
-
-
-def _facts(facts: Mapping[str, str]) -> Iterable[str]:
-    return (f"  {name:18} {value}" for name, value in facts.items())
 
 
 def _histogram(title: str, counts: Mapping[int, int]) -> list[str]:

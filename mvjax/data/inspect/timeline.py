@@ -42,18 +42,12 @@ class SpeakerSpan:
 
 @dataclasses.dataclass(frozen=True)
 class RecordTimeline:
-    """The timeline of a record.
-
-    Attributes:
-      cells: the text stream on the 12.5 Hz grid; of a text-only record its speechless row.
-      spans: of both sides, by start; the user's only where the record has the user's words.
-      spoken: whether cells are frames.
-    """
+    """The timeline of a record."""
 
     record: dataset.Record
-    cells: tuple[TextCell, ...]
-    spans: tuple[SpeakerSpan, ...]
-    spoken: bool
+    cells: tuple[TextCell, ...]  # the text stream on the 12.5 Hz grid, or the speechless row
+    spans: tuple[SpeakerSpan, ...]  # of both sides (with known words), by start
+    spoken: bool  # whether cells are frames
 
 
 def timeline(
@@ -66,25 +60,29 @@ def timeline(
         record.words, record.array().shape[1], pieces, pad=model.text_pad, epad=model.text_epad
     )
     special = {model.text_pad: PAD, model.text_epad: EPAD, types.ZERO_TOKEN: ABSENT}
-    cells = [
+    cells = tuple(
         TextCell(special[i]) if i in special else TextCell(TOKEN, _clean(pieces.id_to_piece(i)))
         for i in row.tolist()
-    ]
+    )
     spans = [*_spans("user", record.user_words or ()), *_spans("assistant", record.words or ())]
-    spans.sort(key=lambda span: span.start)
-    return RecordTimeline(record, tuple(cells), tuple(spans), spoken=True)
+    by_start = tuple(sorted(spans, key=lambda span: span.start))
+    return RecordTimeline(record, cells, by_start, spoken=True)
 
 
 def text(shown: RecordTimeline) -> str:
     """Formats the timeline for a terminal."""
     record = shown.record
     facts = ", ".join(f"{key} {value}" for key, value in (record.facts or {}).items())
+    speech = "none: text only"
+    if shown.spoken:
+        frames = f"{len(shown.cells)} frames of {record.codebooks} codebooks"
+        speech = f"{record.seconds:.2f} s, {frames}"
     lines = [
         record.id,
         f"  kinds  {', '.join(record.kinds) or 'none'}",
         f"  facts  {facts or 'none'}",
         f"  image  {_image(record.image)}",
-        f"  speech {_speech(record)}",
+        f"  speech {speech}",
         "  turns",
         *(f"    {turn.speaker:9}  {turn.text}" for turn in record.turns),
     ]
@@ -105,15 +103,13 @@ def text(shown: RecordTimeline) -> str:
 def _speechless(record: dataset.Record, pieces: pieces_lib.Pieces) -> tuple[TextCell, ...]:
     ids, learned = streams.speechless_row(record.turns, pieces, 1 << 16)
     names = {streams.BOS: "BOS", streams.EOS: "EOS"}
-    cells = []
-    for i, counts in zip(ids.tolist(), learned.tolist(), strict=True):
-        if i == types.ZERO_TOKEN:
-            break
-        if i in names:
-            cells.append(TextCell(CONTROL, names[i]))
-        else:
-            cells.append(TextCell(LEARNED if counts else TOKEN, _clean(pieces.id_to_piece(i))))
-    return tuple(cells)
+    given = ids != types.ZERO_TOKEN
+    return tuple(
+        TextCell(CONTROL, names[i])
+        if i in names
+        else TextCell(LEARNED if counts else TOKEN, _clean(pieces.id_to_piece(i)))
+        for i, counts in zip(ids[given].tolist(), learned[given].tolist(), strict=True)
+    )
 
 
 def _spans(speaker: str, words: Sequence[dataset.Word]) -> list[SpeakerSpan]:
@@ -138,10 +134,3 @@ def _image(content: bytes | None) -> str:
         return "none"
     with Image.open(io.BytesIO(content)) as image:
         return f"{image.width}x{image.height} {image.format}, {len(content):,} bytes"
-
-
-def _speech(record: dataset.Record) -> str:
-    if not record.codes:
-        return "none: text only"
-    frames = record.array().shape[1]
-    return f"{record.seconds:.2f} s, {frames} frames of {record.codebooks} codebooks"

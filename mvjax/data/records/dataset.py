@@ -11,6 +11,7 @@ An invalid record is refused, on writing as on reading. Other rooms use this mod
 from __future__ import annotations
 
 import array
+import functools
 import hashlib
 import os
 import sqlite3
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from concurrent import futures
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from mvjax.config import schema
@@ -43,16 +45,10 @@ _THREADS, _QUEUED = 4, 256  # that decode images to verify them; images queued f
 
 
 class RecordWriter:
-    """Writes a dataset record by record, in constant memory; the files appear when the block ends.
+    """Writes ROOT/NAME record by record, in constant memory; the files appear when the block ends.
 
     If the block raises, no new file is left, and an earlier dataset of that name stays as it was. An
-    image that several records have is stored once.
-
-    Args:
-      path: ROOT/NAME, without a suffix.
-      made_with: of the codes; `Identity()` where there are none.
-      limits: what a record may hold.
-      shard_bytes: of content in a shard; the last entry may exceed it.
+    image that several records have is stored once. A dataset without codes is made with `Identity()`.
     """
 
     index: DatasetIndex  # once the block has ended
@@ -93,19 +89,16 @@ class RecordWriter:
             self._images.discard()
 
     def add(self, record: Record) -> None:
-        """Writes one record.
-
-        Raises:
-          ValueError: naming every problem of the record, which is not written; others may follow.
-        """
+        """Writes one record, or raises ValueError naming all its problems; others may follow."""
         place = f"{self._path} record {len(self._hashes)} ({record.id!r})"
         try:
             row = record_lib.decode(record_lib.encode(record, None), self._limits)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
         wrong = problems(row, self._limits)
-        key, number = self._stored(record.image)
-        if record.image is not None and number is None:
+        key = None if record.image is None else hashlib.sha256(record.image).digest()
+        known = self._seen.execute("SELECT n FROM images WHERE hash = ?", (key,)).fetchone()
+        if record.image is not None and not known:
             wrong += images.problems(record.image, self._limits)
         if record.codes and self._made_with.codec is None:
             wrong.append("codes: expected the identity of their codec in made_with, got None")
@@ -114,19 +107,12 @@ class RecordWriter:
         if wrong:
             raise ValueError(f"{place}: {'; '.join(wrong)}")
         self._seen.execute("INSERT INTO ids VALUES (?)", (record.id,))
+        number = known[0] if known else None
         if record.image is not None and number is None:
             number = self._images.write(record.image)
             self._seen.execute("INSERT INTO images VALUES (?, ?)", (key, number))
         self._rows.write(record_lib.encode(record, number))
         self._hashes.append(index_lib.hash_id(record.id))
-
-    def _stored(self, image: bytes | None) -> tuple[bytes, int | None]:
-        """An image's hash, and its number if it is stored already."""
-        if image is None:
-            return b"", None
-        key = hashlib.sha256(image).digest()
-        known = self._seen.execute("SELECT n FROM images WHERE hash = ?", (key,)).fetchone()
-        return key, known[0] if known else None
 
     def _publish(self) -> None:
         """Removes the old index, puts the new files in place, then writes the new index."""
@@ -146,36 +132,20 @@ class RecordWriter:
 
 
 def write(
-    path: Path,
-    items: Iterable[Record],
-    made_with: Identity,
-    *,
-    limits: schema.LimitsConfig = record_lib.LIMITS,
-    shard_bytes: int = SHARD_BYTES,
+    path: Path, items: Iterable[Record], made_with: Identity, *, shard_bytes: int = SHARD_BYTES
 ) -> DatasetIndex:
-    """Writes a whole dataset ROOT/NAME, as `RecordWriter` does.
-
-    Raises:
-      ValueError: naming every problem of the first invalid record; nothing is written then.
-      OSError: if the folder cannot be written or the disk is full.
-    """
-    with RecordWriter(path, made_with, limits=limits, shard_bytes=shard_bytes) as writer:
+    """Writes a whole dataset as `RecordWriter` does; at the first invalid record, nothing."""
+    with RecordWriter(path, made_with, shard_bytes=shard_bytes) as writer:
         for record in items:
             writer.add(record)
     return writer.index
 
 
 class RecordReader:
-    """Random access to a dataset; opening it reads the index alone.
+    """Random access to a dataset ROOT/NAME; opening it reads the index alone.
 
-    Args:
-      path: ROOT/NAME.
-      expected: the identity of the run; None: open records of any.
-      limits: what a record may hold.
-
-    Raises:
-      ValueError: if files and index disagree, or the records were made with another codec or tokenizer.
-      FileNotFoundError: if any is missing.
+    Raises FileNotFoundError if a file is missing, and ValueError if files and index disagree or the records
+    were made with another codec or tokenizer than `expected`, the run's (None: open any).
     """
 
     def __init__(
@@ -191,28 +161,26 @@ class RecordReader:
             index_lib.check_identity(path, self.index.identity, expected)
         self._rows = shards.ShardReader(path, self.index.records)
         self._images = shards.ShardReader(index_lib.images_stem(path), self.index.images)
-        self._ids = index_lib.read_ids(path, self.index.count)
+        self.ids = index_lib.read_ids(path, self.index.count)
 
     def __reduce__(self):
-        return _reopen, (self.path, self._expected, self.limits)
+        reopen = functools.partial(RecordReader, expected=self._expected, limits=self.limits)
+        return reopen, (self.path,)
 
     def __len__(self) -> int:
         return self.index.count
 
     def __getitem__(self, i: int) -> Record:
-        """Reads and validates one record with its image.
-
-        Raises:
-          ValueError: naming the dataset, the record's number and, if it can be read, its id.
-        """
+        """Reads and validates one record with its image; raises as `stored` and `image` do."""
         row = self.stored(i)
-        return record_lib.join(row, None if row.image is None else self.image(row.image))
+        image = None if row.image is None else self.image(row.image)
+        return Record(**(msgspec.structs.asdict(row) | {"image": image}))
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
 
     def stored(self, i: int) -> StoredRecord:
-        """Reads and validates one record without its image; raises as `self[i]` does."""
+        """Reads and validates one record without its image; a ValueError names its number and its id."""
         place = f"{self.path} record {i}"
         if not 0 <= i < len(self):
             raise IndexError(f"{place}: expected 0 <= number < {len(self)}")
@@ -228,27 +196,19 @@ class RecordReader:
         return row
 
     def image(self, number: int) -> bytes:
-        """An encoded image by its number, `StoredRecord.image`.
-
-        Raises:
-          ValueError: if it cannot be read.
-        """
+        """An encoded image by its number, `StoredRecord.image`."""
         try:
             return self._images[number]
         except ValueError as error:
             raise ValueError(f"{self.path} image {number}: {error}") from error
 
     def find(self, id: str) -> int:
-        """The number of the record with an id, without a scan.
-
-        Raises:
-          ValueError: if there is none.
-        """
-        return index_lib.find(self.path, self._ids, id, lambda i: self.stored(i).id)
+        """The number of the record with an id, without a scan; ValueError if there is none."""
+        return index_lib.find(self.path, self.ids, id, lambda i: self.stored(i).id)
 
 
 def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[str]:
-    """Reads a whole dataset and returns all problems of its hashes, records, images and ids."""
+    """All problems of a dataset's hashes, records, images and ids; reads it whole."""
     try:
         reader = RecordReader(path, expected=None, limits=limits)
     except (ValueError, FileNotFoundError) as error:
@@ -260,8 +220,10 @@ def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[
             hashes.append(index_lib.hash_id(reader.stored(i).id))
         except ValueError as error:
             wrong.append(str(error))
-    if len(hashes) == len(reader):
-        wrong += index_lib.wrong_ids(path, np.array(hashes, np.uint64))
+    table = index_lib.id_table(np.array(hashes, np.uint64))
+    if len(hashes) == len(reader) and not np.array_equal(reader.ids, table):
+        ids = index_lib.ids_path(path)
+        wrong.append(f"{ids}: does not lead to the ids of its records; make them again")
     return wrong + _wrong_images(reader)
 
 
@@ -282,7 +244,3 @@ def _wrong_images(reader: RecordReader) -> list[str]:
             numbers = range(first, min(first + _QUEUED, total))
             wrong += [problem for problem in pool.map(check, numbers) if problem]
     return wrong
-
-
-def _reopen(path: Path, expected: Identity | None, limits: schema.LimitsConfig) -> RecordReader:
-    return RecordReader(path, expected=expected, limits=limits)

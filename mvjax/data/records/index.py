@@ -17,7 +17,6 @@ from mvjax.data.records import shards
 
 FORMAT, VERSION = "mvjax records", 2
 _NAME = re.compile(r"[\w-]+", re.ASCII)
-_IDS = ".ids"
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,22 +27,15 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DatasetIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of NAME.json.
-
-    Attributes:
-      count: of records.
-      identity: of the codec and the tokenizer.
-      records, images: the shards, in the order of their numbers.
-      ids_sha256: of NAME.ids.
-    """
+    """The content of NAME.json."""
 
     format: str
     version: int
-    count: int
+    count: int  # of records
     identity: Identity
-    records: tuple[shards.Shard, ...]
+    records: tuple[shards.Shard, ...]  # in the order of their numbers
     images: tuple[shards.Shard, ...]
-    ids_sha256: str
+    ids_sha256: str  # of NAME.ids
 
 
 class NoSuchId(ValueError):
@@ -56,11 +48,7 @@ class _Header(msgspec.Struct):
 
 
 def check_name(dataset: Path) -> None:
-    """A dataset is named without a suffix.
-
-    Raises:
-      ValueError: if ROOT/NAME has another form.
-    """
+    """Raises ValueError if a dataset is not ROOT/NAME without a suffix."""
     if not _NAME.fullmatch(dataset.name):
         raise ValueError(
             f"{dataset}: expected a dataset as ROOT/NAME, NAME of letters, digits, _ and -, "
@@ -80,7 +68,7 @@ def images_stem(dataset: Path) -> Path:
 
 def ids_path(dataset: Path) -> Path:
     """ROOT/NAME.ids: hash and number of each record, sorted by hash; uint64 [2, count]."""
-    return dataset.with_name(f"{dataset.name}{_IDS}")
+    return dataset.with_name(f"{dataset.name}.ids")
 
 
 def datasets(root: Path) -> list[Path]:
@@ -90,12 +78,7 @@ def datasets(root: Path) -> list[Path]:
 
 
 def read(dataset: Path) -> DatasetIndex:
-    """Reads and checks NAME.json; opens nothing else.
-
-    Raises:
-      FileNotFoundError: if it is missing.
-      ValueError: if it is no index of records, of another version, or contradicts itself.
-    """
+    """Reads NAME.json alone; ValueError if it is no index, of another version, or contradicts itself."""
     check_name(dataset)
     beside = path(dataset)
     if not beside.is_file():
@@ -128,16 +111,13 @@ def identity(frozen: schema.FrozenFiles) -> Identity:
 
 
 def check_identity(dataset: Path, made_with: Identity, expected: Identity) -> None:
-    """Compares the hashes that both sides have.
-
-    Raises:
-      ValueError: naming what differs.
-    """
-    parts = []
-    for name in ("codec", "tokenizer"):
-        theirs, ours = getattr(made_with, name), getattr(expected, name)
-        if theirs is not None and ours is not None and theirs != ours:
-            parts.append(f"{name} {theirs[:12]}, this run has {ours[:12]}")
+    """Compares the hashes that both sides have; raises ValueError naming what differs."""
+    pairs = ((n, getattr(made_with, n), getattr(expected, n)) for n in Identity.__struct_fields__)
+    parts = [
+        f"{name} {theirs[:12]}, this run has {ours[:12]}"
+        for name, theirs, ours in pairs
+        if theirs is not None and ours is not None and theirs != ours
+    ]
     if parts:
         raise ValueError(
             f"{dataset}: made with {' and '.join(parts)}; make the records again with this run's files"
@@ -149,19 +129,20 @@ def hash_id(id: str) -> int:
     return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")
 
 
+def id_table(hashes: UInt64[np.ndarray, " count"]) -> UInt64[np.ndarray, "2 count"]:
+    """The content of NAME.ids, from the hashes of all ids in order."""
+    order = np.argsort(hashes, kind="stable")
+    return np.stack([hashes[order], order.astype(np.uint64)])
+
+
 def write_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> str:
-    """Writes NAME.ids from the hashes of all ids in order, and returns its SHA-256."""
-    _table(hashes).astype("<u8").tofile(ids_path(dataset))
+    """Writes NAME.ids and returns its SHA-256."""
+    id_table(hashes).astype("<u8").tofile(ids_path(dataset))
     return files.file_hash(ids_path(dataset))
 
 
 def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:
-    """Opens NAME.ids as a memory map.
-
-    Raises:
-      FileNotFoundError: if it is missing.
-      ValueError: if its size is not that of `count` records.
-    """
+    """Opens NAME.ids as a memory map; ValueError if its size is not that of `count` records."""
     file = ids_path(dataset)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; it says where each id is")
@@ -176,7 +157,7 @@ def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:
 
 
 def wrong_hashes(dataset: Path, index: DatasetIndex) -> list[str]:
-    """Returns the files whose SHA-256 differs from the index."""
+    """The files whose SHA-256 differs from the index, with that as a problem."""
     wrong = shards.wrong_hashes(dataset, index.records)
     wrong += shards.wrong_hashes(images_stem(dataset), index.images)
     if files.file_hash(ids_path(dataset)) != index.ids_sha256:
@@ -184,34 +165,16 @@ def wrong_hashes(dataset: Path, index: DatasetIndex) -> list[str]:
     return wrong
 
 
-def wrong_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> list[str]:
-    """Checks that NAME.ids finds every id; `hashes` are those of all records in order."""
-    if np.array_equal(read_ids(dataset, len(hashes)), _table(hashes)):
-        return []
-    return [f"{ids_path(dataset)}: does not lead to the ids of its records; make them again"]
-
-
 def find(
     dataset: Path, table: UInt64[np.ndarray, "2 count"], id: str, read_id: Callable[[int], str]
 ) -> int:
-    """The number of the record with this id, by binary search; reads only records with its hash.
-
-    Raises:
-      NoSuchId: if there is none.
-    """
+    """The number of the record with this id, by binary search; reads only records with its hash."""
     wanted = np.uint64(hash_id(id))
-    first = int(np.searchsorted(table[0], wanted))
-    while first < table.shape[1] and table[0, first] == wanted:
-        number = int(table[1, first])
+    first, end = (int(np.searchsorted(table[0], wanted, side)) for side in ("left", "right"))
+    for number in table[1, first:end].tolist():
         if number < table.shape[1] and read_id(number) == id:
             return number
-        first += 1
     raise NoSuchId(f"{dataset}: expected a record with id {id!r}, there is none")
-
-
-def _table(hashes: UInt64[np.ndarray, " count"]) -> UInt64[np.ndarray, "2 count"]:
-    order = np.argsort(hashes, kind="stable")
-    return np.stack([hashes[order], order.astype(np.uint64)])
 
 
 def _decode(file: Path, content: bytes, kind):

@@ -30,30 +30,17 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DialogueFields(msgspec.Struct, frozen=True):
-    """What a record holds apart from its image.
+    """What a record holds apart from its image; text only, it has no codes, codebooks and seconds."""
 
-    Attributes:
-      id: unique within its dataset.
-      kinds: question kinds, for statistics.
-      turns: the transcript of both sides.
-      facts: what the image shows, where that is known.
-      words: the assistant's words; None: not transcribed (the text stream is then all -1).
-      user_words: the user's, where they are known; shown by `mvjax data show`, not trained on.
-      codes: little-endian uint16 [2Q, T]: the assistant's codebooks, then the user's; empty if the
-        dialogue is text only.
-      codebooks: 2Q; 0 if text only.
-      seconds: duration of the speech; 0 if text only.
-    """
-
-    id: str
-    kinds: tuple[str, ...]
-    turns: tuple[Turn, ...]
-    facts: dict[str, str | int] | None = None
-    words: tuple[Word, ...] | None = None
-    user_words: tuple[Word, ...] | None = None
-    codes: bytes = b""
-    codebooks: int = 0
-    seconds: float = 0.0
+    id: str  # unique within its dataset
+    kinds: tuple[str, ...]  # of questions, for statistics
+    turns: tuple[Turn, ...]  # the transcript of both sides
+    facts: dict[str, str | int] | None = None  # what the image shows, where that is known
+    words: tuple[Word, ...] | None = None  # the assistant's; None: the text stream is all -1
+    user_words: tuple[Word, ...] | None = None  # where known, for `mvjax data show`; not trained on
+    codes: bytes = b""  # little-endian uint16 [2Q, T]: the assistant's codebooks, then the user's
+    codebooks: int = 0  # 2Q
+    seconds: float = 0.0  # duration of the speech
 
     def array(self) -> UInt16[np.ndarray, "streams T"]:
         """The codes [2Q, T]; [0, 0] if the dialogue is text only."""
@@ -79,28 +66,17 @@ def encode_codes(codes: np.ndarray) -> bytes:
 
 
 def encode(record: Record, image: int | None) -> bytes:
-    """The stored form of a record.
-
-    Args:
-      record: with its image, which is left out.
-      image: the number under which the image is stored; None: the record has none.
-
-    Raises:
-      ValueError: if a field has another type than it should.
-    """
-    fields = {name: getattr(record, name) for name in DialogueFields.__struct_fields__}
+    """The stored form of a record, with the number of its image; ValueError if it cannot be written."""
     try:
-        return msgspec.msgpack.encode(StoredRecord(**fields, image=image))
+        return msgspec.msgpack.encode(
+            StoredRecord(**(msgspec.structs.asdict(record) | {"image": image}))
+        )
     except (TypeError, OverflowError, UnicodeEncodeError) as error:
         raise ValueError(f"expected a Record, cannot write it: {error}") from error
 
 
 def decode(entry: bytes, limits: schema.LimitsConfig = LIMITS) -> StoredRecord:
-    """Reads the stored form and checks the types of its fields; `problems` checks their values.
-
-    Raises:
-      ValueError: if it is larger than the limit, or not a record.
-    """
+    """Reads the stored form; ValueError if it is too large or has other types (values: `problems`)."""
     if len(entry) > limits.record_bytes:
         raise ValueError(
             f"expected at most {limits.record_bytes} bytes (limits.record_bytes), got {len(entry)}"
@@ -111,14 +87,8 @@ def decode(entry: bytes, limits: schema.LimitsConfig = LIMITS) -> StoredRecord:
         raise ValueError(f"expected a Record, cannot read it: {error}") from error
 
 
-def join(stored: StoredRecord, image: bytes | None) -> Record:
-    """A stored record with its image in place of the number."""
-    fields = {name: getattr(stored, name) for name in DialogueFields.__struct_fields__}
-    return Record(**fields, image=image)
-
-
 def problems(record: DialogueFields, limits: schema.LimitsConfig = LIMITS) -> list[str]:
-    """Returns what is wrong with a record apart from its image; empty if it is valid."""
+    """What is wrong with a record apart from its image."""
     wrong = []
     if not record.id:
         wrong.append("id: expected a name, got an empty one")

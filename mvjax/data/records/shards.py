@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,7 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 
 from mvjax import files as files_lib
 
-SUFFIX = ".array_record"
-_DRAFT = ".part"
+SUFFIX, _DRAFT = ".array_record", ".part"
 # One entry a chunk, for random access.
 _WRITER = {"compressed": "group_size:1", "plain": "group_size:1,uncompressed"}
 _READER = "readahead_buffer_size:0,max_parallelism:0"  # reads are random
@@ -39,12 +39,12 @@ def paths(stem: Path, total: int) -> list[Path]:
 
 def present(stem: Path) -> set[Path]:
     """All shards and drafts of shards with this stem, also of an earlier writing."""
-    files = stem.parent.glob(f"{stem.name}-[0-9]*{SUFFIX}*")
-    return {file for file in files if _is_shard(file, stem.name)}
+    shard = re.compile(rf"{re.escape(stem.name)}-\d{{5}}(-of-\d{{5}})?{SUFFIX}({_DRAFT})?")
+    return {file for file in stem.parent.iterdir() if shard.fullmatch(file.name)}
 
 
 def wrong_hashes(stem: Path, expected: Sequence[Shard]) -> list[str]:
-    """Returns the shards whose SHA-256 differs from the index."""
+    """The shards whose SHA-256 differs from the index, with that as a problem."""
     return [
         f"{path}: its SHA-256 is not the one in its index; copy it or make it again"
         for path, shard in zip(paths(stem, len(expected)), expected, strict=True)
@@ -53,12 +53,9 @@ def wrong_hashes(stem: Path, expected: Sequence[Shard]) -> list[str]:
 
 
 class ShardWriter:
-    """Appends entries to drafts of shards; `publish` gives them their names.
+    """Appends entries to drafts of shards of ROOT/NAME, the stem; `publish` gives them their names.
 
-    Args:
-      stem: ROOT/NAME, without the number and suffix of a file.
-      shard_bytes: a shard is closed once its entries exceed this.
-      compressed: False for what is compressed already.
+    A shard is closed once its entries exceed `shard_bytes`.
     """
 
     def __init__(self, stem: Path, *, shard_bytes: int, compressed: bool):
@@ -82,11 +79,7 @@ class ShardWriter:
         return number
 
     def close(self) -> None:
-        """Ends the open shard, if there is one.
-
-        Raises:
-          OSError: if it does not hold what was written to it.
-        """
+        """Ends the open shard, if there is one; raises OSError if it does not hold what was written."""
         if self._writer is None:
             return
         self._writer.close()
@@ -125,9 +118,8 @@ class ShardWriter:
 class ShardReader:
     """Random access to the entries of all shards; each shard is opened on first use.
 
-    Raises:
-      FileNotFoundError: listing the shards that are missing.
-      ValueError: listing the shards that have another size than the index says.
+    Raises FileNotFoundError or ValueError, listing the shards that are missing or have another size than
+    the index says.
     """
 
     def __init__(self, stem: Path, shards: Sequence[Shard]):
@@ -139,11 +131,10 @@ class ShardReader:
         missing = [str(path) for path in self.paths if not path.is_file()]
         if missing:
             raise FileNotFoundError(f"{stem}: expected files that are not there: {missing}")
-        sizes = [path.stat().st_size for path in self.paths]
         wrong = [
             f"{path}: expected {shard.bytes} bytes by the index, got {size}"
-            for path, shard, size in zip(self.paths, shards, sizes, strict=True)
-            if size != shard.bytes
+            for path, shard in zip(self.paths, shards, strict=True)
+            if (size := path.stat().st_size) != shard.bytes
         ]
         if wrong:
             raise ValueError(
@@ -154,11 +145,7 @@ class ShardReader:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, number: int) -> bytes:
-        """Reads one entry.
-
-        Raises:
-          ValueError: if the shard is damaged there.
-        """
+        """Reads one entry; raises ValueError if the shard is damaged there."""
         if not 0 <= number < len(self):
             raise IndexError(f"expected 0 <= number < {len(self)}, got {number}")
         n = bisect.bisect_right(self._ends, number)
@@ -186,8 +173,3 @@ def _open(path: Path):
     return array_record_module.ArrayRecordReader(
         str(path), _READER, file_reader_buffer_size=_READER_BUFFER
     )
-
-
-def _is_shard(file: Path, name: str) -> bool:
-    rest = file.name.removeprefix(f"{name}-").removesuffix(_DRAFT).removesuffix(SUFFIX)
-    return all(len(part) == 5 and part.isdigit() for part in rest.split("-of-"))

@@ -19,7 +19,6 @@ from mvjax.data.speech import spoken
 _WHISPER_RATE = 16_000
 _VAD_FROM = 10.0  # seconds; voice activity detection for longer audio only, as in annotate.py
 
-
 # The words of one speaker's audio at 24 kHz with their times, in order of start.
 Aligner = Callable[[np.ndarray], tuple[record.Word, ...]]
 
@@ -30,23 +29,14 @@ class WhisperTimestamped:
 
     Source: moshi-finetune `annotate.py`, `process_one`. Differs: the silence that it adds back around
     the detected speech is left out, as it needs a function of the package replaced.
-
-    Attributes:
-      model: a Whisper size, downloaded once, or a checkpoint's path.
-      language: two letters; None: detect it.
-      device: of PyTorch.
     """
 
-    model: str = "medium"
-    language: str | None = "en"
-    device: str = "cpu"
+    model: str = "medium"  # a Whisper size, downloaded once, or a checkpoint's path
+    language: str | None = "en"  # None: detect it
+    device: str = "cpu"  # of PyTorch
 
     def __call__(self, samples: Float32[np.ndarray, " samples"]) -> tuple[record.Word, ...]:
-        """Transcribes, as `Aligner`.
-
-        Raises:
-          ModuleNotFoundError: without the package.
-        """
+        """Transcribes, as `Aligner`; ModuleNotFoundError without the package."""
         package, model = _whisper(self.model, self.device)
         audio = spoken.resample(samples[None], types.SAMPLE_RATE, to=_WHISPER_RATE)[0]
         seconds = len(samples) / types.SAMPLE_RATE
@@ -82,12 +72,8 @@ def annotate(dialogue: spoken.Spoken, aligner: Aligner, *, user: bool = False) -
         words = aligner(assistant_side)
     if user and user_words is None:
         user_words = aligner(user_side)
-    return dataclasses.replace(
-        dialogue,
-        words=words,
-        user_words=user_words,
-        turns=dialogue.turns or spoken.turns_of(words, user_words),
-    )
+    turns = dialogue.turns or spoken.turns_of(words, user_words)
+    return dataclasses.replace(dialogue, words=words, user_words=user_words, turns=turns)
 
 
 def annotate_files(
@@ -100,15 +86,8 @@ def annotate_files(
 ) -> int:
     """Writes the transcript beside each audio file of a moshi-finetune dataset that has none.
 
-    Args:
-      source: a jsonl, or a folder of them.
-      aligner: transcribes one side.
-      skips: gets the dialogues that cannot be read, and those without speech.
-      user: whether to transcribe the user's side too.
-      progress: called with each id.
-
-    Returns:
-      The number of transcripts written; a second run continues with the missing ones.
+    `source` is a jsonl or a folder of them; `progress` is called with each id. What cannot be read or has
+    no speech goes to `skips`. Returns the number of transcripts written; a second run continues.
     """
     count = 0
     for dialogue in moshi_finetune.read(source, skips=skips, untranscribed=True):
@@ -129,7 +108,6 @@ def annotate_files(
 
 @functools.lru_cache(maxsize=1)
 def _whisper(name: str, device: str) -> tuple[Any, Any]:
-    """The package and a loaded model."""
     try:
         import whisper_timestamped  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:

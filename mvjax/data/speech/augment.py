@@ -26,45 +26,25 @@ _REVERB_SHARE = 0.3  # of the direct sound's energy; ours
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Settings of the augmentation.
+    """Settings of the augmentation; their text is part of the key of the codes that are made with them."""
 
-    Attributes:
-      seed: of all draws; with the dialogue's id and the copy's number it gives the same audio.
-      noise: folder of noise recordings; None: pink noise (ours).
-      p_gain: probability of a random gain.
-      gain_db: range of the gain.
-      p_noise: probability of noise.
-      noise_db: level of the noise, relative to the user's speech.
-      p_silence: probability that a stretch of noise is silence.
-      stretch_seconds: of one stretch, at most.
-      p_echo: probability of the assistant's echo and reverberation, together.
-      echo_scale: of the echo, at most.
-      echo_seconds: its delay.
-    """
-
-    seed: int = 0
-    noise: str | None = None
-    p_gain: float = 0.5
+    seed: int = (
+        0  # of all draws; with the dialogue's id and the copy's number it gives the same audio
+    )
+    noise: str | None = None  # folder of noise recordings; None: pink noise (ours)
+    p_gain: float = 0.5  # probability of a random gain
     gain_db: tuple[float, float] = (-24.0, 15.0)
     p_noise: float = 0.3
-    noise_db: tuple[float, float] = (-30.0, 6.0)
-    p_silence: float = 0.5
-    stretch_seconds: float = 30.0
-    p_echo: float = 0.3
-    echo_scale: float = 0.2
-    echo_seconds: tuple[float, float] = (0.1, 0.5)
-
-    def describe(self) -> str:
-        """Returns all settings as text: equal if and only if they give the same audio."""
-        return repr(self)
+    noise_db: tuple[float, float] = (-30.0, 6.0)  # relative to the user's speech
+    p_silence: float = 0.5  # probability that a stretch of noise is silence
+    stretch_seconds: float = 30.0  # of one stretch, at most
+    p_echo: float = 0.3  # probability of the assistant's echo and reverberation, together
+    echo_scale: float = 0.2  # at most
+    echo_seconds: tuple[float, float] = (0.1, 0.5)  # its delay
 
 
 class Augmenter:
-    """Augments dialogues; lists the noise folder once.
-
-    Raises:
-      FileNotFoundError: if the noise folder has no audio.
-    """
+    """Augments dialogues; lists the noise folder once, FileNotFoundError if it has no audio."""
 
     def __init__(self, settings: Augment) -> None:
         self._settings = settings
@@ -108,9 +88,8 @@ class Augmenter:
         out = np.zeros(len(user), np.float32)
         start = 0
         while start < len(user):
-            length = min(
-                1 + int(rng.uniform(0, s.stretch_seconds) * types.SAMPLE_RATE), len(user) - start
-            )
+            length = 1 + int(rng.uniform(0, s.stretch_seconds) * types.SAMPLE_RATE)
+            length = min(length, len(user) - start)
             if rng.random() >= s.p_silence:
                 stretch = self._recording(length, rng)
                 scale = level / max(float(np.sqrt(np.mean(stretch**2))), _SILENT)

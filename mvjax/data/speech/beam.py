@@ -26,15 +26,10 @@ def fill(
 ) -> int:
     """Encodes all tasks that are not in the store; returns how many these were.
 
-    Args:
-      tasks: with audio as paths, since samples would travel through Beam.
-      settings: of the codes.
-      options: Beam's, such as ["--runner=DirectRunner", "--direct_num_workers=4"].
-
-    Raises:
-      RuntimeError: if the pipeline fails.
+    Audio is best given as paths, since samples travel through Beam. `options` are Beam's, such as
+    ["--runner=DirectRunner", "--direct_num_workers=4"]. Raises RuntimeError if the pipeline fails.
     """
-    chunks = [encode.without_images(chunk) for chunk in encode.chunks(tasks)]
+    chunks = [encode.without_images(chunk) for chunk in encoder.batched(tasks, encode.CHUNK)]
     pipeline = beam.Pipeline(options=pipeline_options.PipelineOptions(list(options)))
     _ = (
         pipeline

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import zlib
 from pathlib import Path
@@ -12,27 +11,17 @@ import numpy as np
 from jaxtyping import UInt16
 
 from mvjax import files
+from mvjax.data.records import record
 
 _VERSION = b"mvjax codes 1"
 
 
-@dataclasses.dataclass(frozen=True)
-class Codes:
-    """The codes of one dialogue.
+class Codes(msgspec.Struct):
+    """The codes of one dialogue, as `Record.codes` has them."""
 
-    Attributes:
-      array: the assistant's codebooks, then the user's.
-      seconds: duration of the audio.
-    """
-
-    array: UInt16[np.ndarray, "streams T"]
-    seconds: float
-
-
-class _Entry(msgspec.Struct):
-    streams: int
-    seconds: float
-    codes: bytes  # little-endian uint16
+    streams: int  # the assistant's codebooks and the user's
+    seconds: float  # duration of the audio
+    codes: bytes
     crc: int
 
 
@@ -45,18 +34,15 @@ class CodeStore:
     def load(self, key: str) -> Codes | None:
         """Returns the codes of a key; None if there are none, or they are damaged."""
         try:
-            entry = msgspec.msgpack.decode(self._path(key).read_bytes(), type=_Entry)
+            codes = msgspec.msgpack.decode(self._path(key).read_bytes(), type=Codes)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
-        if zlib.crc32(entry.codes) != entry.crc:
-            return None
-        array = np.frombuffer(entry.codes, "<u2").astype(np.uint16).reshape(entry.streams, -1)
-        return Codes(array, entry.seconds)
+        return codes if zlib.crc32(codes.codes) == codes.crc else None
 
-    def save(self, key: str, codes: Codes) -> None:
+    def save(self, key: str, codes: UInt16[np.ndarray, "streams T"], seconds: float) -> None:
         """Stores codes under a key."""
-        content = np.ascontiguousarray(codes.array, "<u2").tobytes()
-        entry = _Entry(len(codes.array), codes.seconds, content, zlib.crc32(content))
+        content = record.encode_codes(codes)
+        entry = Codes(len(codes), seconds, content, zlib.crc32(content))
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, msgspec.msgpack.encode(entry), shared=True)
@@ -66,7 +52,7 @@ class CodeStore:
 
 
 def key(audio: Path | np.ndarray, *settings: str) -> str:
-    """Returns the SHA-256 of an audio file (or samples) and all settings that its codes depend on."""
+    """The SHA-256 of an audio file (or samples) and all settings that its codes depend on."""
     digest = hashlib.sha256(_VERSION)
     for text in settings:
         digest.update(f"{len(text)} {text}".encode())

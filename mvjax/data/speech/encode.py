@@ -25,22 +25,22 @@ from mvjax.data.records import dataset
 from mvjax.data.records import record as record_lib
 from mvjax.data.speech import code_store, encoder, spoken
 
-CHUNK = 16  # dialogues per task of a worker
+CHUNK = 16  # dialogues per call of a worker
 STORE = ".codes"  # folder below the root of the records
 
 
 @dataclasses.dataclass
 class EncodeTally:
-    """Progress of an encoding; `seconds` and `fresh_seconds` are of audio, `elapsed` is wall time."""
+    """Progress of an encoding."""
 
     records: int = 0
     skipped: int = 0
-    seconds: float = 0.0
-    fresh_seconds: float = 0.0
-    elapsed: float = 0.0
+    seconds: float = 0.0  # of audio
+    fresh_seconds: float = 0.0  # of audio that was not in the store
+    elapsed: float = 0.0  # wall time
 
     def hours_per_minute(self) -> float:
-        """Throughput: hours of audio encoded per minute, without those from the store."""
+        """Throughput: hours of audio encoded per minute."""
         return self.fresh_seconds / 3600 / max(self.elapsed / 60, 1e-9)
 
     def summary(self) -> str:
@@ -61,18 +61,10 @@ def write(
     limits: schema.LimitsConfig = record_lib.LIMITS,
     progress: Callable[[EncodeTally], None] = lambda tally: None,
 ) -> EncodeTally:
-    """Encodes dialogues and writes their records as ROOT/NAME.
+    """Encodes dialogues, read lazily, and writes their records in order as ROOT/NAME, the path.
 
-    Args:
-      dialogues: read lazily, in the order of the records.
-      path: ROOT/NAME.
-      settings: of the codes.
-      made_with: identity of the codec and the tokenizer.
-      skips: gets the dialogues that are skipped, and why.
-      copies: records per dialogue; more than one needs `settings.augment`.
-      workers: processes; 0: only this one (an accelerator belongs to one process).
-      limits: what a record may hold.
-      progress: called after every record.
+    `copies` records are made of a dialogue; more than one needs `settings.augment`. `workers` are processes;
+    0: only this one (an accelerator belongs to one process). `progress` is called after every record.
 
     Raises:
       ValueError: if copies would be identical, or more dialogues are skipped than `skips` allows.
@@ -81,13 +73,12 @@ def write(
     store, tally, start = code_store.CodeStore(settings.store), EncodeTally(), time.monotonic()
     todo = tasks(dialogues, settings, copies=copies)
     with dataset.RecordWriter(path, made_with, limits=limits) as writer:
-        for task, done in results(todo, settings, workers=workers):
+        for task, done in _results(todo, settings, workers=workers):
             tally.elapsed = time.monotonic() - start
             try:
-                writer.add(record(task, done, store))
+                writer.add(_record(task, done, store))
             except ValueError as error:
-                reason = "refused record" if done.key else "unreadable audio"
-                skips.add(task.id, reason, error)
+                skips.add(task.id, "refused record" if done.key else "unreadable audio", error)
                 tally.skipped += 1
             else:
                 tally.records += 1
@@ -100,11 +91,7 @@ def write(
 def tasks(
     dialogues: Iterable[spoken.Spoken], settings: encoder.EncodeSettings, *, copies: int = 1
 ) -> Iterator[encoder.EncodeTask]:
-    """Yields one task per dialogue and copy.
-
-    Raises:
-      ValueError: if copies would be identical.
-    """
+    """One task per dialogue and copy; raises ValueError if copies would be identical."""
     if copies < 1 or (copies > 1 and settings.augment is None):
         raise ValueError(
             f"copies: expected 1, or more with augmentation (they would all be the same), got {copies}"
@@ -112,14 +99,10 @@ def tasks(
     return (encoder.EncodeTask(dialogue, copy) for dialogue in dialogues for copy in range(copies))
 
 
-def record(
+def _record(
     task: encoder.EncodeTask, done: encoder.EncodeResult, store: code_store.CodeStore
 ) -> dataset.Record:
-    """Returns the record of an encoded task.
-
-    Raises:
-      ValueError: if it could not be encoded.
-    """
+    """The record of an encoded task; raises ValueError if it could not be encoded."""
     if done.key is None:
         raise ValueError(done.problem)
     codes = store.load(done.key)
@@ -133,20 +116,20 @@ def record(
         facts=dialogue.facts,
         words=dialogue.words,
         user_words=dialogue.user_words,
-        codes=dataset.encode_codes(codes.array),
-        codebooks=len(codes.array),
+        codes=codes.codes,
+        codebooks=codes.streams,
         seconds=codes.seconds,
         image=dialogue.image,
     )
 
 
-def results(
+def _results(
     tasks: Iterable[encoder.EncodeTask], settings: encoder.EncodeSettings, *, workers: int
 ) -> Iterator[tuple[encoder.EncodeTask, encoder.EncodeResult]]:
     """Yields every task with its result, in order; workers run a few chunks ahead."""
     if workers == 0:
         encode = encoder.Encoder(settings)
-        for chunk in chunks(tasks):
+        for chunk in encoder.batched(tasks, CHUNK):
             yield from zip(chunk, encode(chunk), strict=True)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of jax
@@ -155,7 +138,7 @@ def results(
     ) as pool:
         waiting: collections.deque = collections.deque()
         try:
-            for chunk in chunks(tasks):
+            for chunk in encoder.batched(tasks, CHUNK):
                 waiting.append((chunk, pool.submit(_encode, without_images(chunk))))
                 if len(waiting) > 2 * workers:
                     yield from _finish(*waiting.popleft())
@@ -165,13 +148,8 @@ def results(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def chunks(tasks: Iterable[encoder.EncodeTask]) -> Iterator[tuple[encoder.EncodeTask, ...]]:
-    """Splits tasks into chunks, one per call of a worker."""
-    return encoder.batched(tasks, CHUNK)
-
-
 def without_images(tasks: Iterable[encoder.EncodeTask]) -> list[encoder.EncodeTask]:
-    """Drops the images of tasks before they are sent to a worker: codes need only the audio."""
+    """Tasks as they are sent to a worker: codes need only the audio."""
     return [
         dataclasses.replace(task, dialogue=dataclasses.replace(task.dialogue, image=None))
         for task in tasks

@@ -23,25 +23,15 @@ V = TypeVar("V")
 
 @dataclasses.dataclass(frozen=True)
 class EncodeSettings:
-    """What codes depend on.
+    """What codes depend on, and how they are made."""
 
-    Attributes:
-      codec: location of the codec's weights.
-      config: the codec's sizes.
-      codebooks: per side that are kept.
-      store: folder of the code store.
-      augment: of the user's stream; None: as recorded.
-      max_seconds: a longer dialogue is skipped.
-      batch_seconds: batch size, in seconds of audio; memory is proportional to it.
-    """
-
-    codec: str
+    codec: str  # location of the codec's weights
     config: schema.MimiConfig
-    codebooks: int
-    store: Path
-    augment: augment.Augment | None = None
-    max_seconds: float = spoken.MAX_SECONDS
-    batch_seconds: float = 200.0
+    codebooks: int  # per side that are kept
+    store: Path  # folder of the code store
+    augment: augment.Augment | None = None  # of the user's stream; None: as recorded
+    max_seconds: float = spoken.MAX_SECONDS  # a longer dialogue is skipped
+    batch_seconds: float = 200.0  # of audio in a batch; memory is proportional to it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +49,12 @@ class EncodeTask:
 
 @dataclasses.dataclass(frozen=True)
 class EncodeResult:
-    """The outcome of a task.
+    """The outcome of a task."""
 
-    Attributes:
-      key: of its codes in the store; None if it could not be encoded.
-      seconds: of audio.
-      fresh: encoded in this run, not found in the store.
-      problem: why it could not be encoded.
-    """
-
-    key: str | None
-    seconds: float = 0.0
-    fresh: bool = False
-    problem: str = ""
+    key: str | None  # of its codes in the store; None if it could not be encoded
+    seconds: float = 0.0  # of audio
+    fresh: bool = False  # encoded in this run
+    problem: str = ""  # why it could not be encoded
 
 
 class Encoder:
@@ -81,7 +64,7 @@ class Encoder:
         self._settings = settings
         self._store = code_store.CodeStore(settings.store)
         path = files.resolve(settings.codec)
-        change = settings.augment.describe() if settings.augment else ""
+        change = repr(settings.augment) if settings.augment else ""  # equal if audio will be equal
         self._shaped_by = (files.file_hash(path), str(settings.codebooks), change)
         self._augment = augment.Augmenter(settings.augment) if settings.augment else None
         self._codec: Callable[[], interface.Codec] = functools.cache(
@@ -90,13 +73,13 @@ class Encoder:
 
     def __call__(self, tasks: Sequence[EncodeTask]) -> list[EncodeResult]:
         """Encodes tasks and returns their results; a failed task does not stop the others."""
-        done: list[EncodeResult | None] = [None] * len(tasks)
+        done: dict[int, EncodeResult] = {}
         todo: list[tuple[int, str, np.ndarray]] = []
         for i, task in enumerate(tasks):
+            which = (task.dialogue.id, str(task.copy)) if self._augment else ()
             try:
-                key = self._key(task)
-                stored = self._store.load(key)
-                if stored is not None:
+                key = code_store.key(task.dialogue.audio, *self._shaped_by, *which)
+                if stored := self._store.load(key):
                     done[i] = EncodeResult(key, stored.seconds)
                 else:
                     todo.append((i, key, self._audio(task)))
@@ -104,11 +87,7 @@ class Encoder:
                 done[i] = EncodeResult(None, problem=str(error))
         for i, key, seconds in self._encode(todo):
             done[i] = EncodeResult(key, seconds, fresh=True)
-        return [entry for entry in done if entry is not None]
-
-    def _key(self, task: EncodeTask) -> str:
-        which = (task.dialogue.id, str(task.copy)) if self._augment else ()
-        return code_store.key(task.dialogue.audio, *self._shaped_by, *which)
+        return [done[i] for i in range(len(tasks))]
 
     def _audio(self, task: EncodeTask) -> np.ndarray:
         audio = task.dialogue.samples(max_seconds=self._settings.max_seconds)
@@ -122,23 +101,21 @@ class Encoder:
         """Encodes and stores in batches; both sides of a dialogue are rows of the same batch."""
         longest_first = sorted(todo, key=lambda entry: -entry[2].shape[1])
         for frames, group in itertools.groupby(longest_first, key=lambda e: bucket(e[2].shape[1])):
-            budget = int(self._settings.batch_seconds / types.FRAME_SECONDS)
-            size = max(budget // (2 * frames), 1)
+            size = max(int(self._settings.batch_seconds / types.FRAME_SECONDS) // (2 * frames), 1)
             for batch in batched(group, size):
                 # Mimi is causal, so padding at the end changes no code before it. Batches are padded to
                 # their full size: each bucket compiles once.
                 rows = np.zeros((size, 2, frames * types.FRAME_SAMPLES), np.float32)
                 for row, (_, _, audio) in zip(rows, batch, strict=False):
                     row[:, : audio.shape[1]] = audio
-                codes = self._codec().encode(rows.reshape(2 * size, -1))[
-                    :, : self._settings.codebooks
-                ]
-                codes = codes.reshape(size, -1, frames).astype(np.uint16)
-                for (i, key, audio), array in zip(batch, codes, strict=False):
-                    samples = audio.shape[1]
-                    own = array[:, : math.ceil(samples / types.FRAME_SAMPLES)]
-                    seconds = samples / types.SAMPLE_RATE
-                    self._store.save(key, code_store.Codes(own, seconds))
+                codes = self._codec().encode(rows.reshape(2 * size, -1))
+                codes = codes[:, : self._settings.codebooks].astype(np.uint16)
+                for (i, key, audio), own in zip(
+                    batch, codes.reshape(size, -1, frames), strict=False
+                ):
+                    seconds = audio.shape[1] / types.SAMPLE_RATE
+                    length = math.ceil(audio.shape[1] / types.FRAME_SAMPLES)
+                    self._store.save(key, own[:, :length], seconds)
                     yield i, key, seconds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,34 +25,22 @@ RATES = (8_000, 192_000)  # samples per second that are converted; others are ta
 
 @dataclasses.dataclass(frozen=True)
 class Spoken:
-    """One dialogue as audio.
+    """One dialogue as audio; the fields of a `record.Record` otherwise.
 
-    Attributes:
-      id: unique within its dataset.
-      audio: a stereo file, or samples at 24 kHz; row 0 (left) is the assistant, row 1 the user.
-      words: the assistant's words in seconds from the first sample; None: not transcribed.
-      turns: the transcript of both sides; `turns_of` makes it from words.
-      user_words: the user's words, where they are known.
-      kinds: question kinds, for statistics.
-      facts: what the image shows, where that is known.
-      image: an encoded image file (PNG, JPEG, ...) or None.
+    The audio is a stereo file, or samples at 24 kHz; row 0 (left) is the assistant, row 1 the user.
     """
 
     id: str
     audio: Path | Float32[np.ndarray, "2 samples"]
     words: tuple[record.Word, ...] | None
-    turns: tuple[record.Turn, ...]
+    turns: tuple[record.Turn, ...]  # `turns_of` makes them from words
     user_words: tuple[record.Word, ...] | None = None
     kinds: tuple[str, ...] = ()
     facts: dict[str, str | int] | None = None
     image: bytes | None = None
 
     def samples(self, *, max_seconds: float = MAX_SECONDS) -> Float32[np.ndarray, "2 samples"]:
-        """The audio at 24 kHz, read from its file if it is in one.
-
-        Raises:
-          ValueError: as `read_audio`.
-        """
+        """The audio at 24 kHz, read from its file if it is in one; raises as `read_audio` does."""
         if isinstance(self.audio, Path):
             return read_audio(self.audio, channels=2, max_seconds=max_seconds)
         _check_length(self.id, self.audio.shape[1], types.SAMPLE_RATE, max_seconds)
@@ -63,15 +52,8 @@ def read_audio(
 ) -> Float32[np.ndarray, "channels samples"]:
     """Decodes WAV, FLAC, OGG or MP3 (a file, or its bytes) and converts it to 24 kHz.
 
-    Args:
-      source: the file, or its bytes.
-      channels: required number; None: any.
-      max_seconds: maximum duration.
-
-    Raises:
-      ValueError: if it is not a complete audio file, has another number of channels or a rate outside
-        RATES, is empty, longer than `max_seconds`, or not finite.
-      FileNotFoundError: if there is no such file.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not a complete audio file, has
+    another number of channels (None: any) or a rate outside RATES, is empty, longer, or not finite.
     """
     place = str(source) if isinstance(source, Path) else f"audio of {len(source)} bytes"
     if isinstance(source, Path) and not source.is_file():
@@ -106,9 +88,7 @@ def resample(
     """Resamples from `rate` to `to` hertz, without delay; ceil(n * to / rate) samples."""
     if rate == to:
         return samples
-    common = int(np.gcd(rate, to))
-    out = signal.resample_poly(samples, to // common, rate // common, axis=1)
-    return out.astype(np.float32)
+    return signal.resample_poly(samples, to, rate, axis=1).astype(np.float32)
 
 
 def turns_of(
@@ -116,19 +96,17 @@ def turns_of(
 ) -> tuple[record.Turn, ...]:
     """Makes a transcript of words: by start, with a new turn where the speaker changes."""
     said = [("assistant", w) for w in words] + [("user", w) for w in user_words or ()]
-    turns: list[tuple[str, list[str]]] = []
-    for speaker, word in sorted(said, key=lambda item: item[1].start):
-        if not turns or turns[-1][0] != speaker:
-            turns.append((speaker, []))
-        turns[-1][1].append(word.text.strip())
-    return tuple(record.Turn(speaker, " ".join(texts)) for speaker, texts in turns)
+    said.sort(key=lambda item: item[1].start)
+    return tuple(
+        record.Turn(speaker, " ".join(word.text.strip() for _, word in turn))
+        for speaker, turn in itertools.groupby(said, key=lambda item: item[0])
+    )
 
 
 def fit_words(words: Sequence[record.Word], seconds: float) -> tuple[record.Word, ...]:
     """Clips the times of words to [0, seconds]: annotators round them a little outside.
 
-    Raises:
-      ValueError: listing the words that start after the end: they belong to other audio.
+    Raises ValueError listing the words that start after the end: they belong to other audio.
     """
     late = [word for word in words if not word.start <= seconds]
     if late:
@@ -136,11 +114,10 @@ def fit_words(words: Sequence[record.Word], seconds: float) -> tuple[record.Word
             f"word times: expected within {seconds:.2f} s of audio, got {late[:3]}"
             f" ({len(late)} of {len(words)}); is it the transcript of another file?"
         )
-    fitted = []
-    for word in words:
-        start = max(0.0, word.start)
-        fitted.append(record.Word(word.text, start, min(seconds, max(start, word.end))))
-    return tuple(fitted)
+    return tuple(
+        record.Word(word.text, max(0.0, word.start), min(seconds, max(0.0, word.start, word.end)))
+        for word in words
+    )
 
 
 def _read(file: soundfile.SoundFile) -> Float32[np.ndarray, "samples channels"]:
