@@ -112,6 +112,6 @@ def _tokenizer(arg) -> None:
 
 def _pieces(args: argparse.Namespace):
     from mvjax import files
-    from mvjax.data.inspect import pieces as pieces_lib
+    from mvjax.data.inspect import timeline
 
-    return pieces_lib.pieces(files.resolve(args.tokenizer) if args.tokenizer else None)
+    return timeline.pieces(files.resolve(args.tokenizer) if args.tokenizer else None)

@@ -15,12 +15,7 @@ FEATURE_DTYPE = np.dtype(ml_dtypes.bfloat16)  # of image features
 
 
 def batch_spec(config: schema.Config, *, sharding: jax.sharding.Sharding | None = None) -> Any:
-    """Returns a `types.Batch` of ShapeDtypeStructs: what a step of this config is given.
-
-    Args:
-      config: rows, lengths, and whether images are pixels or features (`data.features`).
-      sharding: of every array, such as `sharding.rows(mesh)`.
-    """
+    """Returns a `types.Batch` of ShapeDtypeStructs: what a step of this config is given."""
     data, model = config.data, config.model
     side = model.siglip.image_size
     image, image_dtype = (side, side, 3), np.dtype(np.uint8)

@@ -22,11 +22,7 @@ def speech_codes(
     tokenizer: streams.Tokenizer,
     model: schema.ModelConfig,
 ) -> Int32[np.ndarray, "K T"]:
-    """Text, assistant and user codebooks of a spoken record, without delays.
-
-    Raises:
-      ValueError: if the record's codes do not fit the model.
-    """
+    """Text, assistant and user codebooks of a spoken record, without delays."""
     audio = record.array()
     if audio.shape[0] != model.codebooks - 1 or audio.size == 0 or audio.max() >= model.audio_vocab:
         raise ValueError(
@@ -59,15 +55,8 @@ def switch(
 ) -> tuple[slice, slice, slice]:
     """Crops three dialogues that are joined to a row of at most `frames`, at random lengths.
 
-    The first keeps its end, the other two their start, the middle one at least `keep` frames of it.
-
-    Args:
-      before: frames of the first dialogue; unrelated talk.
-      length: frames of the middle one.
-      after: frames of the last; unrelated talk.
-      keep: at most `frames`.
-      frames: of the row.
-      rng: draws the lengths.
+    The unrelated talk `before` keeps its end, the other two (of `length` and `after` frames) their start, the
+    middle one at least `keep` <= `frames` frames of it.
     """
     middle = int(rng.integers(keep, min(frames, length) + 1))
     room = frames - middle
@@ -77,14 +66,8 @@ def switch(
 
 
 def stack(examples: Sequence[types.Example], *, spec: types.Part) -> types.Part:
-    """Stacks examples as rows and pads them with -1.
-
-    Args:
-      examples: with no more frames and codebooks than the spec.
-      spec: of the part (`batch_spec`); its number of rows is not used.
-    """
-    rows = len(examples)
-    part = types.Part(*(np.zeros((rows, *leaf.shape[1:]), leaf.dtype) for leaf in spec))
+    """Stacks examples as rows, padded with -1 to the frames and codebooks of the spec (`batch_spec`)."""
+    part = types.Part(*(np.zeros((len(examples), *leaf.shape[1:]), leaf.dtype) for leaf in spec))
     part.codes.fill(types.ZERO_TOKEN)
     for row, example in enumerate(examples):
         length = example.codes.shape[1]

@@ -25,45 +25,33 @@ from mvjax.data.records import bad_records, dataset
 
 
 class DecodedRecord(NamedTuple):
-    """A record with decoded image and codes.
+    """A record with decoded image and codes."""
 
-    Attributes:
-      name: DATASET/ID.
-      record: as stored, without its image.
-      image: uint8 [size, size, 3], or bfloat16 features [S, E], or None.
-      codes: int32 [K, T]; T = 0 in a speechless source.
-    """
-
-    name: str
+    name: str  # DATASET/ID
     record: dataset.StoredRecord
-    image: np.ndarray | None
-    codes: np.ndarray
-
-
-_NO_CODES = np.zeros((0, 0), np.int32)
+    image: np.ndarray | None  # uint8 [size, size, 3], or bfloat16 features [S, E]
+    codes: np.ndarray  # int32 [K, T]; of a speechless source [0, 0]
 
 
 class EpochShuffle:
-    """An endless view of a dataset: shuffled anew each epoch, bad records replaced.
+    """An endless view of a dataset: shuffled anew each epoch, bad records counted and replaced.
 
-    Args:
-      reader: of the dataset.
-      load: reads and decodes the record with a number; raises ValueError for a bad one.
-      bad: counts bad records.
-      seed: of the permutations.
+    `load` reads and decodes the record with a number; it raises ValueError for a bad one.
     """
 
     def __init__(
         self,
         reader: dataset.RecordReader,
-        load: Callable[[dataset.RecordReader, int], DecodedRecord],
+        load: Callable[[int], DecodedRecord],
         bad: bad_records.BadRecords,
         seed: int,
     ):
         if not len(reader):
             raise ValueError(f"{reader.path}: expected records, got none; make the file again")
-        self._reader, self._load, self._bad, self._seed = reader, load, bad, seed
-        self._order = functools.lru_cache(maxsize=2)(self._permutation)
+        self._reader, self._load, self._bad = reader, load, bad
+        self._order = functools.lru_cache(maxsize=2)(
+            lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(reader))
+        )
 
     def __len__(self) -> int:
         return mixing.ENDLESS
@@ -75,7 +63,7 @@ class EpochShuffle:
         number = int(self._order(epoch)[place])
         for _ in range(count):
             try:
-                return self._load(self._reader, number)
+                return self._load(number)
             except ValueError as error:
                 name = f"{self._reader.path.name}[{number}]"
                 self._bad.add(name, error, id=self._id(number))
@@ -87,9 +75,6 @@ class EpochShuffle:
             return self._reader.stored(number).id
         except ValueError:
             return None
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._reader))
 
 
 class ExampleBuilder:
@@ -106,9 +91,13 @@ class ExampleBuilder:
         self._tokenizer = sentencepiece.SentencePieceProcessor(
             model_file=str(files.resolve(config.frozen.tokenizer))
         )
-        self._made_with = dataset.identity(config.frozen)
         self._bad = bad
-        self._open = functools.cache(self._reader)
+        open_dataset = functools.partial(
+            dataset.RecordReader,
+            expected=dataset.identity(config.frozen),
+            limits=config.data.limits,
+        )
+        self._open = functools.cache(lambda name: open_dataset(record_path(config.data, name)))
         talk = config.data.small_talk if config.data.p_concat > 0 else ()
         self._talk = [self.source(s.name, seed=0, spoken=True) for s in talk]
         weights = np.array([s.weight for s in talk], float)
@@ -116,8 +105,9 @@ class ExampleBuilder:
 
     def source(self, name: str, *, seed: int, spoken: bool) -> EpochShuffle:
         """Opens a dataset for speech examples (with codes) or speechless ones (transcripts)."""
-        load = self._load_spoken if spoken else self._load_text
-        return EpochShuffle(self._open(name), load, self._bad, seed)
+        reader = self._open(name)
+        load = functools.partial(self._load, reader, spoken=spoken)
+        return EpochShuffle(reader, load, self._bad, seed)
 
     def speech(self, loaded: DecodedRecord, rng: np.random.Generator) -> types.Example:
         """A spoken dialogue, with unrelated talk around it with probability `p_concat`.
@@ -129,22 +119,14 @@ class ExampleBuilder:
         keep = collate.last_word_frame(loaded.record)
         if self._talk and rng.random() < data.p_concat and keep <= data.speech_frames:
             before, after = (self._unrelated(rng) for _ in range(2))
-            cut = collate.switch(
-                *(x.codes.shape[1] for x in (before, loaded, after)),
-                keep=keep,
-                frames=data.speech_frames,
-                rng=rng,
-            )
-            pieces = list(zip((before, loaded, after), cut, strict=True))
+            joined = (before, loaded, after)
+            lengths = (x.codes.shape[1] for x in joined)
+            cut = collate.switch(*lengths, keep=keep, frames=data.speech_frames, rng=rng)
+            pieces = list(zip(joined, cut, strict=True))
         else:
-            window = collate.crop(loaded.codes.shape[1], data.speech_frames, rng)
-            pieces = [(loaded, window)]
+            pieces = [(loaded, collate.crop(loaded.codes.shape[1], data.speech_frames, rng))]
         codes = np.concatenate([x.codes[:, place] for x, place in pieces], axis=1)
-        name = "+".join(
-            f"{x.name}[{place.start}:{place.stop}]"
-            for x, place in pieces
-            if place.stop > place.start
-        )
+        name = "+".join(f"{x.name}[{p.start}:{p.stop}]" for x, p in pieces if p.stop > p.start)
         present = data.small_talk_image == "present"
         seen = [np.full(place.stop - place.start, present or x is loaded) for x, place in pieces]
         loss_mask = np.ones(codes.shape[1], bool)
@@ -162,22 +144,15 @@ class ExampleBuilder:
         source = self._talk[int(rng.choice(len(self._talk), p=self._talk_weights))]
         return source[int(rng.integers(1 << 40))]
 
-    def _load_spoken(self, reader: dataset.RecordReader, number: int) -> DecodedRecord:
+    def _load(self, reader: dataset.RecordReader, number: int, *, spoken: bool) -> DecodedRecord:
         record = reader.stored(number)
-        codes = collate.speech_codes(record, self._tokenizer, self._config.model)
-        texts = (word.text for word in record.words or ())
-        streams.check_known(texts, self._tokenizer, place=record.id)
-        return DecodedRecord(
-            f"{reader.path.name}/{record.id}", record, self._image(reader, record), codes
-        )
-
-    def _load_text(self, reader: dataset.RecordReader, number: int) -> DecodedRecord:
-        record = reader.stored(number)
-        texts = (turn.text for turn in record.turns)
-        streams.check_known(texts, self._tokenizer, place=record.id)
-        return DecodedRecord(
-            f"{reader.path.name}/{record.id}", record, self._image(reader, record), _NO_CODES
-        )
+        codes, said = np.zeros((0, 0), np.int32), record.turns
+        if spoken:
+            codes = collate.speech_codes(record, self._tokenizer, self._config.model)
+            said = record.words or ()
+        streams.check_known((x.text for x in said), self._tokenizer, place=record.id)
+        name = f"{reader.path.name}/{record.id}"
+        return DecodedRecord(name, record, self._image(reader, record), codes)
 
     def _image(
         self, reader: dataset.RecordReader, record: dataset.StoredRecord
@@ -189,11 +164,6 @@ class ExampleBuilder:
             return self._features(reader.path)[record.image]
         decoded = images.decode(reader.image(record.image), limits=self._config.data.limits)
         return images.resize_square(decoded, self._config.model.siglip.image_size)
-
-    def _reader(self, name: str) -> dataset.RecordReader:
-        data = self._config.data
-        path = record_path(data, name)
-        return dataset.RecordReader(path, expected=self._made_with, limits=data.limits)
 
 
 def record_path(data: schema.DataConfig, name: str) -> Path:

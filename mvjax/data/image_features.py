@@ -8,6 +8,8 @@ encoder and the image size that they were computed with; a run with other ones r
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,15 +29,10 @@ Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [B, size, size, 3] -> [B, S
 
 
 class FeatureIdentity(msgspec.Struct, frozen=True):
-    """What features depend on besides the image.
+    """What features depend on besides the image."""
 
-    Attributes:
-      siglip: a hash of the encoder's files.
-      image_size: pixels of a side.
-    """
-
-    siglip: str
-    image_size: int
+    siglip: str  # a hash of the encoder's files
+    image_size: int  # pixels of a side
 
 
 class FeatureIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,18 +62,10 @@ def write(
     progress: Callable[[int, int], None] = lambda done, total: None,
     shard_bytes: int = dataset.SHARD_BYTES,
 ) -> FeatureIndex:
-    """Encodes every image of a dataset; the files appear when all images are encoded.
+    """Encodes every image of the dataset ROOT/NAME; the files appear when all images are encoded.
 
-    An image that cannot be decoded gets an empty entry; its records are bad records in training.
-
-    Args:
-      path: ROOT/NAME.
-      encode: the frozen encoder.
-      made_with: its identity.
-      batch: batch size of `encode`; the last batch is padded.
-      limits: of an image.
-      progress: called with the numbers of encoded images and of all images.
-      shard_bytes: of content in a shard.
+    An image that cannot be decoded gets an empty entry; its records are bad records in training. `encode`
+    takes `batch` images, the last are padded; `progress` gets the numbers of encoded and of all images.
     """
     reader = dataset.RecordReader(path, expected=None, limits=limits)
     total = sum(shard.count for shard in reader.index.images)
@@ -88,12 +77,10 @@ def write(
             numbers = range(first, min(first + batch, total))
             pixels, good = np.zeros((batch, size, size, 3), np.uint8), []
             for row, number in enumerate(numbers):
-                try:
+                with contextlib.suppress(ValueError):
                     decoded = images.decode(reader.image(number), limits=limits)
                     pixels[row] = images.resize_square(decoded, size)
                     good.append(row)
-                except ValueError:
-                    continue
             features = np.asarray(encode(pixels)).astype(batch_spec.FEATURE_DTYPE)
             tokens, width = features.shape[1:]
             for row in range(len(numbers)):
@@ -122,15 +109,10 @@ def fresh(path: Path, made_with: FeatureIdentity) -> bool:
 
 
 class FeatureReader:
-    """The features of a dataset, by the number of the image.
+    """The features of the dataset ROOT/NAME, by the number of the image.
 
-    Args:
-      path: ROOT/NAME of the dataset.
-      expected: the identity of the run; None: open features of any.
-
-    Raises:
-      FileNotFoundError: if there are none, naming the command that makes them.
-      ValueError: if they were made with another encoder or size, or of other images.
+    Raises FileNotFoundError if there are none, and ValueError if they were made with another encoder or size
+    than `expected`, the run's (None: open any), or of other images.
     """
 
     def __init__(self, path: Path, *, expected: FeatureIdentity | None):
@@ -156,13 +138,9 @@ class FeatureReader:
         self._entries = shards.ShardReader(_stem(path), self.index.features)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        """Returns bfloat16 [S, E].
-
-        Raises:
-          ValueError: if the image could not be decoded, or the entry is damaged.
-        """
+        """Returns bfloat16 [S, E]; ValueError if the image could not be decoded or the entry is damaged."""
         entry, shape = self._entries[number], (self.index.tokens, self.index.width)
-        expected = shape[0] * shape[1] * batch_spec.FEATURE_DTYPE.itemsize
+        expected = math.prod(shape) * batch_spec.FEATURE_DTYPE.itemsize
         if len(entry) != expected:
             raise ValueError(
                 f"features of image {number}: expected {expected} bytes, got {len(entry)}"
@@ -172,7 +150,7 @@ class FeatureReader:
 
 
 def made_with(frozen: schema.FrozenFiles, model: schema.ModelConfig) -> FeatureIdentity:
-    """Returns the identity that the features of a run must have."""
+    """The identity that the features of a run must have."""
     siglip = files.joint_hash(map(frozen_files.file_hash, frozen_files.paths(frozen)["siglip"]))
     return FeatureIdentity(siglip, model.siglip.image_size)
 

@@ -24,12 +24,9 @@ _LIMITS = limits_lib.LimitsConfig()
 def decode(
     data: bytes, *, limits: limits_lib.LimitsConfig = _LIMITS
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the upright RGB pixels of an encoded image.
+    """Returns the upright RGB pixels of an encoded image; ValueError if too large, or not whole.
 
     Transparent parts show white; of an animation the first frame counts.
-
-    Raises:
-      ValueError: if the data is too large, or not a whole image of one of FORMATS.
     """
     image = _open(data, limits)
     with _named_errors(len(data)):

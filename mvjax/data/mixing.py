@@ -10,6 +10,7 @@ The run folder keeps the history of weights, so that the mixture stays a pure fu
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -45,9 +46,6 @@ def resume(path: Path, data: schema.DataConfig, step: int) -> tuple[History, str
     """Returns the history of a run that resumes at `step` with these sources, and a note on what changed.
 
     Segments of later steps in the file are dropped: these steps are trained anew.
-
-    Raises:
-      ValueError: if the file is not a history.
     """
     if not path.is_file() or step == 0:
         return start(data), ""
@@ -77,56 +75,26 @@ def write(path: Path, history: History) -> None:
 def mix(
     history: History, part: str, *, rows: int, source: Callable[[str, int], Any], seed: int
 ) -> grain.MapDataset:
-    """Returns the endless mixture of a part; element s * rows + r is row r of step s.
+    """Returns the endless mixture of a part of PARTS; element s * rows + r is row r of step s.
 
-    Args:
-      history: the weights from each step on.
-      part: "speech" or "speechless".
-      rows: of a global batch, its batch size in this part.
-      source: opens a dataset as an endless random-access sequence, given its name and its number (in
-        order of first use).
-      seed: of random transformations that are added later.
+    `source` opens a dataset as an endless random-access sequence, given its name and its number in order of
+    first use. `seed` is that of random transformations that are added later.
     """
     names = list(dict.fromkeys(s.name for segment in history for s in getattr(segment, part)))
     opened = {name: grain.MapDataset.source(source(name, n)) for n, name in enumerate(names)}
-    if len(history) == 1:
-        first = history[0]
-        return _mixed(opened, getattr(first, part), dict.fromkeys(names, 0)).seed(seed)
     taken = dict.fromkeys(names, 0)
-    starts, pieces = [], []
-    for n, segment in enumerate(history):
+    pieces = []
+    for segment, later in itertools.zip_longest(history, history[1:]):
         sources = getattr(segment, part)
-        starts.append(segment.step * rows)
-        pieces.append(_mixed(opened, sources, taken))
-        if n + 1 < len(history):
-            count = (history[n + 1].step - segment.step) * rows
+        rest = [opened[s.name][taken[s.name] :] for s in sources]
+        mixed = grain.MapDataset.mix(rest, weights=[s.weight for s in sources])
+        if later is not None:
+            count = (later.step - segment.step) * rows
+            mixed = mixed[:count]
             for name, more in _counts(sources, count).items():
                 taken[name] += more
-    return grain.MapDataset.source(_Pieces(starts, pieces)).seed(seed)
-
-
-class _Pieces:
-    """Mixtures of successive segments; the last is endless."""
-
-    def __init__(self, starts: Sequence[int], pieces: Sequence[grain.MapDataset]) -> None:
-        self._starts, self._pieces = starts, pieces
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, index: int):
-        n = max(n for n, first in enumerate(self._starts) if first <= index)
-        return self._pieces[n][index - self._starts[n]]
-
-
-def _mixed(
-    opened: dict[str, grain.MapDataset], sources: Sequence[schema.Source], taken: dict[str, int]
-) -> grain.MapDataset:
-    """The sources in proportion to their weights, each from its first element not yet taken."""
-    datasets = [
-        opened[s.name][taken[s.name] :] if taken[s.name] else opened[s.name] for s in sources
-    ]
-    return grain.MapDataset.mix(datasets, weights=[s.weight for s in sources])
+        pieces.append(mixed)
+    return grain.MapDataset.concatenate(pieces).seed(seed)
 
 
 def _counts(sources: Sequence[schema.Source], elements: int) -> dict[str, int]:

@@ -9,8 +9,6 @@ by rows, and to resume, also on another number of processes, takes only the step
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import cast
@@ -23,54 +21,17 @@ from mvjax.data import batch_spec, collate, examples, mixing
 from mvjax.data.records import bad_records, dataset
 
 
-class PartBatches:
-    """This process's rows of one part of the global batches.
-
-    Args:
-      examples: endless, of all processes; () for a part without rows.
-      stack: makes a part of a batch from its examples.
-      rows: of a global batch.
-      process_index: whose rows.
-      process_count: among how many processes.
-    """
-
-    def __init__(
-        self,
-        examples: grain.MapDataset | tuple[()],
-        stack: Callable[[Sequence[types.Example]], types.Part],
-        *,
-        rows: int,
-        process_index: int,
-        process_count: int,
-    ):
-        self._examples, self._stack = examples, stack
-        self._share = rows // process_count
-        self._index, self._count = process_index, process_count
-
-    def __getitem__(self, step: int) -> types.Part:
-        """Builds and stacks the rows of a step."""
-        return self._stack(self._rows(step))
-
-    def ids(self, step: int) -> list[str]:
-        """The ids of the rows of a step, which are built for it."""
-        return [example.id for example in self._rows(step)]
-
-    def _rows(self, step: int) -> list[types.Example]:
-        first = (step * self._count + self._index) * self._share
-        rows = range(first, first + self._share)
-        return [cast(types.Example, self._examples[i]) for i in rows]
-
-
 class Batches:
     """`batches[step]` is this process's rows of the global batch of a step, for any step >= 0.
 
     Args:
-      parts: {"speech": ..., "speechless": ...}.
+      parts: {part: endless sequence of this process's examples of a step}; empty parts are left out.
+      spec: of the global batch.
       workers: threads that prefetch as many of the next batches; 0: no prefetch.
     """
 
-    def __init__(self, parts: dict[str, PartBatches], *, workers: int):
-        self._parts, self._workers = parts, workers
+    def __init__(self, parts: dict[str, grain.MapDataset], spec: types.Batch, *, workers: int):
+        self._parts, self._spec, self._workers = parts, spec, workers
         self._pool = futures.ThreadPoolExecutor(workers) if workers else None
         self._prefetched: dict[int, futures.Future[types.Batch]] = {}
 
@@ -89,10 +50,17 @@ class Batches:
 
     def ids(self, step: int) -> dict[str, list[str]]:
         """The ids of a batch's rows by part; builds the rows for it."""
-        return {name: part.ids(step) for name, part in self._parts.items()}
+        return {name: [row.id for row in self._rows(name, step)] for name in mixing.PARTS}
 
     def _build(self, step: int) -> types.Batch:
-        return types.Batch(**{name: part[step] for name, part in self._parts.items()})
+        stacked = {
+            name: collate.stack(self._rows(name, step), spec=getattr(self._spec, name))
+            for name in mixing.PARTS
+        }
+        return types.Batch(**stacked)
+
+    def _rows(self, name: str, step: int) -> list[types.Example]:
+        return cast(list[types.Example], self._parts[name][step]) if name in self._parts else []
 
 
 def batches(
@@ -105,12 +73,8 @@ def batches(
 ) -> Batches:
     """Opens the records of a run; makes missing ones first if `data.prepare` is set.
 
-    Args:
-      config: the run.
-      process_index: whose rows.
-      process_count: among how many.
-      history: the mixture weights of this run's steps; None: those of the config, from step 0 on.
-      listing: a jsonl that gets the bad records.
+    `history` has the mixture weights of this run's steps (None: the config's, from step 0 on); `listing`, a
+    jsonl, gets the bad records.
 
     Raises:
       FileNotFoundError: if records are missing.
@@ -123,27 +87,18 @@ def batches(
     builder = examples.ExampleBuilder(
         config, bad_records.BadRecords(data.bad_record_budget, listing)
     )
-    history = history or mixing.start(data)
-    parts, spec = {}, batch_spec.batch_spec(config)
+    parts = {}
     for number, name in enumerate(mixing.PARTS):
-        rows = getattr(data, f"{name}_rows")
-        seed = config.train.seed * 2 + number
-        parts[name] = PartBatches(
-            _examples(builder, history, name, rows=rows, seed=seed) if rows else (),
-            functools.partial(collate.stack, spec=getattr(spec, name)),
-            rows=rows,
-            process_index=process_index,
-            process_count=process_count,
-        )
-    return Batches(parts, workers=data.workers)
+        if rows := getattr(data, f"{name}_rows"):
+            seed = config.train.seed * 2 + number
+            endless = _examples(builder, history or mixing.start(data), name, rows=rows, seed=seed)
+            shares = endless.batch(rows // process_count, batch_fn=list)
+            parts[name] = shares[process_index::process_count]
+    return Batches(parts, batch_spec.batch_spec(config), workers=data.workers)
 
 
 def ensure_records(data: schema.DataConfig) -> None:
-    """Checks that all records of the mixture exist; makes them if `data.prepare` is set.
-
-    Raises:
-      FileNotFoundError: listing the missing files.
-    """
+    """Makes missing records of the mixture if `data.prepare` is set, else raises FileNotFoundError."""
     root = Path(data.root).expanduser()
 
     def missing() -> list[str]:

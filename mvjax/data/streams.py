@@ -6,10 +6,12 @@ speechless   BOS question EOS answer BOS question EOS answer BOS
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import sentencepiece
 from jaxtyping import Bool, Int32
 
 from mvjax import types
@@ -24,15 +26,6 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, /) -> list[int]:
         """Returns ids without BOS and EOS."""
-        ...
-
-
-@runtime_checkable
-class Vocabulary(Tokenizer, Protocol):
-    """A tokenizer with an unknown token."""
-
-    def unk_id(self) -> int:
-        """Returns the id of the unknown token."""
         ...
 
 
@@ -51,13 +44,11 @@ def text_stream(
     if words is None:
         return np.full(frames, types.ZERO_TOKEN, np.int32)
     row = np.full(frames, pad, np.int32)
-    due = sorted((w for w in words if w.end > w.start), key=lambda w: w.start)
+    due = collections.deque(sorted((w for w in words if w.end > w.start), key=lambda w: w.start))
     pending: list[int] = []
-    n = 0
     for t in range(frames):
-        while n < len(due) and due[n].start * types.FRAME_RATE < t + 1:
-            pending = word_tokens(tokenizer, due[n].text)
-            n += 1
+        while due and due[0].start * types.FRAME_RATE < t + 1:
+            pending = word_tokens(tokenizer, due.popleft().text)
         if pending:
             if t > 0 and row[t - 1] == pad:
                 row[t - 1] = epad
@@ -81,14 +72,14 @@ def speechless_row(
             ids.append(BOS)
             mask.append(bool(mask) and ids[-2] != EOS)
         if turn is not None:
-            tokens = _tokens(tokenizer, turn.text) + ([EOS] if user else [])
+            # Word by word, so that ids are the same as in a text stream.
+            tokens = [i for word in turn.text.split() for i in word_tokens(tokenizer, word)]
+            tokens += [EOS] if user else []
             ids += tokens
             mask += [not user] * len(tokens)
+    row, valid = np.full(length, types.ZERO_TOKEN, np.int32), np.zeros(length, bool)
     count = min(len(ids), length)
-    row = np.full(length, types.ZERO_TOKEN, np.int32)
-    row[:count] = ids[:count]
-    valid = np.zeros(length, bool)
-    valid[:count] = mask[:count]
+    row[:count], valid[:count] = ids[:count], mask[:count]
     return row, valid
 
 
@@ -98,12 +89,10 @@ def prompt(turns: Sequence[record.Turn], tokenizer: Tokenizer) -> list[int]:
     return [int(i) for i in row[: int(np.flatnonzero(row == EOS)[-1]) + 1]]
 
 
-def check_known(texts: Iterable[str], tokenizer: Vocabulary, *, place: str) -> None:
-    """Checks that a tokenizer knows every word: its unknown token has the id of EPAD.
-
-    Raises:
-      ValueError: naming the words.
-    """
+def check_known(
+    texts: Iterable[str], tokenizer: sentencepiece.SentencePieceProcessor, *, place: str
+) -> None:
+    """Raises ValueError for words that a tokenizer does not know: its unknown token has the id of EPAD."""
     unknown = tokenizer.unk_id()
     words = dict.fromkeys(word for text in texts for word in text.split())
     strange = [word for word in words if unknown in word_tokens(tokenizer, word)]
@@ -120,8 +109,3 @@ def word_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
     for line in rest:
         ids += [*tokenizer.encode("\n")[-1:], *tokenizer.encode(line)]
     return ids
-
-
-def _tokens(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a sentence, encoded word by word, so that they are the same as in a text stream."""
-    return [i for word in text.split() for i in word_tokens(tokenizer, word)]

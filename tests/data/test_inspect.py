@@ -13,7 +13,6 @@ from mvjax.config import schema
 from mvjax.data import image_features, images
 from mvjax.data.inspect import folder as inspect_folder
 from mvjax.data.inspect import picture, statistics, timeline
-from mvjax.data.inspect import pieces as pieces_lib
 from mvjax.data.records import dataset, shards
 
 MADE_WITH = dataset.Identity(codec="c" * 64, tokenizer="t" * 64)
@@ -127,7 +126,7 @@ def test_a_folder_without_datasets(tmp_path, capsys):
 
 
 def test_statistics_count_what_is_there(root, capsys):
-    found = statistics.statistics(root / "visual", pieces_lib.pieces(None))
+    found = statistics.statistics(root / "visual", timeline.pieces(None))
     assert (found.records, found.with_image, found.images, found.spoken) == (3, 3, 1, 3)
     assert found.hours == pytest.approx(3 * FRAMES * 0.08 / 3600)
     assert found.turns == {"user": 3, "assistant": 3}
@@ -155,12 +154,12 @@ def test_statistics_count_unreadable_records(root, monkeypatch):
         return row(self, i)
 
     monkeypatch.setattr(dataset.RecordReader, "stored", bad)
-    found = statistics.statistics(root / "text", pieces_lib.pieces(None))
+    found = statistics.statistics(root / "text", timeline.pieces(None))
     assert found.records == 5 and found.bad == 1 and sum(found.tokens.values()) == 4
 
 
 def test_words_stand_for_themselves():
-    pieces = pieces_lib.pieces(None)
+    pieces = timeline.pieces(None)
     ids = pieces.encode("a seven is a seven")
     assert ids[0] == ids[3] and ids[1] == ids[4] and len(set(ids)) == 3
     assert [pieces.id_to_piece(i) for i in ids] == ["a", "seven", "is", "a", "seven"]
@@ -168,7 +167,7 @@ def test_words_stand_for_themselves():
 
 
 def test_the_timeline_is_the_grid_of_training():
-    shown = timeline.timeline(_spoken(), pieces_lib.pieces(None), schema.ModelConfig())
+    shown = timeline.timeline(_spoken(), timeline.pieces(None), schema.ModelConfig())
     assert len(shown.cells) == FRAMES
     seen = {n: cell.text or cell.kind for n, cell in enumerate(shown.cells) if cell.kind != "pad"}
     assert seen == {
@@ -184,13 +183,13 @@ def test_the_timeline_is_the_grid_of_training():
     assert "0.00 s  . . . . . . . . . . . + a . + $seven" in text
     assert "have no times" not in text
     unknown = msgspec.structs.replace(_spoken(), words=None, user_words=None, image=None)
-    shown = timeline.timeline(unknown, pieces_lib.pieces(None), schema.ModelConfig())
+    shown = timeline.timeline(unknown, timeline.pieces(None), schema.ModelConfig())
     assert {cell.kind for cell in shown.cells} == {"absent"} and shown.spans == ()
     assert "have no times" in timeline.text(shown)
 
 
 def test_a_transcript_is_shown_as_a_row():
-    shown = timeline.timeline(_text(0), pieces_lib.pieces(None), schema.ModelConfig())
+    shown = timeline.timeline(_text(0), timeline.pieces(None), schema.ModelConfig())
     words = ["BOS", "what", "is", "it", "EOS", "a", "$seven", "at", "left", "BOS"]
     assert [cell.text for cell in shown.cells] == words
     kinds = ["control", "token", "token", "token", "control", *["learned"] * 4, "control"]
@@ -200,7 +199,7 @@ def test_a_transcript_is_shown_as_a_row():
 
 @pytest.mark.parametrize("record", [_spoken(), _text(1, image=None)])
 def test_the_picture_shows_cells_and_speakers(record):
-    shown = timeline.timeline(record, pieces_lib.pieces(None), schema.ModelConfig())
+    shown = timeline.timeline(record, timeline.pieces(None), schema.ModelConfig())
     with Image.open(io.BytesIO(picture.png(shown))) as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     seen = set(np.unique(pixels @ np.array([1 << 16, 1 << 8, 1], np.uint32)).tolist())

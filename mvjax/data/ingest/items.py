@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +16,7 @@ from mvjax.config import schema
 from mvjax.data import images
 from mvjax.data.records import dataset
 
+T = TypeVar("T")
 _PREFETCH = 4  # items per thread
 _LIMITS = schema.LimitsConfig()
 
@@ -85,26 +88,38 @@ def records_of(
     items: Iterable[Item], skips: SkippedItems, *, workers: int = 4
 ) -> Generator[dataset.Record, None, None]:
     """Yields items with good images as text-only records, in order; threads prefetch the images."""
-    waiting: collections.deque[tuple[Item, futures.Future[bytes]]] = collections.deque()
     with futures.ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            # Datasets list the questions of an image one after the other: it is read once.
-            same = waiting and waiting[-1][0].image == item.image
-            image = waiting[-1][1] if same else pool.submit(load_image, item.image)
-            waiting.append((item, image))
-            if len(waiting) >= _PREFETCH * workers:
-                yield from _finish(*waiting.popleft(), skips)
-        while waiting:
-            yield from _finish(*waiting.popleft(), skips)
+        # Datasets list the questions of an image one after the other: it is read once.
+        groups = itertools.groupby(items, key=lambda item: item.image)
+        read = ((pool.submit(load_image, image), group) for image, group in groups)
+        loading = ((item, data) for data, group in read for item in group)
+        for item, data in delayed(loading, _PREFETCH * workers - 1):
+            try:
+                image = data.result()
+            except FileNotFoundError as error:
+                skips.add(item.id, "missing image", error)
+            except (ValueError, OSError) as error:
+                place = item.image
+                if isinstance(place, bytes):
+                    place = f"{len(place)} bytes in the dataset's file"
+                skips.add(item.id, "unreadable image", f"{place}: {error}")
+            else:
+                facts = dict(item.facts)
+                yield dataset.Record(item.id, item.kinds, item.turns, facts=facts, image=image)
+
+
+def delayed(entries: Iterable[T], count: int) -> Iterator[T]:
+    """Yields entries in order, each when `count` more have been taken: work begun in them goes on."""
+    waiting: collections.deque[T] = collections.deque()
+    for entry in entries:
+        waiting.append(entry)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def load_image(image: Path | bytes) -> bytes:
-    """Reads an encoded image and checks that it decodes.
-
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is too large or damaged.
-    """
+    """Reads an encoded image and checks that it decodes; ValueError if it is too large or damaged."""
     if isinstance(image, Path):
         if not image.is_file():
             raise FileNotFoundError(f"{image}: no such file")
@@ -115,23 +130,6 @@ def load_image(image: Path | bytes) -> bytes:
     return image
 
 
-def _finish(
-    item: Item, image: futures.Future[bytes], skips: SkippedItems
-) -> Iterator[dataset.Record]:
-    try:
-        data = image.result()
-    except FileNotFoundError as error:
-        skips.add(item.id, "missing image", error)
-    except (ValueError, OSError) as error:
-        skips.add(item.id, "unreadable image", f"{_name(item.image)}: {error}")
-    else:
-        yield dataset.Record(item.id, item.kinds, item.turns, facts=dict(item.facts), image=data)
-
-
 def _writable(text: str) -> str:
     """Replaces lone surrogates, which file names may have, by "?"."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _name(image: Path | bytes) -> str:
-    return str(image) if isinstance(image, Path) else f"{len(image)} bytes in the dataset's file"

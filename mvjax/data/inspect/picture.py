@@ -58,7 +58,9 @@ def _head(figure: Any, shown: timeline.RecordTimeline, height: float) -> None:
     left = 0.02
     if record.image is not None:
         axes = figure.add_axes((0.02, 1 - 0.86 * share, 0.19, 0.82 * share))
-        axes.imshow(_thumbnail(images.decode(record.image)))
+        pixels = images.decode(record.image)
+        step = max(1, max(pixels.shape[:2]) // 512)  # a large photo takes less memory so
+        axes.imshow(pixels[::step, ::step])
         axes.set_axis_off()
         left = 0.24
     title = f"{record.id}   {', '.join(record.kinds)}"
@@ -112,9 +114,3 @@ def _row(axes: Any, shown: timeline.RecordTimeline, first: int) -> None:
         axes.set_yticks([])
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Every n-th pixel, so that a large photo takes little memory here."""
-    step = max(1, max(pixels.shape[:2]) // 512)
-    return pixels[::step, ::step]

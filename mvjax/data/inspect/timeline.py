@@ -5,21 +5,56 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
 from mvjax import types
 from mvjax.config import schema
 from mvjax.data import streams
-from mvjax.data.inspect import pieces as pieces_lib
 from mvjax.data.records import dataset
 
 PAD, EPAD, ABSENT = "pad", "epad", "absent"  # kinds of cells; a token is one of the next
 TOKEN, LEARNED, CONTROL = "token", "learned", "control"
 
+FIRST_WORD = 32  # id of the first word where no tokenizer is given; lower ids are special tokens
 _PAUSE = 0.5  # seconds between words that end a span of speech
 _COLUMNS = 25  # frames a printed line: 2 s
 _SHOWN = {PAD: ".", EPAD: "+", ABSENT: " "}
+
+
+@runtime_checkable
+class Pieces(streams.Tokenizer, Protocol):
+    """A tokenizer that also returns the text of an id."""
+
+    def id_to_piece(self, id: int, /) -> str:
+        """Returns the text of one id."""
+        ...
+
+
+class Words:
+    """One id a word, where no tokenizer is given."""
+
+    def __init__(self):
+        self._ids: dict[str, int] = {}
+
+    def encode(self, text: str, /) -> list[int]:
+        """Returns one id for each word, numbered by first use."""
+        return [self._ids.setdefault(w, FIRST_WORD + len(self._ids)) for w in text.split()]
+
+    def id_to_piece(self, id: int, /) -> str:
+        """Returns the word."""
+        return list(self._ids)[id - FIRST_WORD]
+
+
+def pieces(model: Path | None) -> Pieces:
+    """Opens a SentencePiece model; None: words."""
+    if model is None:
+        return Words()
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=str(model))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +85,7 @@ class RecordTimeline:
     spoken: bool  # whether cells are frames
 
 
-def timeline(
-    record: dataset.Record, pieces: pieces_lib.Pieces, model: schema.ModelConfig
-) -> RecordTimeline:
+def timeline(record: dataset.Record, pieces: Pieces, model: schema.ModelConfig) -> RecordTimeline:
     """Makes the text stream as training does, with the model's PAD and EPAD."""
     if not record.codes:
         return RecordTimeline(record, _speechless(record, pieces), (), spoken=False)
@@ -100,7 +133,7 @@ def text(shown: RecordTimeline) -> str:
     return "\n".join(lines)
 
 
-def _speechless(record: dataset.Record, pieces: pieces_lib.Pieces) -> tuple[TextCell, ...]:
+def _speechless(record: dataset.Record, pieces: Pieces) -> tuple[TextCell, ...]:
     ids, learned = streams.speechless_row(record.turns, pieces, 1 << 16)
     names = {streams.BOS: "BOS", streams.EOS: "EOS"}
     given = ids != types.ZERO_TOKEN

@@ -20,7 +20,7 @@ class _BadRecord(msgspec.Struct):
 class BadRecords:
     """The bad records read so far, in all datasets; thread-safe.
 
-    At most `budget` may be skipped. Each is logged once, also over resumes, and appended to `listing` (jsonl).
+    At most `budget` may be skipped. Each is logged once, also over resumes, and added to `listing` (jsonl).
     """
 
     def __init__(self, budget: int, listing: Path | None = None) -> None:

@@ -173,8 +173,9 @@ class RecordReader:
     def __getitem__(self, i: int) -> Record:
         """Reads and validates one record with its image; raises as `stored` and `image` do."""
         row = self.stored(i)
-        image = None if row.image is None else self.image(row.image)
-        return Record(**(msgspec.structs.asdict(row) | {"image": image}))
+        fields = msgspec.structs.asdict(row)
+        fields["image"] = None if row.image is None else self.image(row.image)
+        return Record(**fields)
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
@@ -203,8 +204,13 @@ class RecordReader:
             raise ValueError(f"{self.path} image {number}: {error}") from error
 
     def find(self, id: str) -> int:
-        """The number of the record with an id, without a scan; ValueError if there is none."""
-        return index_lib.find(self.path, self.ids, id, lambda i: self.stored(i).id)
+        """The number of the record with an id, by binary search; NoSuchId if there is none."""
+        wanted = np.uint64(index_lib.hash_id(id))
+        first, end = (np.searchsorted(self.ids[0], wanted, side) for side in ("left", "right"))
+        for number in self.ids[1, first:end].tolist():
+            if number < len(self) and self.stored(number).id == id:
+                return number
+        raise index_lib.NoSuchId(f"{self.path}: expected a record with id {id!r}, there is none")
 
 
 def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[str]:

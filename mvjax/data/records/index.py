@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -163,18 +162,6 @@ def wrong_hashes(dataset: Path, index: DatasetIndex) -> list[str]:
     if files.file_hash(ids_path(dataset)) != index.ids_sha256:
         wrong.append(f"{ids_path(dataset)}: its SHA-256 is not the one in {path(dataset).name}")
     return wrong
-
-
-def find(
-    dataset: Path, table: UInt64[np.ndarray, "2 count"], id: str, read_id: Callable[[int], str]
-) -> int:
-    """The number of the record with this id, by binary search; reads only records with its hash."""
-    wanted = np.uint64(hash_id(id))
-    first, end = (int(np.searchsorted(table[0], wanted, side)) for side in ("left", "right"))
-    for number in table[1, first:end].tolist():
-        if number < table.shape[1] and read_id(number) == id:
-            return number
-    raise NoSuchId(f"{dataset}: expected a record with id {id!r}, there is none")
 
 
 def _decode(file: Path, content: bytes, kind):

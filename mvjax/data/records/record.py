@@ -68,9 +68,7 @@ def encode_codes(codes: np.ndarray) -> bytes:
 def encode(record: Record, image: int | None) -> bytes:
     """The stored form of a record, with the number of its image; ValueError if it cannot be written."""
     try:
-        return msgspec.msgpack.encode(
-            StoredRecord(**(msgspec.structs.asdict(record) | {"image": image}))
-        )
+        return msgspec.msgpack.encode(msgspec.structs.asdict(record) | {"image": image})
     except (TypeError, OverflowError, UnicodeEncodeError) as error:
         raise ValueError(f"expected a Record, cannot write it: {error}") from error
 

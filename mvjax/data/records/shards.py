@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
@@ -123,11 +123,10 @@ class ShardReader:
     """
 
     def __init__(self, stem: Path, shards: Sequence[Shard]):
-        self.paths = paths(stem, len(shards))
-        self._shards = tuple(shards)
+        self.paths = files = paths(stem, len(shards))
         self._ends = list(itertools.accumulate(shard.count for shard in shards))
-        self._open: dict[int, Any] = {}
-        self._lock = threading.Lock()
+        self._starts = [0, *self._ends]
+        self._open = functools.cache(lambda n: _open_whole(files[n], shards[n].count))
         missing = [str(path) for path in self.paths if not path.is_file()]
         if missing:
             raise FileNotFoundError(f"{stem}: expected files that are not there: {missing}")
@@ -149,24 +148,22 @@ class ShardReader:
         if not 0 <= number < len(self):
             raise IndexError(f"expected 0 <= number < {len(self)}, got {number}")
         n = bisect.bisect_right(self._ends, number)
-        first = self._ends[n] - self._shards[n].count
+        place = number - self._starts[n]
         try:
-            # Not read([number]): that takes time in proportion to the shard's length.
-            return self._shard(n).read(number - first, number - first + 1)[0]
+            # Not read([place]): that takes time in proportion to the shard's length.
+            return self._open(n).read(place, place + 1)[0]
         except (RuntimeError, IndexError) as error:
-            raise ValueError(f"{self.paths[n]} entry {number - first}: {error}") from error
+            raise ValueError(f"{self.paths[n]} entry {place}: {error}") from error
 
-    def _shard(self, n: int):
-        with self._lock:
-            if n not in self._open:
-                opened = _open(self.paths[n])
-                if opened.num_records() != self._shards[n].count:
-                    raise ValueError(
-                        f"{self.paths[n]}: expected {self._shards[n].count} entries by the index, "
-                        f"found {opened.num_records()}; the file is damaged: make it again"
-                    )
-                self._open[n] = opened
-            return self._open[n]
+
+def _open_whole(path: Path, count: int):
+    opened = _open(path)
+    if opened.num_records() != count:
+        raise ValueError(
+            f"{path}: expected {count} entries by the index, found {opened.num_records()}; "
+            "the file is damaged: make it again"
+        )
+    return opened
 
 
 def _open(path: Path):

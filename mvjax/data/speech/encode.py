@@ -10,7 +10,6 @@ only the encoding of its new dialogues.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import multiprocessing
 import os
@@ -136,14 +135,16 @@ def _results(
     with futures.ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start, initargs=(settings,)
     ) as pool:
-        waiting: collections.deque = collections.deque()
+        chunks = encoder.batched(tasks, CHUNK)
+        submitted = ((chunk, pool.submit(_encode, without_images(chunk))) for chunk in chunks)
         try:
-            for chunk in encoder.batched(tasks, CHUNK):
-                waiting.append((chunk, pool.submit(_encode, without_images(chunk))))
-                if len(waiting) > 2 * workers:
-                    yield from _finish(*waiting.popleft())
-            while waiting:
-                yield from _finish(*waiting.popleft())
+            for chunk, done in items.delayed(submitted, 2 * workers):
+                yield from zip(chunk, done.result(), strict=True)
+        except futures.process.BrokenProcessPool as error:
+            raise RuntimeError(
+                "encode: a process died, perhaps for want of memory; what was encoded is kept: run the"
+                " command again, with fewer --workers or --batch-seconds"
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -161,19 +162,6 @@ def default_workers() -> int:
     import jax
 
     return 0 if jax.default_backend() != "cpu" else os.cpu_count() or 1
-
-
-def _finish(
-    chunk: Sequence[encoder.EncodeTask], future: futures.Future
-) -> Iterator[tuple[encoder.EncodeTask, encoder.EncodeResult]]:
-    try:
-        done = future.result()
-    except futures.process.BrokenProcessPool as error:
-        raise RuntimeError(
-            "encode: a process died, perhaps for want of memory; what was encoded is kept: run the"
-            " command again, with fewer --workers or --batch-seconds"
-        ) from error
-    yield from zip(chunk, done, strict=True)
 
 
 _ENCODER: list[encoder.Encoder] = []  # of this process, if it is a worker
