@@ -29,6 +29,8 @@ DRAFT = ".part"  # suffix of a file until its content is complete
 _INDEX_SUFFIX = ".index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
+_HUB_FORM = "expected hf://OWNER/NAME[@REVISION]/FILE"
+_FILE_PREFIX = "file://"
 
 
 def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
@@ -60,6 +62,58 @@ def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
     if not path.is_file():
         fact = _neighbors(path.parent)
         raise FileNotFoundError(f"{text}: no such file; {fact}. Check the path in `frozen`.")
+    return path
+
+
+def beside(location: str, name: str) -> str:
+    """Returns the location of a file in the same folder or repository as a location, or in it.
+
+    Args:
+      location: as of `resolve`; a folder or a repository, or a file.
+      name: of the other file; an `hf://` location and `file://PATH` stand for themselves.
+    """
+    if name.startswith(HUB_PREFIX):
+        return name
+    if name.startswith(_FILE_PREFIX):
+        return name.removeprefix(_FILE_PREFIX)
+    if location.startswith(HUB_PREFIX):
+        repository, revision, file = _hub_parts(location)
+        folder = file.rpartition("/")[0] if file else ""
+        at = f"@{revision}" if revision else ""
+        return f"{HUB_PREFIX}{repository}{at}/{folder + '/' if folder else ''}{name}"
+    if location.startswith(PACKAGE_PREFIX):
+        return f"{location.rpartition('/')[0]}/{name}"
+    path = Path(location).expanduser()
+    return str((path if is_folder(location) else path.parent) / name)
+
+
+def is_folder(location: str) -> bool:
+    """Whether a location is an existing folder, or a repository without a file."""
+    if location.startswith(HUB_PREFIX):
+        return _hub_parts(location)[2] is None
+    return not location.startswith(PACKAGE_PREFIX) and Path(location).expanduser().is_dir()
+
+
+def find(location: str) -> Path | None:
+    """Returns the existing file behind a location, or None where there is certainly none.
+
+    Raises:
+      FileNotFoundError: if the hub cannot be asked, and its cache does not say that there is none.
+    """
+    if not location.startswith(HUB_PREFIX):
+        try:
+            return resolve(location)
+        except FileNotFoundError:
+            return None
+    repository, revision, file = _hub_parts(location)
+    assert file is not None, location
+    reasons: list[str] = []
+    path = _fetch(repository, file, revision, reasons)
+    if path is None and not _known_absent(repository, file, revision):
+        raise FileNotFoundError(
+            f"{location}: whether it exists is unknown: {reasons[0]}. Run this where there is a network"
+            " and copy the cache (HF_HOME), or give a local folder."
+        )
     return path
 
 
@@ -157,10 +211,9 @@ def _in_package(text: str) -> Path:
 
 
 def _on_hub(text: str, names: Sequence[str]) -> Path:
-    parts = _HUB.fullmatch(text)
-    if parts is None or not (parts[3] or names):
-        raise ValueError(f"{text}: expected hf://OWNER/NAME[@REVISION]/FILE")
-    repository, revision, file = parts.groups()
+    repository, revision, file = _hub_parts(text)
+    if not (file or names):
+        raise ValueError(f"{text}: {_HUB_FORM}")
     candidates = [file] if file else list(names)
     reasons: list[str] = []
     for name in candidates:
@@ -176,6 +229,22 @@ def _on_hub(text: str, names: Sequence[str]) -> Path:
         + "\nCheck repository, revision and file name. Without a network, run this where there is one"
         f" and copy the cache (HF_HOME): hf download {repository} {candidates[-1]}{at}"
     )
+
+
+def _hub_parts(text: str) -> tuple[str, str | None, str | None]:
+    """Returns repository, revision and file of an hf:// location."""
+    parts = _HUB.fullmatch(text)
+    if parts is None:
+        raise ValueError(f"{text}: {_HUB_FORM}")
+    return parts[1], parts[2], parts[3]
+
+
+def _known_absent(repository: str, name: str, revision: str | None) -> bool:
+    """Whether the hub said, now or earlier, that a repository has no such file."""
+    import huggingface_hub
+
+    cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
+    return cached is not None and not isinstance(cached, str)
 
 
 def _fetch_indexed(index: Path, repository: str, name: str) -> None:

@@ -4,9 +4,11 @@ import json
 import os
 import sys
 
+import families
 import pytest
 
 from mvjax import files
+from mvjax.config import beside_moshi, schema
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -135,3 +137,53 @@ def test_processes_that_share_a_file_have_drafts_of_their_own(tmp_path):
     (tmp_path / f"x.json.{os.getpid()}{files.DRAFT}").mkdir()
     with pytest.raises(OSError):
         files.write_atomic(path, b"again", shared=True)
+
+
+def test_a_file_beside_a_location(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    for location in (tmp_path, tmp_path / "model.safetensors"):
+        assert files.beside(str(location), "config.json") == str(tmp_path / "config.json")
+    assert files.beside("hf://a/b", "c.json") == "hf://a/b/c.json"
+    assert files.beside("hf://a/b@v1/sub/x.npz", "c.json") == "hf://a/b@v1/sub/c.json"
+    assert files.beside("package:mvjax.digits/assets/x", "c") == "package:mvjax.digits/assets/c"
+    assert files.beside("hf://a/b", "hf://d/e/f") == "hf://d/e/f"
+    assert files.beside("hf://a/b", "file:///x/y") == "/x/y"
+    folders = [files.is_folder(x) for x in (str(tmp_path), "hf://a/b", "hf://a/b/c", "package:a/b")]
+    assert folders == [True, True, False, False]
+
+
+def test_a_file_is_absent_only_where_that_is_known(tmp_path, hub):
+    assert files.find(str(tmp_path / "x")) is None
+    assert files.find("package:mvjax/x") is None
+    weights = hub("model.safetensors", "x")
+    assert files.find("hf://kyutai/toy/model.safetensors") == weights
+    with pytest.raises(FileNotFoundError, match=r"toy/config\.json: whether it exists is unknown"):
+        files.find("hf://kyutai/toy/config.json")
+    marker = (
+        weights.parents[2] / ".no_exist" / COMMIT / "config.json"
+    )  # as the hub's client leaves it
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    assert files.find("hf://kyutai/toy/config.json") is None
+
+
+def test_sizes_and_names_follow_from_a_repository(hub, caplog):
+    run = schema.Config(frozen=schema.FrozenFiles("hf://kyutai/toy", "siglip"))
+    assert beside_moshi.follow(run) == run
+    assert "toy/config.json: whether it exists is unknown" in caplog.text
+    with pytest.raises(FileNotFoundError, match="whether it exists is unknown"):
+        beside_moshi.check(run.frozen.moshi, run.model)
+    names = {"moshi_name": "moshi_7b.safetensors", "mimi_name": "mimi@125.safetensors"}
+    hub("config.json", json.dumps(families.KYUTAI | names))
+    hub(
+        "moshi_lm_kwargs.json", json.dumps(families.LM_KWARGS | {"depformer_dim_feedforward": None})
+    )
+    followed = beside_moshi.follow(run)
+    assert followed.model.backbone == families.MODEL.backbone
+    assert followed.frozen == schema.FrozenFiles(
+        "hf://kyutai/toy/moshi_7b.safetensors",
+        "siglip",
+        "hf://kyutai/toy/mimi@125.safetensors",
+        f"hf://kyutai/toy/{families.TOKENIZER}",
+    )
+    assert beside_moshi.follow(followed) == followed

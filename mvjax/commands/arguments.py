@@ -58,7 +58,12 @@ def experiment(arg) -> None:
 
 
 def load_experiment(args: argparse.Namespace) -> schema.Config:
-    """Returns the config that the arguments of `experiment` describe."""
-    from mvjax.config import text
+    """Returns the config that the arguments of `experiment` describe, with what it leaves to Moshi's files.
 
-    return text.override(text.load_experiment(args.experiment, pick=args.pick), args.set)
+    Raises:
+      ValueError: if file, settings and the config.json beside `frozen.moshi` do not fit together.
+    """
+    from mvjax.config import beside_moshi, text
+
+    run = text.override(text.load_experiment(args.experiment, pick=args.pick), args.set)
+    return beside_moshi.follow(run, said=[setting.partition("=")[0] for setting in args.set])

@@ -48,12 +48,13 @@ def add(commands) -> None:
 
 def encode(args: argparse.Namespace) -> int:
     """Encodes, writes the records, and prints the speed and what was skipped."""
+    from mvjax.config import beside_moshi
     from mvjax.config import text as config_text
     from mvjax.data.ingest import catalog, items, sources, write
     from mvjax.data.records import dataset
     from mvjax.data.speech import encode as encode_lib
 
-    run = config_text.load_experiment(args.experiment, pick=args.pick)
+    run = beside_moshi.follow(config_text.load_experiment(args.experiment, pick=args.pick))
     split = catalog.find(args.dataset, args.split)[1]
     sources.check_folders(args.images)
     out = args.out / args.name

@@ -20,8 +20,9 @@ class FrozenFiles:
 
     moshi: str  # Kyutai base Moshi safetensors, or the folder or repository that holds them
     siglip: str  # big_vision npz (`FILE.npz:img` for a sub-tree), or Hugging Face safetensors
-    codec: str  # Kyutai Mimi safetensors
-    tokenizer: str  # SentencePiece model
+    # Kyutai Mimi safetensors, SentencePiece model; "": the file beside Moshi that its config.json names
+    codec: str = ""
+    tokenizer: str = ""
     moshi_lora: str | None = None  # moshi-finetune's lora.safetensors, merged into Moshi
     lora_scaling: float | None = None  # None: that of the config.json beside it
 

@@ -16,7 +16,7 @@ import jax
 
 from mvjax import files as files_lib
 from mvjax import run_folder, tree, types
-from mvjax.config import schema
+from mvjax.config import beside_moshi, schema
 from mvjax.config import text as config_text
 from mvjax.data import mixing, mixture
 from mvjax.train import callbacks as callbacks_lib
@@ -91,6 +91,7 @@ def fit(
       RuntimeError: naming a callback that failed.
     """
     began = time.monotonic()
+    run = beside_moshi.follow(run)
     mesh = sharding.make_mesh(run.mesh)
     session, notices = _begin(run, folder, mesh, data)
     first = int(session.state.step)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mvjax import files as files_lib
-from mvjax.config import schema
+from mvjax.config import beside_moshi, schema
 from mvjax.weights import big_vision, checksums, hf_siglip, kyutai, lazy, lora, safetensors_io
 
 Identity = dict[str, dict[str, str]]  # {"moshi": {"path": location, "sha256": hash}, ...}
@@ -29,8 +29,10 @@ def open_weights(
     Checksums are not compared; `identity` does that.
 
     Raises:
-      ValueError: naming a file, and every tensor in it that does not fit the config.
+      ValueError: naming a file, and every tensor in it, or key of the config.json beside Moshi, that does
+        not fit the config.
     """
+    beside_moshi.check(files.moshi, model)
     moshi = kyutai.open_moshi(
         files.moshi,
         model,

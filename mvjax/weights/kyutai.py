@@ -17,6 +17,7 @@ import numpy as np
 from mvjax import files, tree
 from mvjax.config import schema
 from mvjax.weights import (
+    depth_steps,
     int8,
     leaf_view,
     lora,
@@ -73,7 +74,8 @@ def open_moshi(
 
     Args:
       path: location of safetensors with the names of `moshi.models.lm.LMModel`: split or fused
-        attention projections, int8 with `weight_scb`, one file or several with an index.
+        attention projections, int8 with `weight_scb`, one file or several with an index; of a file with
+        depth steps for the user's streams, too, the assistant's are taken.
       config: the sizes that the file must have.
       dtype: of the parameters; None keeps the file's (bfloat16 for int8 weights; weight x scale is
         exact in float32 only).
@@ -89,6 +91,7 @@ def open_moshi(
     if lora_path is not None:
         lora_path = files.resolve(lora_path, names=lora.NAMES)
         tensors = lora.merged(tensors, lora_path, scaling=lora_scaling)
+    tensors = depth_steps.assistant(tensors, config, place=str(path))
     return rules.leaf_views(
         tensors, moshi_rules(config), sizes(config), place=str(path), dtype=dtype
     )
