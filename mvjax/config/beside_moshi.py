@@ -13,7 +13,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mvjax import files
+from mvjax import files, messages
 from mvjax.config import moshi_keys, schema
 
 _LOG = logging.getLogger(__name__)
@@ -111,8 +111,8 @@ def _compare(moshi: str, keys: moshi_keys.MoshiKeys, model: schema.ModelConfig) 
     ]
     if wrong:
         raise ValueError(
-            f"{moshi}: the config beside it contradicts the experiment:\n  "
-            + "\n  ".join(wrong)
+            f"{moshi}: the config beside it contradicts the experiment:"
+            + messages.lines(wrong)
             + "\nLeave these fields out of the experiment, or name other weights."
         )
 

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mvjax import messages
 from mvjax.config import schema
 
 CODEC = "tokenizer-e351c8d8-checkpoint125.safetensors"  # Kyutai's names where a config has none
@@ -297,8 +298,7 @@ def _fields(raw: Values) -> tuple[dict[str, tuple[str, Any]], list[str]]:
 def _refuse(problems: list[str], place: str) -> None:
     if problems:
         raise ValueError(
-            f"{place}: {len(problems)} keys describe a model that mvjax does not build:\n  "
-            + "\n  ".join(problems[:20])
-            + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+            f"{place}: {len(problems)} keys describe a model that mvjax does not build:"
+            + messages.lines(problems)
             + "\nIf this is another program's file, put the weights into a folder of their own."
         )

@@ -39,7 +39,7 @@ def assistant(
     kept = {}
     for name, tensor in tensors.items():
         if _FUSED.fullmatch(name) and tensor.shape[0] % (steps // wanted) == 0:
-            kept[name] = lazy.RowBlock(tensor, 0, steps // wanted)
+            kept[name] = lazy.row_block(tensor, 0, steps // wanted)
             continue
         step, code = _STEP.fullmatch(name), _CODE.fullmatch(name)
         late = (step and int(step[1]) >= wanted) or (code and int(code[1]) >= wanted - 1)

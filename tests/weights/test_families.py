@@ -208,7 +208,9 @@ def test_damaged_and_contradicting_configs_are_named(tmp_path):
         beside_moshi.read(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({f"key{k}": k for k in range(40)}))
     (tmp_path / "moshi_lm_kwargs.json").unlink()
-    with pytest.raises(ValueError, match=r"(?s)40 keys .*\n  and 20 more\nIf this is another"):
+    with pytest.raises(
+        ValueError, match=r"(?s)40 keys .*\n  \.\.\. and 20 more\nIf this is another"
+    ):
         beside_moshi.read(str(tmp_path))
 
 
