@@ -2,94 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+import contextlib
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mvjax import types
-from mvjax.runtimes import delays, interface, sampling
+from mvjax.runtimes import delays, interface, network, sampling
 
 
-class BackboneFrame(NamedTuple):
-    """What a framework's backbone computed for one frame.
+class HostModel(network.Network):
+    """As `interface.Model`."""
 
-    Attributes:
-      z: for the depth transformer; an array of the framework.
-      text_logits: [V].
-      gates: gate activation of each layer with probes, else of the last ten.
-      hidden: [L, D] with probes, else None.
-    """
+    inference: Any = contextlib.nullcontext  # makes the context that the framework computes in
 
-    z: Any
-    text_logits: np.ndarray
-    gates: np.ndarray
-    hidden: np.ndarray | None
+    @property
+    def sizes(self) -> interface.Sizes:
+        """As `interface.Model.sizes`."""
+        return self.config.sizes
 
-
-@runtime_checkable
-class HostBackbone(Protocol):
-    """The temporal transformer in a framework."""
-
-    def empty_cache(self) -> Any:
-        """Returns the KV cache before the first frame."""
-        ...
-
-    def frame(
-        self, column: Int[np.ndarray, "K"], *, s: int, cache: Any, image: Any, probes: bool
-    ) -> BackboneFrame:
-        """Runs frame s, and writes it into the KV cache.
-
-        Args:
-          column: delayed ids; -1 adds no embedding.
-          s: position.
-          cache: with the frames before.
-          image: keys and values, or None.
-          probes: keep every layer's gate activation and residual stream.
-        """
-        ...
-
-
-@runtime_checkable
-class HostDepformer(Protocol):
-    """The depth transformer in a framework."""
-
-    def generate(
-        self,
-        z: Any,
-        text: int,
-        forced: Int[np.ndarray, "Q"],
-        sample: Callable[[np.ndarray], int],
-    ) -> tuple[Int[np.ndarray, "Q"], Float[np.ndarray, "Q C"]]:
-        """Returns (codes, logits) of one frame, one codebook after the other.
-
-        Args:
-          z: of the backbone.
-          text: token of the frame.
-          forced: codes to take in place of sampled ones; UNGENERATED leaves the choice.
-          sample: returns a code from logits [C].
-        """
-        ...
-
-
-class HostModel:
-    """An `interface.Model` short of `encode_image`.
-
-    Args:
-      sizes: of the model.
-      backbone: with its weights.
-      depformer: with its weights.
-    """
-
-    def __init__(
-        self, sizes: interface.Sizes, backbone: HostBackbone, depformer: HostDepformer
-    ) -> None:
-        self.sizes, self._backbone, self._depformer = sizes, backbone, depformer
+    def encode_image(self, pixels: np.ndarray) -> network.KeysValues:
+        """As `interface.Model.encode_image`."""
+        self.sizes.check_pixels(pixels)
+        with self.inference():
+            return self.keys_values(pixels)
 
     def session(
         self,
-        image: Any | None = None,
+        image: network.KeysValues | None = None,
         *,
         text_sampling: interface.Sampling = interface.GREEDY,
         audio_sampling: interface.Sampling = interface.GREEDY,
@@ -97,14 +37,8 @@ class HostModel:
         probes: bool = False,
     ) -> HostSession:
         """As `interface.Model.session`."""
-        return HostSession(
-            self._backbone,
-            self._depformer,
-            delays.DelayBuffer(self.sizes),
-            sampling.HostSampler(text_sampling, audio_sampling, seed=seed),
-            image=image,
-            probes=probes,
-        )
+        sampler = sampling.HostSampler(text_sampling, audio_sampling, seed=seed)
+        return HostSession(self, sampler, image=image, probes=probes)
 
 
 class HostSession:
@@ -112,20 +46,17 @@ class HostSession:
 
     def __init__(
         self,
-        backbone: HostBackbone,
-        depformer: HostDepformer,
-        buffer: delays.DelayBuffer,
+        model: HostModel,
         sampler: sampling.HostSampler,
         *,
-        image: Any | None,
+        image: network.KeysValues | None,
         probes: bool,
     ) -> None:
-        self._backbone, self._depformer = backbone, depformer
-        self._delays, self._sampler = buffer, sampler
-        self._image, self._probes = image, probes
-        self._cache = backbone.empty_cache()
+        self._model, self._sampler, self._image, self._probes = model, sampler, image, probes
+        self._delays = delays.DelayBuffer(model.sizes)
+        self._cache = model.empty_cache()
 
-    def show(self, image: Any | None) -> None:
+    def show(self, image: network.KeysValues | None) -> None:
         """As `interface.Session.show`."""
         self._image = image
 
@@ -133,21 +64,22 @@ class HostSession:
         """As `interface.Session.reset`."""
         self._delays.reset()
         self._sampler.reset()
-        self._cache = self._backbone.empty_cache()
+        self._cache = self._model.empty_cache()
 
     def step(
         self, user_codes: np.ndarray, *, text: int | None = None, audio: np.ndarray | None = None
     ) -> interface.Frame:
         """As `interface.Session.step`."""
-        s = self._delays.step
+        model, s = self._model, self._delays.step
         column = self._delays.column(user_codes)
-        out = self._backbone.frame(
-            column, s=s, cache=self._cache, image=self._image, probes=self._probes
-        )
-        text = self._sampler.text(out.text_logits) if text is None else int(text)
-        tokens, audio_logits = self._depformer.generate(
-            out.z, text, self._delays.forced_audio(audio), self._sampler.audio
-        )
+        with model.inference():
+            out = model.frame(
+                column, s=s, cache=self._cache, image=self._image, probes=self._probes
+            )
+            text = self._sampler.text(out.text_logits) if text is None else int(text)
+            tokens, audio_logits = model.generate(
+                out.z, text, self._delays.forced_audio(audio), self._sampler.audio
+            )
         probes = None
         if out.hidden is not None:
             probes = interface.Probes(out.text_logits, audio_logits, out.gates, out.hidden)

@@ -33,20 +33,9 @@ def assert_same(outs, others, atol=0.0):
 
 
 def assert_same_weights(one, two):
-    weights, others = fused(one.weights), fused(two.weights)
-    assert weights.keys() == others.keys()
-    for name, tensor in weights.items():
-        np.testing.assert_array_equal(tensor, others[name], err_msg=name)
-
-
-def fused(weights):
-    """A GGUF has queries apart from keys and values."""
-    name = "llm.transformer.layers.0.cross_attention.mha.in_proj_weight"
-    parts = [weights.get(f"{name}_{part}") for part in ("q", "kv")]
-    if parts[0] is None:
-        return weights
-    rest = {n: t for n, t in weights.items() if not n.startswith(name)}
-    return rest | {name: np.concatenate(parts)}
+    assert one.weights.keys() == two.weights.keys()
+    for name, tensor in one.weights.items():
+        np.testing.assert_array_equal(tensor, two.weights[name], err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +78,13 @@ def test_a_gguf_runs_as_its_dequantized_weights(tmp_path):
 @pytest.mark.parametrize("mode", ["q8", "q4"])
 def test_quantized_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
     pytest.importorskip("mlx.core")
-    from mvjax.runtimes.mlx import layers
+    from mvjax.runtimes.mlx import model as mlx_model
 
     params, config = toy.quantizable_params(), toy.QUANTIZABLE
     _, folder = exported.write(config, "mlx", tmp_path, params=params, quantization=mode)
     first, again = (exported.talk(exported.open_model(folder), 5) for _ in range(2))
     assert_same(first, again)
-    monkeypatch.setattr(layers, "on_cpu", lambda: False)
+    monkeypatch.setattr(mlx_model, "on_cpu", lambda: False)
     native = exported.open_model(folder)
     assert "text_linear.scales" in native.weights
     assert "img_embedder.model.encoder.layers.0.mlp.fc1.scales" not in native.weights

@@ -1,20 +1,28 @@
 """An exported MLX folder in MLX, in float32.
 
-Independent of the JAX model, so that agreement with it means something. Source of the equations:
-reference sections 2 and 3. Layout: reference section 4.5. Quantized weights stay quantized on a GPU;
-on the CPU, where MLX is for correctness, they are dequantized once, exactly.
+Quantized weights stay quantized on a GPU; on the CPU, where MLX is for correctness, they are dequantized
+once, exactly.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mvjax.runtimes import folder as folder_lib
-from mvjax.runtimes import host
-from mvjax.runtimes.mlx import backbone, depformer, layers, tensors, vision
+from mvjax.runtimes import host, network
+from mvjax.runtimes.mlx import tensors
+
+
+def on_cpu() -> bool:
+    """Whether MLX computes on its CPU backend."""
+    return mx.default_device() == mx.Device(mx.cpu)
 
 
 class MlxModel(host.HostModel):
@@ -27,16 +35,70 @@ class MlxModel(host.HostModel):
       ValueError: if a file or a key is missing or does not fit the config, naming both.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.config = folder_lib.read_mlx(folder)
-        self.weights = tensors.load(self.config, dequantized=layers.on_cpu())
-        super().__init__(
-            self.config.sizes,
-            backbone.MlxBackbone(self.config, self.weights),
-            depformer.MlxDepformer(self.config, self.weights),
-        )
+    xp, nn = mx, nn
 
-    def encode_image(self, pixels: np.ndarray) -> backbone.KeysValues:
-        """As `interface.Model.encode_image`."""
-        self.sizes.check_pixels(pixels)
-        return vision.keys_values(self.weights, self.config, mx.array(pixels))
+    def __init__(self, folder: Path) -> None:
+        config = folder_lib.read_mlx(folder)
+        super().__init__(config, tensors.load(config, dequantized=on_cpu()))
+
+    def keys_values(self, pixels: np.ndarray) -> network.KeysValues:
+        """As `network.Network.keys_values`, computed once and not with the first frame."""
+        kv = super().keys_values(pixels)
+        mx.eval(kv)
+        return kv
+
+    def _linear(self, name: str, x: mx.array) -> mx.array:
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        if quantized := self._quantized(name):
+            rows = x.reshape(-1, x.shape[-1])
+            y = mx.quantized_matmul(rows, weight, transpose=True, **quantized)
+            y = y.reshape(*x.shape[:-1], -1)
+        else:
+            y = _matmul(x, weight)
+        return y if bias is None else y + bias
+
+    def _row(self, name: str, i: int) -> mx.array:
+        row = self.weights[f"{name}.weight"][i]
+        if not (quantized := self._quantized(name, slice(i, i + 1))):
+            return row
+        return mx.dequantize(row[None], **quantized)[0]
+
+    def _quantized(self, name: str, rows: slice = slice(None)) -> dict[str, Any]:
+        """Returns how the codes of a layer were made, some rows of them; {} if it is not quantized."""
+        if f"{name}.scales" not in self.weights or self.config.quantized is None:
+            return {}
+        parts = {part: self.weights[f"{name}.{part}"][rows] for part in ("scales", "biases")}
+        return parts | dataclasses.asdict(self.config.quantized)
+
+    def _attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        scale = q.shape[-1] ** -0.5
+        return mx.fast.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0]
+
+    def _layer_norm(self, name: str, x: mx.array) -> mx.array:
+        weight, bias = (self.weights[f"{name}.{part}"] for part in ("weight", "bias"))
+        return mx.fast.layer_norm(x, weight, bias, self.config.encoder.eps)
+
+    def _gelu(self, x: mx.array) -> mx.array:
+        return nn.gelu_approx(x)
+
+    def _patches(self, pixels: np.ndarray, kernel: mx.array, size: int) -> mx.array:
+        kernel = kernel.transpose(0, 2, 3, 1)  # OIHW -> OHWI
+        return mx.conv2d(mx.array(pixels), kernel, stride=size).reshape(-1, kernel.shape[0])
+
+    def _numpy(self, x: mx.array) -> np.ndarray:
+        return np.array(x)
+
+
+def _matmul(x: mx.array, weight: mx.array) -> mx.array:
+    """Returns x [rows, in] times weight [out, in], over the inputs.
+
+    MLX's CPU matmul adds the inputs up one after the other, so that its rounding error grows with
+    their number (5 times numpy's at 528). In blocks of up to 32 it is as exact as elsewhere.
+    """
+    if not on_cpu():
+        return x @ weight.T
+    out, width = weight.shape
+    block = math.gcd(width, 32)
+    parts = x.reshape(-1, width // block, block).transpose(1, 0, 2)
+    blocks = weight.reshape(out, width // block, block).transpose(1, 2, 0)
+    return mx.sum(parts @ blocks, axis=0).reshape(*x.shape[:-1], out)

@@ -1,8 +1,4 @@
-"""An exported torch or candle folder in PyTorch, on the CPU in float32.
-
-Independent of the JAX model, so that agreement with it means something. Source of the equations:
-reference sections 2 and 3. Layout: reference section 4.3; candle's is translated to it first.
-"""
+"""An exported torch or candle folder in PyTorch, on the CPU in float32."""
 
 from __future__ import annotations
 
@@ -10,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import torch as safetensors_torch
+import torch.nn.functional as F
 
 from mvjax.runtimes import folder as folder_lib
 from mvjax.runtimes import host
-from mvjax.runtimes.torch import backbone, candle_tensors, depformer, vision
+from mvjax.runtimes.torch import tensors
 
 
 class TorchModel(host.HostModel):
@@ -27,20 +23,32 @@ class TorchModel(host.HostModel):
       ValueError: if a file or a key is missing or damaged, naming both.
     """
 
+    xp, nn, inference = torch, F, torch.inference_mode
+
     def __init__(self, folder: Path) -> None:
         candle = folder_lib.is_candle(folder)
-        self.config = (folder_lib.read_candle if candle else folder_lib.read_torch)(folder)
-        load = candle_tensors.load if candle else safetensors_torch.load_file
-        tensors = load(self.config.weights)
-        self.weights = {name: tensor.float() for name, tensor in tensors.items()}
-        super().__init__(
-            self.config.sizes,
-            backbone.TorchBackbone(self.config, self.weights),
-            depformer.TorchDepformer(self.config, self.weights),
-        )
+        config = (folder_lib.read_candle if candle else folder_lib.read_torch)(folder)
+        super().__init__(config, tensors.load(config))
 
-    @torch.inference_mode()
-    def encode_image(self, pixels: np.ndarray) -> backbone.KeysValues:
-        """As `interface.Model.encode_image`."""
-        self.sizes.check_pixels(pixels)
-        return vision.keys_values(self.weights, self.config, torch.from_numpy(np.array(pixels)))
+    def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+
+    def _row(self, name: str, i: int) -> torch.Tensor:
+        return self.weights[f"{name}.weight"][i]
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+
+    def _layer_norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = (self.weights[f"{name}.{part}"] for part in ("weight", "bias"))
+        return F.layer_norm(x, weight.shape, weight, bias, self.config.encoder.eps)
+
+    def _gelu(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(x, approximate="tanh")
+
+    def _patches(self, pixels: np.ndarray, kernel: torch.Tensor, size: int) -> torch.Tensor:
+        image = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
+        return F.conv2d(image, kernel, stride=size)[0].flatten(1).T
+
+    def _numpy(self, x: torch.Tensor) -> np.ndarray:
+        return x.numpy()
