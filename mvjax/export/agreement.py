@@ -109,11 +109,7 @@ def _teacher_forced(
 
 @functools.partial(jax.jit, static_argnames=("config", "method", "probes"))
 def _run(
-    params: tree.Tree,
-    *args: Any,
-    config: schema.ModelConfig,
-    method: str,
-    probes: bool = True,
+    params: tree.Tree, *args: Any, config: schema.ModelConfig, method: str, probes: bool = True
 ) -> tuple[Any, step_lib.LayerProbes | None]:
     model = model_lib.VisionSpeech(config)
     return step_lib.probed(model, params, *args, method=method, probes=probes)

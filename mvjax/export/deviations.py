@@ -109,7 +109,5 @@ def _sizes(config: schema.ModelConfig, target: targets.Target) -> list[str]:
     return notes
 
 
-def _shape(
-    config: schema.BackboneConfig | schema.DepformerConfig,
-) -> tuple[int, int, int, int]:
+def _shape(config: schema.BackboneConfig | schema.DepformerConfig) -> tuple[int, int, int, int]:
     return config.width, config.layers, config.heads, config.hidden

@@ -257,14 +257,8 @@ MATRIX: tuple[DesignChoice, ...] = (
 
 # {quantization of a weight file: {target: why it cannot read it}}
 QUANTIZED: dict[str, Mapping[str, str]] = {
-    "q8": {
-        "torch": "kyuteye_pt loads no quantized weights",
-        "candle": "kyuteye_rs reads q8_0",
-    },
-    "q4": {
-        "torch": "kyuteye_pt loads no quantized weights",
-        "candle": "kyuteye_rs reads q8_0",
-    },
+    "q8": {"torch": "kyuteye_pt loads no quantized weights", "candle": "kyuteye_rs reads q8_0"},
+    "q4": {"torch": "kyuteye_pt loads no quantized weights", "candle": "kyuteye_rs reads q8_0"},
     "q8_0": {
         "torch": "kyuteye_pt loads no quantized weights",
         "mlx": "kyuteye_mlx reads what nn.quantize makes: q8 or q4",

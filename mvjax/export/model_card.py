@@ -82,9 +82,7 @@ def text(
 
 
 def _metadata(
-    config: schema.Config,
-    target: targets.Target,
-    quantization: targets.Quantization | None,
+    config: schema.Config, target: targets.Target, quantization: targets.Quantization | None
 ) -> dict[str, Any]:
     """The front matter; base models only where the config names them on the Hub."""
     bases = [
@@ -113,9 +111,7 @@ def _count(params: tree.Tree) -> int:
 
 
 def _stored(
-    params: tree.Tree,
-    dtype: schema.Dtype | None,
-    quantization: targets.Quantization | None,
+    params: tree.Tree, dtype: schema.Dtype | None, quantization: targets.Quantization | None
 ) -> str:
     if quantization is not None:
         return quantization
@@ -161,9 +157,7 @@ def _value(value: Any) -> str:
 
 
 def _use(
-    config: schema.Config,
-    target: targets.Target,
-    quantization: targets.Quantization | None,
+    config: schema.Config, target: targets.Target, quantization: targets.Quantization | None
 ) -> str:
     file = targets.weight_file(target, quantization)
     start = config.model.cross_attention.scope.start

@@ -31,11 +31,7 @@ class DelayBuffer:
     """
 
     def __init__(
-        self,
-        sizes: interface.Sizes,
-        *,
-        first_step_forcing: bool = True,
-        user_early: bool = False,
+        self, sizes: interface.Sizes, *, first_step_forcing: bool = True, user_early: bool = False
     ) -> None:
         self.delays = np.asarray(sizes.delays)
         self.initial = np.full(len(sizes.delays), sizes.audio_vocab)

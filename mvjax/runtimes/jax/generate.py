@@ -261,9 +261,7 @@ def _undelayed(x: Array, delays: tuple[int, ...], frames: int) -> Array:
 
 
 def _seen(
-    has_image: Bool[Array, "B"] | None,
-    image_on: Bool[Array, "B T"] | None,
-    shape: tuple[int, int],
+    has_image: Bool[Array, "B"] | None, image_on: Bool[Array, "B T"] | None, shape: tuple[int, int]
 ) -> Bool[Array, "B steps"]:
     """Returns which rows see their image at which step; the last frame's answer holds on."""
     B, steps = shape
