@@ -19,12 +19,9 @@ from mvjax.runtimes import interface
 
 
 class DelayBuffer:
-    """The ids of the last frames, as many as the delays need.
-
-    Each call is `column`, then `push`.
+    """The ids of the last frames, as many as the delays need; each call is `column`, then `push`.
 
     Args:
-      sizes: of the model.
       first_step_forcing: whether delayed levels are forced to the initial id before their first frame; else
         they are sampled, and dropped.
       user_early: whether call s takes the user's frame s, not s - 1, which loses frame 0 (section 5.2).
@@ -48,11 +45,7 @@ class DelayBuffer:
         self._frames = np.full((int(self.delays.max()) + 2, len(self.delays)), types.UNGENERATED)
 
     def column(self, user: Int[np.ndarray, "U"]) -> Int[np.ndarray, "K"]:
-        """Returns the ids that enter the backbone at this call.
-
-        Args:
-          user: codes of the user's frame s, undelayed; -1 where absent.
-        """
+        """Returns the ids that enter the backbone, given the user's frame s, undelayed; -1 where absent."""
         slots = len(self._frames)
         self._frames[self.step % slots] = types.UNGENERATED
         self._frames[self.step % slots, self._user] = user
@@ -71,20 +64,15 @@ class DelayBuffer:
         Args:
           audio: codes that the caller forces, likewise; None: none.
         """
-        forced = np.full(len(self.initial[self._assistant]), types.UNGENERATED)
-        if audio is not None:
-            forced[:] = audio
-        if not self._first_step_forcing:
-            return forced
-        early = self.step < self.delays[self._assistant]
-        return np.where(early, self.initial[self._assistant], forced)
+        initial = self.initial[self._assistant]
+        forced = np.full(len(initial), types.UNGENERATED if audio is None else audio)
+        early = self._first_step_forcing & (self.step < self.delays[self._assistant])
+        return np.where(early, initial, forced)
 
     def push(self, text: int, audio: Int[np.ndarray, "Q"]) -> Int[np.ndarray, "Q"] | None:
         """Records what was sampled or forced in this call, and moves to the next.
 
-        Args:
-          text: token of frame s.
-          audio: level q is written to frame s - delays[1 + q].
+        The text is of frame s; level q of the audio of frame s - delays[1 + q].
 
         Returns:
           The codes of the latest frame that all levels have reached, or None.

@@ -94,11 +94,11 @@ class ExportedConfig:
     def sizes(self) -> interface.Sizes:
         """What a caller of the runtime needs to know."""
         return interface.Sizes(
-            delays=self.delays,
-            codebooks_out=self.codebooks_out,
-            text_vocab=self.text_vocab,
-            audio_vocab=self.audio_vocab,
-            image_size=self.encoder.image_size,
+            self.delays,
+            self.codebooks_out,
+            self.text_vocab,
+            self.audio_vocab,
+            self.encoder.image_size,
         )
 
 
@@ -158,7 +158,6 @@ def read_mlx(folder: Path) -> ExportedConfig:
     c = _Keys(path, _json(path))
     backbone, depformer = _Keys(path, c["transformer"]), _Keys(path, c["depformer"])
     depth, norm = _Keys(path, depformer["transformer"]), _Keys(path, c["image_norm"])
-    quantized = c["quantization"]
     return ExportedConfig(
         weights=folder / c["moshi_name"],
         layers=backbone["num_layers"],
@@ -179,7 +178,7 @@ def read_mlx(folder: Path) -> ExportedConfig:
         text_vocab=c["text_out_vocab_size"],
         audio_vocab=c["audio_vocab_size"] - 1,
         encoder=_read_encoder(folder),
-        quantized=None if quantized is None else Quantized(**quantized),
+        quantized=Quantized(**c["quantization"]) if c["quantization"] else None,
     )
 
 

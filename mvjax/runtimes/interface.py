@@ -5,9 +5,7 @@
     for codes in user_codes:                          # [user codebooks], a frame of 80 ms each
         frame = session.step(codes)                   # text token, audio codes, gate activation
 
-Real time is a latency of less than 80 ms a step.
-
-Reference section 5.
+Real time is a latency of less than 80 ms a step. Reference section 5.
 """
 
 from __future__ import annotations
@@ -21,18 +19,10 @@ from jaxtyping import Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the ids of one stream are sampled from its logits.
+    """How the ids of one stream are sampled from its logits; a negative number is a ValueError."""
 
-    Attributes:
-      temperature: 0 is greedy decoding.
-      top_k: draw from the so many most likely ids; 0: from all.
-
-    Raises:
-      ValueError: if either is negative.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
+    temperature: float = 0.0  # 0 is greedy decoding
+    top_k: int = 0  # draw from the so many most likely ids; 0: from all
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0:
@@ -49,21 +39,15 @@ KYUTAI_AUDIO = Sampling(temperature=0.8, top_k=250)
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What a caller needs to know of a model.
+    """What a caller needs to know of a model."""
 
-    Attributes:
-      delays: frames, one for each stream: text, the assistant's codebooks, the user's.
-      codebooks_out: Q, the assistant's.
-      text_vocab: V; also the initial text id.
-      audio_vocab: C; also the initial audio id.
-      image_size: pixels, height and width of an image.
-    """
-
-    delays: tuple[int, ...]
-    codebooks_out: int
-    text_vocab: int
-    audio_vocab: int
-    image_size: int
+    delays: tuple[
+        int, ...
+    ]  # frames, one for each stream: text, the assistant's codebooks, the user's
+    codebooks_out: int  # Q, the assistant's
+    text_vocab: int  # V; also the initial text id
+    audio_vocab: int  # C; also the initial audio id
+    image_size: int  # pixels, height and width of an image
 
     @property
     def codebooks_user(self) -> int:
@@ -81,19 +65,14 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Probes:
-    """What was computed on the way to a frame.
-
-    Attributes:
-      text_logits: [V].
-      audio_logits: [Q, C]; level q is about frame s - delays[1 + q].
-      gates: gate activation of each layer, the mean over its channels; 0 where no image is seen.
-      hidden: the residual stream after each layer.
-    """
+    """What was computed on the way to a frame."""
 
     text_logits: Float[np.ndarray, "V"]
-    audio_logits: Float[np.ndarray, "Q C"]
-    gates: Float[np.ndarray, "L"]
-    hidden: Float[np.ndarray, "L D"]
+    audio_logits: Float[np.ndarray, "Q C"]  # level q is about frame s - delays[1 + q]
+    gates: Float[
+        np.ndarray, "L"
+    ]  # gate activation, the mean over channels; 0 where no image is seen
+    hidden: Float[np.ndarray, "L D"]  # the residual stream after each layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +100,7 @@ class Session(Protocol):
     """One conversation; sessions of a model share its weights and nothing else."""
 
     def show(self, image: Any | None) -> None:
-        """Changes the image from the next frame on; None takes it away.
-
-        Args:
-          image: what `Model.encode_image` returned.
-        """
+        """Changes what the session sees from the next frame on: an encoded image, or None."""
         ...
 
     def step(
@@ -182,9 +157,7 @@ class Model(Protocol):
 
         Args:
           image: what `encode_image` returned; None is exactly plain Moshi.
-          text_sampling: of text tokens.
-          audio_sampling: of audio codes.
-          seed: of both.
+          seed: of both samplings.
           probes: fill in `Frame.probes`, which adds to the latency of every frame.
         """
         ...

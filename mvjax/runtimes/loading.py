@@ -9,9 +9,7 @@ from mvjax.runtimes import interface
 
 
 def open_folder(folder: Path) -> interface.Model:
-    """Loads the model of a folder that `mvjax export` wrote.
-
-    PyTorch runs the torch and candle layouts, MLX its own.
+    """Loads a folder that `mvjax export` wrote: PyTorch runs the torch and candle layouts, MLX its own.
 
     Raises:
       ValueError: if the folder has no such layout, or its files do not fit each other.

@@ -9,13 +9,7 @@ from mvjax.runtimes import interface
 
 
 class HostSampler:
-    """One conversation's sampling of text and audio, with one random state.
-
-    Args:
-      text: of text tokens.
-      audio: of audio codes.
-      seed: of both.
-    """
+    """One conversation's sampling of text and audio, with one random state."""
 
     def __init__(self, text: interface.Sampling, audio: interface.Sampling, *, seed: int) -> None:
         self._text, self._audio, self._seed = text, audio, seed

@@ -12,8 +12,9 @@ from mvjax import types
 from mvjax.config import upstream
 from mvjax.nn import model as model_lib
 from mvjax.runtimes import interface
-from mvjax.runtimes.jax import generate, sampling
+from mvjax.runtimes.jax import generate
 from mvjax.runtimes.jax import model as jax_model
+from mvjax.runtimes.jax import step as step_lib
 
 MODEL = model_lib.VisionSpeech(toy.MODEL)
 V, C = toy.MODEL.text_vocab, toy.MODEL.audio_vocab
@@ -250,7 +251,7 @@ def test_continuation_of_unequal_prompts():
 def test_sampling():
     logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 50)), jnp.float32)
     top_3 = interface.Sampling(temperature=0.5, top_k=3)
-    draw = jax.jit(jax.vmap(lambda key: sampling.sample(logits, key, top_3)))
+    draw = jax.jit(jax.vmap(lambda key: step_lib.sample(logits, key, top_3)))
     ids = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
     for b in range(2):
         best = np.argsort(-logits[b])[:3]
@@ -259,10 +260,10 @@ def test_sampling():
         counts = np.array([(ids[:, b] == i).mean() for i in best])
         np.testing.assert_allclose(counts, p / p.sum(), atol=0.03)
     np.testing.assert_array_equal(
-        sampling.sample(logits, jax.random.key(0), interface.GREEDY), np.argmax(logits, -1)
+        step_lib.sample(logits, jax.random.key(0), interface.GREEDY), np.argmax(logits, -1)
     )
     whole = interface.Sampling(temperature=0.5)
-    draw = jax.jit(jax.vmap(lambda key: sampling.sample(logits, key, whole)))
+    draw = jax.jit(jax.vmap(lambda key: step_lib.sample(logits, key, whole)))
     assert len(np.unique(draw(jax.random.split(jax.random.key(0), 4000)))) > 30
 
 

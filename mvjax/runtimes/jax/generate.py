@@ -1,15 +1,8 @@
 """Whole conversations with the JAX model, in one scan over frames: recordings, or text-only rows.
 
-At call s stream k (delay d) enters as its code of frame s - 1 - d, or as its initial id before the
-start; this is the training alignment, and the Rust/MLX column of reference section 5.2:
-
-    call s   text   semantic   acoustic (d = 1)    acoustic levels of the depth transformer
-    0        V      C          C                   teacher-forced with C (section 5.3)
-    1        w_0    a_0, u_0   C                   sampled
-    2        w_1    a_1, u_1   a_0, u_0            sampled
-
-So a call fills the column that enters at the next call. Where that column is known beforehand (the
-user's codes, the start, teacher forcing) it is given; elsewhere (UNGENERATED) the model samples.
+A call fills the column that enters at the next call; `mvjax.runtimes.delays` has the table. Where that column
+is known beforehand (the user's codes, the start, teacher forcing) it is given; elsewhere (UNGENERATED) the
+model samples.
 
 `config.stream` has the PyTorch column, too. `user_early` shows the user's streams one call earlier, which
 costs their frame 0; without `first_step_forcing` the acoustic levels of call 0 are sampled. Those codes are
@@ -36,19 +29,16 @@ from mvjax.runtimes.jax import step as step_lib
 class Generated(NamedTuple):
     """A whole conversation; everything is aligned with the undelayed frames.
 
-    Attributes:
-      text_ids: sampled or forced.
-      audio_codes: the assistant's, sampled or forced.
-      text_logits: float32.
-      gates: gate activation, the mean over channels and the last ten layers; 0 where no image is seen.
-      audio_logits: float32, if asked for.
+    Ids are sampled or forced, logits float32.
     """
 
     text_ids: Int[Array, "B T"]
     audio_codes: Int[Array, "B Q T"]
     text_logits: Float[Array, "B T V"]
-    gates: Float[Array, "B T"]
-    audio_logits: Float[Array, "B T Q C"] | None
+    gates: Float[
+        Array, "B T"
+    ]  # mean over channels and the last ten layers; 0 where no image is seen
+    audio_logits: Float[Array, "B T Q C"] | None  # if asked for
 
 
 @functools.partial(
@@ -72,18 +62,12 @@ def generate(
     """Generates the assistant's side of a conversation of T frames.
 
     Args:
-      model: made from the config of `params`.
-      params: the whole tree.
       user_codes: undelayed, U = K - 1 - Q; -1 where absent.
       kv: of `image_kv`; None is exactly plain Moshi.
       has_image: rows that see their image; None: all.
-      key: of the sampling.
-      text_sampling: of text tokens.
-      audio_sampling: of audio codes.
       image_on: frames in which the image is seen; None: all.
       forced_text: text tokens to force; UNGENERATED leaves the choice.
       forced_audio: undelayed audio codes, likewise.
-      with_audio_logits: return them, too.
     """
     columns = _known_columns(model.config, user_codes, forced_text, forced_audio)
     has_image = _seen(has_image, image_on, (columns.shape[0], columns.shape[2] - 1))
@@ -170,17 +154,10 @@ def generate_text(
     """Continues text-only rows by greedy decoding, each right after its own prompt.
 
     Args:
-      model: made from the config of `params`.
-      params: the whole tree.
-      prompts: ids, left-aligned, without the initial token; the rest is ignored.
-      lengths: of the prompts.
+      prompts: ids, left-aligned, without the initial token; what is beyond their lengths is ignored.
       kv: of the images; None: no images.
       has_image: rows that see their image; None: all.
-      max_tokens: ids to return.
       stop_ids: from the first of these on a row is -1.
-
-    Returns:
-      The continuation, without the prompt; -1 after its end.
     """
     B, P = prompts.shape
     steps = P + max_tokens
@@ -226,18 +203,17 @@ def _known_columns(
     There are as many frames more as the largest delay, so that all levels of frame T - 1 are generated.
     """
     B, _, T = user_codes.shape
-    free = types.UNGENERATED
-    if forced_text is None:
-        forced_text = jnp.full((B, T), free, jnp.int32)
-    if forced_audio is None:
-        forced_audio = jnp.full((B, config.codebooks_out, T), free, jnp.int32)
-    own = jnp.concatenate([forced_text[:, None], forced_audio], axis=1)
+    own = jnp.full((B, 1 + config.codebooks_out, T), types.UNGENERATED, jnp.int32)
+    if forced_text is not None:
+        own = own.at[:, 0].set(forced_text)
+    if forced_audio is not None:
+        own = own.at[:, 1:].set(forced_audio)
     absent = jnp.all(own == types.ZERO_TOKEN, axis=-1, keepdims=True)
+    end = jnp.where(absent, types.ZERO_TOKEN, types.UNGENERATED)
     lag = max(config.delays)
-    own_end = jnp.tile(jnp.where(absent, types.ZERO_TOKEN, free), (1, 1, lag))
-    user_end = jnp.full((*user_codes.shape[:2], lag), types.ZERO_TOKEN, jnp.int32)
-    own = jnp.concatenate([own, own_end], axis=2)
-    user = jnp.concatenate([user_codes, user_end], axis=2)
+    own = jnp.concatenate([own, jnp.tile(end, (1, 1, lag))], axis=2)
+    ends = ((0, 0), (0, 0), (0, lag))
+    user = jnp.pad(user_codes, ends, constant_values=types.ZERO_TOKEN)
     columns = alignment.delay_codes(jnp.concatenate([own, user], axis=1), config)
     return _user_early(columns, config) if config.stream.user_early else columns
 

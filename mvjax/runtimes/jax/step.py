@@ -12,43 +12,27 @@ from mvjax import tree, types
 from mvjax.nn import attention, xattn
 from mvjax.nn import model as model_lib
 from mvjax.runtimes import interface
-from mvjax.runtimes.jax import sampling
 
 SamplingPair = tuple[interface.Sampling, interface.Sampling]  # of text, of audio
 
 
 class Stepped(NamedTuple):
-    """The model after one more frame.
-
-    Attributes:
-      cache: KV cache with this frame in it.
-      text: token, sampled or forced.
-      audio: codes, sampled or forced.
-      text_logits: float32.
-      audio_logits: float32.
-      gate: gate activation, the mean over channels and the last ten layers.
-      layers: None unless probes are asked for.
-    """
+    """The model after one more frame; ids are sampled or forced, logits float32."""
 
     cache: attention.Cache
     text: Int[Array, "B"]
     audio: Int[Array, "B Q"]
     text_logits: Float[Array, "B V"]
     audio_logits: Float[Array, "B Q C"]
-    gate: Float[Array, "B"]
-    layers: LayerProbes | None
+    gate: Float[Array, "B"]  # gate activation, the mean over channels and the last ten layers
+    layers: LayerProbes | None  # with probes
 
 
 class LayerProbes(NamedTuple):
-    """What each layer of the backbone computed.
+    """What each layer of the backbone computed."""
 
-    Attributes:
-      hidden: the residual stream after the layer.
-      gates: gate activation, the mean over channels.
-    """
-
-    hidden: Float[Array, "L B T D"]
-    gates: Float[Array, "L B T"]
+    hidden: Float[Array, "L B T D"]  # the residual stream after the layer
+    gates: Float[Array, "L B T"]  # gate activation, the mean over channels
 
 
 def step(
@@ -68,8 +52,6 @@ def step(
     """Runs one frame.
 
     Args:
-      model: made from the config of `params`.
-      params: the whole tree.
       cache: KV cache of the frames before.
       column: delayed ids that enter the backbone.
       forced_text: token to take in place of the sampled one; UNGENERATED leaves the choice.
@@ -78,7 +60,6 @@ def step(
       has_image: rows that see their image; None: all.
       key: of this frame.
       samplings: of text and of audio.
-      probes: return what each layer computed.
     """
     text_sampling, audio_sampling = samplings
     key_text, key_audio = jax.random.split(key)
@@ -86,19 +67,31 @@ def step(
         model, params, cache, column, kv, has_image, method="step", probes=probes
     )
     cache, z, text_logits, gate = stepped
-    text = sampling.sample(text_logits, key_text, text_sampling)
+    text = sample(text_logits, key_text, text_sampling)
     text = jnp.where(forced_text == types.UNGENERATED, text, forced_text)
     generated: Any = model.apply(
         {"params": params},
         z,
         text,
-        lambda logits, level, level_key: sampling.sample(logits, level_key, audio_sampling),
+        lambda logits, level, level_key: sample(logits, level_key, audio_sampling),
         key_audio,
         wanted=forced_audio,
         method="depth_generate",
     )
     audio, audio_logits = generated
     return Stepped(cache, text, audio, text_logits, audio_logits, gate, layers)
+
+
+def sample(
+    logits: Float[Array, "B vocabulary"], key: Key[Array, ""], sampling: interface.Sampling
+) -> Int[Array, "B"]:
+    """Returns one id per row: the argmax (greedy decoding), or a draw from softmax(logits / temperature)."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    k = logits.shape[-1]
+    largest, ids = jax.lax.top_k(logits, min(k, sampling.top_k or k))
+    drawn = jax.random.categorical(key, largest / sampling.temperature)
+    return jnp.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
 def probed(
