@@ -55,12 +55,8 @@ def compare(
 ) -> dict[str, Any]:
     """Returns errors, agreement and, layer by layer, the residual stream.
 
-    Args:
-      params: {path: leaf} of the JAX model, which are read one after the other.
-      model: its config, in float32.
-      pixels: the image that the runtime was shown.
-      user: the codes that it was given, undelayed.
-      frames: what `talk` returned of the runtime.
+    `params` and `model` are the JAX model's, in float32; `frames` is what `talk` returned of the runtime, for
+    the same image and undelayed codes of the user.
     """
     exact = {path: jnp.asarray(leaf[()], jnp.float32) for path, leaf in params.items()}
     runtime = jax_model.JaxModel(model, tree.unflatten(exact))
@@ -123,7 +119,7 @@ def _compare_greedy(
         one.text_token == other.text_token and np.array_equal(one.audio_tokens, other.audio_tokens)
         for one, other in zip(frames, others, strict=True)
     ]
-    equal = len(same) if all(same) else same.index(False)
+    equal = [*same, False].index(False)
     pairs = list(zip(frames, others))[: max(equal, 1)]
 
     def largest(name: str) -> float:

@@ -1,15 +1,12 @@
 """Compares an exported folder, reloaded by a real-time runtime, with the JAX model that wrote it.
 
 Three questions. *Values*: does the reloaded file hold the model's weights, rounded as its format rounds?
-*Computation*: does the runtime compute what JAX computes with the reloaded weights? Both sides talk on
-their own, by greedy decoding, and their tokens are compared; then JAX scores the runtime's tokens (teacher
-forcing), and every text and audio logit, gate and layer of every frame is compared. *Loss*, if the format
-rounds: the same against the model as trained. The verdict is "pass", "lossy" (the file is right, and its
-loss is stated) or "fail".
+*Computation*: does the runtime compute what JAX computes with the reloaded weights, as `agreement` compares
+them? *Loss*, if the format rounds: the same against the model as trained. The verdict is "pass", "lossy" (the
+file is right, and its loss is stated) or "fail".
 
-Besides the parameters that it is given, one whole model at a time is in memory, in float32: first the
-runtime's, then that of JAX with the reloaded weights, then that of JAX as trained. Files and parameters are
-compared leaf by leaf.
+Besides the parameters that it is given, one whole model at a time is in memory, in float32: the runtime's,
+then JAX's with the reloaded weights, then JAX's as trained. The rest is compared leaf by leaf.
 """
 
 from __future__ import annotations
@@ -35,6 +32,10 @@ from mvjax.weights import checksums, file_names, frozen_files, lazy, placement
 MIN_FRAMES = 100  # of a conversation that a certificate is about
 
 _ALSO = {"candle": ", on the reloaded files; kyuteye_rs itself was not run"}
+_LOSS = (
+    "max_abs_logit_error", "mean_abs_logit_error", "max_abs_gate_error", "text_agreement",
+    "audio_agreement", "greedy_frames_equal",
+)  # fmt: skip
 
 
 def certify(
@@ -52,18 +53,8 @@ def certify(
     """Returns the certificate and writes it to `folder/certificate.json`.
 
     Both sides compute as trained: what the config imitates of an upstream runtime, and no file tells one
-    (how a conversation begins, eps of SigLIP's last norm), is left out.
-
-    Args:
-      params: what was exported.
-      config: of the run; its frozen files are hashed again.
-      folder: written by `export`.
-      target: as given to `export`.
-      pixels: the image, in [-1, 1].
-      user_codes: what the user says, undelayed; at least MIN_FRAMES frames.
-      dtype: as given to `export`.
-      quantization: as given to `export`.
-      tolerance: on absolute differences of logits and gate means, in float32.
+    (how a conversation begins, eps of SigLIP's last norm), is left out. Most arguments are as given to
+    `export`; `tolerance` is on absolute differences of logits and gate means.
 
     Raises:
       ValueError: if there are fewer than MIN_FRAMES frames.
@@ -93,7 +84,8 @@ def certify(
     }
     trained = _on_host(params)
     lossy = any(not _equal(leaf, trained[path]) for path, leaf in reloaded.items())
-    certificate["loss"] = _loss(compare(trained)) if lossy else None
+    compared = compare(trained) if lossy else {}
+    certificate["loss"] = {name: compared[name] for name in _LOSS} if lossy else None
     certificate |= _verdict(certificate)
     (folder / file_names.CERTIFICATE).write_text(json.dumps(certificate, indent=1))
     return certificate
@@ -133,19 +125,6 @@ def _talk(
     """Returns the runtime's module and its frames; its weights are freed before JAX's are loaded."""
     model = loading.open_folder(folder)
     return type(model).__module__, agreement.talk(model, np.asarray(pixels, np.float32), user_codes)
-
-
-def _loss(compared: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the rounding of the weights costs, as `compared` with the model as trained."""
-    kept = (
-        "max_abs_logit_error",
-        "mean_abs_logit_error",
-        "max_abs_gate_error",
-        "text_agreement",
-        "audio_agreement",
-        "greedy_frames_equal",
-    )
-    return {name: compared[name] for name in kept}
 
 
 def _values(

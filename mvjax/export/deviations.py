@@ -11,11 +11,6 @@ from mvjax import gates
 from mvjax.config import schema, upstream
 from mvjax.export import targets
 
-_RUNTIMES: dict[targets.Target, upstream.Runtime] = {
-    "torch": "kyuteye_pt",
-    "mlx": "kyuteye_mlx",
-    "candle": "candle",
-}
 # {(field in which the runtimes differ, what a runtime has): what that means}
 _NOTES = {
     ("cross_attention.image_norm", "variance"): "norms image tokens by their variance",
@@ -37,14 +32,12 @@ _NOTES = {
 # fields that the runtime reads from a file of the export, so that nothing differs
 _IN_FILE = {
     "torch": (
-        "depformer.norm",
-        "cross_attention.image_norm",
-        "cross_attention.image_norm_eps",
+        "depformer.norm", "cross_attention.image_norm", "cross_attention.image_norm_eps",
         "backbone.context_has_self",
     ),
     "mlx": ("depformer.norm",),
     "candle": ("depformer.norm",),
-}
+}  # fmt: skip
 # for every config: how a runtime rounds, and what it does that no config field describes
 ALWAYS: dict[targets.Target, tuple[str, ...]] = {
     "torch": (
@@ -65,49 +58,31 @@ ALWAYS: dict[targets.Target, tuple[str, ...]] = {
     ),
 }
 _RELEASE = schema.ModelConfig()
+# what is built into the source of all runtimes, and of all but kyuteye_pt
+_ENCODER = operator.attrgetter("width", "layers", "heads", "hidden", "patch")
+_SIZES = operator.attrgetter(
+    "backbone.width", "backbone.layers", "backbone.heads", "backbone.hidden", "backbone.context",
+    "backbone.rope_base", "depformer.width", "depformer.layers", "depformer.heads",
+    "depformer.hidden", "codebooks", "codebooks_out", "text_vocab", "audio_vocab",
+)  # fmt: skip
 
 
 def deviations(config: schema.ModelConfig, target: targets.Target) -> list[str]:
     """Returns where the upstream runtime differs from this model in what no file of the export sets."""
-    name = targets.UPSTREAM[target]
-    notes = _sizes(config, target)
-    for path, value in upstream.settings(_RUNTIMES[target]).items():
+    name, notes = targets.UPSTREAM[target], []
+    if _ENCODER(config.siglip) != _ENCODER(_RELEASE.siglip):
+        notes.append(
+            f"{name} builds SigLIP So400m/14, so this encoder runs in mvjax's own runtimes only"
+        )
+    if target != "torch" and _SIZES(config) != _SIZES(_RELEASE):
+        notes.append(
+            f"{name} has the sizes of the released model in its source, so this model runs in mvjax's"
+            " own runtimes only"
+        )
+    for path, value in upstream.settings("candle" if target == "candle" else name).items():
         ours = operator.attrgetter(path)(config)
         if ours != value and path not in _IN_FILE[target]:
             notes.append(f"{name} {_NOTES[path, value]}; the model has {path}={ours!r}")
     if target == "candle" and isinstance(config.cross_attention.gate, gates.Constant):
         notes.append("kyuteye_rs reports no gate activation for constant gates")
     return [*notes, *ALWAYS[target]]
-
-
-def _sizes(config: schema.ModelConfig, target: targets.Target) -> list[str]:
-    """Notes on what is built into the runtime's source."""
-    name, notes = targets.UPSTREAM[target], []
-    s, r = config.siglip, _RELEASE.siglip
-    if (s.width, s.layers, s.heads, s.hidden, s.patch) != (
-        r.width, r.layers, r.heads, r.hidden, r.patch,
-    ):  # fmt: skip
-        notes.append(
-            f"{name} builds SigLIP So400m/14, so this encoder runs in mvjax's own runtimes only"
-        )
-    if target == "torch":
-        return notes
-    same = (
-        _shape(config.backbone) == _shape(_RELEASE.backbone)
-        and _shape(config.depformer) == _shape(_RELEASE.depformer)
-        and config.backbone.context == _RELEASE.backbone.context
-        and config.backbone.rope_base == _RELEASE.backbone.rope_base
-        and config.codebooks_out == _RELEASE.codebooks_out
-        and (config.codebooks, config.text_vocab, config.audio_vocab)
-        == (_RELEASE.codebooks, _RELEASE.text_vocab, _RELEASE.audio_vocab)
-    )
-    if not same:
-        notes.append(
-            f"{name} has the sizes of the released model in its source, so this model runs in mvjax's"
-            " own runtimes only"
-        )
-    return notes
-
-
-def _shape(config: schema.BackboneConfig | schema.DepformerConfig) -> tuple[int, int, int, int]:
-    return config.width, config.layers, config.heads, config.hidden

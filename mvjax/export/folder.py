@@ -24,19 +24,10 @@ def export(
     quantization: targets.Quantization | None = None,
     results: model_card.RunResults | None = None,
 ) -> Path:
-    """Writes weights, config files, codec, tokenizer and a model card into the folder `out`.
+    """Writes weights, config files, codec, tokenizer and a model card into the folder `out`, and returns it.
 
-    Args:
-      params: the whole parameter tree, adapters and frozen parts.
-      config: of the run; its model is what is exported, its frozen files give codec and tokenizer.
-      target: the upstream runtime.
-      out: made if needed; files of an earlier export are replaced, and its certificate is removed.
-      dtype: of the weights, mixed as in upstream's file; None keeps each leaf's.
-      quantization: one of the target's.
-      results: of the run, for the card.
-
-    Returns:
-      The folder.
+    The folder is made if needed; files of an earlier export are replaced, and its certificate is removed.
+    `params` is the whole tree; `dtype` and `quantization` are as in `weight_files.save_exported`.
 
     Raises:
       ValueError: if the target would run this design wrongly, or a tensor read back differs.

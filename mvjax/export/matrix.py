@@ -26,22 +26,14 @@ TORCH_NORMS: dict[tuple[schema.NormKind, float], str] = {
 
 @dataclasses.dataclass(frozen=True)
 class DesignChoice:
-    """One row: a choice that a design makes, and what the targets make of it.
+    """One row: a choice that a design makes, and what the targets make of it."""
 
-    Attributes:
-      choice: its name in `mvjax export --list`.
-      fields: paths below ModelConfig that make the choice, for messages.
-      made_by: whether a model makes it.
-      refused: {target: why it cannot run it}.
-      remedy: for the user who meets a refusal.
-      nearly: {target: what it computes instead, or how it has to be started}.
-    """
-
-    choice: str
-    fields: tuple[str, ...]
+    choice: str  # its name in `mvjax export --list`
+    fields: tuple[str, ...]  # paths below ModelConfig that make the choice, for messages
     made_by: Callable[[Model], bool]
-    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {target: why}
     remedy: str = ""
+    # {target: what it computes instead, or how it has to be started}
     nearly: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -255,12 +247,10 @@ MATRIX: tuple[DesignChoice, ...] = (
     ),
 )  # fmt: skip
 
+_NO_QUANTIZED = {"torch": "kyuteye_pt loads no quantized weights"}
 # {quantization of a weight file: {target: why it cannot read it}}
 QUANTIZED: dict[str, Mapping[str, str]] = {
-    "q8": {"torch": "kyuteye_pt loads no quantized weights", "candle": "kyuteye_rs reads q8_0"},
-    "q4": {"torch": "kyuteye_pt loads no quantized weights", "candle": "kyuteye_rs reads q8_0"},
-    "q8_0": {
-        "torch": "kyuteye_pt loads no quantized weights",
-        "mlx": "kyuteye_mlx reads what nn.quantize makes: q8 or q4",
-    },
+    "q8": {**_NO_QUANTIZED, "candle": "kyuteye_rs reads q8_0"},
+    "q4": {**_NO_QUANTIZED, "candle": "kyuteye_rs reads q8_0"},
+    "q8_0": {**_NO_QUANTIZED, "mlx": "kyuteye_mlx reads what nn.quantize makes: q8 or q4"},
 }

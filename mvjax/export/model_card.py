@@ -18,20 +18,16 @@ from mvjax.weights import file_names
 
 _HUB = "hf://"
 _LIBRARY = {"torch": "pytorch", "mlx": "mlx", "candle": "candle"}
-_NOTHING = "No results were in the run folder."
 
 
 @dataclasses.dataclass(frozen=True)
 class RunResults:
-    """What a run measured.
+    """What a run measured."""
 
-    Attributes:
-      step: of the checkpoint that is exported.
-      tables: {name of the file: rows} of `RUN/eval/*.json`.
-    """
-
-    step: int
-    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    step: int  # of the checkpoint that is exported
+    tables: Mapping[
+        str, Sequence[Mapping[str, Any]]
+    ]  # {name of the file: rows} of `RUN/eval/*.json`
 
 
 def read_results(run: Path, *, step: int) -> RunResults:
@@ -113,15 +109,13 @@ def _count(params: tree.Tree) -> int:
 def _stored(
     params: tree.Tree, dtype: schema.Dtype | None, quantization: targets.Quantization | None
 ) -> str:
-    if quantization is not None:
-        return quantization
     kept = sorted({np.dtype(leaf.dtype).name for leaf in tree.flatten(params).values()})
-    return ", ".join(kept) if dtype is None else dtype
+    return quantization or dtype or ", ".join(kept)
 
 
 def _shown(location: str) -> str:
     """A location without the folders of the machine that trained."""
-    known = location.startswith(_HUB) or location.startswith("package:")
+    known = location.startswith((_HUB, "package:"))
     return f"`{location if known else Path(location).name}`"
 
 
@@ -140,7 +134,7 @@ def _training(config: schema.Config, results: RunResults | None) -> str:
 
 def _results(results: RunResults | None) -> str:
     if results is None or not results.tables:
-        return _NOTHING
+        return "No results were in the run folder."
     return "\n\n".join(f"`{name}`\n\n{_markdown(rows)}" for name, rows in results.tables.items())
 
 

@@ -30,11 +30,7 @@ def refusals(config: schema.ModelConfig, target: Target) -> list[str]:
 
 
 def weight_file(target: Target, quantization: Quantization | None = None) -> str:
-    """Returns upstream's name of the weight file.
-
-    Raises:
-      ValueError: if the target reads no such file.
-    """
+    """Returns upstream's name of the weight file; ValueError if the target reads no such file."""
     if quantization is None:
         return file_names.MODEL
     if target in matrix.QUANTIZED[quantization]:

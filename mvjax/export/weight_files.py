@@ -29,7 +29,6 @@ from mvjax.weights import (
 )
 
 _NUMPY: dict[schema.Dtype, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
-_ENCODER = "image/encoder/"
 
 
 def save_exported(
@@ -43,13 +42,8 @@ def save_exported(
 ) -> None:
     """Writes a weight file and compares what it reads back; the inverse of `load_exported`.
 
-    Args:
-      path: to write; for q8_0 it ends in .gguf, and its vision file is written beside it.
-      params: the whole parameter tree.
-      config: its sizes.
-      target: whose layout.
-      dtype: of the weights, mixed as in upstream's file; None keeps each leaf's.
-      quantization: one of the target's.
+    With q8_0 the path ends in .gguf, and its vision file is written beside it. A dtype is mixed as in
+    upstream's file; None keeps each leaf's.
 
     Raises:
       ValueError: for a design that the layout has no place for, or if a tensor read back differs.
@@ -118,11 +112,8 @@ def load_exported(
 ) -> dict[str, Any]:
     """Reads a weight file of a target whole, as the parameter tree in numpy.
 
-    Args:
-      path: location of a file that mvjax exported or upstream released, quantized or not.
-      config: the sizes that the file must have.
-      target: whose layout it has.
-      dtype: of the parameters; None keeps the file's. Quantized weights are exact in float32.
+    mvjax exported it or upstream released it, quantized or not. `dtype` None keeps the file's; quantized
+    weights are exact in float32.
 
     Raises:
       ValueError: naming the file, and every missing, unexpected, misshapen or damaged tensor.
@@ -194,6 +185,6 @@ def _leaf_dtype(
     path: str, target: targets.Target, dtype: schema.Dtype | None
 ) -> np.dtype | type | None:
     """The dtype a leaf is written in; upstream's PyTorch file keeps its encoder in float32."""
-    if dtype == "bfloat16" and target == "torch" and path.startswith(_ENCODER):
+    if dtype == "bfloat16" and target == "torch" and path.startswith("image/encoder/"):
         return np.float32
     return None if dtype is None else _NUMPY[dtype]

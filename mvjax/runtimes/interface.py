@@ -157,7 +157,9 @@ class Model(Protocol):
 
         Args:
           image: what `encode_image` returned; None is exactly plain Moshi.
-          seed: of both samplings.
+          text_sampling: of text tokens.
+          audio_sampling: of audio codes.
+          seed: of both.
           probes: fill in `Frame.probes`, which adds to the latency of every frame.
         """
         ...

@@ -61,13 +61,9 @@ def generate(
 ) -> Generated:
     """Generates the assistant's side of a conversation of T frames.
 
-    Args:
-      user_codes: undelayed, U = K - 1 - Q; -1 where absent.
-      kv: of `image_kv`; None is exactly plain Moshi.
-      has_image: rows that see their image; None: all.
-      image_on: frames in which the image is seen; None: all.
-      forced_text: text tokens to force; UNGENERATED leaves the choice.
-      forced_audio: undelayed audio codes, likewise.
+    `user_codes` are undelayed, U = K - 1 - Q, and -1 where absent. Rows with `has_image` see their image in
+    frames with `image_on` (None: in all); `kv` None is exactly plain Moshi. Forced ids, undelayed too, are
+    taken in place of samples; UNGENERATED leaves the choice.
     """
     columns = _known_columns(model.config, user_codes, forced_text, forced_audio)
     has_image = _seen(has_image, image_on, (columns.shape[0], columns.shape[2] - 1))
@@ -153,11 +149,8 @@ def generate_text(
 ) -> Int[Array, "B max_tokens"]:
     """Continues text-only rows by greedy decoding, each right after its own prompt.
 
-    Args:
-      prompts: ids, left-aligned, without the initial token; what is beyond their lengths is ignored.
-      kv: of the images; None: no images.
-      has_image: rows that see their image; None: all.
-      stop_ids: from the first of these on a row is -1.
+    Prompts are ids, left-aligned, without the initial token; what lies beyond their lengths is ignored. From
+    the first of `stop_ids` on, what is returned is -1.
     """
     B, P = prompts.shape
     steps = P + max_tokens

@@ -49,17 +49,10 @@ def step(
     samplings: SamplingPair,
     probes: bool = False,
 ) -> Stepped:
-    """Runs one frame.
+    """Runs one frame, whose delayed ids are `column`.
 
-    Args:
-      cache: KV cache of the frames before.
-      column: delayed ids that enter the backbone.
-      forced_text: token to take in place of the sampled one; UNGENERATED leaves the choice.
-      forced_audio: codes that the depth transformer is teacher-forced with; UNGENERATED likewise.
-      kv: keys and values of the images; None is exactly plain Moshi.
-      has_image: rows that see their image; None: all.
-      key: of this frame.
-      samplings: of text and of audio.
+    The depth transformer is teacher-forced with `forced_audio`; where that or `forced_text` is UNGENERATED,
+    the choice is the model's. Rows with `has_image` (None: all) see their image; `kv` None is plain Moshi.
     """
     text_sampling, audio_sampling = samplings
     key_text, key_audio = jax.random.split(key)
