@@ -49,23 +49,14 @@ class StepArguments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """What the compiler reports of a step, for one device.
+    """What the compiler reports of a step, for one device."""
 
-    Attributes:
-      fits: whether the program fits into HBM; if not, there is none.
-      hlo: its text; empty if there is no program, or if jaxlib cannot read libtpu's.
-      memory: bytes of temporaries and code.
-      peak_hbm: bytes in all; if it does not fit, the compiler's own figure.
-      hbm_limit: bytes that the compiler grants a program, if it said so.
-      seconds: that compiling took.
-    """
-
-    fits: bool
-    hlo: str
-    memory: dict[str, float]
-    peak_hbm: float
-    hbm_limit: float | None
-    seconds: float
+    fits: bool  # whether the program fits into HBM; if not, there is none
+    hlo: str  # its text; empty if there is no program, or if jaxlib cannot read libtpu's
+    memory: dict[str, float]  # bytes of temporaries and code
+    peak_hbm: float  # bytes in all; if it does not fit, the compiler's own figure
+    hbm_limit: float | None  # bytes that the compiler grants a program, if it said so
+    seconds: float  # that compiling took
 
 
 def slice_mesh(run: schema.Config, topology: chips.Topology) -> Mesh:

@@ -23,12 +23,7 @@ def estimated_plan(
     Memory: parameters, optimizer state and batch exactly; of activations what `train.remat` keeps, and the
     working set of one layer. HBM traffic: the weights once per pass, kept activations written and read.
     Collectives: weights gathered over `fsdp` once per pass, the residual stream reduced over `tensor`,
-    gradients reduced over all devices.
-
-    Args:
-      run: the config.
-      topology: the slice or GPUs.
-      params: ShapeDtypeStructs of the run's parameters, if known already.
+    gradients reduced over all devices. `params` are ShapeDtypeStructs, if known already.
     """
     sizes = _Sizes(run, topology, params or load.abstract_params(run))
     flops = flops_lib.step_flops(run)

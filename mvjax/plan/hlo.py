@@ -143,10 +143,10 @@ def _logical_lines(text: str) -> Iterator[str]:
 
 
 def _instruction(name: str, text: str, root: bool) -> Instruction:
-    end = _closing(text, 0) if text.startswith("(") else text.index(" ")
+    end = _closing(text) if text.startswith("(") else text.index(" ")
     shape, rest = text[:end], text[end:].lstrip()
     opcode, _, rest = rest.partition("(")
-    close = _closing("(" + rest, 0) - 1
+    close = _closing("(" + rest) - 1
     inside, attributes = rest[: close - 1], rest[close:]
     operands = tuple(re.findall(r"%([\w.\-]+)", inside))
     return Instruction(name, opcode, _shapes(shape), operands, attributes, root, inside)
@@ -161,10 +161,10 @@ def _shapes(text: str) -> tuple[Shape, ...]:
     return tuple(shapes)
 
 
-def _closing(text: str, start: int) -> int:
-    """Returns the position after the bracket that closes the one at `start`."""
+def _closing(text: str) -> int:
+    """Returns the position after the bracket that closes the first one."""
     depth = 0
-    for bracket in _BRACKETS.finditer(text, start):
+    for bracket in _BRACKETS.finditer(text):
         depth += 1 if bracket[0] == "(" else -1
         if depth == 0:
             return bracket.end()
@@ -206,16 +206,12 @@ def _mesh_groups(axes: str, device_ids: str | None, grouped: str) -> list[list[i
         for axis, before, width in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", grouped)
     }
     split: list[int] = []
-    inside: list[int] = []
-    for name, size in sizes.items():
-        if name in parts:
-            before, width = parts[name]
-            split += [before, width, size // (before * width)]
-            inside.append(len(split) - 2)
-        else:
-            split.append(size)
+    for name, size in sizes.items():  # each in three: before, inside and after the part grouped
+        before, width = parts.get(name, (size, 1))
+        split += [before, width, size // (before * width)]
+    inside = list(range(1, len(split), 3))
     outside = [axis for axis in range(len(split)) if axis not in inside]
-    count = math.prod(split[axis] for axis in inside)
+    count = math.prod(split[1::3])
     return ids.reshape(split).transpose(outside + inside).reshape(-1, count).tolist()
 
 

@@ -21,36 +21,22 @@ _FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """An instruction that computes or moves something.
+    """An instruction that computes or moves something."""
 
-    Attributes:
-      op_name: the operation of the traced program that it was made for.
-      times: it runs in one step.
-      flops: of its matmuls, each time.
-      hbm_bytes: read from and written to HBM, each time.
-    """
-
-    op_name: str
-    times: float
-    flops: float
-    hbm_bytes: float
+    op_name: str  # the operation of the traced program that it was made for
+    times: float  # it runs in one step
+    flops: float  # of its matmuls, each time
+    hbm_bytes: float  # read from and written to HBM, each time
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """An exchange between devices.
+    """An exchange between devices."""
 
-    Attributes:
-      kind: such as all-gather.
-      times: it runs in one step.
-      received: bytes that come into one device, each time, by the algorithm that needs least.
-      groups: devices that exchange with each other, by number.
-    """
-
-    kind: str
-    times: float
-    received: float
-    groups: list[list[int]]
+    kind: str  # such as all-gather
+    times: float  # it runs in one step
+    received: float  # bytes into one device, each time, by the algorithm that needs least
+    groups: list[list[int]]  # devices that exchange with each other, by number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +92,12 @@ class _Walker:
         """Charges the most expensive branch."""
         names = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
         text = names[1] if names else instruction.attributes
-        branches = [n for n in re.findall(r"%([\w.\-]+)", text) if n in self.module.computations]
         costs = []
-        for name in branches:
-            costs.append(ProgramCost([], []))
-            walker = _Walker(self.module, self.devices, costs[-1])
-            walker.walk(self.module.computations[name], times)
+        for name in re.findall(r"%([\w.\-]+)", text):
+            if name in self.module.computations:
+                costs.append(ProgramCost([], []))
+                walker = _Walker(self.module, self.devices, costs[-1])
+                walker.walk(self.module.computations[name], times)
         if costs:
             most = max(costs, key=lambda cost: (cost.flops, cost.hbm_bytes))
             self.cost.ops.extend(most.ops)
@@ -147,10 +133,8 @@ class _Walker:
         self, computation: hlo.Computation, instruction: hlo.Instruction, times: float
     ) -> None:
         """Charges an exchange at its start: it may be a chain over several fusions, into an inner loop."""
-        if (
-            "chain_id=" in instruction.attributes
-            and '"flag_start":"-1"' not in instruction.attributes
-        ):
+        attributes = instruction.attributes
+        if "chain_id=" in attributes and '"flag_start":"-1"' not in attributes:
             return
         kind = instruction.opcode.removesuffix("-start")
         groups = hlo.groups(instruction, self.devices)
@@ -161,10 +145,9 @@ class _Walker:
         received = {
             "all-gather": sent * (n - 1),
             "all-reduce": 2 * sent * (n - 1) / n,
-            "reduce-scatter": sent * (n - 1) / n,
-            "all-to-all": sent * (n - 1) / n,
-            "ragged-all-to-all": sent * (n - 1) / n,
-        }.get(kind, sent)
+            "collective-permute": sent,
+            "collective-broadcast": sent,
+        }.get(kind, sent * (n - 1) / n)
         self.cost.collectives.append(Collective(kind, times, received, groups))
         ends = computation.operand_shapes(instruction) + list(instruction.shapes)
         if len(ends) > 2 and instruction.opcode.endswith("-start"):

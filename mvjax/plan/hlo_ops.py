@@ -28,9 +28,8 @@ def matmul_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> 
         return 2.0 * instruction.shapes[0].size * math.prod(contracted)
     if instruction.opcode == "convolution":
         left, right = computation.operand_shapes(instruction)[:2]
-        return _convolution_flops(
-            left.dims, right.dims, instruction.shapes[0].dims, instruction.attributes
-        )
+        out = instruction.shapes[0]
+        return _convolution_flops(left.dims, right.dims, out.dims, instruction.attributes)
     return 0.0
 
 
@@ -40,24 +39,16 @@ def _convolution_flops(
     """Counts only taps that fall on values: XLA writes batched matmuls as dilated convolutions."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
     assert labels, attributes
-    of_left, of_right, of_out = labels[1], labels[2], labels[3]
+    of_left, of_right, of_out = labels.groups()
     window = re.search(r"window=\{([^}]*)\}", attributes)
     fields = dict(part.split("=") for part in (window[1] if window else "").split())
-    dims = len(of_left) - 2
     taps = 1.0
-    for axis in range(dims):
+    for axis in range(len(of_left) - 2):
         one = {name: value.split("x")[axis] for name, value in fields.items()}
-        low = int(one.get("pad", "0_0").split("_")[0])
-        label = str(axis)
-        taps *= _valid_taps(
-            left[of_left.index(label)],
-            right[of_right.index(label)],
-            out[of_out.index(label)],
-            int(one.get("stride", 1)),
-            low,
-            int(one.get("lhs_dilate", 1)),
-            int(one.get("rhs_dilate", 1)),
-        )
+        label, low = str(axis), int(one.get("pad", "0_0").split("_")[0])
+        sizes = left[of_left.index(label)], right[of_right.index(label)], out[of_out.index(label)]
+        dilations = (int(one.get(f"{side}_dilate", 1)) for side in ("lhs", "rhs"))
+        taps *= _valid_taps(*sizes, int(one.get("stride", 1)), low, *dilations)
     divided = re.search(r"batch_group_count=(\d+)", attributes)
     rows = left[of_left.index("b")] / (int(divided[1]) if divided else 1)
     features = right[of_right.index("i")]  # already divided by feature groups
@@ -68,11 +59,9 @@ def _convolution_flops(
 def _valid_taps(
     size: int, kernel: int, out: int, stride: int, low: int, dilate: int, kernel_dilate: int
 ) -> int:
-    """Returns the pairs (output position, kernel position) of one axis that meet a value.
+    """Returns how many pairs (output o, tap k) of one axis meet a value, not padding or a hole of dilation.
 
-    Padding and the holes of dilation are no values.
-
-    Output o and tap k meet position o stride - low + k kernel_dilate; every `dilate`-th one is a value.
+    They meet position o stride - low + k kernel_dilate; every `dilate`-th one is a value.
     """
     starts = np.arange(out) * stride - low
     end = (size - 1) * dilate
@@ -123,8 +112,7 @@ def hbm_traffic(
         return read + _written(module, body, body.root)
     if opcode in ("copy-start", "slice-start"):
         target = instruction.shapes[1] if opcode == "slice-start" else instruction.shapes[0]
-        source = inputs[0]
-        return target.hbm_bytes + (target.bytes if source.space == 0 else 0.0)
+        return target.hbm_bytes + (target.bytes if inputs[0].space == 0 else 0.0)
     if opcode in ("dynamic-slice", "slice", "gather"):
         return written + (instruction.shapes[0].bytes if inputs[0].space == 0 else 0.0)
     if opcode == "dynamic-update-slice":
@@ -153,12 +141,8 @@ def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
             total += _read(module, body, user.name) * shape.bytes / max(user.shapes[0].bytes, 1)
         elif user.opcode == "fusion":
             inner = module.called(user)
-            parameters = inner.parameters()
-            total += sum(
-                _read(module, inner, parameters[i].name)
-                for i, operand in enumerate(user.operands)
-                if operand == name
-            )
+            pairs = zip(user.operands, inner.parameters())
+            total += sum(_read(module, inner, p.name) for operand, p in pairs if operand == name)
         else:
             return shape.bytes
     return min(total, shape.bytes)

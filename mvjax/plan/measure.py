@@ -39,30 +39,22 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 class Measured:
     """A step as measured.
 
-    Attributes:
-      device_kind: as jax names it.
-      devices: how many.
-      fits: whether the steps ran; False if they ran out of memory.
-      step_seconds: median of the timed steps; 0 if it does not fit.
-      peak_memory: bytes on the fullest device; if it does not fit, what it needs, or 0 if unknown.
-      memory_source: the device (its peak, making the state included), the compiler (arguments, outputs and
-        temporaries of the step), or the allocation that failed.
-      compile_seconds: that compiling took; 0 if it does not fit.
-      steps: that were timed.
-      loss: of the last step.
-      error: if it does not fit, the first line of the device's error.
+    Memory is the device's peak (making the state included), the compiler's (arguments, outputs and
+    temporaries of the step), or the allocation that failed.
     """
 
-    device_kind: str
+    device_kind: str  # as jax names it
     devices: int
-    fits: bool
-    step_seconds: float
-    peak_memory: float
+    fits: bool  # whether the steps ran; False if they ran out of memory
+    step_seconds: float  # median of the timed steps; 0 if it does not fit
+    peak_memory: (
+        float  # bytes on the fullest device; if it does not fit, what it needs, or 0 if unknown
+    )
     memory_source: Literal["device", "compiler", "allocation"]
-    compile_seconds: float
-    steps: int
-    loss: float = math.nan
-    error: str = ""
+    compile_seconds: float  # that compiling took; 0 if it does not fit
+    steps: int  # that were timed
+    loss: float = math.nan  # of the last step
+    error: str = ""  # if it does not fit, the first line of the device's error
 
 
 def measure(
@@ -70,13 +62,8 @@ def measure(
 ) -> Measured:
     """Compiles the step of a run and times it on a batch that is on the devices already.
 
-    As in training, a step is dispatched before the metrics of the step before it are waited for.
-
-    Args:
-      run: the config; its mesh multiplies to the devices, but for a -1.
-      devices: where to run.
-      warmup: steps before the timed ones, at least 1.
-      steps: timed.
+    As in training, a step is dispatched before the metrics of the step before it are waited for. At least one
+    step is warm-up; the run's mesh multiplies to the devices, but for a -1.
 
     Raises:
       ValueError: if mesh or rows do not divide.
@@ -152,12 +139,11 @@ def _times(
     state = step_lib.new_state(run, mesh, adapters)
     batch = random_batch(run.model, arguments.batch)
     ends: list[float] = []
-    pending: Any = None
-    for _ in range(warmup + steps):
+    state, pending = program(state, frozen, batch)
+    for _ in range(1, warmup + steps):
         state, metrics = program(state, frozen, batch)
-        if pending is not None:
-            jax.block_until_ready(pending)
-            ends.append(time.perf_counter())
+        jax.block_until_ready(pending)
+        ends.append(time.perf_counter())
         pending = metrics
     jax.block_until_ready(pending)
     ends.append(time.perf_counter())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
@@ -30,15 +31,8 @@ def plans(
 ) -> list[step_plan.StepPlan]:
     """Returns plans, the best first: those that were tried and fit, by speed, then the others.
 
-    A setting is tried by compiling it for a TPU slice, or by measuring it on GPUs that are here.
-
-    Args:
-      run: the config.
-      topology: the slice or GPUs.
-      fit: how many settings to try, the best by estimate; 0: only the run's own.
-      estimate_only: compile and measure nothing.
-      cache: folder of compiled steps.
-      say: is called with a message before each trial, which takes minutes.
+    A setting is tried by compiling it for a TPU slice, or by measuring it on GPUs that are here: the `fit`
+    best by estimate, or with 0 the run's own. `say` gets a message before each trial, which takes minutes.
 
     Raises:
       ValueError: if mesh or rows do not divide, naming the best setting that does; or as
@@ -69,9 +63,7 @@ def with_mesh(run: schema.Config, devices: int) -> schema.Config:
 
 
 def ranked(run: schema.Config, topology: chips.Topology) -> list[step_plan.StepPlan]:
-    """Returns estimates of all settings, those that fit first, the fastest first.
-
-    Among equally fast ones, the one that needs least memory comes first.
+    """Returns estimates of all settings: those that fit first, then the fastest, then the leanest.
 
     Raises:
       ValueError: if no mesh divides the rows and the heads.
@@ -120,15 +112,8 @@ def candidates(
 
 def settings(run: schema.Config) -> str:
     """Returns the `--set` words that give a run's mesh, remat policy and gradient accumulation."""
-    m, train = run.mesh, run.train
-    values = {
-        "mesh.data": m.data,
-        "mesh.fsdp": m.fsdp,
-        "mesh.tensor": m.tensor,
-        "train.remat": train.remat,
-        "train.grad_accum_steps": train.grad_accum_steps,
-    }
-    return " ".join(f"--set {name}={value}" for name, value in values.items())
+    names = ("mesh.data", "mesh.fsdp", "mesh.tensor", "train.remat", "train.grad_accum_steps")
+    return " ".join(f"--set {name}={operator.attrgetter(name)(run)}" for name in names)
 
 
 def advice(one: step_plan.StepPlan) -> str:

@@ -1,9 +1,8 @@
 """What a training step needs on a topology: peak HBM by part, FLOPs, traffic, and a roofline of its time.
 
 The roofline is the longest of three times: matmuls at peak FLOP/s, HBM traffic at HBM bandwidth, collectives
-at link bandwidth, as if all three overlapped fully. It is a lower bound, not a promise. Beside it stands the
-time without overlap: each operation takes the longer of its matmul and its HBM time, and every collective is
-added to that. Where the devices are here, measured times stand beside both.
+at link bandwidth, as if all three overlapped fully. It is a lower bound, not a promise. Without overlap, each
+operation takes the longer of its matmul and its HBM time, and every collective is added to that.
 """
 
 from __future__ import annotations
@@ -22,19 +21,12 @@ PERSISTENT = ("frozen weights", "adapters", "optimizer", "batch")  # memory held
 
 @dataclasses.dataclass(frozen=True)
 class StepTimes:
-    """Seconds per step on one device.
+    """Seconds per step on one device."""
 
-    Attributes:
-      compute: matmuls, recomputed ones included, at peak FLOP/s.
-      hbm: HBM traffic.
-      collectives: bytes received over the links.
-      no_overlap: one operation after the other, no compute/communication overlap.
-    """
-
-    compute: float
-    hbm: float
-    collectives: float
-    no_overlap: float
+    compute: float  # matmuls, recomputed ones included, at peak FLOP/s
+    hbm: float  # HBM traffic
+    collectives: float  # bytes received over the links
+    no_overlap: float  # one operation after the other, no compute/communication overlap
 
     @property
     def roofline(self) -> float:
@@ -63,45 +55,27 @@ class Speed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """The step of a run on a topology.
+    """The step of a run on a topology."""
 
-    Attributes:
-      run: the config, its mesh filled in.
-      topology: the slice or GPUs.
-      flops: analytic count, over the global batch.
-      memory: bytes on one device, by part.
-      peak_hbm: bytes on one device in all.
-      hbm_limit: bytes of one device that a program may use.
-      fits: whether it does; where the step was measured, whether it ran.
-      times: None if the compiler says that it does not fit.
-      executed_flops: of all devices, recomputation included; from the compiled program, or estimated.
-      remat_flops: of these, recomputed in the backward pass.
-      hbm_traffic: bytes between one device and its HBM.
-      collective_bytes: bytes that one device receives, by kind of collective.
-      compiled: whether memory is the compiler's; False: an analytic estimate.
-      from_hlo: whether FLOPs, traffic and times too are read from the compiled program.
-      compile_seconds: that compiling took, now or when it was cached.
-      measured: the step on devices that are here.
-      note: why nothing was measured, where it was asked for.
-    """
-
-    run: schema.Config
+    run: schema.Config  # its mesh filled in
     topology: chips.Topology
-    flops: flops_lib.StepFlops
-    memory: Mapping[str, float]
-    peak_hbm: float
-    hbm_limit: float
-    fits: bool
-    times: StepTimes | None
-    executed_flops: float
-    remat_flops: float
-    hbm_traffic: float
-    collective_bytes: Mapping[str, float]
-    compiled: bool = False
-    from_hlo: bool = False
-    compile_seconds: float = 0.0
-    measured: measure.Measured | None = None
-    note: str = ""
+    flops: flops_lib.StepFlops  # analytic count, over the global batch
+    memory: Mapping[str, float]  # bytes on one device, by part
+    peak_hbm: float  # bytes on one device in all
+    hbm_limit: float  # bytes of one device that a program may use
+    fits: bool  # whether it does; where the step was measured, whether it ran
+    times: StepTimes | None  # None if the compiler says that it does not fit
+    executed_flops: float  # of all devices, recomputation included; compiled or estimated
+    remat_flops: float  # of these, recomputed in the backward pass
+    hbm_traffic: float  # bytes between one device and its HBM
+    collective_bytes: Mapping[str, float]  # bytes that one device receives, by kind of collective
+    compiled: bool = False  # whether memory is the compiler's; False: an analytic estimate
+    from_hlo: bool = (
+        False  # whether FLOPs, traffic and times too are read from the compiled program
+    )
+    compile_seconds: float = 0.0  # that compiling took, now or when it was cached
+    measured: measure.Measured | None = None  # the step on devices that are here
+    note: str = ""  # why nothing was measured, where it was asked for
 
     def speed(self, seconds: float) -> Speed:
         """Returns throughput, MFU and hours at so many seconds per step."""

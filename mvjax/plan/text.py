@@ -18,14 +18,12 @@ def full(one: step_plan.StepPlan) -> str:
     """Returns everything about one plan."""
     chips = one.topology.devices // one.topology.chip.devices_per_chip
     devices = "" if chips == one.topology.devices else f" ({one.topology.devices} devices)"
+    verdict = "fits" if one.fits else "does not fit"
     lines = [
         f"{one.topology.name}: {chips} chips{devices}, {_setting(one)}",
         "",
         "peak HBM per device, GB",
-    ]
-    lines += [f"  {name:<21} {value / 1e9:8.3f}" for name, value in one.memory.items()]
-    verdict = "fits" if one.fits else "does not fit"
-    lines += [
+        *(f"  {name:<21} {value / 1e9:8.3f}" for name, value in one.memory.items()),
         f"  {'total':<21} {one.peak_hbm / 1e9:8.3f} of {one.hbm_limit / 1e9:.1f}: {verdict}",
         "",
         *_flops_lines(one),
@@ -136,12 +134,8 @@ def _measured_row(one: step_plan.StepPlan) -> tuple[str, ...]:
     if not got.fits:
         return ("out of memory", "", "", gb)
     speed = one.speed(got.step_seconds)
-    return (
-        f"{got.step_seconds * 1e3:.0f}",
-        f"{speed.frames_per_second:,.0f}",
-        f"{speed.mfu:.1%}",
-        gb,
-    )
+    milliseconds = f"{got.step_seconds * 1e3:.0f}"
+    return milliseconds, f"{speed.frames_per_second:,.0f}", f"{speed.mfu:.1%}", gb
 
 
 def _row(one: step_plan.StepPlan) -> tuple[str, ...]:

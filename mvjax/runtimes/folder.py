@@ -94,11 +94,11 @@ class ExportedConfig:
     def sizes(self) -> interface.Sizes:
         """What a caller of the runtime needs to know."""
         return interface.Sizes(
-            self.delays,
-            self.codebooks_out,
-            self.text_vocab,
-            self.audio_vocab,
-            self.encoder.image_size,
+            delays=self.delays,
+            codebooks_out=self.codebooks_out,
+            text_vocab=self.text_vocab,
+            audio_vocab=self.audio_vocab,
+            image_size=self.encoder.image_size,
         )
 
 
@@ -178,7 +178,7 @@ def read_mlx(folder: Path) -> ExportedConfig:
         text_vocab=c["text_out_vocab_size"],
         audio_vocab=c["audio_vocab_size"] - 1,
         encoder=_read_encoder(folder),
-        quantized=Quantized(**c["quantization"]) if c["quantization"] else None,
+        quantized=None if c["quantization"] is None else Quantized(**c["quantization"]),
     )
 
 
