@@ -53,8 +53,8 @@ def certify(
     """Returns the certificate and writes it to `folder/certificate.json`.
 
     Both sides compute as trained: what the config imitates of an upstream runtime, and no file tells one
-    (how a conversation begins, eps of SigLIP's last norm), is left out. Most arguments are as given to
-    `export`; `tolerance` is on absolute differences of logits and gate means.
+    (how a conversation begins, eps of SigLIP's last norm), is left out. `pixels` lie in [-1, 1], `user_codes`
+    are undelayed, `tolerance` is on differences of logits and gate means; the rest is as given to `export`.
 
     Raises:
       ValueError: if there are fewer than MIN_FRAMES frames.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -39,6 +38,7 @@ class MlxModel(host.HostModel):
 
     def __init__(self, folder: Path) -> None:
         config = folder_lib.read_mlx(folder)
+        self._scheme = dataclasses.asdict(config.quantized) if config.quantized else {}
         super().__init__(config, tensors.load(config, dequantized=on_cpu()))
 
     def keys_values(self, pixels: np.ndarray) -> network.KeysValues:
@@ -48,27 +48,20 @@ class MlxModel(host.HostModel):
         return kv
 
     def _linear(self, name: str, x: mx.array) -> mx.array:
-        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        if quantized := self._quantized(name):
-            rows = x.reshape(-1, x.shape[-1])
-            y = mx.quantized_matmul(rows, weight, transpose=True, **quantized)
-            y = y.reshape(*x.shape[:-1], -1)
-        else:
+        w = self.weights
+        weight, scales, bias = w[f"{name}.weight"], w.get(f"{name}.scales"), w.get(f"{name}.bias")
+        if scales is None:
             y = _matmul(x, weight)
+        else:
+            biases, rows = w[f"{name}.biases"], x.reshape(-1, x.shape[-1])
+            y = mx.quantized_matmul(rows, weight, scales, biases, transpose=True, **self._scheme)
+            y = y.reshape(*x.shape[:-1], -1)
         return y if bias is None else y + bias
 
     def _row(self, name: str, i: int) -> mx.array:
-        row = self.weights[f"{name}.weight"][i]
-        if not (quantized := self._quantized(name, slice(i, i + 1))):
-            return row
-        return mx.dequantize(row[None], **quantized)[0]
-
-    def _quantized(self, name: str, rows: slice = slice(None)) -> dict[str, Any]:
-        """Returns how the codes of a layer were made, some rows of them; {} if it is not quantized."""
-        if f"{name}.scales" not in self.weights or self.config.quantized is None:
-            return {}
-        parts = {part: self.weights[f"{name}.{part}"][rows] for part in ("scales", "biases")}
-        return parts | dataclasses.asdict(self.config.quantized)
+        parts = (self.weights.get(f"{name}.{part}") for part in ("weight", "scales", "biases"))
+        rows = [part[i : i + 1] for part in parts if part is not None]
+        return (rows[0] if len(rows) == 1 else mx.dequantize(*rows, **self._scheme))[0]
 
     def _attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         scale = q.shape[-1] ** -0.5
