@@ -90,8 +90,7 @@ def fit(
         many batches in a row had to be skipped.
       RuntimeError: naming a callback that failed.
     """
-    began = time.monotonic()
-    run = beside_moshi.follow(run)
+    began, run = time.monotonic(), beside_moshi.follow(run)
     mesh = sharding.make_mesh(run.mesh)
     session, notices = _begin(run, folder, mesh, data)
     first = int(session.state.step)
@@ -120,10 +119,8 @@ def fit(
         metrics=log.last,
     )
     # In every process it is there when this returns, for the launch scripts.
-    text = json.dumps(dataclasses.asdict(summary), indent=1) + "\n"
-    distributed.from_first(
-        lambda: files_lib.write_atomic(folder / run_folder.SUMMARY, text.encode())
-    )
+    path, text = folder / run_folder.SUMMARY, json.dumps(dataclasses.asdict(summary), indent=1)
+    distributed.from_first(lambda: files_lib.write_atomic(path, f"{text}\n".encode()))
     return summary
 
 
