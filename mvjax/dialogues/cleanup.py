@@ -18,8 +18,8 @@ _ROLE = (
     r"(?:user|assistant|human|ai|bot|moshi(?:vis)?|speaker|person|friend|teacher|pupil|student|question|answer|"
     r"response|reply|you|me|q|a)"
 )
-_PREFIX = re.compile(rf"^\W*{_ROLE}(?:\s?[0-9AB])?\s?(?:\([^)]*\)\s?)?[:>]+[\s*_\"]*", re.I)
-_NEXT_SPEAKER = re.compile(rf"\n\s*[*_\"]*{_ROLE}(?:\s?[0-9AB])?\s?[*_]*:.*", re.I | re.S)
+_PREFIX = re.compile(rf"^\W*{_ROLE}(?:\s?[0-9AB](?!:\d))?\s?(?:\([^)]*\)\s?)?[:>]+[\s*_\"]*", re.I)
+_NEXT_SPEAKER = re.compile(rf"\n\s*[*_\"]*{_ROLE}(?:\s?[0-9AB](?!:\d))?\s?[*_]*:.*", re.I | re.S)
 _ACTION = (
     r"(?:(?:\w+ly )?(?:smil|laugh|chuckl|giggl|grin|nod|sigh|paus|point|shrug|gestur|frown|squint|wink|lean|"
     r"look|think|tilt|clear|rais|gasp|whisper|gaz|scratch|shak|wav|pretend|glanc)\w*)"
@@ -30,11 +30,18 @@ _DIRECTION = re.compile(
 _MARKUP = (
     (re.compile(r"```.*?(```|$)", re.S), " "),
     (re.compile(r"!?\[([^\]]*)\]\([^)]*\)"), r"\1"),  # links and pictures: their text
-    # headings, quotations, lists
-    (re.compile(r"^\s*(?:#{1,6}|>|[-*+•]|\d{1,2}[.)])\s+", re.M), ""),
-    (re.compile(r"</?\w+[^>\n]*>"), " "),
-    (re.compile(r"(?<!\w)_+|_+(?!\w)|[*`~|]+"), ""),
+    (re.compile(r"^\s*(?:#{1,6}|>|[-*+•])\s+", re.M), ""),  # headings, quotations, lists
+    (re.compile(r"</?[A-Za-z][^<>\n]*>"), " "),
+    # signs between numbers are facts, not emphasis
+    (re.compile(r"(?<=\d)\s?\*\s?(?=\d)"), " times "),
+    (re.compile(r"(?<=\d)\*\*(?=\d)"), "^"),
+    (re.compile(r"(?<=\d)\s?~\s?(?=\d)"), " to "),
+    (re.compile(r"(?<!~)~(?=\s?[$€£]?\d)"), "about "),
+    (re.compile(r"\|+"), " "),
+    (re.compile(r"(?<!\w)_+|_+(?!\w)|[*`~]+"), ""),
 )
+_NUMBERED = re.compile(r"^\s*\d{1,2}[.)]\s+", re.M)
+_LISTED = re.compile(r"^\s*(?:[-*+•]|\d{1,2}[.)])\s+", re.M)
 _THING = "(image|picture|photo|scene)"
 _SEEN = tuple(
     (re.compile(rf"\b{pattern}\b", re.I), words)
@@ -75,6 +82,8 @@ def clean(text: str, rng: np.random.Generator) -> str:
     while _PREFIX.match(text):
         text = _PREFIX.sub("", text, count=1)
     text = _DIRECTION.sub(" ", _MARKUP[1][0].sub(_MARKUP[1][1], text))
+    if len(_LISTED.findall(text)) > 1:  # alone, "3. On the left" answers how many there are
+        text = _NUMBERED.sub("", text)
     for pattern, words in _MARKUP:
         text = pattern.sub(words, text)
     text = speakable.spell(text)

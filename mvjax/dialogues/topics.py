@@ -10,7 +10,7 @@ TOPICS = (
     "why leaves change color in autumn", "how bees find their way home", "looking after a young dog",
     "why cats purr", "how whales talk to each other", "where to go on a weekend trip by train",
     "packing light for a long journey", "learning to swim as an adult",
-    "training for a first ten kilometre run", "how to sleep better",
+    "training for a first ten kilometer run", "how to sleep better",
     "a stiff neck from sitting all day", "cycling to work in the rain",
     "the rules of chess, explained simply", "board games for four people",
     "a film that both may have seen", "a book worth reading twice", "learning to play the guitar",
@@ -19,7 +19,7 @@ TOPICS = (
     "asking for a rise in pay", "how to write a short speech", "saving money on a small budget",
     "how interest on a loan works", "moving into a first flat", "fixing a dripping tap",
     "painting a room without a mess", "choosing a second-hand bicycle",
-    "how a refrigerator keeps things cold", "how aeroplanes stay in the air", "what makes the tides",
+    "how a refrigerator keeps things cold", "how airplanes stay in the air", "what makes the tides",
     "why the sky is blue", "the planets of the solar system", "what a black hole is",
     "how vaccines work", "what dreams may be for", "how the heart knows when to beat",
     "a simple magic trick", "riddles for children", "a bedtime story made up on the spot",
@@ -32,7 +32,7 @@ TOPICS = (
 )  # fmt: skip
 
 _MOODS = (
-    "curious", "tired", "cheerful", "in a hurry", "sceptical", "thoughtful", "playful", "matter-of-fact",
+    "curious", "tired", "cheerful", "in a hurry", "skeptical", "thoughtful", "playful", "matter-of-fact",
 )  # fmt: skip
 
 
