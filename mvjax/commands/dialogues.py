@@ -79,14 +79,20 @@ def _add_speak(commands) -> None:
 
 
 def write(args: argparse.Namespace) -> int:
-    """Writes dialogues; status 1 if the endpoint failed on some."""
+    """Writes dialogues; status 1 if the endpoint failed on some, or captions cannot be used."""
     from mvjax.dialogues import endpoint, writer
 
     if (args.source is None) == (args.unrelated is None):
         raise ValueError("dialogues write: expected SOURCE or --unrelated N, one of them")
+    unread: list[tuple[str, str]] = []
     if args.unrelated is None:
-        kinds = args.kinds or ["COMB"]
-        plans = writer.visual_plans(args.source, args.out, kinds, per_image=args.per_image)
+        plans = writer.visual_plans(
+            args.source,
+            args.out,
+            args.kinds or ["COMB"],
+            per_image=args.per_image,
+            bad=lambda *line: unread.append(line),
+        )
     elif args.kinds or args.per_image != 1:
         raise ValueError("dialogues write: --kind and --per-image go with SOURCE")
     else:
@@ -106,7 +112,10 @@ def write(args: argparse.Namespace) -> int:
         plans, args.out, asked, concurrency=args.concurrency, tries=args.tries, seed=args.seed
     )
     print(f"{args.out}: {summary.text()}")
-    return 1 if summary.unanswered else 0
+    if unread:
+        print(f"{len(unread)} captions cannot be used, such as:")
+        print("\n".join(f"  {place}: {reason}" for place, reason in unread[:10]))
+    return 1 if summary.unanswered or unread else 0
 
 
 def _pairs(option: str, words: list[str]) -> dict[str, str]:

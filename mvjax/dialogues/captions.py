@@ -32,15 +32,17 @@ class Caption(CaptionLine, frozen=True):
     image: str | bytes | None = None
 
 
-def read(source: Path) -> Iterator[Caption]:
+def read(source: Path, *, bad: store.Bad = store.stop) -> Iterator[Caption]:
     """The captions of a source, in order; in records, the assistant's turns are the caption.
 
+    `bad` is told the lines that are no captions.
+
     Raises:
-      ValueError: naming the line that is not a caption.
+      ValueError: if `bad` does.
       FileNotFoundError: if there is no such source.
     """
     if source.suffix == ".jsonl":
-        captions = _from_jsonl(source)
+        captions = _from_jsonl(source, bad)
     elif dataset.index_path(source).is_file():
         captions = _from_records(source)
     else:
@@ -62,15 +64,18 @@ def shorten(text: str, *, longest: int = LONGEST) -> str:
 
 
 def picture(caption: Caption, *, source: Path, out: Path) -> str | None:
-    """The picture's file (bytes become one beside `out`), relative to `out`'s folder; ValueError if none."""
+    """The picture's file (bytes become one beside `out`), relative to `out`'s folder.
+
+    Raises:
+      FileNotFoundError: if the caption names a file that is not there.
+    """
     if caption.image is None:
         return None
     if isinstance(caption.image, str):
         path = source.parent / caption.image
         if not path.is_file():
-            raise ValueError(
-                f"{source} caption {caption.id!r}: no such picture {path}; 'image' is a path"
-                " relative to the file of captions"
+            raise FileNotFoundError(
+                f"no such picture {path}; 'image' is a path relative to the file of captions"
             )
         return os.path.relpath(path, out.parent)
     suffix = next(s for magic, s in _MAGIC.items() if caption.image.startswith(magic))
@@ -85,12 +90,13 @@ def picture(caption: Caption, *, source: Path, out: Path) -> str | None:
 _MAGIC = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"": ".img"}
 
 
-def _from_jsonl(source: Path) -> Iterator[Caption]:
+def _from_jsonl(source: Path, bad: store.Bad) -> Iterator[Caption]:
     seen: set[str] = set()
     form = '{"id": ..., "caption": ..., "image": ...}'
-    for place, line in store.json_lines(source, CaptionLine, expected=form):
+    for place, line in store.json_lines(source, CaptionLine, expected=form, bad=bad):
         if not line.caption.strip() or not line.id or line.id in seen:
-            raise ValueError(f"{place}: expected a caption with an id of its own, got {line}")
+            bad(place, f"expected a caption with an id of its own, got {line}")
+            continue
         seen.add(line.id)
         yield Caption(**msgspec.structs.asdict(line))
 

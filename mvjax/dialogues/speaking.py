@@ -17,18 +17,20 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import numpy as np
 
 from mvjax import types
-from mvjax.data.ingest import items, moshi_finetune
+from mvjax.data.ingest import items, moshi_finetune, sources
 from mvjax.data.speech import spoken
 from mvjax.dialogues import conversation, store, tts
 
 FAILURES = "not_spoken.log"  # in DIR: a JSON object a line
 _MOST_IN_PART = 64  # dialogues, which a killed run may lose per process
 _PARTS_PER_JOB = 4
+_GIVE_UP = 10  # failed dialogues, if none was spoken
 _PART = re.compile(r"part-(\d{5})")
 _Part = tuple[str, Sequence[store.WrittenDialogue]]  # its name and dialogues
 
@@ -73,30 +75,48 @@ def speak(
     Pictures are relative to the folder of `source`. `jobs` processes work (1: only this one); `report` is
     called with one line per part. A dialogue's voices, gaps and loudness depend on `seed` and its id alone.
 
+    What cannot be read or spoken is listed in the summary and in DIR/not_spoken.log; the rest goes on.
+
     Raises:
-      ValueError: if no dialogue of the first part can be spoken, with the reasons.
+      ValueError: if no dialogue can be spoken, with the reasons; at the latest after ten.
     """
     if jobs < 1:
         raise ValueError(f"speak: expected jobs >= 1, got {jobs}")
     out.mkdir(parents=True, exist_ok=True)
     done = _finished(out)
-    wanted = list(store.read(source))
+    total = SpeakSummary()
+    wanted = list(store.read(source, bad=lambda *line: total.failed.append(line)))
+    unread = list(total.failed)
     left = [dialogue for dialogue in wanted if dialogue.id not in done]
-    total = SpeakSummary(skipped=len(wanted) - len(left))
+    total.skipped = len(wanted) - len(left)
     make = functools.partial(_make, out, source.parent, voices, seed)
     with (out / FAILURES).open("wb") as failures:
+        _list(unread, failures)
         for part in _made(make, _parts(left, out, jobs), jobs):
             total.spoken += part.spoken
             total.seconds += part.seconds
             total.gaps += part.gaps
             total.failed += part.failed
-            for name, reason in part.failed:
-                failures.write(msgspec.json.encode({"id": name, "reason": reason}) + b"\n")
-            if total.failed and not total.spoken + total.skipped:
-                reasons = "\n".join(f"  {name}: {reason}" for name, reason in total.failed[:3])
-                raise ValueError(f"{source}: none of the first dialogues can be spoken:\n{reasons}")
-            report(f"dialogues: {total.spoken + len(total.failed)}/{len(left)} spoken")
+            _list(part.failed, failures)
+            if len(total.failed) - len(unread) >= _GIVE_UP:
+                _refuse_nothing_spoken(source, total)
+            report(f"dialogues: {total.spoken}/{len(left)} spoken, {len(total.failed)} failed")
+    _refuse_nothing_spoken(source, total)
     return total
+
+
+def _list(failed: Sequence[tuple[str, str]], file: IO[bytes]) -> None:
+    for name, reason in failed:
+        file.write(msgspec.json.encode({"id": name, "reason": reason}) + b"\n")
+    file.flush()
+
+
+def _refuse_nothing_spoken(source: Path, total: SpeakSummary) -> None:
+    if total.failed and not total.spoken + total.skipped:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in total.failed[:3])
+        raise ValueError(
+            f"{source}: none of the first {len(total.failed)} dialogues can be spoken:\n{reasons}"
+        )
 
 
 def say(
@@ -161,8 +181,13 @@ def _make(out: Path, pictures: Path, voices: tts.Tts, seed: int, part: _Part) ->
             try:
                 image = items.load_image(pictures / dialogue.image) if dialogue.image else None
                 made, gaps = say(dialogue, voices, seed=seed, image=image)
-            except (ValueError, FileNotFoundError) as error:
-                summary.failed.append((dialogue.id, str(error)))
+            except ImportError:  # of the synthesizer: no dialogue can be spoken
+                raise
+            except Exception as error:  # whatever a synthesizer raises is about this dialogue alone
+                named = (
+                    "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+                )
+                summary.failed.append((dialogue.id, f"{named}{error}"))
                 continue
             summary.spoken += 1
             summary.seconds += made.samples().shape[1] / types.SAMPLE_RATE
@@ -180,10 +205,20 @@ def _finished(out: Path) -> set[str]:
             shutil.rmtree(folder)
     done = set()
     for listing in sorted(out.glob("part-*.jsonl")):
-        for line in listing.read_bytes().splitlines():
-            beside = (out / msgspec.json.decode(line)["path"]).with_suffix(".json")
-            done.add(msgspec.json.decode(beside.read_bytes(), type=_Named).id)
+        try:
+            for line in listing.read_bytes().splitlines():
+                beside = (out / msgspec.json.decode(line, type=_Listed).path).with_suffix(".json")
+                done.add(msgspec.json.decode(beside.read_bytes(), type=_Named).id)
+        except (*sources.DAMAGE, FileNotFoundError) as error:
+            raise ValueError(
+                f"{listing}: damaged, or what it lists is: {error}; delete this file: its dialogues are"
+                " spoken again"
+            ) from error
     return done
+
+
+class _Listed(msgspec.Struct):
+    path: str
 
 
 class _Named(msgspec.Struct):

@@ -6,17 +6,20 @@ are listed by id with their reasons: FILE.dropped.jsonl, or the table `dropped`.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from mvjax.data.ingest import sources
 from mvjax.data.records import dataset
 
 T = TypeVar("T")
+Bad = Callable[[str, str], None]  # is told the place and the reason of what cannot be read
 SQLITE = (".db", ".sqlite", ".sqlite3")
 _SPEAKERS = ("user", "assistant")
 
@@ -63,43 +66,55 @@ def opened(path: Path) -> Iterator[DialogueStore]:
             yield _Jsonl(path, kept, dropped)
 
 
-def read(path: Path) -> Iterator[WrittenDialogue]:
+def stop(place: str, reason: str) -> None:
+    """Raises a ValueError; what the readers do by default with a bad line."""
+    raise ValueError(f"{place}: {reason}")
+
+
+def read(path: Path, *, bad: Bad = stop) -> Iterator[WrittenDialogue]:
     """The dialogues of a file, in the order in which they were added.
 
+    `bad` is told the place of what is no dialogue, has a turn without words or speaker, or another's id.
+
     Raises:
-      ValueError: naming the line that is not a dialogue, or a turn without words or speaker.
+      ValueError: if `bad` does, or the suffix is of neither format.
       FileNotFoundError: if there is no such file.
     """
     _check_suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; write one by `mvjax dialogues write`")
-    dialogues = _read_sqlite(path) if path.suffix in SQLITE else _read_jsonl(path)
+    dialogues = _read_sqlite(path, bad) if path.suffix in SQLITE else _read_jsonl(path, bad)
     seen: set[str] = set()
-    for number, dialogue in enumerate(dialogues, 1):
-        place = f"{path} dialogue {number}"
-        bad = [t for t in dialogue.turns if t.speaker not in _SPEAKERS or not t.text.strip()]
-        if not dialogue.id or not dialogue.turns or bad:
-            raise ValueError(
-                f"{place} ({dialogue.id!r}): expected an id and turns with words of user or assistant,"
-                f" got {bad or dialogue.turns}"
+    for place, dialogue in dialogues:
+        wrong = [t for t in dialogue.turns if t.speaker not in _SPEAKERS or not t.text.strip()]
+        if not dialogue.id or not dialogue.turns or wrong:
+            bad(
+                f"{place} ({dialogue.id!r})",
+                "expected an id and turns with words of user or assistant, got"
+                f" {wrong or dialogue.turns}",
             )
-        if dialogue.id in seen:
-            raise ValueError(f"{place}: id {dialogue.id!r} used twice")
-        seen.add(dialogue.id)
-        yield dialogue
+        elif dialogue.id in seen:
+            bad(place, f"id {dialogue.id!r} used twice")
+        else:
+            seen.add(dialogue.id)
+            yield dialogue
 
 
-def json_lines(path: Path, kind: type[T], *, expected: str) -> Iterator[tuple[str, T]]:
-    """Yields (place, object) of lines that are not blank; raises ValueError at one that is no `kind`."""
+def json_lines(
+    path: Path, kind: type[T], *, expected: str, bad: Bad = stop
+) -> Iterator[tuple[str, T]]:
+    """Yields (place, object) of lines that are not blank; `bad` is told of those that are no `kind`."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.strip():
                 continue
             place = f"{path} line {number}"
             try:
                 decoded = msgspec.json.decode(line, type=kind)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise ValueError(f"{place}: expected {expected}: {error}") from error
+            except sources.DAMAGE as error:
+                bad(place, f"expected {expected}: {error}")
+                continue
             yield place, decoded
 
 
@@ -111,7 +126,7 @@ class _Jsonl:
 
     def done(self) -> set[str]:
         """Ids that are written or dropped."""
-        ids = {dialogue.id for dialogue in _read_jsonl(self._path)}
+        ids = {dialogue.id for _, dialogue in _read_jsonl(self._path, stop)}
         dropped = json_lines(_dropped_file(self._path), DroppedDialogue, expected="a dialogue")
         return ids | {dialogue.id for _, dialogue in dropped}
 
@@ -164,27 +179,47 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
-def _read_sqlite(path: Path) -> Iterator[WrittenDialogue]:
+def _read_sqlite(path: Path, bad: Bad) -> Iterator[tuple[str, WrittenDialogue]]:
     with _database(path) as db:
-        for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM dialogues ORDER BY rowid"):
-            fields = dict(zip(_COLUMNS, row, strict=True))
-            for name in ("kinds", "facts"):
-                fields[name] = msgspec.json.decode(fields[name]) if fields[name] else None
+        rows = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM dialogues ORDER BY rowid")
+        for number, row in enumerate(rows, 1):
+            place, fields = f"{path} dialogue {number}", dict(zip(_COLUMNS, row, strict=True))
             said = "SELECT speaker, text FROM turns WHERE id = ? ORDER BY turn"
-            turns = tuple(dataset.Turn(*turn) for turn in db.execute(said, (fields["id"],)))
-            fields["kinds"] = tuple(fields["kinds"] or ())
-            yield WrittenDialogue(turns=turns, **fields)
+            fields["turns"] = [
+                {"speaker": speaker, "text": text}
+                for speaker, text in db.execute(said, (fields["id"],))
+            ]
+            try:
+                for name in ("kinds", "facts"):
+                    fields[name] = msgspec.json.decode(fields[name]) if fields[name] else None
+                fields["kinds"] = fields["kinds"] or ()
+                dialogue = msgspec.convert(fields, WrittenDialogue)
+            except sources.DAMAGE as error:
+                bad(place, f"expected a dialogue: {error}")
+                continue
+            yield place, dialogue
 
 
-def _read_jsonl(path: Path) -> Iterator[WrittenDialogue]:
-    return (line for _, line in json_lines(path, WrittenDialogue, expected="a dialogue"))
+def _read_jsonl(path: Path, bad: Bad) -> Iterator[tuple[str, WrittenDialogue]]:
+    return json_lines(path, WrittenDialogue, expected="a dialogue", bad=bad)
 
 
 def _repair(path: Path) -> None:
-    """Cuts off a last line that a kill left unfinished."""
-    if path.is_file():
-        with path.open("r+b") as file:
-            file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+    """Ends the last line if it is whole, as editors may leave it; cuts off what a kill left unfinished."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        last, size = b"", 0
+        for last in file:
+            size += len(last)
+        if not last or last.endswith(b"\n"):
+            return
+        try:
+            msgspec.json.decode(last.removeprefix(codecs.BOM_UTF8))
+        except sources.DAMAGE:
+            file.truncate(size - len(last))
+        else:
+            file.write(b"\n")
 
 
 def _dropped_file(path: Path) -> Path:

@@ -71,17 +71,28 @@ class WriteSummary:
 
 
 def visual_plans(
-    source: Path, out: Path, kinds: Sequence[str], *, per_image: int = 1
+    source: Path,
+    out: Path,
+    kinds: Sequence[str],
+    *,
+    per_image: int = 1,
+    bad: store.Bad = store.stop,
 ) -> Iterator[DialoguePlan]:
     """Plans `per_image` dialogues of every kind per caption; raising it later adds dialogues.
+
+    `bad` is told the captions that cannot be used, or whose picture cannot.
 
     Raises:
       ValueError: as `captions.read`, and if there would be no dialogue.
     """
     if per_image < 1 or not kinds:
         raise ValueError(f"dialogues: expected at least one an image, got {per_image} of {kinds}")
-    for caption in captions.read(source):
-        image = captions.picture(caption, source=source, out=out)
+    for caption in captions.read(source, bad=bad):
+        try:
+            image = captions.picture(caption, source=source, out=out)
+        except FileNotFoundError as error:
+            bad(f"{source} caption {caption.id!r}", str(error))
+            continue
         for kind in kinds:
             for n in range(per_image):
                 name = f"{caption.id}.{kind.lower()}.{n}"

@@ -21,7 +21,7 @@ def test_jsonl_keeps_facts_and_finds_pictures_from_elsewhere(tmp_path):
     assert captions.picture(first, source=source, out=out) == "../in/pictures/a.png"
     assert captions.picture(second, source=source, out=out) is None
     (tmp_path / "in" / "pictures" / "a.png").unlink()
-    with pytest.raises(ValueError, match="caption 'a': no such picture"):
+    with pytest.raises(FileNotFoundError, match="no such picture"):
         captions.picture(first, source=source, out=out)
 
 
@@ -63,6 +63,16 @@ def test_what_is_no_caption_is_named(tmp_path, lines, message):
     (tmp_path / "c.jsonl").write_text(lines)
     with pytest.raises(ValueError, match=message):
         list(captions.read(tmp_path / "c.jsonl"))
+
+
+def test_bad_captions_are_told_and_the_others_read(tmp_path):
+    good = ['{"id": "a", "caption": "A."}', '{"id": "b", "caption": "B."}']
+    text = "\ufeff" + "\n".join([good[0], "junk", '{"id": "a", "caption": "x"}', good[1]])
+    (tmp_path / "c.jsonl").write_text(text, encoding="utf-8")
+    told = []
+    found = captions.read(tmp_path / "c.jsonl", bad=lambda *line: told.append(line))
+    assert [caption.id for caption in found] == ["a", "b"]
+    assert [place.split()[-1] for place, _ in told] == ["2", "3"]
 
 
 def test_a_missing_source_says_what_is_expected(tmp_path):

@@ -143,6 +143,59 @@ def test_what_cannot_be_spoken_is_listed_and_tried_again(tmp_path, picture):
     assert "1 failed" in again.text() and "d: " in again.text()
 
 
+class Moody(Tones):
+    """Raises whatever error the first line names."""
+
+    def speak(self, lines):
+        name = lines[0].text.split()[0]
+        error = {"assert": AssertionError, "index": IndexError, "run": RuntimeError, "os": OSError}
+        if name in error:
+            raise error[name](f"{name} of the synthesizer")
+        if name == "import":
+            raise ModuleNotFoundError("no torch")
+        return super().speak(lines)
+
+
+def moods(path, *first_words):
+    with store.opened(path) as kept:
+        for n, word in enumerate(first_words):
+            turns = (dataset.Turn("user", f"{word} it"), dataset.Turn("assistant", "yes"))
+            kept.add(store.WrittenDialogue(f"d{n}", turns))
+    return path
+
+
+def test_one_bad_dialogue_never_ends_the_others(tmp_path):
+    source = moods(tmp_path / "d.jsonl", "assert", "index", "run", "os", "is")
+    source.write_bytes(b"junk\n" + source.read_bytes())
+    summary = speak(source, tmp_path / "out", Moody())
+    assert summary.spoken == 1 and set(read(tmp_path / "out")) == {"d4"}
+    listed = [
+        json.loads(x) for x in (tmp_path / "out" / speaking.FAILURES).read_text().splitlines()
+    ]
+    assert [x["id"].split()[-1] for x in listed] == ["1", "d0", "d1", "d2", "d3"]
+    assert listed[1]["reason"] == "AssertionError: assert of the synthesizer"
+
+
+def test_a_synthesizer_that_is_not_installed_or_never_speaks_ends_the_run(tmp_path):
+    with pytest.raises(ModuleNotFoundError, match="no torch"):
+        speak(moods(tmp_path / "d.jsonl", "import", "is"), tmp_path / "o1", Moody())
+    source = moods(tmp_path / "e.jsonl", *["run"] * 16, "is")  # in parts of five
+    with pytest.raises(ValueError, match="none of the first 10 dialogues can be spoken"):
+        speak(source, tmp_path / "o2", Moody(), jobs=1)
+
+
+def test_a_damaged_part_is_named_with_what_to_do(tmp_path, picture):
+    source = written(tmp_path / "d.jsonl", picture, "a")
+    speak(source, tmp_path / "out", Tones())
+    (tmp_path / "out" / "part-00000" / "a.json").write_bytes(b"")
+    with pytest.raises(ValueError, match="part-00000.jsonl: damaged, .*delete this file"):
+        speak(source, tmp_path / "out", Tones())
+    (tmp_path / "out" / "part-00000.jsonl").unlink()
+    assert speak(source, tmp_path / "out", Tones()).spoken == 1 and set(read(tmp_path / "out")) == {
+        "a"
+    }
+
+
 def test_a_missing_picture_and_a_voice_that_never_speaks(tmp_path, picture):
     source = written(tmp_path / "d.jsonl", picture, "a")
     (tmp_path / "p.png").unlink()

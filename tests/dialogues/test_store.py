@@ -1,5 +1,7 @@
+import contextlib
 import sqlite3
 
+import msgspec
 import pytest
 
 from mvjax.data.records import dataset
@@ -46,11 +48,43 @@ def test_a_line_that_a_kill_cut_off_is_removed_and_the_rest_stays(tmp_path):
     assert list(store.read(path)) == [FULL, BARE]
 
 
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_a_whole_last_line_stays_even_without_its_line_break(tmp_path, bom):
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(bom + msgspec.json.encode(FULL))
+    with store.opened(path) as kept:
+        assert kept.done() == {"a/b"}
+        kept.add(BARE)
+    assert list(store.read(path)) == [FULL, BARE]
+
+
+def test_bad_lines_are_told_and_the_others_read(tmp_path):
+    path, told = tmp_path / "d.jsonl", []
+    silent = store.WrittenDialogue("s", (dataset.Turn("user", " "),))
+    lines = [b"{", b"\xff", b"[" * 100_000, *map(msgspec.json.encode, (FULL, silent, FULL, BARE))]
+    path.write_bytes(b"\n".join(lines))
+    assert list(store.read(path, bad=lambda *line: told.append(line))) == [FULL, BARE]
+    assert [place.removeprefix(f"{path} ") for place, _ in told] == [
+        "line 1", "line 2", "line 3", "line 5 ('s')", "line 6"
+    ]  # fmt: skip
+
+
+def test_a_bad_row_of_a_database_is_told_and_the_others_read(tmp_path):
+    path, told = tmp_path / "d.db", []
+    with store.opened(path) as kept:
+        for dialogue in (FULL, BARE):
+            kept.add(dialogue)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE dialogues SET facts = '{' WHERE id = 'a/b'")
+    assert list(store.read(path, bad=lambda *line: told.append(line))) == [BARE]
+    assert told[0][0] == f"{path} dialogue 1"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"id": "x"}', "line 1: expected a dialogue: .*turns"),
-        ('{"id": "x", "turns": []}', "dialogue 1 .'x'.: expected an id and turns"),
+        ('{"id": "x", "turns": []}', "line 1 .'x'.: expected an id and turns"),
         ('{"id": "x", "turns": [{"speaker": "me", "text": "hm"}]}', "words of user or assistant"),
         ("junk", "line 1: expected a dialogue"),
     ],
