@@ -40,12 +40,12 @@ def test_help_lists_every_command(capsys):
 
 @pytest.mark.parametrize(
     "argv",
-    [[name] for name in COMMANDS if name not in GROUPS]
+    [[name] for name in COMMANDS]
     + [
         ["data", action]
         for action in ("digits", "ingest", "align", "encode", "validate", "stats", "show")
     ]
-    + [["dialogues", step] for step in ("write", "speak")],
+    + [["dialogues", step] for step in ("write", "speak", "records")],
 )
 def test_each_command_explains_itself_with_an_example_that_parses(capsys, argv):
     text = help_of(capsys, *argv)

@@ -12,23 +12,24 @@ if TYPE_CHECKING:
 
 def command(commands, name, run, summary, example):
     """Adds a subcommand; returns its `add_argument`."""
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = _explained(commands, name, summary, example)
     parser.set_defaults(run=run)
     return parser.add_argument
 
 
-def group(commands, name, summary, *, of):
+def group(commands, name, summary, example, *, of):
     """Adds a command that has subcommands and alone prints its help; returns what adds them."""
-    parser = commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    return subcommands(_explained(commands, name, summary, example), of=of)
+
+
+def _explained(commands, name, summary, example):
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    return subcommands(parser, of=of)
 
 
 def subcommands(parser, *, of):

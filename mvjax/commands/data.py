@@ -13,7 +13,8 @@ from mvjax.commands import align, arguments, encode, features, ingest
 def add(commands) -> None:
     """Adds the subcommands."""
     summary = "make records; validate, count and show them"
-    data = arguments.group(commands, "data", summary, of="ACTION")
+    example = "mvjax data ingest docci DOCCI/ --out data/captions"
+    data = arguments.group(commands, "data", summary, example, of="ACTION")
     arg = arguments.command(
         data, "digits", digits, "make the records of the digits world",
         "mvjax data digits --out data/digits")  # fmt: skip

@@ -7,17 +7,30 @@ import json
 import os
 from pathlib import Path
 
-from mvjax.commands import arguments
+from mvjax import messages
+from mvjax.commands import arguments, ingest
 
-KINDS = ("PROP", "LOC", "NUM", "LEAD1", "LEAD2", "TS1", "TS2", "COMB")
+KINDS = {
+    "PROP": "colors, shapes, materials",
+    "LOC": "where things are",
+    "NUM": "how many there are",
+    "LEAD1": "curt questions, often about absent things",
+    "LEAD2": "a user who insists on what is not there",
+    "TS1": "a pupil who sees badly and a teacher who explains",
+    "TS2": "a pupil who sees nothing and a strict teacher",
+    "COMB": "an open question, then another kind in every utterance",
+}
 ESPEAK, KYUTAI = "espeak", "kyutai"
 
 
 def add(commands) -> None:
     """Adds the subcommands."""
-    dialogues = arguments.group(commands, "dialogues", "make synthetic visual dialogues", of="STEP")
+    summary = "make synthetic visual dialogues: write them, speak them, or pack them as text"
+    example = "mvjax dialogues write data/captions/docci-train --kind LOC --out docci_loc.jsonl"
+    dialogues = arguments.group(commands, "dialogues", summary, example, of="STEP")
     _add_write(dialogues)
     _add_speak(dialogues)
+    _add_records(dialogues)
 
 
 def _add_write(commands) -> None:
@@ -30,7 +43,8 @@ def _add_write(commands) -> None:
     arg("--out", type=Path, required=True, metavar="FILE",
         help="FILE.jsonl, or FILE.db (SQLite); run again to continue")  # fmt: skip
     arg("--kind", action="append", choices=KINDS, dest="kinds",
-        help="kind of dialogue; may be repeated (COMB)")  # fmt: skip
+        help="what they are about; may be repeated (COMB): "
+        + "; ".join(f"{name} {about}" for name, about in KINDS.items()))  # fmt: skip
     arg("--per-image", type=int, default=1, metavar="N",
         help="dialogues per image and kind (%(default)s)")  # fmt: skip
     arg("--unrelated", type=int, metavar="N",
@@ -78,6 +92,17 @@ def _add_speak(commands) -> None:
     arg("--seed", type=int, default=0, help="random seed of voices, gaps, loudness (%(default)s)")
 
 
+def _add_records(commands) -> None:
+    arg = arguments.command(
+        commands, "records", records, "make records of written dialogues, to train on as text",
+        "mvjax dialogues records dialogues.jsonl --out data/vision --name dialogues")  # fmt: skip
+    arg("file", type=Path, metavar="FILE", help="dialogues from `mvjax dialogues write`")
+    arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
+    arg("--name", required=True, help="name of the dataset of records")
+    arg("--max-skipped", type=int, metavar="N",
+        help="stop when more than N dialogues are skipped (no limit)")  # fmt: skip
+
+
 def write(args: argparse.Namespace) -> int:
     """Writes dialogues; status 1 if the endpoint failed on some, or captions cannot be used."""
     from mvjax.dialogues import endpoint, writer
@@ -113,9 +138,18 @@ def write(args: argparse.Namespace) -> int:
     )
     print(f"{args.out}: {summary.text()}")
     if unread:
-        print(f"{len(unread)} captions cannot be used, such as:")
-        print("\n".join(f"  {place}: {reason}" for place, reason in unread[:10]))
+        listed = messages.lines(": ".join(line) for line in unread)
+        print(f"{len(unread)} captions cannot be used:{listed}")
     return 1 if summary.unanswered or unread else 0
+
+
+def records(args: argparse.Namespace) -> int:
+    """Writes the records of dialogues, as text."""
+    from mvjax.dialogues import text_records
+
+    path = args.out / args.name
+    ingest.report(path, text_records.pack(args.file, path, budget=args.max_skipped))
+    return 0
 
 
 def _pairs(option: str, words: list[str]) -> dict[str, str]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mvjax.commands import arguments, spinner
 from mvjax.data.ingest import catalog
+
+if TYPE_CHECKING:
+    from mvjax.data.ingest import write
 
 
 def add(commands) -> None:
@@ -46,13 +50,18 @@ def ingest(args: argparse.Namespace) -> int:
             workers=args.workers, budget=args.max_skipped,
             progress=lambda written, skipped: tell(f"{dataset}: {written} records, {skipped} skipped"),
         )  # fmt: skip
+    report(dataset, summary)
+    return 0
+
+
+def report(dataset: Path, summary: write.IngestSummary) -> None:
+    """Prints what was written and what was skipped."""
     images = sum(shard.count for shard in summary.index.images)
     total = sum(shard.bytes for shard in (*summary.index.records, *summary.index.images))
     print(f"{dataset}: {summary.index.count} records, {images} images, {total / 1e6:.1f} MB")
     if summary.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.items())
         print(f"skipped: {reasons}; listed in {summary.listing}")
-    return 0
 
 
 def _datasets() -> str:

@@ -35,7 +35,7 @@ class Caption(CaptionLine, frozen=True):
 def read(source: Path, *, bad: store.Bad = store.stop) -> Iterator[Caption]:
     """The captions of a source, in order; in records, the assistant's turns are the caption.
 
-    `bad` is told the lines that are no captions.
+    `bad` is told the lines that are no captions, and damaged records.
 
     Raises:
       ValueError: if `bad` does.
@@ -44,7 +44,7 @@ def read(source: Path, *, bad: store.Bad = store.stop) -> Iterator[Caption]:
     if source.suffix == ".jsonl":
         captions = _from_jsonl(source, bad)
     elif dataset.index_path(source).is_file():
-        captions = _from_records(source)
+        captions = _from_records(source, bad)
     else:
         raise FileNotFoundError(
             f"{source}: expected captions in a FILE.jsonl, or records: there is no"
@@ -101,8 +101,14 @@ def _from_jsonl(source: Path, bad: store.Bad) -> Iterator[Caption]:
         yield Caption(**msgspec.structs.asdict(line))
 
 
-def _from_records(source: Path) -> Iterator[Caption]:
-    for record in dataset.RecordReader(source, expected=None):
+def _from_records(source: Path, bad: store.Bad) -> Iterator[Caption]:
+    reader = dataset.RecordReader(source, expected=None)
+    for number in range(len(reader)):
+        try:
+            record = reader[number]
+        except ValueError as error:
+            bad(f"{source} record {number}", str(error))
+            continue
         said = " ".join(turn.text for turn in record.turns if turn.speaker == "assistant")
         if said:
             yield Caption(record.id, said, record.image, record.facts)

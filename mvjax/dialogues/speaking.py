@@ -22,7 +22,7 @@ from typing import IO
 import msgspec
 import numpy as np
 
-from mvjax import types
+from mvjax import messages, types
 from mvjax.data.ingest import items, moshi_finetune, sources
 from mvjax.data.speech import spoken
 from mvjax.dialogues import conversation, store, tts
@@ -58,7 +58,7 @@ class SpeakSummary:
                 f"\n  gaps between utterances: median {middle:.2f} s, 80% within {low:.2f} to {high:.2f} s;"
                 f" {early:.0f}% overlap"
             )
-        return "\n".join([line, *(f"  {name}: {reason}" for name, reason in self.failed[:10])])
+        return line + messages.lines(": ".join(failure) for failure in self.failed)
 
 
 def speak(
@@ -113,9 +113,9 @@ def _list(failed: Sequence[tuple[str, str]], file: IO[bytes]) -> None:
 
 def _refuse_nothing_spoken(source: Path, total: SpeakSummary) -> None:
     if total.failed and not total.spoken + total.skipped:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in total.failed[:3])
+        reasons = messages.lines((": ".join(failure) for failure in total.failed), shown=3)
         raise ValueError(
-            f"{source}: none of the first {len(total.failed)} dialogues can be spoken:\n{reasons}"
+            f"{source}: none of the first {len(total.failed)} dialogues can be spoken:{reasons}"
         )
 
 

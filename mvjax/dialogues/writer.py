@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mvjax import messages
 from mvjax.data.records import dataset
 from mvjax.dialogues import (
     captions,
@@ -28,8 +29,6 @@ PAIRS = (4, 8)  # question-answer pairs, both included: 8 to 16 utterances
 _ASK_AGAIN = 3  # requests for an utterance
 _GIVE_UP = 10  # consecutive dialogues that the endpoint may fail on; at least the concurrency
 _REPORT = 10.0  # seconds between progress lines
-
-_MOST_LISTED = 20  # reasons
 
 UNANSWERED = "endpoint failed"
 
@@ -59,15 +58,12 @@ class WriteSummary:
 
     def text(self) -> str:
         """Formats the summary for a terminal."""
-        lines = [
+        rejected = self.rejected.most_common()
+        return (
             f"{self.written} written, {self.skipped} skipped as done before, {self.dropped} dropped,"
             f" {self.unanswered} unanswered; {self.retries} requests repeated, {self.tokens} tokens"
-        ]
-        common = self.rejected.most_common(_MOST_LISTED)
-        lines += [f"  rejected {n:6d}  {reason}" for reason, n in common]
-        if rest := len(self.rejected) - len(common):
-            lines.append(f"  and {rest} more reasons")
-        return "\n".join(lines)
+            + messages.lines(f"rejected {n:6d}  {reason}" for reason, n in rejected)
+        )
 
 
 def visual_plans(

@@ -75,6 +75,21 @@ def test_bad_captions_are_told_and_the_others_read(tmp_path):
     assert [place.split()[-1] for place, _ in told] == ["2", "3"]
 
 
+def test_a_damaged_record_is_told_and_the_others_read(tmp_path):
+    with dataset.RecordWriter(tmp_path / "coco", dataset.Identity()) as writer:
+        for name in ("a", "b", "c"):
+            turns = (dataset.Turn("assistant", f"Caption {name}."),)
+            writer.add(dataset.Record(name, ("caption",), turns))
+    (shard,) = tmp_path.glob("coco-*.array_record")
+    before, speaker, after = shard.read_bytes().rpartition(b"assistant")
+    before, _, between = before.rpartition(speaker)  # of record b
+    shard.write_bytes(before + b"nobody..." + between + speaker + after)
+    told = []
+    found = captions.read(tmp_path / "coco", bad=lambda *line: told.append(line))
+    assert [caption.id for caption in found] == ["a", "c"]
+    assert [place for place, _ in told] == [f"{tmp_path / 'coco'} record 1"]
+
+
 def test_a_missing_source_says_what_is_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match="or records: there is no .*none.json"):
         list(captions.read(tmp_path / "none"))

@@ -3,7 +3,7 @@ import standin_llm
 
 from mvjax import cli
 from mvjax.commands import dialogues
-from mvjax.dialogues import endpoint, kyutai_tts, tts
+from mvjax.dialogues import endpoint, kyutai_tts, prompts, tts
 
 
 def run(capsys, *argv):
@@ -17,6 +17,14 @@ def test_defaults_of_the_command_line_are_the_librarys():
     default = endpoint.Endpoint(args.endpoint)
     assert args.model == endpoint.MODEL == default.model
     assert (args.temperature, args.timeout) == (default.temperature, default.timeout)
+
+
+def test_help_explains_every_kind(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["dialogues", "write", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert tuple(dialogues.KINDS) == prompts.KINDS
+    assert all(f"{kind} {about}" in said for kind, about in dialogues.KINDS.items())
 
 
 @pytest.mark.parametrize(
@@ -56,7 +64,7 @@ def test_a_caption_that_cannot_be_used_is_listed_and_the_others_are_written(caps
     with standin_llm.serving() as server:
         words = ("--endpoint", server.url, "--kind", "LOC", "--out", tmp_path / "d.jsonl")
         status, said, _ = run(capsys, "write", captions, *words)
-    assert status == 1 and "2 written" in said and "2 captions cannot be used" in said
+    assert status == 1 and "2 written" in said and "2 captions cannot be used:" in said
     assert "captions.jsonl line 1: expected" in said and "test-0-00001.png" in said
 
 

@@ -135,7 +135,7 @@ def test_reasoning_is_never_written_down(captions, tmp_path):
 def test_many_reasons_are_capped_and_counted():
     summary = writer.WriteSummary()
     summary.rejected.update(f"reason {n}" for n in range(50))
-    assert len(summary.text().splitlines()) == 22 and summary.text().endswith("and 30 more reasons")
+    assert len(summary.text().splitlines()) == 22 and summary.text().endswith("and 30 more")
 
 
 def test_a_server_that_answers_nothing_stops_the_run(captions, tmp_path):
