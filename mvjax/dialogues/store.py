@@ -11,7 +11,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -183,7 +183,8 @@ def _read_sqlite(path: Path, bad: Bad) -> Iterator[tuple[str, WrittenDialogue]]:
     with _database(path) as db:
         rows = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM dialogues ORDER BY rowid")
         for number, row in enumerate(rows, 1):
-            place, fields = f"{path} dialogue {number}", dict(zip(_COLUMNS, row, strict=True))
+            place = f"{path} dialogue {number}"
+            fields: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
             said = "SELECT speaker, text FROM turns WHERE id = ? ORDER BY turn"
             fields["turns"] = [
                 {"speaker": speaker, "text": text}

@@ -76,14 +76,16 @@ def test_bad_captions_are_told_and_the_others_read(tmp_path):
 
 
 def test_a_damaged_record_is_told_and_the_others_read(tmp_path):
+    pictures = [images.encode_png(scene.image) for scene in world.scenes("test", 3, 0)]
     with dataset.RecordWriter(tmp_path / "coco", dataset.Identity()) as writer:
-        for name in ("a", "b", "c"):
+        for name, picture in zip("abc", pictures, strict=True):
             turns = (dataset.Turn("assistant", f"Caption {name}."),)
-            writer.add(dataset.Record(name, ("caption",), turns))
-    (shard,) = tmp_path.glob("coco-*.array_record")
-    before, speaker, after = shard.read_bytes().rpartition(b"assistant")
-    before, _, between = before.rpartition(speaker)  # of record b
-    shard.write_bytes(before + b"nobody..." + between + speaker + after)
+            writer.add(dataset.Record(name, ("caption",), turns, image=picture))
+    (shard,) = tmp_path.glob("coco.images-*.array_record")
+    place = shard.read_bytes().index(pictures[1][-40:])
+    with shard.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(40))
     told = []
     found = captions.read(tmp_path / "coco", bad=lambda *line: told.append(line))
     assert [caption.id for caption in found] == ["a", "c"]
