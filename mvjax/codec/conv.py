@@ -48,11 +48,9 @@ class StridedConv(nn.Module):
         self, x: Float[Array, "B time inputs"], past: Float[Array, "B stride inputs"]
     ) -> tuple[Float[Array, "B blocks outputs"], Float[Array, "B stride inputs"]]:
         """Returns the result, one for each whole block, and the context of the next call."""
-        shape = (2 * self.stride, self.inputs, self.outputs)
-        kernel = self.param("kernel", _INIT, shape)
-        B = x.shape[0]
+        kernel = self.param("kernel", _INIT, (2 * self.stride, self.inputs, self.outputs))
         seen = jnp.concatenate([past, x], axis=1)
-        blocks = seen.reshape(B, -1, self.stride * self.inputs)
+        blocks = seen.reshape(x.shape[0], -1, self.stride * self.inputs)
         y = _slide(blocks, kernel.reshape(2, self.stride * self.inputs, self.outputs))
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.outputs,))[None, None]
@@ -79,8 +77,7 @@ class TransposedConv(nn.Module):
         self, x: Float[Array, "B time inputs"], past: Float[Array, "B 1 inputs"]
     ) -> tuple[Float[Array, "B upsampled outputs"], Float[Array, "B 1 inputs"]]:
         """Returns the result and the context of the next call."""
-        shape = (2 * self.stride, self.inputs, self.outputs)
-        kernel = self.param("kernel", _INIT, shape)
+        kernel = self.param("kernel", _INIT, (2 * self.stride, self.inputs, self.outputs))
         bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
         halves = kernel.reshape(2, self.stride, self.inputs, self.outputs)[::-1]
         taps = halves.transpose(0, 2, 1, 3).reshape(2, self.inputs, self.stride * self.outputs)
@@ -105,8 +102,8 @@ class ChannelwiseUpsample(nn.Module):
         self, x: Float[Array, "B time width"], past: Float[Array, "B 1 width"]
     ) -> tuple[Float[Array, "B upsampled width"], Float[Array, "B 1 width"]]:
         """Returns the result and the context of the next call."""
-        shape = (2 * self.stride, self.width)
-        kernel = self.param("kernel", nn.initializers.constant(0.5), shape)
+        init = nn.initializers.constant(0.5)
+        kernel = self.param("kernel", init, (2 * self.stride, self.width))
         B, T, _ = x.shape
         seen = jnp.concatenate([past, x], axis=1)
         now, before = kernel[None, None, : self.stride], kernel[None, None, self.stride :]

@@ -129,11 +129,7 @@ def windowed(
         keys      |  0 .. W-1 |  W .. 2W-1 | 2W .. 3W-1 |      (of which those before step 0 are masked)
         queries               | block 0    | block 1    |
 
-    Args:
-      q: of the steps from `position` on.
-      k: of the steps from `position - W` on.
-      v: likewise.
-      position: steps before the first query.
+    `position` is the step of the first query; the first key and value are those of step `position - W`.
     """
     B, T, N, H = q.shape
     W = k.shape[1] - T

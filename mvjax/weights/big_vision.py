@@ -60,9 +60,8 @@ def load_siglip(path: str | Path, config: schema.SiglipConfig) -> dict:
 def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, lazy.LazyTensor]:
     """Returns {path: leaf} of the image tower, float32; one leaf at a time is in memory.
 
-    Args:
-      path: npz file, at a location of `locate`; `FILE.npz:img` names the sub-tree that is the tower.
-      config: the sizes that the file must have; positions of another image size are resampled.
+    The location of an npz file may name the sub-tree that is the tower, as `FILE.npz:img`. Positions of
+    another image size are resampled.
 
     Raises:
       ValueError: naming the file, and every missing, unexpected or misshapen parameter.

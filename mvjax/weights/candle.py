@@ -41,11 +41,8 @@ def open_candle(
 ) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf view} of a safetensors file, or of a GGUF with its vision file.
 
-    Args:
-      path: location; one that ends in .gguf is read with the vision file beside it, or where there
-        is none, with the image tensors of the GGUF itself.
-      config: the sizes that the file must have.
-      dtype: None keeps the file's (float32 for what a GGUF holds).
+    A GGUF is read with the vision file beside its location, or where there is none, with its own image
+    tensors. A dtype of None keeps the file's (float32 for what a GGUF holds).
 
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.

@@ -17,7 +17,6 @@ from mvjax.weights import big_vision, checksums, hf_siglip, kyutai, lazy, lora, 
 Identity = dict[str, dict[str, str]]  # {"moshi": {"path": location, "sha256": hash}, ...}
 
 _NPZ = ".npz"
-_ENCODER = "image/encoder/"
 
 
 def open_weights(
@@ -41,12 +40,12 @@ def open_weights(
         lora_scaling=files.lora_scaling,
     )
     encoder = open_siglip(files.siglip, model.siglip)
-    return {**moshi, **{f"{_ENCODER}{path}": leaf for path, leaf in encoder.items()}}
+    return {**moshi, **{f"image/encoder/{path}": leaf for path, leaf in encoder.items()}}
 
 
 def open_siglip(location: str | Path, config: schema.SiglipConfig) -> dict[str, lazy.LazyTensor]:
     """Returns {path in `nn.siglip.Siglip`: leaf}: big_vision's npz, or Hugging Face's safetensors."""
-    if _is_npz(location):
+    if big_vision.split_location(str(location))[0].endswith(_NPZ):
         return big_vision.open_siglip(location, config)
     return {**hf_siglip.open_siglip(location, config)}
 
@@ -93,7 +92,3 @@ def file_hash(path: Path) -> str:
 
 def _parts(path: Path) -> list[Path]:
     return [path] if path.suffix == _NPZ else safetensors_io.files(path)
-
-
-def _is_npz(location: str | Path) -> bool:
-    return big_vision.split_location(str(location))[0].endswith(_NPZ)

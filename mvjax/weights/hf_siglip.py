@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from mvjax import files, tree
+from mvjax import files
 from mvjax.config import schema
 from mvjax.weights import lazy, leaf_view, positions, rules, safetensors_io, siglip_names
 
@@ -34,23 +33,11 @@ _FIRST = "embeddings.patch_embedding.weight"
 _POSITIONS = "embeddings.position_embedding.weight"
 
 
-def load_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, Any]:
-    """Reads the encoder as the parameter tree of `nn.siglip.Siglip`, in numpy float32.
-
-    Raises:
-      ValueError: as `open_siglip`; also naming tensors that are damaged.
-    """
-    path = files.resolve(path, names=files.WEIGHTS)
-    safetensors_io.verify(path)
-    return tree.unflatten(rules.read_leaves(open_siglip(path, config), place=str(path)))
-
-
 def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, leaf_view.LeafView]:
     """Returns {path in `nn.siglip.Siglip`: leaf} in float32, to be read slice by slice.
 
-    Args:
-      path: location of a safetensors file, or of an index of several, or of a folder with either.
-      config: the sizes that the file must have; positions of another image size are resampled.
+    The location is that of a safetensors file, of an index of several, or of a folder with either. Positions
+    of another image size are resampled.
 
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.

@@ -27,8 +27,6 @@ from mvjax.weights import (
     split_names,
 )
 
-Params = dict[str, Any]
-
 _TOP = (
     ("backbone/text_emb/embedding", "text_emb.weight", "V+1 D"),
     ("backbone/audio_emb/embedding", "emb.{stream}.weight", "stream C+1 D"),
@@ -76,9 +74,8 @@ def open_moshi(
       path: location of safetensors with the names of `moshi.models.lm.LMModel`: split or fused
         attention projections, int8 with `weight_scb`, one file or several with an index; of a file with
         depth steps for the user's streams, too, the assistant's are taken.
-      config: the sizes that the file must have.
-      dtype: of the parameters; None keeps the file's (bfloat16 for int8 weights; weight x scale is
-        exact in float32 only).
+      config: its sizes.
+      dtype: None keeps the file's (bfloat16 for int8 weights; weight x scale is exact in float32 only).
       lora_path: location of a LoRA file of moshi-finetune to merge in.
       lora_scaling: None takes that of the config.json beside it.
 
@@ -92,14 +89,13 @@ def open_moshi(
         lora_path = files.resolve(lora_path, names=lora.NAMES)
         tensors = lora.merged(tensors, lora_path, scaling=lora_scaling)
     tensors = depth_steps.assistant(tensors, config, place=str(path))
-    return rules.leaf_views(
-        tensors, moshi_rules(config), sizes(config), place=str(path), dtype=dtype
-    )
+    table = moshi_rules(config)
+    return rules.leaf_views(tensors, table, sizes(config), place=str(path), dtype=dtype)
 
 
 def load_moshi(
     path: str | Path, config: schema.ModelConfig, *, dtype: np.dtype | type | None = np.float32
-) -> Params:
+) -> dict[str, Any]:
     """Reads a base Moshi whole, as `{"backbone": ..., "depformer": ...}` of numpy arrays.
 
     Raises:

@@ -18,20 +18,13 @@ Run = tuple[lazy.Index, lazy.Index]  # slices of a tensor, and of the box that t
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeafView:
-    """One of our leaves as a view of upstream's tensors.
-
-    Attributes:
-      row: index among the rule's paths.
-      tensors: those of the rule, by upstream name.
-      dtype: that values are converted to.
-      place: the file, for messages.
-    """
+    """One of our leaves as a view of upstream's tensors."""
 
     layout: layout_lib.RuleLayout
-    row: int
-    tensors: Mapping[str, lazy.LazyTensor]
-    dtype: np.dtype
-    place: str
+    row: int  # index among the rule's paths
+    tensors: Mapping[str, lazy.LazyTensor]  # those of the rule, by upstream name
+    dtype: np.dtype  # that values are converted to
+    place: str  # the file, for messages
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ codebook is no parameter: it is checked.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,19 +17,31 @@ from mvjax.codec import flax_codec, interface, quantizer, rusty
 from mvjax.config import schema
 from mvjax.weights import rules, safetensors_io
 
-Params = dict[str, Any]
+Row = tuple[str, str, str]  # of a table of rules
 
 _SPELLINGS = (  # other spellings (older files, the `moshi` package's) -> that of the released file
-    (r"(.*\._codebook\.)inited", r"\1_initialized"),
-    (r"(.*\._codebook\.)cluster_size", r"\1cluster_usage"),
-    (r"(.*\._codebook\.)(?:embed_avg|embed_sum)", r"\1embedding_sum"),
-    (r"(.*\.self_attn\.)in_projs\.0\.weight", r"\1in_proj_weight"),
-    (r"(.*\.self_attn\.)out_projs\.0\.weight", r"\1out_proj.weight"),
+    (r"(.*\._codebook\.)inited$", r"\1_initialized"),
+    (r"(.*\._codebook\.)cluster_size$", r"\1cluster_usage"),
+    (r"(.*\._codebook\.)(?:embed_avg|embed_sum)$", r"\1embedding_sum"),
+    (r"(.*\.self_attn\.)in_projs\.0\.weight$", r"\1in_proj_weight"),
+    (r"(.*\.self_attn\.)out_projs\.0\.weight$", r"\1out_proj.weight"),
+)
+_LAYER = (
+    ("norm1/scale", "norm1.weight", "layer D"),
+    ("norm1/bias", "norm1.bias", "layer D"),
+    ("norm2/scale", "norm2.weight", "layer D"),
+    ("norm2/bias", "norm2.bias", "layer D"),
+    ("attn/qkv/kernel", "self_attn.in_proj_weight", "layer D 3 N H -> (3 N H) D"),
+    ("attn/out/kernel", "self_attn.out_proj.weight", "layer N H D -> D (N H)"),
+    ("scale1/scale", "layer_scale_1.scale", "layer D"),
+    ("scale2/scale", "layer_scale_2.scale", "layer D"),
+    ("mlp_in/kernel", "linear1.weight", "layer D F -> F D"),
+    ("mlp_out/kernel", "linear2.weight", "layer F D -> D F"),
 )
 _BRANCHES = (("semantic", "rvq_first"), ("acoustic", "rvq_rest"))
 
 
-def load_mimi(path: Path, config: schema.MimiConfig) -> Params:
+def load_mimi(path: Path, config: schema.MimiConfig) -> dict[str, Any]:
     """Reads a Mimi file into the parameters of `codec.mimi.Mimi`, float32.
 
     Args:
@@ -59,12 +70,7 @@ def load_mimi(path: Path, config: schema.MimiConfig) -> Params:
 def open_codec(
     path: Path, config: schema.MimiConfig, *, backend: Literal["flax", "rusty"] = "flax"
 ) -> interface.Codec:
-    """Opens a Mimi file as a codec.
-
-    Args:
-      path: as `load_mimi`.
-      config: the sizes that the file must have.
-      backend: "flax" for batches, accelerators and every size; "rusty" for serving on a CPU.
+    """Opens a Mimi file as a codec: "flax" for batches, accelerators and all sizes, "rusty" for serving.
 
     Raises:
       ValueError: as `load_mimi`, or for sizes that the backend does not have.
@@ -97,97 +103,84 @@ def sizes(config: schema.MimiConfig) -> dict[str, int]:
 
 def mimi_rules(config: schema.MimiConfig) -> list[rules.Rule]:
     """Returns the table of all parameters."""
-    table = [
-        *_encoder_rules(len(config.ratios)),
-        *_decoder_rules(len(config.ratios)),
-        *_transformer_rules("encoder_transformer"),
-        *_transformer_rules("decoder_transformer"),
-        ("downsample/kernel", "downsample.conv.conv.conv.weight", "4 D D_out -> D_out D 4"),
-        ("upsample/kernel", "upsample.convtr.convtr.convtr.weight", "4 D -> D 1 4"),
-    ]
+    stages = range(len(config.ratios))
+    table = rules.table(
+        [
+            *(row for i in stages for row in _encoder_stage(i)),
+            *(row for i in stages for row in _decoder_stage(len(stages) - 1 - i, i)),
+            *_ends(len(stages)),
+            ("downsample/kernel", "downsample.conv.conv.conv.weight", "4 D D_out -> D_out D 4"),
+            ("upsample/kernel", "upsample.convtr.convtr.convtr.weight", "4 D -> D 1 4"),
+        ]
+    )
+    for part in ("encoder_transformer", "decoder_transformer"):
+        layer = f"{part}.transformer.layers.{{layer}}."
+        table += rules.table(_LAYER, ours=f"{part}/blocks/", upstream=layer)
     for ours, upstream in _BRANCHES:
-        book = f"quantizer.{upstream}.vq.layers.{{{ours}_level}}._codebook."
-        table += [
-            (f"quantizer/{ours}/input/kernel", f"quantizer.{upstream}.input_proj.weight", "D W -> W D 1"),
-            (f"quantizer/{ours}/output/kernel", f"quantizer.{upstream}.output_proj.weight", "W D -> D W 1"),
-            (f"quantizer/{ours}/embedding_sum", f"{book}embedding_sum", f"{ours}_level C W"),
-            (f"quantizer/{ours}/cluster_usage", f"{book}cluster_usage", f"{ours}_level C"),
-        ]  # fmt: skip
-    return [rules.Rule(*row) for row in table]
+        book = f"vq.layers.{{{ours}_level}}._codebook."
+        rows = [
+            ("input/kernel", "input_proj.weight", "D W -> W D 1"),
+            ("output/kernel", "output_proj.weight", "W D -> D W 1"),
+            ("embedding_sum", f"{book}embedding_sum", f"{ours}_level C W"),
+            ("cluster_usage", f"{book}cluster_usage", f"{ours}_level C"),
+        ]
+        table += rules.table(rows, ours=f"quantizer/{ours}/", upstream=f"quantizer.{upstream}.")
+    return table
 
 
-def _encoder_rules(stages: int) -> list[tuple[str, str, str]]:
+def _ends(stages: int) -> list[Row]:
     """SEANet numbers its layers, activations included: 0, then 3 a stage, then the last."""
-    table = _conv("encoder/first", "encoder.model.0.conv.conv.", ("7", "1", "w0"))
-    for i in range(stages):
-        ours, n = f"encoder/stages_{i}", 1 + 3 * i
-        table += _residual(f"{ours}/residual", f"encoder.model.{n}.block.", i)
-        name = f"encoder.model.{n + 2}.conv.conv."
-        table += _conv(f"{ours}/down", name, (f"taps{i}", f"w{i}", f"w{i + 1}"))
-    name = f"encoder.model.{2 + 3 * stages}.conv.conv."
-    return table + _conv("encoder/last", name, ("3", f"w{stages}", "D"))
-
-
-def _decoder_rules(stages: int) -> list[tuple[str, str, str]]:
-    """The encoder's mirror image; transposed convolutions store (inputs, outputs, taps)."""
-    table = _conv("decoder/first", "decoder.model.0.conv.conv.", ("7", "D", f"w{stages}"))
-    for stage in range(stages):
-        i = stages - 1 - stage  # the encoder's stage at this rate
-        ours, n = f"decoder/stages_{stage}", 2 + 3 * stage
-        name = f"decoder.model.{n}.convtr.convtr."
-        axes = f"taps{i} w{i + 1} w{i} -> w{i + 1} w{i} taps{i}"
-        table += [(f"{ours}/up/kernel", f"{name}weight", axes)]
-        table += [(f"{ours}/up/bias", f"{name}bias", f"w{i}")]
-        table += _residual(f"{ours}/residual", f"decoder.model.{n + 1}.block.", i)
-    name = f"decoder.model.{2 + 3 * stages}.conv.conv."
-    return table + _conv("decoder/last", name, ("3", "w0", "1"))
-
-
-def _residual(ours: str, upstream: str, i: int) -> list[tuple[str, str, str]]:
+    last = 2 + 3 * stages
     return [
-        *_conv(f"{ours}/narrow", f"{upstream}1.conv.conv.", ("3", f"w{i}", f"half{i}")),
+        *_conv("encoder/first", "encoder.model.0", "7", "1", "w0"),
+        *_conv("encoder/last", f"encoder.model.{last}", "3", f"w{stages}", "D"),
+        *_conv("decoder/first", "decoder.model.0", "7", "D", f"w{stages}"),
+        *_conv("decoder/last", f"decoder.model.{last}", "3", "w0", "1"),
+    ]
+
+
+def _encoder_stage(i: int) -> list[Row]:
+    ours, n = f"encoder/stages_{i}", 1 + 3 * i
+    return [
+        *_residual(f"{ours}/residual", f"encoder.model.{n}.block.", i),
+        *_conv(f"{ours}/down", f"encoder.model.{n + 2}", f"taps{i}", f"w{i}", f"w{i + 1}"),
+    ]
+
+
+def _decoder_stage(i: int, stage: int) -> list[Row]:
+    """The mirror image of the encoder's stage i; transposed convolutions store (inputs, outputs, taps)."""
+    ours, n = f"decoder/stages_{stage}", 2 + 3 * stage
+    name = f"decoder.model.{n}.convtr.convtr."
+    return [
+        (f"{ours}/up/kernel", f"{name}weight", f"taps{i} w{i + 1} w{i} -> w{i + 1} w{i} taps{i}"),
+        (f"{ours}/up/bias", f"{name}bias", f"w{i}"),
+        *_residual(f"{ours}/residual", f"decoder.model.{n + 1}.block.", i),
+    ]
+
+
+def _residual(ours: str, upstream: str, i: int) -> list[Row]:
+    return [
+        *_conv(f"{ours}/narrow", f"{upstream}1", "3", f"w{i}", f"half{i}"),
         (f"{ours}/wide/kernel", f"{upstream}3.conv.conv.weight", f"half{i} w{i} -> w{i} half{i} 1"),
         (f"{ours}/wide/bias", f"{upstream}3.conv.conv.bias", f"w{i}"),
     ]
 
 
-def _conv(ours: str, upstream: str, axes: tuple[str, str, str]) -> list[tuple[str, str, str]]:
-    taps, inputs, outputs = axes
-    layout = f"{taps} {inputs} {outputs} -> {outputs} {inputs} {taps}"
+def _conv(ours: str, upstream: str, taps: str, inputs: str, outputs: str) -> list[Row]:
+    axes = f"{taps} {inputs} {outputs} -> {outputs} {inputs} {taps}"
     return [
-        (f"{ours}/kernel", f"{upstream}weight", layout),
-        (f"{ours}/bias", f"{upstream}bias", outputs),
+        (f"{ours}/kernel", f"{upstream}.conv.conv.weight", axes),
+        (f"{ours}/bias", f"{upstream}.conv.conv.bias", outputs),
     ]
-
-
-def _transformer_rules(name: str) -> list[tuple[str, str, str]]:
-    ours, upstream = f"{name}/blocks/", f"{name}.transformer.layers.{{layer}}."
-    norms = [
-        (f"{ours}{norm}/{leaf}", f"{upstream}{norm}.{suffix}", "layer D")
-        for norm in ("norm1", "norm2")
-        for leaf, suffix in (("scale", "weight"), ("bias", "bias"))
-    ]
-    return [
-        *norms,
-        (f"{ours}attn/qkv/kernel", f"{upstream}self_attn.in_proj_weight", "layer D 3 N H -> (3 N H) D"),
-        (f"{ours}attn/out/kernel", f"{upstream}self_attn.out_proj.weight", "layer N H D -> D (N H)"),
-        (f"{ours}scale1/scale", f"{upstream}layer_scale_1.scale", "layer D"),
-        (f"{ours}scale2/scale", f"{upstream}layer_scale_2.scale", "layer D"),
-        (f"{ours}mlp_in/kernel", f"{upstream}linear1.weight", "layer D F -> F D"),
-        (f"{ours}mlp_out/kernel", f"{upstream}linear2.weight", "layer F D -> D F"),
-    ]  # fmt: skip
 
 
 def flag_rules() -> list[rules.Rule]:
     """Returns the table of what says that a codebook was trained."""
-    return [
-        rules.Rule(
-            f"quantizer/{ours}/trained",
-            f"quantizer.{upstream}.vq.layers.{{{ours}_level}}._codebook._initialized",
-            f"{ours}_level -> 1",
-        )
+    flag = "quantizer.{0}.vq.layers.{{{1}_level}}._codebook._initialized"
+    return rules.table(
+        (f"quantizer/{ours}/trained", flag.format(upstream, ours), f"{ours}_level -> 1")
         for ours, upstream in _BRANCHES
-    ]
+    )
 
 
 def released_names(tensors: Mapping[str, np.ndarray], *, place: str) -> rules.Tensors:
@@ -199,9 +192,7 @@ def released_names(tensors: Mapping[str, np.ndarray], *, place: str) -> rules.Te
     renamed: rules.Tensors = {}
     twice = []
     for name, tensor in tensors.items():
-        known = name
-        for pattern, replacement in _SPELLINGS:
-            known = re.sub(f"^{pattern}$", replacement, known)
+        known = rules.renamed(name, _SPELLINGS)
         if known in renamed:
             twice.append(known)
         renamed[known] = tensor

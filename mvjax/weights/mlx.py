@@ -68,11 +68,8 @@ def open_mlx(
 ) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf view} of a file of `kyuteye_mlx`.
 
-    Args:
-      path: location of safetensors, quantized or not.
-      config: the sizes that the file must have.
-      dtype: quantized weights are exact in float32; None keeps the file's, in which they are rounded as
-        `mlx.core.dequantize` rounds them.
+    Quantized weights are exact in float32; a dtype of None keeps the file's, in which they are rounded as
+    `mlx.core.dequantize` rounds them.
 
     Raises:
       ValueError: naming the file and every missing, unexpected or misshapen tensor.

@@ -67,14 +67,11 @@ class _QuantizedMatrix:
 
     def parts(self) -> dict[str, lazy.LazyTensor]:
         rows, inputs = self._tensor.shape
-        kinds = {"weight": (np.uint32, self._scheme.per_word)} | dict.fromkeys(
-            ("scales", "biases"), (ml_dtypes.bfloat16, self._scheme.group)
-        )
+        words = (rows, inputs // self._scheme.per_word), np.dtype(np.uint32)
+        groups = (rows, inputs // self._scheme.group), np.dtype(ml_dtypes.bfloat16)
         return {
-            name: lazy.Computed(
-                (rows, inputs // shared), np.dtype(dtype), functools.partial(self._read, name)
-            )
-            for name, (dtype, shared) in kinds.items()
+            name: lazy.Computed(*kind, functools.partial(self._read, name))
+            for name, kind in (("weight", words), ("scales", groups), ("biases", groups))
         }
 
     def _read(self, name: str, part: lazy.Index) -> np.ndarray:
@@ -110,11 +107,10 @@ def dequantized(
 ) -> dict[str, lazy.LazyTensor]:
     """Returns the tensors with codes, scales and biases as one lazy weight; shapes determine the scheme."""
     plain, problems = dict(tensors), []
-    for name in tensors:
+    for name in [name for name in tensors if name.endswith(".scales")]:
         module = name.removesuffix(".scales")
-        names = [f"{module}.{part}" for part in quantize.AffineWeight._fields]
-        weight = names[0]
-        if module == name or weight not in shapes:
+        weight, *_ = names = [f"{module}.{part}" for part in quantize.AffineWeight._fields]
+        if weight not in shapes:
             continue
         if missing := [part for part in names if part not in tensors]:
             problems += [f"{part}: missing beside {name}" for part in missing]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,10 +23,7 @@ def place(
 ) -> dict[str, jax.Array]:
     """Returns {path: array}; each process reads the slices of its own devices, each slice once.
 
-    Args:
-      leaves: by path.
-      shardings: of the same paths.
-      dtype: None keeps each leaf's.
+    The shardings are those of the same paths; without a dtype each leaf keeps its own.
     """
     return {path: _placed(leaf, shardings[path], dtype) for path, leaf in leaves.items()}
 
@@ -80,18 +77,11 @@ def _placed(leaf: lazy.LazyTensor, sharding: Sharding, dtype: np.dtype | type | 
     holders: dict[lazy.Box, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         holders.setdefault(lazy.box(index or (), shape), []).append(device)
-    return jax.make_array_from_single_device_arrays(
-        shape,
-        sharding,
-        [shard for box, devices in holders.items() for shard in _copies(leaf, box, devices, dtype)],
-    )
-
-
-def _copies(
-    leaf: lazy.LazyTensor, box: lazy.Box, devices: Sequence[Any], dtype: np.dtype | type | None
-) -> list[jax.Array]:
-    """Reads a part and copies it to each device; returns when that is done, so that memory is free again."""
-    values = leaf[lazy.slices(box)]
-    values = values if dtype is None else values.astype(dtype, copy=False)
-    # Strides as they are: the runtime transposes while it copies, several times faster than numpy.
-    return jax.block_until_ready([jax.device_put(values, device) for device in devices])
+    shards: list[jax.Array] = []
+    for box, devices in holders.items():
+        values = leaf[lazy.slices(box)]
+        values = values if dtype is None else values.astype(dtype, copy=False)
+        # Strides as they are: the runtime transposes while it copies, several times faster than numpy.
+        shards += jax.block_until_ready([jax.device_put(values, device) for device in devices])
+        del values  # before the next is read
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)

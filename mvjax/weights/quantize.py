@@ -83,12 +83,9 @@ def quantize(weight: np.ndarray, scheme: AffineScheme) -> AffineWeight:
 def dequantize(
     packed: AffineWeight, scheme: AffineScheme, *, dtype: np.dtype | type | None = None
 ) -> np.ndarray:
-    """Returns the weight [out, in]: exactly in float32, or as `mlx.core.dequantize` rounds it.
+    """Returns the weight [out, in] of arrays: exactly in float32, or as `mlx.core.dequantize` rounds it.
 
-    Args:
-      packed: arrays.
-      scheme: that of `quantize`.
-      dtype: None keeps that of the scales, in which MLX computes: product and sum round each.
+    Without a dtype it is that of the scales, in which MLX computes: product and sum round each.
     """
     kept = np.dtype(packed.scales.dtype if dtype is None else dtype)
     largest = np.uint32(2**scheme.bits - 1)

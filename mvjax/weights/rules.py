@@ -1,15 +1,11 @@
 """A file format as a table of rules, used both ways: {our path: leaf} <-> {upstream name: tensor}.
 
-To add a format, write a module with a function that returns its table (list[Rule]) and one that returns the
-size of each axis name, as `kyutai.py` and `siglip_names.py` do; `layout.py` says what a rule can express.
-Then
-
     rules.leaf_views(safetensors_io.tensors(path), table, sizes, place=str(path))      # reads
     safetensors_io.write(path, rules.upstream_views(leaves, table, sizes, place=...))  # writes
 
-Every name and shape is checked against the table; the error lists all that are missing, unexpected or
-misshapen.
-A format of an export also needs a row in `file_names.py` and a case in `export/weight_files.py`.
+`layout.py` says what a rule can express; `sizes` has the size of each axis name. Every name and shape is
+checked against the table; the error lists all that are missing, unexpected or misshapen. A format of an
+export also needs a row in `file_names.py` and a case in `export/weight_files.py`.
 """
 
 from __future__ import annotations
@@ -72,12 +68,8 @@ def upstream_views(
 ) -> dict[str, lazy.LazyTensor]:
     """Returns {upstream name: tensor} for {our path: leaf}; each is computed when it is read.
 
-    Args:
-      flat: exactly the paths of the table, on the host or on devices.
-      rules: the format.
-      sizes: {axis name: size}.
-      place: for messages.
-      dtype: None keeps that of the leaves, or one that holds the values of all.
+    Leaves are on the host or on devices. Without a dtype a tensor has that of its leaves, or one that holds
+    the values of all.
 
     Raises:
       ValueError: naming the place and every missing, unexpected or misshapen path.
@@ -131,15 +123,10 @@ def leaf_views(
 ) -> dict[str, leaf_view.LeafView]:
     """Returns {our path: leaf view} for {upstream name: tensor}; nothing is read before it is indexed.
 
-    Args:
-      tensors: exactly the names of the table, in any float dtype.
-      rules: the format.
-      sizes: {axis name: size}.
-      place: the file, for messages.
-      dtype: of the leaves; None keeps that of the file.
+    Tensors have any float dtype; `dtype` is that of the leaves, None keeps that of the file.
 
     Raises:
-      ValueError: naming the place, and every missing, unexpected or misshapen name.
+      ValueError: naming the place (the file), and every missing, unexpected or misshapen name.
     """
     _check(tensor_shapes(rules, sizes), tensors, place=place, kind="tensors")
     views: dict[str, leaf_view.LeafView] = {}

@@ -24,8 +24,6 @@ from mvjax import files as files_lib
 from mvjax import tree
 from mvjax.weights import checksums, lazy
 
-Tensors = dict[str, np.ndarray]
-
 INDEX_SUFFIX = ".safetensors.index.json"
 
 _HEADER_LENGTH = struct.calcsize("<Q")
@@ -71,14 +69,13 @@ def tensors(path: Path) -> dict[str, SafetensorsTensor]:
     return _indexed(path) if path.name.endswith(INDEX_SUFFIX) else _contents(path)
 
 
-def read(path: Path, *, prefix: str = "") -> Tensors:
-    """Returns the values of the tensors whose name starts with `prefix`, names unchanged.
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Returns {name: values}.
 
     Raises:
       ValueError: as `tensors` and `verify`.
     """
-    wanted = {name: t for name, t in tensors(path).items() if name.startswith(prefix)}
-    values = {name: np.array(tensor[()]) for name, tensor in wanted.items()}
+    values = {name: np.array(tensor[()]) for name, tensor in tensors(path).items()}
     sums: dict[str, int] = {}
     for file in files(path):
         sums |= _checksums(file)
@@ -175,14 +172,13 @@ def _contents(path: Path) -> dict[str, SafetensorsTensor]:
 
 def _indexed(index: Path) -> dict[str, SafetensorsTensor]:
     where = _weight_map(index)
-    absent = [str(file) for file in files(index) if not file.is_file()]
-    if absent:
+    if absent := [str(file) for file in files(index) if not file.is_file()]:
         raise FileNotFoundError(f"{index}: no such files, though it names them: {absent}")
     contents = {file.name: _contents(file) for file in files(index)}
     problems = [
-        f"{name}: expected in {file}, not there"
-        for name, file in where.items()
-        if name not in contents[file]
+        f"{n}: expected in {file}, not there"
+        for n, file in where.items()
+        if n not in contents[file]
     ]
     problems += [
         f"{name}: found in {file}, not in the index or elsewhere in it"
@@ -221,8 +217,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ValueError(
             f'{index}: expected JSON with "weight_map": {{tensor: file}} ({error!r})'
         ) from error
-    outside = sorted({str(file) for file in where.values() if Path(str(file)).name != file})
-    if outside:
+    if outside := sorted({str(file) for file in where.values() if Path(str(file)).name != file}):
         raise ValueError(f"{index}: expected names of files beside it, got {outside}")
     return where
 
@@ -256,8 +251,7 @@ def _explain(path: Path, error: Exception) -> str:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             return f"{fact}; its header is corrupt. Fetch or make it again."
     start = _HEADER_LENGTH + length
-    cut = sorted(name for name, end in ends.items() if start + end > size)
-    if cut:
+    if cut := sorted(name for name, end in ends.items() if start + end > size):
         expected = start + max(ends.values())
         return f"{fact}; expected {expected:,} bytes, so these tensors are cut off: {cut}"
     return f"{fact}. Fetch or make it again."

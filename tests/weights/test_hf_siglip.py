@@ -38,6 +38,11 @@ def random_model(torch, model):
     return model.eval()
 
 
+def load(path):
+    """The encoder's leaves, each read whole."""
+    return rules.read_leaves(hf_siglip.open_siglip(path, CONFIG), place=str(path))
+
+
 @pytest.fixture
 def vision():
     torch = pytest.importorskip("torch")
@@ -61,7 +66,7 @@ def test_features_of_a_file_that_transformers_wrote(tmp_path, vision, shard):
     torch = pytest.importorskip("torch")
     vision.save_pretrained(tmp_path, max_shard_size=shard)
     assert (tmp_path / "model.safetensors.index.json").is_file() == (shard == SHARDS)
-    params = hf_siglip.load_siglip(tmp_path, CONFIG)
+    params = tree.unflatten(load(tmp_path))
     pixels = np.random.default_rng(1).uniform(-1, 1, (2, 24, 24, 3)).astype("f")
     with jax.default_matmul_precision("highest"):
         ours = siglip.Siglip(CONFIG).apply({"params": params}, jax.numpy.asarray(pixels))
@@ -95,7 +100,7 @@ def test_the_encoder_inside_a_larger_model(tmp_path, name):
         )
     model = random_model(torch, getattr(transformers, name)(whole))
     model.save_pretrained(tmp_path, max_shard_size=SHARDS)
-    found = tree.flatten(hf_siglip.load_siglip(tmp_path, CONFIG))
+    found = load(tmp_path)
     values = {n: t.numpy() for n, t in model.state_dict().items() if "vision" in n}
     for theirs, ours in PATHS.items():
         (value,) = [value for n, value in values.items() if n.endswith(theirs)]
@@ -117,7 +122,7 @@ def test_every_prefix_and_the_unused_parts(tmp_path, prefix):
     )
     named |= {name: np.zeros(2, np.float32) for name in other}
     safetensors_io.write(tmp_path / "model.safetensors", named)
-    found = tree.flatten(hf_siglip.load_siglip(tmp_path, CONFIG))
+    found = load(tmp_path)
     assert found.keys() == flat.keys()
     for path, leaf in flat.items():
         np.testing.assert_array_equal(found[path], leaf, err_msg=path)
@@ -143,7 +148,7 @@ def test_what_does_not_fit_names_the_file_of_a_sharded_model(tmp_path):
     index = {"weight_map": dict.fromkeys(tensors, file)}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"index\.json: 3 of \d+ tensors") as error:
-        hf_siglip.load_siglip(tmp_path, CONFIG)
+        load(tmp_path)
     for line in (
         "post_layernorm.weight: missing, expected [20]",
         f"vision_model.new.weight: unexpected (in {tmp_path / file})",
@@ -155,4 +160,4 @@ def test_what_does_not_fit_names_the_file_of_a_sharded_model(tmp_path):
 def test_a_file_without_an_image_encoder_says_so(tmp_path):
     safetensors_io.write(tmp_path / "m.safetensors", {"lm_head.weight": np.zeros(2, np.float32)})
     with pytest.raises(ValueError, match=r"m\.safetensors: expected one image encoder.*found 0"):
-        hf_siglip.load_siglip(tmp_path / "m.safetensors", CONFIG)
+        load(tmp_path / "m.safetensors")

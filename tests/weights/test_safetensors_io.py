@@ -42,7 +42,6 @@ def test_safetensors_round_trip_of_any_memory_order(tmp_path):
     for name, tensor in tensors.items():
         assert back[name].dtype == tensor.dtype
         np.testing.assert_array_equal(back[name], tensor)
-    assert list(safetensors_io.read(path, prefix="a")) == ["a"]
     assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
 
 
