@@ -11,17 +11,13 @@ from mvjax import types
 from mvjax.config import schema
 
 
-def initial_ids(config: schema.ModelConfig) -> Int[Array, "K"]:
-    """The id that each stream starts with: V for text, C for audio."""
-    return jnp.array([config.text_vocab] + [config.audio_vocab] * (config.codebooks - 1), jnp.int32)
-
-
 def delay_codes(
     codes: Int[Array, "B rows T"], config: schema.ModelConfig
 ) -> Int[Array, "B rows columns"]:
     """Moves stream k right by delays[k] frames, after one initial column; columns = T + 1.
 
-    Where a stream is absent throughout (all -1), its start is -1 too, so it adds nothing at all.
+    A stream starts with the id V (text) or C (audio); where it is absent throughout (all -1), its start is
+    -1 too, so it adds nothing at all.
 
     Raises:
       ValueError: unless there is one row (text) or one for every stream.
@@ -33,7 +29,8 @@ def delay_codes(
             f"codes: expected 1 row (text) or {config.codebooks} (config.delays), got {rows}"
         )
     absent = jnp.all(codes == types.ZERO_TOKEN, axis=-1)
-    start = jnp.where(absent, types.ZERO_TOKEN, initial_ids(config)[None, :rows])
+    initial = [config.text_vocab, *[config.audio_vocab] * (rows - 1)]
+    start = jnp.where(absent, types.ZERO_TOKEN, jnp.array(initial, jnp.int32)[None])
     filled = [jnp.tile(start[:, k, None], (1, config.delays[k] + 1)) for k in range(rows)]
     moved = [jnp.concatenate([f, codes[:, k]], axis=-1)[:, : T + 1] for k, f in enumerate(filled)]
     return jnp.stack(moved, axis=1)

@@ -15,16 +15,10 @@ from mvjax.nn import flash, layers
 
 
 class Cache(NamedTuple):
-    """KV cache of all layers, a ring buffer over the window.
+    """KV cache of all layers, a ring buffer over the window: the frame at position p is in slot p % slots."""
 
-    Attributes:
-      position: frames so far.
-      k: rotated keys; the frame at position p is in slot p % slots.
-      v: values, likewise.
-    """
-
-    position: Int[Array, ""]
-    k: Float[Array, "L B slots N H"]
+    position: Int[Array, ""]  # frames so far
+    k: Float[Array, "L B slots N H"]  # rotated
     v: Float[Array, "L B slots N H"]
 
 
@@ -47,10 +41,7 @@ class SelfAttention(nn.Module):
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """Attends within x, or (with a cache, T = 1) from one frame to the cached ones and itself.
 
-        Args:
-          x: normed residual stream.
-          cache: of all layers; this layer's keys and values of the frame are written, not the position.
-          layer: index of this layer in the cache.
+        Of the cache of all layers, this layer's keys and values of the frame are written, not the position.
         """
         T = x.shape[1]
         start = jnp.int32(0) if cache is None else cache.position
@@ -63,8 +54,14 @@ class SelfAttention(nn.Module):
             q, k, v = compute_lib.remat_saved(compute_lib.ATTENTION, q, k, v)
             u = windowed_causal_attention(q, k, v, context=self.config.window, compute=self.compute)
         else:
-            cache = _write(cache, layer, k, v)
-            u = attend(q, cache.k[layer], cache.v[layer], seen_slots(cache))
+            slots = cache.k.shape[2]
+            at = (layer, 0, cache.position % slots, 0, 0)
+            cache = cache._replace(
+                k=jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), at),
+                v=jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), at),
+            )
+            held = jnp.arange(slots, dtype=jnp.int32) <= cache.position  # with the current frame
+            u = attend(q, cache.k[layer], cache.v[layer], held[None])
         y = self.out("BTNH,NHD->BTD", u)
         return compute_lib.remat_saved(compute_lib.ATTENTION, y), cache
 
@@ -127,21 +124,3 @@ def attend(
         logits = jnp.where(allowed[None, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits).astype(v.dtype)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v)
-
-
-def seen_slots(cache: Cache) -> Bool[Array, "1 slots"]:
-    """Slots that hold a frame within the window, once the current one is written."""
-    slots = cache.k.shape[2]
-    return (jnp.arange(slots, dtype=jnp.int32) <= cache.position)[None, :]
-
-
-def _write(
-    cache: Cache, layer: Int[Array, ""], k: Float[Array, "B 1 N H"], v: Float[Array, "B 1 N H"]
-) -> Cache:
-    slot = cache.position % cache.k.shape[2]
-    at = (layer, 0, slot, 0, 0)
-    return Cache(
-        cache.position,
-        jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), at),
-        jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), at),
-    )

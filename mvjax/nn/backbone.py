@@ -39,10 +39,10 @@ class GatedMlp(nn.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Applies the layer."""
         D, F = self.config.width, self.config.hidden
-        halves = layers.Einsum((D, 2, F), D, self.dtype, self.flat, name="in")
-        out = layers.Einsum((F, D), F, self.dtype, self.flat, name="out")
-        h = compute_lib.remat_saved(compute_lib.MLP_HALVES, halves("BTD,DhF->BThF", x))
-        return out("BTF,FD->BTD", layers.gated_silu(h))
+        w_in = layers.Einsum((D, 2, F), D, self.dtype, self.flat, name="in")
+        w_out = layers.Einsum((F, D), F, self.dtype, self.flat, name="out")
+        halves = compute_lib.remat_saved(compute_lib.MLP_HALVES, w_in("BTD,DhF->BThF", x))
+        return w_out("BTF,FD->BTD", layers.gated_silu(halves))
 
 
 class BackboneBlock(nn.Module):
@@ -126,13 +126,9 @@ class BackboneBlock(nn.Module):
         if xattn.own_names(xa.share):
             kernels |= self.xa()
         own_gate = xa.gate is not None and not xa.share_gate
+        gate = self.gate() if own_gate else shared.gate
         y, gate_mean = xattn.gated_cross_attention(
-            xa,
-            self.norm_xa(x),
-            kv,
-            kernels=kernels,
-            gate=self.gate() if own_gate else shared.gate,
-            compute=self.compute,
+            xa, self.norm_xa(x), kv, kernels=kernels, gate=gate, compute=self.compute
         )
         if xa.share_gate and xa.share == "qkv":
             y = y * self.gate_alpha.astype(jnp.float32)
@@ -171,14 +167,10 @@ class Backbone(nn.Module):
         image_mask: Bool[Array, "B T"],
         cache: attention.Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"], attention.Cache | None]:
-        """Returns (z, gate means, the cache one frame further).
+        """Returns (z, gate means, the cache one frame further) for delayed ids, as they enter.
 
-        Args:
-          codes: delayed ids, as they enter.
-          kv: None leaves cross-attention out entirely.
-          shared: adapters that all layers share; None without `kv`.
-          image_mask: frames that see the image.
-          cache: of the frames before, with T = 1; None: the codes are a whole sequence.
+        Without `kv`, and then without `shared`, cross-attention is left out entirely; the mask says which
+        frames see the image. The cache is of the frames before, with T = 1; None: a whole sequence.
         """
         index = jnp.arange(self.config.backbone.layers, dtype=jnp.int32)
         carry = (self.embed(codes), cache)
@@ -189,8 +181,7 @@ class Backbone(nn.Module):
 
     def keys_values(self, tokens: Float[Array, "B S dim"]) -> xattn.KeysValues:
         """Returns every layer's own keys and values, for share="none"."""
-        _, kv = self.blocks.keys_values(None, tokens)
-        return kv
+        return self.blocks.keys_values(None, tokens)[1]
 
     def head(self) -> layers.Weight:
         """Returns the text head, whole on every device but for its vocabulary axis."""
@@ -243,12 +234,8 @@ def select_adapters(blocks: Mapping[str, Any], config: schema.ModelConfig) -> di
 
 
 def _adapter_rows(blocks: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
-    taken = {
-        name: jax.tree.map(lambda leaf: leaf[rows], blocks[name])
-        for name in _ADAPTERS
-        if name in blocks
-    }
-    return {**blocks, **taken}
+    adapters = {name: blocks[name] for name in _ADAPTERS if name in blocks}
+    return {**blocks, **jax.tree.map(lambda leaf: leaf[rows], adapters)}
 
 
 def _in_every_layer(config: schema.ModelConfig) -> bool:

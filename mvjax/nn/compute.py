@@ -43,19 +43,14 @@ Kernel = Literal["plain", "splash", "cudnn"]
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How to compute the model.
+    """How to compute the model."""
 
-    Attributes:
-      remat: what of a block is saved for the backward pass; the rest is recomputed.
-      kernel: of attention over whole sequences; where a kernel cannot serve, the plain one does.
-      mesh: the devices, if there are several: rows of activations are sharded over `ROWS`.
-      interpret: run the TPU kernel step by step on any device, to test it.
-    """
-
-    remat: schema.Remat = "none"
-    kernel: Kernel = "plain"
-    mesh: Mesh | None = None
-    interpret: bool = False
+    remat: schema.Remat = "none"  # what of a block is saved for the backward pass
+    kernel: Kernel = (
+        "plain"  # of attention over whole sequences; where it cannot serve, the plain one does
+    )
+    mesh: Mesh | None = None  # of several devices: rows of activations are sharded over `ROWS`
+    interpret: bool = False  # run the TPU kernel step by step on any device, to test it
 
     @property
     def flat(self) -> bool:
@@ -120,4 +115,4 @@ def kernel(asked: schema.AttentionKernel, platform: str, dtype: schema.Dtype) ->
 def remat_saved(name: str, *values: Array) -> Any:
     """Returns the values (or the one), marked for the checkpoint policies that save this name."""
     named = tuple(checkpoint_name(value, name) for value in values)
-    return named if len(named) > 1 else next(iter(named))
+    return named if len(named) > 1 else named[0]

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from mvjax import tree, types
+from mvjax import tree
 from mvjax.config import schema
 from mvjax.nn import attention, layers
 from mvjax.nn import compute as compute_lib
-
-Sample = Callable[[Array, int, Array], Array]  # (logits [B, C], level, key) -> ids [B]
 
 
 class Past(NamedTuple):
@@ -39,10 +35,8 @@ class Depformer(nn.Module):
     ) -> tuple[Float[Array, "M steps C"], Past]:
         """Returns (float32 logits of the steps after those in `past`, the longer past).
 
-        Args:
-          z: the backbone's output for the frame; M is any batch of frames.
-          ids: input of each step: step 0 the text, step k the code of level k-1.
-          past: `empty_past`, or what the call before returned.
+        M is any batch of frames, of which z is the backbone's output. The ids are the input of each step:
+        of step 0 the text, of step k the code of level k-1. The past is `empty_past`, or of the call before.
         """
         c, m = self.config.depformer, self.config
         D, Q, C = m.backbone.width, m.codebooks_out, m.audio_vocab
@@ -67,36 +61,6 @@ class Depformer(nn.Module):
         c = self.config.depformer
         shape = (c.layers, frames, 0, c.heads, c.width // c.heads)
         return Past(jnp.zeros(shape, self.config.dtype), jnp.zeros(shape, self.config.dtype))
-
-    @nn.nowrap
-    def generate(
-        self,
-        z: Float[Array, "B D"],
-        text_ids: Int[Array, "B"],
-        sample: Sample,
-        key: Key[Array, ""],
-        *,
-        wanted: Int[Array, "B Q"],
-    ) -> tuple[Int[Array, "B Q"], Float[Array, "B Q C"]]:
-        """Returns (codes, logits), one level after the other.
-
-        Args:
-          z: the backbone's output for the frame.
-          text_ids: the frame's text.
-          sample: picks ids from logits, given the level and a key.
-          key: split once per level.
-          wanted: teacher-forced codes; UNGENERATED where the picked one is taken.
-        """
-        past, ids = self.empty_past(z.shape[0]), text_ids
-        codes, logits = [], []
-        for level, level_key in enumerate(jax.random.split(key, self.config.codebooks_out)):
-            level_logits, past = self(z, ids[:, None], past)
-            picked = sample(level_logits[:, 0], level, level_key)
-            free = wanted[:, level] == types.UNGENERATED
-            ids = jnp.where(free, picked, wanted[:, level])
-            codes.append(ids)
-            logits.append(level_logits[:, 0])
-        return jnp.stack(codes, axis=1), jnp.stack(logits, axis=1)
 
 
 class DepthBlock(nn.Module):
@@ -170,13 +134,8 @@ def first_levels(
 ) -> tuple[dict[str, Any], schema.ModelConfig]:
     """Returns (parameters, config) of a model that generates only the first `levels` codebooks.
 
-    The slices are taken before the scan over layers, so that the other levels' weights are neither read nor
-    sent between devices.
-
-    Args:
-      params: of the whole model.
-      config: of the whole model.
-      levels: how many, at least 1.
+    Takes those of the whole model, and at least one level. The slices are taken before the scan over layers,
+    so that the other levels' weights are neither read nor sent between devices.
     """
     flat = tree.flatten(params)
     for path, leaf in flat.items():

@@ -74,7 +74,10 @@ def _splash_local(
     """What one device does: pads sequences to whole blocks and runs the kernel on every row."""
     T, N, H = q.shape[1:]
     scaled = (q.astype(jnp.float32) * H**-0.5).astype(q.dtype)  # the kernel does not scale
-    q, k, v = (_padded(jnp.einsum("BTNH->BNTH", x)) for x in (scaled, k, v))
+    q, k, v = (
+        jnp.pad(jnp.einsum("BTNH->BNTH", x), ((0, 0), (0, 0), (0, -x.shape[1] % LANES), (0, 0)))
+        for x in (scaled, k, v)
+    )
     run = _splash_kernel(q.shape[2], k.shape[2], N, context=context, interpret=interpret)
     u: Array = jax.vmap(run)(q, k, v)  # pyright: ignore[reportAssignmentType]: residuals are not asked for
     return jnp.einsum("BNTH->BTNH", u[:, :, :T])
@@ -88,15 +91,13 @@ def _splash_kernel(T: int, S: int, heads: int, *, context: int | None, interpret
     else:
         mask = splash_attention_mask.LocalMask((T, S), (context - 1, 0), offset=0)
     rows, keys = _block(T), _block(S)
+    blocks = splash_attention_kernel.BlockSizes(
+        block_q=rows, block_kv=keys, block_q_dkv=rows, block_kv_dkv=keys,
+        use_fused_bwd_kernel=True,  # 5 matmuls a block in place of 7
+    )  # fmt: skip
     return splash_attention_kernel.make_splash_mha(
         splash_attention_mask.MultiHeadMask([mask] * heads),
-        block_sizes=splash_attention_kernel.BlockSizes(
-            block_q=rows,
-            block_kv=keys,
-            block_q_dkv=rows,
-            block_kv_dkv=keys,
-            use_fused_bwd_kernel=True,  # 5 matmuls a block in place of 7
-        ),
+        block_sizes=blocks,
         head_shards=1,
         q_seq_shards=1,
         residual_checkpoint_name=compute_lib.ATTENTION,
@@ -107,8 +108,3 @@ def _splash_kernel(T: int, S: int, heads: int, *, context: int | None, interpret
 def _block(length: int) -> int:
     """Returns the longest block that divides the length."""
     return max(b for b in range(LANES, LONGEST_BLOCK + 1, LANES) if length % b == 0)
-
-
-def _padded(x: Float[Array, "B N T H"]) -> Float[Array, "B N padded H"]:
-    missing = -x.shape[2] % LANES
-    return jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,31 +16,19 @@ from mvjax.config import schema
 
 
 class Weight(NamedTuple):
-    """A kernel and, if it is int8, the scale of each output channel.
-
-    Attributes:
-      kernel: [...], float or int8.
-      scale: float32, the shape of the kernel with 1 for each contracted axis; None for floats.
-    """
+    """A kernel and, if it is int8, the scale of each output channel."""
 
     kernel: Array
-    scale: Array | None = None
+    scale: Array | None = None  # float32, the shape of the kernel with 1 for each contracted axis
 
 
 class Einsum(nn.Module):
-    """A contraction with one learned `kernel`; a frozen one may be int8 with a `scale` beside it.
+    """A contraction with one learned `kernel`; a frozen one may be int8 with a `scale` beside it."""
 
-    Attributes:
-      shape: of the kernel.
-      fan_in: product of the contracted sizes, for the initializer.
-      dtype: of the result.
-      flat: see `contract`.
-    """
-
-    shape: tuple[int, ...]
-    fan_in: int
-    dtype: schema.Dtype = "float32"
-    flat: bool = False
+    shape: tuple[int, ...]  # of the kernel
+    fan_in: int  # product of the contracted sizes, for the initializer
+    dtype: schema.Dtype = "float32"  # of the result
+    flat: bool = False  # see `contract`
 
     def setup(self) -> None:
         """Creates the kernel, truncated normal with standard deviation 1/sqrt(fan_in)."""
@@ -64,15 +51,10 @@ class Einsum(nn.Module):
 def contract(
     equation: str, x: Array, weight: Weight, *, dtype: DTypeLike, flat: bool = False
 ) -> Array:
-    """Returns einsum(equation, x, kernel x scale); int8 codes are multiplied as `dtype`, exactly.
+    """Returns einsum(equation, x, kernel x scale) in `dtype`; int8 codes are multiplied in it, exactly.
 
-    Args:
-      equation: of x and the kernel.
-      x: activations.
-      weight: the kernel.
-      dtype: of the matmul and its result.
-      flat: reshape to one matmul, [., K] by [K, .]. For the gradient of x XLA's CPU backend otherwise
-        transposes a copy of the kernel wherever more than one of its axes is summed over.
+    `flat` reshapes to one matmul, [., K] by [K, .]. For the gradient of x XLA's CPU backend otherwise
+    transposes a copy of the kernel wherever more than one of its axes is summed over.
     """
     if flat:
         y = _as_matmul(equation, x, weight.kernel, dtype)
@@ -111,61 +93,44 @@ def _aligned(scale: Array, equation: str, rank: int) -> Array:
 
 
 class Embedding(nn.Module):
-    """A learned table, or a stack of them; see `embed_with_zero`.
-
-    Attributes:
-      shape: [..., rows, width].
-      dtype: of the embeddings.
-    """
+    """A learned table [rows, width], or a stack of them; id -1 gives exactly zero."""
 
     shape: tuple[int, ...]
-    dtype: schema.Dtype = "float32"
+    dtype: schema.Dtype = "float32"  # of the embeddings
 
-    def setup(self) -> None:
-        """Creates the table, truncated normal with standard deviation 1/sqrt(width)."""
-        init = nn.initializers.truncated_normal(self.shape[-1] ** -0.5, lower=-3.0, upper=3.0)
-        self.embedding = self.param("embedding", init, self.shape)
-
+    @nn.compact
     def __call__(self, ids: Int[Array, "*batch"], table: int | None = None) -> Array:
         """Looks ids up, in table number `table` of a stack."""
-        rows = self.embedding if table is None else self.embedding[table]
-        return embed_with_zero(rows, ids).astype(self.dtype)
-
-
-def embed_with_zero(
-    table: Float[Array, "rows D"], ids: Int[Array, "*batch"]
-) -> Float[Array, "*batch D"]:
-    """Returns table[ids]; id -1 gives exactly zero."""
-    rows = jnp.take(table, jnp.maximum(ids, 0), axis=0, mode="clip")
-    return jnp.where((ids == types.ZERO_TOKEN)[..., None], jnp.zeros_like(rows), rows)
+        # standard deviation 1/sqrt(width)
+        init = nn.initializers.truncated_normal(self.shape[-1] ** -0.5, lower=-3.0, upper=3.0)
+        embedding = self.param("embedding", init, self.shape)
+        whole = embedding if table is None else embedding[table]
+        rows = jnp.take(whole, jnp.maximum(ids, 0), axis=0, mode="clip")
+        zeros = jnp.zeros_like(rows)
+        return jnp.where((ids == types.ZERO_TOKEN)[..., None], zeros, rows).astype(self.dtype)
 
 
 class RMSNorm(nn.Module):
-    """x * (scale * rsqrt(s + eps)).
-
-    Attributes:
-      width: of the last axis.
-      kind: what s is: mean(x^2), or the unbiased variance of x (x itself is not centered).
-      eps: added to s.
-    """
+    """`rms_norm` with a learned scale."""
 
     width: int
     kind: schema.NormKind = "mean_square"
     eps: float = 1e-8
 
-    def setup(self) -> None:
-        """Creates the scale, ones."""
-        self.scale = self.param("scale", nn.initializers.ones, (self.width,))
-
+    @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Returns the normed x in the dtype of x."""
-        return rms_norm(x, self.scale, kind=self.kind, eps=self.eps)
+        scale = self.param("scale", nn.initializers.ones, (self.width,))
+        return rms_norm(x, scale, kind=self.kind, eps=self.eps)
 
 
 def rms_norm(
     x: Float[Array, "*batch D"], scale: Float[Array, "D"], *, kind: schema.NormKind, eps: float
 ) -> Float[Array, "*batch D"]:
-    """Returns x * (scale * rsqrt(s + eps)), in float32, as the dtype of x; reference section 2.2."""
+    """Returns x * (scale * rsqrt(s + eps)), in float32, as the dtype of x; reference section 2.2.
+
+    s is mean(x^2), or the unbiased variance of x (x itself is not centered).
+    """
     y = x.astype(jnp.float32)
     if kind == "variance":
         s = jnp.var(y, axis=-1, keepdims=True, ddof=1)
@@ -211,6 +176,5 @@ def _init_specs(key: Array, specs: Any) -> Any:
     """Initializes one spec, or a tree of them."""
     if isinstance(specs, gates.ParamSpec):
         return specs.init(key, specs.shape)
-    assert isinstance(specs, Mapping)
     keys = jax.random.split(key, len(specs))
     return {name: _init_specs(k, specs[name]) for name, k in zip(sorted(specs), keys)}

@@ -8,8 +8,10 @@ delayed ids -> embeddings -> backbone, where the image mask allows it -> z -> te
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -21,6 +23,7 @@ from mvjax.nn import compute as compute_lib
 
 Images = Float[Array, "B height width 3"] | Float[Array, "B S E"]
 HasImage = Bool[Array, "B"] | Bool[Array, "B T"]
+Sample = Callable[[Array, int, Array], Array]  # (logits [B, C], level, key) -> ids [B]
 
 
 class Output(NamedTuple):
@@ -38,14 +41,7 @@ class Output(NamedTuple):
 
 
 class Features(NamedTuple):
-    """The training forward short of the text logits, aligned with the undelayed codes.
-
-    Attributes:
-      z: at t, through `head`, it predicts codes[:, 0, t].
-      head: of the text.
-      audio_logits: as in `Output`.
-      gates: as in `Output`.
-    """
+    """`Output` short of the text logits, which z at t gives through the text `head`."""
 
     z: Float[Array, "B T D"]
     head: layers.Weight
@@ -54,12 +50,7 @@ class Features(NamedTuple):
 
 
 class VisionSpeech(nn.Module):
-    """Moshi with gated cross-attention to an image; methods run through `apply(..., method=name)`.
-
-    Attributes:
-      config: sizes.
-      compute: how to compute.
-    """
+    """Moshi with gated cross-attention to an image; methods run through `apply(..., method=name)`."""
 
     config: schema.ModelConfig
     compute: compute_lib.Compute = compute_lib.PLAIN
@@ -92,10 +83,9 @@ class VisionSpeech(nn.Module):
 
     def build(self) -> None:
         """Touches every parameter once."""
-        m = self.config
-        pixels = jnp.zeros((1, m.siglip.image_size, m.siglip.image_size, 3), jnp.float32)
+        m, size = self.config, self.config.siglip.image_size
         codes = jnp.zeros((1, m.codebooks, 2), jnp.int32)
-        self(codes, pixels, depth_codebooks=m.codebooks_out)
+        self(codes, jnp.zeros((1, size, size, 3)), depth_codebooks=m.codebooks_out)
 
     def __call__(
         self,
@@ -114,10 +104,8 @@ class VisionSpeech(nn.Module):
           has_image: rows, or frames, that have their image; None: all.
           depth_codebooks: levels whose audio logits are computed; 0: none.
         """
-        z, _, audio_logits, gates = self.features(
-            codes, images, has_image, depth_codebooks=depth_codebooks
-        )
-        return Output(self.text_logits(z), audio_logits, gates)
+        out = self.features(codes, images, has_image, depth_codebooks=depth_codebooks)
+        return Output(self.text_logits(out.z), out.audio_logits, out.gates)
 
     def features(
         self,
@@ -132,15 +120,13 @@ class VisionSpeech(nn.Module):
         columns = alignment.delay_codes(codes, self.config)
         z, gate_means = self.hidden(columns[:, :, :-1], kv, has_image)
         gates = gate_means[jnp.array(self.config.cross_attention_layers)]
-        delays = self.config.delays
-        z_text = alignment.undelay(z[:, :, None], delays[:1])[:, :, 0]  # zeros have logits of zero
-        head = self.backbone.head()
-        if depth_codebooks == 0:
-            return Features(z_text, head, None, gates)
-        forced = columns[:, : depth_codebooks + 1, 1:]
-        audio_logits = self.depth_logits(z, forced[:, 0], jnp.moveaxis(forced[:, 1:-1], 1, 2))
-        audio_logits = alignment.undelay(audio_logits, delays[1 : depth_codebooks + 1])
-        return Features(z_text, head, audio_logits, gates)
+        delays, audio_logits = self.config.delays, None
+        if depth_codebooks:
+            forced = columns[:, : depth_codebooks + 1, 1:]
+            audio_logits = self.depth_logits(z, forced[:, 0], jnp.moveaxis(forced[:, 1:-1], 1, 2))
+            audio_logits = alignment.undelay(audio_logits, delays[1 : depth_codebooks + 1])
+        z = alignment.undelay(z[:, :, None], delays[:1])[:, :, 0]  # zeros have logits of zero
+        return Features(z, self.backbone.head(), audio_logits, gates)
 
     def image_kv(self, images: Images) -> xattn.KeysValues:
         """Returns keys and values of images: pixels in [-1, 1], or the frozen encoder's features."""
@@ -169,8 +155,7 @@ class VisionSpeech(nn.Module):
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
         """Returns (z, gate means) for delayed codes; 0 for a layer without cross-attention."""
         mask = self._image_mask(codes, jnp.int32(0), has_image)
-        z, gate_means, _ = self.backbone(codes, kv, self._shared(kv), image_mask=mask)
-        return z, gate_means
+        return self.backbone(codes, kv, self._shared(kv), image_mask=mask)[:2]
 
     def text_logits(self, z: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns float32 logits over the text vocabulary."""
@@ -184,11 +169,10 @@ class VisionSpeech(nn.Module):
     ) -> Float[Array, "B T levels C"]:
         """Returns the logits of the first `forced + 1` levels, teacher-forced with delayed ids."""
         B, T, D = z.shape
-        ids = jnp.concatenate([text_ids[:, :, None], audio_ids], axis=-1)
-        levels = ids.shape[-1]
+        ids = jnp.concatenate([text_ids[:, :, None], audio_ids], axis=-1).reshape(B * T, -1)
         past = self.depformer.empty_past(B * T)
-        logits, _ = self.depformer(z.reshape(B * T, D), ids.reshape(B * T, levels), past)
-        return logits.reshape(B, T, levels, -1)
+        logits, _ = self.depformer(z.reshape(B * T, D), ids, past)
+        return logits.reshape(B, T, *logits.shape[1:])
 
     def init_cache(
         self, batch: int, dtype: schema.Dtype | None = None, *, max_frames: int | None = None
@@ -222,16 +206,30 @@ class VisionSpeech(nn.Module):
         self,
         z: Float[Array, "B D"],
         text_ids: Int[Array, "B"],
-        sample: depformer.Sample,
+        sample: Sample,
         key: Key[Array, ""],
         *,
         wanted: Int[Array, "B Q"] | None = None,
     ) -> tuple[Int[Array, "B Q"], Float[Array, "B Q C"]]:
-        """Returns (codes, logits) of one frame; see `Depformer.generate`."""
-        if wanted is None:
-            shape = (z.shape[0], self.config.codebooks_out)
-            wanted = jnp.full(shape, types.UNGENERATED, jnp.int32)
-        return self.depformer.generate(z, text_ids, sample, key, wanted=wanted)
+        """Returns (codes, logits) of one frame, one level after the other.
+
+        Args:
+          z: the backbone's output for the frame.
+          text_ids: the frame's text.
+          sample: picks ids from logits, given the level and a key.
+          key: split once per level.
+          wanted: teacher-forced codes; UNGENERATED where the picked one is taken, as everywhere without it.
+        """
+        past, ids = self.depformer.empty_past(z.shape[0]), text_ids
+        codes, logits = [], []
+        for level, level_key in enumerate(jax.random.split(key, self.config.codebooks_out)):
+            level_logits, past = self.depformer(z, ids[:, None], past)
+            ids = sample(level_logits[:, 0], level, level_key)
+            if wanted is not None:
+                ids = jnp.where(wanted[:, level] == types.UNGENERATED, ids, wanted[:, level])
+            codes.append(ids)
+            logits.append(level_logits[:, 0])
+        return jnp.stack(codes, axis=1), jnp.stack(logits, axis=1)
 
     def _image_mask(
         self, codes: Int[Array, "B rows T"], start: Int[Array, ""], has_image: HasImage | None
@@ -242,10 +240,8 @@ class VisionSpeech(nn.Module):
         """
         B, _, T = codes.shape
         scope = self.config.cross_attention.scope
-        mask = jnp.tile(scope(start + jnp.arange(T, dtype=jnp.int32))[None], (B, 1))
-        if has_image is None:
-            return mask
-        return mask & (has_image if has_image.ndim == 2 else has_image[:, None])
+        has_image = jnp.ones((B, 1), bool) if has_image is None else has_image.reshape(B, -1)
+        return has_image & scope(start + jnp.arange(T, dtype=jnp.int32))[None]
 
     def _shared(self, kv: xattn.KeysValues | None) -> xattn.Shared | None:
         """Returns the adapters that all layers share; None without an image."""

@@ -6,9 +6,6 @@ the final norm is included. Source: big_vision/models/vit.py, `_Model`; referenc
 
 from __future__ import annotations
 
-import functools
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -21,13 +18,7 @@ NORM_EPS = 1e-6
 
 
 class Siglip(nn.Module):
-    """Image encoder.
-
-    Attributes:
-      config: sizes; the image size is fixed by the position table.
-      dtype: of matmuls and activations; parameters, norms and softmax are float32.
-      compute: how to compute.
-    """
+    """Image encoder; `dtype` is of matmuls and activations, parameters, norms and softmax are float32."""
 
     config: schema.SiglipConfig
     dtype: schema.Dtype = "float32"
@@ -46,18 +37,11 @@ class Siglip(nn.Module):
                 f"siglip: images must be {c.image_size}x{c.image_size} pixels,"
                 f" got {pixels.shape[1]}x{pixels.shape[2]}; resize them (data/images.py)"
             )
-        patches = nn.Conv(
-            c.width,
-            kernel_size=(c.patch, c.patch),
-            strides=(c.patch, c.patch),
-            padding="VALID",
-            dtype=self.dtype,
-            name="embedding",
-        )(pixels.astype(self.dtype))
-        x = patches.reshape(pixels.shape[0], -1, c.width)
-        positions = self.param(
-            "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x.shape[1], c.width)
-        )
+        square = (c.patch, c.patch)
+        embed = nn.Conv(c.width, square, square, "VALID", dtype=self.dtype, name="embedding")
+        x = embed(pixels.astype(self.dtype)).reshape(pixels.shape[0], -1, c.width)
+        init = nn.initializers.normal(c.width**-0.5)
+        positions = self.param("pos_embedding", init, (1, x.shape[1], c.width))
         x = x + positions.astype(self.dtype)
         return SiglipEncoder(c, self.dtype, self.compute, name="Transformer")(x)
 
@@ -93,31 +77,16 @@ class SiglipBlock(nn.Module):
     def __call__(self, x: Float[Array, "B S E"]) -> tuple[Float[Array, "B S E"], None]:
         """Returns (the residual stream, nothing to stack)."""
         x = self.compute.shard_rows(x)
-        y = _norm(x, self.dtype, "LayerNorm_0")
-        attend = SiglipAttention(
-            self.config, self.dtype, self.compute, name="MultiHeadDotProductAttention_0"
+        attend = nn.MultiHeadDotProductAttention(
+            self.config.heads,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.xavier_uniform(),
+            attention_fn=lambda q, k, v, **_: attention.cross_attend(q, k, v, self.compute),
+            name="MultiHeadDotProductAttention_0",
         )
-        x = x + attend(y)
+        x = x + attend(_norm(x, self.dtype, "LayerNorm_0"))
         y = _norm(x, self.dtype, "LayerNorm_1")
         return x + SiglipMlp(self.config, self.dtype, name="MlpBlock_0")(y), None
-
-
-class SiglipAttention(nn.Module):
-    """Attention between all patches; all four projections have biases."""
-
-    config: schema.SiglipConfig
-    dtype: schema.Dtype = "float32"
-    compute: compute_lib.Compute = compute_lib.PLAIN
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
-        """Returns out(softmax(q k / sqrt(H)) v)."""
-        N, H = self.config.heads, self.config.width // self.config.heads
-        init = nn.initializers.xavier_uniform()
-        dense = functools.partial(nn.DenseGeneral, dtype=self.dtype, kernel_init=init)
-        q, k, v = (dense((N, H), name=name)(x) for name in ("query", "key", "value"))
-        u = attention.cross_attend(q, k, v, self.compute)
-        return dense(self.config.width, axis=(-2, -1), name="out")(u)
 
 
 class SiglipMlp(nn.Module):
@@ -131,16 +100,12 @@ class SiglipMlp(nn.Module):
         """Returns Dense_1(gelu(Dense_0(x)))."""
         init = nn.initializers.xavier_uniform()
         y = nn.Dense(self.config.hidden, dtype=self.dtype, kernel_init=init, name="Dense_0")(x)
-        y = jax.nn.gelu(y, approximate=True)
+        y = nn.gelu(y)
         return nn.Dense(self.config.width, dtype=self.dtype, kernel_init=init, name="Dense_1")(y)
 
 
 def _norm(x: Array, dtype: schema.Dtype, name: str, *, eps: float = NORM_EPS) -> Array:
     """LayerNorm in float32, cast back to the matmul dtype; called inside a compact method."""
-    norm = nn.LayerNorm(
-        epsilon=eps,
-        dtype=jnp.float32,
-        use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits on the large-mean channels of a ViT
-        name=name,
-    )
+    # E[x^2] - E[x]^2, the fast variance, loses digits on the large-mean channels of a ViT
+    norm = nn.LayerNorm(eps, dtype=jnp.float32, use_fast_variance=False, name=name)
     return norm(x.astype(jnp.float32)).astype(dtype)

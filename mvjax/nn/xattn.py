@@ -57,10 +57,6 @@ class Projections(nn.Module):
 
     They are returned in float32 and cast where they are used, so that the gradient of a kernel that layers
     share is summed over the layers in float32.
-
-    Attributes:
-      names: the kernels that live here.
-      config: sizes.
     """
 
     names: tuple[str, ...]
@@ -69,17 +65,16 @@ class Projections(nn.Module):
     @nn.compact
     def __call__(self) -> dict[str, Array]:
         """Returns {name: kernel}."""
-        m, D, N = self.config, self.config.backbone.width, self.config.backbone.heads
+        D, N, width = (
+            self.config.backbone.width,
+            self.config.backbone.heads,
+            self.config.image_width,
+        )
         H = D // N
-        inputs = {"q": D, "k": m.image_width, "v": m.image_width, "out": D}
-        return {
-            name: layers.Einsum(
-                (N, H, D) if name == "out" else (inputs[name], N, H), fan_in=inputs[name], name=name
-            )
-            .weight()
-            .kernel
-            for name in self.names
-        }
+        shapes = {"q": (D, N, H), "k": (width, N, H), "v": (width, N, H), "out": (N, H, D)}
+        fan_in = {"q": D, "k": width, "v": width, "out": D}
+        owned = {n: layers.Einsum(shapes[n], fan_in[n], name=n) for n in self.names}
+        return {name: einsum.weight().kernel for name, einsum in owned.items()}
 
 
 def shared_names(share: str) -> tuple[str, ...]:
@@ -110,23 +105,14 @@ def gated_cross_attention(
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
     """Returns (g * u with u = out(attention(q(y), image)) and g = gate(u), mean of g over channels).
 
-    The gate is applied here, on the last line.
-
-    Args:
-      config: which gate.
-      y: normed residual stream.
-      kv: this layer's keys and values.
-      kernels: "q" and "out".
-      gate: the gate's parameters; None without a gate (g = 1).
-      compute: how to compute.
+    The gate is applied here, on the last line; without one g = 1. `y` is the normed residual stream, `kv`
+    this layer's keys and values, `kernels` has "q" and "out", `gate` the gate's parameters.
     """
     w_q, w_out = (layers.Weight(kernels[name]) for name in ("q", "out"))
     how = {"dtype": y.dtype, "flat": compute.flat}
     q = layers.contract("BTD,DNH->BTNH", y, w_q, **how)
-    attended = attention.cross_attend(
-        compute_lib.remat_saved(compute_lib.ATTENTION, q), *kv, compute
-    )
-    u = layers.contract("BTNH,NHD->BTD", attended, w_out, **how)
+    q = compute_lib.remat_saved(compute_lib.ATTENTION, q)
+    u = layers.contract("BTNH,NHD->BTD", attention.cross_attend(q, *kv, compute), w_out, **how)
     u = compute_lib.remat_saved(compute_lib.ATTENTION, u)
     if config.gate is None:
         return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)

@@ -15,7 +15,8 @@ def noise(*shape, seed=0):
 
 def test_embed_with_zero():
     table = jnp.asarray(noise(7, 3))
-    got = layers.embed_with_zero(table, jnp.array([[0, -1], [6, 2]]))
+    params = {"params": {"embedding": table}}
+    got = layers.Embedding(table.shape).apply(params, jnp.array([[0, -1], [6, 2]]))
     np.testing.assert_array_equal(got[0, 0], table[0])
     np.testing.assert_array_equal(got[0, 1], np.zeros(3))
     np.testing.assert_array_equal(got[1], table[jnp.array([6, 2])])
