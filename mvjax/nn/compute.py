@@ -115,4 +115,4 @@ def kernel(asked: schema.AttentionKernel, platform: str, dtype: schema.Dtype) ->
 def remat_saved(name: str, *values: Array) -> Any:
     """Returns the values (or the one), marked for the checkpoint policies that save this name."""
     named = tuple(checkpoint_name(value, name) for value in values)
-    return named if len(named) > 1 else named[0]
+    return named if len(named) > 1 else next(iter(named))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,29 +28,25 @@ def make(
 ) -> dict[str, image_features.FeatureIndex | None]:
     """Computes features that are missing or out of date; returns {dataset: their index, None if up to date}.
 
-    Args:
-      run: names the datasets, the encoder and the image size.
-      progress: called with a dataset, its images done so far, and its images in all.
+    `progress` is called with a dataset, its images done so far, and its images in all.
     """
     mixture.ensure_records(run.data)
     made_with = image_features.made_with(run.frozen, run.model)
-    names = dict.fromkeys(source.name for source in (*run.data.speech, *run.data.speechless))
+    names = [source.name for source in (*run.data.speech, *run.data.speechless)]
     datasets = {name: examples.record_path(run.data, name) for name in names}
-    stale = {
-        name: path for name, path in datasets.items() if not image_features.fresh(path, made_with)
-    }
-    made: dict[str, image_features.FeatureIndex | None] = dict.fromkeys(names)
-    if not stale:
-        return made
-    encode = encoder(run)
-    for name, path in stale.items():
+    made: dict[str, image_features.FeatureIndex | None] = dict.fromkeys(datasets)
+    encode = None
+    for name, path in datasets.items():
+        if image_features.fresh(path, made_with):
+            continue
+        encode = encode or encoder(run)
         made[name] = image_features.write(
             path,
             encode,
             made_with,
             batch=BATCH * jax.local_device_count(),
             limits=run.data.limits,
-            progress=lambda done, total, name=name: progress(name, done, total),
+            progress=functools.partial(progress, name),
         )
     return made
 

@@ -23,6 +23,7 @@ from mvjax.config import schema
 from mvjax.train import sharding
 from mvjax.weights import lazy, placement
 
+_MOSHI = ("backbone/", "depformer/")
 _MATRIX = r".*/(kernel|embedding)"
 # (path regex of a kernel, its contracted axes, counted from the last)
 _QUANTIZED_KERNELS: tuple[tuple[str, tuple[int, ...]], ...] = (
@@ -34,12 +35,11 @@ _QUANTIZED_KERNELS: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"depformer/(in|heads)/kernel", (-2,)),  # Q D d, and Q d C
 )
 _CODES = 127
-_NARROW = jnp.bfloat16
 
 
 def contracted(path: str) -> tuple[int, ...] | None:
     """Returns the contracted axes of a kernel that int8 quantizes; None for any other parameter."""
-    if not path.startswith(("backbone/", "depformer/")):
+    if not path.startswith(_MOSHI):
         return None
     return next((axes for rule, axes in _QUANTIZED_KERNELS if re.fullmatch(rule, path)), None)
 
@@ -47,21 +47,16 @@ def contracted(path: str) -> tuple[int, ...] | None:
 def abstract_frozen_params(run: schema.Config, shapes: tree.Tree) -> dict[str, Any]:
     """Returns ShapeDtypeStructs of the frozen parameters after `train.frozen_dtype` is applied.
 
-    Args:
-      run: the config. A bfloat16 model is assumed to have Moshi files in bfloat16; those of the encoder are
-        float32.
-      shapes: of the frozen parameters in the model.
+    A bfloat16 model is assumed to have Moshi files in bfloat16; those of the encoder are float32.
     """
     abstract = {}
     for path, leaf in tree.flatten(shapes).items():
-        moshi = path.startswith(("backbone/", "depformer/"))
-        dtype = jnp.dtype(run.model.dtype if moshi else jnp.float32)
         axes = contracted(path) if run.train.frozen_dtype == "int8" else None
         if axes is not None:
             abstract |= _structs(path, jax.eval_shape(lambda x, a=axes: quantize(x, a), leaf))
         else:
-            dtype = _narrowed(path, dtype, run)
-            abstract[path] = jax.ShapeDtypeStruct(leaf.shape, dtype)
+            stored = run.model.dtype if path.startswith(_MOSHI) else "float32"
+            abstract[path] = jax.ShapeDtypeStruct(leaf.shape, _narrowed(path, stored, run))
     return tree.unflatten(abstract)
 
 
@@ -71,7 +66,7 @@ def place(run: schema.Config, leaves: Mapping[str, lazy.LazyTensor], mesh: Mesh)
     for path, leaf in leaves.items():
         axes = contracted(path) if run.train.frozen_dtype == "int8" else None
         placed = tree.flatten(sharding.shardings({path: leaf}, mesh))
-        dtype = _narrowed(path, jnp.dtype(leaf.dtype), run) if axes is None else None
+        dtype = _narrowed(path, leaf.dtype, run) if axes is None else None
         whole = placement.place({path: leaf}, placed, dtype=dtype)[path]
         flat |= {path: whole} if axes is None else _quantized(path, whole, axes, mesh)
     return tree.unflatten(flat)
@@ -96,10 +91,9 @@ def _quantized(path: str, kernel: Array, axes: tuple[int, ...], mesh: Mesh) -> d
         return jax.lax.map(lambda part: quantize(part, axes), kernel)
 
     shapes = _structs(path, jax.eval_shape(run, kernel))
-    placed = sharding.shardings(tree.unflatten(shapes), mesh)
-    out = tuple(tree.flatten(placed)[name] for name in shapes)
-    codes_and_scale = jax.jit(run, out_shardings=out, donate_argnums=0)(kernel)
-    return dict(zip(shapes, codes_and_scale))
+    placed = tree.flatten(sharding.shardings(shapes, mesh))
+    out = tuple(placed[name] for name in shapes)
+    return _structs(path, jax.jit(run, out_shardings=out, donate_argnums=0)(kernel))
 
 
 def _structs(path: str, pair: tuple[Any, Any]) -> dict[str, Any]:
@@ -109,4 +103,4 @@ def _structs(path: str, pair: tuple[Any, Any]) -> dict[str, Any]:
 def _narrowed(path: str, dtype: Any, run: schema.Config) -> Any:
     """Returns bfloat16 for matrices, unless `as stored`; norms and biases, which are small, keep theirs."""
     narrow = run.train.frozen_dtype != "as stored" and re.fullmatch(_MATRIX, path) is not None
-    return jnp.dtype(_NARROW) if narrow else dtype
+    return jnp.dtype(jnp.bfloat16 if narrow else dtype)

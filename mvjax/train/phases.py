@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 
@@ -19,7 +19,7 @@ from mvjax import run_folder
 from mvjax.train import distributed
 
 Phase = Literal["data", "step", "callbacks", "checkpoint"]
-PHASES: tuple[Phase, ...] = ("data", "step", "callbacks", "checkpoint")
+PHASES: tuple[Phase, ...] = get_args(Phase)
 RECENT = 50  # steps over which times are averaged
 
 
@@ -99,13 +99,7 @@ class Watchdog:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        seconds: float,
-        say: Callable[[str], None],
-        stacks: bool = False,
-        now: Callable[[], float] = time.monotonic,
+        self, folder: Path, *, seconds: float, say: Callable[[str], None], stacks: bool = False
     ) -> None:
         """A watchdog of a run folder.
 
@@ -114,10 +108,9 @@ class Watchdog:
           seconds: that a task may take before it is reported; then after twice that wait, and so on.
           say: prints a report.
           stacks: also print the stack of every thread.
-          now: the clock, in seconds.
         """
         self._file = folder / run_folder.WAITING / f"{jax.process_index():05d}.txt"
-        self._seconds, self._say, self._stacks, self._now = seconds, say, stacks, now
+        self._seconds, self._say, self._stacks = seconds, say, stacks
         self._task: _Task | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -137,20 +130,19 @@ class Watchdog:
     @contextlib.contextmanager
     def task(self, name: str) -> Iterator[None]:
         """Names what is done inside, such as "the data of step 7"."""
-        self._task = task = _Task(name, self._now(), self._seconds)
+        self._task = task = _Task(name, time.monotonic(), self._seconds)
         try:
             yield
         finally:
             self._task = None
         if task.reported:
-            self._say(f"{name}: done after {self._now() - task.began:.0f} s")
+            self._say(f"{name}: done after {time.monotonic() - task.began:.0f} s")
             self._file.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Reports the current task if it is due; the thread calls this every eighth of `seconds`."""
-        task = self._task
-        waited = 0.0 if task is None else self._now() - task.began
-        if task is not None and waited >= task.due:
+        task = self._task  # which the training thread may take away meanwhile
+        if task is not None and (waited := time.monotonic() - task.began) >= task.due:
             task.due, task.reported = 2 * waited, True
             self._report(f"{waited:.0f} s without a step: waiting for {task.name}")
 
@@ -165,17 +157,14 @@ class Watchdog:
                 self._file.write_text(f"{distributed.name()} ({socket.gethostname()}): {text}")
             if jax.process_index() == 0:
                 self._closed.wait(self._seconds / 2)  # the others write theirs
-                lines = ["no step for long; what each process is blocked on:", *self._all()]
-                text = "\n  ".join(lines)
+                lines = [self._written(index) for index in range(jax.process_count())]
+                text = "\n  ".join(["no step for long; what each process is blocked on:", *lines])
         self._say(text)
         if self._stacks:
             faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
 
-    def _all(self) -> list[str]:
-        lines = []
-        for index in range(jax.process_count()):
-            try:
-                lines.append((self._file.parent / f"{index:05d}.txt").read_text())
-            except OSError:
-                lines.append(f"process {index}: nothing; it steps, hangs elsewhere, or is gone")
-        return lines
+    def _written(self, index: int) -> str:
+        try:
+            return (self._file.parent / f"{index:05d}.txt").read_text()
+        except OSError:
+            return f"process {index}: nothing; it steps, hangs elsewhere, or is gone"

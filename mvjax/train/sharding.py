@@ -80,8 +80,7 @@ def mesh_shape(sizes: schema.MeshConfig, devices: int) -> tuple[int, int, int]:
         raise ValueError(
             f"mesh: expected sizes that multiply to {devices} devices (one may be -1), got {asked}"
         )
-    data, fsdp, tensor = shape
-    return data, fsdp, tensor
+    return shape[0], shape[1], shape[2]
 
 
 def abstract_mesh(sizes: schema.MeshConfig) -> AbstractMesh:
@@ -112,21 +111,20 @@ def shardings(params: tree.Tree, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
 
 def with_shardings(abstract: Any, placed: Any) -> Any:
     """Returns the ShapeDtypeStructs of a tree of arrays or structs, with these shardings."""
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        abstract,
-        placed,
-    )
+
+    def struct(leaf: Any, where: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(struct, abstract, placed)
 
 
 def bytes_per_device(leaves: Any) -> float:
     """Returns the bytes on one device of a tree of arrays or structs with shardings."""
-    return float(
-        sum(
-            math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
-            for leaf in jax.tree.leaves(leaves)
-        )
-    )
+    sizes = [
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(leaves)
+    ]
+    return float(sum(sizes))
 
 
 def spec(path: str, rank: int) -> PartitionSpec:
@@ -137,7 +135,7 @@ def spec(path: str, rank: int) -> PartitionSpec:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a value that is replicated on every device."""
+    """Returns the sharding of a value that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -171,32 +169,19 @@ def check_rows(
         raise ValueError("; ".join(bad) + "; change the rows or the mesh")
 
 
-def explain(
-    params: tree.Tree, mesh: Mesh | AbstractMesh, *, trained: tree.Tree | None = None
-) -> str:
+def explain(params: tree.Tree, mesh: Mesh | AbstractMesh, *, trained: tree.Tree) -> str:
     """Returns a table: path, shape, dtype, trained or frozen, spec, bytes per device, and the totals."""
     leaves = tree.flatten(with_shardings(params, shardings(params, mesh)))
-    chosen = set(tree.flatten(trained or {}))
+    sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
+    chosen = [path for path in tree.flatten(trained) if path in sizes]
     lines = [("parameter", "shape", "dtype", "trained", "spec", "bytes/device")]
-    count, trained_count, total = 0, 0, 0
     for path, leaf in leaves.items():
-        size = int(bytes_per_device(leaf))
-        count += math.prod(leaf.shape)
-        trained_count += math.prod(leaf.shape) if path in chosen else 0
-        total += size
         names = ",".join(axis or "-" for axis in leaf.sharding.spec)
-        mark = "yes" if path in chosen else ""
-        lines.append(
-            (path, str(list(leaf.shape)), str(leaf.dtype), mark, f"({names})", f"{size:,}")
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(6)]
-    table = [
-        "  ".join(cell.ljust(w) for cell, w in zip(line[:5], widths))
-        + "  "
-        + line[5].rjust(widths[5])
-        for line in lines
-    ]
-    table.append(
-        f"{count:,} parameters, {trained_count:,} trained; {total:,} bytes per device on {describe(mesh)}"
-    )
-    return "\n".join(table)
+        mark, size = "yes" if path in chosen else "", f"{int(bytes_per_device(leaf)):,}"
+        lines.append((path, str(list(leaf.shape)), str(leaf.dtype), mark, f"({names})", size))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    aligned = [*[str.ljust] * 5, str.rjust]
+    table = ["  ".join(f(c, w) for f, c, w in zip(aligned, line, widths)) for line in lines]
+    counts = f"{sum(sizes.values()):,} parameters, {sum(sizes[path] for path in chosen):,} trained"
+    total = f"{int(bytes_per_device(leaves)):,} bytes per device on {describe(mesh)}"
+    return "\n".join([*table, f"{counts}; {total}"])

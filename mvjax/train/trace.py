@@ -45,12 +45,12 @@ class StepTracer:
     def __init__(self, folder: Path, span: Span | None, *, say: Callable[[str], None]) -> None:
         """Traces `span`, or nothing; `say` prints where the trace is."""
         self._folder = folder / run_folder.PROFILE / str(jax.process_index())
-        self._span, self._say = span, say
+        self._span, self._say = span or Span(0, 0), say
         self._first: int | None = None  # traced; None while not tracing
         self._last = 0
 
     def __enter__(self) -> StepTracer:
-        """Opens nothing: tracing starts with the first step of the span."""
+        """Tracing starts with the first step of the span."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,7 +59,7 @@ class StepTracer:
 
     def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
         """Starts the trace if the step is in the span; returns the context in which to run the step."""
-        if self._span and self._first is None and self._span.first <= number <= self._span.last:
+        if self._first is None and self._span.first <= number <= self._span.last:
             jax.profiler.start_trace(str(self._folder))
             self._first = number
         self._last = number
@@ -67,7 +67,7 @@ class StepTracer:
 
     def after(self, number: int, metrics: Mapping[str, jax.Array]) -> None:
         """Ends the trace after the last step of the span, once the devices have finished it."""
-        if self._span and self._first is not None and number >= self._span.last:
+        if self._first is not None and number >= self._span.last:
             jax.block_until_ready(metrics)
             self._end()
 

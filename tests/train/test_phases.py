@@ -28,9 +28,9 @@ def clock(monkeypatch):
     return clock
 
 
-def watch(folder, clock, said, *, seconds=8.0, **options):
+def watch(folder, said, *, seconds=8.0, **options):
     """A watchdog whose thread has not been started."""
-    return phases.Watchdog(folder, seconds=seconds, say=said.append, now=clock, **options)
+    return phases.Watchdog(folder, seconds=seconds, say=said.append, **options)
 
 
 def test_seconds_per_step_by_phase(clock):
@@ -57,7 +57,7 @@ def test_seconds_per_step_by_phase(clock):
 
 def test_a_phase_is_timed_and_watched(tmp_path, clock):
     said, timer = [], phases.StepTimer()
-    watchdog = watch(tmp_path, clock, said)
+    watchdog = watch(tmp_path, said)
     timer.end_step()
     with phases.Phases(timer, watchdog)("data", "the data of step 7"):
         clock.pass_(10)
@@ -72,7 +72,7 @@ def test_a_phase_is_timed_and_watched(tmp_path, clock):
 
 def test_a_long_wait_is_reported_after_its_time_and_then_at_twice_the_wait(tmp_path, clock):
     said = []
-    watchdog = watch(tmp_path, clock, said)
+    watchdog = watch(tmp_path, said)
     watchdog.check()  # nothing to wait for
     with watchdog.task("the data of step 3"):
         clock.pass_(7.9)
@@ -89,7 +89,7 @@ def test_a_long_wait_is_reported_after_its_time_and_then_at_twice_the_wait(tmp_p
 
 def test_a_task_that_fails_is_not_reported_as_done_or_as_waiting(tmp_path, clock):
     said = []
-    watchdog = watch(tmp_path, clock, said)
+    watchdog = watch(tmp_path, said)
     with pytest.raises(OSError), watchdog.task("the data of step 3"):
         clock.pass_(9)
         watchdog.check()
@@ -100,7 +100,7 @@ def test_a_task_that_fails_is_not_reported_as_done_or_as_waiting(tmp_path, clock
 
 
 def test_stacks_show_where_every_thread_is(tmp_path, clock, capfd):
-    watchdog = watch(tmp_path, clock, [], stacks=True)
+    watchdog = watch(tmp_path, [], stacks=True)
     with watchdog.task("the data of step 4"):
         clock.pass_(9)
         watchdog.check()
@@ -134,7 +134,7 @@ def test_of_several_processes_the_first_prints_what_each_is_blocked_on(
     (tmp_path / run_folder.WAITING).mkdir()
     own, other = (tmp_path / run_folder.WAITING / f"0000{i}.txt" for i in (0, 1))
     other.write_text("process 1 of 3 (b): 9 s without a step: waiting for the data of step 4")
-    watchdog = watch(tmp_path, clock, said, seconds=0.01)
+    watchdog = watch(tmp_path, said, seconds=0.01)
     with watchdog.task("the devices to do step 4"):
         clock.pass_(9)
         watchdog.check()
