@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
         v = qkv[:, :, 2]
         if cache is None:
             q, k, v = compute_lib.remat_saved(compute_lib.ATTENTION, q, k, v)
-            u = windowed_causal_attention(q, k, v, context=self.config.window, compute=self.compute)
+            u = attend_by_kernel(q, k, v, context=self.config.window, compute=self.compute)
         else:
             slots = cache.k.shape[2]
             at = (layer, 0, cache.position % slots, 0, 0)
@@ -76,39 +76,27 @@ def init_cache(
     return Cache(jnp.int32(0), jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
-def windowed_causal_attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T N H"],
-    v: Float[Array, "B T N H"],
-    *,
-    context: int,
-    compute: compute_lib.Compute = compute_lib.PLAIN,
-) -> Float[Array, "B T N H"]:
-    """Attends from frame q to the frames k with k <= q and q - k < context."""
-    T, _, H = q.shape[1:]
-    if compute.kernel == "splash" and flash.splash_supports(T, T, causal=True):
-        return flash.splash(q, k, v, context=context, compute=compute)
-    if compute.kernel == "cudnn" and flash.cudnn_supports(H):
-        return compute_lib.remat_saved(compute_lib.ATTENTION, flash.cudnn(q, k, v, context=context))
-    frames = jnp.arange(T, dtype=jnp.int32)
-    distance = frames[:, None] - frames[None, :]
-    u = attend(q, k, v, (distance >= 0) & (distance < context))
-    return compute_lib.remat_saved(compute_lib.ATTENTION, u)
-
-
-def cross_attend(
+def attend_by_kernel(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S N H"],
     v: Float[Array, "B S N H"],
+    *,
+    context: int | None,
     compute: compute_lib.Compute = compute_lib.PLAIN,
 ) -> Float[Array, "B T N H"]:
-    """Attends from every frame, or patch, to every image token."""
+    """Attends from frame q to the frames k with k <= q and q - k < context; to all keys if that is None."""
     T, _, H = q.shape[1:]
-    if compute.kernel == "splash" and flash.splash_supports(T, k.shape[1], causal=False):
-        return flash.splash(q, k, v, context=None, compute=compute)
+    causal = context is not None
+    if compute.kernel == "splash" and flash.splash_supports(T, k.shape[1], causal=causal):
+        return flash.splash(q, k, v, context=context, compute=compute)
     if compute.kernel == "cudnn" and flash.cudnn_supports(H):
-        return compute_lib.remat_saved(compute_lib.ATTENTION, flash.cudnn(q, k, v, context=None))
-    return compute_lib.remat_saved(compute_lib.ATTENTION, attend(q, k, v, None))
+        return compute_lib.remat_saved(compute_lib.ATTENTION, flash.cudnn(q, k, v, context=context))
+    allowed = None
+    if context is not None:
+        frames = jnp.arange(T, dtype=jnp.int32)
+        distance = frames[:, None] - frames[None, :]
+        allowed = (distance >= 0) & (distance < context)
+    return compute_lib.remat_saved(compute_lib.ATTENTION, attend(q, k, v, allowed))
 
 
 def attend(

@@ -92,9 +92,12 @@ def _splash_kernel(T: int, S: int, heads: int, *, context: int | None, interpret
         mask = splash_attention_mask.LocalMask((T, S), (context - 1, 0), offset=0)
     rows, keys = _block(T), _block(S)
     blocks = splash_attention_kernel.BlockSizes(
-        block_q=rows, block_kv=keys, block_q_dkv=rows, block_kv_dkv=keys,
+        block_q=rows,
+        block_kv=keys,
+        block_q_dkv=rows,
+        block_kv_dkv=keys,
         use_fused_bwd_kernel=True,  # 5 matmuls a block in place of 7
-    )  # fmt: skip
+    )
     return splash_attention_kernel.make_splash_mha(
         splash_attention_mask.MultiHeadMask([mask] * heads),
         block_sizes=blocks,

@@ -135,7 +135,7 @@ class VisionSpeech(nn.Module):
 
     def encode_images(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B S E"]:
         """Returns the frozen encoder's features of images with values in [-1, 1]."""
-        return self.image.encode(pixels)
+        return self.image.encoder(pixels)
 
     def project(self, features: Float[Array, "B S E"]) -> Float[Array, "B S dim"]:
         """Returns image tokens."""

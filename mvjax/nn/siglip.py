@@ -6,6 +6,8 @@ the final norm is included. Source: big_vision/models/vit.py, `_Model`; referenc
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -77,14 +79,18 @@ class SiglipBlock(nn.Module):
     def __call__(self, x: Float[Array, "B S E"]) -> tuple[Float[Array, "B S E"], None]:
         """Returns (the residual stream, nothing to stack)."""
         x = self.compute.shard_rows(x)
-        attend = nn.MultiHeadDotProductAttention(
+
+        def attend(q: Array, k: Array, v: Array, **_: Any) -> Array:
+            return attention.attend_by_kernel(q, k, v, context=None, compute=self.compute)
+
+        attention_layer = nn.MultiHeadDotProductAttention(
             self.config.heads,
             dtype=self.dtype,
             kernel_init=nn.initializers.xavier_uniform(),
-            attention_fn=lambda q, k, v, **_: attention.cross_attend(q, k, v, self.compute),
+            attention_fn=attend,
             name="MultiHeadDotProductAttention_0",
         )
-        x = x + attend(_norm(x, self.dtype, "LayerNorm_0"))
+        x = x + attention_layer(_norm(x, self.dtype, "LayerNorm_0"))
         y = _norm(x, self.dtype, "LayerNorm_1")
         return x + SiglipMlp(self.config, self.dtype, name="MlpBlock_0")(y), None
 

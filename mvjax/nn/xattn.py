@@ -43,10 +43,6 @@ class ImageTower(nn.Module):
         xa = c.cross_attention
         self.norm = layers.RMSNorm(c.image_width, kind=xa.image_norm, eps=xa.image_norm_eps)
 
-    def encode(self, pixels: Float[Array, "B height width 3"]) -> Float[Array, "B S E"]:
-        """Returns the features of images with values in [-1, 1]."""
-        return self.encoder(pixels)
-
     def project(self, features: Float[Array, "B S E"]) -> Float[Array, "B S dim"]:
         """Returns norm(proj(features)), of width `config.image_width`."""
         return self.norm(self.proj(features) if self.config.projects_image else features)
@@ -65,12 +61,8 @@ class Projections(nn.Module):
     @nn.compact
     def __call__(self) -> dict[str, Array]:
         """Returns {name: kernel}."""
-        D, N, width = (
-            self.config.backbone.width,
-            self.config.backbone.heads,
-            self.config.image_width,
-        )
-        H = D // N
+        c, width = self.config.backbone, self.config.image_width
+        D, N, H = c.width, c.heads, c.width // c.heads
         shapes = {"q": (D, N, H), "k": (width, N, H), "v": (width, N, H), "out": (N, H, D)}
         fan_in = {"q": D, "k": width, "v": width, "out": D}
         owned = {n: layers.Einsum(shapes[n], fan_in[n], name=n) for n in self.names}
@@ -112,7 +104,8 @@ def gated_cross_attention(
     how = {"dtype": y.dtype, "flat": compute.flat}
     q = layers.contract("BTD,DNH->BTNH", y, w_q, **how)
     q = compute_lib.remat_saved(compute_lib.ATTENTION, q)
-    u = layers.contract("BTNH,NHD->BTD", attention.cross_attend(q, *kv, compute), w_out, **how)
+    attended = attention.attend_by_kernel(q, *kv, context=None, compute=compute)
+    u = layers.contract("BTNH,NHD->BTD", attended, w_out, **how)
     u = compute_lib.remat_saved(compute_lib.ATTENTION, u)
     if config.gate is None:
         return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)

@@ -77,13 +77,8 @@ def fit(
     On SIGTERM or Ctrl-C it finishes the step, saves a checkpoint and returns. Of several processes
     (`distributed.session`) each calls it with the same arguments; the folder is one that all of them see.
 
-    Args:
-      run: the config.
-      folder: run folder; `mvjax.run_folder` names what it holds.
-      data: None: the mixture of the config, prepared first if its root is empty.
-      callbacks: such as an evaluation every 1000 steps.
-      profile: steps to trace into profile/.
-      quiet: print nothing.
+    Without `data` it takes the mixture of the config, prepared first if its root is empty. Callbacks are for
+    such as an evaluation every 1000 steps; `profile` names steps to trace; `quiet` prints nothing.
 
     Raises:
       ValueError: if the folder holds a run of another config, checkpoints cannot be written or read, or too

@@ -34,12 +34,17 @@ def gradients(
     loss of each is divided by the target weights of the whole batch, so the gradients add up to those of the
     whole batch.
     """
-    n = run.train.grad_accum_steps
+    n, levels = run.train.grad_accum_steps, run.loss.trained_codebooks
     weights = target_weights(batch, run)
 
     def value(adapters: tree.Tree, rows: types.Batch) -> tuple[Array, BatchSums]:
-        sums = batch_sums(adapters, frozen, rows, model=model, run=run)
-        return loss_lib.total(*sums, weights, loss=run.loss), sums
+        whole = tree.merge(adapters, frozen)
+        # the depth transformer runs on speech rows and trained codebooks only
+        params, kept = depformer.first_levels(whole, run.model, max(levels, 1))
+        reduced = model_lib.VisionSpeech(kept, model.compute)
+        speech = part_sums(params, rows.speech, model=reduced, run=run, levels=levels)
+        speechless = part_sums(params, rows.speechless, model=reduced, run=run, levels=0)
+        return loss_lib.total(speech, speechless, weights, loss=run.loss), (speech, speechless)
 
     grad = jax.value_and_grad(value, has_aux=True)
     if n == 1:
@@ -63,22 +68,6 @@ def gradients(
         placed = sharding.shardings(adapters, model.compute.mesh)
         grads = jax.lax.with_sharding_constraint(grads, placed)
     return jax.lax.scan(one, (total, sums, grads), micro)[0]
-
-
-def batch_sums(
-    adapters: tree.Tree,
-    frozen: tree.Tree,
-    batch: types.Batch,
-    *,
-    model: model_lib.VisionSpeech,
-    run: schema.Config,
-) -> BatchSums:
-    """Runs the model on both parts; the depth transformer on speech rows and trained codebooks only."""
-    levels = run.loss.trained_codebooks
-    params, kept = depformer.first_levels(tree.merge(adapters, frozen), run.model, max(levels, 1))
-    model = model_lib.VisionSpeech(kept, model.compute)
-    speech = part_sums(params, batch.speech, model=model, run=run, levels=levels)
-    return speech, part_sums(params, batch.speechless, model=model, run=run, levels=0)
 
 
 def loss_metrics(sums: BatchSums) -> Metrics:

@@ -101,13 +101,9 @@ class Watchdog:
     def __init__(
         self, folder: Path, *, seconds: float, say: Callable[[str], None], stacks: bool = False
     ) -> None:
-        """A watchdog of a run folder.
+        """A task is reported after so many seconds, again after twice that wait, and so on.
 
-        Args:
-          folder: the run folder.
-          seconds: that a task may take before it is reported; then after twice that wait, and so on.
-          say: prints a report.
-          stacks: also print the stack of every thread.
+        `say` prints a report; `stacks` adds the stack of every thread.
         """
         self._file = folder / run_folder.WAITING / f"{jax.process_index():05d}.txt"
         self._seconds, self._say, self._stacks = seconds, say, stacks

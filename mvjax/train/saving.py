@@ -33,13 +33,10 @@ class PendingCheckpoint:
     def __init__(
         self, root: Path, state: step_lib.TrainState, *, metadata: Mapping[str, Any], keep: int
     ) -> None:
-        """Copies the values to the host and starts writing.
+        """Copies the values to the host and starts writing into `root`, the folder of all checkpoints.
 
-        Args:
-          root: the folder of all checkpoints.
-          state: adapters, optimizer state and counters.
-          metadata: JSON values; `step` is added.
-          keep: how many checkpoints to keep, this one included, once it is committed.
+        `step` is added to the metadata, JSON values. `keep` says how many checkpoints to keep, this one
+        included, once it is committed.
 
         Raises:
           ValueError: if it cannot be written: what failed, and which checkpoints are still there.
@@ -122,8 +119,7 @@ class PendingCheckpoint:
 class CheckpointSaver:
     """Saves checkpoints in the background, in every process at the same steps; a context manager.
 
-    Attributes:
-      saved: the step of the last checkpoint known to be committed, or that the session began from.
+    `saved` is the step of the last checkpoint known to be committed, or that the session began from.
     """
 
     def __init__(
@@ -131,12 +127,8 @@ class CheckpointSaver:
     ) -> None:
         """Nothing is written yet.
 
-        Args:
-          root: the folder of all checkpoints.
-          keep: how many checkpoints to keep.
-          max_failed: failed saves in a row that end the run (`train.max_failed_saves`).
-          saved: the step that the session begins at.
-          say: takes the message of a failed save that is tolerated, from any thread.
+        `max_failed` failed saves in a row end the run (`train.max_failed_saves`); `say` takes the message
+        of one that is tolerated, from any thread.
         """
         self.saved = saved
         self._root, self._keep, self._max_failed, self._say = root, keep, max_failed, say

@@ -22,7 +22,7 @@ def test_exact_key_set(distance):
     q, k = jnp.asarray(noise(2, T, 3, H)), jnp.asarray(noise(2, T, 3, H, seed=1))
     # one-hot values: the output of frame q is its weight on every key
     v = jnp.broadcast_to(jnp.eye(T)[None, :, None, :], (2, T, 3, T))
-    weights = attention.windowed_causal_attention(q, k, v, context=CONTEXT)
+    weights = attention.attend_by_kernel(q, k, v, context=CONTEXT)
     for frame in range(T):
         key = frame - distance
         if key >= 0:
@@ -73,7 +73,7 @@ def test_causality_by_gradient():
     q, k, v = (jnp.asarray(noise(2, 7, 3, 5, seed=s)) for s in range(3))
 
     def output(k, v, t):
-        return attention.windowed_causal_attention(q, k, v, context=CONTEXT)[:, t].sum()
+        return attention.attend_by_kernel(q, k, v, context=CONTEXT)[:, t].sum()
 
     for t in range(7):
         moved = np.zeros(7, bool)

@@ -31,10 +31,7 @@ def test_splash_equals_the_plain_attention(context, meshed):
     weight = noise(B, T, N, H, seed=3)
 
     def value(q, k, v, how):
-        if context is None:
-            u = attention.cross_attend(q, k, v, how)
-        else:
-            u = attention.windowed_causal_attention(q, k, v, context=context, compute=how)
+        u = attention.attend_by_kernel(q, k, v, context=context, compute=how)
         return jnp.sum(u * weight), u
 
     run = jax.jit(jax.grad(value, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
@@ -50,7 +47,7 @@ def test_splash_leaves_what_it_cannot_do_to_the_plain_attention(frames, keys):
     """Few frames; image tokens that fill no whole block."""
     how = compute_lib.Compute("none", "splash")
     q, k = noise(2, frames, 1, 4, seed=0), noise(2, keys, 1, 4, seed=1)
-    program = jax.make_jaxpr(lambda: attention.cross_attend(q, k, k, how))
+    program = jax.make_jaxpr(lambda: attention.attend_by_kernel(q, k, k, context=None, compute=how))
     assert "pallas_call" not in str(program())
 
 
@@ -62,10 +59,7 @@ def test_cudnn_is_called_for_cuda(monkeypatch, context):
     x = jax.ShapeDtypeStruct((2, 100, 4, 16), jnp.bfloat16)
 
     def value(q, k, v):
-        if context is None:
-            u = attention.cross_attend(q, k, v, how)
-        else:
-            u = attention.windowed_causal_attention(q, k, v, context=context, compute=how)
+        u = attention.attend_by_kernel(q, k, v, context=context, compute=how)
         return jnp.sum(u.astype(jnp.float32))
 
     grad = jax.jit(jax.grad(value, argnums=(0, 1, 2)))
@@ -81,7 +75,7 @@ def test_the_windowed_attention_that_cudnn_is_asked_for_is_ours():
     u = jax.nn.dot_product_attention(
         q, k, v, is_causal=True, local_window_size=(3, 0), implementation="xla"
     )
-    plain = attention.windowed_causal_attention(q, k, v, context=4)
+    plain = attention.attend_by_kernel(q, k, v, context=4)
     np.testing.assert_allclose(u, plain, atol=1e-6)
 
 
