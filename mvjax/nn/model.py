@@ -29,10 +29,8 @@ Sample = Callable[[Array, int, Array], Array]  # (logits [B, C], level, key) -> 
 class Output(NamedTuple):
     """What the training forward returns, aligned with the undelayed codes.
 
-    Attributes:
-      text_logits: at t they predict codes[:, 0, t].
-      audio_logits: at [t, q] they predict codes[:, 1 + q, t]; zeros in the last `delay` frames.
-      gates: mean over channels, of the layers with cross-attention; 0 where there is no image.
+    Text logits at t predict codes[:, 0, t], audio logits at [t, q] codes[:, 1 + q, t]; the latter are zeros
+    in the last `delay` frames. Gates are means over channels; 0 where there is no image.
     """
 
     text_logits: Float[Array, "B T V"]
@@ -211,14 +209,9 @@ class VisionSpeech(nn.Module):
         *,
         wanted: Int[Array, "B Q"] | None = None,
     ) -> tuple[Int[Array, "B Q"], Float[Array, "B Q C"]]:
-        """Returns (codes, logits) of one frame, one level after the other.
+        """Returns (codes, logits) of one frame, one level after the other, from its z and text.
 
-        Args:
-          z: the backbone's output for the frame.
-          text_ids: the frame's text.
-          sample: picks ids from logits, given the level and a key.
-          key: split once per level.
-          wanted: teacher-forced codes; UNGENERATED where the picked one is taken, as everywhere without it.
+        `wanted` are teacher-forced codes, UNGENERATED where the sampled one is taken, as everywhere without.
         """
         past, ids = self.depformer.empty_past(z.shape[0]), text_ids
         codes, logits = [], []

@@ -36,17 +36,11 @@ _OLD_META = "meta.json"  # of the earlier layout
 
 
 class Checkpoint(NamedTuple):
-    """A verified checkpoint.
-
-    Attributes:
-      folder: of its step.
-      metadata: step, config text, identity and hash of the frozen weights.
-      damaged: {folder: what is wrong} of newer checkpoints that failed verification.
-    """
+    """A verified checkpoint."""
 
     folder: Path
-    metadata: dict[str, Any]
-    damaged: dict[Path, str]
+    metadata: dict[str, Any]  # step, config text, identity and hash of the frozen weights
+    damaged: dict[Path, str]  # {folder: what is wrong} of newer ones that failed verification
 
 
 def newest(root: Path) -> Checkpoint:

@@ -15,31 +15,18 @@ USABLE = {"tpu": 0.98, "gpu": 0.92}
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Published peak rates of one device, as jax counts devices.
+    """Published peak rates of one device, as jax counts devices."""
 
-    Attributes:
-      name: as in a topology, such as v5e.
-      kind: tpu or gpu.
-      peak_flops: dense bfloat16 FLOP/s.
-      hbm_bytes: HBM capacity.
-      hbm_bandwidth: bytes/s between HBM and chip.
-      link_bandwidth: bytes/s of one link in one direction (TPU), or into one device over all links (GPU).
-      torus_axes: dimensions of the torus; 0 where a switch connects every device with every other.
-      ring_length: length from which on an axis of a slice is closed to a ring.
-      source: who publishes the numbers.
-      devices_per_chip: how many devices jax shows for one chip.
-    """
-
-    name: str
+    name: str  # as in a topology, such as v5e
     kind: Literal["tpu", "gpu"]
-    peak_flops: float
+    peak_flops: float  # dense bfloat16 FLOP/s
     hbm_bytes: float
-    hbm_bandwidth: float
-    link_bandwidth: float
-    torus_axes: int
-    ring_length: int
-    source: str
-    devices_per_chip: int = 1
+    hbm_bandwidth: float  # bytes/s between HBM and chip
+    link_bandwidth: float  # bytes/s: of a link in one direction (TPU), into a device over all (GPU)
+    torus_axes: int  # 0 where a switch connects every device with every other
+    ring_length: int  # from which on an axis of a slice is closed to a ring
+    source: str  # who publishes the numbers
+    devices_per_chip: int = 1  # that jax shows
 
 
 _TPU_DOCS = "Google Cloud TPU documentation, page {}: bidirectional ICI a chip / links / 2"

@@ -91,9 +91,7 @@ class BatchFeed:
 
     Processes that hold the same rows, because the tensor axis spans them, read the same ones.
 
-    Attributes:
-      index: which part of every global batch this process reads, of `count`.
-      shards: which of the data shards are its own, ascending.
+    Of every global batch this process reads part `index` of `count`; its data `shards` are ascending.
     """
 
     def __init__(self, mesh: Mesh) -> None:

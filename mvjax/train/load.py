@@ -39,13 +39,11 @@ class TrainedRun(NamedTuple):
 class FrozenWeights(NamedTuple):
     """The frozen weight files of a run: verified, open, not yet in memory.
 
-    Attributes:
-      identity: location and SHA-256 of each.
-      tensors: {our path: tensor}; placing one reads the slices that the devices of this process hold.
+    Placing a tensor reads the slices that the devices of this process hold.
     """
 
     identity: frozen_files.Identity
-    tensors: dict[str, lazy.LazyTensor]
+    tensors: dict[str, lazy.LazyTensor]  # by our path
 
 
 def shapes(run: schema.Config) -> ModelParams:

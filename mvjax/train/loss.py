@@ -32,17 +32,11 @@ class WeightedSum(NamedTuple):
 
 
 class PartSums(NamedTuple):
-    """Losses (nats) and gate activations of one part of a batch.
-
-    Attributes:
-      text: over its text targets.
-      audio: over the targets of all trained levels, with one normalizer.
-      gates: [L], over the frames that see an image.
-    """
+    """Losses (nats) and gate activations of one part of a batch."""
 
     text: WeightedSum
-    audio: WeightedSum
-    gates: WeightedSum
+    audio: WeightedSum  # over the targets of all trained levels, with one normalizer
+    gates: WeightedSum  # [L], over the frames that see an image
 
 
 class TargetWeights(NamedTuple):
