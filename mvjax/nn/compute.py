@@ -46,9 +46,7 @@ class Compute:
     """How to compute the model."""
 
     remat: schema.Remat = "none"  # what of a block is saved for the backward pass
-    kernel: Kernel = (
-        "plain"  # of attention over whole sequences; where it cannot serve, the plain one does
-    )
+    kernel: Kernel = "plain"  # of attention over whole sequences, where it can serve
     mesh: Mesh | None = None  # of several devices: rows of activations are sharded over `ROWS`
     interpret: bool = False  # run the TPU kernel step by step on any device, to test it
 

@@ -52,10 +52,6 @@ class Callback:
         if self.every < 1:
             raise ValueError(f"callback {self.name}: every: expected at least 1, got {self.every}")
 
-    def due(self, step: int) -> bool:
-        """Returns whether it is called after this step."""
-        return step % self.every == 0
-
     def run(self, step: int, state: ModelState) -> Mapping[str, Any]:
         """Calls it and returns its metrics.
 

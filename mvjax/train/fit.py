@@ -201,7 +201,7 @@ def _train(
                 state, metrics = train_step(state, frozen, batch)
                 skips.add(log.push(step, metrics))
             tracer.after(step, metrics)
-            for callback in (callback for callback in callbacks if callback.due(step)):
+            for callback in (callback for callback in callbacks if step % callback.every == 0):
                 with phases("step", f"step {step}"):
                     jax.block_until_ready(metrics)
                 with phases("callbacks", f"callback {callback.name} after step {step}"):

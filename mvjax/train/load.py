@@ -20,6 +20,8 @@ from mvjax.nn import model as model_lib
 from mvjax.train import checkpoint, distributed, frozen_dtype, sharding
 from mvjax.weights import frozen_files, lazy, placement
 
+Tensors = dict[str, lazy.LazyTensor]  # by our path
+
 
 class ModelParams(NamedTuple):
     """The two trees of a run: arrays on the devices of its mesh, or ShapeDtypeStructs."""
@@ -43,7 +45,7 @@ class FrozenWeights(NamedTuple):
     """
 
     identity: frozen_files.Identity
-    tensors: dict[str, lazy.LazyTensor]  # by our path
+    tensors: Tensors
 
 
 def shapes(run: schema.Config) -> ModelParams:
@@ -176,9 +178,7 @@ def _shapes(model: schema.ModelConfig, trained: tuple[str, ...]) -> ModelParams:
     return ModelParams(*tree.partition(jax.eval_shape(init, jax.random.key(0))["params"], trained))
 
 
-def _frozen(
-    run: schema.Config, tensors: Mapping[str, lazy.LazyTensor]
-) -> dict[str, lazy.LazyTensor]:
+def _frozen(run: schema.Config, tensors: Tensors) -> Tensors:
     """Picks the frozen parameters out of what the files hold."""
     abstract = tree.flatten(shapes(run).frozen)
     missing = [path for path in abstract if path not in tensors]
