@@ -155,9 +155,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(**options):
+def serving(kind=Server, **options):
     """A server that is up."""
-    server = Server(**options)
+    server = kind(**options)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
