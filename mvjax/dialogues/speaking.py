@@ -15,7 +15,9 @@ import hashlib
 import multiprocessing
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import process
 from pathlib import Path
 from typing import IO
 
@@ -161,12 +163,18 @@ def _made(
     if jobs == 1 or len(parts) <= 1:
         yield from map(make, parts)
         return
+    # Ctrl-C reaches every process of a terminal: workers then end without a word.
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(parts)), context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(parts)), context, **quiet) as pool:
         running = [pool.submit(make, part) for part in parts]
         try:
             for future in concurrent.futures.as_completed(running):
                 yield future.result()
+        except process.BrokenProcessPool as error:
+            raise ValueError(
+                "a process that spoke dialogues died (out of memory?): run again, with fewer --jobs"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -1,6 +1,11 @@
 """From written dialogues to stereo files with word times."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -182,6 +187,35 @@ def test_a_synthesizer_that_is_not_installed_or_never_speaks_ends_the_run(tmp_pa
     source = moods(tmp_path / "e.jsonl", *["run"] * 16, "is")  # in parts of five
     with pytest.raises(ValueError, match="none of the first 10 dialogues can be spoken"):
         speak(source, tmp_path / "o2", Moody(), jobs=1)
+
+
+class Dying(Tones):
+    """Takes its process along."""
+
+    def speak(self, lines):
+        os._exit(9)
+
+
+def test_a_process_that_dies_is_told(tmp_path):
+    source = moods(tmp_path / "d.jsonl", "is", "it")
+    with pytest.raises(ValueError, match="died .*fewer --jobs"):
+        speak(source, tmp_path / "out", Dying(), jobs=2)
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_all_processes_without_a_traceback(tmp_path):
+    out, source = tmp_path / "out", moods(tmp_path / "d.jsonl", *["is"] * 3000)
+    argv = ["dialogues", "speak", str(source), "--out", str(out), "--jobs", "2"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "mvjax", *argv],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(out.glob("part-*/*.wav")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=20)
+    assert (running.returncode, said) == (130, b"mvjax dialogues: interrupted\n")
 
 
 def test_a_damaged_part_is_named_with_what_to_do(tmp_path, picture):
