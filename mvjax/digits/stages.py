@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mvjax.config import schema
 from mvjax.data import images, mixture
 from mvjax.dialogues import speech
 from mvjax.digits import benchmark, recipe, records, talk, voices
-from mvjax.eval import benchmarks, codec_check, switching
+from mvjax.eval import benchmarks, codec_check, metrics, switching
 from mvjax.eval import model as eval_model
 from mvjax.export import certificate, targets
 from mvjax.export import folder as export_folder
@@ -44,6 +45,7 @@ class QuickstartPlan:
     classifier_utterances: int  # that the word classifier is trained on
     tested_utterances: int  # held-out utterances, and spoken answers, that it is tested on
     short: bool  # whether the numbers are too few to judge
+    continued: bool  # whether an earlier session began it
 
     @property
     def run(self) -> Path:
@@ -55,7 +57,7 @@ class QuickstartPlan:
 class SpeechResults:
     """What the model sounds like."""
 
-    examples: list[html.ReportExample]
+    examples: list[html.ExampleKind]
     trace: switching.GateTrace
     codec: codec_check.CodecAccuracy
     answer_accuracy: float  # of the word classifier on spoken answers, against the words written
@@ -78,12 +80,14 @@ def plan(out: Path, *, short: bool) -> QuickstartPlan:
     config = recipe.digits()
     data = dataclasses.replace(config.data, root=str(out / ("data-short" if short else "data")))
     config = dataclasses.replace(config, data=data)
-    if not short:
-        return QuickstartPlan(config, out, 48, 240, 72, short=False)
-    train = dataclasses.replace(config.train, steps=20, log_every=5, checkpoint_every=10)
-    optim = dataclasses.replace(config.optim, warmup_steps=5)
-    config = dataclasses.replace(config, train=train, optim=optim)
-    return QuickstartPlan(config, out, 4, 120, 12, short=True)
+    counts = (4, 120, 12) if short else (48, 240, 72)
+    if short:
+        train = dataclasses.replace(config.train, steps=20, log_every=5, checkpoint_every=10)
+        optim = dataclasses.replace(config.optim, warmup_steps=5)
+        config = dataclasses.replace(config, train=train, optim=optim)
+    return QuickstartPlan(
+        config, out, *counts, short=short, continued=Path(config.data.root).exists()
+    )
 
 
 def data(plan: QuickstartPlan) -> None:
@@ -160,6 +164,7 @@ def summary(results: QuickstartResults) -> dict[str, Any]:
         "certificates": {
             name: {key: c[key] for key in kept} for name, c in results.certificates.items()
         },
+        "accuracy_interval": {mode: interval(table, mode) for mode in benchmarks.MODES},
         "accuracy_by_kind": table,
         "codec_words": {
             **codec_check.summary(speech.codec),
@@ -174,7 +179,14 @@ def summary(results: QuickstartResults) -> dict[str, Any]:
         },
         "steps": plan.config.train.steps,
         "short": plan.short,
+        "continued": plan.continued,
     }
+
+
+def interval(table: Sequence[Mapping[str, Any]], mode: str) -> tuple[float, float]:
+    """The 95% interval of the mean of the kinds, the last row of an accuracy table."""
+    *rows, mean = table
+    return metrics.interval(mean[mode], [row["n"] for row in rows])
 
 
 def _spoken(evaluation: benchmarks.Evaluation) -> eval_model.Streams:
@@ -184,10 +196,31 @@ def _spoken(evaluation: benchmarks.Evaluation) -> eval_model.Streams:
 
 def _examples(
     model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation
+) -> list[html.ExampleKind]:
+    """Of each kind of question the first right answer and the first wrong one, voices in turn."""
+    answers, kinds = evaluation.answers["audio"], len(talk.KINDS)
+    chosen: dict[str, dict[bool, int]] = {kind: {} for kind in talk.KINDS}
+    # kind k begins with voice k: questions are asked kind by kind, with the next voice in each round
+    for i in sorted(
+        range(len(answers)), key=lambda i: (i // kinds - i % kinds) % len(voices.TEST_USERS)
+    ):
+        chosen[answers[i].kind].setdefault(answers[i].correct, i)
+    indices = [i for pair in chosen.values() for _, i in sorted(pair.items(), reverse=True)]
+    shown = dict(zip(indices, _shown(model, evaluation, indices), strict=True))
+    return [
+        html.ExampleKind(
+            name=kind,
+            right=sum(a.correct for a in answers if a.kind == kind),
+            n=sum(a.kind == kind for a in answers),
+            examples=[shown[pair[right]] for right in (True, False) if right in pair],
+        )
+        for kind, pair in chosen.items()
+    ]
+
+
+def _shown(
+    model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation, chosen: Sequence[int]
 ) -> list[html.ReportExample]:
-    """One question of each kind, voices in turn: the first ones asked, right or wrong."""
-    kinds = len(talk.KINDS)
-    chosen = [k + kinds * (k % len(voices.TEST_USERS)) for k in range(kinds)]
     spoken = _spoken(evaluation)
     user_audio = model.decode_audio([spoken.user_codes[i] for i in chosen])
     model_audio = model.decode_audio([spoken.audio_codes[i] for i in chosen])
@@ -199,7 +232,6 @@ def _examples(
         begin, end = (frames[0], frames[-1]) if frames else (question.end, question.end)
         examples.append(
             html.ReportExample(
-                kind=answer.kind,
                 image=question.image,
                 scene=f"a {facts.colour} {talk.truth(facts, 'digit')}, {facts.place}",
                 voice=question.voice,

@@ -35,9 +35,17 @@ def by_kind(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
     return {kind: sum(marks) / len(marks) for kind, marks in correct.items()}
 
 
-def standard_error(accuracy: float, n: int) -> float:
-    """Standard error of the accuracy over n independent answers."""
-    return math.sqrt(accuracy * (1 - accuracy) / n) if n else math.nan
+def interval(accuracy: float, counts: Sequence[int]) -> tuple[float, float]:
+    """Wilson's 95% interval of an accuracy, over independent questions only: not over training runs.
+
+    `counts` are the numbers of questions of the kinds that the accuracy is the mean of; where they are equal,
+    the interval is that of all questions together.
+    """
+    if not counts:
+        return math.nan, math.nan
+    z2 = 1.96**2 * sum(1 / n for n in counts) / len(counts) ** 2  # z^2 / n
+    half = math.sqrt(z2 * accuracy * (1 - accuracy) + z2**2 / 4)
+    return (accuracy + z2 / 2 - half) / (1 + z2), (accuracy + z2 / 2 + half) / (1 + z2)
 
 
 def table(modes: Mapping[str, Sequence[ScoredAnswer]]) -> list[dict[str, Any]]:

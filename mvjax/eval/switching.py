@@ -28,6 +28,10 @@ class Exchange:
     question: str
     said: str  # the model's words
     frames: tuple[int, int]  # (first, last + 1), the answer included
+    asked: tuple[int, int]  # the same of the question alone
+    answered: (
+        tuple[int, int] | None
+    )  # the same from the model's first word to its last; None if silent
     activation: float  # mean over layers, from the model's first word to its last; NaN if silent
     peak: float  # the largest activation (mean over layers) there
 
@@ -95,10 +99,13 @@ def _exchange(
 ) -> Exchange:
     inside = [(word, frame) for word, frame in words if span[0] <= frame < span[1]]
     mean = peak = float("nan")
-    if inside:
-        by_frame = activation[:, inside[0][1] : inside[-1][1] + 1].mean(axis=0)
+    answered = (inside[0][1], inside[-1][1] + 1) if inside else None
+    if answered:
+        by_frame = activation[:, slice(*answered)].mean(axis=0)
         mean, peak = float(by_frame.mean()), float(by_frame.max())
-    return Exchange(topic, question, " ".join(word for word, _ in inside), span, mean, peak)
+    asked = (max(span[0], _LEAD), span[1] - _ANSWER)
+    said = " ".join(word for word, _ in inside)
+    return Exchange(topic, question, said, span, asked, answered, mean, peak)
 
 
 def _mean(values: Sequence[float]) -> float:

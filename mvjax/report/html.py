@@ -8,12 +8,12 @@ import io
 import wave
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mvjax import types
 from mvjax.data import images
+from mvjax.report import plots
 
 MODES = {  # order and headings of the accuracy table
     "text": "Written",
@@ -38,7 +38,6 @@ class Tile:
 class ReportExample:
     """A test image with its spoken question and the model's answer, decoded from codes at 24 kHz."""
 
-    kind: str
     image: np.ndarray  # uint8 [height, width, 3]
     scene: str  # the image in words
     voice: str  # who asks
@@ -50,10 +49,37 @@ class ReportExample:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A plot (PNG bytes) with its text alternative, a paragraph and a sound to go with it."""
+class ExampleKind:
+    """Right and wrong answers to one kind of question, beside each other, and how many were right."""
 
-    png: bytes
+    name: str
+    right: int
+    n: int
+    examples: Sequence[ReportExample]
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A share in [0, 1] with the ends of its 95% interval; None: it is exact."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AccuracyRow:
+    """One kind of question, or all: the accuracy in each mode of `MODES`, None where it was not asked."""
+
+    kind: str
+    n: int
+    shares: Mapping[str, Share | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A plot with its text alternative, paragraphs and a sound to go with it."""
+
+    plot: plots.Plot
     alt: str
     text: str = ""
     audio: np.ndarray | None = None
@@ -81,19 +107,20 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Everything on the page, in page order; `accuracy` rows are those of `metrics.table`."""
+    """Everything on the page, in page order."""
 
     title: str
     subtitle: str
     tiles: Sequence[Tile]
-    examples: Sequence[ReportExample]
-    accuracy: Sequence[Mapping[str, Any]]
+    examples: Sequence[ExampleKind]
+    accuracy: Sequence[AccuracyRow]  # the last one is the mean of the others
     gate: Picture
     trained: Sequence[tuple[str, str]]
     loss: Picture
     certificates: Sequence[Certificate]
-    codec: Sequence[tuple[str, int, float]]  # (speech, number of words, accuracy)
+    codec: Sequence[tuple[str, int, Share]]  # (speech, number of words, accuracy)
     stages: Sequence[Stage]
+    continued: bool  # the run began in an earlier session, whose time is not in `stages`
     footer: str
 
 
@@ -113,10 +140,11 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
     )
-    environment.filters["png_uri"] = lambda png: _uri("image/png", png)
+    environment.filters["svg_uri"] = lambda svg: _uri("image/svg+xml", svg.encode())
     environment.filters["image_uri"] = lambda image: _uri("image/png", images.encode_png(image))
     environment.filters["wav_uri"] = lambda samples: _uri("audio/wav", wav_bytes(samples))
-    present = {key: MODES[key] for key in MODES if report.accuracy and key in report.accuracy[0]}
+    rows = report.accuracy
+    present = {key: MODES[key] for key in MODES if rows and key in rows[0].shares}
     return environment.get_template("report.html").render(vars(report), modes=present)
 
 

@@ -1,91 +1,158 @@
-"""The report's plots, as PNG bytes: loss curves and gate activation."""
+"""The report's plots as SVG, each wide and narrow: loss curves, and gate activation over a conversation.
+
+Colors are CSS variables, each with a value for light and one for dark pages; letters are outlines.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mvjax import types
 
-_COLORS = ("#2456c8", "#c2571a", "#17805a", "#8a3fb0", "#5b6472", "#b3261e")
-_LOOKS, _TALKS = "#dbe7ff", "#fdeedd"  # shades behind talk about the image, and behind small talk
+_COLORS = {  # {role: on a light page, on a dark one}; matplotlib draws the first, each is another one
+    "ink": ("#1b2330", "#e8ecf3"),
+    "soft": ("#566072", "#a3adbe"),
+    "line": ("#dde2ea", "#313a49"),
+    "layer": ("#8f9db3", "#6d7a90"),
+    "looks": ("#dbe7ff", "#22345c"),  # behind talk about the image
+    "talks": ("#fdeedd", "#46331f"),  # behind small talk
+    "first": ("#2456c8", "#8db1ff"),
+    "second": ("#c2571a", "#ffab73"),
+    "third": ("#17805a", "#6fd6ab"),
+    "fourth": ("#8a3fb0", "#d29cf0"),
+}
+_INK, _SOFT, _LINE, _LAYER, _LOOKS, _TALKS, *_CURVES = (light for light, _ in _COLORS.values())
+_WIDE, _NARROW = 9.6, 3.6  # inches, at 96 pixels each
+_SMOOTHED = 1 / 8  # of a curve, that each point of its running mean takes in
 
 
-def losses(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> bytes:
-    """One line for each {name: (steps, values)}, logarithmic, with a running mean over noisy ones."""
-    figure, axes = _canvas(9.6, 3.8)
-    for color, (name, (steps, values)) in zip(_COLORS, curves.items(), strict=False):
-        axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
-        axes.plot(*_running_mean(steps, values), color=color, linewidth=2, label=name)
-    axes.set(xlabel="step", ylabel="loss (nats)", yscale="log")
-    axes.legend(frameon=False, ncols=min(4, max(1, len(curves))))
-    return _png(figure)
+class Plot(NamedTuple):
+    """One plot, drawn for two widths of the page; each a whole SVG file."""
+
+    wide: str
+    narrow: str
 
 
-def gates(
-    activation: np.ndarray,
-    *,
-    looks: Sequence[tuple[int, int]],
-    talks: Sequence[tuple[int, int]],
-    words: Sequence[tuple[str, int]],
-    asked: Sequence[tuple[str, int]],
-) -> bytes:
-    """Gate activation (float [L, T]) over a conversation.
+class PlottedExchange(NamedTuple):
+    """A question and its answer; frames are (first, last + 1), `answered` None if there was no answer."""
 
-    Behind it stand the frame ranges of talk about the image (`looks`) and of small talk (`talks`), above it
-    the model's `words` and the questions `asked`, each with its frame.
-    """
-    figure, axes = _canvas(9.6, 4.4)
-    seconds = np.arange(activation.shape[1]) * types.FRAME_SECONDS
-    for spans, color, label in ((looks, _LOOKS, "about the image"), (talks, _TALKS, "small talk")):
-        for i, (first, last) in enumerate(spans):
-            edges = (first * types.FRAME_SECONDS, last * types.FRAME_SECONDS)
-            axes.axvspan(*edges, color=color, zorder=0, label=None if i else label)
-    for i, layer in enumerate(activation):
-        axes.plot(seconds, layer, color="#7f8ea6", linewidth=0.8, label=None if i else "one layer")
-    axes.plot(seconds, activation.mean(axis=0), color=_COLORS[0], linewidth=2.4, label="mean")
-    top = max(float(activation.max()), 1e-3)
-    axes.set(xlabel="seconds", ylabel="gate activation", ylim=(0, 1.55 * top))
-    axes.set_xlim(0, activation.shape[1] * types.FRAME_SECONDS)
-    for question, frame in asked:
-        _note(axes, frame, 1.5 * top, f"“{question}?”", color="#414c5e", style="italic")
-    for row, (word, frame) in enumerate(words):
-        _note(axes, frame, (1.36 - 0.075 * (row % 3)) * top, word, color=_COLORS[0])
-    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    return _png(figure)
+    about_image: bool
+    frames: tuple[int, int]  # of both, with the silence after them
+    question: str
+    asked: tuple[int, int]
+    answer: str
+    answered: tuple[int, int] | None
 
 
-def _canvas(width: float, height: float) -> tuple[Any, Any]:
-    """A figure without pyplot: no global state, no display."""
+def losses(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Plot:
+    """One thick line for each {name: (steps, values)}, a running mean; the values behind it, thin."""
+
+    def draw(figure: Any, width: float) -> None:
+        axes = _axes(figure.add_subplot())
+        for color, (name, (steps, values)) in zip(_CURVES, curves.items(), strict=False):
+            axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
+            axes.plot(steps, _running_mean(values), color=color, linewidth=2, label=name)
+        axes.set(xlabel="step", ylabel="loss (nats)", ylim=(0, None))
+        figure.legend(frameon=False, ncols=4 if width == _WIDE else 2, loc="outside upper left")
+
+    return _drawn(draw, wide=3.8, narrow=3.4)
+
+
+def gates(activation: np.ndarray, exchanges: Sequence[PlottedExchange]) -> Plot:
+    """Gate activation (float [L, T]) over a conversation, under what was asked and answered when."""
+    end = activation.shape[1] * types.FRAME_SECONDS
+
+    def draw(figure: Any, width: float) -> None:
+        talk, axes = figure.subplots(2, sharex=True, height_ratios=(1, 1.5))
+        _draw_talk(talk, exchanges, letters=(width - 0.8) * 13 / end)
+        _axes(axes)
+        seconds = np.arange(activation.shape[1]) * types.FRAME_SECONDS
+        for i, layer in enumerate(activation):
+            axes.plot(seconds, layer, color=_LAYER, linewidth=0.8, label=None if i else "one layer")
+        axes.plot(seconds, activation.mean(axis=0), color=_CURVES[0], linewidth=2.4, label="mean")
+        axes.set(xlabel="seconds", ylabel="gate activation", xlim=(0, end), ylim=(0, None))
+        labels = {True: "about the image", False: "small talk"}
+        for exchange in exchanges:
+            span, color = _seconds(exchange.frames), _LOOKS if exchange.about_image else _TALKS
+            axes.axvspan(*span, color=color, zorder=0, label=labels.pop(exchange.about_image, None))
+            talk.axvspan(*span, color=color, zorder=0)
+            for lane, line in ((exchange.asked, _SOFT), (exchange.answered, _CURVES[0])):
+                if lane is not None:
+                    axes.axvline(_seconds(lane)[0], color=line, linewidth=1, linestyle=":")
+        figure.legend(frameon=False, ncols=4 if width == _WIDE else 2, loc="outside lower center")
+
+    return _drawn(draw, wide=4.8, narrow=5.2)
+
+
+def _draw_talk(axes: Any, exchanges: Sequence[PlottedExchange], *, letters: float) -> None:
+    """Two lanes: when the user asks and the model answers, and what; `letters` fit into a second."""
+    axes.set(ylim=(0, 2), yticks=(1.84, 0.84), yticklabels=("user", "model"))
+    axes.tick_params(length=0, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    for exchange in exchanges:
+        first, last = _seconds(exchange.frames)
+        question, answer = f"“{exchange.question}?”", f"“{exchange.answer}”"
+        for top, span, text, color in (
+            (1.9, exchange.asked, question, _SOFT),
+            (0.9, exchange.answered, answer, _CURVES[0]),
+        ):
+            if span is None:
+                axes.text(first, top, " (silence)", color=_SOFT, va="top")
+                continue
+            begin, end = _seconds(span)
+            axes.barh(top, end - begin, 0.12, begin, color=color)
+            text = textwrap.fill(text, max(8, int(letters * (last - begin))))
+            axes.text(begin, top - 0.12, text, color=_INK, va="top", linespacing=1.15)
+
+
+def _seconds(frames: tuple[int, int]) -> tuple[float, float]:
+    return frames[0] * types.FRAME_SECONDS, frames[1] * types.FRAME_SECONDS
+
+
+def _drawn(draw: Callable[[Any, float], None], *, wide: float, narrow: float) -> Plot:
+    """Draws a plot in both widths with these heights, without pyplot: no global state, no display."""
+    import matplotlib
     from matplotlib import figure as figures
-    from matplotlib.backends import backend_agg
 
-    figure = figures.Figure(figsize=(width, height), dpi=150, layout="constrained")
-    backend_agg.FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    style = {"svg.hashsalt": "mvjax", "font.size": 9, "text.color": _INK, "axes.edgecolor": _SOFT}
+    style |= {"axes.labelcolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT}
+    sizes = ((_WIDE, wide), (_NARROW, narrow))
+    drawn = []
+    with matplotlib.rc_context(style):
+        for size in sizes:
+            figure = figures.Figure(figsize=size, layout="constrained")
+            draw(figure, size[0])
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+            drawn.append(_with_variables(buffer.getvalue()))
+    return Plot(*drawn)
+
+
+def _with_variables(svg: str) -> str:
+    """Replaces colors by CSS variables that follow the page's color scheme."""
+    for role, (light, _) in _COLORS.items():
+        svg = svg.replace(light, f"var(--{role})")
+    light, dark = (
+        "".join(f"--{role}: {pair[i]};" for role, pair in _COLORS.items()) for i in (0, 1)
+    )
+    style = f"svg {{{light}}} @media (prefers-color-scheme: dark) {{svg {{{dark}}}}}"
+    return svg.replace("<defs>", f"<style>{style}</style><defs>", 1)
+
+
+def _axes(axes: Any) -> Any:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e3e7ee", linewidth=0.8)
+    axes.grid(axis="y", color=_LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
 
 
-def _note(axes: Any, frame: int, y: float, text: str, *, color: str, style: str = "normal") -> None:
-    x = frame * types.FRAME_SECONDS
-    axes.text(x, y, text, fontsize=8, color=color, style=style, va="top")
-
-
-def _running_mean(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Means over a twenty-fifth of the curve, each at the middle of its window."""
-    width = max(1, len(values) // 25)
-    kernel = np.full(width, 1 / width)
-    means = np.convolve(np.asarray(values, float), kernel, mode="valid")
-    return np.asarray(steps, float)[width // 2 :][: len(means)], means
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+def _running_mean(values: Sequence[float]) -> np.ndarray:
+    """Means over `_SMOOTHED` of the curve around each point; towards the ends over what there is."""
+    kernel = np.ones(2 * round(len(values) * _SMOOTHED / 2) + 1)
+    sums = np.convolve(np.pad(np.asarray(values, float), len(kernel) // 2), kernel, mode="valid")
+    return sums / np.convolve(np.pad(np.ones(len(values)), len(kernel) // 2), kernel, mode="valid")

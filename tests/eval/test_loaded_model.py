@@ -115,6 +115,10 @@ def test_a_conversation_is_traced_by_topic(toy):
     assert [e.topic for e in trace.exchanges] == ["image", "small talk"]
     said = [w for w, f in trace.words if f < first.frames[1]]
     assert first.said.split() == said
+    for exchange in trace.exchanges:
+        frames = [f for _, f in trace.words if exchange.frames[0] <= f < exchange.frames[1]]
+        assert exchange.answered == ((frames[0], frames[-1] + 1) if frames else None)
+        assert exchange.frames[0] <= exchange.asked[0] < exchange.asked[1] < exchange.frames[1]
     for exchange in (e for e in trace.exchanges if e.said):
         assert 0 < exchange.activation <= exchange.peak < 1
 
@@ -122,10 +126,10 @@ def test_a_conversation_is_traced_by_topic(toy):
 def test_mean_activations_ignore_silence():
     nan = float("nan")
     exchanges = [
-        switching.Exchange("image", "q", "a", (0, 3), 0.2, 0.5),
-        switching.Exchange("image", "q", "b", (3, 5), 0.4, 0.6),
-        switching.Exchange("image", "q", "", (5, 7), nan, nan),
-        switching.Exchange("small talk", "q", "", (7, 8), nan, nan),
+        switching.Exchange("image", "q", "a", (0, 3), (0, 1), (1, 2), 0.2, 0.5),
+        switching.Exchange("image", "q", "b", (3, 5), (3, 4), (4, 5), 0.4, 0.6),
+        switching.Exchange("image", "q", "", (5, 7), (5, 6), None, nan, nan),
+        switching.Exchange("small talk", "q", "", (7, 8), (7, 8), None, nan, nan),
     ]
     trace = switching.GateTrace(exchanges, np.zeros((2, 8)), [], np.zeros(8))
     assert trace.mean_activation("image") == pytest.approx(0.3)

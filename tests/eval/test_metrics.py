@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from scipy import stats
 
 from mvjax.eval import metrics
 
@@ -43,5 +44,13 @@ def test_table_has_a_row_a_kind_and_marks_kinds_that_a_mode_did_not_ask():
     ]
 
 
-def test_standard_error():
-    assert metrics.standard_error(0.5, 100) == pytest.approx(0.05)
+@pytest.mark.parametrize(("right", "n"), [(0, 8), (8, 8), (43, 48), (1, 2)])
+def test_the_interval_is_wilsons(right, n):
+    expected = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert metrics.interval(right / n, [n]) == pytest.approx(tuple(expected), abs=1e-5)
+
+
+def test_the_interval_of_a_mean_of_kinds_has_the_kinds_variance():
+    assert metrics.interval(0.9, [48] * 6) == pytest.approx(metrics.interval(0.9, [288]))
+    low, high = metrics.interval(0.5, [10_000, 100])  # variance (1/10000 + 1/100) / 16
+    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(0.0101 / 16), rel=0.01)
