@@ -119,7 +119,12 @@ def _drawn(draw: Callable[[Any, float], None], *, wide: float, narrow: float) ->
     import matplotlib
     from matplotlib import figure as figures
 
-    style = {"svg.hashsalt": "mvjax", "font.size": 9, "text.color": _INK, "axes.edgecolor": _SOFT}
+    style: Any = {
+        "svg.hashsalt": "mvjax",
+        "font.size": 9,
+        "text.color": _INK,
+        "axes.edgecolor": _SOFT,
+    }
     style |= {"axes.labelcolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT}
     sizes = ((_WIDE, wide), (_NARROW, narrow))
     drawn = []
