@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 
@@ -74,12 +73,14 @@ def validate(args: argparse.Namespace) -> int:
 
 def stats(args: argparse.Namespace) -> int:
     """Prints the statistics of each dataset."""
+    import msgspec
+
     from mvjax.data.inspect import folder, statistics
 
     pieces = _pieces(args)
     all_stats = [statistics.statistics(dataset, pieces) for dataset in folder.datasets(args.folder)]
     if args.json:
-        print(json.dumps({one.name: dataclasses.asdict(one) for one in all_stats}, indent=1))
+        print(json.dumps({one.name: msgspec.structs.asdict(one) for one in all_stats}, indent=1))
     else:
         print("\n\n".join(statistics.table(one) for one in all_stats))
     return 0

@@ -75,9 +75,8 @@ def stack(examples: Sequence[types.Example], *, spec: types.Part) -> types.Part:
         part.loss_mask[row, :length] = example.loss_mask
         if example.image is not None:
             part.images[row] = example.image
-            seen = part.has_image[row : row + 1]
             if part.has_image.ndim == 2:  # by frame
-                seen[:, :length] = example.sees_image
+                part.has_image[row, :length] = example.sees_image
             else:
-                seen[:] = True
+                part.has_image[row] = True
     return part

@@ -4,8 +4,7 @@
                       pixels, codes    cropped, with     stacked and padded
                                        unrelated talk    by collate.stack
 
-A speech example has the record's codes, cropped to `speech_frames`, with unrelated talk before and after it
-with probability `p_concat`. A speechless example has the transcript as text tokens.
+A speech example has the record's codes, a speechless one the transcript as text tokens.
 """
 
 from __future__ import annotations
@@ -65,8 +64,7 @@ class EpochShuffle:
             try:
                 return self._load(number)
             except ValueError as error:
-                name = f"{self._reader.path.name}[{number}]"
-                self._bad.add(name, error, id=self._id(number))
+                self._bad.add(f"{self._reader.path.name}[{number}]", error, id=self._id(number))
             number = (number + 1) % count
         raise ValueError(f"{self._reader.path}: expected a readable record, every one is bad")
 
@@ -84,20 +82,18 @@ class ExampleBuilder:
         self._config = config
         self._features = None
         if config.data.features:
-            made_with = image_features.made_with(config.frozen, config.model)
+            encoder = image_features.made_with(config.frozen, config.model)
             self._features = functools.cache(
-                lambda path: image_features.FeatureReader(path, expected=made_with)
+                lambda path: image_features.FeatureReader(path, expected=encoder)
             )
         self._tokenizer = sentencepiece.SentencePieceProcessor(
             model_file=str(files.resolve(config.frozen.tokenizer))
         )
         self._bad = bad
-        open_dataset = functools.partial(
-            dataset.RecordReader,
-            expected=dataset.identity(config.frozen),
-            limits=config.data.limits,
+        made_with, limits = dataset.identity(config.frozen), config.data.limits
+        self._open = functools.cache(
+            lambda path: dataset.RecordReader(path, expected=made_with, limits=limits)
         )
-        self._open = functools.cache(lambda name: open_dataset(record_path(config.data, name)))
         talk = config.data.small_talk if config.data.p_concat > 0 else ()
         self._talk = [self.source(s.name, seed=0, spoken=True) for s in talk]
         weights = np.array([s.weight for s in talk], float)
@@ -105,7 +101,7 @@ class ExampleBuilder:
 
     def source(self, name: str, *, seed: int, spoken: bool) -> EpochShuffle:
         """Opens a dataset for speech examples (with codes) or speechless ones (transcripts)."""
-        reader = self._open(name)
+        reader = self._open(record_path(self._config.data, name))
         load = functools.partial(self._load, reader, spoken=spoken)
         return EpochShuffle(reader, load, self._bad, seed)
 

@@ -2,8 +2,7 @@
 
     NAME.features.json, NAME.features-00000-of-00002.array_record      bfloat16 [S, E] an image, little-endian
 
-A run with `data.features` reads them and runs no image encoder. The index names the dataset's images, the
-encoder and the image size that they were computed with; a run with other ones refuses them.
+The index names the images, the encoder and the image size that they were computed with.
 """
 
 from __future__ import annotations

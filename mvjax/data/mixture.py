@@ -24,10 +24,8 @@ from mvjax.data.records import bad_records, dataset
 class Batches:
     """`batches[step]` is this process's rows of the global batch of a step, for any step >= 0.
 
-    Args:
-      parts: {part: endless sequence of this process's examples of a step}; empty parts are left out.
-      spec: of the global batch.
-      workers: threads that prefetch as many of the next batches; 0: no prefetch.
+    `parts` are this process's examples by step; empty ones are left out. `workers` threads prefetch as many
+    of the next batches.
     """
 
     def __init__(self, parts: dict[str, grain.MapDataset], spec: types.Batch, *, workers: int):
@@ -74,12 +72,8 @@ def batches(
     """Opens the records of a run; makes missing ones first if `data.prepare` is set.
 
     `history` has the mixture weights of this run's steps (None: the config's, from step 0 on); `listing`, a
-    jsonl, gets the bad records.
-
-    Raises:
-      FileNotFoundError: if records are missing.
-      ValueError: if rows do not divide by processes, or records are damaged or made with another
-        codec or tokenizer; later, when more than `bad_record_budget` bad records have been read.
+    jsonl, gets the bad records. Raises FileNotFoundError if records are missing, and ValueError if they or
+    the config do not fit the run; later, when more than `bad_record_budget` bad records have been read.
     """
     data = config.data
     _check(data, process_count)

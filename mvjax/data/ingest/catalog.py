@@ -1,8 +1,7 @@
 """The published datasets that `mvjax data ingest` and `mvjax data encode` can read.
 
-To add a dataset, copy `docci.py` to `data/ingest/NAME.py`, whose `read` yields an `items.Item` (image and
-text) or a `spoken.Spoken` per sample, add it to DATASETS and to `reader` below, and test it on a small copy
-of the published files, as `tests/data/test_ingest_text.py` does.
+The `read` of a module yields an `items.Item` (image and text) or a `spoken.Spoken` per sample. How to add a
+dataset: docs/data.md.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -12,13 +13,11 @@ from typing import TypeVar
 
 import msgspec
 
-from mvjax.config import schema
 from mvjax.data import images
 from mvjax.data.records import dataset
 
 T = TypeVar("T")
 _PREFETCH = 4  # items per thread
-_LIMITS = schema.LimitsConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Item:
     facts: Mapping[str, str | int]  # the dataset's own ids, and all accepted answers, one a line
 
 
-class SkippedItems:
+class SkippedItems(contextlib.AbstractContextManager):
     """Counts skipped items by reason and lists them in `listing` as they come, one JSON object a line.
 
     More than `budget` skipped items end the reading.
@@ -70,9 +69,6 @@ class SkippedItems:
         """Closes the list."""
         if self._file:
             self._file.close()
-
-    def __enter__(self) -> SkippedItems:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -123,10 +119,12 @@ def load_image(image: Path | bytes) -> bytes:
     if isinstance(image, Path):
         if not image.is_file():
             raise FileNotFoundError(f"{image}: no such file")
-        if image.stat().st_size > _LIMITS.image_bytes:
-            raise ValueError(f"at most {_LIMITS.image_bytes} bytes, got {image.stat().st_size}")
+        if image.stat().st_size > dataset.LIMITS.image_bytes:
+            raise ValueError(
+                f"at most {dataset.LIMITS.image_bytes} bytes, got {image.stat().st_size}"
+            )
         image = image.read_bytes()
-    images.decode(image, limits=_LIMITS)
+    images.decode(image, limits=dataset.LIMITS)
     return image
 
 

@@ -87,10 +87,8 @@ def read(
 def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data") -> Path:
     """Writes FOLDER/NAME/ID.wav, .json and .image and, last, the manifest FOLDER/NAME.jsonl; returns it.
 
-    A folder without a manifest is unfinished. Samples are stored with 16 bits.
-
-    Raises:
-      ValueError: if two ids are the same file name, or a dialogue has no word times.
+    A folder without a manifest is unfinished. Samples are stored with 16 bits. Raises ValueError if two ids
+    are the same file name, or a dialogue has no word times.
     """
     media = folder / name
     media.mkdir(parents=True, exist_ok=True)
@@ -109,7 +107,7 @@ def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data
         seconds = samples.shape[1] / types.SAMPLE_RATE
         lines.append({"path": f"{name}/{wav.name}", "duration": seconds})
     listing = folder / f"{name}.jsonl"
-    files.write_atomic(listing, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    files.write_atomic(listing, msgspec.json.Encoder().encode_lines(lines))
     return listing
 
 

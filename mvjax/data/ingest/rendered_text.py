@@ -12,10 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from mvjax.config import schema
 from mvjax.data.ingest import items, sources, templates
-
-_LARGEST = schema.LimitsConfig().image_bytes  # of a member
+from mvjax.data.records import dataset
 
 
 class _Ocr(msgspec.Struct):
@@ -58,7 +56,7 @@ def _samples(shard: Path, skips: items.SkippedItems) -> Iterator[tuple[str, dict
                 path = PurePosixPath(member.name)
                 if not member.isfile() or path.name.startswith("."):
                     continue
-                if member.size > _LARGEST:
+                if member.size > dataset.LIMITS.image_bytes:
                     skips.add(f"{shard.name}:{member.name}", "file too large", member.size)
                     continue
                 here = str(path.with_suffix(""))

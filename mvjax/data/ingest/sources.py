@@ -64,14 +64,11 @@ def json_lines(
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             place = f"{path.name}:{number}"
-            if not line.strip():
-                continue
             try:
-                decoded = decoder.decode(line)
+                if line.strip():
+                    yield place, decoder.decode(line)
             except DAMAGE as error:
                 skips.add(place, "damaged line", error)
-                continue
-            yield place, decoded
 
 
 def parquet_rows(
@@ -79,11 +76,8 @@ def parquet_rows(
 ) -> Iterator[tuple[str, Row]]:
     """Yields (file:row, struct) of the columns that are fields of `kind`, a msgspec.Struct.
 
-    A row with other types is skipped, and a damaged file from the damage on.
-
-    Raises:
-      ValueError: if a file lacks a column, naming those it has.
-      ModuleNotFoundError: without pyarrow.
+    A row with other types is skipped, and a damaged file from the damage on. Raises ValueError if a file
+    lacks a column.
     """
     try:
         import pyarrow
@@ -106,11 +100,9 @@ def parquet_rows(
                         place = f"{path.name}:{row}"
                         row += 1
                         try:
-                            converted = msgspec.convert(values, kind)
+                            yield place, msgspec.convert(values, kind)
                         except msgspec.ValidationError as error:
                             skips.add(place, "damaged row", error)
-                            continue
-                        yield place, converted
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             skips.add(f"{path.name}:{row}", "damaged file", error)
 

@@ -1,9 +1,5 @@
 """Turns captions and question/answer pairs into transcripts of one question and one answer.
 
-    caption    user: one of CAPTION_REQUESTS             assistant: the caption as a sentence
-    text       user: one of TEXT_REQUESTS                assistant: the text that the image shows
-    question   user: the question                        assistant: the answer
-
 A record has one question, also where an image has several: rows then resemble the evaluation, no pair is cut
 off at the end of a row, and the image is stored once anyway. Questions and answers keep their spelling, so
 that exact-match scores are comparable with other work; captions get a capital and a full stop. The request

@@ -20,8 +20,6 @@ import msgspec
 
 from mvjax.data.ingest import items, sources, templates
 
-_FOLDERS = {"train": "train2014", "val": "val2014"}
-
 
 class _VqaQuestion(msgspec.Struct):
     image_id: int
@@ -52,7 +50,7 @@ def read(
     source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` hold `train2014/` and `val2014/`."""
-    folder = _FOLDERS[split]
+    folder = f"{split}2014"
     asked = sources.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
     answered = sources.the_file(source, f"v2_mscoco_{folder}_annotations.json")
     answers = sources.decode_json(answered, msgspec.json.Decoder(_Annotations)).annotations

@@ -38,12 +38,8 @@ def write_text(
 
     `images` are folders, searched in order (none: `source`, and `source`/images if it exists), from which
     `workers` threads prefetch. `limit` is of records, `budget` of skipped items; `progress` is called after
-    each record with both numbers.
-
-    Raises:
-      ValueError: if the dataset, split or its files are not as expected, nothing could be read,
-        or more items were skipped than the budget allows. Only the list is written then.
-      FileNotFoundError: naming the files or folders that are missing.
+    each record with both numbers. If files are missing or not as expected, nothing could be read, or more was
+    skipped than the budget allows, an error says so, and only the list of skipped items is written.
     """
     entry, split = catalog.find(name, split)
     if entry.spoken:

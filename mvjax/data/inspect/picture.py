@@ -35,12 +35,10 @@ _INK = "#252b36"
 def png(shown: timeline.RecordTimeline) -> bytes:
     """Draws a timeline; its image must decode."""
     from matplotlib import figure as figures
-    from matplotlib.backends import backend_agg
 
     rows = max(1, min(_MOST_ROWS, math.ceil(len(shown.cells) / _COLUMNS)))
     height = _HEAD + rows * _ROW
     figure = figures.Figure(figsize=(_WIDTH, height), dpi=100)
-    backend_agg.FigureCanvasAgg(figure)
     _head(figure, shown, height)
     for n in range(rows):
         bottom = (height - _HEAD - (n + 1) * _ROW + 0.35) / height

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from mvjax import types
 from mvjax.data import streams
@@ -16,12 +16,7 @@ _BAR = 40  # characters of the longest bar
 _LONGEST = 1 << 16  # tokens of a transcript; longer ones count as this
 
 
-def _counts() -> Any:
-    return dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass
-class Statistics:
+class Statistics(msgspec.Struct):
     """Statistics of one dataset; `mvjax data stats --json` prints the fields."""
 
     name: str
@@ -30,11 +25,11 @@ class Statistics:
     images: int = 0  # different images
     spoken: int = 0
     hours: float = 0.0  # of dialogue
-    turns: dict[str, int] = _counts()  # by speaker
-    words: dict[str, int] = _counts()
-    kinds: dict[str, dict[str, int]] = _counts()  # {kind of question: its records, their turns}
-    frames: dict[int, int] = _counts()  # {upper end of a bin: spoken records}; 12.5 a second
-    tokens: dict[int, int] = _counts()  # {upper end of a bin: records}, as speechless rows
+    turns: dict[str, int] = {}  # by speaker
+    words: dict[str, int] = {}
+    kinds: dict[str, dict[str, int]] = {}  # {kind of question: numbers of its records, their turns}
+    frames: dict[int, int] = {}  # {upper end of a bin: spoken records}; 12.5 a second
+    tokens: dict[int, int] = {}  # {upper end of a bin: records}, as speechless rows
     bad: int = 0  # unreadable records
 
 

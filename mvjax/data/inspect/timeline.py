@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import sentencepiece
 from PIL import Image
 
 from mvjax import types
@@ -50,11 +51,7 @@ class Words:
 
 def pieces(model: Path | None) -> Pieces:
     """Opens a SentencePiece model; None: words."""
-    if model is None:
-        return Words()
-    import sentencepiece
-
-    return sentencepiece.SentencePieceProcessor(model_file=str(model))
+    return sentencepiece.SentencePieceProcessor(model_file=str(model)) if model else Words()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,11 +40,7 @@ class BadRecords:
             self._problems = {line.record: line.problem for line in lines}
 
     def add(self, record: str, error: ValueError, *, id: str | None = None) -> None:
-        """Counts a bad record, DATASET[number], unless it was counted before.
-
-        Raises:
-          ValueError: past the budget, listing all bad records.
-        """
+        """Counts a record, DATASET[number], once; past the budget raises ValueError, listing all."""
         with self._lock:
             if record not in self._problems:
                 self._problems[record] = str(error)

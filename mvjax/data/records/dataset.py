@@ -33,7 +33,7 @@ Word = record_lib.Word
 Record = record_lib.Record
 StoredRecord = record_lib.StoredRecord
 encode_codes = record_lib.encode_codes
-problems = record_lib.problems
+LIMITS = record_lib.LIMITS
 Identity = index_lib.Identity
 DatasetIndex = index_lib.DatasetIndex
 identity = index_lib.identity
@@ -58,7 +58,7 @@ class RecordWriter:
         path: Path,
         made_with: Identity,
         *,
-        limits: schema.LimitsConfig = record_lib.LIMITS,
+        limits: schema.LimitsConfig = LIMITS,
         shard_bytes: int = SHARD_BYTES,
     ):
         index_lib.check_name(path)
@@ -95,7 +95,7 @@ class RecordWriter:
             row = record_lib.decode(record_lib.encode(record, None), self._limits)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        wrong = problems(row, self._limits)
+        wrong = record_lib.problems(row, self._limits)
         key = None if record.image is None else hashlib.sha256(record.image).digest()
         known = self._seen.execute("SELECT n FROM images WHERE hash = ?", (key,)).fetchone()
         if record.image is not None and not known:
@@ -120,8 +120,6 @@ class RecordWriter:
         self._images.close()
         index_path(self._path).unlink(missing_ok=True)
         self.index = DatasetIndex(
-            format=index_lib.FORMAT,
-            version=index_lib.VERSION,
             count=len(self._hashes),
             identity=self._made_with,
             records=self._rows.publish(),
@@ -149,11 +147,7 @@ class RecordReader:
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        expected: Identity | None,
-        limits: schema.LimitsConfig = record_lib.LIMITS,
+        self, path: Path, *, expected: Identity | None, limits: schema.LimitsConfig = LIMITS
     ):
         self.path, self.limits, self._expected = path, limits, expected
         self.index = index_lib.read(path)
@@ -189,7 +183,7 @@ class RecordReader:
             row = record_lib.decode(self._rows[i], self.limits)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        wrong = problems(row, self.limits)
+        wrong = record_lib.problems(row, self.limits)
         if row.image is not None and not 0 <= row.image < len(self._images):
             wrong.append(f"image: expected a number below {len(self._images)}, got {row.image}")
         if wrong:
@@ -213,7 +207,7 @@ class RecordReader:
         raise index_lib.NoSuchId(f"{self.path}: expected a record with id {id!r}, there is none")
 
 
-def verify(path: Path, limits: schema.LimitsConfig = record_lib.LIMITS) -> list[str]:
+def verify(path: Path, limits: schema.LimitsConfig = LIMITS) -> list[str]:
     """All problems of a dataset's hashes, records, images and ids; reads it whole."""
     try:
         reader = RecordReader(path, expected=None, limits=limits)

@@ -25,11 +25,11 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: str | None = None
 
 
-class DatasetIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DatasetIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of NAME.json."""
 
-    format: str
-    version: int
+    format: str = FORMAT
+    version: int = VERSION
     count: int  # of records
     identity: Identity
     records: tuple[shards.Shard, ...]  # in the order of their numbers
@@ -83,13 +83,16 @@ def read(dataset: Path) -> DatasetIndex:
     if not beside.is_file():
         raise FileNotFoundError(f"{beside}: no such file; it is the index of a dataset of records")
     content = beside.read_bytes()
-    header = _decode(beside, content, _Header)
-    if (header.format, header.version) != (FORMAT, VERSION):
-        raise ValueError(
-            f"{beside}: expected {FORMAT!r} version {VERSION}, got {header.format!r} version "
-            f"{header.version}; make the records again"
-        )
-    index = _decode(beside, content, DatasetIndex)
+    try:
+        header = msgspec.json.decode(content, type=_Header)
+        if (header.format, header.version) != (FORMAT, VERSION):
+            raise ValueError(
+                f"{beside}: expected {FORMAT!r} version {VERSION}, got {header.format!r} version "
+                f"{header.version}; make the records again"
+            )
+        index = msgspec.json.decode(content, type=DatasetIndex)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{beside}: expected an index of records: {error}") from error
     total = sum(shard.count for shard in index.records)
     if total != index.count:
         raise ValueError(f"{beside}: expected {index.count} records, its shards hold {total}")
@@ -162,10 +165,3 @@ def wrong_hashes(dataset: Path, index: DatasetIndex) -> list[str]:
     if files.file_hash(ids_path(dataset)) != index.ids_sha256:
         wrong.append(f"{ids_path(dataset)}: its SHA-256 is not the one in {path(dataset).name}")
     return wrong
-
-
-def _decode(file: Path, content: bytes, kind):
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file}: expected an index of records: {error}") from error

@@ -4,13 +4,13 @@
                                       sort by length, encode in batches, store
     this process, in order            codes from the store -> records
 
-The store is keyed by content (`code_store`): an interrupted run resumes, and a dataset that has grown costs
-only the encoding of its new dialogues.
+The store is keyed by content (`code_store`): an interrupted run resumes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import time
@@ -21,7 +21,6 @@ from pathlib import Path
 from mvjax.config import schema
 from mvjax.data.ingest import items
 from mvjax.data.records import dataset
-from mvjax.data.records import record as record_lib
 from mvjax.data.speech import code_store, encoder, spoken
 
 CHUNK = 16  # dialogues per call of a worker
@@ -57,17 +56,14 @@ def write(
     skips: items.SkippedItems,
     copies: int = 1,
     workers: int = 0,
-    limits: schema.LimitsConfig = record_lib.LIMITS,
+    limits: schema.LimitsConfig = dataset.LIMITS,
     progress: Callable[[EncodeTally], None] = lambda tally: None,
 ) -> EncodeTally:
     """Encodes dialogues, read lazily, and writes their records in order as ROOT/NAME, the path.
 
     `copies` records are made of a dialogue; more than one needs `settings.augment`. `workers` are processes;
     0: only this one (an accelerator belongs to one process). `progress` is called after every record.
-
-    Raises:
-      ValueError: if copies would be identical, or more dialogues are skipped than `skips` allows.
-      RuntimeError: if a process dies.
+    Raises ValueError if more dialogues are skipped than `skips` allows, RuntimeError if a process dies.
     """
     store, tally, start = code_store.CodeStore(settings.store), EncodeTally(), time.monotonic()
     todo = tasks(dialogues, settings, copies=copies)
@@ -132,11 +128,11 @@ def _results(
             yield from zip(chunk, encode(chunk), strict=True)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of jax
-    with futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start, initargs=(settings,)
-    ) as pool:
+    with futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
         chunks = encoder.batched(tasks, CHUNK)
-        submitted = ((chunk, pool.submit(_encode, without_images(chunk))) for chunk in chunks)
+        submitted = (
+            (chunk, pool.submit(_encode, settings, without_images(chunk))) for chunk in chunks
+        )
         try:
             for chunk, done in items.delayed(submitted, 2 * workers):
                 yield from zip(chunk, done.result(), strict=True)
@@ -164,12 +160,10 @@ def default_workers() -> int:
     return 0 if jax.default_backend() != "cpu" else os.cpu_count() or 1
 
 
-_ENCODER: list[encoder.Encoder] = []  # of this process, if it is a worker
+_encoder = functools.cache(encoder.Encoder)  # of this process, if it is a worker
 
 
-def _start(settings: encoder.EncodeSettings) -> None:
-    _ENCODER.append(encoder.Encoder(settings))
-
-
-def _encode(tasks: Sequence[encoder.EncodeTask]) -> list[encoder.EncodeResult]:
-    return _ENCODER[0](tasks)
+def _encode(
+    settings: encoder.EncodeSettings, tasks: Sequence[encoder.EncodeTask]
+) -> list[encoder.EncodeResult]:
+    return _encoder(settings)(tasks)

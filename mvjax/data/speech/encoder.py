@@ -82,18 +82,15 @@ class Encoder:
                 if stored := self._store.load(key):
                     done[i] = EncodeResult(key, stored.seconds)
                 else:
-                    todo.append((i, key, self._audio(task)))
+                    audio = task.dialogue.samples(max_seconds=self._settings.max_seconds)
+                    if self._augment:
+                        audio = self._augment(audio, id=task.dialogue.id, copy=task.copy)
+                    todo.append((i, key, audio))
             except (ValueError, OSError) as error:
                 done[i] = EncodeResult(None, problem=str(error))
         for i, key, seconds in self._encode(todo):
             done[i] = EncodeResult(key, seconds, fresh=True)
         return [done[i] for i in range(len(tasks))]
-
-    def _audio(self, task: EncodeTask) -> np.ndarray:
-        audio = task.dialogue.samples(max_seconds=self._settings.max_seconds)
-        if self._augment is None:
-            return audio
-        return self._augment(audio, id=task.dialogue.id, copy=task.copy)
 
     def _encode(
         self, todo: Sequence[tuple[int, str, np.ndarray]]
@@ -109,10 +106,8 @@ class Encoder:
                 for row, (_, _, audio) in zip(rows, batch, strict=False):
                     row[:, : audio.shape[1]] = audio
                 codes = self._codec().encode(rows.reshape(2 * size, -1))
-                codes = codes[:, : self._settings.codebooks].astype(np.uint16)
-                for (i, key, audio), own in zip(
-                    batch, codes.reshape(size, -1, frames), strict=False
-                ):
+                codes = codes[:, : self._settings.codebooks].reshape(size, -1, frames)
+                for (i, key, audio), own in zip(batch, codes.astype(np.uint16), strict=False):
                     seconds = audio.shape[1] / types.SAMPLE_RATE
                     length = math.ceil(audio.shape[1] / types.FRAME_SAMPLES)
                     self._store.save(key, own[:, :length], seconds)

@@ -14,10 +14,9 @@ from jaxtyping import Float32
 from scipy import signal
 
 from mvjax import types
-from mvjax.config import schema
 from mvjax.data.records import record
 
-MAX_SECONDS = schema.LimitsConfig().audio_seconds
+MAX_SECONDS = record.LIMITS.audio_seconds
 _LOUDEST = 1e6  # of a sample; 1 is full scale
 _BLOCK = 1 << 18  # samples read at a time
 RATES = (8_000, 192_000)  # samples per second that are converted; others are taken for damage
