@@ -8,7 +8,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from mvjax.weights import safetensors_io
+from mvjax.weights import lazy, safetensors_io
 
 INDEX = "model.safetensors.index.json"
 
@@ -70,6 +70,16 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     with pytest.raises(OSError, match=r"x\.safetensors"):
         safetensors_io.write(path, {"a": np.ones((2, 3), "f")})
     assert not safetensors_io.read(path)["a"].any()
+
+
+def test_a_tensor_that_cannot_be_made_leaves_no_file(tmp_path):
+    def broken(part):
+        raise ValueError("damaged")
+
+    tensor = lazy.Computed((2, 3), np.dtype(np.float32), broken)
+    with pytest.raises(ValueError, match="damaged"):
+        safetensors_io.write(tmp_path / "x.safetensors", {"a": tensor})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_are_read_without_the_rest(tmp_path):
