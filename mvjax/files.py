@@ -49,6 +49,11 @@ def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
       ModuleNotFoundError: if a location on the hub is asked for and huggingface_hub is not installed.
     """
     text = str(location)
+    if not text:
+        raise ValueError(
+            "expected a location, got an empty one: a file left to be found beside frozen.moshi, where"
+            " nothing is. Check frozen.moshi."
+        )
     if text.endswith(_PICKLES):
         raise ValueError(
             f"{text}: expected safetensors or npz, got a pickle, which can run code and is never"
@@ -92,6 +97,12 @@ def is_folder(location: str) -> bool:
     if location.startswith(HUB_PREFIX):
         return _hub_parts(location)[2] is None
     return not location.startswith(PACKAGE_PREFIX) and Path(location).expanduser().is_dir()
+
+
+def may_exist(location: str) -> bool:
+    """Whether there is a file or folder at a location, as far as can be told without a network."""
+    here = not location.startswith((HUB_PREFIX, PACKAGE_PREFIX))
+    return not here or Path(location).expanduser().exists()
 
 
 def find(location: str) -> Path | None:

@@ -65,6 +65,16 @@ def test_the_released_recipe_has_the_published_size():
     assert (speech, speech + text) == (40 - 10, 84)
 
 
+def test_other_backbones_are_trained_at_moshikas_sizes():
+    """By shape: PersonaPlex and J-Moshi have Moshi's, so parameters are those of the golden table."""
+    moshika = config_text.load_experiment(ROOT / "experiments" / "moshika_vis.py")
+    for name in ("personaplex_vis", "j_moshi_vis"):
+        run = config_text.load_experiment(ROOT / "experiments" / f"{name}.py")
+        assert run.model == moshika.model
+        assert (run.frozen.codec, run.frozen.tokenizer) == ("", "")  # lie beside Moshi
+    assert run.data.word_spaces is False
+
+
 def test_sweep_names_design_trees_that_differ():
     designs = runs(ROOT / "experiments" / "gate_ablation.py")
     shapes = {name: str(load.shapes(run).adapters) for name, run in designs.items()}

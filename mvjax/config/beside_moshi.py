@@ -32,6 +32,10 @@ def follow(config: schema.Config, *, said: Sequence[str] = ()) -> schema.Config:
       ValueError: as `read`, or naming every key that contradicts the config.
     """
     frozen = config.frozen
+    if not files.may_exist(
+        frozen.moshi
+    ):  # not yet there: only shapes are wanted, or loading will say so
+        return config
     try:
         keys = read(frozen.moshi)
     except FileNotFoundError as error:  # on the hub, which cannot be asked: loading will ask again

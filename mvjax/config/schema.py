@@ -191,6 +191,8 @@ class DataConfig:
     p_concat: float = 0.5  # probability of small talk before and after (paper, figure 5)
     # whether frames of small talk see the row's image; absent: no cross-attention in them (ours)
     small_talk_image: Literal["present", "absent"] = "present"
+    # whether a word's tokens begin with a space; False for Japanese and other scripts without spaces
+    word_spaces: bool = True
     bad_record_budget: int = 0  # records that may be skipped before training stops
     limits: LimitsConfig = LimitsConfig()
     # read image features that `mvjax data features` wrote; False: the step encodes the images

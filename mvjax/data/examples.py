@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import sentencepiece
 
-from mvjax import files, types
+from mvjax import types
 from mvjax.config import schema
-from mvjax.data import collate, image_features, images, mixing, streams
+from mvjax.data import collate, image_features, images, mixing, streams, tokenizers
 from mvjax.data.records import bad_records, dataset
 
 
@@ -86,9 +85,7 @@ class ExampleBuilder:
             self._features = functools.cache(
                 lambda path: image_features.FeatureReader(path, expected=encoder)
             )
-        self._tokenizer = sentencepiece.SentencePieceProcessor(
-            model_file=str(files.resolve(config.frozen.tokenizer))
-        )
+        self._tokenizer = tokenizers.load(config)
         self._bad = bad
         made_with, limits = dataset.identity(config.frozen), config.data.limits
         self._open = functools.cache(

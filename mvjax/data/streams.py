@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import sentencepiece
 from jaxtyping import Bool, Int32
 
 from mvjax import types
@@ -89,9 +88,7 @@ def prompt(turns: Sequence[record.Turn], tokenizer: Tokenizer) -> list[int]:
     return [int(i) for i in row[: int(np.flatnonzero(row == EOS)[-1]) + 1]]
 
 
-def check_known(
-    texts: Iterable[str], tokenizer: sentencepiece.SentencePieceProcessor, *, place: str
-) -> None:
+def check_known(texts: Iterable[str], tokenizer: Any, *, place: str) -> None:
     """Raises ValueError for words that a tokenizer does not know: its unknown token has the id of EPAD."""
     unknown = tokenizer.unk_id()
     words = dict.fromkeys(word for text in texts for word in text.split())

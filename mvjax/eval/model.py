@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import sentencepiece
 from jaxtyping import Float, Int, UInt8
 
 from mvjax import files, tree, types
 from mvjax.codec import flax_codec, interface
 from mvjax.config import schema
 from mvjax.data import images as images_lib
-from mvjax.data import streams
+from mvjax.data import streams, tokenizers
 from mvjax.data.records import record
 from mvjax.nn import model as model_lib
 from mvjax.runtimes.jax import generate
@@ -147,9 +146,7 @@ class LoadedModel:
 def load(config: schema.Config, params: tree.Tree) -> LoadedModel:
     """Puts the parameters on the device and loads the codec and the tokenizer of the config."""
     codec = mimi_weights.load_mimi(files.resolve(config.frozen.codec), config.codec)
-    tokenizer = sentencepiece.SentencePieceProcessor(
-        model_file=str(files.resolve(config.frozen.tokenizer))
-    )
+    tokenizer = tokenizers.load(config)
     on_device = flax_codec.FlaxCodec(jax.device_put(codec), config.codec)
     return LoadedModel(config, jax.device_put(params), on_device, tokenizer)
 

@@ -13,7 +13,7 @@ import yaml
 
 from mvjax import run_folder, tree
 from mvjax.config import schema
-from mvjax.export import deviations, targets
+from mvjax.export import deviations, licenses, targets
 from mvjax.weights import file_names
 
 _HUB = "hf://"
@@ -53,6 +53,7 @@ def text(
     model = config.model
     adapters, _ = tree.partition(params, config.train.trained)
     differences = deviations.deviations(model, target)
+    frozen_licenses = licenses.licenses(config.frozen)
     return _CARD.format(
         metadata=yaml.safe_dump(_metadata(config, target, quantization), sort_keys=False),
         upstream=targets.UPSTREAM[target],
@@ -65,10 +66,11 @@ def text(
         siglip=model.siglip,
         adapters=model.cross_attention,
         sources="\n".join(
-            f"| {name} | {_shown(location)} |"
-            for name, location in dataclasses.asdict(config.frozen).items()
-            if isinstance(location, str)
+            f"| {name} | {_shown(getattr(config.frozen, name))} | {stated} |"
+            for name, stated in frozen_licenses.items()
         ),
+        non_commercial=_non_commercial(frozen_licenses),
+        steps=_DEPTH_STEPS.format(steps=model.codebooks_out, streams=model.codebooks - 1),
         training=_training(config, results),
         results=_results(results),
         use=_use(config, target, quantization),
@@ -94,7 +96,7 @@ def _metadata(
         "license": "other",
         "license_name": "mixed",
         "license_link": f"{file_names.CARD}#licenses",
-        "language": ["en"],
+        "language": licenses.languages(config.frozen.moshi),
         "library_name": _LIBRARY[target],
         "pipeline_tag": "any-to-any",
         "tags": ["moshi", "speech-to-speech", "vision", "cross-attention", "mvjax"],
@@ -117,6 +119,11 @@ def _shown(location: str) -> str:
     """A location without the folders of the machine that trained."""
     known = location.startswith((_HUB, "package:"))
     return f"`{location if known else Path(location).name}`"
+
+
+def _non_commercial(frozen_licenses: Mapping[str, str]) -> str:
+    names = licenses.non_commercial(frozen_licenses)
+    return f"**Not for commercial use**, by the license of {', '.join(names)}.\n\n" if names else ""
 
 
 def _training(config: schema.Config, results: RunResults | None) -> str:
@@ -195,6 +202,9 @@ The client says from which frame on the model sees: `xa_start={start}` in the UR
 default is 16). After an upload (`hf upload OWNER/NAME .`) set `hf_repo` to OWNER/NAME; files that are not
 there are fetched."""
 
+_DEPTH_STEPS = """Do not place these weights in a PersonaPlex runtime. It has {streams} depth steps; given
+these {steps} it loads without an error and predicts the user's speech with copies of them."""
+
 _LOSSY = """
 The weights were rounded to be stored so. `certificate.json` says what that costs: error of the logits and
 agreement of greedy tokens with the model as trained, under `loss`.
@@ -221,8 +231,8 @@ gated cross-attention between them was trained.
 
 ## Where it comes from
 
-| frozen part | source |
-|---|---|
+| frozen part | source | license |
+|---|---|---|
 {sources}
 
 Trained: the parameters {patterns}. {training}
@@ -242,14 +252,14 @@ mvjax's own runtime, which reads all sizes from this folder:
     model = loading.open_folder(Path("this folder"))
     session = model.session(model.encode_image(pixels))  # then session.step(user_codes), every 80 ms
 
+{steps}
+
 ## Where {upstream} differs from the model as trained
 
 {differences}
 
 ## Licenses
 
-These files hold the work of several. Kyutai releases Moshi and Mimi under CC BY 4.0; the image encoder of
-PaliGemma 2 is under Google's Gemma terms, SigLIP on its own under Apache 2.0. Where the table above names
-other sources, their terms hold. The adapters are the work of whoever trained them, who names their license
-here before publishing.
+{non_commercial}These files hold the work of several: each frozen part under its license in the table
+above. The adapters are the work of whoever trained them, who names their license here before publishing.
 """

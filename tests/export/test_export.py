@@ -12,7 +12,7 @@ import yaml
 
 from mvjax import gates, scopes, tree
 from mvjax.export import folder as export_folder
-from mvjax.export import model_card, targets, weight_files
+from mvjax.export import licenses, model_card, targets, weight_files
 from mvjax.weights import file_names, rules
 
 TOY = exported.TOY
@@ -121,8 +121,10 @@ def test_the_card_tells_the_hub_what_it_needs_and_people_where_it_comes_from(run
     assert metadata["base_model"] == ["kyutai/moshika-pytorch-bf16"]
     assert metadata["base_model_relation"] == "quantized"
     assert metadata["license"] == "other" and "## Licenses" in body
-    assert "| moshi | `hf://kyutai/moshika-pytorch-bf16@main/a.b` |" in body
-    assert "| codec | `mimi` |" in body
+    assert "| moshi | `hf://kyutai/moshika-pytorch-bf16@main/a.b` | cc-by-4.0 |" in body
+    assert f"| codec | `mimi` | {licenses.UNKNOWN} |" in body
+    assert "Do not place these weights in a PersonaPlex runtime. It has 5 depth steps" in body
+    assert metadata["language"] == ["en"] and "commercial" not in body
     assert "600 steps" in body and "| all | 7 | 0.912 | - |" in body
     assert "`digits`" in body and "`old`" not in body
     assert "server --moshi-weights model.q8.safetensors" in body

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax import tree
+from mvjax import files, tree
 from mvjax.config import beside_moshi, moshi_keys, schema
 from mvjax.nn import model as model_lib
 from mvjax.weights import depth_steps, frozen_files, kyutai, rules
@@ -133,10 +133,10 @@ def test_without_a_config_all_is_as_the_experiment_says(tmp_path):
     assert followed.frozen.moshi == str(tmp_path)
     assert followed.frozen.codec == str(tmp_path / families.CODEC)
     assert beside_moshi.read("package:mvjax.digits/assets/moshi.safetensors") is None
-    missing = beside_moshi.follow(
-        schema.Config(frozen=schema.FrozenFiles("nowhere/m", "s", "c", "t"))
-    )
-    assert missing.frozen == schema.FrozenFiles("nowhere/m", "s", "c", "t")
+    folder = schema.Config(frozen=schema.FrozenFiles(str(tmp_path / "not yet there"), "s"))
+    assert beside_moshi.follow(folder) == folder
+    with pytest.raises(ValueError, match="got an empty one: .* Check frozen.moshi"):
+        files.resolve(folder.frozen.codec)
 
 
 def test_files_have_the_names_of_the_config(tmp_path):
