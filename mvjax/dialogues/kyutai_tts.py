@@ -109,7 +109,7 @@ def _load(repo: str, device: str | None) -> Any:
         from moshi.models import tts as moshi_tts
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"Kyutai TTS needs PyTorch and the package `moshi` ({error}): BUILD.md, 'Dialogues'"
+            f"Kyutai TTS needs PyTorch and the package `moshi` ({error}): docs/dialogues.md, 'Speak'"
         ) from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     info = _checkpoint(loaders, repo)
