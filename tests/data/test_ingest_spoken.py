@@ -70,9 +70,28 @@ def test_what_is_written_reads_back_and_upstream_can_read_it(tmp_path):
         ["There.", [0.8, 1.1], "SPEAKER_MAIN"],
         ["is", [0.9, 1.0], "SPEAKER_USER"],
     ]
-    with pytest.raises(ValueError, match="ids that differ, 'docci_7_LOC' does not"):
-        twin = spoken.Spoken("docci_7_LOC", audio, dialogue.words, dialogue.turns)
-        moshi_finetune.write(tmp_path, [dialogue, twin])
+    with pytest.raises(ValueError, match="ids that differ, 'docci/7 LOC' does not"):
+        moshi_finetune.write(tmp_path, [dialogue, dialogue])
+
+
+def test_any_ids_are_files_of_their_own(tmp_path):
+    url = "https://pictures.example/" + "x" * 300
+    ids = {"a/b", "a_b", "A_B", url, f"{url}y", "ü" * 200, "..", "...", "short", "a.b"}
+    audio = np.zeros((2, 1920), np.float32)
+    turns, words = (dataset.Turn("assistant", "Yes."),), (dataset.Word("Yes.", 0.0, 0.05),)
+    listing = moshi_finetune.write(
+        tmp_path, [spoken.Spoken(name, audio, words, turns) for name in sorted(ids)]
+    )
+    names = [path.name for path in (tmp_path / "data").iterdir()]
+    assert len({name.casefold() for name in names}) == 2 * len(ids)
+    assert max(len(name.encode()) for name in names) < 210
+    found, skipped = read(moshi_finetune, listing, tmp_path)
+    assert set(found) == ids and not skipped
+
+
+def test_a_folder_that_takes_no_audio_is_named(tmp_path):
+    with pytest.raises(OSError, match="none/a.wav: cannot be written: .*disk full"):
+        spoken.write_audio(tmp_path / "none" / "a.wav", np.zeros((2, 10), np.float32))
 
 
 def test_moshi_finetune_leaves_out_what_is_damaged_and_says_so(tmp_path):

@@ -181,6 +181,17 @@ def test_one_bad_dialogue_never_ends_the_others(tmp_path):
     assert listed[1]["reason"] == "AssertionError: assert of the synthesizer"
 
 
+def test_an_id_too_long_for_a_file_name_is_spoken_as_the_others(tmp_path):
+    source, ids = tmp_path / "d.jsonl", {"https://pictures.example/" + "x" * 300, "short"}
+    with store.opened(source) as kept:
+        for name in sorted(ids):
+            turns = (dataset.Turn("user", "is it"), dataset.Turn("assistant", "yes"))
+            kept.add(store.WrittenDialogue(name, turns))
+    assert speak(source, tmp_path / "out", Tones()).spoken == 2
+    assert set(read(tmp_path / "out")) == ids
+    assert speak(source, tmp_path / "out", Tones()).skipped == 2
+
+
 def test_a_synthesizer_that_is_not_installed_or_never_speaks_ends_the_run(tmp_path):
     with pytest.raises(ModuleNotFoundError, match="no torch"):
         speak(moods(tmp_path / "d.jsonl", "import", "is"), tmp_path / "o1", Moody())

@@ -15,6 +15,7 @@ as it ignores words of other speakers than SPEAKER_MAIN:
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from mvjax.data.records import dataset
 from mvjax.data.speech import spoken
 
 MAIN, USER = "SPEAKER_MAIN", "SPEAKER_USER"
+_LONGEST_STEM = 200  # bytes of a file name without its suffixes; systems take 255 with them
 _TOLERANCE = 0.5  # seconds between a listed duration and the file's
 
 
@@ -87,17 +89,21 @@ def read(
 def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data") -> Path:
     """Writes FOLDER/NAME/ID.wav, .json and .image and, last, the manifest FOLDER/NAME.jsonl; returns it.
 
-    A folder without a manifest is unfinished. Samples are stored with 16 bits. Raises ValueError if two ids
-    are the same file name, or a dialogue has no word times.
+    A folder without a manifest is unfinished. Samples are stored with 16 bits. Ids that are too long for a
+    file name are shortened, with a hash. Raises ValueError if two ids are the same, or a dialogue has no word
+    times.
     """
     media = folder / name
     media.mkdir(parents=True, exist_ok=True)
-    lines, stems = [], set()
+    lines: list[dict[str, Any]] = []
+    ids: set[str] = set()
+    stems: set[str] = set()
     for dialogue in dialogues:
-        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in dialogue.id)
-        if stem in stems:
-            raise ValueError(f"{media / stem}: expected ids that differ, {dialogue.id!r} does not")
-        stems.add(stem)
+        if dialogue.id in ids:
+            raise ValueError(f"{media}: expected ids that differ, {dialogue.id!r} does not")
+        ids.add(dialogue.id)
+        stem = _stem(dialogue.id, stems)
+        stems.add(stem.casefold())
         if dialogue.words is None:
             raise ValueError(f"{dialogue.id}: expected word times; make them with align.annotate")
         samples = dialogue.samples()
@@ -109,6 +115,16 @@ def write(folder: Path, dialogues: Iterable[spoken.Spoken], *, name: str = "data
     listing = folder / f"{name}.jsonl"
     files.write_atomic(listing, msgspec.json.Encoder().encode_lines(lines))
     return listing
+
+
+def _stem(name: str, taken: set[str]) -> str:
+    """The file name of an id; too long, or that of another where case does not count, it ends in a hash."""
+    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    if len(stem.encode()) <= _LONGEST_STEM and stem.casefold() not in taken and stem.strip("."):
+        return stem
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    short = stem.encode()[: _LONGEST_STEM - len(digest) - 1].decode(errors="ignore")
+    return f"{short}-{digest}"
 
 
 def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:

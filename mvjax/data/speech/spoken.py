@@ -78,7 +78,10 @@ def read_audio(
 
 def write_audio(path: Path, samples: Float32[np.ndarray, "channels samples"]) -> None:
     """Writes a 16-bit WAV at 24 kHz."""
-    soundfile.write(path, samples.T, types.SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    try:
+        soundfile.write(path, samples.T, types.SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{path}: cannot be written: {error}; is the disk full?") from error
 
 
 def resample(
