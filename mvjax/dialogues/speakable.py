@@ -30,8 +30,9 @@ _SYMBOLS = (
 _ABBREVIATIONS = {
     r"e\.\s?g\.,?": "for example", r"i\.\s?e\.,?": "that is", r"etc\.?": "and so on", r"vs\.?": "versus",
     r"approx\.": "about", r"Mr\.": "Mister", r"Mrs\.": "Missus", r"Dr\.": "Doctor",
-    r"No\. ?(?=\d)": "number ", r"w/o": "without", r"w/": "with ", r"and/or": "and or",
+    r"w/o": "without", r"w/": "with ", r"and/or": "and or",
     r"[Nn]/[Aa]": "not available", r"24/7": "twenty-four seven", r"50/50": "fifty fifty",
+    r"20/20": "twenty twenty",
 }  # fmt: skip
 _UNITS = {
     "km": "kilometer", "cm": "centimeter", "mm": "millimeter", "m": "meter", "mi": "mile", "ft": "foot",
@@ -220,6 +221,7 @@ _RULES: tuple[tuple[re.Pattern, Callable[[re.Match], str] | str], ...] = (
     (re.compile(r"(?<![^\s(])(?<!\d )-(?=[$€£]?\.?\d)"), "minus "),
     (re.compile(r"(?<![\w.,])\.(?=\d)"), "0."),
     (re.compile(r"#\s?(?=\d)"), "number "),
+    (re.compile(r"(?<=\w )([\"']?)No\.\s?(?=\d)"), r"\1number "),  # begins a sentence: an answer
     (re.compile(r"(?<=[A-Za-z])(?=[$€£]\d)"), " "),
     (
         re.compile(
@@ -241,7 +243,10 @@ _RULES: tuple[tuple[re.Pattern, Callable[[re.Match], str] | str], ...] = (
     ),
     (re.compile(r"(?<=[\d°%])\s?-\s?(?=\d)"), " to "),
     (
-        re.compile(r"\b([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?\b(?=\s?([ap]\.?m\b)?)", re.I),
+        re.compile(
+            r"\b([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?\b(?!\s(?:scale|ratio))(?=\s?([ap]\.?m\b)?)",
+            re.I,
+        ),
         _clock,
     ),
     (re.compile(r"(?<=\d):(?=\d)"), " to "),

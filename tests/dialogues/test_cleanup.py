@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -93,6 +95,8 @@ def test_numbers_and_symbols_become_words(written, said):
          "the one thousandth, v one point two point three, one million"),
         ("555-123-4567 or 1,2,3",
          "five five five, one two three, four five six seven or one, two, three"),
+        ("room No. 7, a 1:10 scale, 20/20", "room number seven, a one to ten scale, twenty twenty"),
+        ("No. 5 are red.", "No. five are red."),
         ("#1, 3x, 2000 kg", "number one, three times, two thousand kilograms"),
         ("cafe\u0301 it´s", "café it's"),
     ],
@@ -123,6 +127,26 @@ def test_what_has_no_certain_reading_is_refused(written):
 )  # fmt: skip
 def test_markup_takes_no_fact_away(written, said):
     assert clean(written) == said
+
+
+def test_no_text_ends_the_run_and_none_keeps_a_digit_unless_it_is_refused():
+    rng = np.random.default_rng(0)
+    parts = [
+        *"0123456789" * 3,
+        *"./,:;-$€£%°x'\"()*~#+=&@ ",
+        "km",
+        "s",
+        "½",
+        "²",
+        "No. ",
+        "am",
+        "st",
+    ]
+    parts += ["th", "2020-", "k", "/h", "\n", "e\u0301", "№", "\u0663", "9" * 20]
+    for _ in range(500):
+        said = clean("".join(rng.choice(parts, size=rng.integers(1, 14))))
+        spoken = filters.utterance(said, [], caption="", cut=False) is None
+        assert not (spoken and re.search(r"\d", said)), said
 
 
 AROUND = (
