@@ -3,7 +3,7 @@ import standin_llm
 
 from mvjax import cli
 from mvjax.commands import dialogues
-from mvjax.dialogues import endpoint, kyutai_tts, prompts, tts
+from mvjax.dialogues import endpoint, kyutai_tts, tts
 
 
 def run(capsys, *argv):
@@ -23,7 +23,6 @@ def test_help_explains_every_kind(capsys):
     with pytest.raises(SystemExit):
         cli.main(["dialogues", "write", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert tuple(dialogues.KINDS) == prompts.KINDS
     assert all(f"{kind} {about}" in said for kind, about in dialogues.KINDS.items())
 
 

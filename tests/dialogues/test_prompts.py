@@ -17,7 +17,7 @@ def schedule(kind, seed=0, utterances=12):
 
 
 def test_the_papers_eight_kinds_differ_in_what_both_are_told():
-    assert len(prompts.KINDS) == 8 and commands.KINDS == prompts.KINDS
+    assert len(prompts.KINDS) == 8 and tuple(commands.KINDS) == prompts.KINDS
     for turns in ([], TURNS[:1]):
         told = {prompts.messages(schedule(k)[0], NOTES, turns)[0]["content"] for k in prompts.KINDS}
         assert len(told) == 8
