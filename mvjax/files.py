@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from mvjax import messages
+
 PACKAGE_PREFIX = "package:"
 HUB_PREFIX = "hf://"
 # file names to look for in a folder or repository, in this order
@@ -203,7 +205,7 @@ def _in_folder(folder: Path, text: str, names: Sequence[str]) -> Path:
 def _neighbors(folder: Path) -> str:
     if not folder.is_dir():
         return f"the folder {folder} does not exist"
-    return f"{folder} holds {sorted(path.name for path in folder.iterdir())[:20]}"
+    return f"{folder} holds {messages.names(sorted(path.name for path in folder.iterdir()))}"
 
 
 def _in_package(text: str) -> Path:
@@ -235,8 +237,8 @@ def _on_hub(text: str, names: Sequence[str]) -> Path:
             return path
     at = f" --revision {revision}" if revision else ""
     raise FileNotFoundError(
-        f"{text}: neither on the hub nor in its local cache:\n  "
-        + "\n  ".join(reasons)
+        f"{text}: neither on the hub nor in its local cache:"
+        + messages.lines(reasons)
         + "\nCheck repository, revision and file name. Without a network, run this where there is one"
         f" and copy the cache (HF_HOME): hf download {repository} {candidates[-1]}{at}"
     )
@@ -270,8 +272,8 @@ def _fetch_indexed(index: Path, repository: str, name: str) -> None:
     fetched = [_fetch(repository, _beside(name, shard), commit, reasons) for shard in shards]
     if None in fetched:
         raise FileNotFoundError(
-            f"{index} names files that are neither on the hub nor in its local cache:\n  "
-            + "\n  ".join(reasons)
+            f"{index} names files that are neither on the hub nor in its local cache:"
+            + messages.lines(reasons)
         )
 
 

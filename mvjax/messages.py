@@ -14,9 +14,9 @@ def lines(items: Iterable[object], *, shown: int = SHOWN_LINES) -> str:
     return "".join(f"\n  {item}" for item in _cut(items, shown))
 
 
-def names(items: Iterable[object], *, shown: int = SHOWN_NAMES) -> str:
-    """Returns the items separated by commas; past `shown`, the last says how many more."""
-    return ", ".join(map(str, _cut(items, shown))) or "none"
+def names(items: Iterable[object], *, shown: int = SHOWN_NAMES, between: str = ", ") -> str:
+    """Returns the items with commas between them; past `shown`, the last says how many more."""
+    return between.join(map(str, _cut(items, shown))) or "nothing"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,5 +1,12 @@
 """Names of the files in a run folder (`mvjax train --out RUN`) and in the quickstart folder around it."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mvjax import messages
+
 # Written by `mvjax train`.
 CONFIG_TEXT = "config.txt"  # the config as `field = value` lines, to read and to diff
 CONFIG_JSON = "config.json"  # the same config; resume, eval and export read this one
@@ -25,3 +32,18 @@ ERROR_LOG = "error.log"  # the traceback of a stage that failed
 def bad_records(part: int) -> str:
     """Returns the file in which the process that reads part `part` of every batch lists skipped records."""
     return BAD_RECORDS if part == 0 else f"{part}.{BAD_RECORDS}"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `mvjax train` made the folder."""
+    return (folder / CONFIG_JSON).is_file() and (folder / CONFIG_TEXT).is_file()
+
+
+def nearby(folder: Path, is_meant: Callable[[Path], bool]) -> str:
+    """Returns "; did you mean FOLDERS?": those of a kind in this folder, else around it; "" if none."""
+    parents = [place for place in folder.parents if place.name][:2] or [folder.parent]
+    around = [[place, *sorted(place.glob("*"))] for place in parents]
+    for found in (sorted([*folder.glob("*"), *folder.glob("*/*")]), *around):
+        if meant := [path for path in found if is_meant(path)]:
+            return f"; did you mean {messages.names(meant, shown=4)}?"
+    return ""

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mvjax import messages
+
 Tree = Mapping[str, Any]
 Flat = dict[str, Any]
 
@@ -58,7 +60,10 @@ def partition(tree: Tree, patterns: Sequence[str]) -> tuple[dict[str, Any], dict
     matched = {p: v for p, v in flat.items() if any(re.fullmatch(r, p) for r in patterns)}
     unused = [r for r in patterns if not any(re.fullmatch(r, p) for p in flat)]
     if unused:
-        raise ValueError(f"patterns that match no parameter: {unused}; parameters: {sorted(flat)}")
+        raise ValueError(
+            f"patterns that match no parameter: {messages.names(unused)}; parameters:"
+            f" {messages.names(sorted(flat))}"
+        )
     return unflatten(matched), unflatten({p: v for p, v in flat.items() if p not in matched})
 
 
@@ -80,9 +85,9 @@ def assert_same_tree(expected: Tree, actual: Tree, *, place: str) -> None:
 
 
 def refuse(problems: Sequence[str], message: str, *, remedy: str = "") -> None:
-    """Raises ValueError if there are problems: the message, a line for each, and the remedy as it is."""
+    """Raises ValueError if there are problems: the message, their list (capped), and the remedy as it is."""
     if problems:
-        raise ValueError(f"{message}:\n  " + "\n  ".join(problems) + remedy)
+        raise ValueError(f"{message}:{messages.lines(problems)}{remedy}")
 
 
 def _describe(leaf: Any) -> str:

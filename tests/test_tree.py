@@ -31,7 +31,7 @@ def test_partition_is_disjoint_and_whole():
 
 
 def test_partition_names_patterns_that_match_nothing():
-    with pytest.raises(ValueError, match=r"\['b'\].*b/a/kernel"):
+    with pytest.raises(ValueError, match="no parameter: b; .*b/a/kernel"):
         tree.partition(NESTED, ["a", "b"])
 
 

@@ -22,7 +22,8 @@ MAX_FILE, MAX_FUNCTION = 320, 60  # lines
 
 # Ground floor first; a room is a file or a folder of mvjax/.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "types", "tree", "files", "messages"),
+    ("messages",),
+    ("__init__", "types", "tree", "files"),
     ("gates", "scopes"),
     ("config",),
     ("nn", "run_folder"),

@@ -225,7 +225,7 @@ def _decode_dataclass(kind: type, data: Json, place: str) -> Any:
     hints = typing.get_type_hints(kind)
     unknown = [_unknown(name, kind, place) for name in data if name not in hints]
     if unknown:
-        raise ValueError("; ".join(unknown))
+        raise ValueError(messages.names(unknown, between="; "))
     values = {name: _decode(hints[name], item, _join(place, name)) for name, item in data.items()}
     return _build(kind, values, place)
 

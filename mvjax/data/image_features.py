@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mvjax import files
+from mvjax import files, messages
 from mvjax.config import schema
 from mvjax.data import batch_spec, images
 from mvjax.data.records import dataset, shards
@@ -133,7 +133,9 @@ class FeatureReader:
         if self.index.images != index_lib.read(path).images:
             problems.append("made of other images than the dataset has now")
         if problems:
-            raise ValueError(f"{file}: {'; '.join(problems)}; run `mvjax data features EXP.py`")
+            raise ValueError(
+                f"{file}: {messages.names(problems, between='; ')}; run `mvjax data features EXP.py`"
+            )
         self._entries = shards.ShardReader(_stem(path), self.index.features)
 
     def __getitem__(self, number: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import cast
 
 import grain
 
-from mvjax import types
+from mvjax import messages, types
 from mvjax.config import schema
 from mvjax.data import batch_spec, collate, examples, mixing
 from mvjax.data.records import bad_records, dataset
@@ -139,4 +139,4 @@ def _check(data: schema.DataConfig, process_count: int) -> None:
     if data.p_concat > 0 and data.speech_rows and not data.small_talk:
         problems.append("p_concat > 0 needs small_talk; set p_concat to 0 or name a source")
     if problems:
-        raise ValueError("data: " + "; ".join(problems))
+        raise ValueError("data: " + messages.names(problems, between="; "))

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from mvjax import types
+from mvjax import messages, types
 from mvjax.data.records import record
 
 BOS, EOS = 1, 2
@@ -94,9 +94,7 @@ def check_known(texts: Iterable[str], tokenizer: Any, *, place: str) -> None:
     words = dict.fromkeys(word for text in texts for word in text.split())
     strange = [word for word in words if unknown in word_tokens(tokenizer, word)]
     if strange:
-        raise ValueError(
-            f"{place}: the tokenizer does not know {strange[:5]} ({len(strange)} words)"
-        )
+        raise ValueError(f"{place}: the tokenizer does not know {messages.names(strange, shown=5)}")
 
 
 def word_tokens(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -67,11 +67,8 @@ def _refuse(
     problems = targets.refusals(config, target)
     if quantization in ("q8", "q4"):
         problems += mlx.width_refusals(config, quantization)
-    if problems:
-        raise ValueError(
-            f"cannot export to {target}: {targets.UPSTREAM[target]} would run this model wrongly:"
-            + "".join(f"\n  {problem}" for problem in problems)
-        )
+    runtime = targets.UPSTREAM[target]
+    tree.refuse(problems, f"cannot export to {target}: {runtime} would run this model wrongly")
     return name
 
 

@@ -176,9 +176,7 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 def _refuse_layout(config: schema.ModelConfig, target: targets.Target) -> None:
     """Refuses what a layout has no place for; the PyTorch layout has one for every design."""
     if target != "torch" and (problems := targets.refusals(config, target)):
-        raise ValueError(
-            f"no {target} layout for this design:" + "".join(f"\n  {line}" for line in problems)
-        )
+        tree.refuse(problems, f"no {target} layout for this design")
 
 
 def _leaf_dtype(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
+from mvjax import run_folder
 from mvjax.runtimes import interface
 from mvjax.weights import file_names
 
@@ -108,16 +109,25 @@ def layout(folder: Path) -> Layout:
     Raises:
       ValueError: if it is no export folder.
     """
+    if (found := _layout(folder)) is not None:
+        return found
+    if run_folder.is_run(folder):
+        raise ValueError(f"{folder} is a run folder: export it first, with `mvjax export`")
+    raise ValueError(
+        f"{folder}: expected {file_names.TORCH_CONFIG} (torch), {file_names.MLX_CONFIG} (mlx) or"
+        f" {file_names.CANDLE_CONFIG} (candle), found none of them; give a folder that `mvjax export` wrote"
+        + run_folder.nearby(folder, lambda path: _layout(path) is not None)
+    )
+
+
+def _layout(folder: Path) -> Layout | None:
     if is_candle(folder):
         return "candle"
     if (folder / file_names.TORCH_CONFIG).is_file():
         return "torch"
-    if (folder / file_names.MLX_CONFIG).is_file():
+    if (folder / file_names.MLX_CONFIG).is_file() and not run_folder.is_run(folder):
         return "mlx"
-    raise ValueError(
-        f"{folder}: expected {file_names.TORCH_CONFIG} (torch), {file_names.MLX_CONFIG} (mlx) or"
-        f" {file_names.CANDLE_CONFIG} (candle), found none of them; give a folder that `mvjax export` wrote"
-    )
+    return None
 
 
 def read_torch(folder: Path) -> ExportedConfig:

@@ -26,7 +26,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from mvjax import files as files_lib
-from mvjax import tree
+from mvjax import messages, tree
 from mvjax.train import step as step_lib
 
 HASHES = "hashes.json"
@@ -56,7 +56,7 @@ def newest(root: Path) -> Checkpoint:
             meta = _OLD_META if _is_old(folder) else f"{METADATA}/metadata"
             return Checkpoint(folder, json.loads((folder / meta).read_text()), damaged)
         damaged[folder] = problem
-    listing = "".join(f"\n  {folder}: {problem}" for folder, problem in damaged.items())
+    listing = messages.lines(f"{folder}: {problem}" for folder, problem in damaged.items())
     raise ValueError(
         f"{root}: expected a good checkpoint, found {'none' if not damaged else 'only damaged ones:'}"
         f"{listing}\nTrain with another --out, or remove this folder to start over."

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from mvjax import messages
 from mvjax.config import schema
 from mvjax.train import distributed, phases
 
@@ -76,8 +77,8 @@ def report(
 
     Steps are counted from 1; `ids` returns the sample ids of a batch, counted from 0, by part.
     """
-    listing = "".join(
-        f"\n  step {step}, {part}: {', '.join(names)}"
+    listing = messages.lines(
+        f"step {step}, {part}: {messages.names(names)}"
         for step in steps
         for part, names in ids(step - 1).items()
         if names

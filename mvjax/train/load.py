@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mvjax import run_folder, tree
+from mvjax import messages, run_folder, tree
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.nn import model as model_lib
@@ -123,10 +123,10 @@ def read_config(folder: Path) -> schema.Config:
       ValueError: if the folder is no run folder, or its config is not one of this version.
     """
     path = folder / run_folder.CONFIG_JSON
-    if not path.is_file():
-        raise ValueError(
-            f"{folder}: expected a run folder of `mvjax train`, found no {run_folder.CONFIG_JSON}"
-        )
+    if not run_folder.is_run(folder):
+        meant = run_folder.nearby(folder, run_folder.is_run)
+        fact = meant or f", found no {run_folder.CONFIG_JSON} and {run_folder.CONFIG_TEXT}"
+        raise ValueError(f"{folder}: expected a run folder of `mvjax train`{fact}")
     try:
         return config_text.from_json(json.loads(path.read_text()))
     except ValueError as error:
@@ -161,15 +161,12 @@ def check_identity(expected: Mapping[str, Any], got: frozen_files.Identity, *, p
         for name in sorted(expected.keys() | got.keys())
     }
     bad = [
-        f"\n  frozen.{name}: expected SHA-256 {a['sha256']} ({a['path']}), got {b['sha256']} ({b['path']})"
+        f"frozen.{name}: expected SHA-256 {a['sha256']} ({a['path']}), got {b['sha256']} ({b['path']})"
         for name, (a, b) in pairs.items()
         if a["sha256"] != b["sha256"]
     ]
-    if bad:
-        raise ValueError(
-            f"{place} was trained on other frozen weights:{''.join(bad)}\n"
-            "Point `frozen` at the files of that run."
-        )
+    remedy = "\nPoint `frozen` at the files of that run."
+    tree.refuse(bad, f"{place} was trained on other frozen weights", remedy=remedy)
 
 
 @functools.lru_cache(maxsize=16)
@@ -184,7 +181,8 @@ def _frozen(run: schema.Config, tensors: Tensors) -> Tensors:
     missing = [path for path in abstract if path not in tensors]
     if missing:
         raise ValueError(
-            f"train.trained: no weight file holds these, so they cannot be frozen: {missing}"
+            f"train.trained: no weight file holds these, so they cannot be frozen:"
+            f" {messages.names(missing)}"
         )
     return {path: tensors[path] for path in abstract}
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 
 from mvjax import files as files_lib
-from mvjax import run_folder, tree
+from mvjax import messages, run_folder, tree
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.train import checkpoint, distributed, load
@@ -49,7 +49,8 @@ def start(run: schema.Config, folder: Path, mesh: Mesh, files: load.FrozenWeight
     state = checkpoint.read(saved, step_lib.abstract_state(run, mesh, adapters))
     notice = f"resumes at step {int(state.step)}"
     if saved.damaged:
-        listing = "; ".join(f"{path.name}: {problem}" for path, problem in saved.damaged.items())
+        damaged = (f"{path.name}: {problem}" for path, problem in saved.damaged.items())
+        listing = messages.names(damaged, between="; ")
         notice += f" (set aside damaged checkpoints: {listing})"
     return RunStart(state, load.frozen(run, mesh, files), notice)
 
@@ -64,15 +65,12 @@ def check_config(folder: Path, run: schema.Config) -> None:
         return
     changed = config_text.differences(load.read_config(folder), run)
     bad = [
-        f"\n  {path}: the run has {old!r}, now {new!r}"
+        f"{path}: the run has {old!r}, now {new!r}"
         for path, (old, new) in changed.items()
         if not re.fullmatch(FREE, path)
     ]
-    if bad:
-        raise ValueError(
-            f"{folder} holds a run of another config:{''.join(bad)}\n"
-            "Set these fields back to resume it, or choose another --out."
-        )
+    remedy = "\nSet these fields back to resume it, or choose another --out."
+    tree.refuse(bad, f"{folder} holds a run of another config", remedy=remedy)
 
 
 def write_config(folder: Path, run: schema.Config) -> None:

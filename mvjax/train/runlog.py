@@ -19,7 +19,7 @@ from rich import progress as rich_progress
 from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from mvjax import files, run_folder
+from mvjax import files, messages, run_folder
 from mvjax.config import schema
 from mvjax.train import distributed, flops, memory
 from mvjax.train import phases as phases_lib
@@ -105,7 +105,7 @@ class RunLog:
             except (TypeError, ValueError):
                 bad.append(f"{name}: expected a number or a list of numbers, got {value!r}")
         if bad:
-            raise ValueError(f"metrics of callback {callback}: {'; '.join(bad)}")
+            raise ValueError(f"metrics of callback {callback}: {messages.names(bad, between='; ')}")
         self._from_callbacks |= numbers
 
     def finish_step(self) -> phases_lib.DoneStep | None:

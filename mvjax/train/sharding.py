@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mvjax import tree
+from mvjax import messages, tree
 from mvjax.config import schema
 from mvjax.nn import compute
 
@@ -104,8 +104,7 @@ def shardings(params: tree.Tree, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
         for axis, name in enumerate(specs[path])
         if name is not None and leaf.shape[axis] % mesh.shape[name]
     ]
-    if problems:
-        raise ValueError("sharding: choose other mesh sizes:\n  " + "\n  ".join(problems))
+    tree.refuse(problems, "sharding: choose other mesh sizes")
     return tree.unflatten({path: NamedSharding(mesh, s) for path, s in specs.items()})
 
 
@@ -166,7 +165,7 @@ def check_rows(
         if n % (shards * grad_accum_steps)
     ]
     if bad:
-        raise ValueError("; ".join(bad) + "; change the rows or the mesh")
+        raise ValueError(messages.names(bad, between="; ") + "; change the rows or the mesh")
 
 
 def explain(params: tree.Tree, mesh: Mesh | AbstractMesh, *, trained: tree.Tree) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mvjax import files
+from mvjax import files, messages
 from mvjax.config import schema
 from mvjax.weights import lazy, leaf_view, positions, rules, safetensors_io, siglip_names
 
@@ -48,7 +48,7 @@ def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, leaf
     if len(prefixes) != 1:
         raise ValueError(
             f"{path}: expected one image encoder, a tensor {_FIRST} behind one of {list(PREFIXES)},"
-            f" found {len(prefixes)} among {len(tensors)} tensors such as {sorted(tensors)[:5]}"
+            f" found {len(prefixes)} among {messages.names(sorted(tensors), shown=5)}"
         )
     prefix = prefixes[0]
     unused = [pattern.format(prefix=re.escape(prefix)) for pattern in NOT_USED]

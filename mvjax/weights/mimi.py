@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mvjax import tree
+from mvjax import messages, tree
 from mvjax.codec import flax_codec, interface, quantizer, rusty
 from mvjax.config import schema
 from mvjax.weights import rules, safetensors_io
@@ -198,6 +198,6 @@ def released_names(tensors: Mapping[str, np.ndarray], *, place: str) -> rules.Te
         renamed[known] = tensor
     if twice:
         raise ValueError(
-            f"{place}: expected each tensor once, got two spellings of {sorted(twice)}"
+            f"{place}: expected each tensor once, got two spellings of {messages.names(sorted(twice))}"
         )
     return renamed

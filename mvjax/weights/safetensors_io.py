@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 
 from mvjax import files as files_lib
-from mvjax import tree
+from mvjax import messages, tree
 from mvjax.weights import checksums, lazy
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -161,7 +161,9 @@ def _contents(path: Path) -> dict[str, SafetensorsTensor]:
     start = _HEADER_LENGTH + length
     unknown = sorted(f"{n} ({e['dtype']})" for n, e in header.items() if e["dtype"] not in _DTYPES)
     if unknown:
-        raise ValueError(f"{path}: expected dtypes of {sorted(_DTYPES)}, got {unknown}")
+        raise ValueError(
+            f"{path}: expected dtypes of {sorted(_DTYPES)}, got {messages.names(unknown)}"
+        )
     return {
         name: SafetensorsTensor(
             path, tuple(entry["shape"]), _DTYPES[entry["dtype"]], start + entry["data_offsets"][0]
@@ -218,7 +220,9 @@ def _weight_map(index: Path) -> dict[str, str]:
             f'{index}: expected JSON with "weight_map": {{tensor: file}} ({error!r})'
         ) from error
     if outside := sorted({str(file) for file in where.values() if Path(str(file)).name != file}):
-        raise ValueError(f"{index}: expected names of files beside it, got {outside}")
+        raise ValueError(
+            f"{index}: expected names of files beside it, got {messages.names(outside)}"
+        )
     return where
 
 

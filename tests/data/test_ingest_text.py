@@ -179,7 +179,7 @@ def test_past_the_budget_it_stops_and_writes_no_records(tmp_path):
         ("vqa", {}, "did you mean 'vqav2'"),
         ("vqav2", {"split": "test"}, "without public answers"),
         ("rendered-text", {}, r"expected files \*\*/\*.tar in it, found nothing"),
-        ("coco", {"images": ["nowhere"]}, r"expected image folders, got \['.*nowhere'\]"),
+        ("coco", {"images": ["nowhere"]}, r"expected image folders, .*nowhere; name"),
         ("moshi-finetune", {}, "has speech; use mvjax data encode"),
     ],
 )
@@ -209,7 +209,7 @@ def test_files_of_another_form_are_named(tmp_path):
     released.save_table(
         tmp_path / "data" / "train-0.parquet", [{"url": "a"}], pa.schema([("url", pa.string())])
     )
-    with pytest.raises(ValueError, match=r"expected columns \['image_url', 'caption'\], it has"):
+    with pytest.raises(ValueError, match=r"expected columns image_url, caption, it has url"):
         write.write_text("pixmo-cap", tmp_path, tmp_path / "out")
 
 

@@ -7,9 +7,10 @@ dataset: docs/data.md.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from mvjax import messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +73,7 @@ DATASETS = {
 def find(name: str, split: str | None) -> tuple[CatalogEntry, str]:
     """The dataset, and the split or its default; raises ValueError if there is no such one."""
     if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"dataset {name!r}: expected one of {', '.join(DATASETS)}{meant}")
+        raise ValueError(f"unknown dataset {name!r}; {messages.did_you_mean(name, DATASETS)}")
     dataset = DATASETS[name]
     chosen = split or dataset.splits[0]
     if chosen not in dataset.splits:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from mvjax import messages
 from mvjax.data.ingest import items
 
 T = TypeVar("T")
@@ -94,7 +95,8 @@ def parquet_rows(
                 have = file.schema_arrow.names
                 missing = [name for name in columns if name not in have]
                 if missing:
-                    raise ValueError(f"{path}: expected columns {missing}, it has {have}")
+                    lacks, has = messages.names(missing), messages.names(have)
+                    raise ValueError(f"{path}: expected columns {lacks}, it has {has}")
                 for batch in file.iter_batches(rows_at_once, columns=columns):
                     for values in batch.to_pylist():
                         place = f"{path.name}:{row}"
@@ -124,7 +126,8 @@ def check_folders(folders: Sequence[Path]) -> None:
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise FileNotFoundError(
-            f"expected image folders, got {missing}; name them with --images, or unpack the images"
+            f"expected image folders, got {messages.names(missing)};"
+            " name them with --images, or unpack the images"
         )
 
 
@@ -133,6 +136,4 @@ def _contents(source: Path) -> str:
         return "no such folder"
     if source.is_file():
         return f"a file {source.name}"
-    names = sorted(path.name for path in source.iterdir())
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{', '.join(names[:8]) or 'nothing'}{more}"
+    return messages.names(sorted(path.name for path in source.iterdir()), shown=8)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from mvjax import messages
 from mvjax.data import image_features
 from mvjax.data.records import dataset, index, shards
 
@@ -14,9 +15,8 @@ def datasets(root: Path) -> list[Path]:
     """ROOT/NAME of every dataset in a folder; FileNotFoundError if there is none."""
     listed = index.datasets(root)
     if not listed:
-        holds = (
-            f"it holds {sorted(p.name for p in root.iterdir())[:10]}" if root.is_dir() else "none"
-        )
+        held = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+        holds = f"a folder that holds {messages.names(held)}" if root.is_dir() else "none"
         raise FileNotFoundError(f"{root}: expected a folder of datasets (NAME.json), got {holds}")
     return listed
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from mvjax import messages
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -51,10 +53,9 @@ class BadRecords:
                     with self._listing.open("ab") as file:
                         file.write(msgspec.json.encode(_BadRecord(record, str(error), id)) + b"\n")
             if len(self._problems) > self._budget:
-                listed = "\n  ".join(
-                    f"{name}: {why}" for name, why in sorted(self._problems.items())
-                )
+                listed = (f"{name}: {why}" for name, why in sorted(self._problems.items()))
                 raise ValueError(
                     f"data: at most {self._budget} bad records (data.bad_record_budget), got "
-                    f"{len(self._problems)}; repair the files or raise the budget:\n  {listed}"
+                    f"{len(self._problems)}; repair the files or raise the budget:"
+                    + messages.lines(listed)
                 ) from error

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from mvjax import messages
 from mvjax.config import schema
 from mvjax.data import images
 from mvjax.data.records import index as index_lib
@@ -105,7 +106,7 @@ class RecordWriter:
         if self._seen.execute("SELECT 1 FROM ids WHERE id = ?", (record.id,)).fetchone():
             wrong.append(f"id {record.id!r} used twice")
         if wrong:
-            raise ValueError(f"{place}: {'; '.join(wrong)}")
+            raise ValueError(f"{place}: {messages.names(wrong, between='; ')}")
         self._seen.execute("INSERT INTO ids VALUES (?)", (record.id,))
         number = known[0] if known else None
         if record.image is not None and number is None:
@@ -187,7 +188,7 @@ class RecordReader:
         if row.image is not None and not 0 <= row.image < len(self._images):
             wrong.append(f"image: expected a number below {len(self._images)}, got {row.image}")
         if wrong:
-            raise ValueError(f"{place} ({row.id!r}): {'; '.join(wrong)}")
+            raise ValueError(f"{place} ({row.id!r}): {messages.names(wrong, between='; ')}")
         return row
 
     def image(self, number: int) -> bytes:

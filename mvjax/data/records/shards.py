@@ -14,6 +14,7 @@ import msgspec
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from mvjax import files as files_lib
+from mvjax import messages
 
 SUFFIX, _DRAFT = ".array_record", ".part"
 # One entry a chunk, for random access.
@@ -129,7 +130,9 @@ class ShardReader:
         self._open = functools.cache(lambda n: _open_whole(files[n], shards[n].count))
         missing = [str(path) for path in self.paths if not path.is_file()]
         if missing:
-            raise FileNotFoundError(f"{stem}: expected files that are not there: {missing}")
+            raise FileNotFoundError(
+                f"{stem}: expected files that are not there: {messages.names(missing)}"
+            )
         wrong = [
             f"{path}: expected {shard.bytes} bytes by the index, got {size}"
             for path, shard in zip(self.paths, shards, strict=True)
@@ -137,7 +140,8 @@ class ShardReader:
         ]
         if wrong:
             raise ValueError(
-                "; ".join(wrong) + "; truncated, or not the index's own: copy or make them again"
+                messages.names(wrong, between="; ")
+                + "; truncated, or not the index's own: copy or make them again"
             )
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ import soundfile
 from jaxtyping import Float32
 from scipy import signal
 
-from mvjax import types
+from mvjax import messages, types
 from mvjax.data.records import record
 
 MAX_SECONDS = record.LIMITS.audio_seconds
@@ -138,7 +138,7 @@ def _check_form(place: str, file: soundfile.SoundFile, channels: int | None) -> 
     if not RATES[0] <= file.samplerate <= RATES[1]:
         problems.append(f"expected a rate of {RATES[0]} to {RATES[1]} Hz, got {file.samplerate}")
     if problems:
-        raise ValueError(f"{place}: {'; '.join(problems)}; convert the file")
+        raise ValueError(f"{place}: {messages.names(problems, between='; ')}; convert the file")
 
 
 def _check_length(place: str, count: int, rate: int, max_seconds: float) -> None:
