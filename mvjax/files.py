@@ -33,6 +33,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
 _HUB_FORM = "expected hf://OWNER/NAME[@REVISION]/FILE"
 _FILE_PREFIX = "file://"
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]+:/")  # of more than one letter: C:/ is a path
 
 
 def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
@@ -63,13 +64,23 @@ def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
         )
     if text.startswith(HUB_PREFIX):
         return _on_hub(text, names)
-    path = _in_package(text) if text.startswith(PACKAGE_PREFIX) else Path(text).expanduser()
+    path = _in_package(text) if text.startswith(PACKAGE_PREFIX) else local(text)
     if path.is_dir():
         return _in_folder(path, text, names)
     if not path.is_file():
         fact = _neighbors(path.parent)
         raise FileNotFoundError(f"{text}: no such file; {fact}. Check the path in `frozen`.")
     return path
+
+
+def local(path: str | Path) -> Path:
+    """Returns the path with `~` expanded; ValueError for gs://, s3:// and the like: none becomes a folder."""
+    if scheme := _SCHEME.match(str(path)):
+        raise ValueError(
+            f"{path}: expected a path on this machine, got a location of {scheme[0]}/, which is neither read"
+            " nor written here; mount it as a folder (gcsfuse, mountpoint-s3) or copy the files"
+        )
+    return Path(path).expanduser()
 
 
 def beside(location: str, name: str) -> str:

@@ -33,7 +33,7 @@ def add(commands) -> None:
     arg("--images", type=Path, action="append", default=[], metavar="DIR",
         help="image folders of Babillage")  # fmt: skip
     arg("--augment", action="store_true", help="augment the user's side: gain, noise, echo")
-    arg("--noise", metavar="DIR", help="noise recordings for --augment (pink noise)")
+    arg("--noise", type=Path, metavar="DIR", help="noise recordings for --augment (pink noise)")
     arg("--copies", type=int, default=1, metavar="N",
         help="augmented copies per dialogue (%(default)s)")  # fmt: skip
     arg("--seed", type=int, default=0, help="random seed of --augment (%(default)s)")
@@ -101,12 +101,13 @@ def encode(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace, run: schema.Config) -> encoder.EncodeSettings:
     from mvjax.data.speech import augment, encode, encoder
 
+    noise = str(args.noise) if args.noise else None
     return encoder.EncodeSettings(
         codec=run.frozen.codec,
         config=run.codec,
         codebooks=run.model.codebooks_out,
         store=args.out / encode.STORE,
-        augment=augment.Augment(seed=args.seed, noise=args.noise) if args.augment else None,
+        augment=augment.Augment(seed=args.seed, noise=noise) if args.augment else None,
         max_seconds=run.data.limits.audio_seconds,
         batch_seconds=args.batch_seconds,
     )

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from mvjax import messages
+from mvjax import files, messages
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors end with "did you mean"; its subcommands' parsers are such, too."""
+    """An ArgumentParser whose errors end with "did you mean"; its subcommands' parsers are such, too.
+
+    An argument of `type=Path` is a path on this machine, as `files.local`.
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.register("type", Path, _local)
 
     def parse_known_args(self, args=None, namespace=None):
         """Parses; an option that is unknown is named by the subcommand that does not know it."""
@@ -32,3 +40,10 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             meant = messages.did_you_mean(str(value), action.choices)
             raise argparse.ArgumentError(action, f"unknown {value!r}; {meant}")
+
+
+def _local(text: str) -> Path:
+    try:
+        return files.local(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

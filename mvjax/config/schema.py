@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from mvjax import gates, scopes
+from mvjax import files, gates, scopes
 from mvjax.config import renamed
 from mvjax.config.frozen import FrozenFiles, MimiConfig
 from mvjax.config.limits import LimitsConfig
@@ -198,6 +198,10 @@ class DataConfig:
     # read image features that `mvjax data features` wrote; False: the step encodes the images
     features: bool = False
     workers: int = 0  # prefetch threads; 0: batches are made in the training thread
+
+    def __post_init__(self) -> None:
+        """Checks that the root is a path on this machine."""
+        files.local(self.root)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,76 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from mvjax import cli, files
+from mvjax.config import schema
+
+PATHS = {
+    "DIR",
+    "FILE",
+    "ROOT",
+    "RUN",
+    "SOURCE",
+    "EXP.py",
+    "PNG",
+}  # metavars of arguments that are paths
+
+
+def parsers(parser):
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from parsers(child)
+
+
+def test_every_path_of_the_command_line_is_one_on_this_machine():
+    checked = 0
+    for parser in parsers(cli._parser()):
+        for action in parser._actions:
+            if action.metavar not in PATHS:
+                continue
+            assert action.type is Path, f"{parser.prog}: {action.metavar}"
+            with pytest.raises(argparse.ArgumentError, match=r"gs://b/d: expected a path on this"):
+                parser._get_value(action, "gs://b/d")
+            assert parser._get_value(action, "~/x") == Path("~/x").expanduser()
+            checked += 1
+    assert checked > 25
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data ingest docci . --out gs://b/d",
+        "data encode experiments/digits.py . --out s3://b --name x",
+        "train experiments/digits.py --out s3://b/r",
+        "train experiments/digits.py --out r --set data.root=gs://b/d",
+        "eval gs://b/r",
+        "export gs://b/r --target mlx --out x",
+        "dialogues speak gs://b/x.jsonl --out x",
+        "quickstart --out gs://b/q",
+    ],
+)
+def test_a_bucket_is_refused_at_once_and_makes_no_folder(words, tmp_path, monkeypatch, capsys):
+    experiments = Path(__file__).parents[2] / "experiments"
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = cli.main(words.replace("experiments", str(experiments)).split())
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2
+    assert "expected a path on this machine" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_a_path_and_what_is_none():
+    for path in ("a/b", "/a:b/c", "C:/records", "a:b", "x/gs:/y"):
+        assert files.local(path) == Path(path)
+    for location in ("gs://b", "s3://b/c", "https://h/x", "gs:/b/d", "hf://a/b", "file:///x"):
+        with pytest.raises(ValueError, match="mount it as a folder"):
+            files.local(location)
+    with pytest.raises(ValueError, match="gs://b/m: expected a path on this machine"):
+        files.resolve("gs://b/m")
+    with pytest.raises(ValueError, match="gs://b: expected a path on this machine"):
+        schema.DataConfig(root="gs://b")
