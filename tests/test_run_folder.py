@@ -75,3 +75,13 @@ def test_an_export_of_a_run_folder_is_not_there_yet(quickstart):
 def test_nothing_is_meant_where_there_is_nothing(quickstart):
     assert run_folder.nearby(Path("elsewhere/deep/down"), run_folder.is_run) == ""
     assert run_folder.nearby(Path("/"), lambda path: False) == ""
+
+
+def test_training_does_not_start_a_run_among_others(quickstart, capsys):
+    assert cli.main(["train", "exp.py", "--out", "runs/quickstart"]) == 2
+    message = f"got a folder of runs; did you mean {RUN}?"
+    assert message in capsys.readouterr().err
+    assert not (quickstart / "runs/quickstart/config.json").exists()
+    for new in ("runs/new", RUN):  # these stop at the experiment, which is not there
+        assert cli.main(["train", "exp.py", "--out", new]) == 2
+        assert "expected an experiment file" in capsys.readouterr().err

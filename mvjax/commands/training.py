@@ -6,6 +6,7 @@ import argparse
 import functools
 from pathlib import Path
 
+from mvjax import messages, run_folder
 from mvjax.commands import arguments, evaluate, extras
 
 
@@ -48,6 +49,7 @@ def train(args: argparse.Namespace) -> int:
     """Trains, or resumes; on SIGTERM or SIGINT the run saves a checkpoint, and the status is 0, too."""
     from mvjax.train import distributed, fit, trace
 
+    _check_out(args.out)
     profile = trace.parse(args.profile) if args.profile else None
     make_callback = _evaluation(args.evaluate) if args.evaluate else None
     with distributed.session():
@@ -55,6 +57,16 @@ def train(args: argparse.Namespace) -> int:
         callbacks = [make_callback(run)] if make_callback else []
         fit.fit(run, args.out, callbacks=callbacks, profile=profile)
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """Refuses a folder that holds runs, such as a quickstart's, and is none itself."""
+    runs = [path for path in sorted(out.glob("*")) if run_folder.is_run(path)]
+    if runs and not run_folder.is_run(out):
+        raise ValueError(
+            f"--out {out}: expected a run folder, new or to be resumed, got a folder of runs;"
+            f" did you mean {messages.names(runs, shown=4)}?"
+        )
 
 
 def _evaluation(text: str):
