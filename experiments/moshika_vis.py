@@ -42,10 +42,8 @@ def config() -> schema.Config:
     """The run; `model` and `loss` are the defaults, which are the reference's."""
     return schema.Config(
         frozen=schema.FrozenFiles(
-            moshi="weights/moshika-pytorch-bf16/model.safetensors",
+            moshi="weights/moshika-pytorch-bf16",  # or another Moshi; codec and tokenizer lie in it
             siglip="weights/paligemma2-3b-pt-448-siglip.npz",
-            codec="weights/moshika-pytorch-bf16/tokenizer-e351c8d8-checkpoint125.safetensors",
-            tokenizer="weights/moshika-pytorch-bf16/tokenizer_spm_32k_3.model",
         ),
         model=schema.ModelConfig(dtype="bfloat16"),  # the checkpoints' dtype; of training: ours
         data=schema.DataConfig(

@@ -32,7 +32,6 @@ _INDEX_SUFFIX = ".index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
 _HUB_FORM = "expected hf://OWNER/NAME[@REVISION]/FILE"
-_FILE_PREFIX = "file://"
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+:/")  # of more than one letter: C:/ is a path
 
 
@@ -88,12 +87,10 @@ def beside(location: str, name: str) -> str:
 
     Args:
       location: as of `resolve`; a folder or a repository, or a file.
-      name: of the other file; an `hf://` location and `file://PATH` stand for themselves.
+      name: of the other file; an `hf://` location stands for itself.
     """
     if name.startswith(HUB_PREFIX):
         return name
-    if name.startswith(_FILE_PREFIX):
-        return name.removeprefix(_FILE_PREFIX)
     if location.startswith(HUB_PREFIX):
         repository, revision, file = _hub_parts(location)
         folder = file.rpartition("/")[0] if file else ""

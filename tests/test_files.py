@@ -147,7 +147,6 @@ def test_a_file_beside_a_location(tmp_path):
     assert files.beside("hf://a/b@v1/sub/x.npz", "c.json") == "hf://a/b@v1/sub/c.json"
     assert files.beside("package:mvjax.digits/assets/x", "c") == "package:mvjax.digits/assets/c"
     assert files.beside("hf://a/b", "hf://d/e/f") == "hf://d/e/f"
-    assert files.beside("hf://a/b", "file:///x/y") == "/x/y"
     folders = [files.is_folder(x) for x in (str(tmp_path), "hf://a/b", "hf://a/b/c", "package:a/b")]
     assert folders == [True, True, False, False]
 

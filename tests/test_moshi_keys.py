@@ -1,5 +1,6 @@
 """Kyutai's config.json: what each key sets, and what is refused, by key and in one line."""
 
+import contextlib
 import inspect
 import json
 import operator
@@ -38,6 +39,10 @@ WRONG = {  # {key: (value, the reason given)}
     "depformer_context": (4, "attends to all before it"),
     "depformer_dim_feedforward": ([66] * 7 + [60], "of one width"),
     "mimi_config_name": ("mimi.json", "set frozen.codec"),
+    "moshi_name": ("../../elsewhere/model.safetensors", "a file beside the config"),
+    "mimi_name": ("/etc/mimi.safetensors", "a file beside the config"),
+    "tokenizer_name": ("file:///etc/passwd", "a file beside the config"),
+    "lora_name": (5, "a file beside the config"),
     "oracle_emb": (True, "no field for this key"),
     "attention_sink": (4, "no field for this key"),
 }
@@ -56,6 +61,15 @@ def test_an_absent_key_means_what_the_moshi_package_takes(key):
     given = {k: v for k, v in families.KYUTAI.items() if k != key}
     with pytest.raises(ValueError, match=rf"\n  {key}: absent, which means '"):
         moshi_keys.read(given, place="config")
+
+
+@pytest.mark.parametrize(
+    "odd", [None, True, -1, 0, 1.5, 10**400, float("inf"), "x", "", [], [1], [[]], {}, {"a": 1}]
+)
+def test_any_value_is_read_or_refused(odd):
+    for key in moshi_keys.TABLE:
+        with contextlib.suppress(ValueError):
+            moshi_keys.read(families.KYUTAI | {key: odd}, place="config")
 
 
 def test_every_key_of_the_moshi_package_is_in_the_table():

@@ -153,6 +153,14 @@ def _in_order(schedule: Any, values: Values) -> bool:
     return schedule is None or schedule == list(range(values["dep_q"]))
 
 
+def _is_name(name: Any) -> bool:
+    """Whether it is a file beside the config or on the hub, and no way to another place of this machine."""
+    if not isinstance(name, str) or not name or "\\" in name:
+        return False
+    return name.startswith("hf://") or not (name.startswith(("/", "file:")) or ".." in name)
+
+
+_NAME = "expected a file beside the config, or an hf:// location"
 _STEP_WEIGHTS = "each depth step has its own weights here"
 _NO_CONDITION = "no condition enters the backbone here"
 _ROPE = "only rotary positions with interleaved pairs are built"
@@ -171,7 +179,7 @@ TABLE: Mapping[str, _Field | _Fixed] = {
     "existing_text_padding_id": _Field(("text_pad",), 3, _INTEGER),
     "existing_text_end_padding_id": _Field(("text_epad",), 0, _INTEGER),
     "card": _Field(("audio_vocab",), 1024, _INTEGER),
-    "n_q": _Fixed(8, lambda n, _: isinstance(n, int)),  # the length of `delays`
+    "n_q": _Fixed(8, lambda n, _: isinstance(n, int), "expected an integer"),  # sets len(delays)
     "dep_q": _Field(("codebooks_out",), 8, _generated),
     "delays": _Field(("delays",), [0], _delays),
     "depformer_dim": _Field(("depformer.width",), 256, _INTEGER),
@@ -214,7 +222,10 @@ TABLE: Mapping[str, _Field | _Fixed] = {
     **dict.fromkeys(("lm_gen_config", "tts_config", "stt_config", "model_id"), _ignored()),
     **dict.fromkeys(("model_type", "version"), _ignored()),
     **dict.fromkeys(("lora", "lora_rank", "lora_scaling"), _ignored()),  # weights/lora.py
-    **dict.fromkeys(("moshi_name", "mimi_name", "tokenizer_name", "lora_name"), _ignored()),
+    **dict.fromkeys(
+        ("moshi_name", "mimi_name", "tokenizer_name", "lora_name"),
+        _Fixed(None, lambda name, _: name is None or _is_name(name), _NAME),
+    ),
 }
 
 
@@ -228,14 +239,14 @@ def read(raw: Values, *, place: str) -> MoshiKeys:
     Raises:
       ValueError: with one line for a model of another use, or one for each key that cannot be honored.
     """
-    kind, version = raw.get("model_type") or _use(raw), raw.get("version")
+    kind, version = str(raw.get("model_type") or _use(raw)), raw.get("version")
     if kind in _OTHER_USES:
         raise ValueError(f"{place}: model_type {kind!r}: {_OTHER_USES[kind]}; {_REMEDY}")
     problems = [f"{key}: mvjax has no field for this key" for key in raw if key not in TABLE]
     preset = PRESETS.get(f"{kind}-{version}")
     if preset is not None:
         fields = {
-            path: (str(kind), operator.attrgetter(path)(preset))
+            path: (kind, operator.attrgetter(path)(preset))
             for row in TABLE.values()
             if isinstance(row, _Field)
             for path in row.paths
@@ -288,7 +299,7 @@ def _fields(raw: Values) -> tuple[dict[str, tuple[str, Any]], list[str]]:
                 fields |= {path: (key, converted) for path in row.paths}
             elif not row.allowed(value, values):
                 raise ValueError(row.reason)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             shown = "missing" if value is _MISSING else repr(value)
             absent = "" if key in raw or value is _MISSING else "absent, which means "
             problems.append(f"{key}: {absent}{shown}: {error}")

@@ -159,8 +159,8 @@ def test_files_have_the_names_of_the_config(tmp_path):
     assert (kept.codec, kept.tokenizer) == ("other", "words")
     # a fine-tune that names its base, and its LoRA beside it
     (tmp_path / "lora").mkdir()
-    base = str(tmp_path / "hub/model.q8.safetensors")
-    names = {"moshi_name": f"file://{base}", "lora": True, "lora_name": "lora.safetensors"}
+    base = "hf://kyutai/moshika-pytorch-bf16/model.safetensors"
+    names = {"moshi_name": base, "lora": True, "lora_name": "lora.safetensors"}
     (tmp_path / "lora/config.json").write_text(json.dumps(families.KYUTAI | names))
     tuned = dataclasses.replace(checkpoint.frozen, moshi=str(tmp_path / "lora"))
     followed = beside_moshi.follow(dataclasses.replace(run, frozen=tuned)).frozen
