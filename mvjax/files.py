@@ -132,7 +132,7 @@ def find(location: str) -> Path | None:
     path = _fetch(repository, file, revision, reasons)
     if path is None and not _known_absent(repository, file, revision):
         raise FileNotFoundError(
-            f"{location}: whether it exists is unknown: {reasons[0]}. Run this where there is a network"
+            f"{location}: whether it exists is unknown: {reasons[0].rstrip('.')}. Run this where there is a network"
             " and copy the cache (HF_HOME), or give a local folder."
         )
     return path

@@ -65,6 +65,7 @@ def assert_alike(ours, theirs):
 
 
 LM = {k: v for k, v in families.LM_KWARGS.items() if k != "depformer_causal"}
+OTHERS = {"context": 3, "max_period": 100000.0, "norm": "rms_norm"}
 LOADING = {
     "moshika": (families.KYUTAI, {}, LM),
     "moshiko": (families.LM_KWARGS, {}, LM),
@@ -75,12 +76,7 @@ LOADING = {
         LM | {"dep_q": 16},
     ),
     "personaplex": (families.PERSONAPLEX, {"steps": 16}, LM | {"dep_q": 16}),
-    "another window and base": (
-        families.KYUTAI | {"context": 3, "max_period": 100000.0},
-        {},
-        LM | {"context": 3, "max_period": 100000.0},
-    ),
-    "norms with eps 1e-5": (families.KYUTAI | {"norm": "rms_norm"}, {}, LM | {"norm": "rms_norm"}),
+    "another window, base and norm": (families.KYUTAI | OTHERS, {}, LM | OTHERS),
 }
 
 
