@@ -98,7 +98,7 @@ def beside(location: str, name: str) -> str:
         return f"{HUB_PREFIX}{repository}{at}/{folder + '/' if folder else ''}{name}"
     if location.startswith(PACKAGE_PREFIX):
         return f"{location.rpartition('/')[0]}/{name}"
-    path = Path(location).expanduser()
+    path = local(location)
     return str((path if is_folder(location) else path.parent) / name)
 
 
@@ -106,13 +106,13 @@ def is_folder(location: str) -> bool:
     """Whether a location is an existing folder, or a repository without a file."""
     if location.startswith(HUB_PREFIX):
         return _hub_parts(location)[2] is None
-    return not location.startswith(PACKAGE_PREFIX) and Path(location).expanduser().is_dir()
+    return not location.startswith(PACKAGE_PREFIX) and local(location).is_dir()
 
 
 def may_exist(location: str) -> bool:
     """Whether there is a file or folder at a location, as far as can be told without a network."""
     here = not location.startswith((HUB_PREFIX, PACKAGE_PREFIX))
-    return not here or Path(location).expanduser().exists()
+    return not here or local(location).exists()
 
 
 def find(location: str) -> Path | None:
@@ -132,8 +132,8 @@ def find(location: str) -> Path | None:
     path = _fetch(repository, file, revision, reasons)
     if path is None and not _known_absent(repository, file, revision):
         raise FileNotFoundError(
-            f"{location}: whether it exists is unknown: {reasons[0].rstrip('.')}. Run this where there is a network"
-            " and copy the cache (HF_HOME), or give a local folder."
+            f"{location}: whether it exists is unknown: {reasons[0].rstrip('.')}. Run this where there"
+            " is a network and copy the cache (HF_HOME), or give a local folder."
         )
     return path
 
