@@ -117,6 +117,21 @@ def test_other_models_of_the_family_are_refused_in_one_line():
         moshi_keys.read(families.PERSONAPLEX | {"version": "8b-v2"}, place="config.json")
 
 
+def test_a_preset_gives_way_to_sizes_in_the_file():
+    preset = moshi_keys.read(families.PERSONAPLEX, place="config")
+    assert not preset.stated and preset.fields["codebooks_out"] == ("personaplex", 8)
+    sized = families.PERSONAPLEX | {"dep_q": 16, "depformer_context": 16}
+    whole = moshi_keys.read(families.LM_KWARGS | sized, place="config")
+    assert whole.stated and whole.fields["backbone.width"] == ("dim", 24)
+    assert whole.fields["codebooks_out"] == ("dep_q", 8)
+    with pytest.raises(ValueError, match="positional_embedding: absent"):
+        moshi_keys.read(families.PERSONAPLEX | {"max_period": 100000}, place="config")
+    with pytest.raises(ValueError, match=r"1 keys.*\n  moshi_name: .*expected a file beside"):
+        moshi_keys.read(families.PERSONAPLEX | {"moshi_name": "/x"}, place="config")
+    files = moshi_keys.read({"mimi_name": "m.safetensors"}, place="config")
+    assert (files.fields, files.stated, files.names["codec"]) == ({}, False, "m.safetensors")
+
+
 def test_the_published_sizes_are_the_defaults():
     keys = moshi_keys.read(json.loads(FULL), place="configs/moshi_7b_202409.json")
     for path, (_, value) in keys.fields.items():

@@ -242,25 +242,21 @@ def read(raw: Values, *, place: str) -> MoshiKeys:
     kind, version = str(raw.get("model_type") or _use(raw)), raw.get("version")
     if kind in _OTHER_USES:
         raise ValueError(f"{place}: model_type {kind!r}: {_OTHER_USES[kind]}; {_REMEDY}")
-    problems = [f"{key}: mvjax has no field for this key" for key in raw if key not in TABLE]
+    sized = any(isinstance(TABLE.get(key), _Field) for key in raw)
     preset = PRESETS.get(f"{kind}-{version}")
-    if preset is not None:
-        fields = {
-            path: (kind, operator.attrgetter(path)(preset))
-            for row in TABLE.values()
-            if isinstance(row, _Field)
-            for path in row.paths
-        }
-    elif kind == "moshi" and version is None:
-        fields, wrong = _fields(raw)
-        problems += wrong
-    else:
+    known = kind == "moshi" or (sized and kind in (name.split("-")[0] for name in PRESETS))
+    if preset is None and (version is not None or not known):
         raise ValueError(
             f"{place}: model_type {kind!r}, version {version!r}: expected 'moshi' without a version,"
             f" or one of {list(PRESETS)}; {_REMEDY}"
         )
+    fields, problems = _fields(raw, sized=sized)
     _refuse(problems, place)
-    return MoshiKeys(fields, stated=preset is None, names=_names(raw))
+    if preset is not None and not sized:
+        rows = (row for row in TABLE.values() if isinstance(row, _Field))
+        paths = [path for row in rows for path in row.paths]
+        fields = {path: (kind, operator.attrgetter(path)(preset)) for path in paths}
+    return MoshiKeys(fields, stated=sized, names=_names(raw))
 
 
 def _use(raw: Values) -> str:
@@ -281,15 +277,17 @@ def _names(raw: Values) -> dict[str, str]:
     return named
 
 
-def _fields(raw: Values) -> tuple[dict[str, tuple[str, Any]], list[str]]:
-    """Returns the fields that the keys set, and one line for each key that cannot be honored."""
-    sized = any(isinstance(row, _Field) for key, row in TABLE.items() if key in raw)
+def _fields(raw: Values, *, sized: bool) -> tuple[dict[str, tuple[str, Any]], list[str]]:
+    """Returns the fields that the keys set, and one line for each key that cannot be honored.
+
+    Without a size among them only the keys that are there count: such a config names files.
+    """
     values = {key: raw.get(key, row.default) for key, row in TABLE.items()}
     fields: dict[str, tuple[str, Any]] = {}
-    problems: list[str] = []
+    problems = [f"{key}: mvjax has no field for this key" for key in raw if key not in TABLE]
     for key, row in TABLE.items():
         if key not in raw and not sized:
-            continue  # a config that only names files
+            continue
         value = values[key]
         try:
             if value is _MISSING:
