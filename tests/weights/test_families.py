@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 
 import families
 import jax
@@ -211,11 +212,13 @@ def test_damaged_and_contradicting_configs_are_named(tmp_path):
 
 
 def test_personaplex_at_full_size_has_the_published_tensors():
-    """475 tensors, 8 371 437 000 parameters in NVIDIA's file; its first eight steps are Moshi's 355."""
+    """NVIDIA's file: 475 tensors, 16,742,874,000 bytes, 2 for each parameter and some for the header."""
     whole = schema.ModelConfig(codebooks_out=16)
     shapes = rules.tensor_shapes(kyutai.moshi_rules(whole), kyutai.sizes(whole))
     tensors = {name: Shaped(shape) for name, shape in shapes.items()}
     assert len(tensors) == 475
+    header = 16_742_874_000 - 2 * sum(math.prod(shape) for shape in shapes.values())
+    assert 100 * 475 < header < 130 * 475
     assert shapes["depformer.layers.5.self_attn.in_proj_weight"] == (49152, 1024)
     assert shapes["depformer.layers.0.self_attn.out_proj.weight"] == (16384, 1024)
     model = moshi_keys.PRESETS["personaplex-7b-v1"]
