@@ -32,13 +32,11 @@ def follow(config: schema.Config, *, said: Sequence[str] = ()) -> schema.Config:
       ValueError: as `read`, or naming every key that contradicts the config.
     """
     frozen = config.frozen
-    if not files.may_exist(
-        frozen.moshi
-    ):  # not yet there: only shapes are wanted, or loading will say so
+    if not files.may_exist(frozen.moshi):  # only shapes are wanted, or loading will say so
         return config
     try:
         keys = read(frozen.moshi)
-    except FileNotFoundError as error:  # on the hub, which cannot be asked: loading will ask again
+    except (FileNotFoundError, ModuleNotFoundError) as error:  # of the hub: loading will ask again
         _LOG.warning("%s; going on with the sizes of the experiment", error)
         return config
     names = {"codec": moshi_keys.CODEC, "tokenizer": moshi_keys.TOKENIZER}

@@ -161,6 +161,7 @@ def _is_name(name: Any) -> bool:
 
 
 _NAME = "expected a file beside the config, or an hf:// location"
+_OWN_CODEC = "a codec of other sizes: leave the key out, set frozen.codec and the fields of `codec`"
 _STEP_WEIGHTS = "each depth step has its own weights here"
 _NO_CONDITION = "no condition enters the backbone here"
 _ROPE = "only rotary positions with interleaved pairs are built"
@@ -213,7 +214,7 @@ TABLE: Mapping[str, _Field | _Fixed] = {
     "depformer_kv_repeat": _only(1, reason="every head has its own keys and values here"),
     "depformer_causal": _only(True, reason="attention is causal here"),
     "depformer_context": _Fixed(None, _sees_all, "a depth step attends to all before it here"),
-    "mimi_config_name": _only(None, reason="set frozen.codec and the fields of `codec`"),
+    "mimi_config_name": _only(None, reason=_OWN_CODEC),
     # what changes nothing in what is computed from the weights
     **dict.fromkeys(
         ("depformer_max_period", "extra_heads_dim", "fuser", "quantize", "gradient_checkpointing"),

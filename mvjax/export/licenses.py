@@ -26,7 +26,7 @@ _PUBLISHERS = {  # {pattern of a location: license and language, as their cards 
     r"hf://google/siglip.*": ("apache-2.0", "en"),
     r"package:mvjax\..*": ("as mvjax", "en"),
     # Kyutai's Mimi, wherever it lies
-    r".*/tokenizer-e351c8d8-checkpoint125\.safetensors": ("cc-by-4.0", "en"),
+    r".*/[^/]*e351c8d8[^/]*\.safetensors": ("cc-by-4.0", "en"),
 }
 _PERSONAPLEX = "NVIDIA Open Model License"
 
