@@ -1,4 +1,4 @@
-"""Fields of configs that were renamed or removed: their old text is read for one version, with a warning."""
+"""Configs of older versions: fields that were renamed or removed, with a warning, or that had no name yet."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ REMOVED: dict[str, tuple[tuple[Any, ...], str]] = {
         "what kyuteye_rs does with the acoustic codes of call 0 is not imitated",
     ),
 }
+# {field: what was done before there was a choice}
+ADDED = {"model.stream.absent_start": "nothing"}
 # beginnings of values that name a module
 MOVED = {
     "package:mvjax.tiny/": "package:mvjax.digits/",
@@ -69,6 +71,9 @@ def upgrade(data: Any) -> Any:
             problems.append(str(error))
     if problems:
         raise ValueError("\n".join(problems))
+    for path, value in ADDED.items():
+        if parent := _parent(data, path):
+            parent.setdefault(path.split(".")[-1], value)
     data = _moved(data, notes)
     if notes:
         _warn("; ".join(dict.fromkeys(notes)))

@@ -110,6 +110,9 @@ class StreamConfig:
     first_step_forcing: bool = True
     # call s gets the user's codes of frame s, not s - 1, and frame 0 is dropped (5.2)
     user_early: bool = False
+    # how a stream that is absent throughout starts in the training form, such as audio in text-only rows:
+    # with its initial id, as `LMModel.forward` has it (7.1), or with nothing
+    absent_start: Literal["initial", "nothing"] = "initial"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +215,9 @@ class LossConfig:
     semantic_weight: float = 100.0  # of codebook 0; acoustic codebooks weigh 1
     trained_codebooks: int = 2  # with a loss: the semantic and the first acoustic (paper, figure 3)
     text_weight: float = 1.0  # of the text loss, in speech and speechless rows alike (ours)
+    # what the text loss is a mean over: targets, so that a row counts by the length of its answers, as
+    # moshi-finetune; or rows, so that an answer of one word counts as much as a long caption (ours)
+    text_mean_over: Literal["targets", "rows"] = "targets"
     audio_weight: float = 1.0  # of the audio loss (ours)
 
 

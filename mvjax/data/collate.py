@@ -1,11 +1,7 @@
-"""Examples to batches: codes on the frame grid, cropped or joined, then padded and stacked as rows.
-
-`examples.py` calls `speech_codes`, `crop` and `switch` for one example; `stack` makes a part of a batch.
-"""
+"""Examples to batches: codes of a record on the frame grid; rows padded and stacked as a part of a batch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,35 +30,6 @@ def speech_codes(
         record.words, audio.shape[1], tokenizer, pad=model.text_pad, epad=model.text_epad
     )
     return np.concatenate([text[None], audio.astype(np.int32)])
-
-
-def last_word_frame(record: dataset.Record | dataset.StoredRecord) -> int:
-    """Number of frames up to the end of the last answer; all frames if the user speaks last."""
-    frames = record.array().shape[1]
-    if not record.words or record.turns[-1].speaker != "assistant":
-        return frames
-    return min(frames, math.floor(record.words[-1].end * types.FRAME_RATE) + 2)
-
-
-def crop(length: int, frames: int, rng: np.random.Generator) -> slice:
-    """Crops to a random window of at most `frames`."""
-    start = int(rng.integers(max(1, length - frames + 1)))
-    return slice(start, min(start + frames, length))
-
-
-def switch(
-    before: int, length: int, after: int, *, keep: int, frames: int, rng: np.random.Generator
-) -> tuple[slice, slice, slice]:
-    """Crops three dialogues that are joined to a row of at most `frames`, at random lengths.
-
-    The unrelated talk `before` keeps its end, the other two (of `length` and `after` frames) their start, the
-    middle one at least `keep` <= `frames` frames of it.
-    """
-    middle = int(rng.integers(keep, min(frames, length) + 1))
-    room = frames - middle
-    first = int(rng.integers(min(room, before) + 1))
-    last = int(rng.integers(min(room - first, after) + 1))
-    return slice(before - first, before), slice(0, middle), slice(0, last)
 
 
 def stack(examples: Sequence[types.Example], *, spec: types.Part) -> types.Part:

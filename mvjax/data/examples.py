@@ -4,7 +4,7 @@
                       pixels, codes    cropped, with     stacked and padded
                                        unrelated talk    by collate.stack
 
-A speech example has the record's codes, a speechless one the transcript as text tokens.
+A speech example has the record's codes, a speechless one the transcript as text tokens; `windows` cuts both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from mvjax import types
 from mvjax.config import schema
-from mvjax.data import collate, image_features, images, mixing, streams, tokenizers
+from mvjax.data import collate, image_features, images, mixing, streams, tokenizers, windows
 from mvjax.data.records import bad_records, dataset
 
 
@@ -103,21 +103,9 @@ class ExampleBuilder:
         return EpochShuffle(reader, load, self._bad, seed)
 
     def speech(self, loaded: DecodedRecord, rng: np.random.Generator) -> types.Example:
-        """A spoken dialogue, with unrelated talk around it with probability `p_concat`.
-
-        Alone it is cropped to a random window of `speech_frames`; with unrelated talk it is cut
-        behind its last answer at the earliest.
-        """
+        """A spoken dialogue, with unrelated talk around it with probability `p_concat`."""
         data = self._config.data
-        keep = collate.last_word_frame(loaded.record)
-        if self._talk and rng.random() < data.p_concat and keep <= data.speech_frames:
-            before, after = (self._unrelated(rng) for _ in range(2))
-            joined = (before, loaded, after)
-            lengths = (x.codes.shape[1] for x in joined)
-            cut = collate.switch(*lengths, keep=keep, frames=data.speech_frames, rng=rng)
-            pieces = list(zip(joined, cut, strict=True))
-        else:
-            pieces = [(loaded, collate.crop(loaded.codes.shape[1], data.speech_frames, rng))]
+        pieces = self.pieces(loaded, rng)
         codes = np.concatenate([x.codes[:, place] for x, place in pieces], axis=1)
         name = "+".join(f"{x.name}[{p.start}:{p.stop}]" for x, p in pieces if p.stop > p.start)
         present = data.small_talk_image == "present"
@@ -125,13 +113,29 @@ class ExampleBuilder:
         loss_mask = np.ones(codes.shape[1], bool)
         return types.Example(name, codes, loss_mask, np.concatenate(seen), loaded.image)
 
+    def pieces(
+        self, loaded: DecodedRecord, rng: np.random.Generator
+    ) -> list[tuple[DecodedRecord, slice]]:
+        """Draws the records of a spoken row, and the frames of each; `windows` says how."""
+        data = self._config.data
+        if not self._talk or rng.random() >= data.p_concat:
+            return [(loaded, windows.crop(loaded.codes.shape[1], data.speech_frames, rng))]
+        joined = (self._unrelated(rng), loaded, self._unrelated(rng))
+        bounds = (windows.spoken_exchanges(x.record) for x in joined)
+        cut = windows.join(*bounds, size=data.speech_frames, rng=rng)
+        return list(zip(joined, cut, strict=True))
+
     def speechless(self, loaded: DecodedRecord, rng: np.random.Generator) -> types.Example:
-        """A dialogue's transcript as text tokens, cut at `speechless_tokens`."""
-        del rng
-        ids, mask = streams.speechless_row(
-            loaded.record.turns, self._tokenizer, self._config.data.speechless_tokens
+        """A dialogue's transcript as text tokens: the exchanges that fit `speechless_tokens`."""
+        size, turns = self._config.data.speechless_tokens, loaded.record.turns
+        lengths = [streams.turn_length(turn, self._tokenizer) for turn in turns]
+        bounds, spans = windows.written_exchanges(turns, lengths)
+        kept = spans[windows.whole(bounds, size - 1, rng)]
+        name = (
+            loaded.name if len(kept) == len(spans) else f"{loaded.name}[{kept[0][0]}:{kept[-1][1]}]"
         )
-        return types.Example(loaded.name, ids[None], mask, np.ones(len(mask), bool), loaded.image)
+        ids, mask = streams.speechless_row(turns[kept[0][0] : kept[-1][1]], self._tokenizer, size)
+        return types.Example(name, ids[None], mask, np.ones(len(mask), bool), loaded.image)
 
     def _unrelated(self, rng: np.random.Generator) -> DecodedRecord:
         source = self._talk[int(rng.choice(len(self._talk), p=self._talk_weights))]

@@ -82,6 +82,11 @@ def speechless_row(
     return row, valid
 
 
+def turn_length(turn: record.Turn, tokenizer: Tokenizer) -> int:
+    """Number of a turn's tokens in a speechless row, BOS and EOS of a user's included."""
+    return len(_tokens(tokenizer, turn.text)) + 2 * (turn.speaker == "user")
+
+
 def prompt(turns: Sequence[record.Turn], tokenizer: Tokenizer) -> list[int]:
     """The speechless row up to the EOS of the last user turn, for the assistant to continue."""
     row = speechless_row(turns, tokenizer, 1 << 16)[0]

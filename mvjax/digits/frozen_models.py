@@ -13,6 +13,8 @@ MODEL = schema.ModelConfig(
     depformer=schema.DepformerConfig(width=64, layers=2, heads=2, hidden=176),
     siglip=schema.SiglipConfig(width=64, layers=3, heads=4, hidden=128, patch=12, image_size=48),
     cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=24)),
+    # tools/make_tiny_moshi.py trained it with text-only rows in which audio had no start
+    stream=schema.StreamConfig(absent_start="nothing"),
     text_vocab=204,
     audio_vocab=256,
 )

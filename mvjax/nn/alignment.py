@@ -16,21 +16,22 @@ def delay_codes(
 ) -> Int[Array, "B rows columns"]:
     """Moves stream k right by delays[k] frames, after one initial column; columns = T + 1.
 
-    A stream starts with the id V (text) or C (audio); where it is absent throughout (all -1), its start is
-    -1 too, so it adds nothing at all.
+    A stream starts with the id V (text) or C (audio). Where it is absent throughout (all -1), it starts as
+    `stream.absent_start` says: like the others, or with -1, so that it adds nothing at all.
 
     Raises:
       ValueError: unless there is one row (text) or one for every stream.
-    Source: moshi/models/lm.py, `LMModel.forward`. Differs: the start of absent streams.
+    Source: moshi/models/lm.py, `LMModel.forward`.
     """
     rows, T = codes.shape[1:]
     if rows not in (1, config.codebooks):
         raise ValueError(
             f"codes: expected 1 row (text) or {config.codebooks} (config.delays), got {rows}"
         )
-    absent = jnp.all(codes == types.ZERO_TOKEN, axis=-1)
     initial = [config.text_vocab, *[config.audio_vocab] * (rows - 1)]
-    start = jnp.where(absent, types.ZERO_TOKEN, jnp.array(initial, jnp.int32)[None])
+    start = jnp.tile(jnp.array(initial, jnp.int32)[None], (codes.shape[0], 1))
+    if config.stream.absent_start == "nothing":
+        start = jnp.where(jnp.all(codes == types.ZERO_TOKEN, axis=-1), types.ZERO_TOKEN, start)
     filled = [jnp.tile(start[:, k, None], (1, config.delays[k] + 1)) for k in range(rows)]
     moved = [jnp.concatenate([f, codes[:, k]], axis=-1)[:, : T + 1] for k, f in enumerate(filled)]
     return jnp.stack(moved, axis=1)

@@ -12,6 +12,7 @@ rising order. The scan needs a row for every layer, so rows are repeated, and th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -150,13 +151,31 @@ class Backbone(nn.Module):
         self.out_norm = layers.RMSNorm(c.width, eps=c.norm_eps)
         self.text_head = layers.Einsum((c.width, m.text_vocab), fan_in=c.width, dtype=m.dtype)
 
-    def embed(self, codes: Int[Array, "B rows T"]) -> Float[Array, "B T D"]:
-        """Returns the sum of the embeddings; with one row the codes are text only."""
+    def embed(
+        self, codes: Int[Array, "B rows T"], start: Int[Array, ""] | int = 0
+    ) -> Float[Array, "B T D"]:
+        """Returns the sum of the embeddings of the columns from `start` on.
+
+        With one row the codes are text only: of audio there is at most its start (`stream.absent_start`).
+        """
         codes = self.compute.shard(codes, compute_lib.ROWS[0])
         x = self.compute.shard_lookup(self.text_emb(codes[:, 0]))
         for row in range(1, codes.shape[1]):
             x = x + self.compute.shard_lookup(self.audio_emb(codes[:, row], row - 1))
+        if codes.shape[1] == 1 and self.config.stream.absent_start == "initial":
+            columns = start + jnp.arange(codes.shape[2], dtype=jnp.int32)
+            x = x + self._absent_audio()[jnp.minimum(columns, max(self.config.delays) + 1)][None]
         return x
+
+    def _absent_audio(self) -> Float[Array, "columns D"]:
+        """Returns what audio that is absent throughout adds to each column; nothing from the last one on."""
+        m = self.config
+        delays = jnp.array(m.delays[1:], jnp.int32)
+        columns = jnp.arange(max(m.delays) + 2, dtype=jnp.int32)
+        started = columns[:, None] <= delays[None]
+        ids = jnp.where(started, m.audio_vocab, types.ZERO_TOKEN)
+        looked_up = (self.audio_emb(ids[:, k], k) for k in range(m.codebooks - 1))
+        return functools.reduce(jnp.add, looked_up)
 
     def __call__(
         self,
@@ -173,7 +192,7 @@ class Backbone(nn.Module):
         frames see the image. The cache is of the frames before, with T = 1; None: a whole sequence.
         """
         index = jnp.arange(self.config.backbone.layers, dtype=jnp.int32)
-        carry = (self.embed(codes), cache)
+        carry = (self.embed(codes, 0 if cache is None else cache.position), cache)
         (x, cache), gate_means = self.blocks(carry, index, kv, shared, image_mask)
         if cache is not None:
             cache = cache._replace(position=cache.position + 1)

@@ -43,7 +43,8 @@ def gradients(
         params, kept = depformer.first_levels(whole, run.model, max(levels, 1))
         reduced = model_lib.VisionSpeech(kept, model.compute)
         speech = part_sums(params, rows.speech, model=reduced, run=run, levels=levels)
-        speechless = part_sums(params, rows.speechless, model=reduced, run=run, levels=0)
+        text_only = rows.speechless._replace(codes=rows.speechless.codes[:, :1])
+        speechless = part_sums(params, text_only, model=reduced, run=run, levels=0)
         return loss_lib.total(speech, speechless, weights, loss=run.loss), (speech, speechless)
 
     grad = jax.value_and_grad(value, has_aux=True)
@@ -91,13 +92,15 @@ def part_sums(
     run: schema.Config,
     levels: int,
 ) -> loss_lib.PartSums:
-    """Runs the model on one part, with the audio loss of `levels` codebooks; 0: no audio is embedded."""
+    """Runs the model on one part, with the audio loss of `levels` codebooks.
+
+    With 0 levels the depth transformer is left out. Codes of one row are text alone: no audio is embedded.
+    """
     zero = loss_lib.zero()
     if part.codes.shape[0] == 0:
         layers = len(model.config.cross_attention_layers)
         return loss_lib.PartSums(zero, zero, loss_lib.zero(layers))
     codes, mask, images, has_image = map(jnp.asarray, part)
-    codes = codes if levels else codes[:, :1]
     if images.ndim == 4:  # else the features that `mvjax data features` computed
         images = pixels(images)
     out: Any = model.apply(

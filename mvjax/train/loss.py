@@ -123,10 +123,17 @@ def text_weight(
     model: schema.ModelConfig,
     loss: schema.LossConfig,
 ) -> Float[Array, "B T"]:
-    """Returns the weight of each text target: `text_padding_weight` for PAD and EPAD, 0 if masked or -1."""
+    """Returns the weight of each text target: `text_padding_weight` for PAD and EPAD, 0 if masked or -1.
+
+    With `text_mean_over` = "rows" they are scaled to a sum of 1 in each row that has targets.
+    """
     padding = (targets == model.text_pad) | (targets == model.text_epad)
     weight = jnp.where(padding, jnp.float32(loss.text_padding_weight), jnp.float32(1))
-    return jnp.where(mask & (targets != types.ZERO_TOKEN), weight, 0)
+    weight = jnp.where(mask & (targets != types.ZERO_TOKEN), weight, 0)
+    if loss.text_mean_over == "rows":
+        of_row = jnp.sum(weight, axis=1, keepdims=True)
+        weight = weight / jnp.where(of_row > 0, of_row, 1)
+    return weight
 
 
 def audio_weight(

@@ -88,7 +88,7 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
         metrics = {"loss": value, **gradients.loss_metrics(sums)}
         metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["learning_rate"] = optim.learning_rate(
-            state.step - state.skipped, settings=run.optim, steps=run.train.steps
+            state.step, settings=run.optim, steps=run.train.steps
         )
         finite = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
         good = finite & ~guard.spiked(state.optimizer, value, factor=run.optim.spike_factor)
@@ -112,7 +112,11 @@ def update(
     good: Bool[Array, ""],
     ema: float | None = None,
 ) -> TrainState:
-    """Applies one update; if the batch is not good, only the counters change."""
+    """Applies one update; if the batch is not good, only the counters change.
+
+    The learning rate follows the batches, skipped ones included: the last step of a run has the last rate of
+    the schedule, however many were skipped. Adam's bias correction counts updates.
+    """
     changes, optimizer_state = optax.with_extra_args_support(optimizer).update(
         grads, state.optimizer, state.adapters, value=loss
     )
@@ -120,16 +124,30 @@ def update(
 
     mean = None
     if ema is not None:
-        assert state.ema is not None
-        mean = optax.incremental_update(adapters, dict(state.ema), 1 - ema)
+        share = ema_share(ema, state.step - state.skipped)
+        mean = jax.tree.map(lambda old, new: old + share * (new - old), state.ema, adapters)
 
     def keep(new: Array, old: Array) -> Array:
         return jnp.where(good, new, old)
 
+    kept = jax.tree.map(keep, optimizer_state, state.optimizer)
+    if isinstance(kept, dict) and "schedule" in kept:
+        kept["schedule"] = optimizer_state["schedule"]
     return TrainState(
         adapters=jax.tree.map(keep, adapters, state.adapters),
-        optimizer=jax.tree.map(keep, optimizer_state, state.optimizer),
+        optimizer=kept,
         step=state.step + 1,
         skipped=state.skipped + jnp.where(good, 0, 1),
         ema=jax.tree.map(keep, mean, state.ema),
     )
+
+
+def ema_share(decay: float, updates: Int[Array, ""]) -> Float[Array, ""]:
+    """Returns the share of the newest adapters in their average, after `updates` earlier ones.
+
+    That is 1 - min(decay, k / (k + 9)) for k earlier updates. The first average is the adapters, so nothing
+    of their initial values stays in it; later it looks back over about a ninth of the updates so far, until
+    that is more than 1 / (1 - decay) of them.
+    Source: TensorFlow's ExponentialMovingAverage with `num_updates`, counted from one update later.
+    """
+    return jnp.maximum(1 - decay, 9 / (updates + 9.0)).astype(jnp.float32)

@@ -52,6 +52,17 @@ def test_training_forward_equals_moshi():
     np.testing.assert_allclose(mine[mask], want.logits.numpy()[mask], atol=1e-4)
 
 
+@pytest.mark.parity
+def test_text_rows_equal_moshi_with_absent_audio():
+    torch = pytest.importorskip("torch")
+    twin = pytest.importorskip("moshi_twin").build(toy.params(), toy.MODEL)
+    codes = toy.codes()
+    codes[:, 1:] = -1
+    with torch.no_grad():
+        want = twin(torch.tensor(codes).long()).text_logits[:, 0].numpy()
+    np.testing.assert_allclose(forward(codes[:, :1], levels=0).text_logits, want, atol=1e-4)
+
+
 def test_fewer_levels_are_the_first_ones():
     codes = toy.codes()
     whole = forward(codes)
@@ -60,12 +71,38 @@ def test_fewer_levels_are_the_first_ones():
     assert forward(codes, levels=0).audio_logits is None
 
 
-def test_text_row_alone_is_the_row_with_absent_audio():
+@pytest.mark.parametrize("start", ["initial", "nothing"])
+def test_text_row_alone_is_the_row_with_absent_audio(start):
+    config = with_absent_start(start)
     codes = toy.codes()
     codes[:, 1:] = -1
-    whole = forward(codes, toy.pixels(), levels=0)
-    alone = forward(codes[:, :1], toy.pixels(), levels=0)
-    np.testing.assert_array_equal(whole.text_logits, alone.text_logits)
+    whole = forward(codes, toy.pixels(), levels=0, config=config)
+    alone = forward(codes[:, :1], toy.pixels(), levels=0, config=config)
+    np.testing.assert_allclose(whole.text_logits, alone.text_logits, atol=1e-6)
+
+
+def test_the_start_of_absent_audio_matters():
+    codes = toy.codes()[:, :1]
+    initial, nothing = (
+        forward(codes, levels=0, config=with_absent_start(start)).text_logits
+        for start in ("initial", "nothing")
+    )
+    assert np.abs(initial - nothing).max() > 1e-3
+
+
+def test_text_decoding_equals_the_training_forward():
+    codes = toy.codes()[:, :1]
+    want = forward(codes, levels=0).text_logits
+    cache = toy.apply("init_cache", 2)
+    column = jnp.full((2, 1), toy.MODEL.text_vocab, jnp.int32)
+    for t in range(codes.shape[2]):
+        cache, _, logits, _ = toy.apply("step", cache, column, None)
+        np.testing.assert_allclose(logits, want[:, t], atol=1e-5)
+        column = jnp.asarray(codes[:, :, t])
+
+
+def with_absent_start(start):
+    return dataclasses.replace(toy.MODEL, stream=schema.StreamConfig(absent_start=start))
 
 
 @pytest.mark.parametrize("activation", ["tanh"])
@@ -202,15 +239,16 @@ def test_depth_generate_equals_teacher_forcing_with_what_it_chose():
 
 
 def test_delays_by_hand():
-    config = dataclasses.replace(toy.MODEL, codebooks_out=1, delays=(0, 1, 2))
     codes = jnp.array([[[10, 11, 12], [1, 2, 3], [4, 5, -1]], [[10, 11, 12], [-1] * 3, [7, 8, 9]]])
-    got = alignment.delay_codes(codes, config)
     V, C = toy.MODEL.text_vocab, toy.MODEL.audio_vocab
-    want = [
-        [[V, 10, 11, 12], [C, C, 1, 2], [C, C, C, 4]],
-        [[V, 10, 11, 12], [-1, -1, -1, -1], [C, C, C, 7]],
-    ]
-    np.testing.assert_array_equal(got, want)
+    for start, absent in (("nothing", [-1, -1, -1, -1]), ("initial", [C, C, -1, -1])):
+        config = dataclasses.replace(with_absent_start(start), codebooks_out=1, delays=(0, 1, 2))
+        got = alignment.delay_codes(codes, config)
+        want = [
+            [[V, 10, 11, 12], [C, C, 1, 2], [C, C, C, 4]],
+            [[V, 10, 11, 12], absent, [C, C, C, 7]],
+        ]
+        np.testing.assert_array_equal(got, want)
     logits = jnp.arange(2 * 3 * 2.0).reshape(1, 3, 2, 2)
     back = alignment.undelay(logits, (0, 2))
     np.testing.assert_array_equal(back[0, :, 0], logits[0, :, 0])
