@@ -15,7 +15,7 @@ from typing import cast
 
 import grain
 
-from mvjax import messages, types
+from mvjax import files, messages, types
 from mvjax.config import schema
 from mvjax.data import batch_spec, collate, examples, mixing
 from mvjax.data.records import bad_records, dataset
@@ -107,6 +107,13 @@ def ensure_records(data: schema.DataConfig) -> None:
             f"data.root {root}: expected records that are not there: {missing()}; "
             "make them, or change data.root or the sources"
         )
+
+
+def records_identity(data: schema.DataConfig) -> dict[str, str]:
+    """Returns {dataset: SHA-256 of its index}, which holds the hashes of all its records and images."""
+    names = sorted({s.name for s in (*data.speech, *data.speechless, *data.small_talk)})
+    paths = {name: dataset.index_path(examples.record_path(data, name)) for name in names}
+    return {name: files.file_hash(path) for name, path in paths.items()}
 
 
 def _examples(

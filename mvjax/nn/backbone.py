@@ -22,6 +22,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mvjax import types
 from mvjax.config import schema
 from mvjax.nn import attention, layers, xattn
 from mvjax.nn import compute as compute_lib

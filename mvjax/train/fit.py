@@ -141,14 +141,18 @@ def _begin(
     start = resume.start(run, folder, mesh, files)
     path, step = folder / run_folder.MIXTURE, int(start.state.step)
     history, changes = mixing.resume(path, run.data, step)
+    records = {}
     if data is None:  # the slow part, after all that can fail
         data = _mixture(run, folder, mesh, history)
+        records = distributed.from_first(lambda: mixture.records_identity(run.data))
+        resume.check_records(start.records, records, folder=folder)
     distributed.from_first(lambda: resume.write_config(folder, run))
     distributed.from_first(lambda: mixing.write(path, history))
     meta = {
         "config": config_text.to_text(run),
         "frozen": files.identity,
         "frozen_hash": load.tree_hash(start.frozen),
+        "records": start.records | records,
     }
     place, count = sharding.describe(mesh), jax.process_count()
     if count > 1:

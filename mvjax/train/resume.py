@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from mvjax.train import step as step_lib
 
 # Fields that may differ when a run is resumed: locations, intervals and ways to compute the same numbers.
 FREE = (
-    r"(mesh|frozen)\..*|data\.(root|prepare|workers|bad_record_budget)"
+    r"mesh\..*|frozen\.(moshi|siglip|codec|tokenizer|moshi_lora)"  # their hashes are compared
+    r"|data\.(root|prepare|workers|bad_record_budget)"
     r"|data\.(speech|speechless)(\..*)?"  # sampling weights: `data.weights` keeps their history
     r"|train\.(log_every|checkpoint_every|keep_checkpoints|max_.*|watchdog_.*)"
     r"|train\.(remat|attention|grad_accum_steps|loss_chunk)"
@@ -26,11 +28,16 @@ FREE = (
 
 
 class RunStart(NamedTuple):
-    """State and frozen parameters that a session begins with, and a notice for the user."""
+    """State and frozen parameters that a session begins with, and a notice for the user.
+
+    Attributes:
+      records: {dataset: hash} of the records that the run was trained on until now.
+    """
 
     state: step_lib.TrainState
     frozen: tree.Tree
     notice: str
+    records: dict[str, str]
 
 
 def start(run: schema.Config, folder: Path, mesh: Mesh, files: load.FrozenWeights) -> RunStart:
@@ -42,7 +49,8 @@ def start(run: schema.Config, folder: Path, mesh: Mesh, files: load.FrozenWeight
     root = folder / run_folder.CHECKPOINTS
     if not distributed.from_first(lambda: checkpoint.exists(root)):
         params = load.weights(run, mesh, files)
-        return RunStart(step_lib.new_state(run, mesh, params.adapters), params.frozen, "new run")
+        state = step_lib.new_state(run, mesh, params.adapters)
+        return RunStart(state, params.frozen, "new run", {})
     saved = _newest(root)
     load.check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
     adapters = load.shapes(run).adapters
@@ -52,7 +60,22 @@ def start(run: schema.Config, folder: Path, mesh: Mesh, files: load.FrozenWeight
         damaged = (f"{path.name}: {problem}" for path, problem in saved.damaged.items())
         listing = messages.names(damaged, between="; ")
         notice += f" (set aside damaged checkpoints: {listing})"
-    return RunStart(state, load.frozen(run, mesh, files), notice)
+    records = saved.metadata.get("records", {})
+    return RunStart(state, load.frozen(run, mesh, files), notice, records)
+
+
+def check_records(expected: Mapping[str, str], got: Mapping[str, str], *, folder: Path) -> None:
+    """Checks that the datasets of a run hold the records that it was trained on; others may have come.
+
+    Raises:
+      ValueError: naming each dataset that differs.
+    """
+    bad = [name for name in sorted(expected.keys() & got.keys()) if expected[name] != got[name]]
+    if bad:
+        raise ValueError(
+            f"{folder} was trained on other records of {', '.join(bad)}: their files were made anew since."
+            " Put the old files back to resume it, or give the new ones a name of their own."
+        )
 
 
 def check_config(folder: Path, run: schema.Config) -> None:

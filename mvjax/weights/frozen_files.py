@@ -6,6 +6,7 @@ its tensors together, and placing the weights reads the slices that this process
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,8 @@ def paths(files: schema.FrozenFiles) -> dict[str, list[Path]]:
 def identity(files: schema.FrozenFiles) -> Identity:
     """Returns location and SHA-256 of each weight; the files are verified in the same pass.
 
-    The hash of a weight in one file is what `sha256sum` prints; in several, their `files.joint_hash`.
+    The hash of a weight in one file is what `sha256sum` prints; in several, their `files.joint_hash`. A LoRA
+    file changes weights by its scaling too, so that has an entry of its own.
 
     Raises:
       ValueError: naming a file and every tensor in it whose bytes changed, or a file in the hub's cache
@@ -77,6 +79,10 @@ def identity(files: schema.FrozenFiles) -> Identity:
         digests = [file_hash(path) for path in parts]
         digest = digests[0] if len(digests) == 1 else files_lib.joint_hash(digests)
         identities[name] = {"path": str(locations[name]), "sha256": digest}
+    if files.moshi_lora is not None:
+        scaling = lora.scaling(paths(files)["moshi_lora"][0], files.lora_scaling)
+        digest = hashlib.sha256(repr(scaling).encode()).hexdigest()
+        identities["lora_scaling"] = {"path": f"{scaling:g}", "sha256": digest}
     return identities
 
 

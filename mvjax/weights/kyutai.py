@@ -87,7 +87,8 @@ def open_moshi(
     tensors = split_names.fused(tensors, place=str(path))
     if lora_path is not None:
         lora_path = files.resolve(lora_path, names=lora.NAMES)
-        tensors = lora.merged(tensors, lora_path, scaling=lora_scaling)
+        factor = lora.scaling(lora_path, lora_scaling)
+        tensors = lora.merged(tensors, lora_path, factor=factor)
     tensors = depth_steps.assistant(tensors, config, place=str(path))
     table = moshi_rules(config)
     return rules.leaf_views(tensors, table, sizes(config), place=str(path), dtype=dtype)

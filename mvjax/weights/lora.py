@@ -27,18 +27,16 @@ class LoraFactors(NamedTuple):
 
 
 def merged(
-    tensors: Mapping[str, lazy.LazyTensor], path: Path, *, scaling: float | None
+    tensors: Mapping[str, lazy.LazyTensor], path: Path, *, factor: float
 ) -> dict[str, lazy.LazyTensor]:
-    """Returns base Moshi's tensors, attention projections fused, with those of a LoRA file merged in.
+    """Returns base Moshi's tensors, attention projections fused, with factor x those of a LoRA file added.
 
-    Whole tensors in the file (embeddings, with `ft_embed`) replace those of the base. Without `scaling` it is
-    `lora_scaling` of the config.json beside the file, which moshi-finetune writes.
+    Whole tensors in the file (embeddings, with `ft_embed`) replace those of the base.
 
     Raises:
       ValueError: naming the file and every tensor that has no counterpart or does not fit.
     """
     factors, replaced = _sorted(safetensors_io.tensors(path))
-    scaling = _scaling(path) if scaling is None else scaling
     problems = [f"{name}: no such weight in the base" for name in replaced if name not in tensors]
     result = {**tensors, **replaced}
     for name, halves in factors.items():
@@ -49,7 +47,7 @@ def merged(
         problems += misfits
         if not misfits:
             base = result[name]
-            read = functools.partial(_part, base, changes, scaling)
+            read = functools.partial(_part, base, changes, factor)
             result[name] = lazy.Computed(tuple(base.shape), np.dtype(base.dtype), read)
     if not factors:
         problems.append("expected tensors named *.lora_A.weight and *.lora_B.weight, found none")
@@ -58,7 +56,7 @@ def merged(
 
 
 def _part(
-    weight: lazy.LazyTensor, changes: Sequence[LoraFactors], scaling: float, index: lazy.Index
+    weight: lazy.LazyTensor, changes: Sequence[LoraFactors], factor: float, index: lazy.Index
 ) -> np.ndarray:
     """Returns a part of a weight with low-rank changes; several are those of equal parts of its rows.
 
@@ -72,7 +70,7 @@ def _part(
         if low < high:
             b = up[(slice(low - k * rows, high - k * rows),)].astype(np.float32)
             a = down[(slice(None), index[1])].astype(np.float32)
-            part[low - first : high - first] += np.float32(scaling) * (b @ a)
+            part[low - first : high - first] += np.float32(factor) * (b @ a)
     return part
 
 
@@ -123,7 +121,10 @@ def _changes(
     return changes, wrong
 
 
-def _scaling(path: Path) -> float:
+def scaling(path: Path, given: float | None) -> float:
+    """Returns the scaling of a LoRA file: the given one, else `lora_scaling` of the config.json beside it."""
+    if given is not None:
+        return given
     config = path.parent / "config.json"
     try:
         return float(json.loads(config.read_text())["lora_scaling"])

@@ -78,7 +78,7 @@ def test_text_row_alone_is_the_row_with_absent_audio(start):
     codes[:, 1:] = -1
     whole = forward(codes, toy.pixels(), levels=0, config=config)
     alone = forward(codes[:, :1], toy.pixels(), levels=0, config=config)
-    np.testing.assert_allclose(whole.text_logits, alone.text_logits, atol=1e-6)
+    np.testing.assert_allclose(whole.text_logits, alone.text_logits, atol=1e-5)
 
 
 def test_the_start_of_absent_audio_matters():

@@ -9,9 +9,9 @@ import pytest
 
 from mvjax import run_folder
 from mvjax.config import schema
-from mvjax.data import examples, mixing
+from mvjax.data import examples, mixing, mixture
 from mvjax.data.records import shards
-from mvjax.train import fit, sharding
+from mvjax.train import fit, resume, sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 import toy_records
@@ -45,6 +45,18 @@ def test_weights_that_change_keep_every_dataset_in_order(run, tmp_path):
     assert names(second, range(6)) == names(first, range(6))
     later = names(second, range(6, 16))
     assert sum(name.startswith("visual/") for name in later) == len(later) // 2
+
+
+def test_other_records_are_refused(run, tmp_path):
+    mixture.ensure_records(run.data)
+    before = mixture.records_identity(run.data)
+    assert sorted(before) == ["talk", "text", "visual"]
+    resume.check_records(before, before | {"new": "0"}, folder=tmp_path)
+    index = tmp_path / "records" / "text.json"
+    index.write_bytes(index.read_bytes().replace(b'"count": 30', b'"count": 29', 1))
+    now = mixture.records_identity(run.data)
+    with pytest.raises(ValueError, match=r"trained on other records of text: .*made anew"):
+        resume.check_records(before, now, folder=tmp_path)
 
 
 def test_bad_records_are_listed_in_the_run_folder(run, tmp_path):

@@ -31,6 +31,10 @@ def advance(optimizer, state, loss):
     return step.update(state, grads, optimizer, loss=value, good=good)
 
 
+def schedule_count(state):
+    return optax.tree.get(state.optimizer["schedule"], "count")
+
+
 def remembered(state):
     return optax.tree.get(state.optimizer, "recent_losses")
 
@@ -44,11 +48,45 @@ def test_a_spike_changes_nothing_but_the_counters():
     state = advance(optimizer, state, 6.1)  # median 3, times 2
     assert (int(state.step), int(state.skipped)) == (4, 1)
     jax.tree.map(np.testing.assert_array_equal, state.adapters, before.adapters)
-    jax.tree.map(np.testing.assert_array_equal, state.optimizer, before.optimizer)
+    assert int(schedule_count(state)) == 4  # the learning rate follows the batches
+    kept = [dict(s.optimizer, schedule=None) for s in (state, before)]
+    jax.tree.map(np.testing.assert_array_equal, *kept)
     state = advance(optimizer, state, 5.9)
     assert (int(state.step), int(state.skipped)) == (5, 1)
     assert not np.array_equal(state.adapters["xa"]["kernel"], before.adapters["xa"]["kernel"])
     np.testing.assert_array_equal(remembered(state), np.float32([5.9, 2, 90]))
+
+
+def test_skipped_batches_do_not_stretch_the_schedule():
+    settings = dataclasses.replace(SETTINGS, final_lr_fraction=0.25)
+    optimizer = optim.make(settings, steps=10)
+    grads = {"xa": {"kernel": jnp.ones((2, 3))}}
+    state = step.init_state(grads, optimizer)
+    for n in range(10):
+        before, good = state, jnp.bool_(n not in (2, 3, 5))
+        state = step.update(state, grads, optimizer, loss=jnp.float32(1), good=good)
+    assert (int(state.step), int(state.skipped)) == (10, 3)
+    moved = before.adapters["xa"]["kernel"] * (1 - 0.025 * 0.1) - state.adapters["xa"]["kernel"]
+    np.testing.assert_allclose(
+        moved, 0.1 * 0.25, rtol=1e-4
+    )  # Adam's step of a constant gradient is 1
+
+
+def test_the_average_of_constant_adapters_is_exact_from_the_first_update():
+    optimizer = optax.sgd(1.0)
+    state = step.init_state({"kernel": jnp.full(3, 5.0)}, optimizer, ema=True)
+    for n in range(30):
+        grads = {"kernel": jnp.full(3, 4.7 if n == 0 else 0.0)}
+        state = step.update(
+            state, grads, optimizer, loss=jnp.float32(1), good=jnp.bool_(True), ema=0.999
+        )
+        np.testing.assert_array_equal(state.ema["kernel"], state.adapters["kernel"])
+
+
+def test_the_average_forgets_its_beginning():
+    shares = [float(step.ema_share(0.999, jnp.int32(k))) for k in range(20_000)]
+    assert shares[0] == 1 and shares[-1] == pytest.approx(0.001)
+    assert np.prod(1 - np.array(shares[:400][100:])) < 1e-4  # what is left of update 100 at 400
 
 
 def test_without_a_factor_there_is_no_memory_and_no_spike():

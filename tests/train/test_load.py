@@ -186,6 +186,14 @@ def test_lora_is_part_of_the_run_and_of_its_identity(config, tmp_path):
         load.check_identity(
             load.open_frozen(config).identity, load.open_frozen(run).identity, place="x"
         )
+    identity = load.open_frozen(run).identity
+    (tmp_path / "config.json").write_text('{"lora_scaling": 4.0}')
+    beside = load.open_frozen(with_frozen(config, moshi_lora=str(tmp_path))).identity
+    with pytest.raises(ValueError, match=r"frozen\.lora_scaling: .* \(2\), got .* \(4\)"):
+        load.check_identity(identity, beside, place="x")
+    load.check_identity(
+        {k: v for k, v in identity.items() if k != "lora_scaling"}, beside, place=""
+    )
 
 
 def test_a_file_of_the_hub_must_have_the_bytes_it_is_named_by(config, tmp_path):

@@ -36,6 +36,19 @@ def test_text_weighs_padding_and_skips_absent_and_masked():
     assert float(sums.weight) == sum(counted.values()) == 4.5
 
 
+def test_a_mean_over_rows_gives_short_answers_the_weight_of_long_ones():
+    logits = jnp.array(random_logits(2, 6, 7))
+    targets = np.array([[4, -1, -1, -1, -1, -1], [5, 4, 6, 3, 2, 1]], np.int32)
+    by_row = dataclasses.replace(SETTINGS, text_mean_over="rows")
+    sums = loss.text(logits, jnp.array(targets), jnp.ones((2, 6), bool), model=MODEL, loss=by_row)
+    weights = [1, 1, 1, 0.5, 1, 1]
+    long = (
+        sum(w * nats(np.asarray(logits)[1, t], targets[1, t]) for t, w in enumerate(weights)) / 5.5
+    )
+    np.testing.assert_allclose(sums.total, nats(np.asarray(logits)[0, 0], 4) + long, rtol=1e-6)
+    np.testing.assert_allclose(sums.weight, 2, rtol=1e-6)
+
+
 def test_audio_levels_share_one_normalizer_and_end_early_by_their_delay():
     B, T, q, C = 2, 4, 3, 6
     logits = random_logits(B, T, q, C)

@@ -122,6 +122,23 @@ def test_a_part_without_rows_changes_nothing(config, params, jitted_loss):
     assert float(text["audio_speech"]) == 0
 
 
+def test_speech_rows_hear_without_trained_codebooks(config, params):
+    run = dataclasses.replace(config, loss=schema.LossConfig(trained_codebooks=0))
+    batch = toy.Data(config.data)[0]
+    deaf = batch._replace(speech=batch.speech._replace(codes=batch.speech.codes.copy()))
+    deaf.speech.codes[:, 1 + toy.MODEL.codebooks_out :] = 3  # the user
+    model = model_lib.VisionSpeech(run.model)
+    losses, audio = [], []
+    for rows in (batch, deaf):
+        loss, sums, _ = gradients.gradients(
+            params.adapters, params.frozen, rows, model=model, run=run
+        )
+        losses.append(float(loss))
+        audio.append(float(sums[0].audio.weight))
+    assert abs(losses[0] - losses[1]) > 1e-4
+    assert audio == [0, 0]
+
+
 @pytest.mark.parametrize("rows", [(0, 8), (4, 0)])
 def test_a_part_without_rows_can_be_trained_and_sharded(config, mesh, params, rows):
     run = toy.with_data(config, speech_rows=rows[0], speechless_rows=rows[1])

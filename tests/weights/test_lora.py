@@ -146,4 +146,4 @@ def test_a_base_weight_that_is_no_matrix_is_named(tmp_path):
     with pytest.raises(
         ValueError, match=r"linear\.weight: expected a matrix in the base, got \[5\]"
     ):
-        lora.merged({"linear.weight": np.zeros(5, np.float32)}, path, scaling=1.0)
+        lora.merged({"linear.weight": np.zeros(5, np.float32)}, path, factor=1.0)
