@@ -84,7 +84,8 @@ def speechless_row(
 
 def turn_length(turn: record.Turn, tokenizer: Tokenizer) -> int:
     """Number of a turn's tokens in a speechless row, BOS and EOS of a user's included."""
-    return len(_tokens(tokenizer, turn.text)) + 2 * (turn.speaker == "user")
+    words = turn.text.split()
+    return sum(len(word_tokens(tokenizer, word)) for word in words) + 2 * (turn.speaker == "user")
 
 
 def prompt(turns: Sequence[record.Turn], tokenizer: Tokenizer) -> list[int]:

@@ -117,6 +117,7 @@ def update(
     The learning rate follows the batches, skipped ones included: the last step of a run has the last rate of
     the schedule, however many were skipped. Adam's bias correction counts updates.
     """
+    optimizer_state: Any
     changes, optimizer_state = optax.with_extra_args_support(optimizer).update(
         grads, state.optimizer, state.adapters, value=loss
     )
@@ -131,7 +132,7 @@ def update(
         return jnp.where(good, new, old)
 
     kept = jax.tree.map(keep, optimizer_state, state.optimizer)
-    if isinstance(kept, dict) and "schedule" in kept:
+    if isinstance(optimizer_state, dict) and "schedule" in optimizer_state:
         kept["schedule"] = optimizer_state["schedule"]
     return TrainState(
         adapters=jax.tree.map(keep, adapters, state.adapters),

@@ -93,7 +93,7 @@ def test_the_start_of_absent_audio_matters():
 def test_text_decoding_equals_the_training_forward():
     codes = toy.codes()[:, :1]
     want = forward(codes, levels=0).text_logits
-    cache = toy.apply("init_cache", 2)
+    cache = model_lib.VisionSpeech(toy.MODEL).init_cache(2)
     column = jnp.full((2, 1), toy.MODEL.text_vocab, jnp.int32)
     for t in range(codes.shape[2]):
         cache, _, logits, _ = toy.apply("step", cache, column, None)
