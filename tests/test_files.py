@@ -110,6 +110,8 @@ def test_without_the_hubs_client_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match=r"hf://a/b: needs .* pip install 'mvjax\[hub\]'"):
         files.resolve("hf://a/b/x.npz")
+    run = schema.Config(frozen=schema.FrozenFiles("hf://a/b", "siglip"))
+    assert beside_moshi.follow(run) == run  # shapes can be shown
 
 
 def test_a_file_is_replaced_and_no_draft_is_left(tmp_path):
