@@ -175,13 +175,8 @@ def write_atomic(path: Path, content: bytes, *, shared: bool = False) -> None:
     """
     own = f".{os.getpid()}" if shared else ""
     draft = path.with_name(f"{path.name}{own}{DRAFT}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
+    draft.write_bytes(content)
+    draft.replace(path)
 
 
 @contextlib.contextmanager

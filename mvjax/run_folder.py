@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from mvjax import messages
 
@@ -11,12 +12,14 @@ from mvjax import messages
 CONFIG_TEXT = "config.txt"  # the config as `field = value` lines, to read and to diff
 CONFIG_JSON = "config.json"  # the same config; resume, eval and export read this one
 METRICS = "metrics.jsonl"  # one JSON object per logged step
+DAMAGED_METRICS = "metrics.damaged.jsonl"  # lines of it that a resume could not read
 TENSORBOARD = "tensorboard"  # event files of the same values
 CHECKPOINTS = "checkpoints"  # one folder per saved step, NNNNNNNN/; see train/checkpoint.py
 MIXTURE = "mixture.json"  # sampling weights of the datasets, and the steps at which they changed
 SUMMARY = "summary.json"  # how the last session ended
 BAD_RECORDS = "bad_records.jsonl"  # skipped records by id; process k > 0 writes k.bad_records.jsonl
 WAITING = "waiting"  # while a step takes too long: what each process is blocked on
+LOCK = "lock"  # while a run trains: by which process
 PROFILE = "profile"  # profiler traces (--profile), one folder per process
 
 # Written by evaluation.
@@ -27,6 +30,33 @@ ANSWERS = f"{EVAL}/answers.json"  # every question and answer of a quickstart's 
 REPORT = "report.html"  # one page, no network needed
 QUICKSTART_METRICS = "metrics.json"  # accuracies, certificates, seconds and memory of each stage
 ERROR_LOG = "error.log"  # the traceback of a stage that failed
+
+
+class RunStep(NamedTuple):
+    """A run folder and the step of one of its checkpoints; None: the newest."""
+
+    folder: Path
+    step: int | None
+
+    def __str__(self) -> str:
+        """As it was written."""
+        return str(self.folder) if self.step is None else f"{self.folder}@{self.step}"
+
+
+def parse(text: str) -> RunStep:
+    """Reads RUN or RUN@STEP; a folder whose name is the whole text is meant as such.
+
+    Raises:
+      ValueError: if STEP is no number.
+    """
+    folder, at, step = text.rpartition("@")
+    if not at or Path(text).is_dir():
+        return RunStep(Path(text), None)
+    if not step.isdecimal():
+        raise ValueError(
+            f"{text}: expected RUN@STEP, such as runs/digits@300, got '{step}' as STEP"
+        )
+    return RunStep(Path(folder), int(step))
 
 
 def bad_records(part: int) -> str:

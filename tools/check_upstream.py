@@ -2,8 +2,7 @@
 
     git clone https://github.com/kyutai-labs/moshivis ~/moshivis
     git clone https://github.com/google-research/big_vision ~/big_vision
-    git clone https://github.com/NVIDIA/personaplex ~/personaplex
-    python tools/check_upstream.py --moshivis ~/moshivis --big-vision ~/big_vision --personaplex ~/personaplex
+    python tools/check_upstream.py --moshivis ~/moshivis --big-vision ~/big_vision
 
 The comparisons are the tests of `tests/parity`, which skip where no checkout is named. They need the `dev`
 extra and `moshi`; a minute or two. The exit status is 0 if everything that was asked for passed.
@@ -24,13 +23,8 @@ ROOT = Path(__file__).parents[1]
 CHECKOUTS = {
     "moshivis": ("MVJAX_MOSHIVIS", "kyuteye_pt/kyuteye/models/moshivis.py"),
     "big_vision": ("MVJAX_BIG_VISION", "big_vision/models/vit.py"),
-    "personaplex": ("MVJAX_PERSONAPLEX", "moshi/moshi/models/lm.py"),
 }
-TESTS = {
-    "moshivis": "test_kyuteye_*.py",
-    "big_vision": "test_big_vision_*.py",
-    "personaplex": "test_personaplex.py",
-}
+TESTS = {"moshivis": "test_kyuteye_*.py", "big_vision": "test_big_vision_*.py"}
 
 
 def main() -> int:

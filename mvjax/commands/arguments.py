@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mvjax import run_folder
+
 if TYPE_CHECKING:
     from mvjax.config import schema
 
@@ -56,6 +58,20 @@ def experiment(arg) -> None:
     arg("--pick", metavar="NAME", help="which config of a sweep")
     arg("--set", action="append", default=[], metavar="PATH=VALUE",
         help="override a field, such as train.steps=100; may be repeated")  # fmt: skip
+
+
+def run_step(text: str) -> run_folder.RunStep:
+    """Reads RUN or RUN@STEP; the type of an argument."""
+    try:
+        return run_folder.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def trained_run(arg) -> None:
+    """Adds RUN or RUN@STEP, a `run_folder.RunStep`."""
+    arg("trained_run", type=run_step, metavar="RUN[@STEP]",
+        help="run folder of `mvjax train`, and which of its checkpoints (the newest)")  # fmt: skip
 
 
 def load_experiment(args: argparse.Namespace) -> schema.Config:

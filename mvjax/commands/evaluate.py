@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from mvjax import messages
 from mvjax.commands import arguments
@@ -26,7 +25,7 @@ def add(commands) -> None:
     arg = arguments.command(
         commands, "eval", evaluate, "ask a trained run the questions of a benchmark",
         "mvjax eval runs/digits --benchmark digits --prompt text --prompt audio")  # fmt: skip
-    arg("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
+    arguments.trained_run(arg)
     arg("--benchmark", default="digits", metavar="NAME",
         help=f"one of: {', '.join(BENCHMARKS)} (%(default)s)")  # fmt: skip
     arg("--prompt", action="append", choices=PROMPTS,
@@ -38,21 +37,23 @@ def add(commands) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Prints the accuracy table and writes it to RUN/eval/NAME.json."""
+    """Prints the accuracy table and writes it to RUN/eval/NAME.json, or NAME@STEP.json."""
     make_benchmark = find(args.benchmark, option="--benchmark")
     from mvjax import run_folder
     from mvjax.eval import benchmarks, metrics
     from mvjax.eval import model as eval_model
     from mvjax.train import load
 
-    trained = load.trained(args.run_folder)
+    trained = load.trained(*args.trained_run)
     model = eval_model.load(trained.config, trained.params)
     benchmark = make_benchmark()
     questions = benchmark.questions(per_kind=args.per_kind, seed=args.seed)
     modes = args.prompt or benchmarks.MODES
     table = benchmarks.evaluate(model, benchmark, questions, modes).table
     print(metrics.text_table(table))
-    path = args.run_folder / run_folder.EVAL / f"{args.benchmark}.json"
+    folder, step = args.trained_run
+    name = args.benchmark if step is None else f"{args.benchmark}@{step}"
+    path = folder / run_folder.EVAL / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"step": trained.step, "table": table}, indent=1) + "\n")
     return 0

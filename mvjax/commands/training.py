@@ -24,6 +24,12 @@ def add(commands) -> None:
         "mvjax train experiments/digits.py --set optim.learning_rate=1e-3 --out runs/digits")  # fmt: skip
     arguments.experiment(arg)
     arg("--out", type=Path, required=True, metavar="RUN", help="run folder, new or to be resumed")
+    arg("--extend", action="store_true",
+        help="go on with RUN for more steps, or with another learning rate, as --set says")  # fmt: skip
+    arg("--from", type=arguments.run_step, metavar="RUN[@STEP]", dest="warm_start",
+        help="start a new run from the adapters of another one")  # fmt: skip
+    arg("--dry-run", action="store_true",
+        help="check files, records, mesh and memory without a step; write nothing")  # fmt: skip
     arg("--profile", metavar="A:B",
         help="trace these steps into RUN/profile, for TensorBoard, xprof")  # fmt: skip
     arg(
@@ -47,15 +53,23 @@ def quickstart(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Trains, or resumes; on SIGTERM or SIGINT the run saves a checkpoint, and the status is 0, too."""
-    from mvjax.train import distributed, fit, trace
+    from mvjax.train import distributed, fit, signals, trace
 
     _check_out(args.out)
     profile = trace.parse(args.profile) if args.profile else None
     make_callback = _evaluation(args.evaluate) if args.evaluate else None
-    with distributed.session():
-        run = arguments.load_experiment(args)
-        callbacks = [make_callback(run)] if make_callback else []
-        fit.fit(run, args.out, callbacks=callbacks, profile=profile)
+    starts = {"extend": args.extend, "warm_start": args.warm_start}
+    try:
+        with distributed.session(args.out):
+            run = arguments.load_experiment(args)
+            if args.dry_run:
+                from mvjax.plan import dry_run
+
+                return dry_run.check(run, args.out, **starts)
+            callbacks = [make_callback(run)] if make_callback else []
+            fit.fit(run, args.out, callbacks=callbacks, profile=profile, **starts)
+    except signals.Stopped as stopped:  # before it trained; it has been said
+        return stopped.status
     return 0
 
 

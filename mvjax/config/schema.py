@@ -265,6 +265,7 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 10  # steps
     checkpoint_every: int = 1000  # steps
+    checkpoint_minutes: float | None = 30.0  # and so long after the last; None: by steps only
     keep_checkpoints: int = 2
     max_failed_saves: int = 3  # in a row, as on a full disk, before the run stops (ours)
     # batches in a row, not finite or loss spikes, that may be skipped before the run stops (ours)
@@ -296,10 +297,9 @@ class TrainConfig:
         low = {name: getattr(self, name) for name in names if getattr(self, name) < 1}
         if low:
             raise ValueError(f"train: expected at least 1, got {low}")
-        if self.watchdog_seconds <= 0:
-            raise ValueError(
-                f"train.watchdog_seconds: expected above 0, got {self.watchdog_seconds}"
-            )
+        for name in ("watchdog_seconds", "checkpoint_minutes"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"train.{name}: expected above 0, got {value}")
 
 
 @dataclasses.dataclass(frozen=True)

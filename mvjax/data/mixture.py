@@ -94,19 +94,20 @@ def batches(
 def ensure_records(data: schema.DataConfig) -> None:
     """Makes missing records of the mixture if `data.prepare` is set, else raises FileNotFoundError."""
     root = Path(data.root).expanduser()
-
-    def missing() -> list[str]:
-        sources = (*data.speech, *data.speechless, *data.small_talk)
-        paths = [examples.record_path(data, source.name) for source in sources]
-        return sorted({str(path) for path in paths if not dataset.index_path(path).is_file()})
-
-    if missing() and data.prepare is not None:
+    if missing_records(data) and data.prepare is not None:
         data.prepare(root)
-    if missing():
+    if missing := missing_records(data):
         raise FileNotFoundError(
-            f"data.root {root}: expected records that are not there: {missing()}; "
+            f"data.root {root}: expected records that are not there: {missing}; "
             "make them, or change data.root or the sources"
         )
+
+
+def missing_records(data: schema.DataConfig) -> list[str]:
+    """Returns the records of the mixture that are not there."""
+    sources = (*data.speech, *data.speechless, *data.small_talk)
+    paths = [examples.record_path(data, source.name) for source in sources]
+    return sorted({str(path) for path in paths if not dataset.index_path(path).is_file()})
 
 
 def records_identity(data: schema.DataConfig) -> dict[str, str]:

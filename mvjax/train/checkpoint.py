@@ -53,13 +53,30 @@ def newest(root: Path) -> Checkpoint:
     for folder in folders(root):
         problem = _problem(folder)
         if not problem:
-            meta = _OLD_META if _is_old(folder) else f"{METADATA}/metadata"
-            return Checkpoint(folder, json.loads((folder / meta).read_text()), damaged)
+            return _verified(folder, damaged)
         damaged[folder] = problem
     listing = messages.lines(f"{folder}: {problem}" for folder, problem in damaged.items())
     raise ValueError(
         f"{root}: expected a good checkpoint, found {'none' if not damaged else 'only damaged ones:'}"
         f"{listing}\nTrain with another --out, or remove this folder to start over."
+    )
+
+
+def at(root: Path, step: int) -> Checkpoint:
+    """Returns the checkpoint of a step, verified as in `newest`.
+
+    Raises:
+      ValueError: if it is damaged, or there is none: which there are.
+    """
+    for folder in folders(root):
+        if int(folder.name) == step:
+            if problem := _problem(folder):
+                raise ValueError(f"{folder}: expected a good checkpoint: {problem}")
+            return _verified(folder, {})
+    there = messages.names(int(folder.name) for folder in reversed(folders(root)))
+    raise ValueError(
+        f"{root}: no checkpoint of step {step}; there are those of steps: {there}"
+        " (train.keep_checkpoints says how many are kept)"
     )
 
 
@@ -136,6 +153,11 @@ def quiet_orbax() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+def _verified(folder: Path, damaged: dict[Path, str]) -> Checkpoint:
+    meta = _OLD_META if _is_old(folder) else f"{METADATA}/metadata"
+    return Checkpoint(folder, json.loads((folder / meta).read_text()), damaged)
 
 
 def _restore(folder: Path, abstract: Any) -> Any:

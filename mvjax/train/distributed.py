@@ -15,6 +15,7 @@ import json
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,14 +27,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mvjax import types
-from mvjax.train import sharding
+from mvjax.train import joining, sharding, signals
 
 COORDINATOR, COUNT, INDEX = "MVJAX_COORDINATOR", "MVJAX_PROCESSES", "MVJAX_PROCESS"
 
 
 @contextlib.contextmanager
-def session() -> Iterator[None]:
+def session(folder: Path | None = None) -> Iterator[None]:
     """Joins the processes of this run for as long as it lasts; before any other use of jax.
+
+    Those that wait say for whom, if they see a common `folder` of the run.
 
     After an error it does not shut down jax.distributed, which waits for all processes: the others, blocked
     in a step, notice by losing this one.
@@ -41,7 +44,7 @@ def session() -> Iterator[None]:
     Raises:
       ValueError: if the three variables do not make sense.
     """
-    joined = _join()
+    joined = _join(folder)
     if joined and threading.current_thread() is threading.main_thread():
         # jax handles it for its preemption service, which is not used
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -77,6 +80,13 @@ def from_first(make: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise ValueError(answer["error"])
     return answer["value"]
+
+
+def hosts() -> list[str]:
+    """Returns the names of the hosts of all processes; waits for them."""
+    name = np.frombuffer(socket.gethostname().encode()[:64].ljust(64), np.uint8)
+    names = np.asarray(multihost_utils.process_allgather(name)).reshape(-1, len(name))
+    return [bytes(row).decode(errors="replace").strip() for row in names]
 
 
 def anywhere(flag: bool) -> bool:
@@ -120,15 +130,15 @@ class BatchFeed:
         return jax.make_array_from_process_local_data(self._rows, batch)
 
 
-class StopRequest:
-    """A request to stop, by any process, that all grant after the same step.
+class Request:
+    """A request by any process, to stop or to save, that all grant after the same step.
 
     Several processes reduce their requests on their devices each step and read the result a step later,
     so that none waits for it. Any thread or signal handler may set `wished`.
     """
 
-    def __init__(self, mesh: Mesh) -> None:
-        self.wished = threading.Event()
+    def __init__(self, mesh: Mesh, wished: threading.Event) -> None:
+        self.wished = wished
         self._sharding = NamedSharding(mesh, PartitionSpec(sharding.AXES))
         self._any = jax.jit(jax.numpy.any, out_shardings=sharding.replicated(mesh))
         self._asked: jax.Array | None = None
@@ -143,28 +153,52 @@ class StopRequest:
         self._asked = self._any(flags)
         return before is not None and bool(before)
 
+    def withdraw(self) -> None:
+        """Forgets what was asked for, in every process after the same step."""
+        self.wished.clear()
+        self._asked = None
 
-def _join() -> bool:
+
+def _join(folder: Path | None) -> bool:
     """Starts jax.distributed if there are several processes, and returns whether there are."""
     given = {name: os.environ[name] for name in (COORDINATOR, COUNT, INDEX) if os.environ.get(name)}
     if given:
         count, index = _checked(given)
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            given[COORDINATOR], count, index, cluster_detection_method="deactivate"
-        )
+        with _waiting(folder, index, count, given[COORDINATOR]):
+            jax.distributed.initialize(
+                given[COORDINATOR], count, index, cluster_detection_method="deactivate"
+            )
         return True
-    if _launched_together():
+    tasks, ranks = _slurm_tasks(), int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
+    if (tasks or ranks) > 1:  # jax detects the rest
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize()
+        index = os.environ.get("SLURM_PROCID" if tasks else "OMPI_COMM_WORLD_RANK", "0")
+        nodes = f" on {os.environ['SLURM_STEP_NODELIST']}" if tasks else ""
+        with _waiting(folder, int(index), tasks or ranks, f"process 0{nodes}"):
+            jax.distributed.initialize(num_processes=tasks)
         return True
-    if not _tpu_chips():
+    if tasks or not _tpu_chips():
         return False
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "localhost").split(",")  # of GKE
     try:
-        jax.distributed.initialize()  # reads Cloud TPU's metadata or GKE's variables
+        with _waiting(folder, int(os.environ.get("TPU_WORKER_ID", "0")), len(hosts), hosts[0]):
+            jax.distributed.initialize()  # reads Cloud TPU's metadata or GKE's variables
     except ValueError:  # neither of them: the chips of one machine
         return False
     return True
+
+
+@contextlib.contextmanager
+def _waiting(folder: Path | None, index: int, count: int, address: str) -> Iterator[None]:
+    """Inside, a signal ends this process at once, and the processes that have not come are named."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(signals.Signals())
+        if folder is not None and count > 1:
+            stack.enter_context(
+                joining.announced(folder, index=index, count=count, address=address)
+            )
+        yield
 
 
 def _checked(given: dict[str, str]) -> tuple[int, int]:
@@ -187,11 +221,15 @@ def _checked(given: dict[str, str]) -> tuple[int, int]:
     return numbers[COUNT], numbers[INDEX]
 
 
-def _launched_together() -> bool:
-    """Whether srun or mpirun started this process as one of several; jax detects the rest."""
-    if "SLURM_STEP_NODELIST" in os.environ:  # a step: the batch script itself has no such list
-        return int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    return int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+def _slurm_tasks() -> int | None:
+    """How many tasks the SLURM step has that this process belongs to; None outside of a step.
+
+    SLURM_NTASKS is of the job in an interactive step, which has one task (`salloc`, `srun --pty bash`); the
+    batch script itself is no step, and has no list of its nodes.
+    """
+    if "SLURM_STEP_NODELIST" not in os.environ:
+        return None
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or "1")
 
 
 def _tpu_chips() -> bool:

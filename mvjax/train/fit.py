@@ -5,48 +5,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 
 from mvjax import files as files_lib
-from mvjax import run_folder, tree, types
+from mvjax import run_folder, types
 from mvjax.config import beside_moshi, schema
-from mvjax.config import text as config_text
-from mvjax.data import mixing, mixture
-from mvjax.train import callbacks as callbacks_lib
 from mvjax.train import (
+    begin,
     distributed,
     flops,
     guard,
+    learnable,
     load,
+    lock,
     memory,
+    output,
     resume,
     runlog,
     saving,
     sharding,
+    signals,
     trace,
 )
+from mvjax.train import callbacks as callbacks_lib
 from mvjax.train import phases as phases_lib
 from mvjax.train import step as step_lib
-
-
-@runtime_checkable
-class Data(Protocol):
-    """The batches of a run by step, this process's rows of each: a pure function of the step."""
-
-    def __getitem__(self, step: int, /) -> types.Batch:
-        """Returns the batch of one step, counted from 0."""
-        ...
-
-    def ids(self, step: int, /) -> dict[str, list[str]]:
-        """Returns the sample ids of that batch by part, for messages."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,39 +55,85 @@ def fit(
     run: schema.Config,
     folder: Path,
     *,
-    data: Data | None = None,
+    data: begin.Data | None = None,
     callbacks: Sequence[callbacks_lib.Callback] = (),
     profile: trace.Span | None = None,
     quiet: bool = False,
+    extend: bool = False,
+    warm_start: run_folder.RunStep | None = None,
 ) -> Summary:
-    """Trains into a run folder, or resumes the run that the folder holds.
+    """Trains into a run folder, or resumes the run that the folder holds; a finished one is left as it is.
 
-    On SIGTERM or Ctrl-C it finishes the step, saves a checkpoint and returns. Of several processes
-    (`distributed.session`) each calls it with the same arguments; the folder is one that all of them see.
+    On SIGTERM, Ctrl-C and the like (`signals`) it finishes the step, saves a checkpoint and returns; while it
+    starts or compiles it ends at once. Of several processes (`distributed.session`) each calls it with the
+    same arguments; the folder is one that all of them see.
 
-    Without `data` it takes the mixture of the config, prepared first if its root is empty. Callbacks are for
-    such as an evaluation every 1000 steps; `profile` names steps to trace; `quiet` prints nothing.
+    Args:
+      run: the config.
+      folder: of the run; its parents are made.
+      data: by default the mixture of the config, prepared first if its root is empty.
+      callbacks: for such as an evaluation every 1000 steps.
+      profile: steps to trace.
+      quiet: print nothing.
+      extend: the number of steps and the learning rate may differ from those of the run in the folder.
+      warm_start: another run whose adapters a new run begins with.
 
     Raises:
-      ValueError: if the folder holds a run of another config, checkpoints cannot be written or read, or too
-        many batches in a row had to be skipped.
+      ValueError: if the folder holds a run of another config, or another process trains into it; if there
+        is nothing to learn; if checkpoints cannot be written or read, or too many batches in a row had to
+        be skipped.
       RuntimeError: naming a callback that failed.
+      signals.Stopped: if it was ended before it trained.
     """
     began, run = time.monotonic(), beside_moshi.follow(run)
-    mesh = sharding.make_mesh(run.mesh)
-    session, notices = _begin(run, folder, mesh, data)
-    first = int(session.state.step)
-    stop, throughput = distributed.StopRequest(mesh), flops.throughput(run, mesh)
-    log = runlog.RunLog(folder, step=first, settings=run.train, throughput=throughput, quiet=quiet)
-    with log, _on_signal(stop.wished):
-        for notice in notices:
-            log.say(notice)
-        state = _train(session, log, stop, callbacks=callbacks, profile=profile)
-        finished = int(state.step) >= run.train.steps
-        if not finished:
-            log.say(f"stopped at step {int(state.step)}, saved; run the same command to resume")
-        elif first < run.train.steps:
-            log.say(f"finished {run.train.steps} steps; the last checkpoint is saved")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(output.unbreakable())
+        on_signal = stack.enter_context(signals.Signals(quiet=quiet))
+        done = distributed.from_first(lambda: resume.finished(folder, run, extend=extend))
+        if done is not None:
+            on_signal.say(
+                f"{folder}: finished, all {run.train.steps} steps are done; nothing is changed."
+                " To train on: --extend --set train.steps=N"
+            )
+            return Summary(**done)
+        distributed.from_first(lambda: stack.enter_context(lock.held(folder)))
+        mesh = sharding.make_mesh(run.mesh)
+        watchdog = stack.enter_context(_watchdog(run.train, folder, on_signal))
+        session, notices = begin.session(
+            run, folder, mesh, watchdog, data=data, extend=extend, warm_start=warm_start
+        )
+        with _log(session, quiet=quiet) as log:
+            on_signal.say = log.warn
+            for notice in notices:
+                log.say(notice)
+            state = _train(session, log, on_signal, watchdog, callbacks=callbacks, profile=profile)
+        return _summary(session, state, log, began)
+
+
+def _watchdog(
+    settings: schema.TrainConfig, folder: Path, on_signal: signals.Signals
+) -> phases_lib.Watchdog:
+    seconds, stacks = settings.watchdog_seconds, settings.watchdog_stacks
+
+    def say(text: str) -> None:
+        on_signal.say(text)  # first to standard error, later above the progress line
+
+    return phases_lib.Watchdog(folder, seconds=seconds, say=say, stacks=stacks)
+
+
+def _log(session: begin.Session, *, quiet: bool) -> runlog.RunLog:
+    step, throughput = int(session.state.step), flops.throughput(session.run, session.mesh)
+    settings = session.run.train
+    return runlog.RunLog(
+        session.folder, step=step, settings=settings, throughput=throughput, quiet=quiet
+    )
+
+
+def _summary(
+    session: begin.Session, state: step_lib.TrainState, log: runlog.RunLog, began: float
+) -> Summary:
+    """Checks that the frozen parameters are the same as before, and writes the summary."""
+    folder, finished = session.folder, int(state.step) >= session.run.train.steps
     frozen_hash = session.meta["frozen_hash"]
     if finished and load.tree_hash(session.frozen) != frozen_hash:  # a signal leaves no time
         raise RuntimeError(f"{folder}: frozen parameters changed during training: this is a bug")
@@ -119,56 +153,11 @@ def fit(
     return summary
 
 
-class _Session(NamedTuple):
-    """What a session of a run begins with; every checkpoint records `meta`."""
-
-    run: schema.Config
-    folder: Path
-    mesh: jax.sharding.Mesh
-    data: Data
-    state: step_lib.TrainState
-    frozen: tree.Tree
-    meta: dict[str, Any]
-
-
-def _begin(
-    run: schema.Config, folder: Path, mesh: jax.sharding.Mesh, data: Data | None
-) -> tuple[_Session, list[str]]:
-    """Resumes or starts a run, and writes its config into the folder; returns notices for the user too."""
-    sharding.check_rows(run.data, mesh)
-    files = load.open_frozen(run)
-    distributed.from_first(lambda: resume.check_config(folder, run))
-    start = resume.start(run, folder, mesh, files)
-    path, step = folder / run_folder.MIXTURE, int(start.state.step)
-    history, changes = mixing.resume(path, run.data, step)
-    records = {}
-    if data is None:  # the slow part, after all that can fail
-        data = _mixture(run, folder, mesh, history)
-        records = distributed.from_first(lambda: mixture.records_identity(run.data))
-        resume.check_records(start.records, records, folder=folder)
-    distributed.from_first(lambda: resume.write_config(folder, run))
-    distributed.from_first(lambda: mixing.write(path, history))
-    meta = {
-        "config": config_text.to_text(run),
-        "frozen": files.identity,
-        "frozen_hash": load.tree_hash(start.frozen),
-        "records": start.records | records,
-    }
-    place, count = sharding.describe(mesh), jax.process_count()
-    if count > 1:
-        place += f", {count} processes"
-    then = "on SIGTERM or Ctrl-C the run finishes its step, saves a checkpoint and exits 0"
-    if step >= run.train.steps:
-        then = "nothing to train: all steps are done"
-    notices = [f"{folder}: {start.notice}; {run.train.steps} steps on {place}", then, changes]
-    session = _Session(run, folder, mesh, data, start.state, start.frozen, meta)
-    return session, [notice for notice in notices if notice]
-
-
 def _train(
-    session: _Session,
+    session: begin.Session,
     log: runlog.RunLog,
-    stop: distributed.StopRequest,
+    on_signal: signals.Signals,
+    watchdog: phases_lib.Watchdog,
     *,
     callbacks: Sequence[callbacks_lib.Callback],
     profile: trace.Span | None,
@@ -176,34 +165,28 @@ def _train(
     """Steps until the end, or until a process wishes to stop; saves the last state in any case."""
     run, state, frozen = session.run, session.state, session.frozen
     settings, first = run.train, int(state.step) + 1
+    stop = distributed.Request(session.mesh, on_signal.wished)
     feed = distributed.BatchFeed(session.mesh)
     train_step = step_lib.make(run, session.mesh, adapters=state.adapters, frozen=frozen)
     skips = guard.Skips(settings.max_skipped, total=int(state.skipped))
-    saver = saving.CheckpointSaver(
-        session.folder / run_folder.CHECKPOINTS,
-        keep=settings.keep_checkpoints,
-        max_failed=settings.max_failed_saves,
-        saved=int(state.step),
-        say=log.warn,
-    )
-
-    watchdog = phases_lib.Watchdog(
-        session.folder,
-        seconds=settings.watchdog_seconds,
-        say=log.warn,
-        stacks=settings.watchdog_stacks,
-    )
+    saver, saves = _saver(session, log), saving.Schedule(settings, session.mesh)
     phases = phases_lib.Phases(log.timer, watchdog)
     tracer = trace.StepTracer(session.folder, profile, say=log.say)
-    with watchdog, saver, tracer:
+    with saver, tracer:
         for step in range(first, settings.steps + 1):
             if skips.exceeded or stop.granted():
                 break
             with phases("data", f"the data of step {step}"):
-                batch = feed(session.data[step - 1])
+                batch = session.data[step - 1]
+                if step == first:
+                    _check_learnable(session, batch, log)
+                batch = feed(batch)
             with phases("step", _blocked_on(step, first)), tracer.step(step):
-                state, metrics = train_step(state, frozen, batch)
+                with _compiling(on_signal, log) if step == first else contextlib.nullcontext():
+                    state, metrics = train_step(state, frozen, batch)
                 skips.add(log.push(step, metrics))
+            if step == first:
+                on_signal.training(lambda: _unsaved(saver.saved, log.step))
             tracer.after(step, metrics)
             for callback in (callback for callback in callbacks if step % callback.every == 0):
                 with phases("step", f"step {step}"):
@@ -211,7 +194,7 @@ def _train(
                 with phases("callbacks", f"callback {callback.name} after step {step}"):
                     model = callbacks_lib.ModelState(state.adapters, state.ema, frozen)
                     log.add(callback.name, callback.run(step, model))
-            if step % settings.checkpoint_every == 0:
+            if saves.due(step):
                 with phases("step", f"step {step}"):
                     skips.add(log.finish_step())
                 with phases("checkpoint", f"the checkpoint of step {step}"):
@@ -222,44 +205,40 @@ def _train(
             saver.finish(state, session.meta)
     if skips.exceeded:
         raise ValueError(guard.report(skips.steps, session.data.ids, optim=run.optim))
+    if log.step < settings.steps:
+        log.say(f"stopped at step {log.step}, saved; run the same command to resume")
+    elif first <= settings.steps:
+        log.say(f"finished {settings.steps} steps; the last checkpoint is saved")
     return state
+
+
+def _saver(session: begin.Session, log: runlog.RunLog) -> saving.CheckpointSaver:
+    settings = session.run.train
+    return saving.CheckpointSaver(
+        session.folder / run_folder.CHECKPOINTS,
+        keep=settings.keep_checkpoints,
+        max_failed=settings.max_failed_saves,
+        saved=int(session.state.step),
+        say=log.warn,
+    )
+
+
+def _check_learnable(session: begin.Session, batch: types.Batch, log: runlog.RunLog) -> None:
+    """Checks the first batch of the session, which is made already, and others only if it lacks something."""
+    step = int(session.state.step)
+    learnable.check(session.run, lambda n: session.data[step + n] if n else batch, say=log.say)
+
+
+@contextlib.contextmanager
+def _compiling(on_signal: signals.Signals, log: runlog.RunLog) -> Iterator[None]:
+    with on_signal.at_once("compiling"), log.compiling():
+        yield
+
+
+def _unsaved(saved: int, step: int) -> str:
+    return "no step is lost" if step <= saved else f"loses steps {saved + 1} to {step}"
 
 
 def _blocked_on(step: int, first: int) -> str:
     """What the training thread waits for while a step runs: it is one step ahead of the devices."""
-    return "the compilation of the step" if step == first else f"the devices to do step {step - 1}"
-
-
-def _mixture(
-    run: schema.Config, folder: Path, mesh: jax.sharding.Mesh, history: mixing.History
-) -> Data:
-    """This process's rows of the mixture; the first process makes the records if they are missing."""
-    distributed.from_first(lambda: mixture.ensure_records(run.data))
-    feed = distributed.BatchFeed(mesh)
-    return mixture.batches(
-        run,
-        process_index=feed.index,
-        process_count=feed.count,
-        history=history,
-        listing=folder / run_folder.bad_records(feed.index),
-    )
-
-
-@contextlib.contextmanager
-def _on_signal(wished: threading.Event) -> Iterator[None]:
-    """On SIGTERM or a first Ctrl-C sets `wished`: stop after this step; a second Ctrl-C interrupts it."""
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
-        yield
-        return
-
-    def stop(number: int, _: Any) -> None:
-        if wished.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        wished.set()
-
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():  # None: not Python's, and out of its reach
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    return phases_lib.COMPILATION if step == first else f"the devices to do step {step - 1}"

@@ -19,7 +19,7 @@ from mvjax.train import distributed, phases
 
 
 class RecentLosses(NamedTuple):
-    """Losses of the last updates, newest first; NaN before there were as many."""
+    """Losses of the last updates, newest first; inf before there were as many."""
 
     recent_losses: Float[Array, "window"]
 
@@ -29,11 +29,12 @@ def remember(window: int) -> optax.GradientTransformationExtraArgs:
 
     def init(params: Any) -> Any:
         del params
-        return RecentLosses(jnp.full(window, jnp.nan, jnp.float32))
+        return RecentLosses(jnp.full(window, jnp.inf, jnp.float32))  # NaN stops JAX_DEBUG_NANS
 
     def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any):
+        earlier = jnp.nan_to_num(state.recent_losses[:-1], nan=jnp.inf, posinf=jnp.inf)  # NaN: once
         newest = jnp.asarray(value, jnp.float32)[None]
-        return updates, RecentLosses(jnp.concatenate([newest, state.recent_losses[:-1]]))
+        return updates, RecentLosses(jnp.concatenate([newest, earlier]))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -47,8 +48,10 @@ def spiked(
     """
     if factor is None:
         return jnp.zeros((), bool)
-    losses = optax.tree.get(optimizer, "recent_losses")
-    return value > factor * jnp.median(losses)  # NaN while there are too few, so False
+    losses = jnp.sort(optax.tree.get(optimizer, "recent_losses"))
+    n = len(losses)
+    median = (losses[(n - 1) // 2] + losses[n // 2]) / 2  # jnp.median makes NaN of inf
+    return jnp.isfinite(losses[-1]) & (value > factor * median)  # inf or NaN: too few
 
 
 class Skips:

@@ -100,7 +100,7 @@ def weights(run: schema.Config, mesh: Mesh, files: FrozenWeights | None = None) 
 
 def frozen(run: schema.Config, mesh: Mesh, files: FrozenWeights | None = None) -> dict[str, Any]:
     """Returns the frozen tree, from the files; `files` and errors as in `weights`."""
-    return frozen_dtype.place(run, _frozen(run, (files or open_frozen(run)).tensors), mesh)
+    return frozen_dtype.place(run, frozen_tensors(run, (files or open_frozen(run)).tensors), mesh)
 
 
 def tree_hash(params: tree.Tree) -> str:
@@ -133,20 +133,51 @@ def read_config(folder: Path) -> schema.Config:
         raise ValueError(f"{path}: {error}") from error
 
 
-def trained(folder: Path) -> TrainedRun:
-    """Reads a run back for evaluation or export: newest good checkpoint plus frozen files.
+def trained(folder: Path, step: int | None = None) -> TrainedRun:
+    """Reads a run back for evaluation or export: newest good checkpoint, or a step's, and frozen files.
 
     Raises:
       ValueError: if there is no good checkpoint, or a frozen file is another one than trained with.
     """
     run = read_config(folder)
-    saved = checkpoint.newest(folder / run_folder.CHECKPOINTS)
+    saved = _saved(folder, step)
     files = open_frozen(run)
     check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
     adapters = checkpoint.read_adapters(saved, shapes(run).adapters)
-    frozen = {path: np.asarray(leaf[()]) for path, leaf in _frozen(run, files.tensors).items()}
+    frozen = {
+        path: np.asarray(leaf[()]) for path, leaf in frozen_tensors(run, files.tensors).items()
+    }
     params = tree.merge(jax.tree.map(np.asarray, adapters), frozen)
     return TrainedRun(run, params, saved.metadata["step"])
+
+
+def other_adapters(
+    run: schema.Config, mesh: Mesh, other: run_folder.RunStep
+) -> tuple[dict[str, Any], str]:
+    """Returns the adapters of another run, placed for this one, and its name as RUN@STEP.
+
+    If the other run kept a moving average of them, it is taken.
+
+    Raises:
+      ValueError: naming every adapter that only one of the runs has, or has in another shape.
+    """
+    abstract = shapes(run).adapters
+    name = distributed.from_first(lambda: find_adapters(run, other).folder.name)
+    saved = checkpoint.Checkpoint(other.folder / run_folder.CHECKPOINTS / name, {}, {})
+    placed = sharding.with_shardings(abstract, sharding.shardings(abstract, mesh))
+    return checkpoint.read_adapters(saved, placed), str(other._replace(step=int(name)))
+
+
+def find_adapters(run: schema.Config, other: run_folder.RunStep) -> checkpoint.Checkpoint:
+    """Returns the verified checkpoint of another run whose adapters fit this one; raises as above."""
+    theirs = shapes(read_config(other.folder)).adapters
+    tree.assert_same_tree(shapes(run).adapters, theirs, place=f"the adapters of {other.folder}")
+    return _saved(*other)
+
+
+def _saved(folder: Path, step: int | None) -> checkpoint.Checkpoint:
+    root = folder / run_folder.CHECKPOINTS
+    return checkpoint.newest(root) if step is None else checkpoint.at(root, step)
 
 
 def check_identity(expected: Mapping[str, Any], got: frozen_files.Identity, *, place: str) -> None:
@@ -177,8 +208,12 @@ def _shapes(model: schema.ModelConfig, trained: tuple[str, ...]) -> ModelParams:
     return ModelParams(*tree.partition(jax.eval_shape(init, jax.random.key(0))["params"], trained))
 
 
-def _frozen(run: schema.Config, tensors: Tensors) -> Tensors:
-    """Picks the frozen parameters out of what the files hold."""
+def frozen_tensors(run: schema.Config, tensors: Tensors) -> Tensors:
+    """Picks the frozen parameters out of what the files hold.
+
+    Raises:
+      ValueError: naming those that no file holds.
+    """
     abstract = tree.flatten(shapes(run).frozen)
     missing = [path for path in abstract if path not in tensors]
     if missing:

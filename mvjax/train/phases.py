@@ -9,18 +9,23 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import jax
 
-from mvjax import run_folder
+from mvjax import messages, run_folder
 from mvjax.train import distributed
 
 Phase = Literal["data", "step", "callbacks", "checkpoint"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 RECENT = 50  # steps over which times are averaged
+COMPILATION = "the compilation of the step"  # a task that may take minutes
+SOON = 6.0  # seconds after which a wait is reported while a run starts, or for another process
+_DEVICES = (
+    "waiting for the devices"  # of several processes: for one that is blocked on something else
+)
 
 
 class DoneStep(NamedTuple):
@@ -39,7 +44,10 @@ class Phases:
     @contextlib.contextmanager
     def __call__(self, phase: Phase, task: str) -> Iterator[None]:
         """Adds the time inside to a phase, and lets the watchdog name the task if it takes too long."""
-        with self._timer.phase(phase), self._watchdog.task(task):
+        within = None
+        if jax.process_count() > 1 and task != COMPILATION:
+            within = max(SOON, 3 * sum(self._timer.seconds.values()))
+        with self._timer.phase(phase), self._watchdog.task(task, within=within):
             yield
 
 
@@ -107,12 +115,15 @@ class Watchdog:
         """
         self._file = folder / run_folder.WAITING / f"{jax.process_index():05d}.txt"
         self._seconds, self._say, self._stacks = seconds, say, stacks
+        self._hosts: Sequence[str] = ()  # of all processes
         self._task: _Task | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
         """Starts the thread; removes the file that a killed session left."""
+        if jax.process_count() > 1:
+            self._hosts = distributed.hosts()
         self._file.unlink(missing_ok=True)
         self._thread.start()
         return self
@@ -124,9 +135,10 @@ class Watchdog:
         self._file.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def task(self, name: str) -> Iterator[None]:
-        """Names what is done inside, such as "the data of step 7"."""
-        self._task = task = _Task(name, time.monotonic(), self._seconds)
+    def task(self, name: str, *, within: float | None = None) -> Iterator[None]:
+        """Names what is done inside, such as "the data of step 7"; `within` reports it earlier."""
+        due = min(self._seconds, within or self._seconds)
+        self._task = task = _Task(name, time.monotonic(), due)
         try:
             yield
         finally:
@@ -135,15 +147,19 @@ class Watchdog:
             self._say(f"{name}: done after {time.monotonic() - task.began:.0f} s")
             self._file.unlink(missing_ok=True)
 
+    def starting(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """`task` before the first step."""
+        return self.task(name, within=SOON)
+
     def check(self) -> None:
-        """Reports the current task if it is due; the thread calls this every eighth of `seconds`."""
+        """Reports the current task if it is due; the thread calls this every second or oftener."""
         task = self._task  # which the training thread may take away meanwhile
         if task is not None and (waited := time.monotonic() - task.began) >= task.due:
             task.due, task.reported = 2 * waited, True
             self._report(f"{waited:.0f} s without a step: waiting for {task.name}")
 
     def _watch(self) -> None:
-        while not self._closed.wait(self._seconds / 8):
+        while not self._closed.wait(min(self._seconds / 8, 1.0)):
             self.check()
 
     def _report(self, text: str) -> None:
@@ -152,15 +168,21 @@ class Watchdog:
                 self._file.parent.mkdir(exist_ok=True)
                 self._file.write_text(f"{distributed.name()} ({socket.gethostname()}): {text}")
             if jax.process_index() == 0:
-                self._closed.wait(self._seconds / 2)  # the others write theirs
-                lines = [self._written(index) for index in range(jax.process_count())]
-                text = "\n  ".join(["no step for long; what each process is blocked on:", *lines])
+                self._closed.wait(min(self._seconds / 2, 1.5))  # the others write theirs
+                notes = [self._written(index) for index in range(jax.process_count())]
+                blocking = [note for note in notes if _DEVICES not in note]
+                text = "no step for long"
+                if 0 < len(blocking) < len(notes):
+                    text += f", because of {messages.names(n.partition(':')[0] for n in blocking)}"
+                notes.sort(key=lambda note: note not in blocking)
+                text += f"; what each process is blocked on:{messages.lines(notes)}"
         self._say(text)
         if self._stacks:
             faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
 
     def _written(self, index: int) -> str:
         try:
-            return (self._file.parent / f"{index:05d}.txt").read_text()
+            return (self._file.parent / f"{index:05d}.txt").read_text(errors="replace")
         except OSError:
-            return f"process {index}: nothing; it steps, hangs elsewhere, or is gone"
+            host = f" ({self._hosts[index]})" if self._hosts else ""
+            return f"process {index}{host}: nothing; it steps, hangs elsewhere, or is gone"

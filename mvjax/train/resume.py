@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -22,8 +22,12 @@ FREE = (
     r"mesh\..*|frozen\.(moshi|siglip|codec|tokenizer|moshi_lora)"  # their hashes are compared
     r"|data\.(root|prepare|workers|bad_record_budget)"
     r"|data\.(speech|speechless)(\..*)?"  # sampling weights: `data.weights` keeps their history
-    r"|train\.(log_every|checkpoint_every|keep_checkpoints|max_.*|watchdog_.*)"
+    r"|train\.(log_every|checkpoint_.*|keep_checkpoints|max_.*|watchdog_.*)"
     r"|train\.(remat|attention|grad_accum_steps|loss_chunk)"
+)
+# Fields that `mvjax train --extend` may change: how long and how fast a run learns from here on.
+EXTENDED = (
+    r"train\.steps|optim\.(learning_rate|warmup_steps|final_lr_fraction|weight_decay|clip_norm)"
 )
 
 
@@ -38,10 +42,20 @@ class RunStart(NamedTuple):
     frozen: tree.Tree
     notice: str
     records: dict[str, str]
+    warm_start: str | None  # RUN@STEP whose adapters the run began with
 
 
-def start(run: schema.Config, folder: Path, mesh: Mesh, files: load.FrozenWeights) -> RunStart:
+def start(
+    run: schema.Config,
+    folder: Path,
+    mesh: Mesh,
+    files: load.FrozenWeights,
+    *,
+    warm_start: run_folder.RunStep | None = None,
+) -> RunStart:
     """Resumes this run if it has checkpoints, else loads weights and initializes what no file holds.
+
+    A new run takes its adapters from `warm_start`, if there is one.
 
     Raises:
       ValueError: if a checkpoint or a weight file cannot be used.
@@ -49,8 +63,12 @@ def start(run: schema.Config, folder: Path, mesh: Mesh, files: load.FrozenWeight
     root = folder / run_folder.CHECKPOINTS
     if not distributed.from_first(lambda: checkpoint.exists(root)):
         params = load.weights(run, mesh, files)
-        state = step_lib.new_state(run, mesh, params.adapters)
-        return RunStart(state, params.frozen, "new run", {})
+        adapters, origin, notice = params.adapters, None, "new run"
+        if warm_start is not None:
+            adapters, origin = load.other_adapters(run, mesh, warm_start)
+            notice = f"new run, with the adapters of {origin}"
+        state = step_lib.new_state(run, mesh, adapters)
+        return RunStart(state, params.frozen, notice, {}, origin)
     saved = _newest(root)
     load.check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
     adapters = load.shapes(run).adapters
@@ -60,8 +78,8 @@ def start(run: schema.Config, folder: Path, mesh: Mesh, files: load.FrozenWeight
         damaged = (f"{path.name}: {problem}" for path, problem in saved.damaged.items())
         listing = messages.names(damaged, between="; ")
         notice += f" (set aside damaged checkpoints: {listing})"
-    records = saved.metadata.get("records", {})
-    return RunStart(state, load.frozen(run, mesh, files), notice, records)
+    records, origin = saved.metadata.get("records", {}), saved.metadata.get("warm_start")
+    return RunStart(state, load.frozen(run, mesh, files), notice, records, origin)
 
 
 def check_records(expected: Mapping[str, str], got: Mapping[str, str], *, folder: Path) -> None:
@@ -78,22 +96,50 @@ def check_records(expected: Mapping[str, str], got: Mapping[str, str], *, folder
         )
 
 
-def check_config(folder: Path, run: schema.Config) -> None:
+def finished(folder: Path, run: schema.Config, *, extend: bool) -> dict[str, Any] | None:
+    """Returns the summary of a run that has done all its steps, else None; reads only.
+
+    Raises:
+      ValueError: as `check_config`.
+    """
+    check_config(folder, run, extend=extend)
+    path, saved = folder / run_folder.SUMMARY, checkpoint.folders(folder / run_folder.CHECKPOINTS)
+    if not (saved and int(saved[0].name) >= run.train.steps and path.is_file()):
+        return None
+    try:
+        step = checkpoint.at(saved[0].parent, int(saved[0].name)).metadata["step"]
+        summary = json.loads(path.read_bytes())
+        return summary if summary["finished"] and summary["step"] == step else None
+    except (ValueError, KeyError, TypeError):  # damaged: a session mends what can be mended
+        return None
+
+
+def check_config(folder: Path, run: schema.Config, *, extend: bool = False) -> str:
     """Checks that the checkpoints in the folder, if any, were trained with this config.
+
+    Returns:
+      A notice of what changes and may do so because of `extend`.
 
     Raises:
       ValueError: naming every field that differs.
     """
     if not checkpoint.exists(folder / run_folder.CHECKPOINTS):
-        return
+        return ""
     changed = config_text.differences(load.read_config(folder), run)
+    extended = [path for path in changed if re.fullmatch(EXTENDED, path)]
     bad = [
         f"{path}: the run has {old!r}, now {new!r}"
         for path, (old, new) in changed.items()
-        if not re.fullmatch(FREE, path)
+        if not (re.fullmatch(FREE, path) or (extend and path in extended))
     ]
     remedy = "\nSet these fields back to resume it, or choose another --out."
+    if extended and not extend:
+        remedy = f"\nTo go on with another {messages.names(extended)} add --extend.{remedy}"
     tree.refuse(bad, f"{folder} holds a run of another config", remedy=remedy)
+    news = (
+        f"{path} {old!r} -> {new!r}" for path, (old, new) in changed.items() if path in extended
+    )
+    return f"from here on: {messages.names(news)}" if extended else ""
 
 
 def write_config(folder: Path, run: schema.Config) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,13 @@ import jax
 import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
-from tensorboardX import event_file_writer
-from tensorboardX.proto import event_pb2, summary_pb2
 
 from mvjax import files, messages, run_folder
 from mvjax.config import schema
-from mvjax.train import distributed, flops, memory
+from mvjax.train import distributed, events, flops, memory
 from mvjax.train import phases as phases_lib
 
-_event: Any = event_pb2  # made by protoc, which type checkers cannot see
-_summary: Any = summary_pb2
+_BAR = 12  # columns
 
 
 class RunLog:
@@ -50,16 +47,17 @@ class RunLog:
         self._pending: phases_lib.DoneStep | None = None
         self._from_callbacks: dict[str, Any] = {}
         self.timer = phases_lib.StepTimer()
+        self.step = step  # the last that was pushed
         self.last: dict[str, Any] = {}
         self._files: _Files | None = None
-        if self._first:
-            self.last = _truncate(folder / run_folder.METRICS, step)
-            self._files = _Files(folder, step=step, say=self.warn)
         self._quiet = quiet
         self._console = rich_console.Console(quiet=quiet or not self._first, stderr=True)
+        if self._first:
+            self.last = _truncate(folder / run_folder.METRICS, step, self.warn)
+            self._files = _Files(folder, step=step, say=self.warn)
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}"),
-            rich_progress.BarColumn(bar_width=24),
+            rich_progress.BarColumn(bar_width=_BAR),
             console=self._console,
             disable=self._console.quiet or not self._console.is_terminal,
         )
@@ -86,7 +84,7 @@ class RunLog:
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> phases_lib.DoneStep | None:
         """Takes the metrics of a step that may still run; finishes and returns the step before it."""
         done = self.finish_step()
-        self._pending = phases_lib.DoneStep(step, metrics)
+        self._pending, self.step = phases_lib.DoneStep(step, metrics), step
         return done
 
     def add(self, callback: str, metrics: Mapping[str, Any]) -> None:
@@ -127,6 +125,16 @@ class RunLog:
             self._show(self.last, shown)
         return done
 
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Says that the step is compiled inside, and afterwards how long it took."""
+        began = time.monotonic()
+        if self._bar.disable:
+            self.say("compiling the training step")
+        self._bar.update(self._task, description="compiling the training step")
+        yield
+        self.say(f"compiled the training step in {time.monotonic() - began:.1f} s")
+
     def say(self, text: str) -> None:
         """Prints a notice above the progress line, from the first process."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -154,28 +162,44 @@ class RunLog:
     def _show(self, line: Mapping[str, Any], added: Sequence[str]) -> None:
         """Shows a line of metrics.jsonl; `added` are the metrics of callbacks to show with it."""
         loss = math.nan if line["loss"] is None else line["loss"]
-        text = f"step {line['step']}/{self._steps}  loss {loss:.4f}"
+        parts = []
         seconds = line["seconds_per_step"]
         if seconds is not None:
-            text += f"  {line['frames_per_second']:,.0f} frames/s  {seconds:.3g} s/step"
+            times = f"{line['frames_per_second']:,.0f} frames/s  {seconds:.3g} s/step"
             for phase in phases_lib.PHASES:
                 share = line[f"seconds_{phase}"] / seconds
                 if phase != "step" and share >= 0.01:
-                    text += f" ({share:.0%} {phase})"
+                    times += f" ({share:.0%} {phase})"
+            parts = times.split("  ")
         if line["model_flop_utilization"] is not None:
-            text += f"  MFU {line['model_flop_utilization']:.1%}"
+            parts.append(f"MFU {line['model_flop_utilization']:.1%}")
         peak = line["device_memory_gb"] or line["host_memory_gb"]
-        text += f"  {peak:.1f} GB"
+        parts.append(f"{peak:.1f} GB")
         if line["skipped"]:
-            text += f"  {line['skipped']} steps skipped"
-        text += "".join(f"  {name} {line[name]:.4g}" for name in added if line[name] is not None)
+            parts.append(f"{line['skipped']} steps skipped")
+        parts += [f"{name} {line[name]:.4g}" for name in added if line[name] is not None]
+        left = ""
         if seconds is not None:
-            left = round((self._steps - line["step"]) * seconds)
-            text += f"  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+            time_left = round((self._steps - line["step"]) * seconds)
+            left = f"{time_left // 3600}:{time_left // 60 % 60:02}:{time_left % 60:02} left"
+        head = f"step {line['step']}/{self._steps}  loss {loss:.4f}"
         if self._bar.disable:
-            self.say(text)
+            self.say(_joined(head, parts, left))
         else:
-            self._bar.update(self._task, description=text)
+            width = self._console.width - _BAR - 2
+            self._bar.update(self._task, description=_fitted(head, parts, left, width=width))
+
+
+def _fitted(head: str, parts: Sequence[str], left: str, *, width: int) -> str:
+    """Returns head, parts and the time left in so many columns: of the parts the first that fit."""
+    for n in range(len(parts), 0, -1):
+        if len(line := _joined(head, parts[:n], left)) <= width:
+            return line
+    return _joined(head, [], left)
+
+
+def _joined(head: str, parts: Sequence[str], left: str) -> str:
+    return "  ".join(part for part in (head, *parts, left) if part)
 
 
 class _Files:
@@ -185,7 +209,7 @@ class _Files:
         self._path, self._say = folder / run_folder.METRICS, say
         self._file = self._path.open("ab", buffering=0)
         self._waiting: list[str] = []
-        self._events = _Events(folder / run_folder.TENSORBOARD, step=step)
+        self._events = events.Events(folder / run_folder.TENSORBOARD, step=step)
 
     def write(self, line: Mapping[str, Any]) -> None:
         self._waiting.append(json.dumps(line) + "\n")
@@ -218,40 +242,41 @@ class _Files:
             raise
 
 
-class _Events:
-    """An event file for TensorBoard, written without a thread: a full disk is an error of the caller."""
+def _truncate(path: Path, step: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Drops the lines after `step`, and one that a kill cut short; returns the last that is left.
 
-    def __init__(self, folder: Path, *, step: int) -> None:
-        """Opens a file of a run at `step`; TensorBoard then drops later steps of earlier files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        suffix = f".{os.getpid()}.{step}"
-        self._file = event_file_writer.EventsWriter(str(folder / "events"), suffix)
-        start = _event.SessionLog(status=_event.SessionLog.START)
-        self._write(_event.Event(step=step + 1, session_log=start))
-        self.close = self._file.close
-
-    def add(self, step: int, scalars: Mapping[str, float]) -> None:
-        values = [_summary.Summary.Value(tag=tag, simple_value=x) for tag, x in scalars.items()]
-        self._write(_event.Event(step=step, summary=_summary.Summary(value=values)))
-
-    def _write(self, event: Any) -> None:
-        event.wall_time = time.time()
-        self._file.write_event(event)
-        self._file.flush()
-
-
-def _truncate(path: Path, step: int) -> dict[str, Any]:
-    """Drops the lines after `step`, and one that a kill cut short; returns the last that is left."""
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    Damaged lines are set aside in a file beside it, and `say` takes which.
+    """
+    if not path.exists():
+        return {}
+    whole = path.read_bytes()
+    *lines, _ = whole.split(b"\n")  # what follows the last line break is a line cut short
+    kept, last, damaged = [], {}, {}
+    for number, line in enumerate(lines, 1):
         try:
-            metrics = json.loads(line)
-        except ValueError:
+            metrics = _read_line(line)
+        except (ValueError, RecursionError) as error:
+            damaged[number] = (line, error)
             continue
         if metrics["step"] <= step:
-            kept.append(metrics)
-    files.write_atomic(path, "".join(json.dumps(metrics) + "\n" for metrics in kept).encode())
-    return kept[-1] if kept else {}
+            kept.append(line + b"\n")
+            last = metrics
+    if damaged:
+        aside = path.with_name(run_folder.DAMAGED_METRICS)
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for line, _ in damaged.values())
+        told = (f"line {number}: {error}" for number, (_, error) in damaged.items())
+        say(f"{path}: {len(damaged)} damaged lines, moved to {aside.name}:{messages.lines(told)}")
+    if (content := b"".join(kept)) != whole:
+        files.write_atomic(path, content)
+    return last
+
+
+def _read_line(line: bytes) -> dict[str, Any]:
+    metrics = json.loads(line)
+    if not (isinstance(metrics, dict) and type(metrics.get("step")) is int):
+        raise ValueError('expected an object with a whole number "step"')
+    return metrics
 
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:

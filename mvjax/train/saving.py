@@ -6,6 +6,8 @@ import contextlib
 import json
 import re
 import shutil
+import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -16,6 +18,7 @@ import orbax.checkpoint as ocp
 
 from mvjax import files as files_lib
 from mvjax import tree
+from mvjax.config import schema
 from mvjax.train import checkpoint, distributed
 from mvjax.train import step as step_lib
 
@@ -114,6 +117,28 @@ class PendingCheckpoint:
                 contextlib.suppress(Exception),
             ):  # raised by waiting already
                 self._manager.close()
+
+
+class Schedule:
+    """When checkpoints are due: every so many steps, and minutes by the first process's clock."""
+
+    def __init__(self, settings: schema.TrainConfig, mesh: jax.sharding.Mesh) -> None:
+        self._every, self._minutes = settings.checkpoint_every, settings.checkpoint_minutes
+        self._request = distributed.Request(mesh, threading.Event())
+        self._last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether one is due after a step; call it after each, in every process."""
+        due = step % self._every == 0
+        if self._minutes is not None:
+            late = time.monotonic() - self._last >= 60 * self._minutes
+            if late and jax.process_index() == 0:
+                self._request.wished.set()
+            due = self._request.granted() or due
+        if due:
+            self._last = time.monotonic()
+            self._request.withdraw()
+        return due
 
 
 class CheckpointSaver:

@@ -1,5 +1,8 @@
 """What one process can show; several real ones are in test_survival.py and test_launch.py."""
 
+import os
+import threading
+
 import jax
 import numpy as np
 import processes
@@ -8,6 +11,9 @@ import toy
 
 from mvjax.config import schema
 from mvjax.train import distributed, sharding
+
+# a shell that `salloc` or `srun --pty` opened within a job of four tasks
+INTERACTIVE = {"SLURM_STEP_NODELIST": "a1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
 
 
 def mesh(*sizes):
@@ -21,8 +27,8 @@ def environment(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: calls.append("shutdown"))
     monkeypatch.setattr(distributed, "_tpu_chips", lambda: False)
-    for name in ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_"))]:
+        monkeypatch.delenv(name)
 
     def set_all(**variables):
         for name, value in variables.items():
@@ -66,16 +72,26 @@ def test_variables_that_make_no_sense(environment, variables, message):
 
 
 @pytest.mark.parametrize(
-    ("variables", "joins"),
+    ("variables", "joins", "count"),
     [
-        ({"SLURM_STEP_NODELIST": "a[1-2]", "SLURM_NTASKS": "2"}, True),
-        ({"SLURM_STEP_NODELIST": "a1", "SLURM_NTASKS": "1"}, False),
-        ({"SLURM_NTASKS": "2"}, False),  # the batch script, or an interactive shell
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"SLURM_STEP_NODELIST": "a[1-2]", "SLURM_NTASKS": "2"}, True, 2),
+        ({"SLURM_STEP_NODELIST": "a1", "SLURM_NTASKS": "1"}, False, None),
+        ({"SLURM_NTASKS": "2"}, False, None),  # the batch script
+        ({**INTERACTIVE, "SLURM_STEP_NUM_TASKS": "1"}, False, None),
+        ({**INTERACTIVE, "SLURM_STEP_NUM_TASKS": "2"}, True, 2),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True, None),
     ],
 )
-def test_launchers_that_jax_knows(environment, variables, joins):
-    assert environment(**variables) == ([((), {}), "shutdown"] if joins else [])
+def test_launchers_that_jax_knows(environment, variables, joins, count):
+    expected = [((), {"num_processes": count}), "shutdown"] if joins else []
+    assert environment(**variables) == expected
+
+
+def test_an_interactive_step_on_a_tpu_host_is_one_process(environment, monkeypatch):
+    monkeypatch.setattr(
+        distributed, "_tpu_chips", lambda: True
+    )  # jax would find SLURM's four tasks
+    assert environment(**INTERACTIVE, SLURM_STEP_NUM_TASKS="1") == []
 
 
 def test_after_an_error_no_farewell(environment, monkeypatch):
@@ -177,7 +193,7 @@ def test_agreement_of_one():
     assert distributed.anywhere(True) and not distributed.anywhere(False)
     with pytest.raises(OSError, match="disk"):
         distributed.from_first(lambda: (_ for _ in ()).throw(OSError("disk")))
-    stop = distributed.StopRequest(mesh(-1, 1, 1))
+    stop = distributed.Request(mesh(-1, 1, 1), threading.Event())
     assert not stop.granted()
     stop.wished.set()
     assert stop.granted()
@@ -185,7 +201,7 @@ def test_agreement_of_one():
 
 def test_the_answer_of_several_is_a_step_late(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    stop = distributed.StopRequest(mesh(2, 2, 2))
+    stop = distributed.Request(mesh(2, 2, 2), threading.Event())
     answers = []
     for step in range(5):
         if step == 2:

@@ -11,7 +11,7 @@ from mvjax import run_folder
 from mvjax.config import schema
 from mvjax.data import examples, mixing, mixture
 from mvjax.data.records import shards
-from mvjax.train import fit, resume, sharding
+from mvjax.train import begin, resume, sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 import toy_records
@@ -36,12 +36,12 @@ def names(data, steps):
 
 def test_weights_that_change_keep_every_dataset_in_order(run, tmp_path):
     mesh = sharding.make_mesh(schema.MeshConfig(), None)
-    first = fit._mixture(run, tmp_path, mesh, mixing.start(run.data))
+    first = begin.mixture_of(run, tmp_path, mesh, mixing.start(run.data))
     mixing.write(tmp_path / run_folder.MIXTURE, mixing.start(run.data))
     other = reweighted(run, 1.0)
     history, told = mixing.resume(tmp_path / run_folder.MIXTURE, other.data, 6)
     assert told == "weights change at step 6: speechless text 3, visual 1 -> text 1, visual 1"
-    second = fit._mixture(other, tmp_path, mesh, history)
+    second = begin.mixture_of(other, tmp_path, mesh, history)
     assert names(second, range(6)) == names(first, range(6))
     later = names(second, range(6, 16))
     assert sum(name.startswith("visual/") for name in later) == len(later) // 2
@@ -62,7 +62,7 @@ def test_other_records_are_refused(run, tmp_path):
 def test_bad_records_are_listed_in_the_run_folder(run, tmp_path):
     mesh = sharding.make_mesh(schema.MeshConfig(), None)
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, bad_record_budget=1))
-    data = fit._mixture(run, tmp_path, mesh, mixing.start(run.data))
+    data = begin.mixture_of(run, tmp_path, mesh, mixing.start(run.data))
     (path,) = shards.paths(examples.record_path(run.data, "text"), 1)
     content = bytearray(path.read_bytes())
     content[content.index(b"text-7")] ^= 255

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,28 @@ def test_the_average_forgets_its_beginning():
     shares = [float(step.ema_share(0.999, jnp.int32(k))) for k in range(20_000)]
     assert shares[0] == 1 and shares[-1] == pytest.approx(0.001)
     assert np.prod(1 - np.array(shares[:400][100:])) < 1e-4  # what is left of update 100 at 400
+
+
+def test_a_run_that_debugs_nans_is_not_stopped_by_its_own_window():
+    optimizer, state = start()
+    old = state.optimizer["spikes"]._replace(recent_losses=jnp.float32([2.0, np.nan, np.nan]))
+    with jax.debug_nans(True):
+        for loss in (3.0, 90.0, 2.0):
+            state = jax.jit(functools.partial(advance, optimizer))(state, loss)
+    assert int(state.skipped) == 0
+    # a checkpoint of a version that filled the window with NaN
+    state = start()[1]
+    state.optimizer["spikes"] = old
+    for loss, skipped in ((3.0, 0), (90.0, 0), (5.9, 0), (15.0, 1)):
+        state = advance(optimizer, state, loss)
+        assert int(state.skipped) == skipped
+
+
+def test_an_even_window_has_the_median_of_its_middle_two():
+    losses = {"recent_losses": jnp.float32([4.0, 1.0, 3.0, 9.0])}
+    state = guard.RecentLosses(**losses)
+    assert guard.spiked(state, jnp.float32(7.1), factor=2.0)
+    assert not guard.spiked(state, jnp.float32(6.9), factor=2.0)
 
 
 def test_without_a_factor_there_is_no_memory_and_no_spike():

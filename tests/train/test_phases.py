@@ -87,6 +87,27 @@ def test_a_long_wait_is_reported_after_its_time_and_then_at_twice_the_wait(tmp_p
     assert said[-1] == "the data of step 4: done after 40 s"
 
 
+def test_of_several_processes_a_step_that_takes_long_is_reported_soon(tmp_path, clock, monkeypatch):
+    said, timer = [], phases.StepTimer()
+    watchdog = watch(tmp_path, said, seconds=300.0)
+    monkeypatch.setattr(watchdog, "_report", said.append)
+    phase = phases.Phases(timer, watchdog)
+    monkeypatch.setattr(phases.jax, "process_count", lambda: 2)
+    with phase("step", phases.COMPILATION):
+        clock.pass_(100)
+        watchdog.check()
+    timer.end_step()
+    with phase("step", "the devices to do step 1"):
+        clock.pass_(phases.SOON + 1)
+        watchdog.check()
+    timer.end_step()
+    assert said.pop(0).endswith("waiting for the devices to do step 1") and len(said) == 1
+    with phase("step", "the devices to do step 2"):
+        clock.pass_(20)  # below three times the mean step of 7 s
+        watchdog.check()
+    assert len(said) == 1 and "done after" in said[0]
+
+
 def test_a_task_that_fails_is_not_reported_as_done_or_as_waiting(tmp_path, clock):
     said = []
     watchdog = watch(tmp_path, said)
@@ -135,12 +156,16 @@ def test_of_several_processes_the_first_prints_what_each_is_blocked_on(
     own, other = (tmp_path / run_folder.WAITING / f"0000{i}.txt" for i in (0, 1))
     other.write_text("process 1 of 3 (b): 9 s without a step: waiting for the data of step 4")
     watchdog = watch(tmp_path, said, seconds=0.01)
+    watchdog._hosts = ["a", "b", "c"]
     with watchdog.task("the devices to do step 4"):
         clock.pass_(9)
         watchdog.check()
         assert own.exists()
     lines = said[0].splitlines()
-    assert lines[1].startswith("  process 0 of 3 (") and lines[1].endswith("devices to do step 4")
-    assert lines[2].strip() == other.read_text()
-    assert lines[3].startswith("  process 2: nothing")
+    assert lines[0].startswith(
+        "no step for long, because of process 1 of 3 (b), process 2 (c); what"
+    )
+    assert lines[1].strip() == other.read_text()
+    assert lines[2].startswith("  process 2 (c): nothing")
+    assert lines[3].startswith("  process 0 of 3 (") and lines[3].endswith("devices to do step 4")
     assert not own.exists()

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import struct
@@ -112,6 +113,30 @@ def test_reopening_drops_later_lines_and_half_lines(tmp_path):
     assert lines(tmp_path) == [{"step": 2}, {"step": 4}]
 
 
+def test_damaged_lines_are_named_and_set_aside(tmp_path, capsys):
+    bad = [
+        b'{"step": 3, "loss": "\xff"}',
+        b'{"loss": 2}',
+        b"[1]",
+        b'{"step": "4"}',
+        b"[" * 5000,
+        b"",
+    ]
+    good = [b'{"step": 2}', b'{"step": 4, "loss": 1}']
+    text = b"\n".join([good[0], *bad, good[1], b'{"st'])
+    (tmp_path / run_folder.METRICS).write_bytes(text)
+    with open_log(tmp_path, step=4, quiet=False) as log:
+        assert log.last == {"step": 4, "loss": 1}
+    assert (tmp_path / run_folder.METRICS).read_bytes() == b"\n".join([*good, b""])
+    assert (tmp_path / run_folder.DAMAGED_METRICS).read_bytes() == b"\n".join([*bad, b""])
+    told = capsys.readouterr().err
+    assert f"{tmp_path / run_folder.METRICS}: 6 damaged lines, moved to" in told
+    assert "line 2: 'utf-8' codec can't decode byte 0xff" in told
+    assert 'line 3: expected an object with a whole number "step"' in told
+    with open_log(tmp_path, step=4, quiet=False):
+        assert capsys.readouterr().err == ""
+
+
 def test_without_a_terminal_each_due_step_is_a_line(tmp_path, capsys):
     with open_log(tmp_path, quiet=False) as log:
         log.say("new run")
@@ -122,6 +147,28 @@ def test_without_a_terminal_each_due_step_is_a_line(tmp_path, capsys):
     assert shown[0] == "new run" and shown[1].startswith("step 1/9  loss 2.5000  ")
     assert shown[2].startswith("step 2/9  loss 2.5000  ") and shown[2].endswith(" left")
     assert "frames/s" in shown[2] and " GB" in shown[2] and len(shown) == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"), [(80, "frames/s"), (60, "loss 5.0000  "), (200, "GB")]
+)
+def test_the_progress_line_keeps_the_time_left(tmp_path, monkeypatch, columns, shown):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    settings = schema.TrainConfig(steps=50_000, log_every=2)
+    throughput = flops.Throughput(frames=30_000, model_flops=60.0, peak_flops=40.0)
+    log = runlog.RunLog(tmp_path, step=12_000, settings=settings, throughput=throughput)
+    with contextlib.closing(log._files):
+        for step in (12_001, 12_002, 12_004):
+            push(log, step, 5.0)
+        log.finish_step()
+    text = log._bar.tasks[0].description
+    assert text.startswith("step 12004/50000  loss 5.0000") and text.endswith(" left")
+    assert shown in text and len(text) + runlog._BAR < columns
+    with log._console.capture() as captured:
+        log._console.print(log._bar.get_renderable())
+    (line,) = captured.get().splitlines()
+    assert " left" in line
 
 
 @pytest.mark.parametrize("index", [1, 2])
@@ -186,6 +233,22 @@ def test_later_events_of_an_earlier_session_are_undone(tmp_path):
     (path,) = (tmp_path / "tensorboard").iterdir()
     start = records(path)[1]
     assert start.session_log.status == event_pb2.SessionLog.START and start.step == 5
+
+
+def test_after_a_rollback_no_later_event_is_left(tmp_path):
+    with open_log(tmp_path) as log:
+        for step in (2, 4, 6):
+            push(log, step, step)
+            log.finish_step()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    path.write_bytes(path.read_bytes() + b"\x40" + bytes(20))  # cut short by a kill
+    with open_log(tmp_path, step=4) as log:
+        push(log, 6, 0.5)
+        log.finish_step()
+    assert path.exists()
+    found = [record for path in (tmp_path / "tensorboard").iterdir() for record in records(path)]
+    losses = {(e.step, v.simple_value) for e in found for v in e.summary.value if v.tag == "loss"}
+    assert losses == {(2, 2), (4, 4), (6, 0.5)}
 
 
 def records(path):

@@ -36,7 +36,7 @@ class _Image(msgspec.Struct):
 
 
 class _KarpathyFile(msgspec.Struct):
-    images: list[msgspec.Raw]  # _Image
+    images: list[_Image]
 
 
 def read(
@@ -44,8 +44,7 @@ def read(
 ) -> Iterator[items.Item]:
     """Yields the captions of a split; `images` hold `train2014/` and `val2014/`."""
     path = sources.the_file(source, "dataset_coco.json", "karpathy/dataset_coco.json")
-    entries = sources.decode_json(path, msgspec.json.Decoder(_KarpathyFile)).images
-    for image in sources.json_entries(path, entries, _Image, skips):
+    for image in sources.decode_json(path, msgspec.json.Decoder(_KarpathyFile)).images:
         if image.split not in _SPLITS[split]:
             continue
         picture = sources.find_image(images, f"{image.filepath}/{image.filename}")

@@ -28,7 +28,7 @@ class _VqaQuestion(msgspec.Struct):
 
 
 class _Questions(msgspec.Struct):
-    questions: list[msgspec.Raw]  # _VqaQuestion
+    questions: list[_VqaQuestion]
 
 
 class _VqaAnswer(msgspec.Struct):
@@ -43,7 +43,7 @@ class _VqaAnnotation(msgspec.Struct):
 
 
 class _Annotations(msgspec.Struct):
-    annotations: list[msgspec.Raw]  # _VqaAnnotation
+    annotations: list[_VqaAnnotation]
 
 
 def read(
@@ -54,10 +54,8 @@ def read(
     asked = sources.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
     answered = sources.the_file(source, f"v2_mscoco_{folder}_annotations.json")
     answers = sources.decode_json(answered, msgspec.json.Decoder(_Annotations)).annotations
-    answers = sources.json_entries(answered, answers, _VqaAnnotation, skips)
     annotations = {annotation.question_id: annotation for annotation in answers}
-    questions = sources.decode_json(asked, msgspec.json.Decoder(_Questions)).questions
-    for question in sources.json_entries(asked, questions, _VqaQuestion, skips):
+    for question in sources.decode_json(asked, msgspec.json.Decoder(_Questions)).questions:
         name = f"vqav2-{split}-{question.question_id}"
         annotation = annotations.get(question.question_id)
         if annotation is None or not annotation.multiple_choice_answer.strip():

@@ -10,6 +10,8 @@ from pathlib import Path
 from mvjax.data.ingest import catalog, items, sources
 from mvjax.data.records import dataset
 
+BAD_RECORDS = ".bad_records.jsonl"  # after the dataset's name
+
 
 @dataclasses.dataclass(frozen=True)
 class IngestSummary:
@@ -47,7 +49,7 @@ def write_text(
     sources.check_folders(images)
     home = source if source.is_dir() else source.parent
     folders = list(images) or [path for path in (home, home / "images") if path.is_dir()]
-    listing = items.bad_records(path)
+    listing = path.with_name(f"{path.name}{BAD_RECORDS}")
     count = 0
     with (
         dataset.RecordWriter(path, dataset.Identity()) as writer,

@@ -1,0 +1,131 @@
+"""`mvjax train --dry-run`: checks files, run folder, records, mesh and memory; no step, nothing written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from mvjax import messages, run_folder
+from mvjax.config import schema
+from mvjax.data import mixing, mixture
+from mvjax.plan import compiled_step
+from mvjax.train import (
+    begin,
+    checkpoint,
+    distributed,
+    learnable,
+    load,
+    resume,
+    sharding,
+)
+from mvjax.train import step as step_lib
+
+
+def check(
+    run: schema.Config,
+    folder: Path,
+    *,
+    extend: bool = False,
+    warm_start: run_folder.RunStep | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Says what a run would begin with; every process of a run calls it, and the first one speaks.
+
+    Returns:
+      The exit status: 1 if the step does not fit into memory.
+
+    Raises:
+      ValueError, FileNotFoundError: as `fit.fit`, before its first step.
+    """
+    tell = say if jax.process_index() == 0 else lambda text: None
+    mesh = sharding.make_mesh(run.mesh)
+    sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
+    tell(f"mesh: {sharding.describe(mesh)}, {jax.process_count()} processes")
+    files = load.open_frozen(run)
+    load.frozen_tensors(run, files.tensors)
+    names = (f"{name} {one['path']}" for name, one in files.identity.items())
+    tell(f"frozen files: {messages.names(names)}: complete, of the right shapes")
+    done = resume.finished(folder, run, extend=extend)
+    step = _check_folder(run, folder, files, extend=extend, warm_start=warm_start, tell=tell)
+    if done is not None:
+        tell("nothing to train: all steps are done")
+        return 0
+    _check_records(run, folder, mesh, step, tell)
+    return _check_memory(run, mesh, tell)
+
+
+def _check_folder(
+    run: schema.Config,
+    folder: Path,
+    files: load.FrozenWeights,
+    *,
+    extend: bool,
+    warm_start: run_folder.RunStep | None,
+    tell: Callable[[str], None],
+) -> int:
+    """Returns the step that the run would begin after."""
+    root = folder / run_folder.CHECKPOINTS
+    if not checkpoint.exists(root):
+        origin = ""
+        if warm_start is not None:
+            origin = f", with the adapters of {load.find_adapters(run, warm_start).folder}"
+        tell(f"run: {folder}, new{origin}")
+        return 0
+    saved = checkpoint.newest(root)
+    load.check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
+    tell(f"run: {folder}, resumes at step {saved.metadata['step']}")
+    if changed := resume.check_config(folder, run, extend=extend):
+        tell(changed)
+    return saved.metadata["step"]
+
+
+def _check_records(
+    run: schema.Config,
+    folder: Path,
+    mesh: jax.sharding.Mesh,
+    step: int,
+    tell: Callable[[str], None],
+) -> None:
+    missing = mixture.missing_records(run.data)
+    if missing and run.data.prepare is not None:
+        tell(f"records: to be made: {messages.names(missing)}")
+        return
+    history, changes = mixing.resume(folder / run_folder.MIXTURE, run.data, step)
+    data = begin.mixture_of(run, None, mesh, history)
+    learnable.check(run, lambda n: data[step + n], say=tell)
+    tell(f"records: in {run.data.root}, the batch of step {step + 1} is made")
+    if changes:
+        tell(changes)
+
+
+def _check_memory(run: schema.Config, mesh: jax.sharding.Mesh, tell: Callable[[str], None]) -> int:
+    state, frozen, batch = compiled_step.step_arguments(run, mesh)
+    step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
+    try:
+        need = step.lower(state, frozen, batch).compile().memory_analysis()  # pyright: ignore
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        tell(f"memory: does not fit: {str(error).splitlines()[0]}")
+        return 1
+    size = need.argument_size_in_bytes + need.output_size_in_bytes - need.alias_size_in_bytes
+    size += need.temp_size_in_bytes + need.generated_code_size_in_bytes
+    limit = _limit(mesh)
+    fits = distributed.anywhere(size > limit) is False
+    tell(
+        f"memory: a step takes {size / 1e9:.2f} GB on each device, which has {limit / 1e9:.1f} GB:"
+        f" {'fits' if fits else 'does not fit; `mvjax plan --fit` looks for settings that do'}"
+    )
+    return 0 if fits else 1
+
+
+def _limit(mesh: jax.sharding.Mesh) -> float:
+    """Bytes that each device of this process may use; CPU devices share the machine's."""
+    devices = mesh.local_devices
+    stats = [device.memory_stats() or {} for device in devices]
+    if all("bytes_limit" in one for one in stats):
+        return float(min(one["bytes_limit"] for one in stats))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(devices)
