@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = extras.explain(error) if isinstance(error, ModuleNotFoundError) else None
         text = f" {missing}" if missing else f": {error}\n({DEBUG}=1 shows where)"
         print(f"{name}{text}", file=sys.stderr)
-        return USER_ERROR
+        return getattr(error, "exit_status", USER_ERROR)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130

@@ -175,8 +175,13 @@ def write_atomic(path: Path, content: bytes, *, shared: bool = False) -> None:
     """
     own = f".{os.getpid()}" if shared else ""
     draft = path.with_name(f"{path.name}{own}{DRAFT}")
-    draft.write_bytes(content)
-    draft.replace(path)
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
     git clone https://github.com/kyutai-labs/moshivis ~/moshivis
     git clone https://github.com/google-research/big_vision ~/big_vision
-    python tools/check_upstream.py --moshivis ~/moshivis --big-vision ~/big_vision
+    git clone https://github.com/NVIDIA/personaplex ~/personaplex
+    python tools/check_upstream.py --moshivis ~/moshivis --big-vision ~/big_vision --personaplex ~/personaplex
 
 The comparisons are the tests of `tests/parity`, which skip where no checkout is named. They need the `dev`
 extra and `moshi`; a minute or two. The exit status is 0 if everything that was asked for passed.
@@ -23,8 +24,13 @@ ROOT = Path(__file__).parents[1]
 CHECKOUTS = {
     "moshivis": ("MVJAX_MOSHIVIS", "kyuteye_pt/kyuteye/models/moshivis.py"),
     "big_vision": ("MVJAX_BIG_VISION", "big_vision/models/vit.py"),
+    "personaplex": ("MVJAX_PERSONAPLEX", "moshi/moshi/models/lm.py"),
 }
-TESTS = {"moshivis": "test_kyuteye_*.py", "big_vision": "test_big_vision_*.py"}
+TESTS = {
+    "moshivis": "test_kyuteye_*.py",
+    "big_vision": "test_big_vision_*.py",
+    "personaplex": "test_personaplex.py",
+}
 
 
 def main() -> int:

@@ -28,6 +28,8 @@ def align(args: argparse.Namespace) -> int:
     from mvjax.data.ingest import items
     from mvjax.data.speech import align as align_lib
 
+    if not args.source.exists():
+        raise FileNotFoundError(f"{args.source}: no such manifest or folder")
     aligner = align_lib.WhisperTimestamped(args.model, args.language, args.device)
     folder = args.source if args.source.is_dir() else args.source.parent
     listing = folder / _LISTING
@@ -40,6 +42,5 @@ def align(args: argparse.Namespace) -> int:
             progress=lambda name: print(f"{name} ...", flush=True),
         )
     print(f"{count} transcripts written")
-    if skips.counts:
-        print(f"skipped: {skips.summary()}; listed in {listing}")
+    skips.report()
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from mvjax.commands import align, arguments, encode, features, ingest
@@ -72,18 +73,24 @@ def validate(args: argparse.Namespace) -> int:
 
 
 def stats(args: argparse.Namespace) -> int:
-    """Prints the statistics of each dataset."""
+    """Prints the statistics of each dataset; 1 if some cannot be opened."""
     import msgspec
 
     from mvjax.data.inspect import folder, statistics
 
     pieces = _pieces(args)
-    all_stats = [statistics.statistics(dataset, pieces) for dataset in folder.datasets(args.folder)]
+    all_stats, problems = [], []
+    for dataset in folder.datasets(args.folder):
+        try:
+            all_stats.append(statistics.statistics(dataset, pieces))
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(str(error))
     if args.json:
         print(json.dumps({one.name: msgspec.structs.asdict(one) for one in all_stats}, indent=1))
     else:
         print("\n\n".join(statistics.table(one) for one in all_stats))
-    return 0
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def show(args: argparse.Namespace) -> int:

@@ -50,8 +50,8 @@ def encode(args: argparse.Namespace) -> int:
     """Encodes, writes the records, and prints the speed and what was skipped."""
     from mvjax.config import beside_moshi
     from mvjax.config import text as config_text
-    from mvjax.data.ingest import catalog, items, sources, write
-    from mvjax.data.records import dataset
+    from mvjax.data.ingest import catalog, items, sources
+    from mvjax.data.records import dataset, index
     from mvjax.data.speech import encode as encode_lib
 
     run = beside_moshi.follow(config_text.load_experiment(args.experiment, pick=args.pick))
@@ -59,7 +59,7 @@ def encode(args: argparse.Namespace) -> int:
     sources.check_folders(args.images)
     out = args.out / args.name
     settings = _settings(args, run)
-    listing = out.with_name(f"{out.name}{write.BAD_RECORDS}")
+    index.check_name(out)
     args.out.mkdir(parents=True, exist_ok=True)
     read = functools.partial(
         catalog.reader(args.dataset), args.source, split=split, images=args.images
@@ -73,7 +73,7 @@ def encode(args: argparse.Namespace) -> int:
         print(f"encoded on Beam: {fresh}")
         workers = 0
     with (
-        items.SkippedItems(listing, budget=args.max_skipped) as skips,
+        items.SkippedItems(items.bad_records(out), budget=args.max_skipped) as skips,
         spinner.shown(f"{out}: opening") as tell,
     ):
         tally = encode_lib.write(
@@ -93,8 +93,7 @@ def encode(args: argparse.Namespace) -> int:
             f"encoded {tally.fresh_seconds / 3600:.2f} h in {tally.elapsed / 60:.1f} min:"
             f" {tally.hours_per_minute():.2f} hours of audio a minute"
         )
-    if skips.counts:
-        print(f"skipped: {skips.summary()}; listed in {listing}")
+    skips.report()
     return 0
 
 

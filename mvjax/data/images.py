@@ -1,24 +1,35 @@
 """Images between bytes and the encoder: decode, resize to a square, normalize, encode as PNG.
 
 Photos are turned upright by their EXIF tag and every pixel mode becomes RGB first. The runtimes do neither:
-kyuteye_pt drops transparency, and kyuteye_mlx takes other modes as they are (reference section 3.1).
+kyuteye_pt drops transparency, and kyuteye_mlx takes other modes as they are (reference section 3.1). Other
+metadata counts for nothing, damaged or not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import struct
 from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from mvjax.config import limits as limits_lib
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no format that starts other programs
 
 _LIMITS = limits_lib.LimitsConfig()
+_TURNS = {  # EXIF's orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(
@@ -30,7 +41,8 @@ def decode(
     """
     image = _open(data, limits)
     with _named_errors(len(data)):
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        image.load()  # a PNG may have its EXIF behind the pixels
+        return np.asarray(_to_rgb(_upright(image)))
 
 
 def problems(data: bytes, limits: limits_lib.LimitsConfig = _LIMITS) -> list[str]:
@@ -78,7 +90,7 @@ def _open(data: bytes, limits: limits_lib.LimitsConfig) -> Image.Image:
             " shrink it or raise the limit"
         )
     with _named_errors(len(data)):
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(_without_metadata(data)), formats=FORMATS)
     width, height = image.size
     if width * height > limits.image_pixels:
         raise ValueError(
@@ -86,6 +98,38 @@ def _open(data: bytes, limits: limits_lib.LimitsConfig) -> Image.Image:
             f" {width}x{height} = {width * height}; shrink it or raise the limit"
         )
     return image
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG or JPEG without the parts that no pixel depends on: Pillow refuses files for them, too."""
+    png, jpeg = data.startswith(b"\x89PNG"), data.startswith(b"\xff\xd8")
+    at = 8 if png else 2
+    kept = [data[:at]]
+    while (png or jpeg) and at + 8 <= len(data):
+        if png:
+            size, name = struct.unpack_from(">I4s", data, at)
+            end, keep = at + 12 + size, name[0] < ord("a") or name in (b"tRNS", b"eXIf")
+        else:
+            marker, size = struct.unpack_from(">HH", data, at)
+            # up to the first scan; APP2 to APP13 and comments go, JFIF, EXIF and Adobe's colors stay
+            if not 0xFFC0 <= marker <= 0xFFFE or marker == 0xFFDA:
+                break
+            end, keep = at + 2 + size, not (0xFFE2 <= marker <= 0xFFED or marker == 0xFFFE)
+        if keep:
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turns a photo as its EXIF says; unlike ImageOps.exif_transpose, it need not write the EXIF again."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception:
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

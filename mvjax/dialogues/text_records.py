@@ -17,7 +17,7 @@ def pack(source: Path, path: Path, *, budget: int | None = None) -> write.Ingest
     Raises:
       ValueError: if nothing can be used, or more is left out than the budget allows.
     """
-    listing = path.with_name(f"{path.name}{write.BAD_RECORDS}")
+    listing = items.bad_records(path)
     count = 0
     with (
         dataset.RecordWriter(path, dataset.Identity()) as writer,

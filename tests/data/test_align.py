@@ -140,3 +140,60 @@ def test_without_the_package_the_message_says_what_to_install(monkeypatch):
     align._whisper.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r'pip install "mvjax\[align\]"'):
         align.WhisperTimestamped()(np.zeros(24_000, np.float32))
+
+
+def audio_and_manifest(folder, names, seconds=2.0):
+    lines = []
+    for n, name in enumerate(names):
+        samples = np.full((2, round(seconds * 24_000)), n, np.float32)
+        spoken.write_audio(folder / f"{name}.wav", np.minimum(samples, 1))
+        lines.append(json.dumps({"path": f"{name}.wav", "duration": seconds}))
+    (folder / "data.jsonl").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("kind", [AssertionError, RuntimeError, IndexError])
+def test_a_file_on_which_the_transcriber_fails_does_not_end_the_others(
+    tmp_path, whisper, monkeypatch, capsys, kind
+):
+    audio_and_manifest(tmp_path, "abc")
+    (tmp_path / "c.json").write_text('{"alignments": []}')
+    package = sys.modules["whisper_timestamped"]
+    transcribe = package.transcribe
+
+    def fails(model, audio, **options):
+        if audio[9_000] > 0.9:
+            raise kind("inconsistent number of segments")
+        return transcribe(model, audio, **options)
+
+    monkeypatch.setattr(package, "transcribe", fails)
+    words = ["data", "align", str(tmp_path)]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "1 transcripts written\nskipped: 1 not aligned, 1 empty transcript" in printed
+    assert f"{kind.__name__}: inconsistent number" in (tmp_path / "not_aligned.log").read_text()
+    assert (tmp_path / "a.json").is_file() and not (tmp_path / "b.json").exists()
+    (tmp_path / "a.json").unlink()
+    monkeypatch.setattr(package, "transcribe", lambda *_, **__: [][0])
+    assert cli.main(words) == 1  # on every file
+    assert "a: IndexError: list index" in capsys.readouterr().err
+
+
+def test_a_transcriber_that_always_fails_is_given_up(tmp_path):
+    audio_and_manifest(tmp_path, [f"a{n}" for n in range(20)], 0.2)
+    heard = []
+
+    def broken(samples):
+        heard.append(samples)
+        raise RuntimeError("no kernel image")
+
+    with pytest.raises(
+        items.NothingRead, match=r"(?s)10 not aligned.*\n  a0: RuntimeError: no ker"
+    ):
+        align.annotate_files(tmp_path, broken, skips=items.SkippedItems())
+    assert len(heard) == 10
+
+    def no_memory(samples):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        align.annotate_files(tmp_path, no_memory, skips=items.SkippedItems())

@@ -75,3 +75,11 @@ def test_a_silent_user_gets_no_noise():
     audio = talk() * np.array([[1], [0]], np.float32)
     make = augment.Augmenter(augment.Augment(**{**OFF, "p_noise": 1.0, "p_silence": 0.0}))
     np.testing.assert_array_equal(make(audio, id="x", copy=0), audio)
+
+
+def test_a_damaged_recording_costs_no_dialogue(tmp_path, caplog):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF" + bytes(60))
+    fields = {"p_noise": 1.0, "p_silence": 0.0, "noise_db": (0.0, 0.0), "noise": str(tmp_path)}
+    noise = changed(**fields) - talk()[1]
+    assert rms(noise) > 0
+    assert "pink noise instead of a recording: " in caplog.text and "broken.wav" in caplog.text

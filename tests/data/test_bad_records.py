@@ -90,3 +90,13 @@ def test_words_that_the_tokenizer_does_not_know_are_bad_records(config, tmp_path
     with pytest.raises(ValueError, match="text-0: the tokenizer does not know"):
         mixture.batches(config, listing=listing)[0]
     assert msgspec.json.decode(listing.read_bytes())["id"] == "text-0"
+
+
+def test_a_damaged_line_of_the_list_is_named_and_costs_nothing(tmp_path, caplog):
+    listing = tmp_path / run_folder.BAD_RECORDS
+    lines = [b'{"record": "a[1]", "problem": "x"}', b"\xff", b'{"record": "a[2]", "problem": "y"}']
+    listing.write_bytes(b"\n".join([*lines, b""]))
+    found = bad_records.BadRecords(2, listing)
+    assert f"{listing}:2: expected a bad record" in caplog.text
+    with pytest.raises(ValueError, match="at most 2 bad records.*got 3"):
+        found.add("a[3]", ValueError("third"))

@@ -1,12 +1,15 @@
 import dataclasses
 import importlib
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
+import one_dataset
 import pytest
 
-from mvjax import files, types
+from mvjax import cli, files, types
 from mvjax.codec import flax_codec
 from mvjax.data.ingest import items, moshi_finetune
 from mvjax.data.records import dataset
@@ -195,3 +198,22 @@ def test_copies_differ_and_are_the_same_again(tmp_path, source):
     assert [r.codes for r in again] == [r.codes for r in reader]
     with pytest.raises(ValueError, match="copies: expected 1"):
         run(tmp_path, source, copies=2)
+
+
+def test_nothing_that_can_be_read_replaces_no_dataset(tmp_path, source, capsys):
+    experiment = Path(__file__).parents[2] / "experiments" / "digits.py"
+    words = ["data", "encode", str(experiment), "--workers", "0", "--out", str(tmp_path), "--name"]
+    one_dataset.write(tmp_path, [one_dataset.record()], name="chat")
+    before = {path: path.read_bytes() for path in tmp_path.glob("chat*")}
+    damaged = tmp_path / "damaged"
+    shutil.copytree(source, damaged)
+    for path in (damaged / "data").glob("*.json"):
+        path.write_text('{"alignments": "?"}')
+    assert cli.main([*words, "chat", str(damaged)]) == 1
+    told = capsys.readouterr().err
+    assert "5 damaged item; listed in" in told and "Expected `array`, got `str`" in told
+    assert {path: path.read_bytes() for path in before} == before
+    assert dataset.verify(tmp_path / "chat") == []
+    assert cli.main([*words, "c.1", str(source)]) == 2
+    assert "expected a dataset as ROOT/NAME" in capsys.readouterr().err
+    assert not (tmp_path / "c.1.bad_records.jsonl").exists()

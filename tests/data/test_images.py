@@ -2,6 +2,8 @@
 
 import io
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -202,3 +204,75 @@ def test_normalizing_maps_bytes_to_minus_one_to_one():
     found = images.normalize(np.broadcast_to(levels, (2, 4, 5, 3)))
     assert found.shape == (2, 4, 5, 3) and found.dtype == np.float32
     np.testing.assert_allclose(found[1, 3, 4], [-1, -0.6, 1], atol=1e-6)
+
+
+def _chunk(name: bytes, body: bytes, check: int = 0) -> bytes:
+    check ^= zlib.crc32(name + body)
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", check)
+
+
+def _exif(*entries: bytes, value: bytes = b"") -> bytes:
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4) + value
+
+
+_TURNED = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)  # by a quarter
+_AT = struct.pack("<I", 8 + 2 + 2 * 12 + 4)  # behind a table of two entries
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        (struct.pack("<HHI", 0x11A, 5, 1), struct.pack("<iI", -1, 0)),  # an unsigned -1
+        (struct.pack("<HHI", 0x9204, 10, 1), struct.pack("<ii", -1, 0)),  # over zero
+    ],
+)
+def test_exif_that_cannot_be_written_again_turns_the_picture(entry, value):
+    picture = np.kron(np.eye(3)[:, :2, None] * [200, 90, 30], np.ones((16, 16, 1))).astype(np.uint8)
+    data = _bytes(Image.fromarray(picture), format="JPEG", quality=95, subsampling=0)
+    body = b"Exif\0\0" + _exif(_TURNED, entry + _AT, value=value)
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+    np.testing.assert_allclose(images.decode(data), picture[::-1].swapaxes(0, 1), atol=4)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        _chunk(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(3 << 20))),  # Pillow: too large
+        _chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3 << 20))),
+        _chunk(b"iCCP", b"profile\0\0junk"),
+        _chunk(b"eXIf", b"II*\0\xff\xff\xff\x7fjunk"),
+        _chunk(b"pHYs", b"x"),
+        _chunk(b"sRGB", b""),
+        _chunk(b"acTL", b"x"),
+        _chunk(b"tEXt", b"key\0value", check=1),
+    ],
+)
+def test_metadata_never_costs_a_png(metadata):
+    png = images.encode_png(_picture())
+    np.testing.assert_array_equal(images.decode(png[:33] + metadata + png[33:]), _picture())
+
+
+@pytest.mark.parametrize(
+    ("marker", "body"),
+    [
+        (0xE1, b"Exif\0\0junk"),
+        (0xE1, b"Exif\0\0" + _exif(struct.pack("<HHI", 0x112, 2, 2) + b"6\0\0\0")),
+        (0xE1, b"http://ns.adobe.com/xap/1.0/\0junk"),
+        (0xE2, b"ICC_PROFILE\0"),
+        (0xE2, b"MPF\0junk"),
+        (0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\xffjunk"),
+        (0xFE, b"\xff\xff"),
+    ],
+)
+def test_metadata_never_costs_a_jpeg(marker, body):
+    plain = _bytes(Image.fromarray(_picture()), format="JPEG")
+    data = plain[:2] + struct.pack(">HH", 0xFF00 | marker, len(body) + 2) + body + plain[2:]
+    np.testing.assert_array_equal(images.decode(data), images.decode(plain))
+
+
+def test_pixels_that_are_cut_off_are_no_metadata():
+    for form in ("PNG", "JPEG"):
+        data = _bytes(Image.fromarray(_picture(64, 64)), format=form)
+        for cut in (len(data) // 2, len(data) - 200):
+            with pytest.raises(ValueError, match="do not decode as a whole image"):
+                images.decode(data[:cut])

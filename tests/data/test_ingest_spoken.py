@@ -1,12 +1,14 @@
 import json
 
+import msgspec
 import numpy as np
 import pytest
 import released
 import released_spoken
 import soundfile
+from pyarrow import parquet
 
-from mvjax.data.ingest import babillage, items, moshi_finetune
+from mvjax.data.ingest import babillage, items, moshi_finetune, sources
 from mvjax.data.records import dataset
 from mvjax.data.speech import spoken
 
@@ -169,3 +171,84 @@ def test_babillage_of_the_other_datasets(tmp_path):
     assert question.image == released.picture(2) and question.facts["image_id"] == 2
     assert np.abs(question.samples()[0]).max() == 0
     assert skipped == {"babillage-vqav2-validation-9007": "missing image"}
+
+
+HELLO = ("hello", [0.2, 0.6], "SPEAKER_MAIN")
+
+
+def one_dialogue(root, *words, audio="a.wav"):
+    """Four seconds: a.wav (or a.mp3), a.json and data.jsonl, the manifest, which is returned."""
+    samples = np.stack([released_spoken.tone(4, 24_000, hertz) for hertz in (220, 330)], 1)
+    options = {"bitrate_mode": "CONSTANT", "compression_level": 0.9} if "mp3" in audio else {}
+    soundfile.write(root / audio, samples, 24_000, **options)
+    released.save_json(root / "a.json", {"alignments": [HELLO, *words]})
+    released.save_json(root / "data.jsonl", {"path": audio, "duration": 4.0})
+    return root / "data.jsonl"
+
+
+def test_lists_that_mvjax_writes_are_no_manifests(tmp_path):
+    listing = one_dialogue(tmp_path)
+    with listing.open("a") as file:
+        file.writelines(f'\n{{"path": "gone/{n}.wav", "duration": 4.0}}' for n in range(300))
+    others = {"speech.bad_records": "x", "talk.dropped": "x", "talk": '{"id": "d0", "turns": []}'}
+    for name, content in others.items():
+        (tmp_path / f"{name}.jsonl").write_text(content)
+    own = tmp_path / "speech.bad_records.jsonl"  # written beside the input, while it is read
+    for _ in range(2):
+        with items.SkippedItems(own) as skips:
+            found = list(moshi_finetune.read(tmp_path, skips=skips))
+        assert [dialogue.id for dialogue in found] == ["a"]
+        assert skips.counts == {"missing file": 300, "not a manifest": 1}
+        assert len(own.read_text().splitlines()) == 301
+
+
+def test_late_words_are_left_out_and_counted(tmp_path):
+    yes, no = ("yes", [3.8, 4.01], "SPEAKER_USER"), ("no", [4.01, 4.2], "SPEAKER_USER")
+    listing = one_dialogue(tmp_path, yes, no)
+    skips = items.SkippedItems(tmp_path / "skipped.jsonl")
+    (found,) = moshi_finetune.read(listing, skips=skips)
+    skips.close()
+    assert found.words == (dataset.Word("hello", 0.2, 0.6),)
+    assert found.user_words == (dataset.Word("yes", 3.8, 4.0),)
+    assert not skips.counts and skips.trimmed == {spoken.LATE: 1}
+    assert json.loads((tmp_path / "skipped.jsonl").read_text())["id"] == "a"
+    listing = one_dialogue(tmp_path, no, ("never", [5.0, 5.2], "SPEAKER_MAIN"))  # most
+    found, skipped = read(moshi_finetune, listing, tmp_path)
+    assert not found and skipped == {"data.jsonl:1": "damaged item"}
+
+
+def test_a_late_word_of_babillage_is_left_out_and_counted(tmp_path):
+    released_spoken.babillage(tmp_path / "babillage", tmp_path / "pictures")
+    path = tmp_path / "babillage" / "coco" / "test-00000-of-00004.parquet"
+    table = parquet.read_table(path)
+    rows = table.to_pylist()
+    rows[0]["answer_alignment"][3] = [7.0, 7.2]
+    released.save_table(path, rows[:1], table.schema)
+    skips = items.SkippedItems()
+    options = {"split": "coco-test", "images": [tmp_path / "pictures"]}
+    (found,) = babillage.read(tmp_path / "babillage", skips=skips, **options)
+    assert [word.text for word in found.words] == ["I", "see", "a"]
+    assert skips.trimmed == {spoken.LATE: 1} and not skips.counts
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    for path in (one_dialogue(tmp_path), tmp_path / "a.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    found, skipped = read(moshi_finetune, tmp_path, tmp_path / "..")
+    assert list(found) == ["a"] and not skipped
+
+
+def test_an_mp3_without_a_count_has_its_own_length(tmp_path):
+    listing = one_dialogue(tmp_path, ("end", [3.9, 3.95], "SPEAKER_USER"), audio="a.mp3")
+    found, skipped = read(moshi_finetune, listing, tmp_path)
+    assert not skipped and 4.0 <= found["a"].samples().shape[1] / 24_000 < 4.1
+
+
+def test_a_manifest_that_cannot_be_opened_does_not_end_the_others(tmp_path):
+    one_dialogue(tmp_path)
+    (tmp_path / "0.jsonl").symlink_to(tmp_path / "0.jsonl")  # leads to itself
+    (tmp_path / "1.jsonl").mkdir()
+    assert list(read(moshi_finetune, tmp_path, tmp_path / "..")[0]) == ["a"]
+    skips = items.SkippedItems()
+    assert not list(sources.json_lines(tmp_path / "1.jsonl", msgspec.json.Decoder(dict), skips))
+    assert skips.counts == {"unreadable file": 1}

@@ -3,9 +3,10 @@ import json
 import pyarrow as pa
 import pytest
 import released
+from pyarrow import parquet
 
 from mvjax import cli
-from mvjax.data.ingest import catalog, items, templates, write
+from mvjax.data.ingest import catalog, items, pixmo_cap, sources, templates, write
 from mvjax.data.records import dataset
 
 
@@ -202,7 +203,7 @@ def test_nothing_readable_is_an_error_that_says_why(tmp_path):
 
 
 def test_files_of_another_form_are_named(tmp_path):
-    for content, message in ((b'{"1": {"imageURL": 5}}', "imageURL"), (b"[" * 10**6, "")):
+    for content, message in ((b"[5]", "Expected `object`, got `array`"), (b"[" * 10**6, "")):
         released.save(tmp_path / "dataset.json", content)
         with pytest.raises(ValueError, match=rf"dataset.json: not as .*{message}"):
             write.write_text("ocr-vqa", tmp_path, tmp_path / "out")
@@ -300,3 +301,43 @@ def test_command(tmp_path, capsys):
         cli.main(["data", "ingest", "--list"])
     listed = capsys.readouterr().out
     assert "pixelprose: " in listed and "babillage" not in listed
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "key"),
+    [
+        ("coco", "dataset_coco.json", "images"),
+        ("vqav2", "v2_OpenEnded_mscoco_train2014_questions.json", "questions"),
+        ("vqav2", "v2_mscoco_train2014_annotations.json", "annotations"),
+        ("tallyqa", "train.json", None),
+        ("docvqa", "train_v1.0_withQT.json", "data"),
+        ("ocr-vqa", "dataset.json", None),
+    ],
+)
+def test_one_damaged_entry_does_not_end_the_others(tmp_path, name, path, key):
+    source = tmp_path / "source"
+    getattr(released, name.replace("-", "_"))(source)
+    whole, skipped = ingest(tmp_path, name, source)
+    (file,) = source.rglob(path)
+    content = json.loads(file.read_text())
+    entries = content[key] if key else content
+    if isinstance(entries, dict):
+        entries["extra"] = {"imageURL": 5}
+    else:
+        entries.insert(0, {"question_id": None})
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())  # with a byte order mark
+    found, now = ingest(tmp_path, name, source)
+    assert found == whole and len(now) == len(skipped) + 1
+    assert "damaged entry" in now.values()
+
+
+def test_one_row_that_is_no_text_does_not_end_the_file(tmp_path):
+    captions = pa.array([b"A dog", b"\xff\xfe", b"A cat"], pa.binary())
+    captions = pa.StringArray.from_buffers(3, *captions.buffers()[1:])
+    urls = pa.array(released.URLS[:3])
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"image_url": urls, "caption": captions}), path)
+    skips = items.SkippedItems()
+    rows = sources.parquet_rows([path], pixmo_cap._PixmoRow, skips)
+    assert [row.caption for _, row in rows] == ["A dog", "A cat"]
+    assert skips.counts == {"damaged row": 1}

@@ -5,6 +5,7 @@ import json
 
 import msgspec
 import numpy as np
+import one_dataset
 import pytest
 from PIL import Image
 
@@ -220,3 +221,16 @@ def test_show_finds_a_record_in_any_dataset(root, tmp_path, capsys):
     assert inspect_folder.find(root, "text-3", name="text").image == _picture(1)
     with pytest.raises(ValueError, match="expected a record with id 'text-9' in any dataset"):
         inspect_folder.find(root, "text-9")
+
+
+def test_one_dataset_that_cannot_be_opened_does_not_hide_the_others(tmp_path, capsys):
+    one_dataset.write(tmp_path, [one_dataset.record(0)], name="good")
+    one_dataset.write(tmp_path, [one_dataset.record(1)], name="bad")
+    (tmp_path / "bad.json").write_text('{"format": "mvjax records", "version": 1}')
+    (tmp_path / "transcript.json").write_text('{"alignments": []}')  # of another kind
+    assert cli.main(["data", "stats", str(tmp_path), "--json"]) == 1
+    told = capsys.readouterr()
+    assert list(json.loads(told.out)) == ["good"] and "bad.json: " in told.err
+    assert inspect_folder.find(tmp_path, "r0") == one_dataset.record(0)
+    with pytest.raises(ValueError, match=r"'r1' in any dataset, there is none; not opened:\n.*bad"):
+        inspect_folder.find(tmp_path, "r1")

@@ -11,7 +11,7 @@ import one_dataset
 import pytest
 
 from mvjax.config import schema
-from mvjax.data.records import dataset
+from mvjax.data.records import dataset, index, shards
 
 
 def bomb(size):
@@ -180,11 +180,37 @@ def test_limits_hold_on_reading(tmp_path):
     ]
 
 
-def test_an_empty_dataset(tmp_path):
-    reader = dataset.RecordReader(one_dataset.write(tmp_path, []), expected=one_dataset.MADE_WITH)
-    assert len(reader) == 0 and list(reader) == [] and dataset.verify(reader.path) == []
-    with pytest.raises(ValueError, match="there is none"):
-        reader.find("r0")
+def test_nothing_never_replaces_a_dataset(tmp_path):
+    with pytest.raises(ValueError, match="visual: expected at least one record, got none"):
+        one_dataset.write(tmp_path, [])
+    assert _files(tmp_path) == []
+    path = one_dataset.write(tmp_path, [one_dataset.record(0)])
+    before = _files(tmp_path)
+    with pytest.raises(ValueError, match="nothing is written"):
+        one_dataset.write(tmp_path, [])
+    assert _files(tmp_path) == before and dataset.verify(path) == []
+
+
+@pytest.mark.parametrize("part", ["visual", "visual.images", "ids"])
+def test_a_disk_that_is_full_leaves_the_earlier_dataset(tmp_path, monkeypatch, part):
+    path = one_dataset.write(tmp_path, [one_dataset.record(0)])
+    before = _files(tmp_path)
+    closed = shards.ShardWriter.close
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def close(self):
+        (full if self._stem.name == part else closed)(self)
+
+    if part == "ids":
+        monkeypatch.setattr(index, "write_ids", full)
+    else:
+        monkeypatch.setattr(shards.ShardWriter, "close", close)
+    with pytest.raises(OSError, match="No space"):
+        one_dataset.write(tmp_path, [one_dataset.record(1)])
+    assert _files(tmp_path) == before and dataset.verify(path) == []
+    assert dataset.RecordReader(path, expected=None)[0] == one_dataset.record(0)
 
 
 def test_records_of_another_codec_are_refused(tmp_path):

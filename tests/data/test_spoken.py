@@ -86,12 +86,17 @@ def test_words_imply_turns():
 
 def test_word_times_are_fitted_to_the_audio():
     word = dataset.Word
-    fitted = spoken.fit_words([word("a", -0.01, 0.2), word("b", 0.9, 1.2), word("c", 1, 0.5)], 1.0)
+    said = [word("a", -0.01, 0.2), word("b", 0.9, 1.2), word("c", 1, 0.5)]
+    (fitted,) = spoken.fit_words(1.0, said)
     assert fitted == (word("a", 0.0, 0.2), word("b", 0.9, 1.0), word("c", 1.0, 1.0))
+    late = [word("d", 1.01, 1.2)]
+    assert spoken.fit_words(1.0, said, late) == (fitted, ())  # most words are not late
     with pytest.raises(ValueError, match=r"within 1.00 s .*Word\(text='d'.*\(1 of 1\)"):
-        spoken.fit_words([word("d", 1.01, 1.2)], 1.0)
+        spoken.fit_words(1.0, late)
+    with pytest.raises(ValueError, match="2 of 3"):
+        spoken.fit_words(1.0, said[:1], late * 2)
     with pytest.raises(ValueError, match="1 of 1"):
-        spoken.fit_words([word("d", float("nan"), 1.2)], 1.0)
+        spoken.fit_words(1.0, [word("d", float("nan"), 1.2)])
 
 
 def test_samples_that_a_filter_would_make_infinite_are_refused(tmp_path):
@@ -100,3 +105,51 @@ def test_samples_that_a_filter_would_make_infinite_are_refused(tmp_path):
         soundfile.write(path, np.full((4800, 2), value), 48_000, subtype="FLOAT")
         with pytest.raises(ValueError, match="expected samples within 1e"):
             spoken.read_audio(path, channels=2)
+
+
+def mp3_frames(data):
+    """(offset, bytes) of the frames of an MPEG-2 layer III file at 24 kHz."""
+    rates = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0]
+    at = 0
+    while at + 4 <= len(data):
+        size = 72_000 * rates[data[at + 2] >> 4] // 24_000 + ((data[at + 2] >> 1) & 1)
+        yield at, size
+        at += size
+
+
+def bursts(seconds, rate):
+    """Tones with silence between, whose frames have very different sizes."""
+    on = np.sin(2 * np.pi * 0.7 * np.arange(round(seconds * rate)) / rate) > 0
+    return tones(seconds, rate) * on
+
+
+def id3v2(size):
+    return b"ID3\x03\0\0" + bytes(size >> shift & 127 for shift in (21, 14, 7, 0)) + bytes(size)
+
+
+@pytest.mark.parametrize("before", [b"", id3v2(700)])
+@pytest.mark.parametrize("after", [b"", b"TAG" + bytes(125)])
+def test_an_mp3_without_a_count_is_decoded_to_its_end(tmp_path, before, after):
+    options = {"bitrate_mode": "CONSTANT", "compression_level": 0.9}  # its frames hold no count
+    constant = encoded(bursts(4, 44_100), 44_100, "MP3", **options)
+    assert soundfile.info(io.BytesIO(constant)).frames == 179_395  # an estimate
+    path = tmp_path / "a.mp3"
+    path.write_bytes(before + constant + after)
+    samples = spoken.read_audio(path, channels=2)
+    assert samples.shape[1] == np.ceil(178_560 * 24_000 / 44_100)
+    assert spoken.duration(path, channels=2) == 178_560 / 44_100
+    variable = encoded(bursts(4, 24_000)[:1], 24_000, "MP3")
+    frames = list(mp3_frames(variable))
+    variable = variable[frames[1][0] :]  # without its Xing frame
+    assert soundfile.info(io.BytesIO(variable)).frames < 24_000
+    (found,) = spoken.read_audio(before + variable + after, channels=1)
+    assert len(found) == 576 * (len(frames) - 1)
+    with pytest.raises(ValueError, match="at most 2 s of audio"):
+        spoken.read_audio(before + variable + after, channels=1, max_seconds=2.0)
+
+
+def test_an_mp3_with_a_count_is_held_to_it():
+    whole = encoded(tones(2, 24_000), 24_000, "MP3")
+    assert spoken.read_audio(whole, channels=2).shape == (2, 48_000)
+    with pytest.raises(ValueError, match="promises 48000 samples"):
+        spoken.read_audio(whole[:-900], channels=2)

@@ -62,6 +62,12 @@ def read(
         except (ValueError, OSError) as error:
             skips.add(name, "damaged item", f"{place}: {error}")
         else:
+            said = (
+                getattr(row, f"{side}_transcript", None) or () for side in ("question", "answer")
+            )
+            count = sum(bool(text.strip()) for texts in said for text in texts)
+            kept = len(dialogue.words or ()) + len(dialogue.user_words or ())
+            skips.trim(name, spoken.LATE, count - kept)
             yield dialogue
 
 
@@ -116,5 +122,5 @@ def _said(row: _SpokenQuestion, side: str, start: float) -> tuple[np.ndarray, tu
         raise ValueError(f"{side}_audio: expected the bytes of an audio file, got none")
     (samples,) = spoken.read_audio(audio.content, channels=1)
     words = [dataset.Word(t.strip(), *span) for t, span in zip(texts, times) if t.strip()]
-    fitted = spoken.fit_words(words, len(samples) / types.SAMPLE_RATE)
+    (fitted,) = spoken.fit_words(len(samples) / types.SAMPLE_RATE, words)
     return samples, tuple(dataset.Word(w.text, w.start + start, w.end + start) for w in fitted)

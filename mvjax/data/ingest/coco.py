@@ -36,7 +36,7 @@ class _Image(msgspec.Struct):
 
 
 class _KarpathyFile(msgspec.Struct):
-    images: list[_Image]
+    images: list[msgspec.Raw]  # _Image
 
 
 def read(
@@ -44,7 +44,8 @@ def read(
 ) -> Iterator[items.Item]:
     """Yields the captions of a split; `images` hold `train2014/` and `val2014/`."""
     path = sources.the_file(source, "dataset_coco.json", "karpathy/dataset_coco.json")
-    for image in sources.decode_json(path, msgspec.json.Decoder(_KarpathyFile)).images:
+    entries = sources.decode_json(path, msgspec.json.Decoder(_KarpathyFile)).images
+    for image in sources.json_entries(path, entries, _Image, skips):
         if image.split not in _SPLITS[split]:
             continue
         picture = sources.find_image(images, f"{image.filepath}/{image.filename}")

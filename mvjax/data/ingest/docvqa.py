@@ -38,7 +38,7 @@ class _HubRow(_DocQuestion):
 
 
 class _ChallengeFile(msgspec.Struct):
-    data: list[_DocQuestion]
+    data: list[msgspec.Raw]  # _DocQuestion
 
 
 def read(
@@ -48,7 +48,7 @@ def read(
     if any(source.glob("*.parquet")) or any(source.glob("DocVQA/*.parquet")):
         questions = _from_hub(source, split, skips)
     else:
-        questions = _from_json(source, split, images)
+        questions = _from_json(source, split, images, skips)
     for question, picture in questions:
         name = f"docvqa-{split}-{question.questionId}"
         answers = [a for a in map(templates.tidy, question.answers or ()) if a]
@@ -62,13 +62,14 @@ def read(
 
 
 def _from_json(
-    source: Path, split: str, images: Sequence[Path]
+    source: Path, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[tuple[_DocQuestion, Path]]:
     names = [f"{split}_v1.0_withQT.json", f"{split}_v1.0.json"]
     folders = ("", "spdocvqa_qas/", f"{split}/")
     path = sources.the_file(source, *(f"{folder}{name}" for folder in folders for name in names))
     roots = [r for root in images for r in (root, root / split, root / "spdocvqa_images")]
-    for question in sources.decode_json(path, msgspec.json.Decoder(_ChallengeFile)).data:
+    entries = sources.decode_json(path, msgspec.json.Decoder(_ChallengeFile)).data
+    for question in sources.json_entries(path, entries, _DocQuestion, skips):
         page = sources.find_image(roots, question.image)
         if not page.is_file():
             page = sources.find_image(roots, Path(question.image).name)

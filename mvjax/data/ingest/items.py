@@ -13,11 +13,13 @@ from typing import TypeVar
 
 import msgspec
 
+from mvjax import messages, run_folder
 from mvjax.data import images
 from mvjax.data.records import dataset
 
 T = TypeVar("T")
 _PREFETCH = 4  # items per thread
+_SHOWN = 3  # skipped items in the message that nothing could be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,38 +33,59 @@ class Item:
     facts: Mapping[str, str | int]  # the dataset's own ids, and all accepted answers, one a line
 
 
+class NothingRead(ValueError):
+    """No item of a dataset could be read."""
+
+    exit_status = 1  # of a command: its arguments are as they should be, the files are not
+
+
 class SkippedItems(contextlib.AbstractContextManager):
     """Counts skipped items by reason and lists them in `listing` as they come, one JSON object a line.
 
-    More than `budget` skipped items end the reading.
+    More than `budget` skipped items end the reading. `trimmed` counts what was left out of kept items.
     """
 
     def __init__(self, listing: Path | None = None, *, budget: int | None = None):
         self.counts: collections.Counter[str] = collections.Counter()
+        self.trimmed: collections.Counter[str] = collections.Counter()
+        self._first: list[str] = []
         self._path, self._budget = listing, budget
         self._file = listing.open("w", encoding="utf-8") if listing else None
 
     def add(self, place: str, reason: str, detail: object = "") -> None:
         """Counts and lists one item by id, or by file and line; raises ValueError past the budget."""
         self.counts[reason] += 1
-        if self._file:
-            line = {"id": _writable(place), "reason": reason, "detail": _writable(str(detail))}
-            self._file.write(msgspec.json.encode(line).decode() + "\n")
+        if self.counts.total() <= _SHOWN:
+            self._first.append(f"{place}: {detail}")
+        self._list(place, reason, detail)
         if self._budget is not None and self.counts.total() > self._budget:
             raise ValueError(
                 f"at most {self._budget} items may be skipped, got {self.summary()}; the last is"
                 f" {place}: {detail}{self._listed()}; repair the files or raise the budget"
             )
 
+    def trim(self, place: str, what: str, count: int) -> None:
+        """Counts and lists `count` parts, such as words, that were left out of an item that is kept."""
+        if count:
+            self.trimmed[what] += count
+            self._list(place, what, count)
+
     def summary(self) -> str:
         """All reasons with their counts, such as "3 missing image, 1 empty caption"."""
         return ", ".join(f"{n} {reason}" for reason, n in self.counts.most_common()) or "none"
 
+    def report(self) -> None:
+        """Prints what was skipped and trimmed, if anything was."""
+        parts = [f"skipped: {self.summary()}"] if self.counts else []
+        parts += [f"left out: {count} {what}" for what, count in self.trimmed.items()]
+        if parts:
+            print(f"{'; '.join(parts)}{self._listed()}")
+
     def refuse_nothing_read(self, source: Path) -> None:
-        """Raises a ValueError with the reasons: no item of the dataset could be read."""
-        raise ValueError(
+        """Raises NothingRead with the reasons."""
+        raise NothingRead(
             f"{source}: expected at least one whole item, got none; skipped: {self.summary()}"
-            f"{self._listed()}; are the source and the image folders the right ones?"
+            f"{self._listed()}; are the source and its folders the right ones?{messages.lines(self._first)}"
         )
 
     def close(self) -> None:
@@ -73,11 +96,22 @@ class SkippedItems(contextlib.AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _list(self, place: str, reason: str, detail: object) -> None:
+        if self._file:
+            line = {"id": _writable(place), "reason": reason, "detail": _writable(str(detail))}
+            self._file.write(msgspec.json.encode(line).decode() + "\n")
+
     def _listed(self) -> str:
         if not self._file:
             return ""
-        self._file.flush()
-        return f", listed in {self._path}"
+        if not self._file.closed:
+            self._file.flush()
+        return f"; listed in {self._path}"
+
+
+def bad_records(dataset: Path) -> Path:
+    """ROOT/NAME.bad_records.jsonl: where the items that were skipped for ROOT/NAME are listed."""
+    return dataset.with_name(f"{dataset.name}.{run_folder.BAD_RECORDS}")
 
 
 def records_of(

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import soundfile
 
-from mvjax import files, types
+from mvjax import files, run_folder, types
 from mvjax.data.ingest import items, sources
 from mvjax.data.records import dataset
 from mvjax.data.speech import spoken
 
 MAIN, USER = "SPEAKER_MAIN", "SPEAKER_USER"
+OWN_LISTS = (run_folder.BAD_RECORDS, ".dropped.jsonl")  # ends of their names
 _LONGEST_STEM = 200  # bytes of a file name without its suffixes; systems take 255 with them
 _TOLERANCE = 0.5  # seconds between a listed duration and the file's
 
@@ -37,6 +37,10 @@ _TOLERANCE = 0.5  # seconds between a listed duration and the file's
 class _Listed(msgspec.Struct):
     path: str
     duration: float
+
+
+class _AnyLine(msgspec.Struct):
+    path: Any = None
 
 
 class _AlignedWord(msgspec.Struct, array_like=True):
@@ -65,16 +69,24 @@ def read(
     """Yields the dialogues of a manifest (or of every manifest below a folder); audio stays on disk.
 
     The id is that of the transcript, else the listed path. Missing turns are made from the words.
-    Times are clipped to the audio. Damaged and empty dialogues are skipped, and so is audio without
-    a transcript, unless `untranscribed`: it then has neither words nor turns, for `align.annotate`.
+    Times are clipped to the audio, and words after its end left out. Damaged and empty dialogues are skipped,
+    and so is audio without a transcript, unless `untranscribed`: it then has neither words nor turns, for
+    `align.annotate`. Below a folder, lists that mvjax writes and other jsonl without paths are no manifests.
     """
     del split, images
-    listings = [source] if source.is_file() else sources.the_files(source, "**/*.jsonl")
-    for listing in listings:
+    folder = not source.is_file()
+    for listing in sources.the_files(source, "**/*.jsonl") if folder else [source]:
+        if folder and listing.name.endswith(OWN_LISTS):
+            continue
+        if folder and not _is_manifest(listing):
+            skips.add(
+                str(listing.relative_to(source)), "not a manifest", "its first line has no path"
+            )
+            continue
         for place, listed in sources.json_lines(listing, msgspec.json.Decoder(_Listed), skips):
             path = listing.parent / listed.path
             try:
-                dialogue = _dialogue(path, listed, untranscribed=untranscribed)
+                dialogue = _dialogue(path, listed, skips, untranscribed=untranscribed)
             except FileNotFoundError as error:
                 skips.add(place, "missing file", error)
             except (ValueError, OSError) as error:
@@ -150,18 +162,20 @@ def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:
     files.write_atomic(path, msgspec.json.encode(transcript))
 
 
-def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spoken:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+def _is_manifest(listing: Path) -> bool:
+    """Whether the first line has a path, or is damaged, which the reader then tells."""
     try:
-        header = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: expected an audio file: {error}") from error
-    if header.channels != 2:
-        raise ValueError(
-            f"{path}: expected 2 channels (left the assistant, right the user), got {header.channels}"
-        )
-    seconds = header.frames / header.samplerate
+        with listing.open("rb") as file:
+            line = sources.without_mark(file.readline())
+        return msgspec.json.decode(line, type=_AnyLine).path is not None
+    except (*sources.DAMAGE, OSError):
+        return True
+
+
+def _dialogue(
+    path: Path, listed: _Listed, skips: items.SkippedItems, *, untranscribed: bool
+) -> spoken.Spoken:
+    seconds = spoken.duration(path, channels=2)
     if abs(seconds - listed.duration) > _TOLERANCE:
         raise ValueError(
             f"{path}: expected {listed.duration:.2f} s as listed, it has {seconds:.2f} s;"
@@ -174,11 +188,13 @@ def _dialogue(path: Path, listed: _Listed, *, untranscribed: bool) -> spoken.Spo
             return spoken.Spoken(id=name, audio=path, words=None, turns=())
         raise FileNotFoundError(f"{beside}: no such transcript; an aligner can make word times")
     transcript = sources.decode_json(beside, msgspec.json.Decoder(_Transcript))
-    words = spoken.fit_words(_said(transcript, main=True), seconds)
-    user_words = spoken.fit_words(_said(transcript, main=False), seconds)
+    name = transcript.id or name
+    said = [_said(transcript, main=main) for main in (True, False)]
+    words, user_words = spoken.fit_words(seconds, *said)
+    skips.trim(name, spoken.LATE, sum(map(len, said)) - len(words) - len(user_words))
     turns = tuple(dataset.Turn(*turn) for turn in transcript.turns)
     return spoken.Spoken(
-        id=transcript.id or name,
+        id=name,
         audio=path,
         words=words,
         turns=turns or spoken.turns_of(words, user_words),

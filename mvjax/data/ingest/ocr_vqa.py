@@ -33,8 +33,14 @@ def read(
     """Yields the questions of a split; `images` hold the covers, or an `images/` with them."""
     folders = [folder for root in images for folder in (root / "images", root)]
     path = sources.the_file(source, "dataset.json")
-    books = sources.decode_json(path, msgspec.json.Decoder(dict[str, _Book]))
-    for key, book in books.items():
+    books = sources.decode_json(path, msgspec.json.Decoder(dict[str, msgspec.Raw]))
+    decoder = msgspec.json.Decoder(_Book)
+    for key, entry in books.items():
+        try:
+            book = decoder.decode(entry)
+        except sources.DAMAGE as error:
+            skips.add(f"ocr-vqa-{key}", "damaged entry", error)
+            continue
         if book.split != _SPLITS[split]:
             continue
         if len(book.questions) != len(book.answers):

@@ -36,7 +36,9 @@ def read(
                 skips.add(name, "incomplete sample", f"{shard.name} has {sorted(members)} of it")
                 continue
             try:
-                annotation = msgspec.json.decode(members[".json"], type=_Annotation)
+                annotation = msgspec.json.decode(
+                    sources.without_mark(members[".json"]), type=_Annotation
+                )
             except sources.DAMAGE as error:
                 skips.add(name, "damaged annotation", f"{shard.name}: {error}")
                 continue

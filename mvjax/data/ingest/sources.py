@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import codecs
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,25 +52,46 @@ def the_files(source: Path, *patterns: str) -> list[Path]:
 def decode_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
     """Decodes a JSON file, ignoring unknown fields; raises ValueError naming the file and the place in it."""
     try:
-        return decoder.decode(path.read_bytes())
+        return decoder.decode(without_mark(path.read_bytes()))
     except DAMAGE as error:
         raise ValueError(
             f"{path}: not as this dataset was published: {error}; is it the right file, and whole?"
         ) from error
 
 
+def json_entries(
+    path: Path, entries: Iterable[msgspec.Raw], kind: type[T], skips: items.SkippedItems
+) -> Iterator[T]:
+    """Decodes the entries of a list in a JSON file, one by one; those that are no `kind` are skipped."""
+    decoder = msgspec.json.Decoder(kind)
+    for number, entry in enumerate(entries):
+        try:
+            yield decoder.decode(entry)
+        except DAMAGE as error:
+            skips.add(f"{path.name}:{number}", "damaged entry", error)
+
+
 def json_lines(
     path: Path, decoder: msgspec.json.Decoder[T], skips: items.SkippedItems
 ) -> Iterator[tuple[str, T]]:
     """Decodes a file of one JSON object a line; yields (place, object); bad lines are skipped."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path.name}:{number}"
-            try:
-                if line.strip():
-                    yield place, decoder.decode(line)
-            except DAMAGE as error:
-                skips.add(place, "damaged line", error)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                place = f"{path.name}:{number}"
+                line = without_mark(line) if number == 1 else line
+                try:
+                    if line.strip():
+                        yield place, decoder.decode(line)
+                except DAMAGE as error:
+                    skips.add(place, "damaged line", error)
+    except OSError as error:
+        skips.add(path.name, "unreadable file", error)
+
+
+def without_mark(content: bytes) -> bytes:
+    """The bytes of a text without a byte order mark, which editors put before UTF-8."""
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def parquet_rows(
@@ -98,14 +120,15 @@ def parquet_rows(
                     lacks, has = messages.names(missing), messages.names(have)
                     raise ValueError(f"{path}: expected columns {lacks}, it has {has}")
                 for batch in file.iter_batches(rows_at_once, columns=columns):
-                    for values in batch.to_pylist():
+                    for n in range(batch.num_rows):
                         place = f"{path.name}:{row}"
                         row += 1
                         try:
+                            (values,) = batch.slice(n, 1).to_pylist()
                             yield place, msgspec.convert(values, kind)
-                        except msgspec.ValidationError as error:
+                        except (msgspec.ValidationError, UnicodeDecodeError) as error:
                             skips.add(place, "damaged row", error)
-        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        except (pyarrow.ArrowException, OSError) as error:
             skips.add(f"{path.name}:{row}", "damaged file", error)
 
 

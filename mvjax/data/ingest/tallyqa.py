@@ -32,7 +32,8 @@ def read(
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` together hold all the image folders."""
     path = sources.the_file(source, f"{split}.json", f"tallyqa/{split}.json")
-    for entry in sources.decode_json(path, msgspec.json.Decoder(list[_TallyQuestion])):
+    entries = sources.decode_json(path, msgspec.json.Decoder(list[msgspec.Raw]))
+    for entry in sources.json_entries(path, entries, _TallyQuestion, skips):
         name = f"tallyqa-{split}-{entry.question_id}"
         if not entry.question.strip():
             skips.add(name, "empty question", path.name)

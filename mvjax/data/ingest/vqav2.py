@@ -28,7 +28,7 @@ class _VqaQuestion(msgspec.Struct):
 
 
 class _Questions(msgspec.Struct):
-    questions: list[_VqaQuestion]
+    questions: list[msgspec.Raw]  # _VqaQuestion
 
 
 class _VqaAnswer(msgspec.Struct):
@@ -43,7 +43,7 @@ class _VqaAnnotation(msgspec.Struct):
 
 
 class _Annotations(msgspec.Struct):
-    annotations: list[_VqaAnnotation]
+    annotations: list[msgspec.Raw]  # _VqaAnnotation
 
 
 def read(
@@ -54,8 +54,10 @@ def read(
     asked = sources.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
     answered = sources.the_file(source, f"v2_mscoco_{folder}_annotations.json")
     answers = sources.decode_json(answered, msgspec.json.Decoder(_Annotations)).annotations
+    answers = sources.json_entries(answered, answers, _VqaAnnotation, skips)
     annotations = {annotation.question_id: annotation for annotation in answers}
-    for question in sources.decode_json(asked, msgspec.json.Decoder(_Questions)).questions:
+    questions = sources.decode_json(asked, msgspec.json.Decoder(_Questions)).questions
+    for question in sources.json_entries(asked, questions, _VqaQuestion, skips):
         name = f"vqav2-{split}-{question.question_id}"
         annotation = annotations.get(question.question_id)
         if annotation is None or not annotation.multiple_choice_answer.strip():

@@ -10,8 +10,6 @@ from pathlib import Path
 from mvjax.data.ingest import catalog, items, sources
 from mvjax.data.records import dataset
 
-BAD_RECORDS = ".bad_records.jsonl"  # after the dataset's name
-
 
 @dataclasses.dataclass(frozen=True)
 class IngestSummary:
@@ -49,7 +47,7 @@ def write_text(
     sources.check_folders(images)
     home = source if source.is_dir() else source.parent
     folders = list(images) or [path for path in (home, home / "images") if path.is_dir()]
-    listing = path.with_name(f"{path.name}{BAD_RECORDS}")
+    listing = items.bad_records(path)
     count = 0
     with (
         dataset.RecordWriter(path, dataset.Identity()) as writer,

@@ -56,12 +56,20 @@ def summary(path: Path) -> str:
 def find(root: Path, id: str, *, name: str | None = None) -> dataset.Record:
     """The record with an id, in one dataset or in any; raises ValueError if there are none or several."""
     matches: dict[str, dataset.Record] = {}
+    closed: list[str] = []
     for path in datasets(root) if name is None else [root / name]:
-        reader = dataset.RecordReader(path, expected=None)
+        try:
+            reader = dataset.RecordReader(path, expected=None)
+        except (ValueError, FileNotFoundError) as error:
+            closed.append(str(error))
+            continue
         with contextlib.suppress(index.NoSuchId):
             matches[path.name] = reader[reader.find(id)]
     if not matches:
-        raise ValueError(f"{root}: expected a record with id {id!r} in {name or 'any dataset'}")
+        raise ValueError(
+            f"{root}: expected a record with id {id!r} in {name or 'any dataset'}, there is none"
+            + (f"; not opened:{messages.lines(closed)}" if closed else "")
+        )
     if len(matches) > 1:
         raise ValueError(f"{root}: id {id!r} is in {list(matches)}; say which with --name")
     return matches.popitem()[1]

@@ -30,16 +30,7 @@ class BadRecords:
         self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
         if listing is not None and listing.is_file():
-            whole = listing.read_bytes().rpartition(b"\n")[
-                0
-            ]  # a killed run may cut off the last line
-            try:
-                lines = msgspec.json.Decoder(_BadRecord).decode_lines(whole)
-            except msgspec.MsgspecError as error:
-                raise ValueError(
-                    f"{listing}: expected a bad record a line: {error}; move the file away"
-                ) from error
-            self._problems = {line.record: line.problem for line in lines}
+            self._problems = _read(listing)
 
     def add(self, record: str, error: ValueError, *, id: str | None = None) -> None:
         """Counts a record, DATASET[number], once; past the budget raises ValueError, listing all."""
@@ -59,3 +50,18 @@ class BadRecords:
                     f"{len(self._problems)}; repair the files or raise the budget:"
                     + messages.lines(listed)
                 ) from error
+
+
+def _read(listing: Path) -> dict[str, str]:
+    """The records of a list with their problems; a damaged line costs no more than a warning."""
+    problems = {}
+    decoder = msgspec.json.Decoder(_BadRecord)
+    for number, line in enumerate(listing.read_bytes().splitlines(keepends=True), start=1):
+        try:
+            found = decoder.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            if line.endswith(b"\n"):  # a killed run may cut off the last line
+                _LOG.warning("%s:%d: expected a bad record, left out: %s", listing, number, error)
+            continue
+        problems[found.record] = found.problem
+    return problems

@@ -48,8 +48,9 @@ _THREADS, _QUEUED = 4, 256  # that decode images to verify them; images queued f
 class RecordWriter:
     """Writes ROOT/NAME record by record, in constant memory; the files appear when the block ends.
 
-    If the block raises, no new file is left, and an earlier dataset of that name stays as it was. An
-    image that several records have is stored once. A dataset without codes is made with `Identity()`.
+    If the block raises, or no record was added, which raises ValueError, no new file is left, and an earlier
+    dataset of that name stays as it was. An image that several records have is stored once. A dataset
+    without codes is made with `Identity()`.
     """
 
     index: DatasetIndex  # once the block has ended
@@ -88,6 +89,7 @@ class RecordWriter:
             self._seen.close()
             self._rows.discard()
             self._images.discard()
+            index_lib.ids_draft(self._path).unlink(missing_ok=True)
 
     def add(self, record: Record) -> None:
         """Writes one record, or raises ValueError naming all its problems; others may follow."""
@@ -116,16 +118,22 @@ class RecordWriter:
         self._hashes.append(index_lib.hash_id(record.id))
 
     def _publish(self) -> None:
-        """Removes the old index, puts the new files in place, then writes the new index."""
+        """Writes all that is large, removes the old index, puts new files in place, writes the new index."""
+        if not self._hashes:
+            raise ValueError(
+                f"{self._path}: expected at least one record, got none; nothing is written"
+            )
         self._rows.close()
         self._images.close()
+        ids_sha256 = index_lib.write_ids(self._path, np.array(self._hashes, np.uint64))
         index_path(self._path).unlink(missing_ok=True)
+        index_lib.ids_draft(self._path).replace(index_lib.ids_path(self._path))
         self.index = DatasetIndex(
             count=len(self._hashes),
             identity=self._made_with,
             records=self._rows.publish(),
             images=self._images.publish(),
-            ids_sha256=index_lib.write_ids(self._path, np.array(self._hashes, np.uint64)),
+            ids_sha256=ids_sha256,
         )
         index_lib.write(self._path, self.index)
 

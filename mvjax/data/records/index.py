@@ -70,10 +70,24 @@ def ids_path(dataset: Path) -> Path:
     return dataset.with_name(f"{dataset.name}.ids")
 
 
+def ids_draft(dataset: Path) -> Path:
+    """Where NAME.ids is written before it replaces an earlier one."""
+    return dataset.with_name(f"{dataset.name}.ids{files.DRAFT}")
+
+
 def datasets(root: Path) -> list[Path]:
-    """ROOT/NAME of every index in a folder, sorted; features and the like have a dot in their names."""
+    """ROOT/NAME of every index in a folder, sorted, damaged ones too; no other JSON, such as transcripts."""
     named = (file.with_suffix("") for file in root.glob("*.json"))
-    return sorted(dataset for dataset in named if _NAME.fullmatch(dataset.name))
+    return sorted(found for found in named if _NAME.fullmatch(found.name) and _may_be_index(found))
+
+
+def _may_be_index(dataset: Path) -> bool:
+    if ids_path(dataset).exists():
+        return True
+    try:
+        return msgspec.json.decode(path(dataset).read_bytes(), type=_Header).format != ""
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OSError):
+        return True
 
 
 def read(dataset: Path) -> DatasetIndex:
@@ -138,9 +152,9 @@ def id_table(hashes: UInt64[np.ndarray, " count"]) -> UInt64[np.ndarray, "2 coun
 
 
 def write_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> str:
-    """Writes NAME.ids and returns its SHA-256."""
-    id_table(hashes).astype("<u8").tofile(ids_path(dataset))
-    return files.file_hash(ids_path(dataset))
+    """Writes the draft of NAME.ids and returns its SHA-256."""
+    id_table(hashes).astype("<u8").tofile(ids_draft(dataset))
+    return files.file_hash(ids_draft(dataset))
 
 
 def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:

@@ -17,6 +17,7 @@ from mvjax.data.records import record
 from mvjax.data.speech import spoken
 
 _WHISPER_RATE = 16_000
+_GIVE_UP = 10  # files that fail, if none was aligned
 _VAD_FROM = 10.0  # seconds; voice activity detection for longer audio only, as in annotate.py
 
 # The words of one speaker's audio at 24 kHz with their times, in order of start.
@@ -56,7 +57,7 @@ class WhisperTimestamped:
             for word in segment.get("words", ())
             if word["text"].strip()
         ]
-        return spoken.fit_words(sorted(words, key=lambda word: word.start), seconds)
+        return spoken.fit_words(seconds, sorted(words, key=lambda word: word.start))[0]
 
 
 def annotate(dialogue: spoken.Spoken, aligner: Aligner, *, user: bool = False) -> spoken.Spoken:
@@ -86,23 +87,31 @@ def annotate_files(
 ) -> int:
     """Writes the transcript beside each audio file of a moshi-finetune dataset that has none.
 
-    `source` is a jsonl or a folder of them; `progress` is called with each id. What cannot be read or has
-    no speech goes to `skips`. Returns the number of transcripts written; a second run continues.
+    `source` is a jsonl or a folder of them; `progress` is called with each id. What cannot be read, has no
+    speech, or makes the aligner fail goes to `skips`. Returns the number of transcripts written; a second run
+    continues. Raises NothingRead if the aligner fails on the first ten files, or on all.
     """
-    count = 0
+    count = failed = 0
     for dialogue in moshi_finetune.read(source, skips=skips, untranscribed=True):
         if dialogue.words is not None or not isinstance(dialogue.audio, Path):
             continue
         progress(dialogue.id)
         try:
             heard = annotate(dialogue, aligner, user=user)
-        except (ValueError, OSError) as error:
-            skips.add(dialogue.id, "damaged item", error)
+        except (ImportError, MemoryError):  # not about this file
+            raise
+        except Exception as error:
+            skips.add(dialogue.id, "not aligned", f"{type(error).__name__}: {error}")
+            failed += 1
+            if failed == _GIVE_UP and not count:
+                break
             continue
         if not heard.turns:
             skips.add(dialogue.id, "empty transcript", dialogue.audio)
         moshi_finetune.save_transcript(dialogue.audio.with_suffix(".json"), heard)
         count += 1
+    if failed and not count:
+        skips.refuse_nothing_read(source)
     return count
 
 

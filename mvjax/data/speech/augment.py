@@ -7,6 +7,8 @@ so is not known); what else noise and reverberation need is our choice and marke
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from scipy import signal
 from mvjax import types
 from mvjax.data.speech import spoken
 
+_LOG = logging.getLogger(__name__)
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _SILENT = 1e-5  # RMS below which a stream has no level to relate noise to
 _REVERB_SECONDS = (0.1, 0.4)  # in which a room's sound falls by 60 dB; ours
@@ -100,10 +103,21 @@ class Augmenter:
     def _recording(self, length: int, rng: np.random.Generator) -> np.ndarray:
         if not self._files:
             return _pink(length, rng)
-        path = self._files[int(rng.integers(len(self._files)))]
-        sound = spoken.read_audio(path, channels=None).mean(0)
+        sound = _mono(self._files[int(rng.integers(len(self._files)))])
+        if sound is None:
+            return _pink(length, rng)
         start = int(rng.integers(max(len(sound) - length, 0) + 1))
         return np.resize(sound[start:], length)  # repeats a recording that is too short
+
+
+@functools.lru_cache(maxsize=1)
+def _mono(path: Path) -> np.ndarray | None:
+    """A noise recording; None, with a warning, if it cannot be read: it costs no dialogue."""
+    try:
+        return spoken.read_audio(path, channels=None).mean(0)
+    except (ValueError, OSError) as error:
+        _LOG.warning("pink noise instead of a recording: %s", error)
+        return None
 
 
 def _ratio(decibels: float) -> np.float32:

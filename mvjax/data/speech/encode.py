@@ -63,7 +63,8 @@ def write(
 
     `copies` records are made of a dialogue; more than one needs `settings.augment`. `workers` are processes;
     0: only this one (an accelerator belongs to one process). `progress` is called after every record.
-    Raises ValueError if more dialogues are skipped than `skips` allows, RuntimeError if a process dies.
+    Raises ValueError, and writes nothing, if no dialogue can be encoded, or more are skipped than `skips`
+    allows; RuntimeError if a process dies.
     """
     store, tally, start = code_store.CodeStore(settings.store), EncodeTally(), time.monotonic()
     todo = tasks(dialogues, settings, copies=copies)
@@ -80,6 +81,8 @@ def write(
                 tally.seconds += done.seconds
                 tally.fresh_seconds += done.seconds if done.fresh else 0.0
             progress(tally)
+        if not tally.records:
+            skips.refuse_nothing_read(path)
     return tally
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,9 @@ MAX_SECONDS = record.LIMITS.audio_seconds
 _LOUDEST = 1e6  # of a sample; 1 is full scale
 _BLOCK = 1 << 18  # samples read at a time
 RATES = (8_000, 192_000)  # samples per second that are converted; others are taken for damage
+LATE = "words after the end of their audio"
+_MOST_BYTES = 448_000 // 8  # of MPEG audio a second, at its highest bit rate
+_TAG, _SHIFTS = 10, (21, 14, 7, 0)  # bytes of an ID3v2 header; its size has 7 bits a byte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,21 +56,19 @@ def read_audio(
 ) -> Float32[np.ndarray, "channels samples"]:
     """Decodes WAV, FLAC, OGG or MP3 (a file, or its bytes) and converts it to 24 kHz.
 
-    Raises FileNotFoundError if there is no such file, and ValueError if it is not a complete audio file, has
-    another number of channels (None: any) or a rate outside RATES, is empty, longer, or not finite.
+    An MP3 that does not say how long it is is decoded to its end. Raises FileNotFoundError if there is no
+    such file, and ValueError if it is not a complete audio file, has another number of channels (None: any)
+    or a rate outside RATES, is empty, longer, or not finite.
     """
     place = str(source) if isinstance(source, Path) else f"audio of {len(source)} bytes"
-    if isinstance(source, Path) and not source.is_file():
-        raise FileNotFoundError(f"{place}: no such audio file")
-    try:
-        with soundfile.SoundFile(source if isinstance(source, Path) else io.BytesIO(source)) as f:
-            _check_form(place, f, channels)
-            _check_length(place, f.frames, f.samplerate, max_seconds)
-            rate, promised = f.samplerate, f.frames
-            samples = _read(f)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"{place}: expected WAV, FLAC, OGG or MP3 audio: {error}") from error
-    if len(samples) != promised:
+    with _opened(source, place, channels, max_seconds) as (f, promised):
+        rate = f.samplerate
+        if promised is not None:
+            _check_length(place, promised, rate, max_seconds)
+        samples = _read(f, max_seconds)
+    if promised is None:
+        _check_length(place, len(samples), rate, max_seconds)
+    elif len(samples) != promised:
         raise ValueError(
             f"{place}: its header promises {promised} samples, {len(samples)} can be read; "
             "it is truncated: copy it again"
@@ -74,6 +77,14 @@ def read_audio(
     if not (np.abs(samples) <= _LOUDEST).all():
         raise ValueError(f"{place}: expected samples within {_LOUDEST:g}, some are NaN or larger")
     return resample(np.ascontiguousarray(samples.T), rate)
+
+
+def duration(path: Path, *, channels: int) -> float:
+    """Returns the seconds of an audio file, by its header where that counts them; raises as `read_audio`."""
+    with _opened(path, str(path), channels, MAX_SECONDS) as (f, promised):
+        if promised is not None:
+            return promised / f.samplerate
+        return len(_read(f, math.inf)) / f.samplerate
 
 
 def write_audio(path: Path, samples: Float32[np.ndarray, "channels samples"]) -> None:
@@ -105,28 +116,69 @@ def turns_of(
     )
 
 
-def fit_words(words: Sequence[record.Word], seconds: float) -> tuple[record.Word, ...]:
-    """Clips the times of words to [0, seconds]: annotators round them a little outside.
+def fit_words(seconds: float, *sides: Sequence[record.Word]) -> tuple[tuple[record.Word, ...], ...]:
+    """Clips the times of each side's words to [0, seconds], and leaves out words that start after the end.
 
-    Raises ValueError listing the words that start after the end: they belong to other audio.
+    Annotators round times a little outside. Raises ValueError with the late words if they are more than half
+    of all: they belong to other audio.
     """
+    words = [word for side in sides for word in side]
     late = [word for word in words if not word.start <= seconds]
-    if late:
+    if 2 * len(late) > len(words):
         raise ValueError(
             f"word times: expected within {seconds:.2f} s of audio, got {late[:3]}"
             f" ({len(late)} of {len(words)}); is it the transcript of another file?"
         )
     return tuple(
-        record.Word(word.text, max(0.0, word.start), min(seconds, max(0.0, word.start, word.end)))
-        for word in words
+        tuple(
+            record.Word(w.text, max(0.0, w.start), min(seconds, max(0.0, w.start, w.end)))
+            for w in side
+            if w.start <= seconds
+        )
+        for side in sides
     )
 
 
-def _read(file: soundfile.SoundFile) -> Float32[np.ndarray, "samples channels"]:
-    """Reads block by block, so that a damaged header cannot make it allocate too much."""
+@contextlib.contextmanager
+def _opened(
+    source: Path | bytes, place: str, channels: int | None, max_seconds: float
+) -> Iterator[tuple[soundfile.SoundFile, int | None]]:
+    """Gives an open audio file of the right form and its number of samples, None where nothing tells it."""
+    if isinstance(source, Path) and not source.is_file():
+        raise FileNotFoundError(f"{place}: no such audio file")
+    try:
+        with soundfile.SoundFile(source if isinstance(source, Path) else io.BytesIO(source)) as f:
+            _check_form(place, f, channels)
+            if f.format != "MP3":
+                yield f, f.frames
+                return
+        content = source.read_bytes() if isinstance(source, Path) else source
+        with soundfile.SoundFile(io.BytesIO(_behind_a_tag(content, max_seconds))) as behind:
+            yield behind, f.frames if behind.frames == f.frames else None
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"{place}: expected WAV, FLAC, OGG or MP3 audio: {error}") from error
+
+
+def _behind_a_tag(mp3: bytes, max_seconds: float) -> bytes:
+    """The MP3 with an empty ID3v2 tag, as large as its audio can be, instead of its own.
+
+    libsndfile estimates the length of an MP3 without a Xing, Info or VBRI frame from its size and its first
+    frames, and never reads on: so the estimate becomes too large. A count does not change.
+    """
+    if mp3.startswith(b"ID3"):
+        footer = _TAG if mp3[5] & 0x10 else 0
+        mp3 = mp3[_TAG + footer + sum(b << s for b, s in zip(mp3[6:_TAG], _SHIFTS)) :]
+    size = min(_MOST_BYTES * len(mp3), int(_MOST_BYTES * max_seconds), 2**28 - 1)
+    return b"ID3\x03\0\0" + bytes(size >> shift & 127 for shift in _SHIFTS) + bytes(size) + mp3
+
+
+def _read(file: soundfile.SoundFile, max_seconds: float) -> Float32[np.ndarray, "samples channels"]:
+    """Reads to the end, or past max_seconds; in blocks, as a damaged header may promise too much."""
     blocks: list[np.ndarray] = [np.zeros((0, file.channels), np.float32)]
-    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-        blocks.append(block)
+    while file.tell() <= max_seconds * file.samplerate:
+        blocks.append(file.read(_BLOCK, dtype="float32", always_2d=True))
+        if not len(blocks[-1]):
+            break
     return np.concatenate(blocks)
 
 

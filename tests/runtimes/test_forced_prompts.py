@@ -44,8 +44,11 @@ def test_a_prompt_is_in_the_past_of_the_conversation(opened):
     assert [frame.text_token for frame in frames[:19]] == PROMPT.text.tolist()
     spoken = np.stack([frame.audio_codes for frame in frames[1:20]], axis=1)
     np.testing.assert_array_equal(spoken, PROMPT.assistant)  # the last frame's, one call later
-    user = np.concatenate([PROMPT.user, USER], axis=1)
-    agreement_tests.assert_agree(TOY, params, None, frames, user)
+    if isinstance(
+        model, jax_model.JaxModel
+    ):  # test_interface.py has the other runtimes agree with it
+        user = np.concatenate([PROMPT.user, USER], axis=1)
+        agreement_tests.assert_agree(TOY, params, None, frames, user)
     free = model.session(probes=True)
     assert not np.allclose(free.step(USER[:, 0]).probes.hidden, frames[19].probes.hidden, atol=1e-2)
     session.reset()
