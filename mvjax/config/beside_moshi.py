@@ -39,12 +39,14 @@ def follow(config: schema.Config, *, said: Sequence[str] = ()) -> schema.Config:
     except (FileNotFoundError, ModuleNotFoundError) as error:  # of the hub: loading will ask again
         _LOG.warning("%s; going on with the sizes of the experiment", error)
         return config
-    names = {"codec": moshi_keys.CODEC, "tokenizer": moshi_keys.TOKENIZER}
-    names |= keys.names if keys else {}
+    usual = {"codec": moshi_keys.CODEC, "tokenizer": moshi_keys.TOKENIZER}
+    names = usual | (dict(keys.names) if keys else {})
+    places = {name: files.beside(frozen.moshi, file) for name, file in names.items()}
     unsaid = {
-        name: files.beside(frozen.moshi, file)
-        for name, file in names.items()
+        name: place
+        for name, place in places.items()
         if not getattr(frozen, name) or (name == "moshi" and files.is_folder(frozen.moshi))
+        if names[name] != usual.get(name) or files.may_exist(place)  # a usual name is only a guess
     }
     config = dataclasses.replace(config, frozen=dataclasses.replace(frozen, **unsaid))
     if keys is None:

@@ -130,6 +130,8 @@ def test_without_a_config_all_is_as_the_experiment_says(tmp_path):
     assert followed.frozen.moshi == str(tmp_path)
     assert followed.frozen.codec == str(tmp_path / families.CODEC)
     assert beside_moshi.read("package:mvjax.digits/assets/moshi.safetensors") is None
+    (tmp_path / families.CODEC).unlink()  # so nothing of the usual name lies there
+    assert beside_moshi.follow(run).frozen.codec == ""
     folder = schema.Config(frozen=schema.FrozenFiles(str(tmp_path / "not yet there"), "s"))
     assert beside_moshi.follow(folder) == folder
     with pytest.raises(ValueError, match="got an empty one: .* Check frozen.moshi"):
