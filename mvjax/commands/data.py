@@ -48,6 +48,13 @@ def add(commands) -> None:
     arg("--name", metavar="NAME", help="name of the dataset, if several have this id")
     arg("--out", type=Path, metavar="PNG", help="also draw image, speakers and text stream")
 
+    arg = arguments.command(
+        data, "rows", rows, "draw rows of an experiment's mixture; count what they hold and what is cut",
+        "mvjax data rows experiments/digits.py --rows 10000")  # fmt: skip
+    arguments.experiment(arg)
+    arg("--rows", type=int, default=1000, metavar="N", help="rows of each part (%(default)s)")
+    arg("--json", action="store_true", help="print JSON: counts and shares")
+
 
 def digits(args: argparse.Namespace) -> int:
     """Makes the digits world's records."""
@@ -106,6 +113,22 @@ def show(args: argparse.Namespace) -> int:
 
         args.out.write_bytes(picture.png(shown))
         print(args.out)
+    return 0
+
+
+def rows(args: argparse.Namespace) -> int:
+    """Prints what the first rows of each part hold."""
+    if args.rows < 1:
+        raise ValueError(f"--rows: expected 1 or more, got {args.rows}")
+    run = arguments.load_experiment(args)
+    from mvjax.data.inspect import rows as rows_lib
+
+    found = rows_lib.count(run, rows=args.rows)
+    print(
+        json.dumps(rows_lib.as_json(run, found), indent=1)
+        if args.json
+        else rows_lib.table(run, found)
+    )
     return 0
 
 

@@ -9,11 +9,13 @@ by rows, and to resume, also on another number of processes, takes only the step
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from typing import cast
 
 import grain
+import numpy as np
 
 from mvjax import files, messages, types
 from mvjax.config import schema
@@ -82,11 +84,10 @@ def batches(
         config, bad_records.BadRecords(data.bad_record_budget, listing)
     )
     parts = {}
-    for number, name in enumerate(mixing.PARTS):
-        if rows := getattr(data, f"{name}_rows"):
-            seed = config.train.seed * 2 + number
-            endless = _examples(builder, history or mixing.start(data), name, rows=rows, seed=seed)
-            shares = endless.batch(rows // process_count, batch_fn=list)
+    for name in mixing.PARTS:
+        if count := getattr(data, f"{name}_rows"):
+            endless = rows(config, name, builder, history=history)
+            shares = endless.batch(count // process_count, batch_fn=list)
             parts[name] = shares[process_index::process_count]
     return Batches(parts, batch_spec.batch_spec(config), workers=data.workers)
 
@@ -117,18 +118,25 @@ def records_identity(data: schema.DataConfig) -> dict[str, str]:
     return {name: files.file_hash(path) for name, path in paths.items()}
 
 
-def _examples(
-    builder: examples.ExampleBuilder, history: mixing.History, part: str, *, rows: int, seed: int
+def rows(
+    config: schema.Config,
+    part: str,
+    builder: examples.ExampleBuilder,
+    *,
+    build: Callable[[examples.DecodedRecord, np.random.Generator], object] | None = None,
+    history: mixing.History | None = None,
 ) -> grain.MapDataset:
-    """The endless examples of a part, of all processes."""
+    """The endless rows of a part, of all processes; `build` makes a row of a record (None: its example)."""
     spoken = part == "speech"
+    seed = config.train.seed * 2 + mixing.PARTS.index(part)
+    count = getattr(config.data, f"{part}_rows")
 
     def source(name: str, number: int) -> examples.EpochShuffle:
         return builder.source(name, seed=seed * 1000 + number, spoken=spoken)
 
-    mixed = mixing.mix(history, part, rows=rows, source=source, seed=seed)
-    build = builder.speech if spoken else builder.speechless
-    return mixed.random_map(build)
+    history = history or mixing.start(config.data)
+    mixed = mixing.mix(history, part, rows=count, source=source, seed=seed)
+    return mixed.random_map(build or (builder.speech if spoken else builder.speechless))
 
 
 def _check(data: schema.DataConfig, process_count: int) -> None:

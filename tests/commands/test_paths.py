@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mvjax import cli, files
-from mvjax.config import schema
+from mvjax.config import schema, text
 
 PATHS = {
     "DIR",
@@ -45,7 +45,6 @@ def test_every_path_of_the_command_line_is_one_on_this_machine():
         "data ingest docci . --out gs://b/d",
         "data encode experiments/digits.py . --out s3://b --name x",
         "train experiments/digits.py --out s3://b/r",
-        "train experiments/digits.py --out r --set data.root=gs://b/d",
         "eval gs://b/r",
         "export gs://b/r --target mlx --out x",
         "dialogues speak gs://b/x.jsonl --out x",
@@ -72,5 +71,6 @@ def test_what_is_a_path_and_what_is_none():
             files.local(location)
     with pytest.raises(ValueError, match="gs://b/m: expected a path on this machine"):
         files.resolve("gs://b/m")
-    with pytest.raises(ValueError, match="gs://b: expected a path on this machine"):
-        schema.DataConfig(root="gs://b")
+    run = schema.Config(schema.FrozenFiles("moshi", "siglip"))
+    with pytest.raises(ValueError, match="data.root=gs://b: .*: expected a path on this machine"):
+        text.override(run, ["data.root=gs://b"])
