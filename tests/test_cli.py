@@ -1,5 +1,7 @@
 import errno
+import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -252,3 +254,42 @@ def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monk
     assert seen["shapes"] == ((1, 448, 448, 3), (8, 150))
     seen["verdict"] = "fail"
     assert run(capsys, *words)[0] == 1
+    assert seen["shapes"][1] == (8, 120)  # the released window is too long to talk past
+
+
+def test_export_verifies_a_folder_without_a_run(capsys, tmp_path):
+    from mvjax.export import verify
+
+    (tmp_path / "model.safetensors").write_text("weights")
+    certificate = {
+        "target": "mlx", "verdict": "pass", "files": verify.hashes(tmp_path),
+        "talked_past_window": True,
+    }  # fmt: skip
+    assert run(capsys, "export", "--verify", str(tmp_path))[0] == 2  # no certificate
+    (tmp_path / "certificate.json").write_text(json.dumps(certificate))
+    for content, status in (("weights", 0), ("others", 1)):
+        (tmp_path / "model.safetensors").write_text(content)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["export", "--verify", str(tmp_path)])
+        assert stop.value.code == status
+        told = capsys.readouterr().out
+        assert ("as certified: pass, 1 files" in told) == (status == 0)
+
+
+def test_examples_of_exports_are_of_what_the_digits_model_can(capsys):
+    """In the help, the README and the docs: no printed command is refused for the quickstart's run."""
+    from mvjax.digits import frozen_models
+    from mvjax.export import folder as export_folder
+
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--help"])
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", root / "BUILD.md", *(root / "docs").glob("*.md")]
+    text = capsys.readouterr().out + "".join(page.read_text() for page in pages)
+    examples = re.findall(r"mvjax export \S+ --target \w+[^`\n#]*", text)
+    assert len(examples) >= 4
+    for example in examples:
+        how = dict(re.findall(r"--(target|quantize|dtype) (\w+)", example))
+        export_folder.refuse(
+            frozen_models.MODEL, how["target"], how.get("dtype"), how.get("quantize")
+        )

@@ -18,7 +18,7 @@ from mvjax.dialogues import speech
 from mvjax.digits import benchmark, recipe, records, talk, voices
 from mvjax.eval import benchmarks, codec_check, metrics, switching
 from mvjax.eval import model as eval_model
-from mvjax.export import certificate, targets
+from mvjax.export import certificate, model_card, targets
 from mvjax.export import folder as export_folder
 from mvjax.report import html
 from mvjax.train import fit, load
@@ -123,11 +123,12 @@ def export(
     """Exports for each runtime; the certificate compares the runtime on the reloaded files with JAX."""
     user_codes = np.concatenate(_spoken(evaluation).user_codes[:2], axis=1)[:, :_CERTIFIED_FRAMES]
     pixels = images.normalize(evaluation.questions[0].image)[None]
+    results = model_card.RunResults(plan.config.train.steps, {"digits": evaluation.table})
     certificates = {}
     for target in TARGETS:
         folder = plan.out / "export" / target
         shutil.rmtree(folder, ignore_errors=True)
-        export_folder.export(model.params, model.config, target, folder)
+        export_folder.export(model.params, model.config, target, folder, results=results)
         certificates[target] = certificate.certify(
             model.params, model.config, folder, target, pixels=pixels, user_codes=user_codes
         )

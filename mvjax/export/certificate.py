@@ -3,7 +3,8 @@
 Three questions. *Values*: does the reloaded file hold the model's weights, rounded as its format rounds?
 *Computation*: does the runtime compute what JAX computes with the reloaded weights, as `agreement` compares
 them? *Loss*, if the format rounds: the same against the model as trained. The verdict is "pass", "lossy" (the
-file is right, and its loss is stated) or "fail".
+file is right, and its loss is stated) or "fail". Config files are compared key by key with what they should
+say, codec and tokenizer with the run's; `verify` checks the hashes of all files later.
 
 Besides the parameters that it is given, one whole model at a time is in memory, in float32: the runtime's,
 then JAX's with the reloaded weights, then JAX's as trained. The rest is compared leaf by leaf.
@@ -20,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jaxtyping import Float, Int
 
 from mvjax import files as files_lib
-from mvjax import tree
+from mvjax import messages, tree
 from mvjax.config import schema
-from mvjax.export import agreement, deviations, targets, weight_files
+from mvjax.export import agreement, deviations, runtime_configs, targets, verify, weight_files
 from mvjax.runtimes import interface, loading
 from mvjax.weights import checksums, file_names, frozen_files, lazy, placement
 
 MIN_FRAMES = 100  # of a conversation that a certificate is about
+_USUAL_FRAMES, _MANY_FRAMES = 120, 600
 
 _ALSO = {"candle": ", on the reloaded files; kyuteye_rs itself was not run"}
 _LOSS = (
@@ -50,7 +53,7 @@ def certify(
     quantization: targets.Quantization | None = None,
     tolerance: float = 1e-4,
 ) -> dict[str, Any]:
-    """Returns the certificate and writes it to `folder/certificate.json`.
+    """Returns the certificate and writes it to `folder/certificate.json`, whose earlier one goes first.
 
     Both sides compute as trained: what the config imitates of an upstream runtime, and no file tells one
     (how a conversation begins, eps of SigLIP's last norm), is left out. `pixels` lie in [-1, 1], `user_codes`
@@ -60,6 +63,7 @@ def certify(
       ValueError: if there are fewer than MIN_FRAMES frames.
       ModuleNotFoundError: if the runtime's package is not installed, with the remedy.
     """
+    (folder / file_names.CERTIFICATE).unlink(missing_ok=True)
     T = user_codes.shape[1]
     if T < MIN_FRAMES:
         raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
@@ -74,9 +78,13 @@ def certify(
         "target": target,
         "upstream": targets.UPSTREAM[target],
         "runtime": f"{runtime}{_ALSO.get(target, '')}",
-        **_files(weights),
+        "file": weights.name,
+        "files": verify.hashes(folder),
+        "not_as_exported": _other_files(config, folder, target, quantization),
         "stored_as": quantization or dtype or "as trained",
         "frames": T,
+        "window": model.backbone.window,
+        "talked_past_window": model.backbone.window < T,
         "tolerance": tolerance,
         **compare(reloaded),
         **_values(params, config, reloaded, target, dtype=dtype, quantization=quantization),
@@ -87,8 +95,15 @@ def certify(
     compared = compare(trained) if lossy else {}
     certificate["loss"] = {name: compared[name] for name in _LOSS} if lossy else None
     certificate |= _verdict(certificate)
-    (folder / file_names.CERTIFICATE).write_text(json.dumps(certificate, indent=1))
+    content = json.dumps(certificate, indent=1).encode()
+    files_lib.write_atomic(folder / file_names.CERTIFICATE, content)
     return certificate
+
+
+def usual_frames(model: schema.ModelConfig) -> int:
+    """Returns how many frames reach past the attention window, or few where that would take too long."""
+    past = max(model.backbone.window + 8, _USUAL_FRAMES)
+    return past if past <= _MANY_FRAMES else _USUAL_FRAMES
 
 
 def summary(certificate: dict[str, Any]) -> str:
@@ -98,6 +113,8 @@ def summary(certificate: dict[str, Any]) -> str:
         f" greedy tokens agree over {certificate['greedy_frames_equal']} frames",
         *certificate["reasons"],
     ]
+    if not certificate["talked_past_window"]:
+        lines.append(verify.window_note(certificate))
     if loss := certificate["loss"]:
         lines.append(
             f"stored as {certificate['stored_as']}, so beside the model as trained: logit error"
@@ -187,11 +204,41 @@ def _hash(leaves: Mapping[str, lazy.LazyTensor]) -> str:
     return digest.hexdigest()
 
 
-def _files(weights: Path) -> dict[str, str]:
-    hashes = {"file": weights.name, "file_sha256": files_lib.file_hash(weights)}
-    if weights.suffix == file_names.GGUF_SUFFIX:
-        hashes["vision_file_sha256"] = files_lib.file_hash(file_names.vision_file(weights))
-    return hashes
+def _other_files(
+    config: schema.Config,
+    folder: Path,
+    target: targets.Target,
+    quantization: targets.Quantization | None,
+) -> list[str]:
+    """Returns the keys of config files that are not as they should be; codec, tokenizer if not the run's."""
+    differing = []
+    for name, content in runtime_configs.contents(config.model, target, quantization).items():
+        text = (folder / name).read_text()
+        as_yaml = name == file_names.TORCH_CONFIG
+        found = _flat(yaml.safe_load(text) if as_yaml else json.loads(text))
+        wanted = _flat(content)
+        differing += [
+            f"{name}: {key}: expected {wanted.get(key, 'no such key')!r},"
+            f" found {found.get(key, 'no such key')!r}"
+            for key in sorted(wanted.keys() | found.keys())
+            if key not in wanted or key not in found or wanted[key] != found[key]
+        ]
+    sources = {file_names.CODEC: config.frozen.codec, file_names.TOKENIZER: config.frozen.tokenizer}
+    return differing + [
+        f"{name}: is not the run's, {source}"
+        for name, source in sources.items()
+        if files_lib.file_hash(folder / name) != files_lib.file_hash(files_lib.resolve(source))
+    ]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {path with dots: value}."""
+    flat = {}
+    for key, value in content.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
 
 
 def _verdict(certificate: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +254,10 @@ def _verdict(certificate: dict[str, Any]) -> dict[str, Any]:
         reasons.append(f"greedy tokens agree over {equal} of {frames} frames")
     if frozen["sha256_as_stored"] != frozen["sha256_in_export"]:
         reasons.append("the frozen tensors are not those that training started from")
+    reasons += certificate["not_as_exported"]
     if differing := certificate["values"]["not_as_exported"]:
-        reasons.append(f"the file does not hold these parameters of the model: {differing}")
+        reasons.append(
+            f"the file does not hold these parameters of the model: {messages.names(differing)}"
+        )
     passed = "pass" if certificate["loss"] is None else "lossy"
     return {"verdict": "fail" if reasons else passed, "reasons": reasons}

@@ -1,15 +1,11 @@
-"""Where an upstream runtime runs a design but computes it differently from the model as trained.
-
-Facts are from sections 2.2 - 5.4 of the reference notes.
-"""
+"""Where an upstream runtime, or its server, runs a design otherwise than the model was trained."""
 
 from __future__ import annotations
 
 import operator
 
-from mvjax import gates
 from mvjax.config import schema, upstream
-from mvjax.export import targets
+from mvjax.export import matrix, targets
 
 # {(field in which the runtimes differ, what a runtime has): what that means}
 _NOTES = {
@@ -44,45 +40,39 @@ ALWAYS: dict[targets.Target, tuple[str, ...]] = {
         "kyuteye_pt norms image tokens and computes gates in the dtype it serves in: in bfloat16 a gate"
         " logit moves in steps of 1/64",
         "kyuteye_pt resizes images as torch does: up to 2 gray levels from Pillow on noise",
+        "kyuteye_pt's server rounds weights and image tokens to bfloat16 unless it is started with"
+        " --dtype float32",
+        "kyuteye_pt's server keeps what one client's URL asks for (temperatures, xa_start,"
+        " image_resolution) for the clients after it",
     ),
     "mlx": (
-        "kyuteye_mlx rounds image keys and values to bfloat16 and computes gates in the dtype it serves"
-        " in",
+        "kyuteye_mlx rounds image features, keys and values to bfloat16 and computes gates in the dtype"
+        " it serves in",
         "kyuteye_mlx adds norm_cross(x) to the residual of a conversation without an image",
+        "kyuteye_mlx's server shows the image from frame 15 on unless it is started with --xa-start",
+        "kyuteye_mlx's server takes grayscale, palette and transparent images as they are: send RGB",
+        "kyuteye_mlx's server ends a conversation with an error 5 frames after --steps, at 320 s by"
+        " default",
     ),
     "candle": (
-        "kyuteye_rs computes gates in the dtype it serves in",
+        "kyuteye_rs computes gates in the dtype it serves in: bfloat16 on CUDA, float32 elsewhere",
         "kyuteye_rs resizes images as the Rust crate image does: up to 30 gray levels from Pillow on noise",
         "kyuteye_rs keeps the acoustic codes of call 0 in codec frame 0",
-        "kyuteye_rs stops at 4096 frames",
+        "kyuteye_rs stops at 4096 frames, 328 s; its server hangs up after 360 s",
     ),
 }
-_RELEASE = schema.ModelConfig()
-# what is built into the source of all runtimes, and of all but kyuteye_pt
-_ENCODER = operator.attrgetter("width", "layers", "heads", "hidden", "patch")
-_SIZES = operator.attrgetter(
-    "backbone.width", "backbone.layers", "backbone.heads", "backbone.hidden", "backbone.context",
-    "backbone.rope_base", "depformer.width", "depformer.layers", "depformer.heads",
-    "depformer.hidden", "codebooks", "codebooks_out", "text_vocab", "audio_vocab",
-)  # fmt: skip
 
 
 def deviations(config: schema.ModelConfig, target: targets.Target) -> list[str]:
     """Returns where the upstream runtime differs from this model in what no file of the export sets."""
-    name, notes = targets.UPSTREAM[target], []
-    if _ENCODER(config.siglip) != _ENCODER(_RELEASE.siglip):
-        notes.append(
-            f"{name} builds SigLIP So400m/14, so this encoder runs in mvjax's own runtimes only"
-        )
-    if target != "torch" and _SIZES(config) != _SIZES(_RELEASE):
-        notes.append(
-            f"{name} has the sizes of the released model in its source, so this model runs in mvjax's"
-            " own runtimes only"
-        )
+    name, settled = targets.UPSTREAM[target], upstream.settings("candle").keys()
+    notes = [
+        f"{name} {row.nearly[target]}"
+        for row in matrix.MATRIX
+        if target in row.nearly and row.made_by(config) and settled.isdisjoint(row.fields)
+    ]
     for path, value in upstream.settings("candle" if target == "candle" else name).items():
         ours = operator.attrgetter(path)(config)
         if ours != value and path not in _IN_FILE[target]:
             notes.append(f"{name} {_NOTES[path, value]}; the model has {path}={ours!r}")
-    if target == "candle" and isinstance(config.cross_attention.gate, gates.Constant):
-        notes.append("kyuteye_rs reports no gate activation for constant gates")
     return [*notes, *ALWAYS[target]]

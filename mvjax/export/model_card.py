@@ -13,7 +13,7 @@ import yaml
 
 from mvjax import run_folder, tree
 from mvjax.config import schema
-from mvjax.export import deviations, licenses, targets
+from mvjax.export import deviations, licenses, serving, targets
 from mvjax.weights import file_names
 
 _HUB = "hf://"
@@ -73,7 +73,7 @@ def text(
         steps=_DEPTH_STEPS.format(steps=model.codebooks_out, streams=model.codebooks - 1),
         training=_training(config, results),
         results=_results(results),
-        use=_use(config, target, quantization),
+        use=serving.text(model, target, quantization),
         differences="\n".join(f"- {note}" for note in differences) or "Nowhere.",
         lossy=_LOSSY if quantization or dtype else "",
     )
@@ -156,51 +156,6 @@ def _value(value: Any) -> str:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-
-def _use(
-    config: schema.Config, target: targets.Target, quantization: targets.Quantization | None
-) -> str:
-    file = targets.weight_file(target, quantization)
-    start = config.model.cross_attention.scope.start
-    match target:
-        case "torch":
-            return _TORCH_USE
-        case "mlx":
-            server = f"--xa-start {start + 1 if start else 0}"
-            return _MLX_USE.format(
-                file=file, codec=file_names.CODEC, spm=file_names.TOKENIZER, start=server
-            )
-        case "candle":
-            suffix = "" if quantization is None else "-q8"
-            return _CANDLE_USE.format(suffix=suffix, start=start)
-
-
-_TORCH_USE = """kyuteye_pt's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
-
-    uv run --project $MOSHIVIS/kyuteye_pt server moshika-vis.yaml --port 8088
-
-Without a repository in `hf_repo` it opens `model_pt.safetensors`, a link to `model.safetensors`. After an
-upload (`hf upload OWNER/NAME . --exclude model_pt.safetensors`) set `hf_repo: OWNER/NAME`; then the link is
-not needed."""
-
-_MLX_USE = """kyuteye_mlx's server, inside this folder, where it opens `siglip448.config` (`MOSHIVIS` is a
-checkout of kyutai-labs/moshivis; "q8" or "q4" in the file's name tells it the quantization):
-
-    uv run --project $MOSHIVIS/kyuteye_mlx server --moshi-weights {file} \\
-        --mimi-weights {codec} --tokenizer {spm} {start}
-
-After an upload (`hf upload OWNER/NAME .`): `--hf-repo OWNER/NAME`, and `-q 8` or `-q 4`, in place of
-the files."""
-
-_CANDLE_USE = """kyuteye_rs's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
-
-    openssl req -x509 -nodes -days 365 -newkey rsa:2048 -keyout key.pem -out cert.pem
-    cargo run --manifest-path $MOSHIVIS/kyuteye_rs/Cargo.toml --features cuda --bin moshi-backend -r -- \\
-        --config config-moshika-vis{suffix}.json standalone --vis
-
-The client says from which frame on the model sees: `xa_start={start}` in the URL (trained so; its own
-default is 16). After an upload (`hf upload OWNER/NAME .`) set `hf_repo` to OWNER/NAME; files that are not
-there are fetched."""
 
 _DEPTH_STEPS = """Do not place these weights in a PersonaPlex runtime. It has {streams} depth steps; given
 these {steps} it loads without an error and predicts the user's speech with copies of them."""

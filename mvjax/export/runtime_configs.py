@@ -5,28 +5,44 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mvjax import gates
 from mvjax.config import schema
-from mvjax.export import matrix, targets
+from mvjax.export import gate_words, matrix, server_matrix, targets
 from mvjax.weights import file_names, quantize
 
 OWN = "mvjax"  # key of what upstream does not ask for, and mvjax's own runtimes need
+TORCH_START = "mvjax_xa_start"  # the same in YAML, which upstream flattens; absent: 0
 
 _DEPTH_NORMS: dict[schema.NormKind, str] = {
     "variance": "rms_norm_f32",
     "mean_square": "real_rms_norm_f32",
 }
-_CANDLE_GATES: dict[gates.Gate, str] = {
-    gates.Constant("tanh"): "ConstantGatedTanh",
-    gates.Constant("sigmoid"): "ConstantGatedSigmoid",
-}
 _PORT = 8008
+
+
+def contents(
+    config: schema.ModelConfig,
+    target: targets.Target,
+    quantization: targets.Quantization | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Returns {name of the file: its mapping} of an export's config files: the runtime's, the encoder's."""
+    if target == "torch":
+        content = torch_config(config)
+    elif target == "mlx":
+        assert quantization != "q8_0"
+        content = mlx_config(config, quantization)
+    else:
+        content = candle_config(config, quantization)
+    return {
+        file_names.config(target, quantized=quantization is not None): content,
+        file_names.ENCODER_CONFIG: encoder_config(config.siglip),
+    }
 
 
 def torch_config(config: schema.ModelConfig) -> dict[str, Any]:
     """Returns `moshika-vis.yaml`: the keys of the release, then the sizes of MoshiConfig."""
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
-    gate, scope = adapters.gate, adapters.scope
+    gating, conditional = gate_words.TORCH_GATES[_gate(config)]
+    scope = adapters.scope
     feedforward = _feedforward(backbone.width, backbone.hidden)
     return {
         "hf_repo": None,
@@ -43,16 +59,19 @@ def torch_config(config: schema.ModelConfig) -> dict[str, Any]:
         "norm_xa": matrix.TORCH_NORMS[adapters.image_norm, adapters.image_norm_eps],
         "norm_extra": None,
         "xa_dim": adapters.dim,
-        "xa_gating": "none" if gate is None else gate.activation,
-        "xa_conditional_gating": isinstance(gate, gates.Conditional),
+        "xa_gating": gating,
+        "xa_conditional_gating": conditional,
         "xa_shared": True,
         "xa_gate_shared": adapters.share_gate,
         "xa_layers": list(adapters.layers),
-        "xa_start": scope.start,  # the release says "start", where its server stops (reference 5.5)
+        # The server passes no image before the frame that the client's URL names, and layers count from
+        # there: a start here would count twice. Of the release's "start", the server makes an error.
+        "xa_start": 0,
+        **({TORCH_START: scope.start} if scope.start else {}),
         "xa_end": "end" if scope.frames is None else scope.frames,
         "xa_step": 1,
         "xa_delay": 0,
-        # MoshiConfig; `norm` reaches the depth transformer only (reference 1.4)
+        # MoshiConfig; `norm` reaches the depth transformer only
         "dim": backbone.width,
         "num_layers": backbone.layers,
         "num_heads": backbone.heads,
@@ -76,7 +95,7 @@ def torch_config(config: schema.ModelConfig) -> dict[str, Any]:
 
 def mlx_config(config: schema.ModelConfig, mode: quantize.Mode | None = None) -> dict[str, Any]:
     """Returns `config.json`: the fields of kyuteye_mlx's LmConfig, files, quantization, image norm."""
-    backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
+    backbone, depformer = config.backbone, config.depformer
     start = config.cross_attention.scope.start
     scheme = None if mode is None else quantize.SCHEMES[mode]
     return {
@@ -91,13 +110,13 @@ def mlx_config(config: schema.ModelConfig, mode: quantize.Mode | None = None) ->
             "num_heads": backbone.heads,
             "num_layers": backbone.layers,
             "dim_feedforward": _mlx_feedforward(backbone.width, backbone.hidden),
-            "context": backbone.window - 1,  # a frame itself comes on top (reference 2.4)
+            "context": backbone.window - 1,  # a frame itself comes on top
             "max_period": backbone.rope_base,
             "norm": "rms_norm",
             "cross_attention": True,
             "xa_shared": True,
-            "xa_gating": "none" if adapters.gate is None else "sigmoid",
-            "xa_start": start + 1 if start else 0,  # compared after counting (reference 5.4)
+            "xa_gating": gate_words.MLX_GATES[_gate(config)],
+            "xa_start": start + 1 if start else 0,  # compared after counting
             "img_emb_dim": config.siglip.width,
         },
         "depformer": {
@@ -127,12 +146,6 @@ def candle_config(
 ) -> dict[str, Any]:
     """Returns the JSON of kyuteye_rs's server, and under "mvjax" the sizes that its source holds."""
     backbone, depformer, adapters = config.backbone, config.depformer, config.cross_attention
-    gate = adapters.gate
-    if isinstance(gate, gates.Conditional):
-        bias = "LearnableBias" if gate.bias else ""
-        gating = f"ConditionalGated{gate.activation.capitalize()}{bias}"
-    else:
-        gating = "Normal" if gate is None else _CANDLE_GATES[gate]
     return {
         "instance_name": "mvjax",
         "hf_repo": "",
@@ -156,12 +169,12 @@ def candle_config(
         },
         "image_prefix_backbone": f"Siglip{_nearest_encoder(config.siglip.image_size)}",
         "image_prefix_use_rms_norm": True,
-        "cross_attention_gating": gating,
+        "cross_attention_gating": gate_words.CANDLE_GATES[_gate(config)],
         "cross_attention_in_dims": adapters.dim,
         OWN: {
             "num_layers": backbone.layers,
             "num_heads": backbone.heads,
-            "context": backbone.window - 1,  # as kyuteye_rs counts (reference 2.4)
+            "context": backbone.window - 1,  # as kyuteye_rs counts
             "max_period": backbone.rope_base,
             "depformer_num_layers": depformer.layers,
             "depformer_num_heads": depformer.heads,
@@ -188,6 +201,14 @@ def encoder_config(config: schema.SiglipConfig) -> dict[str, Any]:
     }
 
 
+def _gate(config: schema.ModelConfig) -> str:
+    gate = config.cross_attention.gate
+    name = gate_words.name(gate)
+    if name is None:
+        raise ValueError(f"cross_attention.gate={gate!r}: no upstream runtime has it")
+    return name
+
+
 def _image_norm(config: schema.ModelConfig) -> dict[str, Any]:
     adapters = config.cross_attention
     return {"kind": adapters.image_norm, "eps": adapters.image_norm_eps}
@@ -211,4 +232,4 @@ def _scale(feedforward: int, width: int) -> float:
 
 
 def _nearest_encoder(image_size: int) -> int:
-    return min((224, 448, 896), key=lambda size: abs(size - image_size))
+    return min(server_matrix.IMAGE_SIZES, key=lambda size: abs(size - image_size))

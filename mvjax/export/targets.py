@@ -22,10 +22,21 @@ UPSTREAM: dict[Target, str] = {"torch": "kyuteye_pt", "mlx": "kyuteye_mlx", "can
 
 def refusals(config: schema.ModelConfig, target: Target) -> list[str]:
     """Returns why the target cannot run this design, each reason with a remedy; empty if it can."""
-    return [
+    made = [row for row in matrix.MATRIX if row.made_by(config)]
+    problems = [
         f"{_values(config, row.fields)}: {UPSTREAM[target]}: {row.refused[target]}; {row.remedy}"
-        for row in matrix.MATRIX
-        if target in row.refused and row.made_by(config)
+        for row in made
+        if target in row.refused
+    ]
+    fields: dict[str, tuple[str, ...]] = {}
+    for row in matrix.MATRIX:
+        fields.setdefault(row.kind, row.fields)
+    known = {row.kind for row in made}
+    return problems + [
+        f"{_values(config, fields[kind])}: {UPSTREAM[target]}: it has no such {kind};"
+        " retrain with one of `mvjax export --list`"
+        for kind in fields
+        if kind not in known
     ]
 
 

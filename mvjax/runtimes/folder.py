@@ -153,7 +153,10 @@ def read_torch(folder: Path) -> ExportedConfig:
         gate="none" if gating == "none" else conditional,
         activation="sigmoid" if gating == "none" else gating,
         image_layers=tuple(c["xa_layers"]) or tuple(range(c["num_layers"])),
-        scope=FrameRange(c["xa_start"], None if c["xa_end"] == "end" else c["xa_end"]),
+        scope=FrameRange(
+            c.values.get("mvjax_xa_start", c["xa_start"]),
+            None if c["xa_end"] == "end" else c["xa_end"],
+        ),
         delays=tuple(c["delays"]),
         codebooks_out=c["dep_q"],
         text_vocab=c["text_card"],

@@ -33,6 +33,26 @@ def config(target: str, *, quantized: bool) -> str:
     return {"torch": TORCH_CONFIG, "mlx": MLX_CONFIG, "candle": candle}[target]
 
 
+def owned(target: str) -> tuple[str, ...]:
+    """Returns every name that an export to a target may write, the certificate first."""
+    weights = (MODEL, *QUANTIZED[target].values())
+    more = {
+        "torch": (TORCH_LINK,),
+        "mlx": (),
+        "candle": tuple(vision_file(Path(name)).name for name in QUANTIZED["candle"].values()),
+    }[target]
+    configs = dict.fromkeys(config(target, quantized=q8) for q8 in (False, True))
+    return (CERTIFICATE, *weights, *more, CODEC, TOKENIZER, CARD, *configs, ENCODER_CONFIG)
+
+
+def target_of(folder: Path) -> str | None:
+    """Returns which target the export in a folder is for; None if there is none."""
+    if not (folder / ENCODER_CONFIG).is_file():
+        return None
+    names = {config(t, quantized=q8): t for t in QUANTIZED for q8 in (True, False)}
+    return next((t for name, t in names.items() if (folder / name).is_file()), None)
+
+
 def vision_file(gguf: Path) -> Path:
     """Returns the file with the image part beside a GGUF: X.q8_0.gguf -> X_vision_tower_..."""
     return gguf.with_name(gguf.name.rsplit(".", 2)[0] + _VISION_SUFFIX)

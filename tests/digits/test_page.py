@@ -10,6 +10,7 @@ from mvjax import files
 from mvjax.digits import page, recipe, stages
 from mvjax.eval import benchmarks, codec_check, metrics, switching
 from mvjax.eval import model as eval_model
+from mvjax.export import model_card
 from mvjax.report import html
 from mvjax.weights import mimi
 
@@ -102,3 +103,23 @@ def test_a_run_is_continued_if_its_records_are_there(tmp_path, short):
     (tmp_path / ("data-short" if short else "data")).mkdir()
     assert (first.continued, stages.plan(tmp_path, short=short).continued) == (False, True)
     assert not stages.plan(tmp_path, short=not short).continued
+
+
+def test_the_cards_of_the_exports_hold_steps_and_results(results, monkeypatch):
+    picture, silence = np.zeros((48, 48, 3), np.uint8), np.zeros(9, np.float32)
+    question = benchmarks.Question("0", "yesno", "?", picture, "yes", "a", silence, 3, 6)
+    ids = np.zeros((2, 100), np.int32)
+    spoken = eval_model.Streams(ids, *[np.zeros((2, 8, 100), np.int32)] * 2)
+    evaluation = dataclasses.replace(results.evaluation, questions=[question], spoken=spoken)
+    written = {}
+    monkeypatch.setattr(stages.certificate, "certify", lambda *_, **__: {})
+    monkeypatch.setattr(
+        stages.export_folder, "export", lambda *args, results: written.update({args[2]: results})
+    )
+    stages.export(results.model, evaluation, results.plan)
+    assert list(written) == list(stages.TARGETS)
+    for given in written.values():
+        how = {"dtype": None, "quantization": None, "results": given}
+        card = model_card.text({"xa": np.zeros(3)}, results.plan.config, "torch", **how)
+        assert "400 steps" in card and "| all | 96 | 0.95 | 0.8 |" in card
+        assert "unknown" not in card and "No results" not in card

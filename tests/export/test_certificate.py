@@ -1,5 +1,6 @@
 """Certificates: right files pass, rounded ones say what it costs, wrong ones fail."""
 
+import dataclasses
 import json
 import re
 
@@ -9,9 +10,9 @@ import toy
 
 from mvjax import tree
 from mvjax.config import upstream
-from mvjax.export import certificate, deviations, targets
+from mvjax.export import certificate, deviations, targets, verify, weight_files
 from mvjax.export import folder as export_folder
-from mvjax.weights import safetensors_io
+from mvjax.weights import file_names, safetensors_io
 
 TOY, FRAMES = exported.TOY, 104
 RUNTIME = {"torch": "torch", "mlx": "mlx.core", "candle": "torch"}
@@ -50,6 +51,10 @@ def test_certificate(target, run, tmp_path):
     assert found["values"] == {"tensors": len(tree.flatten(params)), "not_as_exported": []}
     assert ("kyuteye_rs itself was not run" in found["runtime"]) == (target == "candle")
     assert json.loads((out / "certificate.json").read_text()) == found
+    written = {path.name for path in out.iterdir()} - {"certificate.json"}
+    assert found["files"].keys() == written and found["not_as_exported"] == []
+    assert found["talked_past_window"] and found["window"] == TOY.backbone.context
+    assert verify.verify(out) == ([], [])
     export_folder.export(params, config, target, out)
     assert not (out / "certificate.json").exists()  # it would be of other files
 
@@ -82,7 +87,7 @@ def test_what_quantization_costs_is_stated(target, how, tmp_path):
     assert found["stored_as"] == how["quantization"]
     assert 1e-3 < found["loss"]["max_abs_logit_error"] < 0.5
     if target == "candle":
-        assert found["vision_file_sha256"] != found["file_sha256"]
+        assert "model_vision_tower_unquant.safetensors" in found["files"]
 
 
 def test_what_bfloat16_costs_is_stated(run, tmp_path):
@@ -141,3 +146,120 @@ def test_a_runtime_that_computes_otherwise_fails(run, tmp_path):
     text = "; ".join(found["reasons"])
     assert re.search(r"max_abs_text_logit_error = .* exceeds", text)
     assert "frozen" not in text
+
+
+def _set(path, key, value):
+    """Changes a key of a YAML, as an editor would."""
+    text = path.read_text()
+    assert f"\n{key}: " in text
+    path.write_text(re.sub(rf"(?m)^{key}: .*$", f"{key}: {value}", text))
+
+
+@pytest.mark.parametrize("context", [4, 3000])
+def test_a_wrong_context_fails_past_the_window(context, run, tmp_path):
+    pytest.importorskip("torch")
+    out = export_folder.export(*run, "torch", tmp_path / "out")
+    _set(out / "moshika-vis.yaml", "context", context)
+    found = certificate.certify(*run, out, "torch", **inputs())
+    assert found["verdict"] == "fail"
+    text = "; ".join(found["reasons"])
+    assert f"moshika-vis.yaml: context: expected 5, found {context}" in text
+    assert re.search(r"max_abs_text_logit_error = .* exceeds", text)
+
+
+def test_a_conversation_within_the_window_says_so_and_a_wrong_context_still_fails(tmp_path):
+    pytest.importorskip("torch")
+    backbone = dataclasses.replace(TOY.backbone, context=FRAMES)
+    model = dataclasses.replace(TOY, backbone=backbone)
+    params = exported.random_params(model, size=0.2)
+    config = exported.make_run(tmp_path, model, params)
+    out = export_folder.export(params, config, "torch", tmp_path / "out")
+    _set(out / "moshika-vis.yaml", "context", FRAMES + 1)
+    found = certificate.certify(params, config, out, "torch", **inputs(model))
+    assert not found["talked_past_window"] and found["max_abs_logit_error"] < 1e-4
+    assert found["reasons"] == [f"moshika-vis.yaml: context: expected {FRAMES}, found {FRAMES + 1}"]
+    assert "do not reach past the attention window of 104" in certificate.summary(found)
+    assert certificate.usual_frames(model) == 120
+    for window, frames in ((120, 128), (250, 258), (3000, 120)):
+        longer = dataclasses.replace(model, backbone=dataclasses.replace(backbone, context=window))
+        assert certificate.usual_frames(longer) == frames
+
+
+def test_every_file_is_the_runs_or_the_certificate_fails(run, tmp_path):
+    pytest.importorskip("torch")
+    params, config = run
+    out = export_folder.export(params, config, "candle", tmp_path / "out")
+    (out / file_names.CODEC).write_bytes(b"another")
+    path = out / "config-moshika-vis.json"
+    content = json.loads(path.read_text())
+    content["lm_config"]["text_eop_token"] = 1
+    content["mvjax"]["more"] = content.pop("port")
+    path.write_text(json.dumps(content))
+    found = certificate.certify(params, config, out, "candle", **inputs())
+    assert found["verdict"] == "fail"
+    text = "\n".join(found["reasons"])
+    for reason in (
+        "lm_config.text_eop_token: expected 0, found 1", "port: expected 8008, found 'no such key'",
+        "mvjax.more: expected 'no such key', found 8008", f"{file_names.CODEC}: is not the run's",
+    ):  # fmt: skip
+        assert reason in text, reason
+    assert file_names.TOKENIZER not in text
+
+
+def test_no_earlier_verdict_stays_when_certifying_raises(run, tmp_path, monkeypatch):
+    params, config = run
+    out = export_folder.export(params, config, "torch", tmp_path / "out")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    few = {**inputs(), "user_codes": inputs()["user_codes"][:, :9]}
+    for how, error in ((few, ValueError), (inputs(), KeyboardInterrupt)):
+        (out / "certificate.json").write_text('{"verdict": "pass"}')
+        monkeypatch.setattr(weight_files, "open_exported", interrupted)
+        with pytest.raises(error):
+            certificate.certify(params, config, out, "torch", **how)
+        assert not (out / "certificate.json").exists()
+
+
+def test_verify_finds_whatever_is_no_longer_as_certified(tmp_path, capsys):
+    names = ("model.safetensors", "moshika-vis.yaml", file_names.CODEC, "README.md")
+    for name in names:
+        (tmp_path / name).write_text(name)
+    (tmp_path / "model_pt.safetensors").symlink_to("model.safetensors")
+    with pytest.raises(ValueError, match="was not certified; export again"):
+        verify.verify(tmp_path)
+    recorded = {
+        "target": "torch", "verdict": "pass", "reasons": [], "files": verify.hashes(tmp_path),
+        "talked_past_window": False, "window": 250, "frames": 120,
+    }  # fmt: skip
+    certified = tmp_path / "certificate.json"
+    certified.write_text(json.dumps(recorded))
+    assert recorded["files"]["model_pt.safetensors"] == "link to model.safetensors"
+    problems, notes = verify.verify(tmp_path)
+    assert problems == [] and "window of 250" in notes[0]
+    assert verify.report(tmp_path) == 0
+    assert "as certified: pass, 5 files" in capsys.readouterr().out
+
+    (tmp_path / "model_pt.safetensors").unlink()  # a copy of the same is as good as the link
+    (tmp_path / "model_pt.safetensors").write_text("model.safetensors")
+    assert verify.verify(tmp_path)[0] == []
+    (tmp_path / "README.md").write_text("a license")
+    (tmp_path / "key.pem").write_text("secret")
+    (tmp_path / "tokenizer_spm_32k_3.model").write_text("one that a runtime reads")
+    (tmp_path / file_names.CODEC).write_text("another")
+    (tmp_path / "moshika-vis.yaml").unlink()
+    certified.write_text(json.dumps(recorded | {"verdict": "fail", "reasons": ["why"]}))
+    problems, notes = verify.verify(tmp_path)
+    assert problems == [
+        "the certificate's verdict is fail: why",
+        "moshika-vis.yaml: missing",
+        f"{file_names.CODEC}: changed since it was certified",
+        "tokenizer_spm_32k_3.model: added since, and a runtime may read it",
+    ]
+    assert notes[0] == "README.md: changed since it was certified" and "such as key.pem" in notes[1]
+    assert verify.report(tmp_path) == 1
+    assert "4 problems" in capsys.readouterr().out
+    certified.write_text('{"verdict": "pass"}')
+    with pytest.raises(ValueError, match="holds no hashes of all files"):
+        verify.verify(tmp_path)

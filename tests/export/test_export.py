@@ -10,7 +10,7 @@ import pytest
 import toy
 import yaml
 
-from mvjax import gates, scopes, tree
+from mvjax import files, gates, scopes, tree
 from mvjax.export import folder as export_folder
 from mvjax.export import licenses, model_card, targets, weight_files
 from mvjax.weights import file_names, rules
@@ -202,3 +202,70 @@ def test_an_unwritable_folder_is_named(run, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OSError, match="out"):
         export_folder.export(params, config, "torch", tmp_path / "out")
+
+
+def _state(folder):
+    """{name: bytes, or what a link points to} of a folder."""
+    return {
+        path.name: str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in folder.iterdir()
+    }
+
+
+def test_an_export_of_another_target_is_refused_and_stays(run, tmp_path):
+    out = export_folder.export(*run, "torch", tmp_path / "out")
+    before = _state(out)
+    for other in ("mlx", "candle"):
+        with pytest.raises(
+            ValueError, match=f"an export to {other} to replace, found an export to torch"
+        ):
+            export_folder.export(*run, other, out)
+    assert _state(out) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "model.safetensors"])
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_a_folder_of_something_else_keeps_its_files(name, target, run, tmp_path):
+    """A run folder has a config.json, too, and a repository its README.md."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    if name in file_names.owned(target):
+        with pytest.raises(ValueError, match=f"found other files .{name}"):
+            export_folder.export(*run, target, tmp_path / "out")
+        assert _state(tmp_path / "out") == {name: b"mine"}
+    else:
+        export_folder.export(*run, target, tmp_path / "out")
+        assert (tmp_path / "out" / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("earlier", ["none", "an empty folder", "an export"])
+def test_half_an_export_never_stays(error, earlier, run, tmp_path, monkeypatch):
+    params, config = run
+    out = tmp_path / "out"
+    if earlier == "an empty folder":
+        out.mkdir()
+    if earlier == "an export":
+        export_folder.export(params, config, "torch", out)
+        (out / "certificate.json").write_text("of these files")
+    before = _state(out) if out.exists() else None
+
+    def fail(*_, **__):
+        raise error("no space")
+
+    monkeypatch.setattr(model_card, "text", fail)  # the weights are written by then
+    with pytest.raises(error):
+        export_folder.export(params, config, "torch", out, dtype="bfloat16")
+    assert (_state(out) if out.exists() else None) == before
+
+
+def test_what_an_earlier_export_stored_otherwise_goes(tmp_path):
+    pytest.importorskip("gguf")
+    model, params = toy.QUANTIZABLE, toy.quantizable_params()
+    config = exported.make_run(tmp_path, model, params)
+    out = tmp_path / "out"
+    (out / files.DRAFT).mkdir(parents=True)  # of an export that was killed
+    for how in ({"quantization": "q8_0"}, {}, {"quantization": "q8_0"}):
+        export_folder.export(params, config, "candle", out, **how)
+        expected = FILES | UPSTREAM_FILES["candle", how.get("quantization")]
+        assert _state(out).keys() == expected

@@ -1,6 +1,5 @@
 """kyuteye_pt's own code beside ours: parts, whole forward passes, and 200 greedy streaming steps."""
 
-import contextlib
 import dataclasses
 import types
 import unittest.mock
@@ -65,8 +64,11 @@ def design(name: str):
     return dataclasses.replace(config, cross_attention=xa)
 
 
-def build(config, params, folder):
-    """Returns (MoshiVisGen, ImageProjection) through upstream's loader, from files that we write."""
+def build(config, params, folder, *, whole=False):
+    """Returns (MoshiVisGen, ImageProjection) through upstream's loader, from files that we write.
+
+    A `whole` sequence is given the image at once, so that the layers have to know where it starts.
+    """
     PT.cross_attention.SharedModuleType._instances.clear()  # else shared with the model before
     path = folder / "model.safetensors"
     weight_files.save_exported(path, params, config, "torch")
@@ -74,8 +76,10 @@ def build(config, params, folder):
     upstream_config["xa_shared"] = (
         config.cross_attention.share == "qkv"
     )  # no export of other designs
+    if whole:
+        upstream_config["xa_start"] = config.cross_attention.scope.start
     (folder / "model.yaml").write_text(yaml.safe_dump(upstream_config))
-    with _siglip_of(config.siglip):
+    with upstream.siglip_of(PT, config.siglip):
         gen, embedder = PT.loaders.get_moshi_vis(
             PT.config.KyuteyeConfig.from_yml(folder / "model.yaml"),
             str(path),
@@ -85,33 +89,6 @@ def build(config, params, folder):
         )
     _assert_every_name_is_used(path, gen.lm_model, embedder)
     return gen, embedder.eval()
-
-
-def _siglip_of(siglip):
-    """kyuteye_pt builds So400m whatever its config says: these sizes instead, while it builds."""
-    transformers = pytest.importorskip("transformers")
-    sizes = transformers.SiglipVisionConfig(
-        hidden_size=siglip.width,
-        num_hidden_layers=siglip.layers,
-        num_attention_heads=siglip.heads,
-        intermediate_size=siglip.hidden,
-        patch_size=siglip.patch,
-        image_size=siglip.image_size,
-        vision_use_head=False,
-    )
-
-    def model(config):
-        del config
-        return types.SimpleNamespace(vision_model=transformers.SiglipVisionModel(sizes))
-
-    encoder = unittest.mock.patch.multiple(
-        PT.image_encoder, SiglipVisionModel=model, SiglipVisionConfig=lambda **_: None
-    )
-    width = property(lambda _: siglip.width)
-    stack = contextlib.ExitStack()
-    stack.enter_context(encoder)
-    stack.enter_context(unittest.mock.patch.object(PT.enums.ImageEncoder, "out_dims", width))
-    return stack
 
 
 def _assert_every_name_is_used(path, lm, embedder):
@@ -138,7 +115,7 @@ def codes_of(config):
 def test_forward_text(name, tmp_path, compare):
     config = design(name)
     params = upstream.params(config)
-    gen, embedder = build(config, params, tmp_path)
+    gen, embedder = build(config, params, tmp_path, whole=True)
     pixels = np.stack([images.normalize(upstream.image())] * B)
     pixels[1] = -pixels[1]
     tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]
@@ -188,8 +165,11 @@ def talk(config, params, user, pixels):
 
 
 @torch.no_grad()
-def converse(gen, source, user):
-    """Returns (text ids, codec frames, text logits, audio logits, gates) of upstream's steps."""
+def converse(gen, source, user, *, start=0):
+    """Returns (text ids, codec frames, text logits, audio logits, gates) of upstream's steps.
+
+    The source is given from frame `start` on, as by its server.
+    """
     logits = []
     choose = PT.moshivis.sample_token
 
@@ -202,8 +182,9 @@ def converse(gen, source, user):
         unittest.mock.patch.object(PT.moshivis, "sample_token", recorded),
         gen.streaming(),
     ):
-        for codes in user.T:
-            outs.append(gen.step(torch.tensor(codes).long()[None, :, None], ca_src=source))
+        for frame, codes in enumerate(user.T):
+            seen = source if frame >= start else None
+            outs.append(gen.step(torch.tensor(codes).long()[None, :, None], ca_src=seen))
     every = 1 + gen.num_audio_codebooks_out
     assert outs[0][0] is None and len(logits) == every * len(outs)
     spoken = np.stack([tokens[0, :, 0].numpy() for tokens, _ in outs[1:]])
@@ -247,7 +228,9 @@ def test_scopes_in_streaming_steps(name, tmp_path, compare):
     user = upstream.user_codes(T)[:3] % config.audio_vocab
     with torch.no_grad():
         tokens = embedder(torch.tensor(pixels).permute(0, 3, 1, 2))["cross_attention_src"]
-    theirs = converse(gen, gen.precompte_ca_kv(tokens), user)
+    theirs = converse(
+        gen, gen.precompte_ca_kv(tokens), user, start=config.cross_attention.scope.start
+    )
     ours = talk(config, params, user, pixels)
     compare("text logits", exported.stacked(ours, "text_logits"), theirs.text_logits, 1e-4)
     compare("audio logits", exported.stacked(ours, "audio_logits"), theirs.audio_logits, 1e-4)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.machinery
+import multiprocessing.queues
 import os
 import subprocess
 import sys
@@ -111,6 +112,50 @@ def kyuteye_pt() -> types.SimpleNamespace:
     }
     with _standing_in(empty):
         return _import(names)
+
+
+def servers() -> types.SimpleNamespace:
+    """Imports the servers of kyuteye_pt and kyuteye_mlx, after the modules above."""
+    empty = {
+        "fire": {"Fire": None},
+        "line_profiler": {"LineProfiler": object},
+        "torchvision.io": {"ImageReadMode": types.SimpleNamespace(RGB=None), "decode_image": None},
+    }
+    of_items = classmethod(
+        types.GenericAlias
+    )  # as of Python 3.12, which kyuteye_mlx is written for
+    subscripted = unittest.mock.patch.object(
+        multiprocessing.queues.Queue, "__class_getitem__", of_items, create=True
+    )
+    with _standing_in(empty), subscripted:
+        return _import({"pt": "kyuteye.server", "mlx": "kyuteye_mlx.local_web"})
+
+
+def siglip_of(modules, siglip):
+    """kyuteye_pt builds So400m whatever its config says: these sizes instead, while it builds."""
+    transformers = pytest.importorskip("transformers")
+    sizes = transformers.SiglipVisionConfig(
+        hidden_size=siglip.width,
+        num_hidden_layers=siglip.layers,
+        num_attention_heads=siglip.heads,
+        intermediate_size=siglip.hidden,
+        patch_size=siglip.patch,
+        image_size=siglip.image_size,
+        vision_use_head=False,
+    )
+
+    def model(config):
+        del config
+        return types.SimpleNamespace(vision_model=transformers.SiglipVisionModel(sizes))
+
+    encoder = unittest.mock.patch.multiple(
+        modules.image_encoder, SiglipVisionModel=model, SiglipVisionConfig=lambda **_: None
+    )
+    width = property(lambda _: siglip.width)
+    stack = contextlib.ExitStack()
+    stack.enter_context(encoder)
+    stack.enter_context(unittest.mock.patch.object(modules.enums.ImageEncoder, "out_dims", width))
+    return stack
 
 
 def kyuteye_mlx() -> types.SimpleNamespace:

@@ -1,0 +1,90 @@
+"""Checks an export folder against its certificate: every file, every link, the verdict (`--verify DIR`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mvjax import files, messages
+from mvjax.weights import file_names
+
+_LINK = "link to "  # in place of a hash
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Returns {file: SHA-256, or "link to FILE"} of all that a folder holds, but for its certificate."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name == file_names.CERTIFICATE or not path.is_file():
+            continue
+        inside = path.is_symlink() and (path.parent / path.readlink()).parent == path.parent
+        found[name] = f"{_LINK}{path.readlink()}" if inside else files.file_hash(path)
+    return found
+
+
+def verify(folder: Path) -> tuple[list[str], list[str]]:
+    """Returns why a folder is not what its certificate vouches for, and what else there is to know.
+
+    Raises:
+      ValueError: if there is no certificate, or one without the hashes of all files.
+    """
+    certificate = _read(folder / file_names.CERTIFICATE)
+    recorded, target = certificate["files"], certificate["target"]
+    found = hashes(folder)
+    problems, notes = [], []
+    if certificate["verdict"] == "fail":
+        problems.append(f"the certificate's verdict is fail: {'; '.join(certificate['reasons'])}")
+    for name, value in recorded.items():
+        if name not in found:
+            problems.append(f"{name}: missing")
+        elif not _same(value, found[name], found):
+            where = notes if name == file_names.CARD else problems  # whose license people fill in
+            where.append(f"{name}: changed since it was certified")
+    added = sorted(found.keys() - recorded.keys())
+    read = set(file_names.owned(target))
+    problems += [
+        f"{name}: added since, and a runtime may read it" for name in added if name in read
+    ]
+    if others := [name for name in added if name not in read]:
+        notes.append(f"{len(others)} files are not certified, such as {others[0]}")
+    if not certificate["talked_past_window"]:
+        notes.append(window_note(certificate))
+    return problems, notes
+
+
+def report(folder: Path) -> int:
+    """Prints what `verify` returns of a folder; returns the exit status."""
+    problems, notes = verify(folder)
+    certificate = _read(folder / file_names.CERTIFICATE)
+    head = (
+        f"{len(problems)} problems; export again"
+        if problems
+        else f"as certified: {certificate['verdict']}, {len(certificate['files'])} files"
+    )
+    print(f"{folder}: {head}{messages.lines([*problems, *notes])}")
+    return 1 if problems else 0
+
+
+def window_note(certificate: dict[str, Any]) -> str:
+    """Returns what a certificate of a short conversation leaves out."""
+    return (
+        f"{certificate['frames']} frames do not reach past the attention window of"
+        f" {certificate['window']}: what a runtime does there was not compared (--frames says how many)"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: missing: {path.parent} was not certified; export again")
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict) or "files" not in content:
+        raise ValueError(f"{path}: holds no hashes of all files; export again")
+    return content
+
+
+def _same(recorded: str, found: str, files_found: dict[str, str]) -> bool:
+    """Whether a file is as recorded; a link may have become a copy of what it pointed to."""
+    linked = recorded.startswith(_LINK) and files_found.get(recorded.removeprefix(_LINK))
+    return found in (recorded, linked)
