@@ -109,9 +109,10 @@ def show(args: argparse.Namespace) -> int:
     shown = timeline.timeline(record, _pieces(args), schema.ModelConfig())
     print(timeline.text(shown))
     if args.out is not None:
+        from mvjax import files
         from mvjax.data.inspect import picture
 
-        args.out.write_bytes(picture.png(shown))
+        files.write_atomic(args.out, picture.png(shown))
         print(args.out)
     return 0
 

@@ -123,7 +123,7 @@ class FeatureReader:
             )
         try:
             self.index = msgspec.json.decode(file.read_bytes(), type=FeatureIndex)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{file}: expected an index of features: {error}") from error
         problems = []
         if (self.index.format, self.index.version) != (FORMAT, VERSION):

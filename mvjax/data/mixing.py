@@ -51,7 +51,7 @@ def resume(path: Path, data: schema.DataConfig, step: int) -> tuple[History, str
         return start(data), ""
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=History)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: expected a history of weights: {error}") from error
     past = tuple(segment for segment in saved if segment.step < step)
     now = Segment(step, data.speech, data.speechless)

@@ -189,6 +189,7 @@ def _make(out: Path, pictures: Path, voices: tts.Tts, seed: int, part: _Part) ->
             try:
                 image = items.load_image(pictures / dialogue.image) if dialogue.image else None
                 made, gaps = say(dialogue, voices, seed=seed, image=image)
+                seconds = made.samples().shape[1] / types.SAMPLE_RATE
             except ImportError:  # of the synthesizer: no dialogue can be spoken
                 raise
             except Exception as error:  # whatever a synthesizer raises is about this dialogue alone
@@ -198,7 +199,7 @@ def _make(out: Path, pictures: Path, voices: tts.Tts, seed: int, part: _Part) ->
                 summary.failed.append((dialogue.id, f"{named}{error}"))
                 continue
             summary.spoken += 1
-            summary.seconds += made.samples().shape[1] / types.SAMPLE_RATE
+            summary.seconds += seconds
             summary.gaps += gaps
             yield made
 

@@ -86,3 +86,10 @@ def test_a_damaged_history_is_an_error(tmp_path):
     path.write_text("[]")
     with pytest.raises(ValueError, match="from step 0 on"):
         mixing.resume(path, schema.DataConfig(), 5)
+
+
+def test_a_history_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "mixture.json"
+    path.write_bytes(b'[{"step": 0, "speech": [{"name": "\xff"}], "speechless": []}]')
+    with pytest.raises(ValueError, match=r"mixture\.json: expected a history of weights"):
+        mixing.resume(path, schema.DataConfig(), 5)

@@ -148,6 +148,26 @@ def test_an_mp3_without_a_count_is_decoded_to_its_end(tmp_path, before, after):
         spoken.read_audio(before + variable + after, channels=1, max_seconds=2.0)
 
 
+def test_audio_from_a_pipe_is_decoded_to_its_end(tmp_path):
+    """Who writes FLAC or WAV into a pipe cannot go back to write how long it is."""
+    flac = bytearray(encoded(tones(4, 24_000), 24_000, "FLAC"))
+    flac[21] &= 0xF0
+    flac[22:26] = bytes(4)
+    path = tmp_path / "a.flac"
+    path.write_bytes(flac)
+    assert soundfile.info(path).frames > 10**18
+    np.testing.assert_allclose(spoken.read_audio(path, channels=2), tones(4, 24_000), atol=1e-4)
+    assert spoken.duration(path, channels=2) == 4.0
+    with pytest.raises(ValueError, match="expected WAV, FLAC, OGG or MP3 audio"):
+        spoken.read_audio(bytes(flac[:-5000]), channels=2)
+    wav = encoded(tones(4, 24_000), 24_000)
+    at = wav.index(b"data") + 4
+    for size in (bytes(4), b"\xff" * 4):
+        piped = wav[:4] + size + wav[8:at] + size + wav[at + 4 :]
+        samples = spoken.read_audio(piped, channels=2)
+        np.testing.assert_allclose(samples, tones(4, 24_000), atol=1e-4)
+
+
 def test_an_mp3_with_a_count_is_held_to_it():
     whole = encoded(tones(2, 24_000), 24_000, "MP3")
     assert spoken.read_audio(whole, channels=2).shape == (2, 48_000)

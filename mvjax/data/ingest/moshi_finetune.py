@@ -157,7 +157,7 @@ def save_transcript(path: Path, dialogue: spoken.Spoken) -> None:
         transcript["facts"] = dialogue.facts
     if dialogue.image is not None:
         picture = path.with_suffix(".image")
-        picture.write_bytes(dialogue.image)
+        files.write_atomic(picture, dialogue.image)
         transcript["image"] = picture.name
     files.write_atomic(path, msgspec.json.encode(transcript))
 

@@ -35,7 +35,7 @@ class CodeStore:
         """Returns the codes of a key; None if there are none, or they are damaged."""
         try:
             codes = msgspec.msgpack.decode(self._path(key).read_bytes(), type=Codes)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         return codes if zlib.crc32(codes.codes) == codes.crc else None
 

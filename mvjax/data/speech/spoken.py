@@ -24,6 +24,7 @@ _BLOCK = 1 << 18  # samples read at a time
 RATES = (8_000, 192_000)  # samples per second that are converted; others are taken for damage
 LATE = "words after the end of their audio"
 _MOST_BYTES = 448_000 // 8  # of MPEG audio a second, at its highest bit rate
+_NO_COUNT = 2**63 - 1  # libsndfile's number of samples of a FLAC that does not say
 _TAG, _SHIFTS = 10, (21, 14, 7, 0)  # bytes of an ID3v2 header; its size has 7 bits a byte
 
 
@@ -56,9 +57,9 @@ def read_audio(
 ) -> Float32[np.ndarray, "channels samples"]:
     """Decodes WAV, FLAC, OGG or MP3 (a file, or its bytes) and converts it to 24 kHz.
 
-    An MP3 that does not say how long it is is decoded to its end. Raises FileNotFoundError if there is no
-    such file, and ValueError if it is not a complete audio file, has another number of channels (None: any)
-    or a rate outside RATES, is empty, longer, or not finite.
+    An MP3, FLAC or WAV that does not say how long it is is decoded to its end. Raises FileNotFoundError if
+    there is no such file, and ValueError if it is not a complete audio file, has another number of channels
+    (None: any) or a rate outside RATES, is empty, longer, or not finite.
     """
     place = str(source) if isinstance(source, Path) else f"audio of {len(source)} bytes"
     with _opened(source, place, channels, max_seconds) as (f, promised):
@@ -147,16 +148,31 @@ def _opened(
     if isinstance(source, Path) and not source.is_file():
         raise FileNotFoundError(f"{place}: no such audio file")
     try:
-        with soundfile.SoundFile(source if isinstance(source, Path) else io.BytesIO(source)) as f:
+        with _Stream(source if isinstance(source, Path) else io.BytesIO(source)) as f:
             _check_form(place, f, channels)
-            if f.format != "MP3":
-                yield f, f.frames
+            if f.format != "MP3" and (f.format != "WAV" or f.frames):
+                yield f, f.frames if f.frames != _NO_COUNT else None
                 return
         content = source.read_bytes() if isinstance(source, Path) else source
-        with soundfile.SoundFile(io.BytesIO(_behind_a_tag(content, max_seconds))) as behind:
-            yield behind, f.frames if behind.frames == f.frames else None
+        content = _behind_a_tag(content, max_seconds) if f.format == "MP3" else _unsized(content)
+        with _Stream(io.BytesIO(content)) as again:
+            yield again, f.frames if again.frames == f.frames else None
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(f"{place}: expected WAV, FLAC, OGG or MP3 audio: {error}") from error
+
+
+class _Stream(soundfile.SoundFile):
+    """An audio file that is read once: `SoundFile.read` would seek in it, and fails without a count."""
+
+    def seekable(self) -> bool:
+        """Whether to seek after a block is read: no."""
+        return False
+
+
+def _unsized(wav: bytes) -> bytes:
+    """The WAV with the size that stands for "to the end", instead of the zero that a pipe left."""
+    at = wav.find(b"data") + 4
+    return wav[:at] + b"\xff" * 4 + wav[at + 4 :]
 
 
 def _behind_a_tag(mp3: bytes, max_seconds: float) -> bytes:
@@ -175,10 +191,10 @@ def _behind_a_tag(mp3: bytes, max_seconds: float) -> bytes:
 def _read(file: soundfile.SoundFile, max_seconds: float) -> Float32[np.ndarray, "samples channels"]:
     """Reads to the end, or past max_seconds; in blocks, as a damaged header may promise too much."""
     blocks: list[np.ndarray] = [np.zeros((0, file.channels), np.float32)]
-    while file.tell() <= max_seconds * file.samplerate:
-        blocks.append(file.read(_BLOCK, dtype="float32", always_2d=True))
-        if not len(blocks[-1]):
-            break
+    left = max_seconds * file.samplerate
+    while left >= 0 and len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        blocks.append(block)
+        left -= len(block)
     return np.concatenate(blocks)
 
 
