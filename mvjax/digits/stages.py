@@ -114,7 +114,16 @@ def evaluate(model: eval_model.LoadedModel, plan: QuickstartPlan) -> benchmarks.
     path = plan.run / run_folder.ANSWERS
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(evaluation.answers, default=dataclasses.asdict, indent=1) + "\n")
+    keep_table(evaluation, plan)
     return evaluation
+
+
+def keep_table(evaluation: benchmarks.Evaluation, plan: QuickstartPlan) -> None:
+    """Writes the table as `mvjax eval` does, where the cards of exports find it, `mvjax export`'s too."""
+    table = {"step": plan.config.train.steps, "table": evaluation.table}
+    path = plan.run / run_folder.EVAL / "digits.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(table, indent=1) + "\n")
 
 
 def export(
@@ -123,7 +132,7 @@ def export(
     """Exports for each runtime; the certificate compares the runtime on the reloaded files with JAX."""
     user_codes = np.concatenate(_spoken(evaluation).user_codes[:2], axis=1)[:, :_CERTIFIED_FRAMES]
     pixels = images.normalize(evaluation.questions[0].image)[None]
-    results = model_card.RunResults(plan.config.train.steps, {"digits": evaluation.table})
+    results = model_card.read_results(plan.run, step=plan.config.train.steps)
     certificates = {}
     for target in TARGETS:
         folder = plan.out / "export" / target

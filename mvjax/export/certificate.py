@@ -225,7 +225,7 @@ def _other_files(
         ]
     sources = {file_names.CODEC: config.frozen.codec, file_names.TOKENIZER: config.frozen.tokenizer}
     return differing + [
-        f"{name}: is not the run's, {source}"
+        f"{name}: is not the run's"
         for name, source in sources.items()
         if files_lib.file_hash(folder / name) != files_lib.file_hash(files_lib.resolve(source))
     ]

@@ -116,6 +116,7 @@ def test_the_cards_of_the_exports_hold_steps_and_results(results, monkeypatch):
     monkeypatch.setattr(
         stages.export_folder, "export", lambda *args, results: written.update({args[2]: results})
     )
+    stages.keep_table(evaluation, results.plan)
     stages.export(results.model, evaluation, results.plan)
     assert list(written) == list(stages.TARGETS)
     for given in written.values():
