@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mvjax import messages
+from mvjax import files, messages
 
 # Written by `mvjax train`.
 CONFIG_TEXT = "config.txt"  # the config as `field = value` lines, to read and to diff
@@ -47,16 +47,17 @@ def parse(text: str) -> RunStep:
     """Reads RUN or RUN@STEP; a folder whose name is the whole text is meant as such.
 
     Raises:
-      ValueError: if STEP is no number.
+      ValueError: if STEP is no number, or RUN no path on this machine.
     """
     folder, at, step = text.rpartition("@")
-    if not at or Path(text).is_dir():
-        return RunStep(Path(text), None)
+    whole = files.local(text)
+    if not at or whole.is_dir():
+        return RunStep(whole, None)
     if not step.isdecimal():
         raise ValueError(
             f"{text}: expected RUN@STEP, such as runs/digits@300, got '{step}' as STEP"
         )
-    return RunStep(Path(folder), int(step))
+    return RunStep(files.local(folder), int(step))
 
 
 def bad_records(part: int) -> str:

@@ -22,7 +22,8 @@ Phase = Literal["data", "step", "callbacks", "checkpoint"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 RECENT = 50  # steps over which times are averaged
 COMPILATION = "the compilation of the step"  # a task that may take minutes
-SOON = 6.0  # seconds after which a wait is reported while a run starts, or for another process
+SOON = 6.0  # seconds after which a wait for another process is reported
+_START = 15.0  # seconds of a task after which one process that starts says what it does
 _DEVICES = (
     "waiting for the devices"  # of several processes: for one that is blocked on something else
 )
@@ -149,7 +150,7 @@ class Watchdog:
 
     def starting(self, name: str) -> contextlib.AbstractContextManager[None]:
         """`task` before the first step."""
-        return self.task(name, within=SOON)
+        return self.task(name, within=SOON if jax.process_count() > 1 else _START)
 
     def check(self) -> None:
         """Reports the current task if it is due; the thread calls this every second or oftener."""

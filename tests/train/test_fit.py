@@ -15,7 +15,6 @@ import toy
 from mvjax import run_folder, tree
 from mvjax.config import beside_moshi, schema
 from mvjax.train import callbacks, checkpoint, fit, load, phases, resume, trace
-from mvjax.train import step as step_lib
 
 MEASURED = "second|memory|utilization"
 MESH = schema.MeshConfig(data=2, fsdp=2, tensor=2)
@@ -183,32 +182,6 @@ def test_a_damaged_checkpoint_falls_back(whole, config, tmp_path):
     assert resumed.finished
     assert (folder / "checkpoints" / "00000010.damaged").is_dir()
     assert_same_run(whole[0], folder)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """A run without a model: one parameter, and steps that skip the batches of `skip`, counted from 1."""
-    skip = set()
-
-    def weights(run, mesh, files):
-        return load.ModelParams({"scale": jax.numpy.ones(3)}, {})
-
-    def make(run, mesh, *, adapters, frozen):
-        def train_step(state, frozen, batch):
-            bad = int(state.step) + 1 in skip
-            state = state._replace(step=state.step + 1, skipped=state.skipped + bad)
-            loss = jax.numpy.float32(float("nan") if bad else 2.5)
-            return state, {"loss": loss, "skipped": state.skipped}
-
-        return train_step
-
-    monkeypatch.setattr(load, "weights", weights)
-    monkeypatch.setattr(load, "frozen", lambda run, mesh, files: {})
-    monkeypatch.setattr(
-        load, "shapes", lambda run: jax.eval_shape(lambda: weights(run, None, None))
-    )
-    monkeypatch.setattr(step_lib, "make", make)
-    return skip
 
 
 def test_on_a_full_disk_the_run_goes_on_for_a_while(config, tmp_path, monkeypatch, capsys, quick):
