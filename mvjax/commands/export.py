@@ -15,7 +15,7 @@ def add(commands) -> None:
     arg = arguments.command(
         commands, "export", export, "write a ready-to-serve folder with its parity certificate",
         "mvjax export runs/digits --target candle --quantize q8_0 --out exported/digits")  # fmt: skip
-    arg("run_folder", type=Path, metavar="RUN", help="run folder of `mvjax train`")
+    arguments.trained_run(arg)
     arg("--target", "--to", choices=("torch", "mlx", "candle"), required=True,
         help="the runtime that will run it")  # fmt: skip
     arg("--out", type=Path, required=True, metavar="DIR", help="folder to write")
@@ -52,10 +52,10 @@ def export(args: argparse.Namespace) -> int:
 
     if args.frames is not None and args.frames < certificate.MIN_FRAMES:
         raise ValueError(f"--frames: expected {certificate.MIN_FRAMES} or more, got {args.frames}")
-    trained = load.trained(args.run_folder)
+    trained = load.trained(*args.trained_run)
     model = trained.config.model
     frames = args.frames or certificate.usual_frames(model)
-    results = model_card.read_results(args.run_folder, step=trained.step)
+    results = model_card.read_results(args.trained_run.folder, step=trained.step)
     how = {"dtype": args.dtype, "quantization": args.quantize}
     export_folder.export(
         trained.params, trained.config, args.target, args.out, results=results, **how

@@ -62,13 +62,16 @@ def start(
     """
     root = folder / run_folder.CHECKPOINTS
     if not distributed.from_first(lambda: checkpoint.exists(root)):
-        params = load.weights(run, mesh, files)
-        adapters, origin, notice = params.adapters, None, "new run"
-        if warm_start is not None:
-            adapters, origin = load.other_adapters(run, mesh, warm_start)
-            notice = f"new run, with the adapters of {origin}"
-        state = step_lib.new_state(run, mesh, adapters)
-        return RunStart(state, params.frozen, notice, {}, origin)
+        if warm_start is None:
+            params = load.weights(run, mesh, files)
+            state = step_lib.new_state(run, mesh, params.adapters)
+            return RunStart(state, params.frozen, "new run", {}, None)
+        adapters, origin = load.other_adapters(run, mesh, warm_start)
+        state, notice = (
+            step_lib.new_state(run, mesh, adapters),
+            f"new run, with the adapters of {origin}",
+        )
+        return RunStart(state, load.frozen(run, mesh, files), notice, {}, origin)
     saved = _newest(root)
     load.check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
     adapters = load.shapes(run).adapters

@@ -1,0 +1,50 @@
+"""RUN@STEP on the command line: every command that reads a trained run takes it in one way."""
+
+import json
+
+import pytest
+
+from mvjax import cli, run_folder
+from mvjax.eval import benchmarks
+from mvjax.eval import model as eval_model
+from mvjax.train import load
+
+
+class Stop(Exception):
+    """Ends a command where it would read the run."""
+
+
+@pytest.mark.parametrize("words", ["eval RUN", "export RUN --target torch --out x"])
+@pytest.mark.parametrize(("step", "expected"), [("", None), ("@300", 300)])
+def test_commands_read_the_checkpoint_of_the_step(words, step, expected, monkeypatch, tmp_path):
+    def trained(*arguments):
+        raise Stop(*arguments)
+
+    monkeypatch.setattr(load, "trained", trained)
+    run = tmp_path / "run"
+    with pytest.raises(Stop) as stopped:
+        cli.main(words.replace("RUN", f"{run}{step}").split())
+    assert stopped.value.args == (run, expected)
+
+
+def test_an_older_checkpoints_results_do_not_replace_those_of_the_newest(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        load, "trained", lambda folder, step: load.TrainedRun(None, {}, step or 400)
+    )
+    monkeypatch.setattr(eval_model, "load", lambda config, params: None)
+    table = [{"kind": "digit", "text": 0.5}]
+    found = benchmarks.Evaluation([], {}, None, table)
+    monkeypatch.setattr(benchmarks, "evaluate", lambda *arguments: found)
+    for run in (tmp_path, f"{tmp_path}@300"):
+        assert cli.main(["eval", str(run), "--prompt", "text", "--per-kind", "1"]) == 0
+    steps = {
+        path.name: json.loads(path.read_text())["step"]
+        for path in (tmp_path / run_folder.EVAL).iterdir()
+    }
+    assert steps == {"digits.json": 400, "digits@300.json": 300}
+
+
+def test_a_step_that_is_no_number_is_a_misuse(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["eval", "runs/a@last"])
+    assert "expected RUN@STEP, such as runs/digits@300" in capsys.readouterr().err
