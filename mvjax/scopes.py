@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Int
 class Scope:
     """`frames` frames from frame `start` on.
 
-    In kyuteye_pt, xa_start = start (0 is "start") and xa_end = frames (None is "end"). kyuteye_mlx counts
-    the frame before it compares, so there xa_start = start + 1. The keys xa_step and xa_delay of
-    kyuteye_pt's files do nothing: xa_step above 1 is refused, and xa_delay is never read.
+    In kyuteye_pt, xa_end = frames (None is "end"), and the client's URL says xa_start = start: its layers
+    count from the first frame that they are given the image in. kyuteye_mlx counts the frame before it
+    compares, so there --xa-start is start + 1. The keys xa_step and xa_delay of kyuteye_pt do nothing:
+    xa_step above 1 is refused, and xa_delay is never read.
     """
 
     start: int = 0
