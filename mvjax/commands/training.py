@@ -69,7 +69,7 @@ def train(args: argparse.Namespace) -> int:
             callbacks = [make_callback(run)] if make_callback else []
             fit.fit(run, args.out, callbacks=callbacks, profile=profile, **starts)
     except signals.Stopped as stopped:  # before it trained; it has been said
-        return stopped.status
+        signals.end(stopped.status)
     return 0
 
 

@@ -52,7 +52,10 @@ def resume(path: Path, data: schema.DataConfig, step: int) -> tuple[History, str
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=History)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected a history of weights: {error}") from error
+        raise ValueError(
+            f"{path}: expected a history of weights: {error}. Put back a copy; if the weights of this run"
+            " never changed, delete the file"
+        ) from error
     past = tuple(segment for segment in saved if segment.step < step)
     now = Segment(step, data.speech, data.speechless)
     if not past or past[0].step != 0:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 # SIGHUP: the terminal is gone; SIGUSR1, SIGUSR2, SIGXCPU: what schedulers send before the time is up
 STOPPING = (
@@ -108,7 +108,7 @@ class Signals:
         if self._doing:
             self.say(f"{name} while {self._doing}: ends at once; {lost}")
             if not self._ended.wait(_GRACE):
-                _end(Stopped(number).status)
+                end(Stopped(number).status)
         elif self._first is None:
             self._first = now
             self.wished.set()
@@ -117,7 +117,7 @@ class Signals:
             )
         elif number == signal.SIGINT and now > self._first + _ONE_PRESS:
             self.say(f"{name} again: ends at once; {lost}. Run the same command to resume.")
-            _end(Stopped(number).status)
+            end(Stopped(number).status)
 
 
 def _name(number: int) -> str:
@@ -128,8 +128,8 @@ def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _end(status: int) -> None:
-    """Ends this process as it is: Python may be waiting for a compiler or a device."""
+def end(status: int) -> NoReturn:
+    """Ends this process as it is: Python may be waiting for a compiler or a device, or for threads of jax."""
     if sys.stderr is not None and sys.stderr.isatty():
         print(end="\x1b[?25h\n", file=sys.stderr, flush=True)  # the progress line hid the cursor
     os._exit(status)

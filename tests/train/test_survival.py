@@ -69,7 +69,8 @@ def test_one_two_and_four_processes_are_one_run(tmp_path):
     two[1].send_signal(signal.SIGTERM)
     told = processes.finish(two)
     stopped = checkpoint_step(folder)
-    assert f"stopped at step {stopped}, saved" in told[0] and told[1].count("step") == 0
+    assert f"stopped at step {stopped}, saved" in told[0] and "stopped at" not in told[1]
+    assert "process 1 of 2: SIGTERM: finishes its step, saves and ends" in told[1]
     assert 5 <= stopped < 12
     told = processes.finish(processes.start(folder, *mesh, count=4, devices=1))
     assert f"resumes at step {stopped}; 12 steps" in told[0] and "4 processes" in told[0]
