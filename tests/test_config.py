@@ -112,6 +112,7 @@ def test_every_line_of_the_text_is_an_override():
         ("optim.betas=(0.8, 0.9)", "optim.betas", [0.8, 0.9]),
         ("train.trained=['xa/.*']", "train.trained", ["xa/.*"]),
         ("data.prepare=none", "data.prepare", None),
+        ("train.remat=none", "train.remat", "none"),
         ("data.prepare=json:loads", "data.prepare", "json:loads"),
         ("model.cross_attention.share=kv", "model.cross_attention.share", "kv"),
         ("model.cross_attention.gate=none", "model.cross_attention.gate", None),
