@@ -1,5 +1,6 @@
 """Configs in the words of the version before: read with a warning, or refused with a reason."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -171,6 +172,15 @@ def test_an_experiment_with_files_of_a_module_that_moved(tmp_path):
     with pytest.warns(FutureWarning, match="package:mvjax.tiny/ is now package:mvjax.digits/"):
         run = load(tmp_path / "exp.py", f"def config(): return schema.Config({files})")
     assert run.frozen.moshi == "package:mvjax.digits/assets/moshi.safetensors"
+
+
+def test_both_names_of_a_field_are_refused_where_both_are_written():
+    both = "optim.ema is now optim.ema_decay, and both are given"
+    with pytest.warns(FutureWarning), pytest.raises(ValueError, match=both):
+        schema.OptimConfig(ema=0.9, ema_decay=0.99)
+    with pytest.warns(FutureWarning):
+        replaced = dataclasses.replace(schema.OptimConfig(ema_decay=0.99), ema=0.9)
+    assert replaced.ema_decay == 0.9
 
 
 def test_an_old_name_is_known_in_its_own_class_only(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -124,6 +125,8 @@ def rows(args: argparse.Namespace) -> int:
     run = arguments.load_experiment(args)
     from mvjax.data.inspect import rows as rows_lib
 
+    data = dataclasses.replace(run.data, prepare=None)  # it looks at records, and makes none
+    run = dataclasses.replace(run, data=data)
     found = rows_lib.count(run, rows=args.rows)
     print(
         json.dumps(rows_lib.as_json(run, found), indent=1)

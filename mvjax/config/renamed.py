@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -121,7 +122,7 @@ def is_dropped(path: str, value: Any, *, warn: bool = True) -> bool:
 def reads_old_keywords(path: str) -> Callable[[type[T]], type[T]]:
     """Decorates the dataclass at a path of the config: it may be made with old names and values.
 
-    An old name wins over today's: `dataclasses.replace` gives both.
+    `dataclasses.replace` gives every field, too, and the old name wins there; else both names are refused.
     """
     names = {old.rpartition(".")[2]: new for old, new in RENAMED.items() if _is_in(path, old)}
     gone = {old.rpartition(".")[2]: old for old in REMOVED if _is_in(path, old)}
@@ -131,8 +132,14 @@ def reads_old_keywords(path: str) -> Callable[[type[T]], type[T]]:
 
         @functools.wraps(make)
         def init(self, *args, **values):
+            replaces = len(values) > len(dataclasses.fields(cast(Any, kind)))
             for name in [name for name in values if name in names]:
-                values[current_path(f"{path}.{name}").rpartition(".")[2]] = values.pop(name)
+                new = current_path(f"{path}.{name}").rpartition(".")[2]
+                if new in values and not replaces:
+                    raise ValueError(
+                        f"{path}.{name} is now {path}.{new}, and both are given; leave out {name}"
+                    )
+                values[new] = values.pop(name)
             for name in [name for name in values if name in gone]:
                 is_dropped(gone[name], values.pop(name))
             args = map(current_value, args)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from mvjax import files, messages, tree
+from mvjax import files, messages, run_folder, tree
 from mvjax.config import schema
 from mvjax.export import model_card, runtime_configs, targets, weight_files
 from mvjax.weights import file_names, mlx
@@ -80,6 +80,9 @@ def _replacing(out: Path, target: targets.Target) -> Iterator[Path]:
 
 def _refuse_folder(out: Path, target: targets.Target) -> None:
     """Refuses a folder whose files are not those of an earlier export to this target."""
+    if run_folder.is_run(out) or (out.exists() and not out.is_dir()):
+        what = "a run folder" if out.is_dir() else "a file"
+        raise ValueError(f"--out {out}: expected a folder for the export alone, got {what}")
     found = file_names.target_of(out)
     names = [name for name in file_names.owned(found or target) if os.path.lexists(out / name)]
     if names and found != target:

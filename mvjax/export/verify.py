@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mvjax import files, messages
+from mvjax import files, messages, run_folder
 from mvjax.weights import file_names
 
 _LINK = "link to "  # in place of a hash
@@ -76,9 +76,15 @@ def window_note(certificate: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if path.parent.is_file() or run_folder.is_run(path.parent):
+        what = "a file" if path.parent.is_file() else "a run folder"
+        raise ValueError(f"--verify {path.parent}: expected the folder of an export, got {what}")
     if not path.is_file():
         raise ValueError(f"{path}: missing: {path.parent} was not certified; export again")
-    content = json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); export again") from error
     if not isinstance(content, dict) or "files" not in content:
         raise ValueError(f"{path}: holds no hashes of all files; export again")
     return content

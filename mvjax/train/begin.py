@@ -11,7 +11,7 @@ from mvjax import run_folder, tree, types
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.data import mixing, mixture
-from mvjax.train import distributed, load, resume, sharding
+from mvjax.train import distributed, load, optim, resume, sharding
 from mvjax.train import phases as phases_lib
 from mvjax.train import step as step_lib
 
@@ -53,6 +53,7 @@ def session(
 ) -> tuple[Session, list[str]]:
     """Resumes or starts a run, and writes its config into the folder; returns notices for the user too."""
     sharding.check_rows(run.data, mesh)
+    optim.make(run.optim, steps=run.train.steps)  # a schedule that cannot be is refused here
     with watchdog.starting("the frozen weight files"):
         files = load.open_frozen(run)
     changed = distributed.from_first(lambda: resume.check_config(folder, run, extend=extend))

@@ -94,6 +94,7 @@ def fit(
             on_signal.say(
                 f"{folder}: finished, all {run.train.steps} steps are done; nothing is changed."
                 " To train on: --extend --set train.steps=N"
+                + (" (--from is not used)" if warm_start else "")
             )
             return Summary(**done)
         distributed.from_first(lambda: stack.enter_context(lock.held(folder)))

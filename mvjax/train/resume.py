@@ -82,6 +82,8 @@ def start(
         listing = messages.names(damaged, between="; ")
         notice += f" (set aside damaged checkpoints: {listing})"
     records, origin = saved.metadata.get("records", {}), saved.metadata.get("warm_start")
+    if warm_start is not None:
+        notice += f"; --from is not used: it started {f'from {origin}' if origin else 'anew'}"
     return RunStart(state, load.frozen(run, mesh, files), notice, records, origin)
 
 
@@ -127,6 +129,10 @@ def check_config(folder: Path, run: schema.Config, *, extend: bool = False) -> s
       ValueError: naming every field that differs.
     """
     if not checkpoint.exists(folder / run_folder.CHECKPOINTS):
+        if extend:
+            raise ValueError(
+                f"--extend: expected a run to go on with in {folder}, found no checkpoint"
+            )
         return ""
     changed = config_text.differences(load.read_config(folder), run)
     extended = [path for path in changed if re.fullmatch(EXTENDED, path)]
@@ -135,6 +141,9 @@ def check_config(folder: Path, run: schema.Config, *, extend: bool = False) -> s
         for path, (old, new) in changed.items()
         if not (re.fullmatch(FREE, path) or (extend and path in extended))
     ]
+    done = int(checkpoint.folders(folder / run_folder.CHECKPOINTS)[0].name)
+    if extend and "train.steps" in changed and run.train.steps < done:
+        bad.append(f"train.steps: the run has done {done}, more than {run.train.steps}")
     remedy = "\nSet these fields back to resume it, or choose another --out."
     if extended and not extend:
         remedy = f"\nTo go on with another {messages.names(extended)} add --extend.{remedy}"

@@ -77,6 +77,9 @@ def test_switching_is_the_share_that_p_concat_asks_for(config, p_concat):
 def test_the_command_prints_shares_and_json(config, capsys, monkeypatch):
     monkeypatch.setattr(data_command.arguments, "load_experiment", lambda args: config)
     args = data_command.argparse.Namespace(rows=48, json=False)
+    with pytest.raises(FileNotFoundError, match="expected records that are not there"):
+        data_command.rows(args)  # it makes none
+    mixture.ensure_records(config.data)
     assert data_command.rows(args) == 0
     printed = capsys.readouterr().out
     assert re.search(r"visual +48 +\d+\.\d%", printed) and "data.p_concat is 50.0%" in printed

@@ -236,6 +236,19 @@ def test_no_earlier_verdict_stays_when_certifying_raises(run, tmp_path, monkeypa
         assert not (out / "certificate.json").exists()
 
 
+def test_verify_names_what_it_cannot_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="expected the folder of an export, got a file"):
+        verify.verify(tmp_path / "file")
+    (tmp_path / "certificate.json").write_bytes(b'{"a\xff')
+    with pytest.raises(ValueError, match=r"certificate\.json: damaged .*; export again"):
+        verify.verify(tmp_path)
+    for name in ("config.json", "config.txt"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match="got a run folder"):
+        verify.verify(tmp_path)
+
+
 def test_verify_finds_whatever_is_no_longer_as_certified(tmp_path, capsys):
     names = ("model.safetensors", "moshika-vis.yaml", file_names.CODEC, "README.md")
     for name in names:

@@ -197,6 +197,17 @@ def test_a_dtype_beside_a_quantization_is_refused(run, tmp_path):
         export_folder.export(*run, "candle", tmp_path / "o", dtype="bfloat16", quantization="q8_0")
 
 
+def test_a_run_folder_or_a_file_is_no_folder_to_export_into(run, tmp_path):
+    params, config = run
+    (tmp_path / "file").write_text("")
+    for name in ("config.json", "config.txt"):
+        (tmp_path / name).write_text("{}")
+    for out, what in ((tmp_path, "a run folder"), (tmp_path / "file", "a file")):
+        with pytest.raises(ValueError, match=f"export alone, got {what}"):
+            export_folder.export(params, config, "torch", out)
+    assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / ".part").exists()
+
+
 def test_an_unwritable_folder_is_named(run, tmp_path):
     params, config = run
     (tmp_path / "out").write_text("a file")

@@ -77,6 +77,14 @@ def test_more_steps_and_another_learning_rate_need_the_flag(config, tmp_path, qu
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 4, 6, 8, 10, 12, 14, 16]
 
 
+def test_there_must_be_a_run_to_extend_with_no_more_steps_done(config, tmp_path, quick):
+    with pytest.raises(ValueError, match="--extend: expected a run to go on with in .*none"):
+        run(config, tmp_path / "none", extend=True)
+    run(config, tmp_path / "run", quiet=True)
+    with pytest.raises(ValueError, match="train.steps: the run has done 12, more than 9"):
+        run(toy.with_train(config, steps=9), tmp_path / "run", extend=True)
+
+
 def test_a_new_run_starts_with_the_adapters_of_another(config, tmp_path, quick, monkeypatch):
     first, second = tmp_path / "first", tmp_path / "second"
     run(config, first, quiet=True)
