@@ -240,7 +240,7 @@ def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monk
         return {"verdict": seen.get("verdict", "lossy")}
 
     trained = load.TrainedRun(run_config, {"a": 1}, 600)
-    monkeypatch.setattr(load, "trained", lambda folder: trained)
+    monkeypatch.setattr(load, "trained", lambda folder, step: trained)
     monkeypatch.setattr(export_folder, "export", lambda *a, **kw: seen.update(args=a, exported=kw))
     monkeypatch.setattr(certificate, "certify", certify)
     monkeypatch.setattr(certificate, "summary", lambda found: f"{found['verdict']}!")

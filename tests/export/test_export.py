@@ -210,9 +210,9 @@ def test_a_run_folder_or_a_file_is_no_folder_to_export_into(run, tmp_path):
 
 def test_an_unwritable_folder_is_named(run, tmp_path):
     params, config = run
-    (tmp_path / "out").write_text("a file")
+    (tmp_path / "file").write_text("a file")
     with pytest.raises(OSError, match="out"):
-        export_folder.export(params, config, "torch", tmp_path / "out")
+        export_folder.export(params, config, "torch", tmp_path / "file" / "out")
 
 
 def _state(folder):

@@ -225,6 +225,7 @@ def test_every_field_of_a_model_is_known_to_the_export():
         "cross_attention.gate.bias", "cross_attention.scope.start", "cross_attention.scope.frames",
         "cross_attention.layers",
         "dtype",  # of training; the runtimes have theirs
+        "stream.absent_start",  # of text-only rows; a conversation has all streams
     }  # fmt: skip
     assert _paths(schema.ModelConfig()) - known == set()
 

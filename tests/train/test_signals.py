@@ -12,8 +12,9 @@ import pytest
 from mvjax.train import output, signals
 
 WAITS = """
-import hashlib, sys, time
+import hashlib, signal, sys, time
 from mvjax.train import signals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 try:
     with signals.Signals() as on_signal:
         if sys.argv[1] == "train":
