@@ -3,13 +3,14 @@
 import jax
 import pytest
 
-from mvjax.train import load
-from mvjax.train import step as step_lib
-
 
 @pytest.fixture
 def quick(monkeypatch):
     """A run without a model: one parameter, and steps that skip the batches of `skip`, counted from 1."""
+    # Inside, because mvjax must not be imported before its annotations are instrumented.
+    from mvjax.train import load
+    from mvjax.train import step as step_lib
+
     skip = set()
 
     def weights(run, mesh, files):
