@@ -217,8 +217,10 @@ def test_a_process_that_dies_is_told(tmp_path):
 def test_an_interrupt_ends_all_processes_without_a_traceback(tmp_path):
     out, source = tmp_path / "out", moods(tmp_path / "d.jsonl", *["is"] * 3000)
     argv = ["dialogues", "speak", str(source), "--out", str(out), "--jobs", "2"]
+    # background jobs of a shell ignore Ctrl-C
+    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     running = subprocess.Popen(
-        [sys.executable, "-m", "mvjax", *argv],
+        [sys.executable, "-c", f"{heard}\nfrom mvjax import cli\nsys.exit(cli.main())", *argv],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
