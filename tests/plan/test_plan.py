@@ -207,12 +207,9 @@ def test_a_step_that_the_compiler_refuses_is_an_error():
         compiled_step._compile(Lowered(), chips.topology("v5e:2x2"))
 
 
-# The quickest with the long tests; all four take seven minutes and more: `make plans`.
+# All four take seven minutes and more: `make plans`.
 @pytest.mark.plans
-@pytest.mark.parametrize(
-    "pick",
-    [pytest.param(p, marks=pytest.mark.slow) if p == "v5p_2x2x4" else p for p in SLICES],
-)
+@pytest.mark.parametrize("pick", SLICES)
 def test_the_full_recipe_compiles_and_fits(pick):
     """The 8.3 B model on four slices; minutes each, or seconds if the same program was compiled before."""
     pytest.importorskip("libtpu")
