@@ -145,7 +145,7 @@ def profile(run: schema.Config) -> None:
     whole = stats.total_tt
     wanted = {
         "decode": "images.py", "resize_square": "images.py", "speech_codes": "collate.py",
-        "check_known": "streams.py", "speechless_row": "streams.py", "stored": "records/dataset.py",
+        "check_known": "streams.py", "turn_tokens": "streams.py", "stored": "records/dataset.py",
         "image": "records/dataset.py", "stack": "collate.py",
     }  # fmt: skip
     shares = {

@@ -127,15 +127,22 @@ class ExampleBuilder:
 
     def speechless(self, loaded: DecodedRecord, rng: np.random.Generator) -> types.Example:
         """A dialogue's transcript as text tokens: the exchanges that fit `speechless_tokens`."""
-        size, turns = self._config.data.speechless_tokens, loaded.record.turns
-        lengths = [streams.turn_length(turn, self._tokenizer) for turn in turns]
-        bounds, spans = windows.written_exchanges(turns, lengths)
-        kept = spans[windows.whole(bounds, size - 1, rng)]
-        name = (
-            loaded.name if len(kept) == len(spans) else f"{loaded.name}[{kept[0][0]}:{kept[-1][1]}]"
-        )
-        ids, mask = streams.speechless_row(turns[kept[0][0] : kept[-1][1]], self._tokenizer, size)
+        turns, size = loaded.record.turns, self._config.data.speechless_tokens
+        tokens, kept = self.turns(loaded, rng)
+        whole = kept == slice(0, len(turns))
+        name = loaded.name if whole else f"{loaded.name}[{kept.start}:{kept.stop}]"
+        ids, mask = streams.joined_turns(turns[kept], tokens[kept], size)
         return types.Example(name, ids[None], mask, np.ones(len(mask), bool), loaded.image)
+
+    def turns(
+        self, loaded: DecodedRecord, rng: np.random.Generator
+    ) -> tuple[list[list[int]], slice]:
+        """Draws the turns of a speechless row; returns the tokens of all turns, and which the row holds."""
+        turns = loaded.record.turns
+        tokens = [streams.turn_tokens(turn, self._tokenizer) for turn in turns]
+        bounds, spans = windows.written_exchanges(turns, [len(one) for one in tokens])
+        kept = spans[windows.whole(bounds, self._config.data.speechless_tokens - 1, rng)]
+        return tokens, slice(kept[0][0], kept[-1][1])
 
     def _unrelated(self, rng: np.random.Generator) -> DecodedRecord:
         source = self._talk[int(rng.choice(len(self._talk), p=self._talk_weights))]

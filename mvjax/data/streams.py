@@ -63,29 +63,32 @@ def speechless_row(
     A user's turn is BOS, its tokens, EOS; an assistant's turn is its tokens; BOS ends the dialogue.
     The loss mask covers the assistant's tokens and the BOS after them.
     """
+    return joined_turns(turns, [turn_tokens(turn, tokenizer) for turn in turns], length)
+
+
+def turn_tokens(turn: record.Turn, tokenizer: Tokenizer) -> list[int]:
+    """A turn's tokens in a speechless row, BOS and EOS of a user's included."""
+    # Word by word, so that ids are the same as in a text stream.
+    tokens = [i for word in turn.text.split() for i in word_tokens(tokenizer, word)]
+    return [BOS, *tokens, EOS] if turn.speaker == "user" else tokens
+
+
+def joined_turns(
+    turns: Sequence[record.Turn], tokens: Sequence[Sequence[int]], length: int
+) -> tuple[Int32[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+    """The `speechless_row` of turns, of each of which the tokens are known."""
     ids: list[int] = []
     mask: list[bool] = []
-    for turn in [*turns, None]:
-        user = turn is not None and turn.speaker == "user"
-        if turn is None or user:
-            ids.append(BOS)
-            mask.append(bool(mask) and ids[-2] != EOS)
-        if turn is not None:
-            # Word by word, so that ids are the same as in a text stream.
-            tokens = [i for word in turn.text.split() for i in word_tokens(tokenizer, word)]
-            tokens += [EOS] if user else []
-            ids += tokens
-            mask += [not user] * len(tokens)
+    for turn, its_tokens in [*zip(turns, tokens, strict=True), (None, [BOS])]:
+        answer = turn is not None and turn.speaker == "assistant"
+        if not answer:  # its BOS is what ends an answer
+            mask.append(bool(ids) and ids[-1] != EOS)
+        mask += [answer] * (len(its_tokens) - (not answer))
+        ids += its_tokens
     row, valid = np.full(length, types.ZERO_TOKEN, np.int32), np.zeros(length, bool)
     count = min(len(ids), length)
     row[:count], valid[:count] = ids[:count], mask[:count]
     return row, valid
-
-
-def turn_length(turn: record.Turn, tokenizer: Tokenizer) -> int:
-    """Number of a turn's tokens in a speechless row, BOS and EOS of a user's included."""
-    words = turn.text.split()
-    return sum(len(word_tokens(tokenizer, word)) for word in words) + 2 * (turn.speaker == "user")
 
 
 def prompt(turns: Sequence[record.Turn], tokenizer: Tokenizer) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import re
 from typing import NamedTuple, cast
 
 import msgspec
@@ -12,10 +11,9 @@ import numpy as np
 
 from mvjax import types
 from mvjax.config import schema
-from mvjax.data import examples, mixing, mixture, streams, tokenizers, windows
+from mvjax.data import examples, mixing, mixture, streams, windows
 from mvjax.data.records import bad_records, dataset
 
-_TURNS = re.compile(r"\[(\d+):(\d+)\]")  # after the name of a written dialogue that is cut
 _COLUMNS = ("rows", "whole", "start cut", "end cut", "switching", "padding", "targets cut")
 
 
@@ -47,13 +45,15 @@ def count(run: schema.Config, *, rows: int) -> dict[str, dict[str, RowCounts]]:
     """Draws the first rows of each part; returns {part: {dataset: counts}}; raises as `mixture.batches`."""
     mixture.batches(run)  # checks the config, and makes missing records
     builder = _WithoutImages(run, bad_records.BadRecords(run.data.bad_record_budget))
-    builds = {"speech": _speech, "speechless": _speechless}
     sizes = {"speech": run.data.speech_frames, "speechless": run.data.speechless_tokens}
+    builds = {
+        "speech": functools.partial(_speech, builder),
+        "speechless": functools.partial(_speechless, builder, sizes["speechless"]),
+    }
     found = {}
     for part in (name for name in mixing.PARTS if getattr(run.data, f"{name}_rows")):
         counts = collections.defaultdict(RowCounts)
-        build = functools.partial(builds[part], builder, tokenizers.load(run))
-        drawn = mixture.rows(run, part, builder, build=build)
+        drawn = mixture.rows(run, part, builder, build=builds[part])
         for number in range(rows):
             row = cast(_Row, drawn[number])
             _add(counts[row.dataset], row, sizes[part])
@@ -118,13 +118,9 @@ class _WithoutImages(examples.ExampleBuilder):
 
 
 def _speech(
-    builder: examples.ExampleBuilder,
-    tokenizer: streams.Tokenizer,
-    loaded: examples.DecodedRecord,
-    rng: np.random.Generator,
+    builder: examples.ExampleBuilder, loaded: examples.DecodedRecord, rng: np.random.Generator
 ) -> _Row:
     """Alone, or between unrelated talk."""
-    del tokenizer
     pieces = builder.pieces(loaded, rng)
     bounds = [windows.spoken_exchanges(piece.record) for piece, _ in pieces]
     cut = [place for _, place in pieces]
@@ -144,23 +140,22 @@ def _speech(
 
 def _speechless(
     builder: examples.ExampleBuilder,
-    tokenizer: streams.Tokenizer,
+    size: int,
     loaded: examples.DecodedRecord,
     rng: np.random.Generator,
 ) -> _Row:
-    row, turns = builder.speechless(loaded, rng), loaded.record.turns
-    part = _TURNS.fullmatch(row.id.removeprefix(loaded.name))
-    first, stop = map(int, part.groups()) if part else (0, len(turns))
-    lengths = [streams.turn_length(turn, tokenizer) for turn in turns]
-    _, mask = streams.speechless_row(turns, tokenizer, sum(lengths) + 1)
+    turns = loaded.record.turns
+    tokens, kept = builder.turns(loaded, rng)
+    _, targets = streams.joined_turns(turns, tokens, sum(map(len, tokens)) + 1)
+    ids, targets_kept = streams.joined_turns(turns[kept], tokens[kept], size)
     return _Row(
         loaded.name.partition("/")[0],
-        start_cut=first > 0,
-        end_cut=stop < len(turns) or sum(lengths[first:stop]) + 1 > row.codes.shape[1],
+        start_cut=kept.start > 0,
+        end_cut=kept.stop < len(turns) or sum(map(len, tokens[kept])) + 1 > size,
         switching=False,
-        filled=int((row.codes != types.ZERO_TOKEN).sum()),
-        targets=int(mask.sum()),
-        targets_kept=int(row.loss_mask.sum()),
+        filled=int((ids != types.ZERO_TOKEN).sum()),
+        targets=int(targets.sum()),
+        targets_kept=int(targets_kept.sum()),
     )
 
 
