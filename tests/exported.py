@@ -13,6 +13,7 @@ from mvjax.export import agreement
 from mvjax.export import folder as export_folder
 from mvjax.runtimes import folder as folder_lib
 from mvjax.runtimes import loading
+from mvjax.runtimes.jax import model as jax_model
 from mvjax.weights import big_vision, kyutai, rules
 
 TOY = toy.EXPORTED
@@ -53,6 +54,15 @@ def write(config, target, folder, *, params=None, **how):
     params = random_params(config) if params is None else params
     run = schema.Config(frozen=files, model=config)
     return params, export_folder.export(params, run, target, folder / target, **how)
+
+
+def in_runtime(name, folder):
+    """(random parameters, the toy model in a runtime: "jax", or an export in the folder)."""
+    if name == "jax":
+        params = random_params()
+        return params, jax_model.JaxModel(TOY, params)
+    params, folder = write(TOY, name, folder)
+    return params, open_model(folder)
 
 
 def open_model(folder):

@@ -16,11 +16,7 @@ PROMPT = prompts.personaplex(VOICE, [9, 8, 7], silence=(1, 2, 3), tone=(4, 5))
 
 @pytest.fixture(scope="module", params=("jax", "torch"))
 def opened(request, tmp_path_factory):
-    if request.param == "jax":
-        params = exported.random_params()
-        return params, jax_model.JaxModel(TOY, params)
-    params, folder = exported.write(TOY, request.param, tmp_path_factory.mktemp("export"))
-    return params, exported.open_model(folder)
+    return exported.in_runtime(request.param, tmp_path_factory.mktemp("export"))
 
 
 def test_the_frames_are_those_of_nvidias_runtime():

@@ -8,7 +8,6 @@ import test_runtimes as agreement_tests
 from mvjax import types
 from mvjax.export import agreement
 from mvjax.runtimes import interface, loading
-from mvjax.runtimes.jax import model as jax_model
 
 TOY, FRAMES = exported.TOY, 12  # more than twice the context
 PIXELS, USER = exported.inputs(FRAMES)
@@ -18,12 +17,7 @@ HOT = interface.Sampling(temperature=2.0, top_k=5)
 
 @pytest.fixture(scope="module", params=RUNTIMES)
 def opened(request, tmp_path_factory):
-    """(parameters, the toy model in a runtime)."""
-    if request.param == "jax":
-        params = exported.random_params()
-        return params, jax_model.JaxModel(TOY, params)
-    params, folder = exported.write(TOY, request.param, tmp_path_factory.mktemp("export"))
-    return params, exported.open_model(folder)
+    return exported.in_runtime(request.param, tmp_path_factory.mktemp("export"))
 
 
 def run(session, user=USER, **forced):
