@@ -21,7 +21,6 @@ from mvjax.train import (
     resume,
     sharding,
 )
-from mvjax.train import step as step_lib
 
 
 def check(
@@ -102,17 +101,14 @@ def _check_records(
 
 
 def _check_memory(run: schema.Config, mesh: jax.sharding.Mesh, tell: Callable[[str], None]) -> int:
-    state, frozen, batch = compiled_step.step_arguments(run, mesh)
-    step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
+    lowered = compiled_step.lower(run, mesh, compiled_step.step_arguments(run, mesh))
     try:
-        need = step.lower(state, frozen, batch).compile().memory_analysis()  # pyright: ignore
+        size = compiled_step.peak_memory(lowered.compile())
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         tell(f"memory: does not fit: {str(error).splitlines()[0]}")
         return 1
-    size = need.argument_size_in_bytes + need.output_size_in_bytes - need.alias_size_in_bytes
-    size += need.temp_size_in_bytes + need.generated_code_size_in_bytes
     limit = _limit(mesh)
     fits = distributed.anywhere(size > limit) is False
     tell(

@@ -39,7 +39,10 @@ def memory(monkeypatch):
         generated_code_size_in_bytes=0,
     )
     step = types.SimpleNamespace(
-        lower=lambda *arguments: step, compile=lambda: step, memory_analysis=lambda: need
+        trace=lambda *arguments: step,
+        lower=lambda **platforms: step,
+        compile=lambda: step,
+        memory_analysis=lambda: need,
     )
     monkeypatch.setattr(step_lib, "make", lambda *arguments, **options: step)
     arguments = compiled_step.StepArguments(types.SimpleNamespace(adapters={}), {}, ())
