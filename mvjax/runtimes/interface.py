@@ -11,24 +11,54 @@ Real time is a latency of less than 80 ms a step. Reference section 5.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
+MAX_TOP_K = 512
+MAX_PENALTY_CONTEXT = 256  # tokens
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the ids of one stream are sampled from its logits; a negative number is a ValueError."""
+    """How the ids of one stream are sampled from its logits, in this order; reference sections 1.7 and 5.5.
 
-    temperature: float = 0.0  # 0 is greedy decoding
-    top_k: int = 0  # draw from the so many most likely ids; 0: from all
+    The last three are of text alone. What is out of range is a ValueError.
+
+    Attributes:
+      temperature: 0 is greedy decoding.
+      top_k: draw from the so many most likely ids, at most MAX_TOP_K; 0: from all.
+      repetition_penalty: divides the positive logits of recent tokens, and multiplies negative ones.
+      repetition_penalty_context: how many tokens are recent, at most MAX_PENALTY_CONTEXT; padding is not
+        counted.
+      pad_multiplier: multiplies the probability of PAD by its exponential, before `top_k`.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    repetition_penalty_context: int = 0
+    pad_multiplier: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0:
+        ranges = {
+            "temperature": (0.0, 100.0),
+            "top_k": (0, MAX_TOP_K),
+            "repetition_penalty": (0.01, 100.0),
+            "repetition_penalty_context": (0, MAX_PENALTY_CONTEXT),
+            "pad_multiplier": (-100.0, 100.0),
+        }
+        wrong = [
+            f"{name}={getattr(self, name)} (from {least:g} to {most:g})"
+            for name, (least, most) in ranges.items()
+            if not least <= getattr(self, name) <= most
+        ]
+        if wrong:
             raise ValueError(
-                f"sampling: expected temperature and top_k of 0 or more, got {self};"
-                " temperature 0 is greedy decoding, top_k 0 draws from all ids"
+                f"sampling: out of range: {', '.join(wrong)}; temperature 0 is greedy"
+                " decoding, top_k 0 draws from all ids"
             )
 
 
@@ -95,6 +125,14 @@ class Frame:
     probes: Probes | None
 
 
+class Turn(NamedTuple):
+    """What one conversation of a batch is given for a frame; as the arguments of `Session.step`."""
+
+    user_codes: Int[np.ndarray, "U"]
+    text: int | None = None
+    audio: Int[np.ndarray, "Q"] | None = None
+
+
 @runtime_checkable
 class Session(Protocol):
     """One conversation; sessions of a model share its weights and nothing else."""
@@ -121,6 +159,59 @@ class Session(Protocol):
 
     def reset(self) -> None:
         """Starts a new conversation, with the random state of the seed and the image now shown."""
+        ...
+
+
+@runtime_checkable
+class Slots(Protocol):
+    """Up to `size` conversations that step together in one batch, each in a slot of its own.
+
+    One joins or leaves at any frame: nothing is compiled for it, and the others go on as they would alone.
+    """
+
+    @property
+    def size(self) -> int:
+        """How many conversations there is room for."""
+        ...
+
+    @property
+    def free(self) -> int:
+        """How many slots are free."""
+        ...
+
+    def join(
+        self,
+        image: Any | None = None,
+        *,
+        text_sampling: Sampling = GREEDY,
+        audio_sampling: Sampling = GREEDY,
+        seed: int = 0,
+    ) -> int:
+        """Starts a conversation; returns its slot. Arguments as of `Model.session`.
+
+        Raises:
+          RuntimeError: if no slot is free.
+        """
+        ...
+
+    def leave(self, slot: int) -> None:
+        """Ends the conversation of a slot, which is free then."""
+        ...
+
+    def show(self, slot: int, image: Any | None) -> None:
+        """As `Session.show`."""
+        ...
+
+    def reset(self, slot: int) -> None:
+        """As `Session.reset`."""
+        ...
+
+    def step(self, turns: Mapping[int, Turn]) -> dict[int, Frame]:
+        """Steps the conversations that are given a turn, by slot, one frame; the others stand still."""
+        ...
+
+    def warm_up(self) -> None:
+        """Compiles or captures all that a step needs; before the first conversation."""
         ...
 
 

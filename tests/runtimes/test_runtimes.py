@@ -97,7 +97,9 @@ def test_sampling_on_the_host():
     logits = np.array([0.0, 3.0, 1.0, 2.0], np.float32)
 
     def draw(sampling, seed):
-        return host_sampling.sample(logits, sampling, np.random.default_rng(seed))
+        return host_sampling.choose(
+            logits, np.random.default_rng(seed).random(), sampling.temperature, sampling.top_k
+        )
 
     assert draw(interface.GREEDY, 0) == 1
     top_2 = interface.Sampling(temperature=5.0, top_k=2)
