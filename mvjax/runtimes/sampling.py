@@ -1,8 +1,8 @@
 """Sampling by inverse transform: the host draws one uniform number an id, an engine turns it into the id.
 
 So the settings and the random state of a conversation are inputs of the step, not part of the compiled
-program, and every runtime chooses the same id from the same logits. `choose` is the definition, in numpy; each
-engine has it in its framework.
+program, and every runtime chooses the same id from the same logits. `choose` is the definition, in numpy;
+each engine has it in its framework.
 """
 
 from __future__ import annotations
