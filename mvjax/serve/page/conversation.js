@@ -1,0 +1,173 @@
+/** One conversation: the microphone to the server, its answers to the loudspeaker, and the account of both. */
+
+import { AudioDevice, MicrophoneError } from "./audio.js";
+import { Connection } from "./connection.js";
+import { Hush } from "./hush.js";
+import { Latency } from "./latency.js";
+import { Recording } from "./recording.js";
+import * as wire from "./wire.js";
+
+const SILENCE = new Int16Array(wire.FRAME_SAMPLES);
+const REPORTS_A_PLAYED = 12; // the server hears about once a second what is played
+const IMAGE_SECONDS = 2.1; // between two images: the server takes one in 2 s
+
+const now = () => performance.now() / 1000;
+
+export class Conversation {
+  /**
+   * `url(resume)` names the endpoint, `picture` is what is seen first or null. `on` has a function for each event:
+   * state(name, detail), hello(hello), trouble(text), microphone(reason), text({text, level, frame, heard}),
+   * levels({user, assistant}), meter().
+   */
+  constructor({ url, picture, noiseSuppression, on }) {
+    Object.assign(this, { url, picture, noiseSuppression, on });
+    this.latency = new Latency();
+    this.recording = new Recording();
+    this.hush = new Hush();
+    this.hello = null;
+    this.status = null; // the server's latest
+    this.playback = null; // the worklet's latest report
+    this.stalled = 0; // microphone frames not sent, because the line was stalled or lost
+    this.live = false;
+    this.over = false;
+    this.reports = 0;
+    this.frame = 0; // captured frame that the newest answer belongs to
+    this.audio = new AudioDevice({
+      onFrame: (frame) => this.heard(frame),
+      onReport: (report) => this.played(report),
+      onMicrophoneLost: () => this.on.microphone("The microphone was unplugged or taken away: end and start again."),
+    });
+  }
+
+  async begin() {
+    this.on.state("starting");
+    await this.audio.open();
+    await this.openMicrophone();
+    if (this.over) return;
+    this.connection = new Connection({
+      url: this.url,
+      first: () => [this.picture ? wire.image(this.picture.bytes) : wire.request("no_image")],
+      on: {
+        queue: (queue) => this.on.state("queued", queue),
+        hello: (hello) => {
+          this.hello = hello;
+          this.recording.model = hello.model;
+          this.on.hello(hello);
+        },
+        ready: () => this.ready(),
+        audio: (pcm) => this.answered(pcm),
+        text: (text, level) => this.said(text, level),
+        status: (status) => {
+          this.status = status;
+          this.latency.status(status);
+        },
+        trouble: (text) => this.on.trouble(text),
+        lost: () => this.on.state("lost"),
+        closed: ({ error }) => this.end(error),
+      },
+    });
+  }
+
+  async openMicrophone() {
+    try {
+      await this.audio.openMicrophone({ noiseSuppression: this.noiseSuppression });
+    } catch (error) {
+      if (!(error instanceof MicrophoneError)) throw error;
+      this.on.microphone(error.message);
+    }
+  }
+
+  ready() {
+    this.latency.handshake();
+    if (!this.live) this.recording.show(0, this.picture);
+    this.live = true;
+    this.on.state("live");
+  }
+
+  heard({ pcm, level }) {
+    if (!this.live) return this.on.levels({ user: level });
+    const frame = this.latency.capture(now());
+    this.recording.hear(pcm);
+    if (this.connection.sendAudio(pcm)) this.latency.send(frame, now());
+    else {
+      this.latency.hold();
+      this.stalled++;
+    }
+    this.on.levels({ user: level });
+  }
+
+  answered(pcm) {
+    this.frame = this.latency.receive(now());
+    this.recording.say(pcm, this.frame);
+    this.audible = this.hush.hears(pcm);
+    this.audio.play(this.audible ? pcm : SILENCE, this.frame);
+  }
+
+  said(text, level) {
+    const heard = this.audible ?? true;
+    this.recording.note(this.frame, { who: "assistant", text, gate: level, ...(heard ? {} : { heard }) });
+    this.on.text({ text, level, frame: this.frame, heard });
+  }
+
+  played(report) {
+    this.playback = report;
+    this.on.levels({ assistant: report.level });
+    if (!report.playing || !report.last || !this.live) return;
+    const micTime = this.latency.played(report.last, now(), {
+      rate: wire.SAMPLE_RATE,
+      output: this.audio.outputSeconds,
+    });
+    if (++this.reports % REPORTS_A_PLAYED === 0) {
+      this.connection.send(wire.request("played", { mic_time: micTime }));
+      this.on.meter();
+    }
+  }
+
+  /** Silences what is being said, here and on the server. */
+  stop() {
+    this.hush.begin();
+    this.audio.flush();
+    this.connection?.send(wire.request("stop"));
+  }
+
+  mute(muted) {
+    this.audio.mute(muted);
+  }
+
+  async suppressNoise(noiseSuppression) {
+    this.noiseSuppression = noiseSuppression;
+    if (this.audio.stream) await this.openMicrophone();
+  }
+
+  /** Shows another image from now on, or none. */
+  show(picture) {
+    this.picture = picture;
+    if (this.live) this.recording.show(this.latency.captured, picture);
+    clearTimeout(this.showing);
+    const wait = Math.max(0, (this.shownAt ?? -IMAGE_SECONDS) + IMAGE_SECONDS - now());
+    this.showing = setTimeout(() => {
+      this.shownAt = now();
+      this.connection?.send(picture ? wire.image(picture.bytes) : wire.request("no_image"));
+    }, 1000 * wait);
+  }
+
+  ask(text) {
+    this.connection.send(wire.request("text", { text }));
+    this.recording.note(this.latency.captured, { who: "user", text });
+  }
+
+  set(sampling) {
+    if (this.live) this.connection.send(wire.request("settings", sampling));
+  }
+
+  /** Ends it; `error` says what went wrong, null if nothing did. */
+  end(error = null) {
+    if (this.over) return;
+    this.over = true;
+    this.live = false;
+    clearTimeout(this.showing);
+    this.connection?.close();
+    this.audio.close();
+    this.on.state("ended", error);
+  }
+}

@@ -1,0 +1,80 @@
+/** The settings dialog: sampling, noise suppression, the image's start; remembered in this browser. */
+
+const KEY = "mvjax.settings";
+const AT_THE_START = new Set(["xa_start"]); // the server takes it with the connection only
+
+export class Settings {
+  /** `onChange({sampling})` or `onChange({noiseSuppression})` says what a live conversation has to know. */
+  constructor(dialog, onChange) {
+    this.fields = [...dialog.querySelectorAll("input[type=number]")];
+    this.noise = dialog.querySelector("input[name=noise_suppression]");
+    this.defaults = {}; // the server's, once it told
+    this.onChange = onChange;
+    const saved = load();
+    for (const field of this.fields) field.value = saved[field.name] ?? "";
+    this.noise.checked = saved.noise_suppression ?? true;
+    dialog.addEventListener("change", ({ target }) => this.changed(target));
+    dialog.querySelector("[data-reset]").addEventListener("click", () => this.reset());
+  }
+
+  /** Names and values that differ from the server's choice, for the query of a new conversation. */
+  get chosen() {
+    const fields = this.fields.filter((field) => field.value !== "" && field.checkValidity());
+    return Object.fromEntries(fields.map((field) => [field.name, field.value]));
+  }
+
+  get noiseSuppression() {
+    return this.noise.checked;
+  }
+
+  /** The server tells its sampling: what was not chosen here is its default. */
+  told(sampling = {}) {
+    for (const field of this.fields) {
+      if (field.value !== "" || !(field.name in sampling)) continue;
+      this.defaults[field.name] = sampling[field.name];
+      field.placeholder = sampling[field.name];
+    }
+  }
+
+  changed(field) {
+    if (field === this.noise) this.onChange({ noiseSuppression: this.noise.checked });
+    else if (!field.reportValidity()) return;
+    else this.tell([field]);
+    this.save();
+  }
+
+  reset() {
+    const changed = this.fields.filter((field) => field.value !== "");
+    for (const field of changed) field.value = "";
+    this.tell(changed);
+    if (!this.noise.checked) {
+      this.noise.checked = true;
+      this.onChange({ noiseSuppression: true });
+    }
+    this.save();
+  }
+
+  tell(fields) {
+    const values = fields
+      .filter(({ name }) => !AT_THE_START.has(name))
+      .map(({ name, value }) => [name, value === "" ? this.defaults[name] : Number(value)])
+      .filter(([, value]) => value !== undefined);
+    if (values.length) this.onChange({ sampling: Object.fromEntries(values) });
+  }
+
+  save() {
+    try {
+      localStorage.setItem(KEY, JSON.stringify({ ...this.chosen, noise_suppression: this.noise.checked }));
+    } catch {
+      // private windows may have no storage: then the settings last as long as the page
+    }
+  }
+}
+
+function load() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+  } catch {
+    return {};
+  }
+}
