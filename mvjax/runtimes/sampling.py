@@ -108,26 +108,3 @@ def choose(
         scaled[scaled < np.partition(scaled, -top_k)[-top_k]] = -np.inf
     cumulative = np.cumsum(np.exp(scaled - scaled.max()))
     return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-
-
-class HostSampler:
-    """One conversation's sampling of text and audio on the host, with one random state."""
-
-    def __init__(self, text: interface.Sampling, audio: interface.Sampling, *, seed: int) -> None:
-        self._text, self._audio, self._seed = text, audio, seed
-        self.reset()
-
-    def reset(self) -> None:
-        """Returns to the random state of the seed."""
-        self._random = np.random.default_rng(self._seed)
-
-    def text(self, logits: Float[np.ndarray, "V"]) -> int:
-        """Returns a text token."""
-        return self._draw(logits, self._text)
-
-    def audio(self, logits: Float[np.ndarray, "C"]) -> int:
-        """Returns an audio code."""
-        return self._draw(logits, self._audio)
-
-    def _draw(self, logits: np.ndarray, how: interface.Sampling) -> int:
-        return choose(logits, self._random.random() * (1 - 2**-22), how.temperature, how.top_k)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Container, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
@@ -47,6 +47,7 @@ class Outputs(NamedTuple):
     probes: dict[str, np.ndarray] | None
 
 
+@runtime_checkable
 class Engine(Protocol):
     """The KV caches and images of B rows on a device, and the step."""
 

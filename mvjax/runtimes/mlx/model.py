@@ -15,8 +15,8 @@ import mlx.nn as nn
 import numpy as np
 
 from mvjax.runtimes import folder as folder_lib
-from mvjax.runtimes import host, network
-from mvjax.runtimes.mlx import tensors
+from mvjax.runtimes import network
+from mvjax.runtimes.mlx import engine, tensors
 
 
 def on_cpu() -> bool:
@@ -24,7 +24,7 @@ def on_cpu() -> bool:
     return mx.default_device() == mx.Device(mx.cpu)
 
 
-class MlxModel(host.HostModel):
+class MlxModel(network.Network):
     """As `interface.Model`.
 
     Args:
@@ -41,9 +41,13 @@ class MlxModel(host.HostModel):
         self._scheme = dataclasses.asdict(config.quantized) if config.quantized else {}
         super().__init__(config, tensors.load(config, dequantized=on_cpu()))
 
-    def keys_values(self, pixels: np.ndarray) -> network.KeysValues:
-        """As `network.Network.keys_values`, computed once and not with the first frame."""
-        kv = super().keys_values(pixels)
+    def engine(self, rows: int, *, probes: bool) -> engine.Engine:
+        """As `slots.BatchedModel.engine`."""
+        return engine.Engine(self, rows, probes=probes)
+
+    def encode_image(self, pixels: np.ndarray) -> network.KeysValues:
+        """As `interface.Model.encode_image`, computed once and not with the first frame."""
+        kv = super().encode_image(pixels)
         mx.eval(kv)
         return kv
 
@@ -58,14 +62,14 @@ class MlxModel(host.HostModel):
             y = y.reshape(*x.shape[:-1], -1)
         return y if bias is None else y + bias
 
-    def _row(self, name: str, i: int) -> mx.array:
+    def _rows(self, name: str, ids: mx.array) -> mx.array:
         parts = (self.weights.get(f"{name}.{part}") for part in ("weight", "scales", "biases"))
-        rows = [part[i : i + 1] for part in parts if part is not None]
-        return (rows[0] if len(rows) == 1 else mx.dequantize(*rows, **self._scheme))[0]
+        rows = [part[mx.maximum(ids, 0)] for part in parts if part is not None]
+        found = rows[0] if len(rows) == 1 else mx.dequantize(*rows, **self._scheme)
+        return mx.where(ids[:, None] >= 0, found, 0.0)
 
     def _attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        scale = q.shape[-1] ** -0.5
-        return mx.fast.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0]
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
 
     def _layer_norm(self, name: str, x: mx.array) -> mx.array:
         weight, bias = (self.weights[f"{name}.{part}"] for part in ("weight", "bias"))
@@ -76,10 +80,22 @@ class MlxModel(host.HostModel):
 
     def _patches(self, pixels: np.ndarray, kernel: mx.array, size: int) -> mx.array:
         kernel = kernel.transpose(0, 2, 3, 1)  # OIHW -> OHWI
-        return mx.conv2d(mx.array(pixels), kernel, stride=size).reshape(-1, kernel.shape[0])
+        return mx.conv2d(mx.array(pixels), kernel, stride=size).reshape(1, -1, kernel.shape[0])
 
-    def _numpy(self, x: mx.array) -> np.ndarray:
-        return np.array(x)
+    def _float(self, x: mx.array) -> mx.array:
+        return x.astype(mx.float32)
+
+    def _as(self, x: mx.array, like: mx.array) -> mx.array:
+        return x.astype(like.dtype)
+
+    def _largest(self, x: mx.array, count: int) -> mx.array:
+        return mx.sort(mx.topk(x, count))[:, ::-1]
+
+    def _at(self, x: mx.array, index: mx.array) -> mx.array:
+        return mx.take_along_axis(x, index[:, None], 1)
+
+    def _marked(self, ids: mx.array, size: int) -> mx.array:
+        return mx.put_along_axis(mx.zeros((len(ids), size), mx.bool_), ids, mx.array(True), 1)
 
 
 def _matmul(x: mx.array, weight: mx.array) -> mx.array:
