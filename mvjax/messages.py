@@ -19,10 +19,15 @@ def names(items: Iterable[object], *, shown: int = SHOWN_NAMES, between: str = "
     return between.join(map(str, _cut(items, shown))) or "nothing"
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Returns the number with its noun: "1 step", "3 steps"; `many` where it is not `one` and an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a question with the most similar known name; if none is similar, the known names."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"expected one of: {names(known)}"
 
 

@@ -81,7 +81,8 @@ def assert_same_tree(expected: Tree, actual: Tree, *, place: str) -> None:
             a, b = _describe(want[path]), _describe(have[path])
             if a != b:
                 problems.append(f"{path}: expected {a}, got {b}")
-    refuse(problems, f"{place}: {len(problems)} parameters differ")
+    differing = messages.counted(len(problems), "parameter differs", "parameters differ")
+    refuse(problems, f"{place}: {differing}")
 
 
 def refuse(problems: Sequence[str], message: str, *, remedy: str = "") -> None:

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import exported
 import pytest
 
 import mvjax
@@ -101,6 +102,12 @@ def test_completion_knows_every_command_and_option(capsys, shell):
     status, out, _ = run(capsys, "completion", shell)
     assert status == 0
     assert all(word in out for word in (*COMMANDS, "validate", "--quantize", "q8_0"))
+
+
+def test_a_shell_without_completion_is_not_taken_for_another(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["completion", "fish"])
+    assert "unknown 'fish'; expected one of: bash, zsh, tcsh" in capsys.readouterr().err
 
 
 def test_bash_completes_commands_choices_and_files(capsys, tmp_path):
@@ -261,10 +268,7 @@ def test_export_verifies_a_folder_without_a_run(capsys, tmp_path):
     from mvjax.export import verify
 
     (tmp_path / "model.safetensors").write_text("weights")
-    certificate = {
-        "target": "mlx", "verdict": "pass", "files": verify.hashes(tmp_path),
-        "talked_past_window": True,
-    }  # fmt: skip
+    certificate = exported.CERTIFICATE | {"target": "mlx", "files": verify.hashes(tmp_path)}
     assert run(capsys, "export", "--verify", str(tmp_path))[0] == 2  # no certificate
     (tmp_path / "certificate.json").write_text(json.dumps(certificate))
     for content, status in (("weights", 0), ("others", 1)):
@@ -273,7 +277,7 @@ def test_export_verifies_a_folder_without_a_run(capsys, tmp_path):
             cli.main(["export", "--verify", str(tmp_path)])
         assert stop.value.code == status
         told = capsys.readouterr().out
-        assert ("as certified: pass, 1 files" in told) == (status == 0)
+        assert ("as certified: pass, 1 file\n" in told) == (status == 0)
 
 
 def test_examples_of_exports_are_of_what_the_digits_model_can(capsys):

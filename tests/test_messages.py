@@ -52,6 +52,13 @@ def test_a_pattern_that_matches_nothing_is_told_beside_some_parameters():
         tree.partition(params, ("a/.*", "b.*"))
 
 
+def test_one_of_a_thing_has_no_plural():
+    assert messages.counted(1, "problem") == "1 problem"
+    assert messages.counted(0, "problem") == "0 problems"
+    assert messages.counted(1, "entry", "entries") == "1 entry"
+    assert messages.counted(2, "entry", "entries") == "2 entries"
+
+
 def test_no_error_lists_without_the_helper():
     """A list of lines that is joined by hand can be of any length."""
     by_hand = re.compile(r"""["'](?:\\n  |; )["']\.join|\\n  \{\w+\}["'] for""")

@@ -51,7 +51,9 @@ WRONG = {  # {key: (value, the reason given)}
 @pytest.mark.parametrize("key", WRONG)
 def test_a_key_that_cannot_be_honored_is_refused_by_name(key):
     value, reason = WRONG[key]
-    with pytest.raises(ValueError, match=rf"^config: 1 keys .*\n  {key}: .*{reason}") as error:
+    with pytest.raises(
+        ValueError, match=rf"^config: 1 key describes .*\n  {key}: .*{reason}"
+    ) as error:
         moshi_keys.read(families.KYUTAI | {key: value}, place="config")
     assert len(str(error.value).splitlines()) == 3
 
@@ -126,7 +128,9 @@ def test_a_preset_gives_way_to_sizes_in_the_file():
     assert whole.fields["codebooks_out"] == ("dep_q", 8)
     with pytest.raises(ValueError, match="positional_embedding: absent"):
         moshi_keys.read(families.PERSONAPLEX | {"max_period": 100000}, place="config")
-    with pytest.raises(ValueError, match=r"1 keys.*\n  moshi_name: .*expected a file beside"):
+    with pytest.raises(
+        ValueError, match=r"1 key describes.*\n  moshi_name: .*expected a file beside"
+    ):
         moshi_keys.read(families.PERSONAPLEX | {"moshi_name": "/x"}, place="config")
     files = moshi_keys.read({"mimi_name": "m.safetensors"}, place="config")
     assert (files.fields, files.stated, files.names["codec"]) == ({}, False, "m.safetensors")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,27 @@ def test_a_run_of_the_version_before_resumes_as_the_same_run():
         assert f"{old} is now {new}" in str(warning.message)
     for path in renamed.REMOVED:
         assert f"{path} is gone" in str(warning.message)
+
+
+def test_a_warning_shows_the_users_line_or_none(tmp_path):
+    """In a process of its own: here jaxtyping's checks lie between the line and the warning."""
+    (tmp_path / "exp.py").write_text(
+        "import dataclasses\nfrom pathlib import Path\nfrom mvjax.config import schema, text\n"
+        f"def config():\n    optim = schema.OptimConfig(ema=0.5)\n    return schema.Config({FILES},"
+        " optim=dataclasses.replace(\n        optim, clip_norm=1.0, ema=0.9))\n"
+        "if __name__ == '__main__':\n"
+        "    text.override(text.load_experiment(Path(__file__)), ['optim.ema=0.25'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / "exp.py"], capture_output=True, text=True, check=True
+    )
+    note = "FutureWarning: config: optim.ema is now optim.ema_decay; the old text is read in this"
+    told = done.stderr.replace(str(tmp_path), "").splitlines()
+    assert [line.partition(" version")[0] for line in told] == [
+        *(f"/exp.py:5: {note}", "  optim = schema.OptimConfig(ema=0.5)"),
+        *(f"/exp.py:6: {note}", f"  return schema.Config({FILES}, optim=dataclasses.replace("),
+        f"mvjax:0: {note}",
+    ]
 
 
 def test_todays_text_gives_no_warning():

@@ -127,7 +127,7 @@ def promising(args: argparse.Namespace, device: str, frozen: str) -> list[list[t
             words = (*rows_words(rows, round(rows * ratio)), *kind_words(frozen, remat))
             one = estimate.estimated_plan(override(run, words), topology, params=params)
             if one.fits and one.times:
-                estimates.append((one.times.score / flops.frames_per_step(one.run.data), words))
+                estimates.append((one.times.expected / flops.frames_per_step(one.run.data), words))
         if estimates:
             by_rows.append(sorted(estimates))
     return [[words for _, words in one] for one in sorted(by_rows)[: args.tries]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mvjax import messages
 from mvjax.commands import arguments
 
 _LISTING = "not_aligned.log"  # a JSON object a line; not .jsonl, which would be read as a manifest
@@ -41,6 +42,6 @@ def align(args: argparse.Namespace) -> int:
             user=not args.assistant_only,
             progress=lambda name: print(f"{name} ...", flush=True),
         )
-    print(f"{count} transcripts written")
+    print(f"{messages.counted(count, 'transcript')} written")
     skips.report()
     return 0

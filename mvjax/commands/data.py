@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from mvjax import messages
 from mvjax.commands import align, arguments, encode, features, ingest
 
 
@@ -76,7 +77,7 @@ def validate(args: argparse.Namespace) -> int:
         for problem in problems:
             print(problem, flush=True)
         count += len(problems)
-    print(f"{args.folder}: {count} problems" if count else f"{args.folder}: good")
+    print(f"{args.folder}: {messages.counted(count, 'problem') if count else 'good'}")
     return 1 if count else 0
 
 

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mvjax import messages
 from mvjax.commands import arguments, spinner
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ def encode(args: argparse.Namespace) -> int:
             limits=run.data.limits,
             progress=lambda tally: tell(f"{out}: {tally.summary()}"),
         )
-    print(f"{out}: {tally.records} records, {tally.seconds / 3600:.2f} h of audio")
+    print(
+        f"{out}: {messages.counted(tally.records, 'record')}, {tally.seconds / 3600:.2f} h of audio"
+    )
     if tally.fresh_seconds:
         print(
             f"encoded {tally.fresh_seconds / 3600:.2f} h in {tally.elapsed / 60:.1f} min:"

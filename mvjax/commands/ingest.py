@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mvjax import messages
 from mvjax.commands import arguments, spinner
 from mvjax.data.ingest import catalog
 
@@ -48,7 +49,9 @@ def ingest(args: argparse.Namespace) -> int:
         summary = write.write_text(
             args.name, args.source, dataset, split=split, images=args.images, limit=args.limit,
             workers=args.workers, budget=args.max_skipped,
-            progress=lambda written, skipped: tell(f"{dataset}: {written} records, {skipped} skipped"),
+            progress=lambda written, skipped: tell(
+                f"{dataset}: {messages.counted(written, 'record')}, {skipped} skipped"
+            ),
         )  # fmt: skip
     report(dataset, summary)
     return 0
@@ -58,7 +61,10 @@ def report(dataset: Path, summary: write.IngestSummary) -> None:
     """Prints what was written and what was skipped."""
     images = sum(shard.count for shard in summary.index.images)
     total = sum(shard.bytes for shard in (*summary.index.records, *summary.index.images))
-    print(f"{dataset}: {summary.index.count} records, {images} images, {total / 1e6:.1f} MB")
+    counts = (
+        f"{messages.counted(summary.index.count, 'record')}, {messages.counted(images, 'image')}"
+    )
+    print(f"{dataset}: {counts}, {total / 1e6:.1f} MB")
     if summary.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.items())
         print(f"skipped: {reasons}; listed in {summary.listing}")

@@ -308,7 +308,8 @@ def _fields(raw: Values, *, sized: bool) -> tuple[dict[str, tuple[str, Any]], li
 def _refuse(problems: list[str], place: str) -> None:
     if problems:
         raise ValueError(
-            f"{place}: {len(problems)} keys describe a model that mvjax does not build:"
+            f"{place}: {messages.counted(len(problems), 'key describes', 'keys describe')}"
+            " a model that mvjax does not build:"
             + messages.lines(problems)
             + "\nIf this is another program's file, put the weights into a folder of their own."
         )

@@ -5,11 +5,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+
+_BETWEEN = (__file__, dataclasses.__file__)  # of the line of an experiment and a warning
+_SHOWN: dict[Any, Any] = {}  # warnings; each line's is shown once
 
 RENAMED = {
     "optim.ema": "optim.ema_decay",
@@ -176,5 +181,11 @@ def _moved(data: Any, notes: list[str]) -> Any:
 
 
 def _warn(notes: str) -> None:
+    """Warns at the line of the experiment that has the old words, or, if these are no code, at no line."""
     message = f"config: {notes}; the old text is read in this version only"
-    warnings.warn(message, FutureWarning, stacklevel=3)
+    frame = sys._getframe(1)
+    while (file := frame.f_code.co_filename) in _BETWEEN and frame.f_back is not None:
+        frame = frame.f_back
+    ours = Path(__file__).parents[1] in Path(file).parents
+    file, line = ("mvjax", 0) if ours else (file, frame.f_lineno)
+    warnings.warn_explicit(message, FutureWarning, file, line, registry=_SHOWN)

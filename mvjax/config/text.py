@@ -185,7 +185,8 @@ def _decode(hint: Any, data: Json, place: str) -> Any:
             raise ValueError(f"{place}: expected a list, got {data!r}")
         hints = _element_hints(hint, len(data))
         if len(hints) != len(data):
-            raise ValueError(f"{place}: expected {len(hints)} values, got {len(data)}: {data!r}")
+            wanted = messages.counted(len(hints), "value")
+            raise ValueError(f"{place}: expected {wanted}, got {len(data)}: {data!r}")
         pairs = zip(hints, data, strict=True)
         return tuple(_decode(h, d, f"{place}.{i}") for i, (h, d) in enumerate(pairs))
     if origin is Callable or hint is Callable:

@@ -30,7 +30,7 @@ def spoken_exchanges(record: dataset.Record | dataset.StoredRecord) -> list[int]
     An exchange ends two frames after its last word; what follows the last answer belongs to none. A record
     is a single exchange if its words are not those of its turns one by one.
     """
-    frames = record.array().shape[1]
+    frames = record.frames
     words = record.words or ()
     ends, count = [], 0
     for first, stop in _exchange_turns(record.turns):

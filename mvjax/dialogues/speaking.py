@@ -116,9 +116,8 @@ def _list(failed: Sequence[tuple[str, str]], file: IO[bytes]) -> None:
 def _refuse_nothing_spoken(source: Path, total: SpeakSummary) -> None:
     if total.failed and not total.spoken + total.skipped:
         reasons = messages.lines((": ".join(failure) for failure in total.failed), shown=3)
-        raise ValueError(
-            f"{source}: none of the first {len(total.failed)} dialogues can be spoken:{reasons}"
-        )
+        tried = messages.counted(len(total.failed), "dialogue")
+        raise ValueError(f"{source}: of the first {tried} none can be spoken:{reasons}")
 
 
 def say(

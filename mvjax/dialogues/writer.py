@@ -61,7 +61,8 @@ class WriteSummary:
         rejected = self.rejected.most_common()
         return (
             f"{self.written} written, {self.skipped} skipped as done before, {self.dropped} dropped,"
-            f" {self.unanswered} unanswered; {self.retries} requests repeated, {self.tokens} tokens"
+            f" {self.unanswered} unanswered; {messages.counted(self.retries, 'request')} repeated,"
+            f" {messages.counted(self.tokens, 'token')}"
             + messages.lines(f"rejected {n:6d}  {reason}" for reason, n in rejected)
         )
 
@@ -248,8 +249,9 @@ class _Run:
         if self._failures >= self._most_failures:
             raise endpoint.EndpointRefuses(
                 f"{self._asked.completions}: expected answers from model {self._asked.model!r}, got none for"
-                f" {self._failures} dialogues in a row; the last failure: {failure}; is the server up, its"
-                " context long enough, and does it know all parameters (--rename)? Run again to continue"
+                f" {messages.counted(self._failures, 'dialogue')} in a row; the last failure: {failure}; is"
+                " the server up, its context long enough, and does it know all parameters (--rename)?"
+                " Run again to continue"
             )
 
     def _show(self, client: endpoint.Client) -> None:
@@ -261,7 +263,7 @@ class _Run:
         self._report(
             f"dialogues: {done.written} written ({done.written / seconds:.2f}/s, "
             f"{done.tokens / seconds:.0f} tokens/s), {done.skipped} skipped, {done.dropped} dropped, "
-            f"{done.unanswered} unanswered, {client.retries} requests repeated"
+            f"{done.unanswered} unanswered, {messages.counted(client.retries, 'request')} repeated"
         )
 
 

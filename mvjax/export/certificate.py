@@ -25,9 +25,17 @@ import yaml
 from jaxtyping import Float, Int
 
 from mvjax import files as files_lib
-from mvjax import messages, tree
+from mvjax import tree
 from mvjax.config import schema
-from mvjax.export import agreement, deviations, runtime_configs, targets, verify, weight_files
+from mvjax.export import (
+    agreement,
+    deviations,
+    runtime_configs,
+    targets,
+    verdict,
+    verify,
+    weight_files,
+)
 from mvjax.runtimes import interface, loading
 from mvjax.weights import checksums, file_names, frozen_files, lazy, placement
 
@@ -94,7 +102,7 @@ def certify(
     lossy = any(not _equal(leaf, trained[path]) for path, leaf in reloaded.items())
     compared = compare(trained) if lossy else {}
     certificate["loss"] = {name: compared[name] for name in _LOSS} if lossy else None
-    certificate |= _verdict(certificate)
+    certificate |= verdict.verdict(certificate)
     content = json.dumps(certificate, indent=1).encode()
     files_lib.write_atomic(folder / file_names.CERTIFICATE, content)
     return certificate
@@ -239,25 +247,3 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         )
     return flat
-
-
-def _verdict(certificate: dict[str, Any]) -> dict[str, Any]:
-    """Returns pass, lossy or fail, with every reason to fail."""
-    tolerance, frozen = certificate["tolerance"], certificate["frozen"]
-    reasons = [
-        f"{name} = {certificate[name]:.3g} exceeds {tolerance:g}"
-        for name in ("max_abs_text_logit_error", "max_abs_audio_logit_error", "max_abs_gate_error")
-        if not certificate[name] <= tolerance  # also catches NaN
-    ]
-    equal, frames = certificate["greedy_frames_equal"], certificate["frames"]
-    if equal < frames:
-        reasons.append(f"greedy tokens agree over {equal} of {frames} frames")
-    if frozen["sha256_as_stored"] != frozen["sha256_in_export"]:
-        reasons.append("the frozen tensors are not those that training started from")
-    reasons += certificate["not_as_exported"]
-    if differing := certificate["values"]["not_as_exported"]:
-        reasons.append(
-            f"the file does not hold these parameters of the model: {messages.names(differing)}"
-        )
-    passed = "pass" if certificate["loss"] is None else "lossy"
-    return {"verdict": "fail" if reasons else passed, "reasons": reasons}

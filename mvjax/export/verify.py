@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mvjax import files, messages, run_folder
+from mvjax.export import verdict
 from mvjax.weights import file_names
 
 _LINK = "link to "  # in place of a hash
@@ -28,14 +29,24 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
     """Returns why a folder is not what its certificate vouches for, and what else there is to know.
 
     Raises:
-      ValueError: if there is no certificate, or one without the hashes of all files.
+      ValueError: if there is no certificate, or one without the hashes of all files or without numbers.
     """
-    certificate = _read(folder / file_names.CERTIFICATE)
+    return _compare(folder, _read(folder / file_names.CERTIFICATE))
+
+
+def _compare(folder: Path, certificate: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Returns what `verify` does, of a certificate that was read."""
     recorded, target = certificate["files"], certificate["target"]
     found = hashes(folder)
     problems, notes = [], []
-    if certificate["verdict"] == "fail":
-        problems.append(f"the certificate's verdict is fail: {'; '.join(certificate['reasons'])}")
+    earned = verdict.verdict(certificate)
+    if certificate["verdict"] != earned["verdict"]:
+        problems.append(
+            f"the certificate's verdict is {certificate['verdict']}, but its numbers say"
+            f" {earned['verdict']}{messages.lines(earned['reasons'])}"
+        )
+    elif earned["verdict"] == "fail":
+        problems.append(f"the certificate's verdict is fail: {'; '.join(earned['reasons'])}")
     for name, value in recorded.items():
         if name not in found:
             problems.append(f"{name}: missing")
@@ -48,7 +59,8 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
         f"{name}: added since, and a runtime may read it" for name in added if name in read
     ]
     if others := [name for name in added if name not in read]:
-        notes.append(f"{len(others)} files are not certified, such as {others[0]}")
+        count = messages.counted(len(others), "file is", "files are")
+        notes.append(f"{count} not certified, such as {others[0]}")
     if not certificate["talked_past_window"]:
         notes.append(window_note(certificate))
     return problems, notes
@@ -56,12 +68,12 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
 
 def report(folder: Path) -> int:
     """Prints what `verify` returns of a folder; returns the exit status."""
-    problems, notes = verify(folder)
     certificate = _read(folder / file_names.CERTIFICATE)
+    problems, notes = _compare(folder, certificate)
     head = (
-        f"{len(problems)} problems; export again"
+        f"{messages.counted(len(problems), 'problem')}; export again"
         if problems
-        else f"as certified: {certificate['verdict']}, {len(certificate['files'])} files"
+        else f"as certified: {certificate['verdict']}, {messages.counted(len(certificate['files']), 'file')}"
     )
     print(f"{folder}: {head}{messages.lines([*problems, *notes])}")
     return 1 if problems else 0
@@ -87,6 +99,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged ({error}); export again") from error
     if not isinstance(content, dict) or "files" not in content:
         raise ValueError(f"{path}: holds no hashes of all files; export again")
+    try:
+        verdict.verdict(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: holds no numbers to judge by ({error!r}); export again"
+        ) from error
     return content
 
 

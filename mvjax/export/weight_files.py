@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mvjax import files, tree
+from mvjax import files, messages, tree
 from mvjax.config import schema
 from mvjax.export import targets
 from mvjax.weights import (
@@ -161,7 +161,8 @@ def assert_written(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
     ]
     if differing:
         raise ValueError(
-            f"{path}: read back, {len(differing)} tensors differ from what was written:"
+            f"{path}: read back, {messages.counted(len(differing), 'tensor differs', 'tensors differ')}"
+            " from what was written:"
             f" {differing}; the disk or the file is damaged, export again"
         )
 

@@ -145,20 +145,28 @@ def peak_memory(program: Any) -> float:
     return float(buffers + m.temp_size_in_bytes + m.generated_code_size_in_bytes)
 
 
+def out_of_hbm(error: Exception) -> tuple[float, float] | None:
+    """Returns the bytes that a program needs and has, if a TPU's compiler refused it because of them."""
+    sizes = next(filter(None, (form.search(str(error)) for form in _OUT_OF_HBM)), None)
+    if sizes is None:
+        return None
+    needed, limit = (
+        float(sizes[i]) * 2 ** {"K": 10, "M": 20, "G": 30}[sizes[i + 1]] for i in (1, 3)
+    )
+    return needed, limit
+
+
 def _compile(lowered: Any, topology: chips.Topology) -> CompiledStep:
     began = time.monotonic()
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        sizes = next(filter(None, (form.search(str(error)) for form in _OUT_OF_HBM)), None)
+        sizes = out_of_hbm(error)
         if sizes is None:
             raise ValueError(
                 f"{topology.name}: the compiler refused the step: {str(error)[:2000]}"
             ) from error
-        needed, limit = (
-            float(sizes[i]) * 2 ** {"K": 10, "M": 20, "G": 30}[sizes[i + 1]] for i in (1, 3)
-        )
-        return CompiledStep(False, "", {}, needed, limit, time.monotonic() - began)
+        return CompiledStep(False, "", {}, *sizes, time.monotonic() - began)
     stats = program.memory_analysis()
     memory = {
         "temporaries": float(stats.temp_size_in_bytes),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -42,17 +43,18 @@ def check(
     tell = say if jax.process_index() == 0 else lambda text: None
     mesh = sharding.make_mesh(run.mesh)
     sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
-    tell(f"mesh: {sharding.describe(mesh)}, {jax.process_count()} processes")
+    processes = messages.counted(jax.process_count(), "process", "processes")
+    tell(f"mesh: {sharding.describe(mesh)}, {processes}")
     files = load.open_frozen(run)
     load.frozen_tensors(run, files.tensors)
     names = (f"{name} {one['path']}" for name, one in files.identity.items())
     tell(f"frozen files: {messages.names(names)}: complete, of the right shapes")
     done = resume.finished(folder, run, extend=extend)
-    step = _check_folder(run, folder, files, extend=extend, warm_start=warm_start, tell=tell)
+    saved = _check_folder(run, folder, files, extend=extend, warm_start=warm_start, tell=tell)
     if done is not None:
         tell("nothing to train: all steps are done")
         return 0
-    _check_records(run, folder, mesh, step, tell)
+    _check_records(run, folder, mesh, saved, tell)
     return _check_memory(run, mesh, tell)
 
 
@@ -64,34 +66,36 @@ def _check_folder(
     extend: bool,
     warm_start: run_folder.RunStep | None,
     tell: Callable[[str], None],
-) -> int:
-    """Returns the step that the run would begin after."""
+) -> dict[str, Any]:
+    """Returns the metadata of the checkpoint that the run would begin with; of a new run step 0 alone."""
     root = folder / run_folder.CHECKPOINTS
     if not checkpoint.exists(root):
         origin = ""
         if warm_start is not None:
             origin = f", with the adapters of {load.find_adapters(run, warm_start).folder}"
         tell(f"run: {folder}, new{origin}")
-        return 0
+        return {"step": 0}
     saved = checkpoint.newest(root)
     load.check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
     tell(f"run: {folder}, resumes at step {saved.metadata['step']}")
     if changed := resume.check_config(folder, run, extend=extend):
         tell(changed)
-    return saved.metadata["step"]
+    return saved.metadata
 
 
 def _check_records(
     run: schema.Config,
     folder: Path,
     mesh: jax.sharding.Mesh,
-    step: int,
+    saved: Mapping[str, Any],
     tell: Callable[[str], None],
 ) -> None:
     missing = mixture.missing_records(run.data)
     if missing and run.data.prepare is not None:
         tell(f"records: to be made: {messages.names(missing)}")
         return
+    identity, step = mixture.records_identity(run.data), saved["step"]
+    resume.check_records(saved.get("records", {}), identity, folder=folder)
     history, changes = mixing.resume(folder / run_folder.MIXTURE, run.data, step)
     data = begin.mixture_of(run, None, mesh, history)
     learnable.check(run, lambda n: data[step + n], say=tell)
@@ -105,7 +109,7 @@ def _check_memory(run: schema.Config, mesh: jax.sharding.Mesh, tell: Callable[[s
     try:
         size = compiled_step.peak_memory(lowered.compile())
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if "RESOURCE_EXHAUSTED" not in str(error) and compiled_step.out_of_hbm(error) is None:
             raise
         tell(f"memory: does not fit: {str(error).splitlines()[0]}")
         return 1

@@ -82,7 +82,7 @@ def ranked(run: schema.Config, topology: chips.Topology) -> list[step_plan.StepP
 
     def rank(one: step_plan.StepPlan) -> tuple[bool, float, float]:
         assert one.times is not None
-        return (not one.fits, round(one.times.score, 3), one.peak_hbm)
+        return (not one.fits, round(one.times.expected, 3), one.peak_hbm)
 
     return sorted(estimates, key=rank)
 
@@ -195,10 +195,10 @@ def _trial(
 
 
 def _step_seconds(one: step_plan.StepPlan) -> float:
-    """Returns the time per step: measured, else the roofline, else 0."""
+    """Returns the time per step: measured, else the expected one, else 0."""
     if one.measured is not None:
         return one.measured.step_seconds
-    return one.times.roofline if one.times else 0.0
+    return one.times.expected if one.times else 0.0
 
 
 def _divisors(n: int) -> list[int]:

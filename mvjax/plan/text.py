@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mvjax import messages
 from mvjax.plan import measure, step_plan
 
 _COLUMNS = (
     "topology", "mesh, remat, grad accum", "peak HBM, GB", "fits", "model PFLOP", "remat PFLOP",
-    "ms: compute", "HBM", "collectives", "roofline", "bound by", "frames/s", "MFU",
+    "ms: compute", "HBM", "collectives", "roofline", "expected", "bound by", "frames/s", "MFU",
     "MFU, no overlap", "hours",
 )  # fmt: skip
 _MEASURED = ("measured: ms", "frames/s", "MFU", "peak GB")
@@ -20,7 +21,7 @@ def full(one: step_plan.StepPlan) -> str:
     devices = "" if chips == one.topology.devices else f" ({one.topology.devices} devices)"
     verdict = "fits" if one.fits else "does not fit"
     lines = [
-        f"{one.topology.name}: {chips} chips{devices}, {_setting(one)}",
+        f"{one.topology.name}: {messages.counted(chips, 'chip')}{devices}, {_setting(one)}",
         "",
         "peak HBM per device, GB",
         *(f"  {name:<21} {value / 1e9:8.3f}" for name, value in one.memory.items()),
@@ -91,6 +92,7 @@ def _time_lines(one: step_plan.StepPlan, t: step_plan.StepTimes) -> list[str]:
         f"{received or 'none'}",
         f"  {'roofline':<21} {t.roofline * 1e3:8.1f}  the longest: bound by {t.bound}",
         f"  {'no overlap':<21} {t.no_overlap * 1e3:8.1f}  no compute/communication overlap",
+        f"  {'expected':<21} {t.expected * 1e3:8.1f}  four parts roofline, one no overlap: --fit ranks by it",
         "",
         f"{speed.frames_per_second:,.0f} frames/s; MFU {speed.mfu:.1%} "
         f"(no overlap: {one.speed(t.no_overlap).mfu:.1%}); "
@@ -153,7 +155,7 @@ def _row(one: step_plan.StepPlan) -> tuple[str, ...]:
     speed = one.speed(t.roofline)
     return (
         *start,
-        *(f"{s * 1e3:.0f}" for s in (t.compute, t.hbm, t.collectives, t.roofline)),
+        *(f"{s * 1e3:.0f}" for s in (t.compute, t.hbm, t.collectives, t.roofline, t.expected)),
         t.bound,
         f"{speed.frames_per_second:,.0f}",
         f"{speed.mfu:.1%}",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from mvjax import run_folder, tree, types
+from mvjax import messages, run_folder, tree, types
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.data import mixing, mixture
@@ -85,7 +85,7 @@ def session(
     if step >= run.train.steps:
         then = "nothing to train: all steps are done"
     notices = [
-        f"{folder}: {start.notice}; {run.train.steps} steps on {place}",
+        f"{folder}: {start.notice}; {messages.counted(run.train.steps, 'step')} on {place}",
         changed,
         then,
         changes,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from mvjax import files as files_lib
-from mvjax import run_folder, types
+from mvjax import messages, run_folder, types
 from mvjax.config import beside_moshi, schema
 from mvjax.train import (
     begin,
@@ -92,7 +92,8 @@ def fit(
         done = distributed.from_first(lambda: resume.finished(folder, run, extend=extend))
         if done is not None:
             on_signal.say(
-                f"{folder}: finished, all {run.train.steps} steps are done; nothing is changed."
+                f"{folder}: finished, {messages.counted(run.train.steps, 'step is', 'steps are')} done;"
+                " nothing is changed."
                 " To train on: --extend --set train.steps=N"
                 + (" (--from is not used)" if warm_start else "")
             )
@@ -209,7 +210,9 @@ def _train(
     if log.step < settings.steps:
         log.say(f"stopped at step {log.step}, saved; run the same command to resume")
     elif first <= settings.steps:
-        log.say(f"finished {settings.steps} steps; the last checkpoint is saved")
+        log.say(
+            f"finished {messages.counted(settings.steps, 'step')}; the last checkpoint is saved"
+        )
     return state
 
 

@@ -129,7 +129,7 @@ class _Count:
 
     def image(self) -> dict[str, MatmulFlops]:
         """The image encoder, the projection, and the keys and values, computed once per image."""
-        c, D = self.model.siglip, self.model.backbone.width
+        c, D, width = self.model.siglip, self.model.backbone.width, self.model.image_width
         tokens = self.images * c.tokens
         size = c.layers * (4 * c.width**2 + 2 * c.width * c.hidden) + 3 * c.patch**2 * c.width
         mlp = "image/encoder/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel"
@@ -141,22 +141,26 @@ class _Count:
         grads = encoder.forward + 2 * attention if trained else 0.0
         encoder = MatmulFlops(encoder.forward + attention, grads, encoder.weight_grads)
         share = self.model.cross_attention.share
-        copies = self.model.backbone.layers if share == "none" else 1
+        copies = len(self.model.cross_attention_layers) if share == "none" else 1
         where = "backbone/blocks/xa" if share == "none" else "xa"
-        projection = self.matmul(tokens, c.width * D, "image/proj/kernel", dx=trained)
-        keys_values = self.matmul(tokens, copies * 2 * D * D, f"{where}/k/kernel")
+        projected = c.width * width if self.model.projects_image else 0
+        projection = self.matmul(tokens, projected, "image/proj/kernel", dx=trained)
+        keys_values = self.matmul(tokens, copies * 2 * width * D, f"{where}/k/kernel")
         return {"image encoder": encoder, "image keys and values": projection + keys_values}
 
     def blocks(self) -> dict[str, MatmulFlops]:
-        """The backbone's layers; the first self-attention has no trained parameter before it."""
+        """The backbone's layers; before the first cross-attention lies no trained parameter."""
         c, xa, T = self.model.backbone, self.model.cross_attention, self.frames
         L, D, F = c.layers, c.width, c.hidden
         qkv_out = self.matmul(T, 4 * D * D, "backbone/blocks/attn/qkv/kernel")
         logits = 4.0 * self.pairs * D
-        with_grads = L if qkv_out.weight_grads else L - 1
+        looks = self.model.cross_attention_layers
+        X, before = len(looks), 0 if qkv_out.weight_grads else looks[0]
+        with_grads = L if qkv_out.weight_grads else L - 1 - before
+        mlp = self.matmul(L * T, 3 * D * F, "backbone/blocks/mlp/in/kernel")
         where = "xa" if xa.share == "qkv" else "backbone/blocks/xa"
-        projections = self.matmul(L * T, 2 * D * D, f"{where}/q/kernel")
-        image_logits = 4.0 * L * T * self.model.siglip.tokens * D
+        projections = self.matmul(X * T, 2 * D * D, f"{where}/q/kernel")
+        image_logits = 4.0 * X * T * self.model.siglip.tokens * D
         gate = "gate" if xa.share_gate else "backbone/blocks/gate"
         shapes = [spec.shape for spec in xa.gate.params(D).values()] if xa.gate is not None else []
         gate_size = sum(math.prod(shape) for shape in shapes if len(shape) > 1)  # matrices only
@@ -167,8 +171,8 @@ class _Count:
                 L * qkv_out.weight_grads,
             ),
             "cross-attention": projections + MatmulFlops(image_logits, 2 * image_logits),
-            "gates": self.matmul(L * T, gate_size, f"{gate}/up/kernel"),
-            "MLP": self.matmul(L * T, 3 * D * F, "backbone/blocks/mlp/in/kernel"),
+            "gates": self.matmul(X * T, gate_size, f"{gate}/up/kernel"),
+            "MLP": dataclasses.replace(mlp, input_grads=(L - before) / L * mlp.input_grads),
         }
         recomputed = {
             "none": {},

@@ -14,7 +14,7 @@ from mvjax.data import mixing
 from mvjax.train import distributed, load
 from mvjax.train import loss as loss_lib
 
-_BATCHES = 4  # looked at before a run is refused
+_BATCHES, _ROWS = 4, 64  # looked at, at least, before a run is refused
 
 
 def check(
@@ -32,13 +32,14 @@ def check(
     if run.loss.trained_codebooks and run.loss.audio_weight:
         wanted += ["an audio target"] * ("speech" in names)
     found: set[str] = set()
-    for number in range(_BATCHES):
+    batches = max(_BATCHES, -(-_ROWS // (run.data.speech_rows + run.data.speechless_rows)))
+    for number in range(batches):
         found |= _found(run, batch(number), names)
         found = {one for one in wanted if distributed.anywhere(one in found)}
         if len(found) == len(wanted):
             return
     lacking = [one for one in wanted if one not in found]
-    first = f"the first {_BATCHES} batches have no row with"
+    first = f"the first {batches} batches have no row with"
     if len(found - {"an image"}) == 0:
         raise ValueError(
             f"{first} a target: there is nothing to learn. Rows end after {run.data.speech_frames} frames"

@@ -176,7 +176,7 @@ class RunLog:
         peak = line["device_memory_gb"] or line["host_memory_gb"]
         parts.append(f"{peak:.1f} GB")
         if line["skipped"]:
-            parts.append(f"{line['skipped']} steps skipped")
+            parts.append(f"{messages.counted(line['skipped'], 'step')} skipped")
         parts += [f"{name} {line[name]:.4g}" for name in added if line[name] is not None]
         left = ""
         if seconds is not None:
@@ -220,12 +220,14 @@ class _Files:
         except OSError as error:
             self._say(
                 f"{self._path}: cannot write the metrics of step {line['step']}: {error}\n"
-                f"Training goes on; free some space. {len(self._waiting)} lines wait to be written."
+                "Training goes on; free some space."
+                f" {messages.counted(len(self._waiting), 'line waits', 'lines wait')} to be written."
             )
 
     def close(self) -> None:
         if self._waiting:
-            self._say(f"{self._path}: the last {len(self._waiting)} lines could not be written")
+            lost = messages.counted(len(self._waiting), "line")
+            self._say(f"{self._path}: could not write the last {lost}")
         self._file.close()
         with contextlib.suppress(OSError):  # said already
             self._events.close()

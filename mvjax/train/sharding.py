@@ -78,7 +78,8 @@ def mesh_shape(sizes: schema.MeshConfig, devices: int) -> tuple[int, int, int]:
     if -1 in shape or math.prod(shape) != devices:
         asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
         raise ValueError(
-            f"mesh: expected sizes that multiply to {devices} devices (one may be -1), got {asked}"
+            f"mesh: expected sizes that multiply to {messages.counted(devices, 'device')}"
+            f" (one may be -1), got {asked}"
         )
     return shape[0], shape[1], shape[2]
 

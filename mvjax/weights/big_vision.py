@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from mvjax import files
+from mvjax import files, messages
 from mvjax import tree as tree_lib
 from mvjax.config import schema
 from mvjax.nn import siglip
@@ -91,7 +91,7 @@ def open_siglip(path: str | Path, config: schema.SiglipConfig) -> dict[str, lazy
     tree_lib.refuse(
         problems,
         f"{path}: must hold the SigLIP image tower that the config describes, but"
-        f" {len(problems)} parameters differ",
+        f" {messages.counted(len(problems), 'parameter differs', 'parameters differ')}",
     )
     return _stacked(members, keys, arrays, config.layers) if one_by_one else members
 

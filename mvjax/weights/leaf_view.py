@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mvjax import tree
+from mvjax import messages, tree
 from mvjax.weights import layout as layout_lib
 from mvjax.weights import lazy
 
@@ -74,7 +74,7 @@ class LeafView:
 
 def refuse_damage(problems: Sequence[str], place: str) -> None:
     """Raises ValueError if there are problems, listing them."""
-    fact = f"{place}: {len(problems)} tensors are damaged"
+    fact = f"{place}: {messages.counted(len(problems), 'tensor is', 'tensors are')} damaged"
     tree.refuse(problems, fact, remedy="\nFetch or make the file again.")
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mvjax import tree
+from mvjax import messages, tree
 from mvjax.weights import lazy, safetensors_io, split_names
 
 NAMES = ("lora.safetensors",)  # in a folder that moshi-finetune wrote
@@ -51,7 +51,8 @@ def merged(
             result[name] = lazy.Computed(tuple(base.shape), np.dtype(base.dtype), read)
     if not factors:
         problems.append("expected tensors named *.lora_A.weight and *.lora_B.weight, found none")
-    tree.refuse(problems, f"{path}: {len(problems)} tensors do not fit the base")
+    count = messages.counted(len(problems), "tensor does", "tensors do")
+    tree.refuse(problems, f"{path}: {count} not fit the base")
     return result
 
 

@@ -114,7 +114,7 @@ def from_tensors(
 
 
 def width_refusals(config: schema.ModelConfig, mode: quantize.Mode) -> list[str]:
-    """Returns a message for each width that does not fill the groups of a mode (`nn.quantize` refuses it)."""
+    """Returns a message that names the widths which do not fill a mode's groups; none if all do."""
     group, gate = quantize.SCHEMES[mode].group, config.cross_attention.gate
     widths = {
         "backbone.width": config.backbone.width,
@@ -125,11 +125,12 @@ def width_refusals(config: schema.ModelConfig, mode: quantize.Mode) -> list[str]
     }
     if isinstance(gate, gates.Conditional):
         widths["cross_attention.gate.hidden"] = gate.hidden
+    wrong = [f"{path}={width}" for path, width in widths.items() if width % group]
+    if not wrong:
+        return []
     return [
-        f"{path}={width}: {mode} needs a multiple of {group}, the inputs that share a scale;"
-        " export bfloat16 instead, or retrain with such a width"
-        for path, width in widths.items()
-        if width % group
+        f"{', '.join(wrong)}: {mode} needs multiples of {group}, the inputs that share a scale;"
+        " export bfloat16 instead, or retrain with such widths"
     ]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
-from mvjax import tree
+from mvjax import messages, tree
 from mvjax.weights import lazy, quantize
 
 _ENCODER = "img_embedder."
@@ -137,7 +137,8 @@ def _checked(
         values = np.asarray(tensor[part])
         if bad := [n for n, copy in copies.items() if not np.array_equal(copy[part], values)]:
             raise ValueError(
-                f"{place}: {len(bad)} tensors are damaged: expected copies of layer 0's, got"
+                f"{place}: {messages.counted(len(bad), 'tensor is', 'tensors are')} damaged: expected copies"
+                " of layer 0's, got"
                 f" other values: {bad}. Fetch or make the file again."
             )
         return values

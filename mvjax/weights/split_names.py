@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mvjax import tree
+from mvjax import messages, tree
 from mvjax.weights import lazy
 
 _SPLIT = re.compile(r"(.*\.self_attn\.)(in|out)_projs\.(\d+)\.weight")
@@ -45,5 +45,6 @@ def fused(tensors: Mapping[str, lazy.LazyTensor], *, place: str) -> dict[str, la
         absent = sorted(set(range(max(names))) - names.keys())
         problems += [re.sub(r"projs\.\d+", f"projs.{k}", example) + ": missing" for k in absent]
         joined[target] = lazy.concatenated([tensors[names[step]] for step in sorted(names)])
-    tree.refuse(problems, f"{place}: {len(problems)} tensors do not fit")
+    misfits = messages.counted(len(problems), "tensor does", "tensors do")
+    tree.refuse(problems, f"{place}: {misfits} not fit")
     return joined

@@ -169,7 +169,7 @@ def test_a_file_on_which_the_transcriber_fails_does_not_end_the_others(
     words = ["data", "align", str(tmp_path)]
     assert cli.main(words) == 0
     printed = capsys.readouterr().out
-    assert "1 transcripts written\nskipped: 1 not aligned, 1 empty transcript" in printed
+    assert "1 transcript written\nskipped: 1 not aligned, 1 empty transcript" in printed
     assert f"{kind.__name__}: inconsistent number" in (tmp_path / "not_aligned.log").read_text()
     assert (tmp_path / "a.json").is_file() and not (tmp_path / "b.json").exists()
     (tmp_path / "a.json").unlink()

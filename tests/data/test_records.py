@@ -42,7 +42,8 @@ def test_round_trip(tmp_path):
     rng = np.random.default_rng(1)
     np.testing.assert_array_equal(reader[1].array(), rng.integers(0, 256, (4, 7)))
     assert reader[1].array().dtype == np.uint16
-    assert reader[2].array().shape == (0, 0)
+    assert reader[2].array().shape == (0, 0) and reader[2].frames == 0
+    assert [reader[n].frames for n in (0, 1)] == [reader[n].array().shape[1] for n in (0, 1)]
     assert dataset.verify(reader.path) == []
     with pytest.raises(IndexError, match="record 3"):
         reader[3]

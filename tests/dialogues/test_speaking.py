@@ -196,7 +196,7 @@ def test_a_synthesizer_that_is_not_installed_or_never_speaks_ends_the_run(tmp_pa
     with pytest.raises(ModuleNotFoundError, match="no torch"):
         speak(moods(tmp_path / "d.jsonl", "import", "is"), tmp_path / "o1", Moody())
     source = moods(tmp_path / "e.jsonl", *["run"] * 16, "is")  # in parts of five
-    with pytest.raises(ValueError, match="none of the first 10 dialogues can be spoken"):
+    with pytest.raises(ValueError, match="of the first 10 dialogues none can be spoken"):
         speak(source, tmp_path / "o2", Moody(), jobs=1)
 
 
@@ -246,5 +246,7 @@ def test_a_damaged_part_is_named_with_what_to_do(tmp_path, picture):
 def test_a_missing_picture_and_a_voice_that_never_speaks(tmp_path, picture):
     source = written(tmp_path / "d.jsonl", picture, "a")
     (tmp_path / "p.png").unlink()
-    with pytest.raises(ValueError, match="none of the first .*\\n  a: .*p.png: no such file"):
+    with pytest.raises(
+        ValueError, match="of the first 1 dialogue none .*\\n  a: .*p.png: no such file"
+    ):
         speak(source, tmp_path / "out")

@@ -27,7 +27,7 @@ def test_records_hold_the_dialogues_and_the_rest_is_listed(capsys, tmp_path, wri
     words = ["dialogues", "records", str(written), "--out", str(tmp_path / "root"), "--name", "d"]
     assert cli.main(words) == 0
     said = capsys.readouterr().out
-    assert "2 records, 1 images" in said and "1 missing image, 1 damaged dialogue" in said
+    assert "2 records, 1 image," in said and "1 missing image, 1 damaged dialogue" in said
     a, b = dataset.RecordReader(tmp_path / "root" / "d", expected=None)
     assert (a.id, a.turns, a.kinds, a.facts, a.seconds) == ("a", TURNS, ("PROP",), {"n": 1}, 0)
     assert a.image == (tmp_path / "p.png").read_bytes() and (b.id, b.image) == ("b", None)
@@ -36,7 +36,7 @@ def test_records_hold_the_dialogues_and_the_rest_is_listed(capsys, tmp_path, wri
 
 
 def test_nothing_is_written_if_nothing_can_be_read_or_too_much_is_left_out(tmp_path, written):
-    with pytest.raises(ValueError, match="at most 1 items may be skipped"):
+    with pytest.raises(ValueError, match="at most 1 item may be skipped"):
         text_records.pack(written, tmp_path / "d", budget=1)
     written.write_text("junk\n")
     with pytest.raises(ValueError, match="at least one whole item, got none"):

@@ -256,9 +256,8 @@ def test_verify_finds_whatever_is_no_longer_as_certified(tmp_path, capsys):
     (tmp_path / "model_pt.safetensors").symlink_to("model.safetensors")
     with pytest.raises(ValueError, match="was not certified; export again"):
         verify.verify(tmp_path)
-    recorded = {
-        "target": "torch", "verdict": "pass", "reasons": [], "files": verify.hashes(tmp_path),
-        "talked_past_window": False, "window": 250, "frames": 120,
+    recorded = exported.CERTIFICATE | {
+        "files": verify.hashes(tmp_path), "talked_past_window": False, "window": 250,
     }  # fmt: skip
     certified = tmp_path / "certificate.json"
     certified.write_text(json.dumps(recorded))
@@ -276,7 +275,7 @@ def test_verify_finds_whatever_is_no_longer_as_certified(tmp_path, capsys):
     (tmp_path / "tokenizer_spm_32k_3.model").write_text("one that a runtime reads")
     (tmp_path / file_names.CODEC).write_text("another")
     (tmp_path / "moshika-vis.yaml").unlink()
-    certified.write_text(json.dumps(recorded | {"verdict": "fail", "reasons": ["why"]}))
+    certified.write_text(json.dumps(recorded | {"verdict": "fail", "not_as_exported": ["why"]}))
     problems, notes = verify.verify(tmp_path)
     assert problems == [
         "the certificate's verdict is fail: why",
@@ -290,3 +289,26 @@ def test_verify_finds_whatever_is_no_longer_as_certified(tmp_path, capsys):
     certified.write_text('{"verdict": "pass"}')
     with pytest.raises(ValueError, match="holds no hashes of all files"):
         verify.verify(tmp_path)
+    certified.write_text('{"verdict": "pass", "files": {}}')
+    with pytest.raises(ValueError, match="holds no numbers to judge by .*'tolerance'"):
+        verify.verify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"max_abs_gate_error": 0.5}, "pass, but its numbers say fail\n  max_abs_gate_error = 0.5"),
+        ({"max_abs_text_logit_error": float("nan")}, "say fail\n  max_abs_text_logit_error = nan"),
+        ({"greedy_frames_equal": 7}, "say fail\n  greedy tokens agree over 7 of 120 frames"),
+        ({"values": {"not_as_exported": ["xa/q"]}}, "does not hold these .*: xa/q"),
+        ({"frozen": {"sha256_as_stored": "a", "sha256_in_export": "b"}}, "the frozen tensors are"),
+        ({"loss": {}}, "pass, but its numbers say lossy$"),
+        ({"verdict": "fail"}, "fail, but its numbers say pass$"),
+    ],
+)
+def test_a_verdict_that_was_edited_is_noticed(changes, told, tmp_path, capsys):
+    path = tmp_path / "certificate.json"
+    path.write_text(json.dumps(exported.CERTIFICATE | {"files": {}} | changes))
+    (problem,), _ = verify.verify(tmp_path)
+    assert re.search(told, problem), problem
+    assert verify.report(tmp_path) == 1 and "1 problem; export again" in capsys.readouterr().out

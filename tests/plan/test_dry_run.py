@@ -10,7 +10,7 @@ from mvjax import run_folder
 from mvjax.config import schema
 from mvjax.data import mixture
 from mvjax.plan import compiled_step, dry_run
-from mvjax.train import begin, load, sharding
+from mvjax.train import begin, checkpoint, load, resume, sharding
 from mvjax.train import step as step_lib
 
 
@@ -23,6 +23,7 @@ def config(tmp_path):
 def records(monkeypatch, config):
     """The toy's batches; returns the list of missing records."""
     missing = []
+    monkeypatch.setattr(mixture, "records_identity", lambda data: {"digits": "now"})
     monkeypatch.setattr(mixture, "missing_records", lambda data: missing)
     monkeypatch.setattr(begin, "mixture_of", lambda *arguments: toy.Data(config.data))
     return missing
@@ -74,6 +75,39 @@ def test_what_does_not_fit_is_status_1(config, tmp_path, records, memory):
     memory.temp_size_in_bytes = 5e9
     status, said = check(config, tmp_path / "run")
     assert status == 1 and "takes 9.00 GB on each device, which has 8.0 GB: does not fit" in said
+
+
+@pytest.mark.parametrize(
+    "words", ["RESOURCE_EXHAUSTED: no", "x (17.50G) exceeds available HBM (1.0G)"]
+)
+def test_what_the_compiler_refuses_for_its_memory_is_status_1(
+    words, config, tmp_path, records, memory, monkeypatch
+):
+    def refused():
+        raise jax.errors.JaxRuntimeError(words)
+
+    step = step_lib.make()
+    monkeypatch.setattr(step, "compile", refused)
+    status, said = check(config, tmp_path / "run")
+    assert status == 1 and f"memory: does not fit: {words}" in said
+    words = "INTERNAL"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        check(config, tmp_path / "run")
+
+
+def test_records_that_were_made_anew_are_refused_as_a_resume_would(
+    config, tmp_path, records, memory, monkeypatch
+):
+    old = {"step": 4, "frozen": load.open_frozen(config).identity, "records": {"digits": "then"}}
+    saved = checkpoint.Checkpoint(tmp_path, old, {})
+    monkeypatch.setattr(checkpoint, "exists", lambda root: True)
+    monkeypatch.setattr(checkpoint, "newest", lambda root: saved)
+    monkeypatch.setattr(resume, "finished", lambda *_, **__: None)
+    monkeypatch.setattr(resume, "check_config", lambda *_, **__: "")
+    with pytest.raises(ValueError, match="was trained on other records of digits"):
+        check(config, tmp_path / "run")
+    old["records"] = {"digits": "now"}
+    assert "resumes at step 4" in check(config, tmp_path / "run")[1]
 
 
 def test_records_that_are_to_be_made_are_named_and_not_made(config, tmp_path, records, memory):

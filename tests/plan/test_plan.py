@@ -85,6 +85,29 @@ def test_the_fastest_that_fits_comes_first():
     assert config_text.override(toy.planned(), chosen) == plans[0].run
 
 
+def test_the_compiled_are_ranked_as_the_estimates_are(monkeypatch):
+    """By one expected time: the second has the lower bound, and much that overlaps with nothing."""
+    times = iter(
+        (step_plan.StepTimes(1.0, 0.9, 0.0, 1.2), step_plan.StepTimes(0.95, 0.9, 0.9, 2.75))
+    )
+
+    def compiled(run, topology, *, cache):
+        return dataclasses.replace(estimate_of(run, topology), times=next(times), compiled=True)
+
+    estimate_of = estimate_lib.estimated_plan
+    monkeypatch.setattr(search.from_compiler, "compiled_plan", compiled)
+    topology = chips.topology("v5e:2x2")
+    plans = search.plans(
+        toy.planned(), topology, fit=2, estimate_only=False, cache=None, say=silent
+    )
+    assert [one.times.roofline for one in plans[:2]] == [1.0, 0.95]
+    expected = [one.times.expected for one in plans[:2]]
+    assert expected == sorted(expected)
+    assert all(one.times.roofline <= one.times.expected <= one.times.no_overlap for one in plans)
+    rest = [round(one.times.expected, 3) for one in plans[2:]]
+    assert rest == sorted(rest)
+
+
 def test_a_search_learns_from_what_took_more_than_estimated():
     """The first takes three times its estimate of what is not persistent: the second would be over too."""
     persistent = dict.fromkeys(step_plan.PERSISTENT, 2.0)

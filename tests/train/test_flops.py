@@ -84,6 +84,33 @@ def test_a_frozen_matrix_costs_4_and_a_trained_one_6():
     assert trained.all_trained == flops_lib.step_flops(run).all_trained > trained.model_flops * 0.95
 
 
+def test_layers_without_cross_attention_do_not_pay_for_it():
+    """By hand: 1 of 3 layers looks, the last; before it no gradient is needed of what is frozen."""
+    run = planned()
+    xa = dict(share="none", dim=16)
+    every, last = (
+        flops_lib.step_flops(dataclasses.replace(run, model=toy.with_cross_attention(**xa, **one)))
+        for one in ({}, {"layers": (2,)})
+    )
+    c, tokens, T = toy.MODEL.backbone, 5 * 4, 2 * 9 + 3 * 7
+    D, kv = c.width, 2 * 16 * c.width
+    assert (
+        every.parts["image keys and values"].forward - last.parts["image keys and values"].forward
+        == 2 * tokens * (3 - 1) * kv
+    )
+    assert last.parts["image keys and values"].forward == 2 * tokens * (20 * 16 + kv)
+    looking = 2 * T * 2 * D * D + 4 * T * 4 * D
+    assert (
+        last.parts["cross-attention"].forward
+        == looking
+        == every.parts["cross-attention"].forward / 3
+    )
+    assert last.parts["gates"].needed == every.parts["gates"].needed / 3
+    mlp = 2 * T * 3 * D * c.hidden
+    assert last.parts["MLP"].needed == (3 + 1) * mlp
+    assert last.parts["self-attention"].needed == last.parts["self-attention"].forward
+
+
 def test_recomputation_follows_the_policy():
     amounts = [
         flops_lib.step_flops(planned(remat=remat)).remat

@@ -46,10 +46,17 @@ def test_a_later_batch_may_have_what_the_first_lacks():
     assert check(lambda n: batch(n, has_image=n == 2)) == ([], [0, 1, 2])
 
 
+def test_of_few_rows_more_batches_are_looked_at():
+    few = toy.with_data(RUN, speech_rows=1, speechless_rows=2)
+    assert check(lambda n: batch(n, has_image=n == 20), few)[1] == list(range(21))
+    (_, made) = check(lambda n: batch(n, speechless={"loss_mask": False}, speech={}), few)
+    assert 64 <= 3 * len(made) < 64 + 3
+
+
 def test_questions_that_fill_the_rows_are_refused():
     silent = dataclasses.replace(RUN, loss=schema.LossConfig(trained_codebooks=0))
     with pytest.raises(
-        ValueError, match="first 4 batches have no row with a target: there is noth"
+        ValueError, match="first 6 batches have no row with a target: there is noth"
     ):
         check(lambda n: batch(n, loss_mask=False), silent)
 
@@ -61,12 +68,12 @@ def test_records_without_images_are_refused_unless_more_is_trained():
         check(lambda n: batch(n, has_image=False))
     everything = toy.with_train(RUN, trained=(".*",))
     ((said,), _) = check(lambda n: batch(n, has_image=False), everything)
-    assert said.startswith("the first 4 batches have no row with an image: is that meant?")
+    assert said.startswith("the first 6 batches have no row with an image: is that meant?")
 
 
 def test_one_part_without_targets_is_told():
     ((said,), made) = check(lambda n: batch(n, speechless={"loss_mask": False}, speech={}))
-    assert "no row with a text target in speechless rows: is" in said and made == [0, 1, 2, 3]
+    assert "no row with a text target in speechless rows: is" in said and made == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_weights_of_the_loss_count():

@@ -179,10 +179,8 @@ def test_widths_that_do_not_fill_groups_are_all_named(params, tmp_path):
             CONFIG.cross_attention, gate=gates.Conditional(hidden=32)
         ),
     )
-    assert [p.split(":")[0] for p in mlx.width_refusals(config, "q8")] == [
-        "backbone.hidden=100",
-        "cross_attention.gate.hidden=32",
-    ]
+    (refusal,) = mlx.width_refusals(config, "q8")  # its advice once
+    assert refusal.startswith("backbone.hidden=100, cross_attention.gate.hidden=32: q8 needs mult")
     assert [p.split(":")[0] for p in mlx.width_refusals(config, "q4")] == ["backbone.hidden=100"]
     with pytest.raises(ValueError, match=r"cannot quantize to q4:.*\n.*backbone\.hidden=100"):
         weight_files.save_exported(

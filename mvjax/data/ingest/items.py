@@ -60,8 +60,8 @@ class SkippedItems(contextlib.AbstractContextManager):
         self._list(place, reason, detail)
         if self._budget is not None and self.counts.total() > self._budget:
             raise ValueError(
-                f"at most {self._budget} items may be skipped, got {self.summary()}; the last is"
-                f" {place}: {detail}{self._listed()}; repair the files or raise the budget"
+                f"at most {messages.counted(self._budget, 'item')} may be skipped, got {self.summary()}; the"
+                f" last is {place}: {detail}{self._listed()}; repair the files or raise the budget"
             )
 
     def trim(self, place: str, what: str, count: int) -> None:

@@ -48,8 +48,9 @@ def summary(path: Path) -> str:
     size = sum(shard.bytes for shard in (*listing.records, *listing.images))
     pictures = sum(shard.count for shard in listing.images)
     return (
-        f"{path.name}: {listing.count} records, {pictures} images, {size / 1e6:.1f} MB in "
-        f"{len(listing.records) + len(listing.images)} shards"
+        f"{path.name}: {messages.counted(listing.count, 'record')},"
+        f" {messages.counted(pictures, 'image')}, {size / 1e6:.1f} MB in"
+        f" {messages.counted(len(listing.records) + len(listing.images), 'shard')}"
     )
 
 

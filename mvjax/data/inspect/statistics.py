@@ -51,7 +51,7 @@ def statistics(path: Path, tokenizer: streams.Tokenizer) -> Statistics:
         seconds += row.seconds
         if row.codes:
             stats.spoken += 1
-            frames[_bin(row.array().shape[1])] += 1
+            frames[_bin(row.frames)] += 1
         ids, _ = streams.speechless_row(row.turns, tokenizer, _LONGEST)
         tokens[_bin(int((ids != types.ZERO_TOKEN).sum()))] += 1
         for turn in row.turns:

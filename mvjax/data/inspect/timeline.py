@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import sentencepiece
 from PIL import Image
 
-from mvjax import types
+from mvjax import messages, types
 from mvjax.config import schema
 from mvjax.data import streams
 from mvjax.data.records import dataset
@@ -87,7 +87,7 @@ def timeline(record: dataset.Record, pieces: Pieces, model: schema.ModelConfig) 
     if not record.codes:
         return RecordTimeline(record, _speechless(record, pieces), (), spoken=False)
     row = streams.text_stream(
-        record.words, record.array().shape[1], pieces, pad=model.text_pad, epad=model.text_epad
+        record.words, record.frames, pieces, pad=model.text_pad, epad=model.text_epad
     )
     special = {model.text_pad: PAD, model.text_epad: EPAD, types.ZERO_TOKEN: ABSENT}
     cells = tuple(
@@ -105,7 +105,7 @@ def text(shown: RecordTimeline) -> str:
     facts = ", ".join(f"{key} {value}" for key, value in (record.facts or {}).items())
     speech = "none: text only"
     if shown.spoken:
-        frames = f"{len(shown.cells)} frames of {record.codebooks} codebooks"
+        frames = f"{messages.counted(len(shown.cells), 'frame')} of {record.codebooks} codebooks"
         speech = f"{record.seconds:.2f} s, {frames}"
     lines = [
         record.id,

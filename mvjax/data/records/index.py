@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from jaxtyping import UInt64
 
-from mvjax import files
+from mvjax import files, messages
 from mvjax.config import schema
 from mvjax.data.records import shards
 
@@ -109,7 +109,8 @@ def read(dataset: Path) -> DatasetIndex:
         raise ValueError(f"{beside}: expected an index of records: {error}") from error
     total = sum(shard.count for shard in index.records)
     if total != index.count:
-        raise ValueError(f"{beside}: expected {index.count} records, its shards hold {total}")
+        wanted = messages.counted(index.count, "record")
+        raise ValueError(f"{beside}: expected {wanted}, its shards hold {total}")
     return index
 
 
@@ -164,8 +165,9 @@ def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:
         raise FileNotFoundError(f"{file}: no such file; it says where each id is")
     if file.stat().st_size != 16 * count:
         raise ValueError(
-            f"{file}: expected {16 * count} bytes for {count} records, got {file.stat().st_size}; "
-            "the file is truncated or another dataset's: copy or make the records again"
+            f"{file}: expected {16 * count} bytes for {messages.counted(count, 'record')}, got"
+            f" {file.stat().st_size}; the file is truncated or another dataset's:"
+            " copy or make the records again"
         )
     if count == 0:
         return np.zeros((2, 0), np.uint64)

@@ -42,6 +42,11 @@ class DialogueFields(msgspec.Struct, frozen=True):
     codebooks: int = 0  # 2Q
     seconds: float = 0.0  # duration of the speech
 
+    @property
+    def frames(self) -> int:
+        """T; 0 if the dialogue is text only."""
+        return len(self.codes) // (2 * self.codebooks) if self.codebooks else 0
+
     def array(self) -> UInt16[np.ndarray, "streams T"]:
         """The codes [2Q, T]; [0, 0] if the dialogue is text only."""
         flat = np.frombuffer(self.codes, "<u2").astype(np.uint16)

@@ -89,7 +89,8 @@ class ShardWriter:
         written = _open(draft).num_records()
         if written != self._count:
             raise OSError(
-                f"{draft}: expected {self._count} entries, wrote {written}; is the disk full?"
+                f"{draft}: expected {messages.counted(self._count, 'entry', 'entries')}, wrote {written};"
+                " is the disk full?"
             )
         self._closed.append(Shard(written, draft.stat().st_size, files_lib.file_hash(draft)))
         self._before += self._count
@@ -164,8 +165,8 @@ def _open_whole(path: Path, count: int):
     opened = _open(path)
     if opened.num_records() != count:
         raise ValueError(
-            f"{path}: expected {count} entries by the index, found {opened.num_records()}; "
-            "the file is damaged: make it again"
+            f"{path}: expected {messages.counted(count, 'entry', 'entries')} by the index, found"
+            f" {opened.num_records()}; the file is damaged: make it again"
         )
     return opened
 

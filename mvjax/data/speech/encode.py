@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 
+from mvjax import messages
 from mvjax.config import schema
 from mvjax.data.ingest import items
 from mvjax.data.records import dataset
@@ -43,7 +44,7 @@ class EncodeTally:
 
     def summary(self) -> str:
         """Records, hours of audio, throughput and skipped dialogues so far."""
-        done = f"{self.records} records, {self.seconds / 3600:.2f} h"
+        done = f"{messages.counted(self.records, 'record')}, {self.seconds / 3600:.2f} h"
         return f"{done}, {self.hours_per_minute():.2f} h/min, {self.skipped} skipped"
 
 

@@ -202,7 +202,8 @@ def _check_form(place: str, file: soundfile.SoundFile, channels: int | None) -> 
     problems = []
     if channels is not None and file.channels != channels:
         meaning = " (left the assistant, right the user)" if channels == 2 else ""
-        problems.append(f"expected {channels} channels{meaning}, got {file.channels}")
+        wanted = messages.counted(channels, "channel")
+        problems.append(f"expected {wanted}{meaning}, got {file.channels}")
     if not RATES[0] <= file.samplerate <= RATES[1]:
         problems.append(f"expected a rate of {RATES[0]} to {RATES[1]} Hz, got {file.samplerate}")
     if problems:
