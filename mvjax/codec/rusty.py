@@ -5,8 +5,10 @@ memory, which suits serving; batches and accelerators are the Flax codec's.
 
 Its transformers attend to 251 steps, where PyTorch's and (by default) ours attend to 250: from 10 s on its
 audio differs a little: by 8e-4 of 1.3 with random weights, and by 1e-6 before that. With
-`MimiConfig.context_has_self=False` the Flax codec has 251, too. A stream ends after 8192 steps, 5 minutes and
-27 seconds.
+`MimiConfig.context_has_self=False` the Flax codec has 251, too.
+
+A tokenizer takes memory for every step that its streams may last: 0.6 kB, so 54 MB an hour, beside 0.4 GB of
+weights.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from mvjax import types
 from mvjax.config import frozen
 
 
@@ -31,6 +35,7 @@ class RustyCodec:
       path: the released file, or one of its structure.
       config: its sizes; only the number of codebooks in use may differ from the release, and
         `context_has_self`, which is taken as False.
+      minutes: how long a stream, or a whole signal, may last.
 
     Raises:
       ValueError: for other sizes, naming them.
@@ -39,17 +44,10 @@ class RustyCodec:
 
     path: Path
     config: frozen.MimiConfig
+    minutes: float = 60.0
 
     def __post_init__(self) -> None:
-        released = frozen.MimiConfig(
-            codebooks=self.config.codebooks, context_has_self=self.config.context_has_self
-        )
-        differing = [
-            f"{f.name}={getattr(self.config, f.name)} (released: {getattr(released, f.name)})"
-            for f in dataclasses.fields(released)
-            if getattr(self.config, f.name) != getattr(released, f.name)
-        ]
-        if differing:
+        if differing := unreleased(self.config):
             raise ValueError(
                 f"{self.path}: rustymimi has the released sizes built in, but the config says"
                 f" {', '.join(differing)}; use the Flax codec"
@@ -70,29 +68,52 @@ class RustyCodec:
         One tokenizer serves one stream: its `reset` keeps the last step before the downsampling, so
         that a second stream would start with the end of the first.
         """
-        return RustyStream(_tokenizer(self.path, self.config.codebooks), batch)
+        return RustyStream(self._tokenizer(), batch, self._frames)
 
     @functools.cached_property
     def _whole(self) -> Any:
         """Whole signals leave no state behind, so one tokenizer is enough for all."""
-        return _tokenizer(self.path, self.config.codebooks)
+        return self._tokenizer()
+
+    @property
+    def _frames(self) -> int:
+        return math.ceil(self.minutes * 60 * types.FRAME_RATE)
+
+    def _tokenizer(self) -> Any:
+        try:
+            rustymimi: Any = importlib.import_module("rustymimi")  # its type stubs lack `self`
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"the Rust codec needs {error.name!r}: pip install 'mvjax[serve]'"
+            ) from error
+        return rustymimi.Tokenizer(
+            str(self.path),
+            num_codebooks=self.config.codebooks,
+            max_seq_len=self._frames * frozen.MIMI_STEPS,
+        )
 
 
 class RustyStream:
-    """One tokenizer, which keeps its own state; it takes the batch of its first call for good."""
+    """One tokenizer, which keeps its own state; it takes the batch of its first call for good.
 
-    def __init__(self, tokenizer: Any, batch: int) -> None:
+    Either direction ends after `frames`.
+    """
+
+    def __init__(self, tokenizer: Any, batch: int, frames: int) -> None:
         self._tokenizer, self._batch = tokenizer, batch
+        self._frames, self._taken = frames, {"encode": 0.0, "decode": 0.0}
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
         """As `CodecStream.encode`."""
         self._check(audio)
+        self._take("encode", audio.shape[1] / types.FRAME_SAMPLES)
         codes = self._tokenizer.encode_step(np.ascontiguousarray(audio[:, None]))
         return np.asarray(codes).astype(np.int32)
 
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
         """As `CodecStream.decode`."""
         self._check(codes)
+        self._take("decode", codes.shape[2])
         return self._tokenizer.decode_step(np.ascontiguousarray(codes, np.uint32))[:, 0]
 
     def _check(self, batch: np.ndarray) -> None:
@@ -101,12 +122,23 @@ class RustyStream:
                 f"stream: expected {self._batch} rows as at its start, got {len(batch)}"
             )
 
+    def _take(self, direction: str, frames: float) -> None:
+        taken = self._taken[direction] + frames
+        if taken > self._frames:
+            raise ValueError(
+                f"stream: {self._frames / types.FRAME_RATE / 60:g} minutes to {direction} are over;"
+                " open the codec with more `minutes`"
+            )
+        self._taken[direction] = taken
 
-def _tokenizer(path: Path, codebooks: int) -> Any:
-    try:
-        rustymimi: Any = importlib.import_module("rustymimi")  # its type stubs lack `self`
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the Rust codec needs {error.name!r}: pip install 'mvjax[serve]'"
-        ) from error
-    return rustymimi.Tokenizer(str(path), num_codebooks=codebooks)
+
+def unreleased(config: frozen.MimiConfig) -> list[str]:
+    """Returns the sizes, named, that differ from those of the release and that Rust has built in."""
+    released = frozen.MimiConfig(
+        codebooks=config.codebooks, context_has_self=config.context_has_self
+    )
+    return [
+        f"{f.name}={getattr(config, f.name)} (released: {getattr(released, f.name)})"
+        for f in dataclasses.fields(released)
+        if getattr(config, f.name) != getattr(released, f.name)
+    ]

@@ -37,7 +37,7 @@ from mvjax.export import (
     weight_files,
 )
 from mvjax.runtimes import interface, loading
-from mvjax.weights import checksums, file_names, frozen_files, lazy, placement
+from mvjax.weights import checksums, codecs, file_names, frozen_files, lazy, placement
 
 MIN_FRAMES = 100  # of a conversation that a certificate is about
 _USUAL_FRAMES, _MANY_FRAMES = 120, 600
@@ -231,6 +231,8 @@ def _other_files(
             for key in sorted(wanted.keys() | found.keys())
             if key not in wanted or key not in found or wanted[key] != found[key]
         ]
+    if codecs.read_sizes(folder) != codecs.stated_sizes(config.codec):
+        differing.append(f"{file_names.CODEC_CONFIG}: is not the run's")
     sources = {file_names.CODEC: config.frozen.codec, file_names.TOKENIZER: config.frozen.tokenizer}
     return differing + [
         f"{name}: is not the run's"

@@ -72,6 +72,8 @@ class ExportedConfig:
     """What the tensors alone do not say, in one form for all layouts."""
 
     weights: Path
+    codec: Path
+    tokenizer: Path
     layers: int
     heads: int
     context: int  # frames a query may look back on, itself included
@@ -130,6 +132,11 @@ def _layout(folder: Path) -> Layout | None:
     return None
 
 
+def read(folder: Path) -> ExportedConfig:
+    """Reads a folder in the layout that it has; errors as `layout` and `read_torch`."""
+    return {"torch": read_torch, "mlx": read_mlx, "candle": read_candle}[layout(folder)](folder)
+
+
 def read_torch(folder: Path) -> ExportedConfig:
     """Reads a folder in the layout of kyuteye_pt.
 
@@ -142,6 +149,8 @@ def read_torch(folder: Path) -> ExportedConfig:
     conditional = "conditional" if c["xa_conditional_gating"] else "constant"
     return ExportedConfig(
         weights=folder / c["model"],
+        codec=folder / c["mimi_codec"],
+        tokenizer=folder / c["text_tokenizer"],
         layers=c["num_layers"],
         heads=c["num_heads"],
         context=c["context"],
@@ -173,6 +182,8 @@ def read_mlx(folder: Path) -> ExportedConfig:
     depth, norm = _Keys(path, depformer["transformer"]), _Keys(path, c["image_norm"])
     return ExportedConfig(
         weights=folder / c["moshi_name"],
+        codec=folder / c["mimi_name"],
+        tokenizer=folder / c["tokenizer_name"],
         layers=backbone["num_layers"],
         heads=backbone["num_heads"],
         context=backbone["context"] + 1,  # upstream adds the frame itself
@@ -215,6 +226,8 @@ def read_candle(folder: Path) -> ExportedConfig:
     gate, activation = _CANDLE_GATES[c["cross_attention_gating"]]
     return ExportedConfig(
         weights=folder / c["lm_model_file"],
+        codec=folder / c["mimi_model_file"],
+        tokenizer=folder / c["text_tokenizer_file"],
         layers=own["num_layers"],
         heads=own["num_heads"],
         context=own["context"] + 1,  # upstream adds the frame itself

@@ -1,4 +1,4 @@
-"""Names of the files in an export folder: what each upstream runtime opens, and mvjax's own two."""
+"""Names of the files in an export folder: what each upstream runtime opens, and mvjax's own three."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ TORCH_LINK = "model_pt.safetensors"  # what kyuteye_pt opens when its config nam
 
 CODEC = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TOKENIZER = "tokenizer_spm_32k_3.model"
+CODEC_CONFIG = "codec.json"  # sizes of a codec that are not the release's
 
 TORCH_CONFIG = "moshika-vis.yaml"
 MLX_CONFIG = "config.json"
@@ -42,7 +43,8 @@ def owned(target: str) -> tuple[str, ...]:
         "candle": tuple(vision_file(Path(name)).name for name in QUANTIZED["candle"].values()),
     }[target]
     configs = dict.fromkeys(config(target, quantized=q8) for q8 in (False, True))
-    return (CERTIFICATE, *weights, *more, CODEC, TOKENIZER, CARD, *configs, ENCODER_CONFIG)
+    codec = (CODEC, CODEC_CONFIG)
+    return (CERTIFICATE, *weights, *more, *codec, TOKENIZER, CARD, *configs, ENCODER_CONFIG)
 
 
 def target_of(folder: Path) -> str | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mvjax import messages, tree
-from mvjax.codec import flax_codec, interface, quantizer, rusty
+from mvjax.codec import flax_codec, quantizer
 from mvjax.config import schema
 from mvjax.weights import rules, safetensors_io
 
@@ -67,17 +67,11 @@ def load_mimi(path: Path, config: schema.MimiConfig) -> dict[str, Any]:
     return tree.unflatten({name: np.require(x, requirements="C") for name, x in flat.items()})
 
 
-def open_codec(
-    path: Path, config: schema.MimiConfig, *, backend: Literal["flax", "rusty"] = "flax"
-) -> interface.Codec:
-    """Opens a Mimi file as a codec: "flax" for batches, accelerators and all sizes, "rusty" for serving.
+def open_codec(path: Path, config: schema.MimiConfig) -> flax_codec.FlaxCodec:
+    """Opens a Mimi file for batches, accelerators and all sizes; errors as `load_mimi`.
 
-    Raises:
-      ValueError: as `load_mimi`, or for sizes that the backend does not have.
-      ModuleNotFoundError: if the backend's package is not installed, with the remedy.
+    `codecs.open_codec` opens one for a conversation.
     """
-    if backend == "rusty":
-        return rusty.RustyCodec(path, config)
     return flax_codec.FlaxCodec(load_mimi(path, config), config)
 
 

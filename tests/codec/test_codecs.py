@@ -10,6 +10,7 @@ import pytest
 
 from mvjax.codec import mimi, rusty
 from mvjax.config import schema
+from mvjax.weights import codecs
 from mvjax.weights import mimi as mimi_weights
 
 B, T = 2, 3
@@ -47,7 +48,7 @@ def test_the_flax_codec_is_mimi(tmp_path):
 def test_rust_refuses_other_sizes_by_name(tmp_path):
     config = dataclasses.replace(schema.MimiConfig(codebooks=4), latent=128, codes=256)
     with pytest.raises(ValueError, match=r"latent=128 \(released: 512\), codes=256 .*Flax codec"):
-        mimi_weights.open_codec(tmp_path / "mimi.safetensors", config, backend="rusty")
+        rusty.RustyCodec(tmp_path / "mimi.safetensors", config)
 
 
 def test_without_the_package_the_remedy_is_named(tmp_path, monkeypatch):
@@ -65,9 +66,8 @@ def test_rust_agrees_with_flax_at_the_real_size(tmp_path):
     config = schema.MimiConfig()
     path = tmp_path / "mimi.safetensors"
     mimi_file.write_random(path, config)
-    ours, theirs = (
-        mimi_weights.open_codec(path, config, backend=backend) for backend in ("flax", "rusty")
-    )
+    ours, theirs = mimi_weights.open_codec(path, config), codecs.open_codec(path)
+    assert isinstance(theirs, rusty.RustyCodec)
     audio = _audio(config, T)
     codes = ours.encode(audio)
     assert len(np.unique(codes)) > 2 * B * T
@@ -92,7 +92,7 @@ def test_rust_has_one_step_more_in_its_window(tmp_path):
     rust = schema.MimiConfig(context_has_self=False)
     path = tmp_path / "mimi.safetensors"
     mimi_file.write_random(path, rust)
-    theirs = mimi_weights.open_codec(path, rust, backend="rusty")
+    theirs = rusty.RustyCodec(path, rust)
     frames, full = 160, rust.context // 2  # two steps a frame
     codes = np.random.default_rng(2).integers(0, rust.codes, (1, rust.codebooks, frames), np.int32)
     sound = theirs.decode(codes)
@@ -104,3 +104,23 @@ def test_rust_has_one_step_more_in_its_window(tmp_path):
         assert error[:full].max() < 1e-4
         errors[has_self] = error[full:].max()
     assert errors[False] < 1e-4 < 3e-4 < errors[True], errors
+
+
+@pytest.mark.slow
+def test_a_stream_goes_on_as_before_past_the_packages_default_of_8192_steps(tmp_path):
+    """Only what lies in its windows matters: the end decodes as it does in a short stream."""
+    pytest.importorskip("rustymimi")
+    path = tmp_path / "mimi.safetensors"
+    mimi_file.write_random(path, schema.MimiConfig())
+    frames, tail = 4125, 1000  # 5.5 minutes; 8 layers reach back 80 s
+    codes = np.random.default_rng(3).integers(0, 2048, (1, 8, frames), np.int32)
+    codec = codecs.open_codec(path, minutes=5.5)
+    long, short = codec.stream(), codec.stream()
+    late = [long.decode(codes[:, :, n : n + 25]) for n in range(0, frames, 25)]
+    again = [short.decode(codes[:, :, n : n + 25]) for n in range(frames - tail, frames, 25)]
+    assert np.abs(late[-1]).max() > 0.1
+    np.testing.assert_allclose(late[-1], again[-1], atol=1e-4)
+    with pytest.raises(
+        ValueError, match="5.5 minutes to decode are over; open the codec with more"
+    ):
+        long.decode(codes[:, :, :1])

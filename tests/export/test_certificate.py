@@ -9,10 +9,10 @@ import pytest
 import toy
 
 from mvjax import tree
-from mvjax.config import upstream
+from mvjax.config import schema, upstream
 from mvjax.export import certificate, deviations, targets, verify, weight_files
 from mvjax.export import folder as export_folder
-from mvjax.weights import file_names, safetensors_io
+from mvjax.weights import codecs, file_names, safetensors_io
 
 TOY, FRAMES = exported.TOY, 104
 RUNTIME = {"torch": "torch", "mlx": "mlx.core", "candle": "torch"}
@@ -205,6 +205,7 @@ def test_every_file_is_the_runs_or_the_certificate_fails(run, tmp_path, monkeypa
     params, config = run
     out = export_folder.export(params, config, "candle", tmp_path / "out")
     (out / file_names.CODEC).write_bytes(b"another")
+    codecs.write_sizes(out, schema.MimiConfig(latent=128))
     path = out / "config-moshika-vis.json"
     content = json.loads(path.read_text())
     content["lm_config"]["text_eop_token"] = 1
@@ -216,6 +217,7 @@ def test_every_file_is_the_runs_or_the_certificate_fails(run, tmp_path, monkeypa
         "config-moshika-vis.json: lm_config.text_eop_token: expected 0, found 1",
         "config-moshika-vis.json: mvjax.more: expected 'no such key', found 8008",
         "config-moshika-vis.json: port: expected 8008, found 'no such key'",
+        "codec.json: is not the run's",
         f"{file_names.CODEC}: is not the run's",
     ]
 

@@ -11,9 +11,10 @@ import toy
 import yaml
 
 from mvjax import files, gates, scopes, tree
+from mvjax.config import schema
 from mvjax.export import folder as export_folder
 from mvjax.export import licenses, model_card, targets, weight_files
-from mvjax.weights import file_names, rules
+from mvjax.weights import codecs, file_names, rules
 
 TOY = exported.TOY
 FILES = {
@@ -65,6 +66,15 @@ def test_folder_holds_everything_and_reads_back(target, dtype, run, tmp_path):
     again = tmp_path / "again"
     export_folder.export(tree.unflatten(loaded), config, target, again)
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_a_codec_of_other_sizes_states_them(run, tmp_path):
+    params, config = run
+    for codec, stated in ((schema.MimiConfig(latent=128), True), (schema.MimiConfig(), False)):
+        config = dataclasses.replace(config, codec=codec)
+        out = export_folder.export(params, config, "torch", tmp_path / "out")
+        assert codecs.read_sizes(out) == (codec if stated else None)
+        assert (out / file_names.CODEC_CONFIG).exists() == stated  # replaced with the export
 
 
 @pytest.mark.parametrize(
