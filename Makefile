@@ -65,7 +65,7 @@ $(BIN)/python $(VENV)-lowest/bin/python:
 	$(PYTHON) -m venv $(@D:/bin=)
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[train,torch,mlx]"
+	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[train,torch,mlx,serve]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

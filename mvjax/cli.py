@@ -19,6 +19,7 @@ from mvjax.commands import (
     extras,
     parser,
     plan,
+    serve,
     training,
 )
 
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"mvjax {mvjax.__version__}")
     commands = arguments.subcommands(whole, of="COMMAND")
-    for group in (training, plan, evaluate, export, data, dialogues):
+    for group in (training, plan, evaluate, export, serve, data, dialogues):
         group.add(commands)
     completion.add(commands, _parser)
     return whole

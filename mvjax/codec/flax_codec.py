@@ -35,7 +35,7 @@ class FlaxCodecStream:
     """The codec with the state of one stream."""
 
     def __init__(self, codec: FlaxCodec, state: mimi.MimiState) -> None:
-        self._codec, self._state = codec, state
+        self._codec, self._start, self._state = codec, state, state
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
         """As `CodecStream.encode`."""
@@ -44,6 +44,10 @@ class FlaxCodecStream:
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
         """As `CodecStream.decode`."""
         return self._step("decode_step", codes)
+
+    def reset(self) -> None:
+        """As `CodecStream.reset`."""
+        self._state = self._start
 
     def _step(self, method: str, frames: np.ndarray) -> np.ndarray:
         c = self._codec

@@ -20,6 +20,10 @@ class CodecStream(Protocol):
         """Returns the audio of the next frames."""
         ...
 
+    def reset(self) -> None:
+        """Goes back to the first frame; nothing of what was encoded or decoded is left."""
+        ...
+
 
 @runtime_checkable
 class Codec(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 
 BASE = ""  # what `pip install mvjax` alone brings
 # {extra: packages}, as in pyproject.toml; a test compares the two.
@@ -18,7 +19,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     ),
     "torch": ("torch",),
     "mlx": ("mlx",),
-    "serve": ("rustymimi",),
+    "serve": ("rustymimi", "aiohttp", "sphn", "prometheus_client"),
     "candle": ("gguf",),
     "tpu": ("libtpu",),
     "hub": ("huggingface_hub",),
@@ -45,7 +46,7 @@ def require(*modules: str) -> None:
     """
     missing = [module for module in modules if not _is_installed(module)]
     if missing:
-        raise MissingPackages(_remedy(missing))
+        raise MissingPackages(_remedy(missing, modules))
 
 
 def explain(error: ModuleNotFoundError) -> str | None:
@@ -53,20 +54,27 @@ def explain(error: ModuleNotFoundError) -> str | None:
     if isinstance(error, MissingPackages):
         return str(error)
     module = (error.name or "").split(".")[0]
-    return _remedy([module]) if module in _extras() else None
+    return (
+        _remedy([module], [module])
+        if any(module in known for known in _extras().values())
+        else None
+    )
 
 
-def _remedy(modules: list[str]) -> str:
-    extras = ",".join(dict.fromkeys(_extras()[module] for module in modules))
-    return f"needs {' and '.join(modules)}: pip install 'mvjax{f'[{extras}]' if extras else ''}'"
+def _remedy(missing: Sequence[str], needed: Sequence[str]) -> str:
+    """Names the extra that brings all that is needed, else the first that brings each missing module."""
+    known = _extras()
+    whole = [extra for extra, modules in known.items() if set(needed) <= modules]
+    parts = [next(e for e, modules in known.items() if module in modules) for module in missing]
+    extras = ",".join(dict.fromkeys(whole[:1] or parts))
+    return f"needs {' and '.join(missing)}: pip install 'mvjax{f'[{extras}]' if extras else ''}'"
 
 
-def _extras() -> dict[str, str]:
-    """{import name: extra}."""
+def _extras() -> dict[str, set[str]]:
+    """{extra: import names}."""
     return {
-        _MODULES.get(package, package.replace("-", "_")): extra
+        extra: {_MODULES.get(package, package.replace("-", "_")) for package in packages}
         for extra, packages in PACKAGES.items()
-        for package in packages
     }
 
 

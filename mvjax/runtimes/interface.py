@@ -206,6 +206,10 @@ class Slots(Protocol):
         """As `Session.reset`."""
         ...
 
+    def resample(self, slot: int, *, text_sampling: Sampling, audio_sampling: Sampling) -> None:
+        """Changes how a conversation samples from the next frame on; its random state goes on."""
+        ...
+
     def step(self, turns: Mapping[int, Turn]) -> dict[int, Frame]:
         """Steps the conversations that are given a turn, by slot, one frame; the others stand still."""
         ...

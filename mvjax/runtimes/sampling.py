@@ -65,6 +65,11 @@ class Sampler:
         self._random = np.random.default_rng(self._seed)
         self._recent = collections.deque[int](maxlen=self._text.repetition_penalty_context)
 
+    def change(self, text: interface.Sampling, audio: interface.Sampling) -> None:
+        """Takes other settings; random state and recent text go on."""
+        self._text, self._audio = text, audio
+        self._recent = collections.deque(self._recent, maxlen=text.repetition_penalty_context)
+
     def write(self, draws: Draws, row: int) -> None:
         """Writes how the next frame is sampled."""
         uniform = self._random.random(1 + self._codebooks, np.float32)

@@ -170,6 +170,16 @@ class Slots:
         row.delays.reset()
         row.sampler.reset()
 
+    def resample(
+        self,
+        slot: int,
+        *,
+        text_sampling: interface.Sampling,
+        audio_sampling: interface.Sampling,
+    ) -> None:
+        """As `interface.Slots.resample`."""
+        self._conversation(slot).sampler.change(text_sampling, audio_sampling)
+
     def step(self, turns: Mapping[int, interface.Turn]) -> dict[int, interface.Frame]:
         """As `interface.Slots.step`."""
         inputs = self._blank()

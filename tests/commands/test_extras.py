@@ -65,6 +65,8 @@ def test_the_table_is_that_of_pyproject():
             "jax torch mlx",
             "needs jax and torch and mlx: pip install 'mvjax[train,torch,mlx]'",
         ),
+        (["serve", "x"], "aiohttp", "needs aiohttp: pip install 'mvjax[serve]'"),
+        (["serve", "x"], "sphn", "needs sphn: pip install 'mvjax[serve]'"),
         (["data", "digits", "--out", "x"], "sklearn", "needs sklearn: pip install 'mvjax[train]'"),
     ],
 )

@@ -1,0 +1,158 @@
+"""The server: its routes, its life from warm-up to shutdown, and what it tells of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from concurrent import futures
+from pathlib import Path
+
+from aiohttp import web
+
+import mvjax
+from mvjax.runtimes import loading
+from mvjax.serve import access as access_lib
+from mvjax.serve import admission as admission_lib
+from mvjax.serve import connection, pages, protocol, query
+from mvjax.serve import engine as engine_lib
+from mvjax.serve import limits as limits_lib
+from mvjax.serve import metrics as metrics_lib
+
+_HEARTBEAT = 10.0  # seconds between pings that find out who is gone
+_CONNECTIONS = web.AppKey("connections", set[asyncio.Task])
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a server is started with.
+
+    Attributes:
+      access: who may connect.
+      slots: conversations at once.
+      limits: of a client.
+      xa_start: frames of a conversation before an image is seen, where a client does not say.
+      static: upstream's built client, in place of our page.
+      runtime, dtype: for those who ask.
+    """
+
+    access: access_lib.Access
+    slots: int = 1
+    limits: limits_lib.Limits = dataclasses.field(default_factory=limits_lib.Limits)
+    xa_start: int = 0
+    static: Path | None = None
+    runtime: str = ""
+    dtype: str = ""
+
+
+def make(speaker: loading.Speaker, options: Options) -> web.Application:
+    """Returns the application; the model is warm before it answers."""
+    metrics = metrics_lib.Metrics()
+    engine = engine_lib.Engine(speaker, options.slots, metrics)
+    server = connection.Server(
+        engine=engine,
+        admission=admission_lib.Admission(engine, options.limits),
+        limits=options.limits,
+        metrics=metrics,
+        images=futures.ThreadPoolExecutor(1, "images"),
+        xa_start=options.xa_start,
+        about=_about(speaker, options),
+    )
+    _watch(server)
+    app = web.Application()
+    app[_CONNECTIONS] = set()
+
+    async def life(app: web.Application):
+        await asyncio.get_running_loop().run_in_executor(None, engine.start)
+        yield
+        await server.admission.close()
+        engine.stop()
+        server.images.shutdown(wait=False, cancel_futures=True)
+
+    async def hang_up(app: web.Application) -> None:
+        for task in app[_CONNECTIONS]:
+            task.cancel()
+        await asyncio.gather(*app[_CONNECTIONS], return_exceptions=True)
+
+    app.cleanup_ctx.append(life)
+    app.on_shutdown.append(hang_up)
+    _add_routes(app, server, options)
+    return app
+
+
+def _add_routes(app: web.Application, server: connection.Server, options: Options) -> None:
+    access = options.access
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        access.check(request)
+        socket = web.WebSocketResponse(
+            max_msg_size=options.limits.message_bytes + 1,
+            heartbeat=_HEARTBEAT,
+            timeout=2.0,
+            compress=False,  # a bomb needs compression
+        )
+        await socket.prepare(request)
+        try:
+            asked = query.parse(request.query)
+        except limits_lib.BrokenLimit as error:
+            await socket.send_bytes(protocol.error(str(error)))
+            await socket.close(code=1008)
+            server.metrics.ended("broken")
+            return socket
+        task = asyncio.current_task()
+        assert task is not None
+        app[_CONNECTIONS].add(task)
+        try:
+            await connection.Connection(server, socket, asked).run()
+        finally:
+            app[_CONNECTIONS].discard(task)
+        return socket
+
+    async def health(request: web.Request) -> web.StreamResponse:
+        fine, admission = server.engine.healthy, server.admission
+        counts = {"slots": server.engine.size, "free": admission.free, "waiting": admission.waiting}
+        status = {"status": "ok" if fine else "failing", "version": mvjax.__version__, **counts}
+        return web.json_response(status, status=200 if fine else 503)
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        access.check(request)
+        headers = {"Content-Type": metrics_lib.CONTENT_TYPE}
+        return web.Response(body=server.metrics.text(), headers=headers)
+
+    app.router.add_get("/api/chat", chat)
+    app.router.add_get("/health", health)
+    app.router.add_get("/metrics", metrics)
+    pages.add_routes(app, access, static=options.static)
+
+
+def _watch(server: connection.Server) -> None:
+    metrics, admission, engine = server.metrics, server.admission, server.engine
+    metrics.watch("slots", "conversations at once", lambda: engine.size)
+    metrics.watch("slots_free", "slots that nobody has", lambda: admission.free)
+    metrics.watch("clients_waiting", "clients in the queue", lambda: admission.waiting)
+    metrics.watch(
+        "conversations_kept", "conversations whose socket is lost", lambda: admission.kept
+    )
+
+
+def _about(speaker: loading.Speaker, options: Options) -> dict:
+    limits = options.limits
+    return {
+        "model": speaker.name,
+        "slots": options.slots,
+        "image_size": speaker.model.sizes.image_size,
+        "runtime": options.runtime,
+        "dtype": options.dtype,
+        "version": mvjax.__version__,
+        "limits": {
+            "image_bytes": limits.message_bytes,
+            "image_pixels": limits.image_pixels,
+            "minutes": limits.minutes,
+            "queued_frames": limits.queued_frames,
+            "resume_seconds": limits.resume_seconds,
+            "typed_tokens": limits.typed_tokens,
+            "sampling": {name: known[1:3] for name, known in query.SAMPLING.items()},
+        },
+    }

@@ -1,0 +1,277 @@
+"""The thread that steps all conversations together: hear, step, say; the event loop never waits for it.
+
+A tick takes a frame of every conversation that has one ready, so a busy server makes larger batches by
+itself. The codec of several conversations works in a few threads; a tick waits for what is heard, and not for
+what is said. An error in one conversation ends that one.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mvjax import types
+from mvjax.runtimes import interface, loading
+from mvjax.serve import conversation as conversation_lib
+from mvjax.serve import metrics as metrics_lib
+from mvjax.serve import microphone, protocol, query
+
+_STATUS_EVERY = 12  # frames
+_STUCK = 10.0  # seconds in one tick that are no longer healthy
+
+_log = logging.getLogger(__name__)
+
+
+class _Taken(NamedTuple):
+    """A conversation's part of a tick."""
+
+    who: conversation_lib.Conversation
+    heard: microphone.Heard
+    codes: Any
+
+
+class Engine:
+    """Conversations in the slots of one model.
+
+    Args:
+      speaker: the model with its codec.
+      slots: conversations at once; each has a codec stream of its own, 0.4 GB with rustymimi.
+      metrics: counters of the server.
+    """
+
+    def __init__(self, speaker: loading.Speaker, slots: int, metrics: metrics_lib.Metrics) -> None:
+        self.speaker, self._metrics = speaker, metrics
+        self._slots = speaker.model.slots(slots)
+        # made here and kept: rustymimi holds up all threads of Python for half a second when it loads
+        self._voices = [speaker.voice() for _ in range(slots)]
+        self._resets: dict[int, futures.Future] = {}
+        self._live: list[conversation_lib.Conversation] = []
+        self._commands: collections.deque[Callable[[], None]] = collections.deque()
+        self._wake, self._stopping = threading.Condition(), False
+        self._tick_began: float | None = None
+        self._pool = futures.ThreadPoolExecutor(min(slots + 1, 8), "codec")
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def size(self) -> int:
+        """How many conversations there is room for."""
+        return self._slots.size
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread lives and gets on."""
+        began = self._tick_began
+        return self._thread.is_alive() and (began is None or time.monotonic() - began < _STUCK)
+
+    def start(self) -> None:
+        """Warms everything up and starts the thread."""
+        self._slots.warm_up()
+        silence = np.zeros(types.FRAME_SAMPLES, np.float32)
+        for voice in self._voices:
+            slot = self._slots.join()
+            frame = None
+            for _ in range(2 + max(self.speaker.model.sizes.delays)):
+                frame = self._slots.step({slot: interface.Turn(voice.hear(silence))})[slot]
+            assert frame is not None
+            voice.say(frame)
+            voice.reset()
+            self._slots.leave(slot)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after its tick."""
+        self._stopping = True
+        self.wake()
+        self._thread.join()
+        self._pool.shutdown()
+
+    def wake(self) -> None:
+        """Says that there may be something to do."""
+        with self._wake:
+            self._wake.notify()
+
+    def submit(self, what: Callable[[], Any]) -> futures.Future:
+        """Runs a function between two ticks, in the engine's thread."""
+        future: futures.Future = futures.Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(what())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._commands.append(run)
+        self.wake()
+        return future
+
+    def join(self, who: conversation_lib.Conversation) -> None:
+        """Gives a conversation a slot; by `submit`, as all that follow.
+
+        Raises:
+          RuntimeError: if none is free.
+        """
+        who.slot = self._slots.join(
+            text_sampling=query.text_sampling(who.sampling),
+            audio_sampling=query.audio_sampling(who.sampling),
+            seed=who.seed,
+        )
+        who.voice, who.busy = self._voices[who.slot], self._resets.pop(who.slot, None)
+        self._live.append(who)
+
+    def leave(self, who: conversation_lib.Conversation) -> None:
+        """Ends a conversation, if it has not ended; its codec forgets what was said."""
+        if who.slot is None or who.voice is None:
+            return
+        self._live.remove(who)
+        self._slots.leave(who.slot)
+        self._resets[who.slot] = self._after(who, who.voice.reset)
+        who.slot = who.voice = who.image = None
+
+    def see(self, who: conversation_lib.Conversation, image: Any | None) -> None:
+        """Changes what a conversation sees."""
+        who.image, who.shown = image, False
+        if who.slot is not None:
+            self._slots.show(who.slot, None)
+
+    def restart(self, who: conversation_lib.Conversation) -> None:
+        """Begins a conversation again, with the image."""
+        if who.slot is None or who.voice is None:
+            return
+        self._slots.reset(who.slot)
+        self.see(who, who.image)
+        who.frame = 0
+        who.busy = self._after(who, who.voice.reset)
+
+    def resample(self, who: conversation_lib.Conversation, sampling: dict[str, float]) -> None:
+        """Changes how a conversation samples."""
+        who.sampling = sampling
+        if who.slot is not None:
+            self._slots.resample(
+                who.slot,
+                text_sampling=query.text_sampling(sampling),
+                audio_sampling=query.audio_sampling(sampling),
+            )
+
+    def _run(self) -> None:
+        while not self._stopping:
+            with self._wake:
+                self._wake.wait_for(self._has_work)
+            while self._commands:
+                self._commands.popleft()()
+            self._tick_began = time.monotonic()
+            try:
+                self._tick()
+            except Exception:
+                _log.exception("a step failed; the conversations in it end")
+                for who in list(self._live):
+                    self._fail(who)
+            self._tick_began = None
+
+    def _has_work(self) -> bool:
+        return self._stopping or bool(self._commands) or any(who.ready for who in self._live)
+
+    def _tick(self) -> None:
+        taken = self._hear()
+        if not taken:
+            return
+        start = time.perf_counter()
+        turns = {}
+        for who, _, codes in taken:
+            assert who.slot is not None
+            if not who.shown and (image := who.sees_now) is not None:
+                self._slots.show(who.slot, image)
+                who.shown = True
+            turns[who.slot] = who.turn(codes)
+        frames = self._slots.step(turns)
+        step = time.perf_counter() - start
+        self._metrics.step(step, len(taken))
+        for who, heard, _ in taken:
+            assert who.slot is not None and who.voice is not None
+            who.frame += 1
+            say = _Say(who, who.voice, who.listener, frames[who.slot], heard.at, step)
+            who.busy = self._after(who, lambda say=say: self._say(say))
+
+    def _hear(self) -> list[_Taken]:
+        """Takes a frame of each conversation that has one, and encodes it."""
+        taken = []
+        for who in self._live:
+            if who.ready and (heard := who.microphone.take()) is not None:
+                assert who.voice is not None
+                taken.append((who, heard, self._pool.submit(who.voice.hear, heard.pcm)))
+        out = []
+        for who, heard, codes in taken:
+            try:
+                out.append(_Taken(who, heard, codes.result()))
+            except Exception:
+                _log.exception("hearing failed", extra={"session": who.id})
+                self._fail(who)
+        return out
+
+    def _after(self, who: conversation_lib.Conversation, what: Callable[[], Any]) -> futures.Future:
+        """Runs something with a voice in the pool, after what is done with it now; then wakes the engine."""
+        before = who.busy
+
+        def run() -> None:
+            if before is not None:
+                futures.wait([before])
+            what()
+
+        future = self._pool.submit(run)
+        future.add_done_callback(lambda _: self.wake())
+        return future
+
+    def _say(self, say: _Say) -> None:
+        try:
+            messages = self._messages(say)
+        except Exception:
+            _log.exception("saying failed", extra={"session": say.who.id})
+            self.submit(lambda: self._fail(say.who))
+            return
+        if say.listener is not None:
+            say.listener.deliver(messages)
+
+    def _messages(self, say: _Say) -> Sequence[bytes]:
+        said, who = say.voice.say(say.frame), say.who
+        listener = say.listener
+        messages = []
+        if listener is not None:
+            messages.append(protocol.audio(listener.transport.send(said.pcm)))
+            if said.text:
+                messages.append(protocol.colored_text(said.text, say.frame.gate))
+        latency = time.monotonic() - say.heard_at
+        self._metrics.frame(latency, missed=who.meter.add(latency))
+        if listener is not None and listener.wants_status and who.meter.frames % _STATUS_EVERY == 0:
+            waiting = len(who.microphone)
+            status = {
+                **who.meter.status(),
+                "step_ms": round(1000 * say.step, 1),
+                "behind_ms": round(1000 * types.FRAME_SECONDS * waiting),
+                "skipped": who.microphone.skipped,
+            }
+            messages.append(protocol.metadata(type="status", **status))
+        return messages
+
+    def _fail(self, who: conversation_lib.Conversation) -> None:
+        if who.listener is not None:
+            who.listener.failed()
+        self.leave(who)
+
+
+class _Say(NamedTuple):
+    """What a conversation says in a frame, to whom, and the times that it is measured by."""
+
+    who: conversation_lib.Conversation
+    voice: Any
+    listener: conversation_lib.Listener | None
+    frame: interface.Frame
+    heard_at: float  # on the monotonic clock
+    step: float  # seconds
