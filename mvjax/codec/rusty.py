@@ -65,8 +65,7 @@ class RustyCodec:
     def stream(self, *, batch: int = 1) -> RustyStream:
         """As `Codec.stream`; reads the file again, 2 seconds and 0.4 GB.
 
-        One tokenizer serves one stream: its `reset` keeps the last step before the downsampling, so
-        that a second stream would start with the end of the first.
+        One tokenizer serves one stream at a time. All threads of Python stand still while it is loaded.
         """
         return RustyStream(self._tokenizer(), batch, self._frames)
 
@@ -115,6 +114,16 @@ class RustyStream:
         self._check(codes)
         self._take("decode", codes.shape[2])
         return self._tokenizer.decode_step(np.ascontiguousarray(codes, np.uint32))[:, 0]
+
+    def reset(self) -> None:
+        """As `CodecStream.reset`, but that the codes of the first frame follow a frame of silence.
+
+        The tokenizer's own reset keeps the last step before the downsampling: of silence, here.
+        """
+        self._tokenizer.reset()
+        self._tokenizer.encode_step(np.zeros((self._batch, 1, types.FRAME_SAMPLES), np.float32))
+        self._tokenizer.reset()
+        self._taken = {"encode": 0.0, "decode": 0.0}
 
     def _check(self, batch: np.ndarray) -> None:
         if len(batch) != self._batch:

@@ -57,6 +57,11 @@ class Voice:
         codes = frame.audio_codes.astype(np.int32)
         return Said(self._stream.decode(codes[None, :, None])[0], text)
 
+    def reset(self) -> None:
+        """Goes back to the first frame of a conversation."""
+        self._stream.reset()
+        self._bytes.reset()
+
     def _text(self, token: int) -> str:
         if token in (sampling.PAD, sampling.EPAD) or self._tokenizer.is_control(token):
             return ""

@@ -24,7 +24,7 @@ from mvjax.serve import microphone, outbox, protocol, query, sight, transport
 _PING_SECONDS = 4.0  # upstream's client closes after 10 without a message
 _LOOK_SECONDS = 0.5
 # How a connection ends by its close code; the others (and none) mean that the client is gone.
-_ENDS = {
+_ENDS: dict[int | None, str] = {
     aiohttp.WSCloseCode.OK: "done",
     aiohttp.WSCloseCode.PROTOCOL_ERROR: "broken",
     aiohttp.WSCloseCode.INVALID_TEXT: "broken",
@@ -114,8 +114,8 @@ class Connection:
             return error
         if isinstance(error, limits_lib.BrokenLimit):
             return _Over("broken", str(error), code=aiohttp.WSCloseCode.POLICY_VIOLATION)
-        if error is None and self._socket.close_code in _ENDS:
-            return _Over(_ENDS[self._socket.close_code], "")
+        if error is None and (end := _ENDS.get(self._socket.close_code)):
+            return _Over(end, "")
         if error is None or isinstance(error, (OSError, TimeoutError)):
             return None
         _log.error("a connection failed", exc_info=error, extra=self._extra())

@@ -48,7 +48,8 @@ class Engine:
 
     def __init__(self, speaker: loading.Speaker, slots: int, metrics: metrics_lib.Metrics) -> None:
         self.speaker, self._metrics = speaker, metrics
-        self._slots = speaker.model.slots(slots)
+        model: Any = speaker.model
+        self._slots: interface.Slots = model.slots(slots)
         # made here and kept: rustymimi holds up all threads of Python for half a second when it loads
         self._voices = [speaker.voice() for _ in range(slots)]
         self._resets: dict[int, futures.Future] = {}
@@ -119,12 +120,12 @@ class Engine:
         Raises:
           RuntimeError: if none is free.
         """
-        who.slot = self._slots.join(
+        slot = self._slots.join(
             text_sampling=query.text_sampling(who.sampling),
             audio_sampling=query.audio_sampling(who.sampling),
             seed=who.seed,
         )
-        who.voice, who.busy = self._voices[who.slot], self._resets.pop(who.slot, None)
+        who.slot, who.voice, who.busy = slot, self._voices[slot], self._resets.pop(slot, None)
         self._live.append(who)
 
     def leave(self, who: conversation_lib.Conversation) -> None:

@@ -16,34 +16,42 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = prometheus_client.CollectorRegistry()
-        metric = {"registry": self._registry}
         self._connections = prometheus_client.Counter(
-            "mvjax_connections", "WebSocket connections by how they ended", ["end"], **metric
+            "mvjax_connections",
+            "WebSocket connections by how they ended",
+            ["end"],
+            registry=self._registry,
         )
-        self._frames = prometheus_client.Counter("mvjax_frames", "frames answered", **metric)
+        self._frames = prometheus_client.Counter(
+            "mvjax_frames", "frames answered", registry=self._registry
+        )
         self._missed = prometheus_client.Counter(
-            "mvjax_frames_missed", "frames answered later than 80 ms after they came", **metric
+            "mvjax_frames_missed",
+            "frames answered later than 80 ms after they came",
+            registry=self._registry,
         )
         self._skipped = prometheus_client.Counter(
-            "mvjax_frames_skipped", "frames of users dropped because more waited than may", **metric
+            "mvjax_frames_skipped",
+            "frames of users dropped because more waited than may",
+            registry=self._registry,
         )
         self._latency = prometheus_client.Histogram(
             "mvjax_frame_latency_seconds", "from a frame's last sample to its answer",
-            buckets=_SECONDS, **metric)  # fmt: skip
+            buckets=_SECONDS, registry=self._registry)  # fmt: skip
         self._step = prometheus_client.Histogram(
-            "mvjax_step_seconds", "one step of the model", buckets=_SECONDS, **metric
+            "mvjax_step_seconds", "one step of the model", buckets=_SECONDS, registry=self._registry
         )
         self._batch = prometheus_client.Histogram(
             "mvjax_batch_size",
             "conversations in a step",
             buckets=(1, 2, 4, 8, 16, 32, 64),
-            **metric,
+            registry=self._registry,
         )
         self._playback = prometheus_client.Histogram(
             "mvjax_playback_latency_seconds", "from the microphone to the loudspeaker, as clients say",
-            buckets=_PLAYBACK, **metric)  # fmt: skip
+            buckets=_PLAYBACK, registry=self._registry)  # fmt: skip
         self._ratings = prometheus_client.Counter(
-            "mvjax_ratings", "ratings of conversations", ["stars"], **metric
+            "mvjax_ratings", "ratings of conversations", ["stars"], registry=self._registry
         )
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:

@@ -161,10 +161,11 @@ def _request(data: bytes) -> Message:
         return Simple(name)
     if name == "text" and isinstance(text := values.get("text"), str):
         return Typed(text)
-    if name == "played" and _is_number(mic_time := values.get("mic_time")):
-        return Played(float(mic_time))
-    if name == "settings" and all(_is_number(v) for k, v in values.items() if k != "request"):
-        return Settings({k: str(v) for k, v in values.items() if k != "request"})
+    numbers = {k: v for k, v in values.items() if _is_number(v)} if name is not None else {}
+    if name == "played" and "mic_time" in numbers:
+        return Played(float(numbers["mic_time"]))
+    if name == "settings" and len(numbers) == len(values) - 1:
+        return Settings({k: str(v) for k, v in numbers.items()})
     raise limits_lib.BrokenLimit(
         "request: expected text (with a text), stop, no_image, restart, settings (with numbers) or played"
         f" (with a mic_time), got {data[:80]!r}"

@@ -39,10 +39,12 @@ def test_the_flax_codec_is_mimi(tmp_path):
     np.testing.assert_array_equal(codes, mimi.run("encode", params, audio, config=config))
     decoded = codec.decode(codes)
     np.testing.assert_array_equal(decoded, mimi.run("decode", params, codes, config=config))
-    for _ in range(2):  # a second stream starts from nothing
-        streamed, sound = _streamed(codec.stream(batch=B), audio, T)
+    stream = codec.stream(batch=B)
+    for again in (codec.stream(batch=B), stream, stream):  # a second stream, or one reset
+        streamed, sound = _streamed(again, audio, T)
         np.testing.assert_array_equal(streamed, codes)
         np.testing.assert_allclose(sound, decoded, atol=1e-5)
+        again.reset()
 
 
 def test_rust_refuses_other_sizes_by_name(tmp_path):
@@ -76,9 +78,19 @@ def test_rust_agrees_with_flax_at_the_real_size(tmp_path):
     decoded = ours.decode(codes)
     np.testing.assert_allclose(theirs.decode(codes), decoded, atol=1e-4)
     for _ in range(2):
-        streamed, sound = _streamed(theirs.stream(batch=B), audio, T)
+        stream = theirs.stream(batch=B)
+        streamed, sound = _streamed(stream, audio, T)
         np.testing.assert_array_equal(streamed, codes)
         np.testing.assert_allclose(sound, decoded, atol=1e-4)
+    stream.reset()  # the first frame follows silence; the others know nothing of what was before
+    streamed, _ = _streamed(stream, audio, T)
+    np.testing.assert_array_equal(streamed[:, :, 1:], codes[:, :, 1:])
+    stream.reset()
+    np.testing.assert_allclose(
+        np.concatenate([stream.decode(codes[:, :, t : t + 1]) for t in range(T)], axis=1),
+        decoded,
+        atol=1e-4,
+    )
     with pytest.raises(ValueError, match="expected 2 rows as at its start, got 1"):
         stream = theirs.stream(batch=B)
         stream.encode(audio[:1, : config.frame_samples])
