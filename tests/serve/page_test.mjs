@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { background, contrast, LEVELS, lightness } from "./gate-scale.js";
+import { Echo } from "./echo.js";
+import { background, contrast, levelOf, LEVELS, lightness } from "./gate-scale.js";
 import { Hush } from "./hush.js";
 import { JitterBuffer, RULE } from "./jitter.js";
 import { Latency, percentile } from "./latency.js";
@@ -179,6 +180,18 @@ for (const scheme of ["light", "dark"]) {
   });
 }
 
+test("levels are upstream's, or over a wider range", () => {
+  assert.deepEqual([0, 0.005, 0.013, 0.018, 0.021, 0.5].map((gate) => levelOf(gate)), [0, 0, 5, 8, 10, 10]);
+  assert.deepEqual([0.005, 0.055, 0.105].map((gate) => levelOf(gate, 0.105)), [0, 5, 10]);
+});
+
+test("what was typed is not shown as the model's words, what it answers is", () => {
+  const echo = new Echo();
+  echo.expect("What colour is it?");
+  const pieces = [" okay", " what", " col", "our", " is", " it", "?", " it", " is", " red"];
+  assert.deepEqual(pieces.filter((piece) => !echo.takes(piece)), [" okay", " it", " is", " red"]);
+});
+
 test("messages are their kind and their payload", () => {
   const pcm = Int16Array.of(1, -2, 300);
   const message = wire.audio(pcm);
@@ -202,7 +215,7 @@ test("a saved conversation is written for other programs to read", async () => {
   recording.show(0, { type: "image/png", bytes: Uint8Array.of(1, 2, 3).buffer });
   for (let i = 0; i < 3; i++) recording.hear(new Int16Array(FRAME).fill(100 + i));
   recording.say(new Int16Array(FRAME).fill(7), 1);
-  for (const text of [" it", " is", " a", " se", "ven"]) recording.note(1, { who: "assistant", text, gate: 4 });
+  for (const text of [" it", " is", " a", " se", "ven"]) recording.note(1, { who: "assistant", text, gate: 0.011, level: 4 });
   recording.note(2, { who: "user", text: "why" });
   assert.equal(plainText(recording.events), "    0.00 s  user: [shows image-1.png]\n    0.08 s  assistant: it is a seven\n    0.16 s  user: why\n");
   await writeFile(process.env.SAVED, Buffer.from(await recording.save().arrayBuffer()));

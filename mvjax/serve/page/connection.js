@@ -10,7 +10,7 @@ const STALLED_BYTES = 6 * 2 * wire.FRAME_SAMPLES; // more than 0.5 s unsent: mic
 export class Connection {
   /**
    * `url(resume)` names the endpoint; `first()` returns the messages of a new conversation that come before audio.
-   * `on` has a function for each event: queue, hello, ready, audio, text, status, trouble, lost, closed({error}).
+   * `on` has a function for each event: queue, hello, ready, audio, text, gate, status, trouble, lost, closed({error}).
    */
   constructor({ url, first, on }) {
     Object.assign(this, { url, first, on });
@@ -85,7 +85,7 @@ export class Connection {
 
   metadata(value) {
     if (value.type === "hello") this.resume = value.resume ?? null;
-    if (["queue", "hello", "status"].includes(value.type)) this.on[value.type](value);
+    if (["queue", "hello", "status", "gate"].includes(value.type)) this.on[value.type](value);
   }
 
   async closed(code, reason) {

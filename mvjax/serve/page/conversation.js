@@ -2,6 +2,8 @@
 
 import { AudioDevice, MicrophoneError } from "./audio.js";
 import { Connection } from "./connection.js";
+import { Echo } from "./echo.js";
+import { levelOf } from "./gate-scale.js";
 import { Hush } from "./hush.js";
 import { Latency } from "./latency.js";
 import { Recording } from "./recording.js";
@@ -16,14 +18,16 @@ const now = () => performance.now() / 1000;
 export class Conversation {
   /**
    * `url(resume)` names the endpoint, `picture` is what is seen first or null. `on` has a function for each event:
-   * state(name, detail), hello(hello), trouble(text), microphone(reason), text({text, level, frame, heard}),
-   * levels({user, assistant}), meter().
+   * state(name, detail), hello(hello), trouble(text), microphone(reason), text({text, gate, level, frame, heard}),
+   * levels({user, assistant}), meter(). `gate` is the activation, null where the server gives its level alone.
    */
   constructor({ url, picture, noiseSuppression, on }) {
     Object.assign(this, { url, picture, noiseSuppression, on });
     this.latency = new Latency();
     this.recording = new Recording();
     this.hush = new Hush();
+    this.echo = new Echo();
+    this.gate = null; // of the text that comes next
     this.hello = null;
     this.status = null; // the server's latest
     this.playback = null; // the worklet's latest report
@@ -56,6 +60,7 @@ export class Conversation {
         },
         ready: () => this.ready(),
         audio: (pcm) => this.answered(pcm),
+        gate: ({ value }) => (this.gate = value),
         text: (text, level) => this.said(text, level),
         status: (status) => {
           this.status = status;
@@ -79,9 +84,10 @@ export class Conversation {
 
   ready() {
     this.latency.handshake();
-    if (!this.live) this.recording.show(0, this.picture);
+    const begins = !this.live;
+    if (begins) this.recording.show(0, this.picture);
     this.live = true;
-    this.on.state("live");
+    this.on.state("live", { begins });
   }
 
   heard({ pcm, level }) {
@@ -104,9 +110,12 @@ export class Conversation {
   }
 
   said(text, level) {
+    const { gate, frame } = this;
+    this.gate = null;
+    if (this.echo.takes(text)) return;
     const heard = this.audible ?? true;
-    this.recording.note(this.frame, { who: "assistant", text, gate: level, ...(heard ? {} : { heard }) });
-    this.on.text({ text, level, frame: this.frame, heard });
+    this.recording.note(frame, { who: "assistant", text, gate, level, ...(heard ? {} : { heard }) });
+    this.on.text({ text, gate, level: gate === null ? level : levelOf(gate), frame, heard });
   }
 
   played(report) {
@@ -152,6 +161,7 @@ export class Conversation {
   }
 
   ask(text) {
+    this.echo.expect(text);
     this.connection.send(wire.request("text", { text }));
     this.recording.note(this.latency.captured, { who: "user", text });
   }

@@ -1,6 +1,9 @@
 /**
  * The color scale of gate activation: level 0 (the image played no part) to 10 (it played a great one).
  *
+ * Upstream's levels span activations from 0.005 to 0.021. Models whose gates open wider are shown over their own
+ * range: the span grows to the largest activation of the conversation.
+ *
  * One hue, amber, mixed into the page in OKLab with even steps, so equal steps of the level look equal, and the
  * order is one of lightness and strength: it is read without telling colors apart.
  */
@@ -11,6 +14,14 @@ const ENDS = {
   light: ["#ffffff", "#f0a30a"], // under dark ink
   dark: ["#1b212b", "#8f5a00"], // under light ink
 };
+
+export const LEAST = 0.005;
+export const MOST = 0.021;
+
+/** Returns the level of an activation; `most` is the one at level 10. */
+export function levelOf(activation, most = MOST) {
+  return Math.round((LEVELS - 1) * Math.max(0, Math.min(1, (activation - LEAST) / (most - LEAST))));
+}
 
 /** Returns the background of a level, "#rrggbb"; `scheme`: light or dark. */
 export function background(level, scheme) {

@@ -30,7 +30,7 @@ const STATES = {
   starting: "Connecting…",
   queued: "Waiting",
   live: "Live",
-  lost: "Connection lost, coming back…",
+  lost: "Reconnecting…",
   ended: "Ended",
 };
 
@@ -38,7 +38,7 @@ function setState(name, detail = null) {
   root.dataset.state = name;
   const running = !["idle", "ended"].includes(name);
   $("status").textContent = name === "queued" ? `Place ${detail.position} in the queue` : STATES[name];
-  $("start-label").textContent = running ? "End" : name === "ended" ? "Start again" : "Start";
+  $("start-label").textContent = running ? "End" : "Start";
   for (const id of ["mute", "stop"]) $(id).disabled = !running;
   $("question").disabled = $("ask").disabled = name !== "live";
   $("question").placeholder = name === "live" ? "Or type a question" : "Start, then talk or type";
@@ -91,13 +91,13 @@ async function start() {
   try {
     await talk.begin();
   } catch (error) {
-    talk.end(`The audio of this device cannot be opened: ${error.message}`);
+    talk.end(`The sound cannot be set up: ${error.message} If the server has stopped, start it and reload this page.`);
   }
 }
 
 function changed(talk, name, detail) {
-  if (name === "live" && root.dataset.state !== "lost") {
-    transcript.note(picture ? "You show an image" : "No image is shown", 0, picture?.url);
+  if (name === "live" && detail.begins) {
+    transcript.note(picture ? "You show an image" : "You show no image", 0, picture?.url);
   }
   if (name === "ended") {
     conversation = null;

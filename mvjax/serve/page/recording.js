@@ -3,6 +3,7 @@
 import { stereoWav, zip } from "./wav.js";
 import { FRAME_SECONDS, SAMPLE_RATE } from "./wire.js";
 
+export const PAUSE_SECONDS = 1.2; // without a word ends a turn
 const MOST_FRAMES = 22500; // 30 minutes, 172 MB: of longer talks the last part is kept
 
 export class Recording {
@@ -48,7 +49,7 @@ export class Recording {
       model: this.model,
       begun: this.begun.toISOString(),
       audio_begins_at_seconds: this.dropped * FRAME_SECONDS,
-      gate_levels: "0 to 10: 10 * clip((gate activation - 0.005) / 0.016, 0, 1)",
+      levels: "of gate activation, 0 to 10: round(10 * clip((gate - 0.005) / 0.016, 0, 1))",
       events: this.events,
     };
     const bytes = (text) => new TextEncoder().encode(text);
@@ -66,16 +67,16 @@ export class Recording {
   }
 }
 
-/** A line for each turn: its time, who, and what; pieces of the assistant's text that follow each other are joined. */
+/** A line for each turn: its time, who, and what; pieces of the assistant's text within a pause's time are joined. */
 export function plainText(events) {
   const lines = [];
-  let open = false;
-  for (const { seconds, who, text, gate, ...rest } of events) {
-    const spoken = gate !== undefined;
-    const what = text ?? ("image" in rest ? (rest.image ? `[shows ${rest.image}]` : "[removes the image]") : "");
-    if (spoken && open) lines.push(lines.pop() + what);
+  let open = -Infinity; // seconds; of the turn that the next piece may go on
+  for (const { seconds, who, text, level, ...rest } of events) {
+    const spoken = level !== undefined;
+    const what = text ?? ("image" in rest ? (`[shows ${rest.image ?? "no image"}]`) : "");
+    if (spoken && seconds - open <= PAUSE_SECONDS) lines.push(lines.pop() + what);
     else lines.push(`${seconds.toFixed(2).padStart(8)} s  ${who}: ${what.trimStart()}`);
-    open = spoken;
+    open = spoken ? seconds : -Infinity;
   }
   return lines.map((line) => `${line}\n`).join("");
 }

@@ -1,14 +1,20 @@
 /** The transcript: turns of the assistant, its words tinted by gate activation, and what the user did. */
 
+import { levelOf, MOST } from "./gate-scale.js";
+import { PAUSE_SECONDS } from "./recording.js";
 import { FRAME_SECONDS } from "./wire.js";
 
-const PAUSE_FRAMES = 15; // 1.2 s without a word end a turn
 const NEAR = 60; // pixels from the end: then it follows what is added
 
 export class Transcript {
   constructor(list, empty) {
     this.list = list;
     this.empty = empty;
+    this.followed = true; // the end is in view, and stays so when words come or a keyboard opens
+    list.addEventListener("scroll", () => {
+      this.followed = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR;
+    });
+    new ResizeObserver(() => this.follow()).observe(list);
     this.clear();
   }
 
@@ -17,24 +23,41 @@ export class Transcript {
     this.empty.hidden = false;
     this.words = null; // of the open turn
     this.latest = 0;
+    this.most = MOST; // activation at the strongest tint
   }
 
   /** A piece of the assistant's text. */
-  say({ text, level, frame, heard }) {
-    if (!this.words || frame - this.latest > PAUSE_FRAMES) this.words = this.turn("assistant", "Model", frame, true);
+  say({ text, gate, level, frame, heard }) {
+    if (!this.words || this.paused(frame)) this.words = this.turn("assistant", "Model", frame, true);
     this.latest = frame;
     const piece = document.createElement("span");
     piece.textContent = text.trimStart();
     const space = this.words.hasChildNodes() ? text.slice(0, text.length - piece.textContent.length) : "";
     piece.dataset.gate = level;
-    piece.title = `gate activation ${level} of 10${heard ? "" : "; not played"}`;
+    piece.title = `gate activation ${gate === null ? `${level} of 10` : gate.toFixed(3)}${heard ? "" : "; not played"}`;
     piece.classList.toggle("unheard", !heard);
-    this.follow(() => this.words.append(space, piece));
+    this.words.append(space, piece);
+    if (gate !== null) this.tint(piece, gate);
+    this.follow();
+  }
+
+  /** Tints a word by its activation; one beyond the range widens it, and all words are tinted again. */
+  tint(piece, gate) {
+    piece.dataset.activation = gate;
+    const wider = gate > this.most;
+    this.most = Math.max(this.most, gate);
+    for (const word of wider ? this.list.querySelectorAll("[data-activation]") : [piece]) {
+      word.dataset.gate = levelOf(word.dataset.activation, this.most);
+    }
   }
 
   /** Ends the open turn when the assistant has paused: only then a screen reader reads it. */
   tick(frame) {
-    if (this.words && frame - this.latest > PAUSE_FRAMES) this.close();
+    if (this.words && this.paused(frame)) this.close();
+  }
+
+  paused(frame) {
+    return (frame - this.latest) * FRAME_SECONDS > PAUSE_SECONDS;
   }
 
   ask(text, frame) {
@@ -73,14 +96,12 @@ export class Transcript {
     const words = document.createElement("p");
     item.append(head, words);
     this.empty.hidden = true;
-    this.follow(() => this.list.append(item));
+    this.list.append(item);
+    this.follow();
     return words;
   }
 
-  follow(change) {
-    const { list } = this;
-    const followed = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR;
-    change();
-    if (followed) list.scrollTop = list.scrollHeight;
+  follow() {
+    if (this.followed) this.list.scrollTop = this.list.scrollHeight;
   }
 }
