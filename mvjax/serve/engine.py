@@ -246,6 +246,8 @@ class Engine:
         messages = []
         if listener is not None:
             messages.append(protocol.audio(listener.transport.send(said.pcm)))
+            if said.text and listener.wants_status:
+                messages.append(protocol.metadata(type="gate", value=round(say.frame.gate, 4)))
             if said.text:
                 messages.append(protocol.colored_text(said.text, say.frame.gate))
         latency = time.monotonic() - say.heard_at

@@ -64,11 +64,22 @@ class Tab:
         """Writes a PNG of the page at a size, `scheme` light or dark."""
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1}
         await self.call("Emulation.setDeviceMetricsOverride", mobile=phone, **size)
+        await self.prefer(scheme)
+        picture = await self.call("Page.captureScreenshot", format="png")
+        Path(path).write_bytes(base64.b64decode(picture["data"]))
+
+    async def prefer(self, scheme):
+        """Sets the person's color scheme, light or dark."""
         feature = {"name": "prefers-color-scheme", "value": scheme}
         await self.call("Emulation.setEmulatedMedia", features=[feature])
         await asyncio.sleep(0.3)
-        picture = await self.call("Page.captureScreenshot", format="png")
-        Path(path).write_bytes(base64.b64decode(picture["data"]))
+
+    async def press_key(self, key, code):
+        """Presses a key, named as in KeyboardEvent, with its Windows code."""
+        for kind in ("keyDown", "keyUp"):
+            await self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
+            )
 
     def problems(self):
         """What the page logged as errors (violations of its policy, too), and its uncaught exceptions."""

@@ -1,7 +1,8 @@
-"""The page in headless Chromium: a fake microphone asks about two images, and the answers are heard and read.
+"""The page in headless Chromium, with a fake microphone.
 
-The bar needs a trained model: `make quickstart` writes one to runs/quickstart, or MVJAX_QUICKSTART names its
-folder. With MVJAX_SCREENSHOTS=DIR the page is photographed at 1280 and 390 pixels, light and dark.
+The bar, two spoken questions about two images, needs a trained model: `make quickstart` writes one to
+runs/quickstart, or MVJAX_QUICKSTART names its folder. With MVJAX_SCREENSHOTS=DIR the page is photographed at
+1280 and 390 pixels, light and dark.
 """
 
 import asyncio
@@ -16,20 +17,36 @@ from pathlib import Path
 import chromium
 import numpy as np
 import pytest
+import standin
 from PIL import Image
-
-aiohttp_web = pytest.importorskip("aiohttp.web")
 
 RATE = 24000
 STATE = "document.documentElement.dataset.state"
 WORDS = "[...document.querySelectorAll('#turns .assistant p')].map((p) => p.innerText).join(' ')"
-NOTES = "document.querySelectorAll('#turns .note').length"
 LOUDEST = """
   globalThis.loudest = 0;
   setInterval(() => {
     const shown = Number(document.documentElement.style.getPropertyValue("--assistant-level"));
     globalThis.loudest = Math.max(globalThis.loudest, (shown / 1.6) ** 2);
   }, 40);
+"""
+# Texts that are seen, whose contrast with what is behind them is below 4.5; nameless controls.
+UNREADABLE = """
+  [...document.querySelectorAll("body *")].filter((element) => {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!own || !element.checkVisibility() || element.closest(":disabled, .hidden, noscript")) return false;
+    let behind = element;
+    while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+    const luminance = (color) => color.match(/[\\d.]+/g).slice(0, 3)
+      .map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4))
+      .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0.05);
+    const two = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(luminance);
+    return Math.max(...two) / Math.min(...two) < 4.5;
+  }).map((element) => element.outerHTML)
+"""
+NAMELESS = """
+  [...document.querySelectorAll("button, input:not([hidden])")]
+    .filter((e) => !(e.innerText || e.ariaLabel || e.labels?.length)).map((e) => e.outerHTML)
 """
 
 pytestmark = [
@@ -50,22 +67,32 @@ def write_wav(path, samples):
 
 
 @contextlib.asynccontextmanager
-async def serving(folder):
-    """The server with an export folder; yields its address."""
-    from mvjax.runtimes import loading
-    from mvjax.serve import access, app
+async def line_to(url):
+    """A line to the server that can be cut; yields (its address, what cuts it)."""
+    host, port = url.removeprefix("http://").split(":")
+    ends = []
 
-    rules = access.Access(token=None, origins=(), host="127.0.0.1")
-    runner = aiohttp_web.AppRunner(
-        app.make(loading.open_speaker(folder), app.Options(access=rules))
-    )
-    await runner.setup()
-    site = aiohttp_web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
+    async def carry(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connect(reader, writer):
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        ends.extend((writer, far_writer))
+        await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
+
+    def cut():
+        for end in ends:
+            end.transport.abort()
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", cut
     finally:
-        await runner.cleanup()
+        server.close()
 
 
 def press(button):
@@ -78,9 +105,8 @@ async def set_up(tab, folder, **settings):
     await tab.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
     await tab.call("Page.reload")
     await asyncio.sleep(0.5)
-    await tab.wait(
-        "document.readyState === 'complete' && document.getElementById('status').innerText === 'Ready'"
-    )
+    await tab.wait("document.getElementById('status')?.innerText === 'Ready'")
+    await tab.wait(f"{STATE} === 'idle' && document.getElementById('mute').disabled")
     await tab.run(LOUDEST)
 
 
@@ -117,8 +143,86 @@ async def photograph(tab, name):
                 await tab.screenshot(path, width=width, height=height, scheme=scheme, phone=phone)
 
 
+async def check_legible(tab):
+    """Contrast in both color schemes, names of controls, and the order of the keyboard."""
+    for scheme in ("light", "dark"):
+        await tab.prefer(scheme)
+        assert not await tab.run(UNREADABLE), scheme
+    assert not await tab.run(NAMELESS)
+    order = []
+    for _ in range(26):  # twice around
+        await tab.press_key("Tab", 9)
+        order.append(await tab.run("document.activeElement.id || document.activeElement.tagName"))
+    order = order[order.index("save") :]
+    assert order[:2] == ["save", "open-settings"] and order[order.index("turns") :][:6] == [
+        *("turns", "question", "ask", "mute", "start", "stop")
+    ]
+
+
 def rms(samples):
     return float(np.sqrt(np.mean(np.square(samples))))
+
+
+def test_token_queue_talk_lost_line_stop_typed_question_and_file(tmp_path):
+    time = np.arange(60 * RATE) / RATE
+    tone = 0.4 * np.sin(2 * np.pi * 300 * time) * (time % 1 < 0.5)
+    microphone = write_wav(tmp_path / "microphone.wav", tone)
+    (tmp_path / "image.png").write_bytes(standin.picture(255))
+
+    async def talk():
+        async with (
+            standin.serving(token="geheim") as (url, who),
+            line_to(url) as (front, cut),
+            chromium.browser(f"{front}/", profile=tmp_path, microphone=microphone) as tab,
+        ):
+            await set_up(tab, tmp_path, noise_suppression=False, text_topk=7)
+            await give(tab, tmp_path / "image.png")
+            async with standin.talking(url, image=standin.picture(), token="geheim"):
+                await tab.run(press("start"), click=True)
+                await tab.wait("document.getElementById('token').open")
+                await tab.run("document.getElementById('token-value').value = 'geheim'")
+                await tab.run("document.querySelector('#token .primary').click()", click=True)
+                await tab.wait(f"{STATE} === 'queued'")
+                assert (
+                    await tab.run("document.getElementById('status').innerText")
+                    == "Place 1 in the queue"
+                )
+            await tab.wait(f"{STATE} === 'live'")
+            await asyncio.sleep(3)
+            assert await tab.run("globalThis.loudest") > 0.1
+            assert who.model.seen[-1].mean() == 1.0
+            assert who.model.steps[-1].sampling.top_k[0, 0] == 7
+            cut()
+            await tab.wait(f"{STATE} === 'lost'")
+            await tab.wait(f"{STATE} === 'live'")
+            await tab.run("document.getElementById('question').value = 'w36 w38'")
+            await tab.run("document.getElementById('ask-form').requestSubmit()")
+            await tab.run(press("stop"))
+            await tab.wait("document.querySelectorAll('.unheard').length > 3")
+            await tab.run(press("remove"))
+            await asyncio.sleep(1)
+            assert not who.model.steps[-1].sees[0]
+            await check_legible(tab)
+            assert (
+                float(await tab.run("document.querySelector('[data-meter=p50]').textContent")) > 80
+            )
+            saved = await save(tab, tmp_path)
+            await tab.run(press("start"))
+            assert await tab.run(STATE) == "ended"
+            return saved
+
+    events, sound, files = asyncio.run(talk())
+    assert files == ["conversation.wav", "transcript.json", "transcript.txt", "image-1.png"]
+    shown = [event["image"] for event in events if "image" in event]
+    assert shown == ["image-1.png", None]
+    assert [event["text"] for event in events if event["who"] == "user" and "text" in event] == [
+        "w36 w38"
+    ]
+    words = [event for event in events if event["who"] == "assistant"]
+    assert not {" w36", " w38"} & {event["text"] for event in words}
+    assert {(event["gate"], event["level"]) for event in words} >= {(standin.SEEN, 6), (0.0, 0)}
+    loud = [rms(sound[at : at + 1920, 0]) > 0.1 for at in range(0, 2 * RATE, 1920)]
+    assert 0.3 < np.mean(loud) < 0.8  # half of each second, as the microphone
 
 
 def quickstart():
@@ -135,54 +239,54 @@ def test_a_spoken_question_about_each_of_two_images_is_answered_aloud(tmp_path):
         )
     from mvjax.dialogues import speech
     from mvjax.digits import voices, world
+    from mvjax.runtimes import loading
 
-    four, three = world.scenes("test", 2, 3)
-    for scene in (four, three):
-        Image.fromarray(scene.image).save(tmp_path / f"{scene.facts.digit}.png")
+    scenes = world.scenes("test", 2, 3)
+    names = [world.DIGITS[scene.facts.digit] for scene in scenes]
+    assert names == ["four", "three"]
+    for name, scene in zip(names, scenes):
+        Image.fromarray(scene.image).save(tmp_path / f"{name}.png")
     asked = speech.speak("what digit is this", voices.TEST_USERS[0]).samples
-    pause = np.zeros(7 * RATE, np.float32)
-    lead = np.zeros(2 * RATE, np.float32)
+    lead, pause = np.zeros(2 * RATE, np.float32), np.zeros(7 * RATE, np.float32)
     microphone = write_wav(
-        tmp_path / "microphone.wav",
-        np.concatenate([lead, asked, pause, asked, pause, pause, pause]),
+        tmp_path / "microphone.wav", np.concatenate([lead, asked, pause, asked, *[pause] * 4])
     )
-    names = [world.DIGITS[scene.facts.digit] for scene in (four, three)]
 
     async def talk():
         async with (
-            serving(folder) as url,
-            chromium.browser(url, profile=tmp_path, microphone=microphone) as tab,
+            standin.serving(loading.open_speaker(folder)) as (url, _),
+            chromium.browser(f"{url}/", profile=tmp_path, microphone=microphone) as tab,
         ):
-            await set_up(
-                tab, tmp_path, text_temperature=0, audio_temperature=0, noise_suppression=False
-            )
+            await set_up(tab, tmp_path, text_temperature=0, audio_temperature=0)
             await photograph(tab, "ready")
-            await give(tab, tmp_path / f"{four.facts.digit}.png")
+            await give(tab, tmp_path / "four.png")
             await start(tab)
-            await tab.wait(f"({WORDS}).includes({names[0]!r})", 12)
-            first = await tab.run("globalThis.loudest")
-            await give(tab, tmp_path / f"{three.facts.digit}.png")
+            await tab.wait(f"({WORDS}).includes('four')", 12)
+            await asyncio.sleep(1)
+            loudest = [await tab.run("globalThis.loudest")]
+            await give(tab, tmp_path / "three.png")
             await tab.run("globalThis.loudest = 0")
-            await tab.wait(f"({WORDS}).includes({names[1]!r})", 12)
+            await tab.wait(f"({WORDS}).includes('three')", 12)
             await asyncio.sleep(1.5)
-            second = await tab.run("globalThis.loudest")
+            loudest.append(await tab.run("globalThis.loudest"))
             await photograph(tab, "talk")
-            events, sound, files = await save(tab, tmp_path)
+            saved = await save(tab, tmp_path)
             await tab.run(press("start"))
             assert not tab.problems()
-        return first, second, events, sound, files
+        return loudest, *saved
 
-    first, second, events, sound, files = asyncio.run(talk())
-    assert min(first, second) > 0.01  # RMS at the loudspeaker, of full scale 1
+    loudest, events, sound, files = asyncio.run(talk())
+    assert min(loudest) > 0.01  # RMS at the loudspeaker, of full scale 1
     assert files[-2:] == ["image-1.png", "image-2.png"]
     swapped = next(event["seconds"] for event in events if event.get("image") == "image-2.png")
-    said = [e for e in events if e["who"] == "assistant"]
+    said = [event for event in events if event["who"] == "assistant"]
     before = "".join(e["text"] for e in said if e["seconds"] < swapped).split()
     after = "".join(e["text"] for e in said if e["seconds"] > swapped).split()
-    assert names[0] in before and names[1] not in before
-    assert names[1] in after and names[0] not in after
+    assert "four" in before and "three" not in before
+    assert "three" in after and "four" not in after
     for name in names:
         at = next(e["seconds"] for e in said if name in e["text"])
-        spoken = sound[int(at * RATE) : int((at + 1) * RATE)]
-        assert rms(spoken[:, 0]) > 0.02, name
-    assert all(0 <= e["level"] <= 10 for e in said)
+        spoken = sound[int(at * RATE) : int((at + 1) * RATE), 0]
+        print(f"{name} at {at:.2f} s: RMS {rms(spoken):.3f}, at the loudspeaker {loudest}")
+        assert rms(spoken) > 0.02, name
+    assert all(0 < event["gate"] < 1 for event in said)

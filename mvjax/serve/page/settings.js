@@ -12,7 +12,7 @@ export class Settings {
     this.onChange = onChange;
     const saved = load();
     for (const field of this.fields) field.value = saved[field.name] ?? "";
-    this.noise.checked = saved.noise_suppression ?? true;
+    this.noise.checked = saved.noise_suppression ?? false;
     dialog.addEventListener("change", ({ target }) => this.changed(target));
     dialog.querySelector("[data-reset]").addEventListener("click", () => this.reset());
   }
@@ -47,9 +47,9 @@ export class Settings {
     const changed = this.fields.filter((field) => field.value !== "");
     for (const field of changed) field.value = "";
     this.tell(changed);
-    if (!this.noise.checked) {
-      this.noise.checked = true;
-      this.onChange({ noiseSuppression: true });
+    if (this.noise.checked) {
+      this.noise.checked = false;
+      this.onChange({ noiseSuppression: false });
     }
     this.save();
   }
