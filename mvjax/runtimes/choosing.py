@@ -6,7 +6,7 @@ import abc
 import math
 from typing import Any
 
-from mvjax.runtimes import interface, sampling
+from mvjax.runtimes import sampling
 
 Tensor = Any  # an array of the framework
 
@@ -40,12 +40,15 @@ class Chooser(abc.ABC):
         bonus = (draws.pad_multiplier * draws.temperature[:, 0])[:, None]
         return where(recent, other, logits) + where(self.xp.arange(V) == sampling.PAD, bonus, 0.0)
 
-    def choose(self, logits: Tensor, draws: Any, stream: int) -> Tensor:
-        """As `sampling.choose`, for logits [B, V]; stream 0 is text, 1 + q codebook q. Returns ids [B]."""
+    def choose(self, logits: Tensor, draws: Any, stream: int, most: int) -> Tensor:
+        """As `sampling.choose`, for logits [B, V]; stream 0 is text, 1 + q codebook q. Returns ids [B].
+
+        No row's `top_k` exceeds `most`.
+        """
         where, V, kind = self.xp.where, logits.shape[1], min(stream, 1)
         heat, count = draws.temperature[:, kind], draws.top_k[:, kind]
         scaled = logits / where(heat == 0, 1.0, heat)[:, None]
-        largest = self._largest(scaled, min(interface.MAX_TOP_K, V))
+        largest = self._largest(scaled, min(most, V))
         least = self._at(largest, self.xp.clip(count - 1, 0, largest.shape[1] - 1))
         dropped = ((count > 0) & (count < V))[:, None] & (scaled < least)
         scaled = where(dropped, -math.inf, scaled)

@@ -108,7 +108,13 @@ class Network(choosing.Chooser, slots.BatchedModel):
         """To float32."""
 
     def frame(
-        self, inputs: slots.Inputs, cache: Cache, image: Seen | None, *, probes: bool
+        self,
+        inputs: slots.Inputs,
+        cache: Cache,
+        image: Seen | None,
+        *,
+        probes: bool,
+        most: tuple[int, int] = (interface.MAX_TOP_K, interface.MAX_TOP_K),
     ) -> slots.Outputs:
         """Computes one frame; the arrays of `inputs` and of what is returned are the framework's.
 
@@ -117,17 +123,18 @@ class Network(choosing.Chooser, slots.BatchedModel):
           cache: at the positions of `inputs`.
           image: what the rows see; None runs without cross-attention.
           probes: return the fields of `interface.Probes`.
+          most: what no row's `top_k` exceeds, of text and of audio, where it is known; at least 1.
         """
         stack, draws, given = self.xp.stack, inputs.sampling, types.UNGENERATED
         out = self.backbone(inputs.column, inputs.position, cache, image)
         text_logits = self._float(self._linear("text_linear", out.z))
-        text = self.choose(self.penalized(text_logits, draws), draws, 0)
+        text = self.choose(self.penalized(text_logits, draws), draws, 0, most[0])
         text = code = self.xp.where(inputs.text == given, text, inputs.text)
-        past: list[KeysValues] = []
+        past, entering = [], self._depth_inputs(out.z)
         audio, audio_logits = [], []
         for q in range(self.config.codebooks_out):
-            audio_logits.append(self._depth(q, out.z, code, past))
-            code = self.choose(audio_logits[-1], draws, 1 + q)
+            audio_logits.append(self._depth(q, entering[q], code, past))
+            code = self.choose(audio_logits[-1], draws, 1 + q, most[1])
             code = self.xp.where(inputs.audio[:, q] == given, code, inputs.audio[:, q])
             audio.append(code)
         fields = None
@@ -163,7 +170,7 @@ class Network(choosing.Chooser, slots.BatchedModel):
         names = ["text_emb", *(f"audio_embs.{k}" for k in range(column.shape[1] - 1))]
         return sum(self._rows(name, column[:, k]) for k, name in enumerate(names))
 
-    def _self_attention(self, i: int, x: Tensor, turn: KeysValues, cache: Cache) -> Tensor:
+    def _self_attention(self, i: int, x: Tensor, turn: Any, cache: Cache) -> Tensor:
         p = f"transformer.layers.{i}."
         y = self._linear(f"{p}self_attn.in_proj", self._norm(f"{p}norm1", x))
         y = y.reshape(x.shape[0], 3, self.config.heads, -1)
@@ -201,10 +208,15 @@ class Network(choosing.Chooser, slots.BatchedModel):
             return self.xp.tanh(logits)
         return self.xp.sigmoid(logits - shift)
 
-    def _depth(self, q: int, z: Tensor, code: Tensor, past: list[KeysValues]) -> Tensor:
+    def _depth_inputs(self, z: Tensor) -> list[Tensor]:
+        """Returns what the backbone says to each step of the depth transformer."""
+        steps = range(self.config.codebooks_out)
+        return [self._linear(f"depformer.slices.{q}.linear_in", z) for q in steps]
+
+    def _depth(self, q: int, x: Tensor, code: Tensor, past: list[KeysValues]) -> Tensor:
         """Returns logits [B, C] of codebook q in float32; adds its keys and values to each layer's `past`."""
-        c, p, B = self.config, f"depformer.slices.{q}.", z.shape[0]
-        x = self._linear(f"{p}linear_in", z) + self._rows(f"{p}emb", code)
+        c, p, B = self.config, f"depformer.slices.{q}.", x.shape[0]
+        x = x + self._rows(f"{p}emb", code)
         for i in range(c.depth_layers):
             layer = f"{p}transformer.layers.{i}."
             y = self._norm(f"{layer}norm1", x, *c.depth_norm)
@@ -260,15 +272,15 @@ class Network(choosing.Chooser, slots.BatchedModel):
         weight = self._float(self.weights[f"{name}.weight"]).reshape(-1)
         return self._as(y * (weight * self.xp.rsqrt(s + eps)), x)
 
-    def _turn(self, position: Tensor) -> KeysValues:
-        """Returns the cosines and sines of RoPE, [B, 1, 1, H / 2]."""
+    def _turn(self, position: Tensor) -> Any:
+        """Returns the cosines and sines of RoPE, [B, 1, 1, H / 2], for `_rope`."""
         c, xp = self.config, self.xp
         half = self.weights["out_norm.weight"].reshape(-1).shape[0] // c.heads // 2
         rates = xp.exp(xp.arange(half) * (-math.log(c.rope_base) / half))
         angles = self._float(position)[:, None, None, None] * rates
         return xp.cos(angles), xp.sin(angles)
 
-    def _rope(self, x: Tensor, turn: KeysValues) -> Tensor:
+    def _rope(self, x: Tensor, turn: Any) -> Tensor:
         """Rotates the pairs (2i, 2i+1) of x [B, 2, N, H]."""
         cos, sin = turn
         pairs = self._float(x).reshape(*x.shape[:-1], -1, 2)

@@ -1,73 +1,198 @@
-"""The KV caches and images of B rows in PyTorch, and the step."""
+"""The KV caches and images of B rows in PyTorch, and the step: on a GPU, a CUDA graph.
+
+A frame's inputs lie in one buffer on the device and its outputs in another, so that a frame is two copies and
+the replay of a graph. What is captured is `Engine.compute`, the function that a CPU calls.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from mvjax.runtimes import network, slots
+from mvjax.runtimes import interface, network, slots
+
+if TYPE_CHECKING:
+    from mvjax.runtimes.torch import model as model_lib
+
+_ANY = interface.MAX_TOP_K, interface.MAX_TOP_K
+Compute = Callable[[], slots.Outputs]
+
+
+def cuda_graph(compute: Compute) -> Compute:
+    """Captures what a function launches; the function that is returned replays it.
+
+    The inputs are read from where they were, and each call returns the same tensors, filled again.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # libraries allocate in the first calls
+            compute()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = compute()
+
+    def replay() -> slots.Outputs:
+        graph.replay()
+        return outputs
+
+    return replay
 
 
 class Engine:
-    """As `slots.Engine`."""
+    """As `slots.Engine`.
 
-    def __init__(self, model: network.Network, rows: int, *, probes: bool) -> None:
+    Args:
+      model: whose weights are used.
+      rows: B.
+      probes: return them.
+      capture: makes the function that is called in each frame from `compute`; None: `cuda_graph` on a GPU,
+        else `compute` itself, on no more of the KV cache than is filled.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        model: model_lib.TorchModel,
+        rows: int,
+        *,
+        probes: bool,
+        capture: Callable[[Compute], Compute] | None = None,
+    ) -> None:
         c = model.config
         self._model, self._rows, self._probes = model, rows, probes
-        width = model.weights["out_norm.weight"].numel()
-        shape = c.layers, rows, c.heads, c.context, width // c.heads
-        self._keys, self._values = torch.zeros(shape), torch.zeros(shape)
+        self._capture = cuda_graph if capture is None and model.device.type == "cuda" else capture
+        self._captured: dict[bool, Compute] = {}
+        capacity = -(-c.context // 8) * 8  # masks of CUDA's attention are read eight at a time
+        shape = rows, c.heads, capacity, model.weights["out_norm.weight"].numel() // c.heads
+        new = {"dtype": model.dtype, "device": model.device}
+        self._past = [
+            (torch.zeros(shape, **new), torch.zeros(shape, **new)) for _ in range(c.layers)
+        ]
+        self._slots = torch.arange(capacity, device=model.device)
         self._image: network.KeysValues | None = None
+        self._given: _Buffer | None = None
 
     @torch.inference_mode()
     def show(self, row: int, image: network.KeysValues) -> None:
-        """As `slots.Engine.show`."""
+        """As `slots.Engine.show`; images stay where the first was put."""
         if self._image is None:
-            self._image = tuple(x.new_zeros((self._rows, *x.shape[1:])) for x in image)
+            keys, values = (x.new_zeros((self._rows, *x.shape[1:])) for x in image)
+            self._image = keys, values
         for kept, given in zip(self._image, image):
-            kept[row] = given[0]
+            kept[row].copy_(given[0])
 
     @torch.inference_mode()
     def step(self, inputs: slots.Inputs) -> slots.Outputs:
         """As `slots.Engine.step`."""
-        context = self._keys.shape[3]
-        given = _tensors(inputs)
-        seen = None
-        if self._image is not None and (self._rows > 1 or inputs.sees.any()):
-            seen = network.Seen(*self._image, given.sees)
-        position = given.position.long()[:, None]
-        mask = torch.arange(context) <= position
-        cache = _Cache(self._keys, self._values, position[:, 0] % context, mask)
-        return _arrays(self._model.frame(given, cache, seen, probes=self._probes))
+        if self._given is None:
+            self._given = _Buffer(inputs, self._model.device)
+        self._given.write(inputs)
+        seeing = self._image is not None and (self._rows > 1 or bool(inputs.sees.any()))
+        if self._capture is None:
+            filled = min(int(inputs.position.max()) + 1, self._model.config.context)
+            most = inputs.sampling.top_k.max(0).clip(1, interface.MAX_TOP_K)
+            out = self.compute(seeing, filled, (int(most[0]), int(most[1])))
+        else:
+            if seeing not in self._captured:
+                self._captured[seeing] = self._capture(lambda: self.compute(seeing))
+            out = self._captured[seeing]()
+        return self._on_host(out)
+
+    def compute(
+        self, seeing: bool, filled: int | None = None, most: tuple[int, int] = _ANY
+    ) -> slots.Outputs:
+        """Computes the frame whose inputs are in the buffer; nothing in it waits for the device.
+
+        Args:
+          seeing: with cross-attention.
+          filled: slots of the KV cache that hold anything; None: any may.
+          most: as in `network.Network.frame`.
+
+        Returns:
+          Outputs whose `text` holds all that is returned without probes, [B, 2 + Q].
+        """
+        assert self._given is not None
+        given, context = self._given.inputs, self._model.config.context
+        on_device = (
+            self._model.device if self._model.device.type != "cpu" else contextlib.nullcontext()
+        )
+        with on_device:
+            position = given.position.long()
+            mask = None
+            if filled is None or self._rows > 1:
+                mask = self._slots[:filled] <= position.clamp(max=context - 1)[:, None]
+            cache = _Cache(self._past, position % context, filled, mask)
+            sees = given.sees != 0
+            image = network.Seen(*self._image, sees) if seeing and self._image else None
+            out: Any = self._model.frame(given, cache, image, probes=self._probes, most=most)
+            ids = torch.cat([out.text[:, None], out.audio], 1).to(torch.int32)
+            gate = out.gate.float()[:, None].view(torch.int32)
+            return out._replace(text=torch.cat([ids, gate], 1))
+
+    def _on_host(self, out: Any) -> slots.Outputs:
+        """Returns numpy arrays; one transfer without probes."""
+        row = out.text.cpu().numpy()
+        gate = np.ascontiguousarray(row[:, -1]).view(np.float32)
+        fields = None
+        if out.probes is not None:
+            fields = {name: x.cpu().numpy() for name, x in out.probes.items()}
+        return slots.Outputs(row[:, 0], row[:, 1:-1], gate, fields)
+
+
+class _Buffer:
+    """The inputs of a frame on the device, in one piece: `write` fills them with one copy."""
+
+    def __init__(self, like: slots.Inputs, device: torch.device) -> None:
+        arrays = [*like[:-1], *like.sampling]
+        words = sum(array.size for array in arrays)
+        pinned = device.type == "cuda"
+        self._host = torch.zeros(words, dtype=torch.int32, pin_memory=pinned)
+        self._device = torch.zeros(words, dtype=torch.int32, device=device)
+        self._parts: list[np.ndarray] = []
+        views, start, flat = [], 0, self._host.numpy()
+        for array in arrays:
+            stop, floats = start + array.size, array.dtype == np.float32
+            part = flat[start:stop].reshape(array.shape)
+            self._parts.append(part.view(np.float32) if floats else part)
+            view = self._device[start:stop].view(array.shape)
+            views.append(view.view(torch.float32) if floats else view)
+            start = stop
+        head = len(like) - 1
+        draws: Any = type(like.sampling)(*views[head:])
+        self.inputs: Any = slots.Inputs(*views[:head], sampling=draws)
+
+    def write(self, inputs: slots.Inputs) -> None:
+        """Takes the inputs of the next frame."""
+        for part, array in zip(self._parts, (*inputs[:-1], *inputs.sampling), strict=True):
+            part[...] = array
+        self._device.copy_(self._host, non_blocking=True)
 
 
 class _Cache:
     """As `network.Cache`."""
 
     def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, mask: torch.Tensor
+        self,
+        past: list[network.KeysValues],
+        slot: torch.Tensor,
+        filled: int | None,
+        mask: torch.Tensor | None,
     ) -> None:
-        self._keys, self._values, self._slot = keys, values, slot
-        self._rows, self._mask = torch.arange(len(slot)), mask[:, None, None]
+        self._past, self._slot, self._filled = past, slot, filled
+        self._rows = torch.arange(len(slot))
+        self._mask = None if mask is None else mask[:, None, None]
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """As `network.Cache.attend`."""
-        keys, values = self._keys[layer], self._values[layer]
+        keys, values = self._past[layer]
         keys[self._rows, :, self._slot], values[self._rows, :, self._slot] = k, v
+        keys, values = keys[:, :, : self._filled], values[:, :, : self._filled]
         return torch.nn.functional.scaled_dot_product_attention(
             q[:, :, None], keys, values, attn_mask=self._mask
         )
-
-
-def _tensors(inputs: Any) -> Any:
-    """{array: tensor} in nested tuples."""
-    if isinstance(inputs, np.ndarray):
-        return torch.from_numpy(inputs)
-    return type(inputs)(*map(_tensors, inputs))
-
-
-def _arrays(out: Any) -> slots.Outputs:
-    fields = None if out.probes is None else {n: x.numpy() for n, x in out.probes.items()}
-    return slots.Outputs(out.text.numpy(), out.audio.numpy(), out.gate.numpy(), fields)

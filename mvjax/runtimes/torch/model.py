@@ -1,8 +1,10 @@
-"""An exported torch or candle folder in PyTorch, on the CPU in float32."""
+"""An exported torch or candle folder in PyTorch: float32, bfloat16, or weight-only int8 and int4."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -10,7 +12,15 @@ import torch.nn.functional as F
 
 from mvjax.runtimes import folder as folder_lib
 from mvjax.runtimes import network
-from mvjax.runtimes.torch import engine, tensors
+from mvjax.runtimes.torch import engine, linears, tensors
+
+Dtype = Literal["float32", "bfloat16"]
+
+# Vectors that stay float32.
+_EXACT = re.compile(r".*(norm\w*\.weight|gate\.alpha|per_layer_alpha)$")
+_VISION = ("img_embedder.", "transformer.image_prefix.")
+# Matrices that a frame reads; an image's keys and values are computed once.
+_EVERY_FRAME = re.compile(r"(transformer\.layers|text_linear|depformer)\.(?!.*(emb|kv_proj)\.).*")
 
 
 class TorchModel(network.Network):
@@ -18,20 +28,45 @@ class TorchModel(network.Network):
 
     Args:
       folder: written by `mvjax.export.folder`, target "torch" or "candle".
+      dtype: of weights, activations and KV cache.
+      device: of PyTorch; None: "cuda" where there is one.
+      quantize: the weights that a frame reads; the kernels compute in bfloat16.
 
     Raises:
-      ValueError: if a file or a key is missing or damaged, naming both.
+      ValueError: if a file or a key is missing or damaged, naming both; for a dtype or quantization that is
+        none of these.
     """
 
     xp, nn = torch, F
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: Dtype = "float32",
+        device: str | None = None,
+        quantize: linears.Quantization | None = None,
+    ) -> None:
+        if dtype not in get_args(Dtype):
+            raise ValueError(f"dtype: expected one of {get_args(Dtype)}, got {dtype!r}")
+        if quantize not in (None, *get_args(linears.Quantization)):
+            kinds = get_args(linears.Quantization)
+            raise ValueError(f"quantize: expected None or one of {kinds}, got {quantize!r}")
         candle = folder_lib.is_candle(folder)
         config = (folder_lib.read_candle if candle else folder_lib.read_torch)(folder)
-        super().__init__(config, tensors.load(config))
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = getattr(torch, dtype)
+        self.quantize: linears.Quantization | None = quantize
+        self._layers: dict[str, linears.Linear] = {}
+        super().__init__(config, {})
+        with torch.inference_mode():
+            self.weights = self._placed(_joined(tensors.load(config), config))
+        self._first_rows = torch.tensor(_first_rows(config), device=self.device)
 
     def engine(self, rows: int, *, probes: bool) -> engine.Engine:
         """As `slots.BatchedModel.engine`."""
+        if rows > 1 and linears.can_pack(self.device):
+            self._pack(rows)
         return engine.Engine(self, rows, probes=probes)
 
     @torch.inference_mode()
@@ -39,15 +74,72 @@ class TorchModel(network.Network):
         """As `interface.Model.encode_image`."""
         return super().encode_image(pixels)
 
+    def _placed(self, loaded: tensors.Tensors) -> tensors.Tensors:
+        """Returns the tensors on the device; those that are quantized become layers."""
+        placed: tensors.Tensors = {}
+        for name in list(loaded):
+            tensor, layer = loaded.pop(name), name.removesuffix(".weight")
+            if _EXACT.match(name) and not name.startswith(_VISION[0]):
+                placed[name] = tensor.to(self.device, torch.float32, copy=True).flatten()
+                continue
+            if self.quantize and tensor.ndim == 2 and _EVERY_FRAME.match(name):
+                bias = placed.get(f"{layer}.bias", loaded.get(f"{layer}.bias"))
+                made = linears.quantized(tensor, bias, self.quantize, self.device)
+                if made is not None:
+                    self._layers[layer] = made
+                    continue
+            placed[name] = tensor.to(self.device, self.dtype, copy=True)
+        return placed
+
+    @torch.inference_mode()
+    def _pack(self, rows: int) -> None:
+        """Packs the matrices that a frame reads, each in place of its plain form."""
+        weights = dict(self.weights)
+        for name in list(weights):
+            if _EVERY_FRAME.match(name) and name.endswith(".weight") and weights[name].ndim == 2:
+                layer = name.removesuffix(".weight")
+                bias = weights.get(f"{layer}.bias")
+                self._layers[layer] = linears.Packed(weights.pop(name), bias, rows)
+        self.weights = weights
+
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        if (layer := self._layers.get(name)) is not None:
+            return layer(x)
         return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+
+    def _embed(self, column: torch.Tensor) -> torch.Tensor:
+        rows = self.weights["embs.weight"][column.clamp(0) + self._first_rows]
+        return torch.where(column[..., None] >= 0, rows, 0.0).sum(1)
 
     def _rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
         rows = self.weights[f"{name}.weight"][ids.clamp(0)]
         return torch.where(ids[:, None] >= 0, rows, 0.0)
 
+    def _depth_inputs(self, z: torch.Tensor) -> list[torch.Tensor]:
+        count = self.config.codebooks_out
+        return list(self._linear("depformer.linear_in", z).chunk(count, 1))
+
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v)
+
+    def _norm(
+        self,
+        name: str,
+        x: torch.Tensor,
+        kind: folder_lib.NormKind = "mean_square",
+        eps: float = 1e-8,
+    ) -> torch.Tensor:
+        if kind == "variance":
+            return super()._norm(name, x, kind, eps)
+        weight = self.weights[f"{name}.weight"]
+        return F.rms_norm(x.float(), weight.shape, weight, eps).to(x.dtype)
+
+    def _turn(self, position: torch.Tensor) -> torch.Tensor:
+        return torch.complex(*super()._turn(position))
+
+    def _rope(self, x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
     def _layer_norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
         weight, bias = (self.weights[f"{name}.{part}"] for part in ("weight", "bias"))
@@ -57,8 +149,8 @@ class TorchModel(network.Network):
         return F.gelu(x, approximate="tanh")
 
     def _patches(self, pixels: np.ndarray, kernel: torch.Tensor, size: int) -> torch.Tensor:
-        image = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
-        return F.conv2d(image, kernel, stride=size).flatten(2).swapaxes(1, 2)
+        image = torch.from_numpy(np.array(pixels)).to(self.device, self.dtype)
+        return F.conv2d(image.permute(0, 3, 1, 2), kernel, stride=size).flatten(2).swapaxes(1, 2)
 
     def _float(self, x: torch.Tensor) -> torch.Tensor:
         return x.float()
@@ -73,4 +165,22 @@ class TorchModel(network.Network):
         return x.gather(1, index.long()[:, None])
 
     def _marked(self, ids: torch.Tensor, size: int) -> torch.Tensor:
-        return torch.zeros(len(ids), size, dtype=torch.bool).scatter(1, ids.long(), True)
+        marked = torch.zeros(len(ids), size, dtype=torch.bool, device=ids.device)
+        return marked.scatter_(1, ids.long(), True)
+
+
+def _first_rows(config: folder_lib.ExportedConfig) -> list[int]:
+    """Returns where each stream's embedding begins in all of them, one below the other."""
+    audio = range(len(config.delays) - 1)
+    return [0, *(config.text_vocab + 1 + k * (config.audio_vocab + 1) for k in audio)]
+
+
+def _joined(loaded: tensors.Tensors, config: folder_lib.ExportedConfig) -> tensors.Tensors:
+    """Joins what a frame reads at once: embeddings, and the projections into the depth transformer."""
+    audio = range(len(config.delays) - 1)
+    names = ["text_emb.weight", *(f"audio_embs.{k}.weight" for k in audio)]
+    loaded["embs.weight"] = torch.cat([loaded.pop(name) for name in names])
+    steps = range(config.codebooks_out)
+    parts = [loaded.pop(f"depformer.slices.{q}.linear_in.weight") for q in steps]
+    loaded["depformer.linear_in.weight"] = torch.cat(parts)
+    return loaded

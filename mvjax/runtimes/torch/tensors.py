@@ -40,11 +40,10 @@ _ALL_SLICES = re.compile(r"depformer\.(layers\..*)")  # the steps of kyuteye_pt'
 
 
 def load(config: folder_lib.ExportedConfig) -> Tensors:
-    """Returns {name in kyuteye_mlx's layout: tensor in float32}."""
+    """Returns {name in kyuteye_mlx's layout: tensor as stored}."""
     path, renamed = config.weights, {}
     gguf = path.suffix == file_names.GGUF_SUFFIX
     for name, tensor in (_load_gguf if gguf else safetensors_torch.load_file)(path).items():
-        tensor = tensor.float()
         for pattern, form in _NAMES:
             name = re.sub(pattern, form, name)
         if match := _ALL_SLICES.fullmatch(name):
