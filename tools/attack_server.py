@@ -15,14 +15,18 @@ import argparse
 import asyncio
 import collections
 import contextlib
+import functools
 import io
 import json
+import multiprocessing
+import os
 import random
 import struct
 import sys
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from concurrent import futures
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,8 +45,9 @@ def png(size: int = 16) -> bytes:
     return file.getvalue()
 
 
-def bomb(side: int) -> bytes:
-    """A PNG of side x side gray pixels in a few kB."""
+@functools.cache
+def bomb(side: int, rows: int) -> bytes:
+    """A PNG of side x side gray pixels in a few kB; only so many rows are there."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -51,12 +56,13 @@ def bomb(side: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     packed = zlib.compressobj(9)
-    pixels = b"".join(packed.compress(bytes(side + 1)) for _ in range(side)) + packed.flush()
+    pixels = b"".join(packed.compress(bytes(side + 1)) for _ in range(rows)) + packed.flush()
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     )
 
 
+@functools.cache
 def opus(frames: int) -> bytes:
     import sphn
 
@@ -155,7 +161,9 @@ async def flood_of_images(socket: Socket, rng: random.Random) -> None:
 
 
 async def decompression_bomb(socket: Socket, rng: random.Random) -> None:
-    await socket.send_bytes(b"\x08" + bomb(rng.choice((4000, 6000, 20000))))
+    await socket.send_bytes(
+        b"\x08" + bomb(*rng.choice(((4000, 4000), (5400, 5400), (20000, 9), (5400, 9))))
+    )
     await read(socket, 3)
 
 
@@ -170,7 +178,7 @@ async def damaged_image(socket: Socket, rng: random.Random) -> None:
 async def damaged_opus(socket: Socket, rng: random.Random) -> None:
     await socket.send_bytes(b"\x08" + png())
     await handshake(socket)
-    data = bytearray(OPUS)
+    data = bytearray(opus(25))
     for _ in range(30):
         data[rng.randrange(len(data))] = rng.randrange(256)
     for at in range(0, len(data), 500):
@@ -205,7 +213,6 @@ ATTACKS: tuple[tuple[Attack, str], ...] = (
     (decompression_bomb, "opus"), (damaged_image, "pcm"), (damaged_opus, "opus"), (endless_packet, "opus"),
     (bad_requests, "pcm"),
 )  # fmt: skip
-OPUS = b""
 
 
 async def half_open(url: str, rng: random.Random) -> None:
@@ -248,11 +255,35 @@ async def attack(url: str, number: int, ends: collections.Counter[str]) -> None:
         ends[f"{name}: {type(error).__name__}"] += 1
 
 
+def hold(url: str, numbers: range, at_once: int) -> collections.Counter[str]:
+    """Holds the hostile sessions of some numbers, so many at once; returns how they ended."""
+    ends = collections.Counter[str]()
+
+    async def run() -> None:
+        gate = asyncio.Semaphore(at_once)
+
+        async def one(number: int) -> None:
+            async with gate:
+                await attack(url, number, ends)
+
+        await asyncio.gather(*(one(number) for number in numbers))
+
+    asyncio.run(run())
+    return ends
+
+
+def _hold_politely(url: str, numbers: range, at_once: int) -> collections.Counter[str]:
+    os.nice(19)  # attackers do not share the processors of a server in earnest
+    return hold(url, numbers, at_once)
+
+
 class Good:
-    """A client that sends silence in real time, and how late each answer came."""
+    """A client that sends silence in real time: when its answers came, and what the server says of itself."""
 
     def __init__(self, url: str) -> None:
-        self._url, self.late, self.lost = url, [], False
+        self._url, self.lost = url, False
+        self.heard: list[float] = []
+        self.status: list[dict] = []
         self.ready = asyncio.Event()
 
     async def talk(self) -> None:
@@ -271,28 +302,29 @@ class Good:
             self.ready.set()
 
     async def _send(self, socket: Socket) -> None:
-        self.start = time.monotonic()
+        start = time.monotonic()
         for frame in range(10**9):
             await socket.send_bytes(b"\x01" + bytes(2 * FRAME))
-            await asyncio.sleep(self.start + 0.08 * (frame + 1) - time.monotonic())
+            await asyncio.sleep(start + 0.08 * (frame + 1) - time.monotonic())
 
     async def _hear(self, socket: Socket) -> None:
         async for message in socket:
             if message.data[:1] == b"\x01":
-                due = self.start + 0.08 * len(self.late)
-                self.late.append(time.monotonic() - due)
+                self.heard.append(time.monotonic())
             elif message.data[:1] == b"\x04" and b'"status"' in message.data:
-                self.status = json.loads(message.data[1:])
+                self.status.append(json.loads(message.data[1:]))
         self.lost = True
 
-    def report(self, start: int, end: int) -> str:
-        """Latency of frames, in words."""
-        late = 1000 * np.array(self.late[start:end] or [float("nan")])
-        p50, p99 = np.percentile(late, (50, 99))
-        missed = int((late > 80).sum())
-        return (
-            f"{len(late)} frames, latency p50 {p50:.1f} ms, p99 {p99:.1f}, largest {late.max():.1f};"
-            f" {missed} later than 80 ms ({100 * missed / len(late):.2f}%)"
+    def report(self, frames: tuple[int, int], status: tuple[int, int]) -> tuple[int, str]:
+        """Returns the frames that missed their deadline, of a part of the talk, and the part in words."""
+        gaps = 1000 * np.diff(self.heard[frames[0] : frames[1]])
+        p50, p99 = np.percentile(gaps, (50, 99))
+        first, last = self.status[status[0]], self.status[status[1] - 1]
+        late, skipped = (last[name] - first[name] for name in ("missed", "skipped"))
+        return late + skipped, (
+            f"{len(gaps)} frames, {late} answered later than 80 ms, {skipped} skipped; between answers p50"
+            f" {p50:.1f} ms, p99 {p99:.1f}, largest {gaps.max():.1f}; the server says"
+            f" p50 {last['p50_ms']} ms, p99 {last['p99_ms']} of the last minute"
         )
 
 
@@ -304,40 +336,35 @@ def memory(pid: int | None) -> float:
 
 
 async def run(args: argparse.Namespace) -> int:
-    good, ends = Good(args.url), collections.Counter[str]()
+    good, loop = Good(args.url), asyncio.get_running_loop()
     talking = asyncio.create_task(good.talk())
     await good.ready.wait()
-    await asyncio.sleep(args.baseline)
-    alone, before = len(good.late), memory(args.pid)
-    gate, done, middle = asyncio.Semaphore(args.at_once), 0, before
-
-    async def one(number: int) -> None:
-        nonlocal done, middle
-        async with gate:
-            await attack(args.url, number, ends)
-        done += 1
-        if done == args.sessions // 4:
-            middle = memory(args.pid)
-
-    start = time.monotonic()
-    await asyncio.gather(*(one(number) for number in range(args.sessions)))
-    seconds, attacked = time.monotonic() - start, len(good.late)
     await asyncio.sleep(2)
-    after = memory(args.pid)
+    marks = [(len(good.heard), len(good.status) - 1)]
+    await asyncio.sleep(args.baseline)
+    marks.append((len(good.heard), len(good.status)))
+    memories, start = [memory(args.pid)], time.monotonic()
+    ends = collections.Counter[str]()
+    with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as attackers:
+        for quarter in range(4):
+            bounds = (quarter * args.sessions // 4, (quarter + 1) * args.sessions // 4)
+            part = _hold_politely, args.url, range(*bounds), args.at_once
+            ends += await loop.run_in_executor(attackers, *part)
+            memories.append(memory(args.pid))
+    seconds = time.monotonic() - start
+    marks.append((len(good.heard), len(good.status)))
     talking.cancel()
     async with aiohttp.ClientSession() as session, session.get(f"{args.url}/health") as response:
         health = await response.json()
     for end, count in sorted(ends.items()):
         print(f"{count:5} {end}")
-    print(f"{args.sessions} hostile sessions, {args.at_once} at once, in {seconds:.0f} s; {health}")
-    print(
-        f"memory: {before:.0f} MB before, {middle:.0f} after a quarter of them, {after:.0f} at the end"
-    )
-    print(f"good client alone:  {good.report(0, alone)}")
-    print(
-        f"good client during: {good.report(alone, attacked)}; last status {getattr(good, 'status', None)}"
-    )
-    grown = after - middle > args.growth if args.pid else False
+    print(f"{ends.total()} hostile sessions, {args.at_once} at once, in {seconds:.0f} s; {health}")
+    print(f"memory in MB before, and after each quarter: {', '.join(f'{m:.0f}' for m in memories)}")
+    (a, i), (b, j), (c, k) = marks
+    for name, part in (("alone", ((a, b), (i, j))), ("during", ((b, c), (j - 1, k)))):
+        missed, text = good.report(*part)
+        print(f"good client {name}: {text}; missed {100 * missed / (part[0][1] - part[0][0]):.2f}%")
+    grown = memories[-1] - memories[1] > args.growth if args.pid else False
     return 1 if good.lost or health["status"] != "ok" or grown else 0
 
 
@@ -349,14 +376,12 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--at-once", type=int, default=10)
     parser.add_argument(
-        "--baseline", type=float, default=20.0, help="seconds without attacks (%(default)s)"
+        "--baseline", type=float, default=30.0, help="seconds without attacks (%(default)s)"
     )
     parser.add_argument("--pid", type=int, help="of the server, for its memory (Linux)")
     parser.add_argument("--growth", type=float, default=50.0,
         help="MB that memory may grow after a quarter of the sessions (%(default)s)")  # fmt: skip
     args = parser.parse_args()
-    global OPUS
-    OPUS = opus(25)
     return asyncio.run(run(args))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from concurrent import futures
 from pathlib import Path
 
+import aiohttp
 from aiohttp import web
 
 import mvjax
@@ -93,13 +95,18 @@ def _add_routes(app: web.Application, server: connection.Server, options: Option
             timeout=2.0,
             compress=False,  # a bomb needs compression
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except OSError:  # gone already
+            server.metrics.ended("lost")
+            return socket
         try:
             asked = query.parse(request.query)
         except limits_lib.BrokenLimit as error:
-            await socket.send_bytes(protocol.error(str(error)))
-            await socket.close(code=1008)
             server.metrics.ended("broken")
+            with contextlib.suppress(OSError):
+                await socket.send_bytes(protocol.error(str(error)))
+                await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
             return socket
         task = asyncio.current_task()
         assert task is not None

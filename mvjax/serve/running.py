@@ -6,12 +6,16 @@ import contextlib
 import logging
 import resource
 import ssl
+import sys
 from pathlib import Path
 
 from aiohttp import web
 
 _IDLE_SECONDS = 30.0  # of a connection that asks for nothing
 _SHUTDOWN_SECONDS = 5.0
+# How long the engine may wait for a busy event loop each time it comes back to Python, which is hundreds of
+# times in a frame; Python's own 5 ms would let a flood of messages stop all conversations.
+_SWITCH_SECONDS = 0.0005
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ def tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
 def run(app: web.Application, host: str, port: int, certificate: ssl.SSLContext | None) -> None:
     """Serves until SIGINT or SIGTERM; then every client is told, and sockets are closed."""
     _raise_file_limit()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     scheme = "http" if certificate is None else "https"
 
     async def tell(app: web.Application) -> None:
