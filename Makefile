@@ -25,16 +25,16 @@ quickstart: $(VENV)/.run
 	$(BIN)/mvjax quickstart --out $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m slow --durations=12
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=12
 
 plans: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m plans
 
 test-lowest: $(VENV)-lowest/.dev
-	$(VENV)-lowest/bin/python -m pytest -n 2 $(QUICK)
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist worksteal $(QUICK)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -119,11 +119,15 @@ def pixels(seed: int = 2, batch: int = B, config=MODEL) -> np.ndarray:
 
 
 def apply(method, *args, config=MODEL, weights=None, **kwargs):
-    """Runs one method of the model under jit."""
-    model = model_lib.VisionSpeech(config)
+    """Runs one method of the model under jit; what was compiled once is not compiled again."""
     weights = params(config) if weights is None else weights
-    run = jax.jit(lambda p, a: model.apply({"params": p}, *a, method=method, **kwargs))
-    return run(weights, args)
+    return _jitted(method, config, tuple(kwargs.items()))(weights, args)
+
+
+@functools.cache
+def _jitted(method: str, config: schema.ModelConfig, kwargs: tuple):
+    model = model_lib.VisionSpeech(config)
+    return jax.jit(lambda p, a: model.apply({"params": p}, *a, method=method, **dict(kwargs)))
 
 
 def quantizable_params(config=QUANTIZABLE, *, seed=0, dtype=np.float32):

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import message
-from tensorboardX import event_file_writer
-from tensorboardX.proto import event_pb2, summary_pb2
 
 from mvjax import files
+
+_unused = "torch" not in sys.modules
+if _unused:  # tensorboardX would import it where it is installed, for seconds and to no use here
+    sys.modules["torch"] = cast(Any, None)
+from tensorboardX import event_file_writer  # noqa: E402
+from tensorboardX.proto import event_pb2, summary_pb2  # noqa: E402
+
+if _unused:
+    del sys.modules["torch"]
 
 _event: Any = event_pb2  # made by protoc, which type checkers cannot see
 _summary: Any = summary_pb2

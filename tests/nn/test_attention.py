@@ -1,5 +1,8 @@
 """The window of self-attention, by its effect, whole and frame by frame."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,19 +33,27 @@ def test_exact_key_set(distance):
     np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-6)
 
 
+BACKBONE = schema.BackboneConfig(width=24, layers=2, heads=3, context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A jitted module with its variables: (x, cache, layer) -> (y, cache)."""
+    module = attention.SelfAttention(BACKBONE)
+    x = jnp.zeros((2, 1, 24))
+    variables = jax.jit(module.init)(jax.random.key(0), x, None, jnp.int32(0))
+    return functools.partial(jax.jit(module.apply), variables)
+
+
 @pytest.mark.parametrize("frames", [CONTEXT - 1, CONTEXT, CONTEXT + 1, 3 * CONTEXT + 2])
-def test_ring_buffer_equals_the_whole_sequence(frames):
-    config = schema.BackboneConfig(width=24, layers=2, heads=3, context=CONTEXT)
-    module = attention.SelfAttention(config)
+def test_ring_buffer_equals_the_whole_sequence(frames, run):
     x = jnp.asarray(noise(2, frames, 24))
     layer = jnp.int32(1)
-    variables = module.init(jax.random.key(0), x, None, layer)
-    whole, _ = module.apply(variables, x, None, layer)
-    step = jax.jit(module.apply)
-    cache = attention.init_cache(config, batch=2, dtype="float32", slots=100)
+    whole, _ = run(x, None, layer)
+    cache = attention.init_cache(BACKBONE, batch=2, dtype="float32", slots=100)
     assert cache.k.shape == (2, 2, CONTEXT, 3, 8)
     for t in range(frames):
-        y, cache = step(variables, x[:, t : t + 1], cache, layer)
+        y, cache = run(x[:, t : t + 1], cache, layer)
         np.testing.assert_allclose(y[:, 0], whole[:, t], atol=1e-5)
         cache = cache._replace(position=cache.position + 1)
     assert not np.any(cache.k[0])  # the other layer is left alone
@@ -51,19 +62,17 @@ def test_ring_buffer_equals_the_whole_sequence(frames):
 @pytest.mark.parametrize("has_self", [True, False])
 def test_the_frame_itself_counts_or_comes_on_top(has_self):
     """kyuteye_pt sees `context` keys, Rust and MLX one more; reference 2.4."""
-    config = schema.BackboneConfig(
-        width=24, layers=2, heads=3, context=CONTEXT, context_has_self=has_self
-    )
+    config = dataclasses.replace(BACKBONE, context_has_self=has_self)
     keys = CONTEXT if has_self else CONTEXT + 1
     T = 2 * keys + 1
     module = attention.SelfAttention(config)
     x = jnp.asarray(noise(2, T, 24))
-    variables = module.init(jax.random.key(0), x, None, jnp.int32(0))
+    variables = jax.jit(module.init)(jax.random.key(0), x, None, jnp.int32(0))
 
     def last(x):
         return module.apply(variables, x, None, jnp.int32(0))[0][:, -1].sum()
 
-    moved = np.any(np.asarray(jax.grad(last)(x)) != 0, axis=(0, 2))
+    moved = np.any(np.asarray(jax.jit(jax.grad(last))(x)) != 0, axis=(0, 2))
     np.testing.assert_array_equal(moved, np.arange(T) >= T - keys)
     cache = attention.init_cache(config, batch=2, dtype="float32", slots=100)
     assert cache.k.shape[2] == keys
@@ -75,9 +84,10 @@ def test_causality_by_gradient():
     def output(k, v, t):
         return attention.attend_by_kernel(q, k, v, context=CONTEXT)[:, t].sum()
 
+    gradients = jax.jit(jax.grad(output, argnums=(0, 1)))
     for t in range(7):
         moved = np.zeros(7, bool)
-        for gradient in jax.grad(output, argnums=(0, 1))(k, v, t):
+        for gradient in gradients(k, v, t):
             moved |= np.any(np.asarray(gradient) != 0, axis=(0, 2, 3))
         frames = np.arange(7)
         np.testing.assert_array_equal(moved, (frames <= t) & (t - frames < CONTEXT))

@@ -103,7 +103,8 @@ def test_what_does_not_fit_is_reported_with_its_figure(tool, capsys):
 def run_tool(folder: Path, *words: str) -> subprocess.CompletedProcess:
     (folder / "sitecustomize.py").write_text(ABSENT)
     paths = os.pathsep.join((str(folder), str(ROOT / "tests")))
-    environment = os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles sooner
     command = [sys.executable, str(TOOL), *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 

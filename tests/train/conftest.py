@@ -1,7 +1,13 @@
-"""A run without a model, in which no step is compiled."""
+"""A run without a model, in which no step is compiled, and a folder where the step of the toy is kept."""
 
 import jax
 import pytest
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """For `toy.compilation_cache`: the tests of the step and those of the loop compile the same program."""
+    return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture

@@ -21,13 +21,12 @@ MESH = schema.MeshConfig(data=2, fsdp=2, tensor=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
+def compile_once(compiled):
     """Every fit of one config compiles the same program: keep it on disk.
 
     Promotion is not strict here, because optax promotes its step count (test_step.py is, for the loss).
     """
-    folder = tmp_path_factory.mktemp("compiled")
-    with toy.compilation_cache(folder), jax.numpy_dtype_promotion("standard"):
+    with toy.compilation_cache(compiled), jax.numpy_dtype_promotion("standard"):
         yield
 
 

@@ -33,18 +33,39 @@ def params(config, mesh):
 
 
 @pytest.fixture(scope="module")
-def train_step(config, mesh, params):
-    with jax.numpy_dtype_promotion("standard"):  # optax promotes its step count
+def train_step(config, mesh, params, compiled):
+    with (
+        toy.compilation_cache(compiled),
+        jax.numpy_dtype_promotion("standard"),  # optax promotes its step count
+    ):
         yield step.make(config, mesh, adapters=params.adapters, frozen=params.frozen)
-
-
-def new_state(config, mesh):
-    with jax.numpy_dtype_promotion("standard"):
-        return step.new_state(config, mesh, load.weights(config, mesh).adapters)
 
 
 def host(state):
     return jax.tree.map(np.array, state)
+
+
+@pytest.fixture(scope="module")
+def made(config, mesh):
+    """The state before the first step in numpy, and its shardings."""
+    with jax.numpy_dtype_promotion("standard"):
+        state = step.new_state(config, mesh, load.weights(config, mesh).adapters)
+    return host(state), jax.tree.map(lambda leaf: leaf.sharding, state)
+
+
+@pytest.fixture
+def state(made):
+    """The state before the first step, to be donated."""
+    values, shardings = made
+    return jax.device_put(jax.tree.map(np.copy, values), shardings)
+
+
+@pytest.fixture(scope="module")
+def alone(config):
+    """(config, mesh, parameters) of one device."""
+    run = dataclasses.replace(config, mesh=schema.MeshConfig())
+    mesh = sharding.make_mesh(run.mesh, jax.devices()[:1])
+    return run, mesh, load.weights(run, mesh)
 
 
 def assert_equal(first, second):
@@ -61,19 +82,25 @@ def jitted_loss(config):
 
 
 @pytest.fixture(scope="module")
-def outputs(params, config):
+def params_alone(alone):
+    return alone[2]
+
+
+@pytest.fixture(scope="module")
+def outputs(params_alone, config):
     """The model's outputs for the parts of batch 0, in numpy."""
     batch = toy.Data(config.data)[0]
-    whole = tree.merge(*params)
+    whole = tree.merge(*params_alone)
 
     @jax.jit
-    def forward(whole, part, pixels):
-        return MODEL.apply({"params": whole}, part.codes, pixels, part.has_image, depth_codebooks=2)
+    def forward(whole, batch, pixels):
+        return [
+            MODEL.apply({"params": whole}, part.codes, seen, part.has_image, depth_codebooks=2)
+            for part, seen in zip(batch, pixels, strict=True)
+        ]
 
-    return [
-        jax.tree.map(np.asarray, forward(whole, part, images.normalize(part.images)))
-        for part in batch
-    ]
+    pixels = [images.normalize(part.images) for part in batch]
+    return jax.tree.map(np.asarray, forward(whole, batch, pixels))
 
 
 def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -82,7 +109,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.log(np.exp(logits).sum(-1)) - chosen
 
 
-def test_loss_of_a_batch_by_hand(config, params, jitted_loss, outputs):
+def test_loss_of_a_batch_by_hand(config, params_alone, jitted_loss, outputs):
     batch = toy.Data(config.data)[0]
     text_sum = text_weight = 0.0
     for part, output in zip(batch, outputs, strict=True):
@@ -95,14 +122,14 @@ def test_loss_of_a_batch_by_hand(config, params, jitted_loss, outputs):
     weight[:, -1:, 1] = 0  # the delay of the second level is one frame
     audio = weight * cross_entropy(outputs[0].audio_logits, codes)
     expected = text_sum / text_weight + audio.sum() / weight.sum()
-    value, metrics = jitted_loss(*params, batch)
+    value, metrics = jitted_loss(*params_alone, batch)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["audio_speech"], audio.sum() / weight.sum(), rtol=1e-5)
 
 
-def test_gate_means_count_only_frames_that_see_an_image(config, params, jitted_loss, outputs):
+def test_gate_means_count_only_frames_that_see_an_image(config, params_alone, jitted_loss, outputs):
     batch = toy.Data(config.data)[0]
-    _, metrics = jitted_loss(*params, batch)
+    _, metrics = jitted_loss(*params_alone, batch)
     for name, part, output in zip(("speech", "speechless"), batch, outputs, strict=True):
         counted = part.has_image[:, None] & np.any(part.codes != -1, axis=1)
         assert 0 < counted.sum() < counted.size
@@ -110,30 +137,32 @@ def test_gate_means_count_only_frames_that_see_an_image(config, params, jitted_l
         np.testing.assert_allclose(metrics[f"gate_{name}"], expected, rtol=1e-5)
 
 
-def test_a_part_without_rows_changes_nothing(config, params, jitted_loss):
+def test_a_part_without_rows_changes_nothing(config, params_alone, jitted_loss):
     batch = toy.Data(config.data)[0]
     empty = [types.Part(*(array[:0] for array in part)) for part in batch]
-    _, both = jitted_loss(*params, batch)
-    value, speech = jitted_loss(*params, types.Batch(batch.speech, empty[1]))
+    _, both = jitted_loss(*params_alone, batch)
+    value, speech = jitted_loss(*params_alone, types.Batch(batch.speech, empty[1]))
     expected = both["text_speech"] + both["audio_speech"]
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     assert float(speech["text_speechless"]) == float(speech["gate_speechless"]) == 0
-    value, text = jitted_loss(*params, types.Batch(empty[0], batch.speechless))
+    value, text = jitted_loss(*params_alone, types.Batch(empty[0], batch.speechless))
     np.testing.assert_allclose(value, both["text_speechless"], rtol=1e-6)
     assert float(text["audio_speech"]) == 0
 
 
-def test_speech_rows_hear_without_trained_codebooks(config, params):
+def test_speech_rows_hear_without_trained_codebooks(config, params_alone):
     run = dataclasses.replace(config, loss=schema.LossConfig(trained_codebooks=0))
     batch = toy.Data(config.data)[0]
     deaf = batch._replace(speech=batch.speech._replace(codes=batch.speech.codes.copy()))
     deaf.speech.codes[:, 1 + toy.MODEL.codebooks_out :] = 3  # the user
-    model = model_lib.VisionSpeech(run.model)
+
+    @jax.jit
+    def loss_and_sums(adapters, frozen, rows):
+        return gradients.gradients(adapters, frozen, rows, model=MODEL, run=run)[:2]
+
     losses, audio = [], []
     for rows in (batch, deaf):
-        loss, sums, _ = gradients.gradients(
-            params.adapters, params.frozen, rows, model=model, run=run
-        )
+        loss, sums = loss_and_sums(*params_alone, rows)
         losses.append(float(loss))
         audio.append(float(sums[0].audio.weight))
     assert abs(losses[0] - losses[1]) > 1e-4
@@ -151,8 +180,7 @@ def test_a_part_without_rows_can_be_trained_and_sharded(config, mesh, params, ro
     assert state.step.shape == metrics["loss"].shape == ()
 
 
-def test_only_adapters_are_trained(config, mesh, params, train_step):
-    state = new_state(config, mesh)
+def test_only_adapters_are_trained(config, params, train_step, state):
     before, frozen = host(state), host(params.frozen)
     state, metrics = train_step(state, params.frozen, toy.Data(config.data)[0])
     assert_equal(host(params.frozen), frozen)
@@ -162,8 +190,7 @@ def test_only_adapters_are_trained(config, mesh, params, train_step):
     assert float(metrics["grad_norm"]) > 0
 
 
-def test_moments_lie_where_their_parameters_lie(config, mesh):
-    state = new_state(config, mesh)
+def test_moments_lie_where_their_parameters_lie(state):
     adapters = tree.flatten(state.adapters)
     assert adapters["xa/q/kernel"].sharding.spec == jax.sharding.PartitionSpec(
         "fsdp", "tensor", None
@@ -174,8 +201,8 @@ def test_moments_lie_where_their_parameters_lie(config, mesh):
         assert moment.sharding == parameter.sharding and moment.shape == parameter.shape
 
 
-def test_a_loss_that_is_not_finite_changes_nothing(config, mesh, params, train_step):
-    state, _ = train_step(new_state(config, mesh), params.frozen, toy.Data(config.data)[0])
+def test_a_loss_that_is_not_finite_changes_nothing(config, params, train_step, state):
+    state, _ = train_step(state, params.frozen, toy.Data(config.data)[0])
     before = host(state)
     bad = toy.Data(config.data)[1]
     bad.speechless.codes[0, 0, 1] = toy.MODEL.text_vocab + 3  # has no logit
@@ -194,17 +221,17 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, mesh, params, train_s
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), host(state), after)))
 
 
-def test_eight_devices_and_one_agree(config, mesh, params, train_step):
+def test_eight_devices_and_one_agree(config, params, made, alone, train_step, state):
     batch = toy.Data(config.data)[0]
-    sharded, metrics = train_step(new_state(config, mesh), params.frozen, batch)
-    alone = dataclasses.replace(config, mesh=schema.MeshConfig())
-    one = sharding.make_mesh(alone.mesh, jax.devices()[:1])
-    weights = load.weights(alone, one)
-    assert_equal(host(weights.adapters), host(load.weights(config, mesh).adapters))
+    sharded, metrics = train_step(state, params.frozen, batch)
+    run, one, weights = alone
+    assert_equal(host(weights.adapters), made[0].adapters)
     with jax.numpy_dtype_promotion("standard"):
-        plain_step = step.make(alone, one, adapters=weights.adapters, frozen=weights.frozen)
+        plain_step = step.make(run, one, adapters=weights.adapters, frozen=weights.frozen)
         state, plain = plain_step(
-            step.new_state(alone, one, weights.adapters), weights.frozen, batch
+            step.new_state(run, one, jax.tree.map(jnp.copy, weights.adapters)),
+            weights.frozen,
+            batch,
         )
     np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], plain["grad_norm"], rtol=1e-4)
@@ -220,9 +247,9 @@ def test_pixels_equal_the_hosts():
     )
 
 
-def test_features_stand_for_pixels_and_frames_may_be_blind(config, params, jitted_loss):
+def test_features_stand_for_pixels_and_frames_may_be_blind(config, params_alone, jitted_loss):
     batch = toy.Data(config.data)[0]
-    whole = tree.merge(*params)
+    whole = tree.merge(*params_alone)
 
     @jax.jit
     def encode(whole, pixels):
@@ -231,15 +258,13 @@ def test_features_stand_for_pixels_and_frames_may_be_blind(config, params, jitte
     def featured(part):
         return part._replace(images=encode(whole, images.normalize(part.images)))
 
-    want, _ = jitted_loss(*params, batch)
-    found, _ = jitted_loss(*params, types.Batch(*map(featured, batch)))
-    np.testing.assert_allclose(found, want, rtol=1e-6)
+    want, _ = jitted_loss(*params_alone, batch)
 
     def by_frame(part, frames):
         return part._replace(has_image=part.has_image[:, None] & frames)
 
     T = [part.codes.shape[2] for part in batch]
     for seen, same in ((lambda t: np.ones(t, bool), True), (lambda t: np.arange(t) >= 3, False)):
-        frames = [by_frame(part, seen(t)) for part, t in zip(batch, T)]
-        other, _ = jitted_loss(*params, types.Batch(*frames))
+        frames = [by_frame(featured(part), seen(t)) for part, t in zip(batch, T)]
+        other, _ = jitted_loss(*params_alone, types.Batch(*frames))
         assert np.isclose(float(other), float(want), rtol=1e-6) == same
