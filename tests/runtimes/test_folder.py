@@ -76,7 +76,7 @@ def test_a_gguf_runs_as_its_dequantized_weights(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["q8", "q4"])
-def test_quantized_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
+def test_quantized_mlx_dequantized_and_natively(mode, tmp_path):
     pytest.importorskip("mlx.core")
     from mvjax.runtimes.mlx import model as mlx_model
 
@@ -84,11 +84,39 @@ def test_quantized_mlx_on_the_cpu_and_natively(mode, tmp_path, monkeypatch):
     _, folder = exported.write(config, "mlx", tmp_path, params=params, quantization=mode)
     first, again = (exported.talk(exported.open_model(folder), 5) for _ in range(2))
     assert_same(first, again)
-    monkeypatch.setattr(mlx_model, "on_cpu", lambda: False)
-    native = exported.open_model(folder)
+    native = mlx_model.MlxModel(folder, dtype="float32", quantized=True)
+    assert native.dtype == f"float32, {mode} weights"
     assert "text_linear.scales" in native.weights
     assert "img_embedder.model.encoder.layers.0.mlp.fc1.scales" not in native.weights
     assert_same(first, exported.talk(native, 5), atol=1e-3)
+    # as a GPU serves it, the first frame from the same past
+    served = mlx_model.MlxModel(folder, dtype="bfloat16", quantized=True)
+    assert served.dtype == f"bfloat16, {mode} weights"
+    (one,), other = exported.talk(served, 1), first[0]
+    for name in ("text_logits", "hidden"):
+        a, b = getattr(one.probes, name), getattr(other.probes, name)
+        assert 0 < np.abs(a - b).max() < 0.04 * np.abs(b).max(), name
+
+
+def test_mlx_reads_as_much_of_the_cache_as_is_filled(tmp_path, monkeypatch):
+    pytest.importorskip("mlx.core")
+    from mvjax.runtimes.mlx import engine
+
+    _, folder = exported.write(TOY, "mlx", tmp_path)
+    plain = exported.talk(exported.open_model(folder), FRAMES)
+    monkeypatch.setattr(engine, "BUCKET", 2)
+    assert_same(plain, exported.talk(exported.open_model(folder), FRAMES), atol=1e-5)
+
+
+@pytest.mark.slow  # a C++ compiler for each kernel; on a GPU it is what runs
+def test_the_compiled_step_of_mlx(tmp_path):
+    pytest.importorskip("mlx.core")
+    from mvjax.runtimes.mlx import model as mlx_model
+
+    _, folder = exported.write(TOY, "mlx", tmp_path)
+    plain = exported.talk(exported.open_model(folder), FRAMES)
+    compiled = mlx_model.MlxModel(folder, compiled=True)
+    assert_same(plain, exported.talk(compiled, FRAMES), atol=1e-5)
 
 
 def test_a_quantized_file_that_is_not_what_its_config_says(tmp_path):

@@ -1,64 +1,105 @@
-"""The KV caches and images of B rows in MLX, and the step."""
+"""The KV caches and images of B rows in MLX, and the step: traced once for each length of cache it reads."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from mvjax.runtimes import network, slots
+from mvjax.runtimes import network, sampling, slots
+
+BUCKET = 256  # frames: a step reads the KV cache in so many at a time, not all of an empty one
+
+_Past = list[mx.array]  # keys and values of each layer in turn, [B, N, context, H]
+_Step = Callable[[list[mx.array], list[mx.array], _Past], tuple[list[mx.array], _Past]]
 
 
 class Engine:
-    """As `slots.Engine`."""
+    """As `slots.Engine`.
 
-    def __init__(self, model: network.Network, rows: int, *, probes: bool) -> None:
+    Args:
+      model: whose `frame` is computed.
+      rows: B.
+      probes: return them.
+      compiled: by `mx.compile`, which fuses what is elementwise into kernels of its own.
+    """
+
+    def __init__(
+        self, model: network.Network, rows: int, *, probes: bool, dtype: mx.Dtype, compiled: bool
+    ) -> None:
         c = model.config
-        self._model, self._rows, self._probes = model, rows, probes
+        self._model, self._rows, self._probes, self._compiled = model, rows, probes, compiled
+        self._context = c.context
         shape = rows, c.heads, c.context, model.weights["out_norm.weight"].size // c.heads
-        self._past = [(mx.zeros(shape), mx.zeros(shape)) for _ in range(c.layers)]
-        self._image: network.KeysValues | None = None
+        self._past = [mx.zeros(shape, dtype) for _ in range(2 * c.layers)]
+        self._image: list[mx.array] | None = None
+        self._steps: dict[tuple[int, bool], _Step] = {}
 
     def show(self, row: int, image: network.KeysValues) -> None:
         """As `slots.Engine.show`."""
         if self._image is None:
-            keys, values = (mx.zeros((self._rows, *x.shape[1:]), x.dtype) for x in image)
-            self._image = keys, values
+            self._image = [mx.zeros((self._rows, *x.shape[1:]), x.dtype) for x in image]
         for kept, given in zip(self._image, image):
             kept[row] = given[0]
 
     def step(self, inputs: slots.Inputs) -> slots.Outputs:
-        """As `slots.Engine.step`."""
-        given, seen = _arrays(inputs), None
-        if self._image is not None and (self._rows > 1 or inputs.sees.any()):
-            seen = network.Seen(*self._image, given.sees)
-        cache = _Cache(self._past, given.position)
-        out = self._model.frame(given, cache, seen, probes=self._probes)
-        mx.eval(out.text, out.audio, out.gate, out.probes or {}, self._past)
-        fields = None if out.probes is None else {n: np.array(x) for n, x in out.probes.items()}
-        return slots.Outputs(np.array(out.text), np.array(out.audio), np.array(out.gate), fields)
+        """As `slots.Engine.step`: one evaluation, after which the frame is on the host."""
+        image = self._image if self._rows > 1 or inputs.sees.any() else None
+        seen = min(self._context, BUCKET * (int(inputs.position.max()) // BUCKET + 1))
+        step = self._step(seen, with_image=image is not None)
+        arrays = [mx.array(x) for x in (*inputs[:-1], *inputs.sampling)]
+        past, self._past = self._past, []
+        found, self._past = step(arrays, image or [], past)
+        del past  # nothing else holds the cache now, so that it is written in place
+        mx.eval(found, self._past)
+        text, audio, gate, *probes = (np.array(x) for x in found)
+        fields = dict(zip(_PROBES, probes, strict=True)) if self._probes else None
+        return slots.Outputs(text, audio, gate, fields)
+
+    def _step(self, seen: int, *, with_image: bool) -> _Step:
+        """Returns the step that reads `seen` slots of the cache."""
+        if (seen, with_image) not in self._steps:
+            step = self._traced(seen)
+            self._steps[seen, with_image] = mx.compile(step) if self._compiled else step
+        return self._steps[seen, with_image]
+
+    def _traced(self, seen: int) -> _Step:
+        def step(
+            arrays: list[mx.array], image: list[mx.array], past: _Past
+        ) -> tuple[list[mx.array], _Past]:
+            values: list[Any] = arrays
+            inputs = slots.Inputs._make([*values[:5], sampling.Draws._make(values[5:])])
+            cache = _Cache(past, values[1], seen)
+            shown = network.Seen(image[0], image[1], values[2]) if image else None
+            out = self._model.frame(inputs, cache, shown, probes=self._probes)
+            probes: Any = [] if out.probes is None else [out.probes[name] for name in _PROBES]
+            found: Any = [out.text, out.audio, out.gate, *probes]
+            return found, cache.past
+
+        return step
+
+
+_PROBES: tuple[str, ...] = ("text_logits", "audio_logits", "gates", "hidden")
 
 
 class _Cache:
-    """As `network.Cache`."""
+    """As `network.Cache`; `past` is the cache with the frame in it."""
 
-    def __init__(self, past: list[network.KeysValues], position: mx.array) -> None:
-        context = past[0][0].shape[2]
-        self._past, self._rows, self._slot = past, mx.arange(position.size), position % context
-        self._mask = (mx.arange(context) <= position[:, None])[:, None, None]
+    def __init__(self, past: _Past, position: mx.array, seen: int) -> None:
+        context = past[0].shape[2]
+        self.past, self._seen = list(past), seen
+        self._rows, self._slot = mx.arange(position.size), position % context
+        self._mask = (mx.arange(seen) <= position[:, None])[:, None, None]
 
     def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """As `network.Cache.attend`."""
-        keys, values = self._past[layer]
-        keys[self._rows, :, self._slot], values[self._rows, :, self._slot] = k, v
+        read = []
+        for i, new in ((2 * layer, k), (2 * layer + 1, v)):
+            past = self.past[i]
+            past[self._rows, :, self._slot] = new
+            read.append(past[:, :, : self._seen])
         return mx.fast.scaled_dot_product_attention(
-            q[:, :, None], keys, values, scale=q.shape[-1] ** -0.5, mask=self._mask
+            q[:, :, None], *read, scale=q.shape[-1] ** -0.5, mask=self._mask
         )
-
-
-def _arrays(inputs: Any) -> Any:
-    """{numpy array: MLX array} in nested tuples."""
-    if isinstance(inputs, np.ndarray):
-        return mx.array(inputs)
-    return type(inputs)(*map(_arrays, inputs))

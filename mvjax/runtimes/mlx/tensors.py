@@ -6,6 +6,8 @@ quantized where upstream's `nn.quantize` would not, is an error of MLX's own loa
 
 from __future__ import annotations
 
+import re
+
 import mlx.core as mx
 import mlx.nn as nn
 from mlx import utils
@@ -17,19 +19,23 @@ Arrays = dict[str, mx.array]
 Modules = dict[str, nn.Module]
 
 _ENCODER = "img_embedder."
+_SHARED = re.compile(r"\.cross_attention\.mha\.")
 
 
-def load(config: folder_lib.ExportedConfig, *, dequantized: bool) -> Arrays:
-    """Returns {name: array}, floats in float32; codes, scales and biases unless `dequantized`.
+def load(config: folder_lib.ExportedConfig, *, dtype: mx.Dtype | None, dequantized: bool) -> Arrays:
+    """Returns {name: array}: the image encoder in float32, codes, scales and biases unless `dequantized`.
+
+    The other floats are in `dtype`, or in that of the language model's file. The projections that all layers
+    share are under the names of layer 0.
 
     Raises:
       ValueError: naming the file, and what its tensors lack.
     """
     loaded = mx.load(str(config.weights))
     assert isinstance(loaded, dict)
-    named = {name: loaded.pop(name) for name in list(loaded) if name.startswith(_ENCODER)}
+    encoder = {name: loaded.pop(name) for name in list(loaded) if name.startswith(_ENCODER)}
     try:
-        width = named[f"{_ENCODER}model.post_layernorm.weight"].size
+        width = encoder[f"{_ENCODER}model.post_layernorm.weight"].size
         language = modules(config, loaded, image_width=width)
         if scheme := config.quantized:
             nn.quantize(language, group_size=scheme.group_size, bits=scheme.bits)
@@ -38,9 +44,14 @@ def load(config: folder_lib.ExportedConfig, *, dequantized: bool) -> Arrays:
         raise ValueError(
             f"{config.weights}: not as its config says: {error}; export again"
         ) from error
+    dtype = dtype or loaded.get("text_linear.scales", loaded["text_linear.weight"]).dtype
+    encoder = {name: array.astype(mx.float32) for name, array in encoder.items()}
+    named: Arrays = {}
     leaves = utils.tree_flatten(language.leaf_modules(), is_leaf=nn.Module.is_module)
     for path, module in leaves:
         assert isinstance(module, nn.Module)
+        if _SHARED.search(path) and not path.startswith(network.SHARED):
+            continue
         arrays: Arrays = dict(module.parameters())  # pyright: ignore[reportAssignmentType]
         if dequantized and "scales" in arrays:
             scales, biases = (arrays.pop(part).astype(mx.float32) for part in ("scales", "biases"))
@@ -48,8 +59,8 @@ def load(config: folder_lib.ExportedConfig, *, dequantized: bool) -> Arrays:
                 arrays["weight"], scales, biases, group_size=module.group_size, bits=module.bits
             )
         named |= {f"{path}.{part}": array for part, array in arrays.items()}
-    return {
-        name: array if array.dtype == mx.uint32 else array.astype(mx.float32)
+    return encoder | {
+        name: array if array.dtype == mx.uint32 else array.astype(dtype)
         for name, array in named.items()
     }
 
