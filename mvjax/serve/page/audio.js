@@ -6,6 +6,7 @@ export class MicrophoneError extends Error {}
 export class AudioDevice {
   /** Call it in a click: browsers (iOS most of all) let sound begin only then. */
   constructor({ onFrame, onReport, onMicrophoneLost }) {
+    if (navigator.audioSession) navigator.audioSession.type = "play-and-record"; // iOS
     this.context = new AudioContext({ latencyHint: "interactive" });
     this.context.resume();
     Object.assign(this, { onFrame, onReport, onMicrophoneLost });
