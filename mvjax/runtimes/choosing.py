@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-from mvjax.runtimes import sampling
+import numpy as np
+
+from mvjax.runtimes import interface, sampling
 
 Tensor = Any  # an array of the framework
+
+
+class Known(NamedTuple):
+    """What the host knows of a frame's draws, which spares work where nothing was compiled or captured.
+
+    Attributes:
+      text_top_k, audio_top_k: what `top_k` of no row exceeds; 0 if all rows decode greedily.
+      penalized: whether any row penalizes repetition, or changes PAD.
+    """
+
+    text_top_k: int
+    audio_top_k: int
+    penalized: bool
+
+
+NOTHING_KNOWN = Known(interface.MAX_TOP_K, interface.MAX_TOP_K, True)
+
+
+def known(draws: sampling.Draws) -> Known:
+    """Looks at the draws of a frame, on the host."""
+    limits = np.where(draws.temperature > 0, draws.top_k.clip(1, interface.MAX_TOP_K), 0).max(0)
+    changed = (draws.penalty != 1).any() or draws.pad_multiplier.any()
+    return Known(int(limits[0]), int(limits[1]), bool(changed))
 
 
 class Chooser(abc.ABC):
@@ -40,15 +65,17 @@ class Chooser(abc.ABC):
         bonus = (draws.pad_multiplier * draws.temperature[:, 0])[:, None]
         return where(recent, other, logits) + where(self.xp.arange(V) == sampling.PAD, bonus, 0.0)
 
-    def choose(self, logits: Tensor, draws: Any, stream: int, most: int) -> Tensor:
+    def choose(self, logits: Tensor, draws: Any, stream: int, top_k: int) -> Tensor:
         """As `sampling.choose`, for logits [B, V]; stream 0 is text, 1 + q codebook q. Returns ids [B].
 
-        No row's `top_k` exceeds `most`.
+        `top_k` is that of `Known`.
         """
         where, V, kind = self.xp.where, logits.shape[1], min(stream, 1)
+        if top_k == 0:
+            return self._as(logits.argmax(-1), draws.top_k)
         heat, count = draws.temperature[:, kind], draws.top_k[:, kind]
         scaled = logits / where(heat == 0, 1.0, heat)[:, None]
-        largest = self._largest(scaled, min(most, V))
+        largest = self._largest(scaled, min(top_k, V))
         least = self._at(largest, self.xp.clip(count - 1, 0, largest.shape[1] - 1))
         dropped = ((count > 0) & (count < V))[:, None] & (scaled < least)
         scaled = where(dropped, -math.inf, scaled)

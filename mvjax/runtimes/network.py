@@ -30,12 +30,12 @@ class Seen(NamedTuple):
 
     Attributes:
       keys, values: [B, N, S, H].
-      sees: bool [B].
+      sees: bool [B]; None: all do.
     """
 
     keys: Tensor
     values: Tensor
-    sees: Tensor
+    sees: Tensor | None
 
 
 @runtime_checkable
@@ -114,7 +114,7 @@ class Network(choosing.Chooser, slots.BatchedModel):
         image: Seen | None,
         *,
         probes: bool,
-        most: tuple[int, int] = (interface.MAX_TOP_K, interface.MAX_TOP_K),
+        known: choosing.Known = choosing.NOTHING_KNOWN,
     ) -> slots.Outputs:
         """Computes one frame; the arrays of `inputs` and of what is returned are the framework's.
 
@@ -123,18 +123,19 @@ class Network(choosing.Chooser, slots.BatchedModel):
           cache: at the positions of `inputs`.
           image: what the rows see; None runs without cross-attention.
           probes: return the fields of `interface.Probes`.
-          most: what no row's `top_k` exceeds, of text and of audio, where it is known; at least 1.
+          known: what the host knows of the draws.
         """
         stack, draws, given = self.xp.stack, inputs.sampling, types.UNGENERATED
         out = self.backbone(inputs.column, inputs.position, cache, image)
         text_logits = self._float(self._linear("text_linear", out.z))
-        text = self.choose(self.penalized(text_logits, draws), draws, 0, most[0])
+        logits = self.penalized(text_logits, draws) if known.penalized else text_logits
+        text = self.choose(logits, draws, 0, known.text_top_k)
         text = code = self.xp.where(inputs.text == given, text, inputs.text)
         past, entering = [], self._depth_inputs(out.z)
         audio, audio_logits = [], []
         for q in range(self.config.codebooks_out):
             audio_logits.append(self._depth(q, entering[q], code, past))
-            code = self.choose(audio_logits[-1], draws, 1 + q, most[1])
+            code = self.choose(audio_logits[-1], draws, 1 + q, known.audio_top_k)
             code = self.xp.where(inputs.audio[:, q] == given, code, inputs.audio[:, q])
             audio.append(code)
         fields = None
@@ -188,8 +189,10 @@ class Network(choosing.Chooser, slots.BatchedModel):
         added = float32(u) * gate
         if (alpha := self.weights.get(f"{p}cross_attention.per_layer_alpha")) is not None:
             added = added * float32(alpha).reshape(())
-        added = self.xp.where(image.sees[:, None], added, 0.0)
-        means = self.xp.where(image.sees, gate.mean(-1), 0.0)
+        means = gate.mean(-1)
+        if image.sees is not None:
+            added = self.xp.where(image.sees[:, None], added, 0.0)
+            means = self.xp.where(image.sees, means, 0.0)
         return self._as(added, x), means
 
     def _gate(self, name: str, u: Tensor) -> Tensor:
@@ -213,22 +216,21 @@ class Network(choosing.Chooser, slots.BatchedModel):
         steps = range(self.config.codebooks_out)
         return [self._linear(f"depformer.slices.{q}.linear_in", z) for q in steps]
 
-    def _depth(self, q: int, x: Tensor, code: Tensor, past: list[KeysValues]) -> Tensor:
-        """Returns logits [B, C] of codebook q in float32; adds its keys and values to each layer's `past`."""
+    def _depth(self, q: int, x: Tensor, code: Tensor, past: list[Tensor]) -> Tensor:
+        """Returns logits [B, C] of codebook q in float32; adds to each layer's `past` [B, 2, N, Q, H]."""
         c, p, B = self.config, f"depformer.slices.{q}.", x.shape[0]
         x = x + self._rows(f"{p}emb", code)
         for i in range(c.depth_layers):
             layer = f"{p}transformer.layers.{i}."
             y = self._norm(f"{layer}norm1", x, *c.depth_norm)
             y = self._linear(f"{layer}self_attn.in_proj", y).reshape(B, 3, c.depth_heads, 1, -1)
-            k, v = y[:, 1], y[:, 2]
             if q == 0:
-                past.append((k, v))
+                past.append(y[:, 1:])
+                u = y[:, 2]  # there is nothing else to attend to
             else:
-                k, v = (self.xp.concatenate([*pair], 2) for pair in zip(past[i], (k, v)))
-                past[i] = k, v
-            u = self._attend(y[:, 0], k, v).reshape(B, -1)
-            x = x + self._linear(f"{layer}self_attn.out_proj", u)
+                past[i] = self.xp.concatenate([past[i], y[:, 1:]], 3)
+                u = self._attend(y[:, 0], past[i][:, 0], past[i][:, 1])
+            x = x + self._linear(f"{layer}self_attn.out_proj", u.reshape(B, -1))
             x = x + self._mlp(f"{layer}gating.", self._norm(f"{layer}norm2", x, *c.depth_norm))
         return self._float(self._linear(f"{p}linear_out", x))
 

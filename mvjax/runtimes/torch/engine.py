@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mvjax.runtimes import interface, network, slots
+from mvjax.runtimes import choosing, network, slots
 
 if TYPE_CHECKING:
     from mvjax.runtimes.torch import model as model_lib
 
-_ANY = interface.MAX_TOP_K, interface.MAX_TOP_K
 Compute = Callable[[], slots.Outputs]
 
 
@@ -96,8 +95,8 @@ class Engine:
         seeing = self._image is not None and (self._rows > 1 or bool(inputs.sees.any()))
         if self._capture is None:
             filled = min(int(inputs.position.max()) + 1, self._model.config.context)
-            most = inputs.sampling.top_k.max(0).clip(1, interface.MAX_TOP_K)
-            out = self.compute(seeing, filled, (int(most[0]), int(most[1])))
+            known = choosing.known(inputs.sampling)
+            out = self.compute(seeing, filled=filled, known=known, all_see=bool(inputs.sees.all()))
         else:
             if seeing not in self._captured:
                 self._captured[seeing] = self._capture(lambda: self.compute(seeing))
@@ -105,14 +104,20 @@ class Engine:
         return self._on_host(out)
 
     def compute(
-        self, seeing: bool, filled: int | None = None, most: tuple[int, int] = _ANY
+        self,
+        seeing: bool,
+        *,
+        filled: int | None = None,
+        known: choosing.Known = choosing.NOTHING_KNOWN,
+        all_see: bool = False,
     ) -> slots.Outputs:
         """Computes the frame whose inputs are in the buffer; nothing in it waits for the device.
 
         Args:
           seeing: with cross-attention.
           filled: slots of the KV cache that hold anything; None: any may.
-          most: as in `network.Network.frame`.
+          known: as in `network.Network.frame`.
+          all_see: every row sees its image.
 
         Returns:
           Outputs whose `text` holds all that is returned without probes, [B, 2 + Q].
@@ -128,9 +133,9 @@ class Engine:
             if filled is None or self._rows > 1:
                 mask = self._slots[:filled] <= position.clamp(max=context - 1)[:, None]
             cache = _Cache(self._past, position % context, filled, mask)
-            sees = given.sees != 0
+            sees = None if all_see else given.sees != 0
             image = network.Seen(*self._image, sees) if seeing and self._image else None
-            out: Any = self._model.frame(given, cache, image, probes=self._probes, most=most)
+            out: Any = self._model.frame(given, cache, image, probes=self._probes, known=known)
             ids = torch.cat([out.text[:, None], out.audio], 1).to(torch.int32)
             gate = out.gate.float()[:, None].view(torch.int32)
             return out._replace(text=torch.cat([ids, gate], 1))

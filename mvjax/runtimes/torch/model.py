@@ -108,12 +108,10 @@ class TorchModel(network.Network):
         return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
     def _embed(self, column: torch.Tensor) -> torch.Tensor:
-        rows = self.weights["embs.weight"][column.clamp(0) + self._first_rows]
-        return torch.where(column[..., None] >= 0, rows, 0.0).sum(1)
+        return self.weights["embs.weight"][column + self._first_rows].sum(1)
 
     def _rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
-        rows = self.weights[f"{name}.weight"][ids.clamp(0)]
-        return torch.where(ids[:, None] >= 0, rows, 0.0)
+        return self.weights[f"{name}.weight"][ids]
 
     def _depth_inputs(self, z: torch.Tensor) -> list[torch.Tensor]:
         count = self.config.codebooks_out
@@ -170,17 +168,22 @@ class TorchModel(network.Network):
 
 
 def _first_rows(config: folder_lib.ExportedConfig) -> list[int]:
-    """Returns where each stream's embedding begins in all of them, one below the other."""
+    """Returns where each stream's rows begin in "embs", whose every part ends with zeros."""
     audio = range(len(config.delays) - 1)
-    return [0, *(config.text_vocab + 1 + k * (config.audio_vocab + 1) for k in audio)]
+    return [0, *(config.text_vocab + 2 + k * (config.audio_vocab + 2) for k in audio)]
 
 
 def _joined(loaded: tensors.Tensors, config: folder_lib.ExportedConfig) -> tensors.Tensors:
-    """Joins what a frame reads at once: embeddings, and the projections into the depth transformer."""
-    audio = range(len(config.delays) - 1)
+    """Joins what a frame reads at once: embeddings, and the projections into the depth transformer.
+
+    Each embedding gets a row of zeros at its end, which is what the id -1 indexes.
+    """
+    audio, steps = range(len(config.delays) - 1), range(config.codebooks_out)
     names = ["text_emb.weight", *(f"audio_embs.{k}.weight" for k in audio)]
-    loaded["embs.weight"] = torch.cat([loaded.pop(name) for name in names])
-    steps = range(config.codebooks_out)
+    loaded["embs.weight"] = torch.cat([F.pad(loaded.pop(name), (0, 0, 0, 1)) for name in names])
+    for q in steps:
+        name = f"depformer.slices.{q}.emb.weight"
+        loaded[name] = F.pad(loaded[name], (0, 0, 0, 1))
     parts = [loaded.pop(f"depformer.slices.{q}.linear_in.weight") for q in steps]
     loaded["depformer.linear_in.weight"] = torch.cat(parts)
     return loaded
