@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -46,23 +46,39 @@ class Speaker:
         stream.decode(stream.encode(np.zeros((1, types.FRAME_SAMPLES), np.float32)))
 
 
-def open_folder(folder: Path) -> interface.Model:
+def open_folder(
+    folder: Path,
+    *,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    quantize: Literal["int8", "int4"] | None = None,
+) -> interface.Model:
     """Loads a folder that `mvjax export` wrote: PyTorch runs the torch and candle layouts, MLX its own.
 
+    Args:
+      folder: as written.
+      dtype: as `TorchModel` and `MlxModel` take it.
+      quantize: as `TorchModel` takes it; what MLX runs is quantized in its file.
+
     Raises:
-      ValueError: if the folder has no such layout, or its files do not fit each other.
+      ValueError: if the folder has no such layout, or its files do not fit each other; for a quantization
+        that its runtime does not have.
       ModuleNotFoundError: if a package of the runtime is not installed, with the remedy.
     """
     layout = folder_lib.layout(folder)
     extras = {"torch": "torch", "mlx": "mlx", "candle": "torch,candle"}[layout]
     try:
         if layout == "mlx":
+            if quantize:
+                raise ValueError(
+                    f"{folder}: MLX runs its files as they are, and was asked for {quantize}: export with"
+                    " --quantize q8 or q4"
+                )
             from mvjax.runtimes.mlx import model as mlx_model
 
-            return mlx_model.MlxModel(folder)
+            return mlx_model.MlxModel(folder, dtype=dtype)
         from mvjax.runtimes.torch import model as torch_model
 
-        return torch_model.TorchModel(folder)
+        return torch_model.TorchModel(folder, dtype=dtype, quantize=quantize)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{folder}: its runtime needs {error.name!r}: pip install 'mvjax[{extras}]'"

@@ -69,7 +69,7 @@ class Engine:
         self._captured: dict[bool, Compute] = {}
         capacity = -(-c.context // 8) * 8  # masks of CUDA's attention are read eight at a time
         shape = rows, c.heads, capacity, model.weights["out_norm.weight"].numel() // c.heads
-        new = {"dtype": model.dtype, "device": model.device}
+        new = {"dtype": model.activations, "device": model.device}
         self._past = [
             (torch.zeros(shape, **new), torch.zeros(shape, **new)) for _ in range(c.layers)
         ]
@@ -141,12 +141,12 @@ class Engine:
             return out._replace(text=torch.cat([ids, gate], 1))
 
     def _on_host(self, out: Any) -> slots.Outputs:
-        """Returns numpy arrays; one transfer without probes."""
-        row = out.text.cpu().numpy()
+        """Returns numpy arrays of their own: the tensors are filled again. One transfer without probes."""
+        row = out.text.cpu().numpy().copy()
         gate = np.ascontiguousarray(row[:, -1]).view(np.float32)
         fields = None
         if out.probes is not None:
-            fields = {name: x.cpu().numpy() for name, x in out.probes.items()}
+            fields = {name: x.cpu().numpy().copy() for name, x in out.probes.items()}
         return slots.Outputs(row[:, 0], row[:, 1:-1], gate, fields)
 
 

@@ -45,7 +45,9 @@ class Int8:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Applies it to [B, in]."""
-        y = _ATEN._weight_int8pack_mm(x.bfloat16(), self._codes, self._scales).to(x.dtype)
+        y = _ATEN._weight_int8pack_mm(x.bfloat16().contiguous(), self._codes, self._scales).to(
+            x.dtype
+        )
         return y if self._bias is None else (y + self._bias).to(x.dtype)
 
 
@@ -73,7 +75,9 @@ class Int4:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Applies it to [B, in]."""
-        y = self._matmul(x.bfloat16(), self._codes, INT4_GROUP, self._scales).to(x.dtype)
+        y = self._matmul(x.bfloat16().contiguous(), self._codes, INT4_GROUP, self._scales).to(
+            x.dtype
+        )
         return y if self._bias is None else (y + self._bias).to(x.dtype)
 
 

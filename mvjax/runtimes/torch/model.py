@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,13 +28,13 @@ class TorchModel(network.Network):
 
     Args:
       folder: written by `mvjax.export.folder`, target "torch" or "candle".
-      dtype: of weights, activations and KV cache.
+      dtype: of weights, activations and KV cache, but for what is always float32; None: float32 on a CPU,
+        bfloat16 on a GPU.
       device: of PyTorch; None: "cuda" where there is one.
       quantize: the weights that a frame reads; the kernels compute in bfloat16.
 
     Raises:
-      ValueError: if a file or a key is missing or damaged, naming both; for a dtype or quantization that is
-        none of these.
+      ValueError: if a file or a key is missing or damaged, naming both.
     """
 
     xp, nn = torch, F
@@ -43,25 +43,33 @@ class TorchModel(network.Network):
         self,
         folder: Path,
         *,
-        dtype: Dtype = "float32",
+        dtype: Dtype | None = None,
         device: str | None = None,
         quantize: linears.Quantization | None = None,
     ) -> None:
-        if dtype not in get_args(Dtype):
-            raise ValueError(f"dtype: expected one of {get_args(Dtype)}, got {dtype!r}")
-        if quantize not in (None, *get_args(linears.Quantization)):
-            kinds = get_args(linears.Quantization)
-            raise ValueError(f"quantize: expected None or one of {kinds}, got {quantize!r}")
         candle = folder_lib.is_candle(folder)
         config = (folder_lib.read_candle if candle else folder_lib.read_torch)(folder)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = getattr(torch, dtype)
-        self.quantize: linears.Quantization | None = quantize
+        usual = "float32" if self.device.type == "cpu" else "bfloat16"
+        self.activations: torch.dtype = getattr(torch, dtype or usual)
+        self._quantize: linears.Quantization | None = quantize
         self._layers: dict[str, linears.Linear] = {}
         super().__init__(config, {})
-        with torch.inference_mode():
-            self.weights = self._placed(_joined(tensors.load(config), config))
+        self.weights: tensors.Tensors
+        try:
+            with torch.inference_mode():
+                self.weights = self._placed(_joined(tensors.load(config), config))
+        except KeyError as error:
+            raise ValueError(
+                f"{config.weights}: tensor {error} of its config is missing; export again"
+            ) from error
         self._first_rows = torch.tensor(_first_rows(config), device=self.device)
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in, and how its weights are quantized."""
+        name = str(self.activations).removeprefix("torch.")
+        return f"{name}, {self._quantize} weights" if self._quantize else name
 
     def engine(self, rows: int, *, probes: bool) -> engine.Engine:
         """As `slots.BatchedModel.engine`."""
@@ -82,25 +90,24 @@ class TorchModel(network.Network):
             if _EXACT.match(name) and not name.startswith(_VISION[0]):
                 placed[name] = tensor.to(self.device, torch.float32, copy=True).flatten()
                 continue
-            if self.quantize and tensor.ndim == 2 and _EVERY_FRAME.match(name):
+            if self._quantize and tensor.ndim == 2 and _EVERY_FRAME.match(name):
                 bias = placed.get(f"{layer}.bias", loaded.get(f"{layer}.bias"))
-                made = linears.quantized(tensor, bias, self.quantize, self.device)
+                made = linears.quantized(tensor, bias, self._quantize, self.device)
                 if made is not None:
                     self._layers[layer] = made
                     continue
-            placed[name] = tensor.to(self.device, self.dtype, copy=True)
+            placed[name] = tensor.to(self.device, self.activations, copy=True)
         return placed
 
     @torch.inference_mode()
     def _pack(self, rows: int) -> None:
         """Packs the matrices that a frame reads, each in place of its plain form."""
-        weights = dict(self.weights)
-        for name in list(weights):
-            if _EVERY_FRAME.match(name) and name.endswith(".weight") and weights[name].ndim == 2:
-                layer = name.removesuffix(".weight")
-                bias = weights.get(f"{layer}.bias")
-                self._layers[layer] = linears.Packed(weights.pop(name), bias, rows)
-        self.weights = weights
+        for name in list(self.weights):
+            weight, layer = self.weights[name], name.removesuffix(".weight")
+            if _EVERY_FRAME.match(name) and layer != name and weight.ndim == 2:
+                bias = self.weights.get(f"{layer}.bias")
+                self._layers[layer] = linears.Packed(weight, bias, rows)
+                del self.weights[name]
 
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
         if (layer := self._layers.get(name)) is not None:
@@ -147,7 +154,7 @@ class TorchModel(network.Network):
         return F.gelu(x, approximate="tanh")
 
     def _patches(self, pixels: np.ndarray, kernel: torch.Tensor, size: int) -> torch.Tensor:
-        image = torch.from_numpy(np.array(pixels)).to(self.device, self.dtype)
+        image = torch.from_numpy(np.array(pixels)).to(self.device, self.activations)
         return F.conv2d(image.permute(0, 3, 1, 2), kernel, stride=size).flatten(2).swapaxes(1, 2)
 
     def _float(self, x: torch.Tensor) -> torch.Tensor:
