@@ -2,8 +2,12 @@
 
 import os
 
-# Before jax starts its backends. Tests that start processes pass their own environment.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Before jax starts its backends. What a test compiles runs a few times, on toys: LLVM need not optimize it.
+# Tests that start processes pass their own environment.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8",
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("NO_TORCH_COMPILE", "1")  # `moshi` would compile for 20 s
 
