@@ -135,7 +135,7 @@ async def browser(url, *, profile, microphone=None, arguments=()):
                 for domain in ("Page", "Runtime", "Log", "DOM"):
                     await tab.call(f"{domain}.enable")
                 await tab.call("Page.navigate", url=url)
-                await tab.wait("document.readyState === 'complete'")
+                await tab.wait("document.readyState === 'complete'", 60)
                 yield tab
                 listening.cancel()
     finally:

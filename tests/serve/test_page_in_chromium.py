@@ -133,8 +133,9 @@ async def start(tab):
 
 async def save(tab, folder):
     """(events of the transcript, samples [n, 2] in [-1, 1], names of the files)."""
+    await tab.wait("!document.getElementById('save').disabled")
     await tab.run(press("save"), click=True)
-    for _ in range(100):
+    for _ in range(200):
         if found := list(folder.glob("conversation-*.zip")):
             break
         await asyncio.sleep(0.1)
@@ -271,7 +272,7 @@ def test_a_spoken_question_about_each_of_two_images_is_answered_aloud(tmp_path):
     assert names == ["four", "three"]
     for name, scene in zip(names, scenes):
         Image.fromarray(scene.image).save(tmp_path / f"{name}.png")
-    asked = speech.speak("what digit is this", voices.TEST_USERS[0]).samples
+    asked = speech.speak("what number is it", voices.TEST_USERS[0]).samples
     lead, pause = np.zeros(2 * RATE, np.float32), np.zeros(7 * RATE, np.float32)
     microphone = write_wav(
         tmp_path / "microphone.wav", np.concatenate([lead, asked, pause, asked, *[pause] * 4])

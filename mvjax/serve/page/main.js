@@ -227,8 +227,8 @@ document.addEventListener("drop", (event) => {
   else showAlert("What was dropped is not an image.");
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paintScale);
-matchMedia("(min-width: 56rem)").addEventListener("change", ({ matches }) => ($("meter").open = matches));
-$("meter").open = matchMedia("(min-width: 56rem)").matches;
+matchMedia("(min-width: 48rem)").addEventListener("change", ({ matches }) => ($("meter").open = matches));
+$("meter").open = matchMedia("(min-width: 48rem)").matches;
 window.addEventListener("pagehide", () => conversation?.end());
 paintScale();
 setState("idle");
