@@ -20,6 +20,7 @@ from mvjax.commands import (
     parser,
     plan,
     serve,
+    talk,
     training,
 )
 
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"mvjax {mvjax.__version__}")
     commands = arguments.subcommands(whole, of="COMMAND")
-    for group in (training, plan, evaluate, export, serve, data, dialogues):
+    for group in (training, plan, evaluate, export, serve, talk, data, dialogues):
         group.add(commands)
     completion.add(commands, _parser)
     return whole

@@ -29,6 +29,8 @@ ANSWERS = f"{EVAL}/answers.json"  # every question and answer of a quickstart's 
 # Written by `mvjax quickstart --out DIR`, beside its run folder.
 REPORT = "report.html"  # one page, no network needed
 QUICKSTART_METRICS = "metrics.json"  # accuracies, certificates, seconds and memory of each stage
+QUESTION_IMAGE = "question/image.png"  # of a held-out digit, for `mvjax talk`
+QUESTION_AUDIO = "question/question.wav"  # which digit it is, asked by a held-out voice
 ERROR_LOG = "error.log"  # the traceback of a stage that failed
 
 

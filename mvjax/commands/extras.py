@@ -19,7 +19,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     ),
     "torch": ("torch",),
     "mlx": ("mlx",),
-    "serve": ("rustymimi", "aiohttp", "sphn", "prometheus_client"),
+    "serve": ("rustymimi", "aiohttp", "sphn", "prometheus_client", "espeakng-loader"),
     "candle": ("gguf",),
     "tpu": ("libtpu",),
     "hub": ("huggingface_hub",),

@@ -15,6 +15,7 @@ from mvjax import files, gates, scopes
 from mvjax.config import renamed
 from mvjax.config.frozen import FrozenFiles, MimiConfig
 from mvjax.config.limits import LimitsConfig
+from mvjax.config.talking import TalkConfig
 
 NormKind = Literal["mean_square", "variance"]
 Dtype = Literal["float32", "bfloat16"]
@@ -314,3 +315,4 @@ class Config:
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
+    talk: TalkConfig = TalkConfig()

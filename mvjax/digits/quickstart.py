@@ -94,6 +94,7 @@ def _chain(out: Path, *, short: bool) -> None:
         certificates = stages.export(model, evaluation, plan)
     with clock.stage("speak"):
         speech = stages.speak(model, evaluation, plan)
+        stages.write_question(evaluation, plan)
     results = stages.QuickstartResults(plan, model, evaluation, certificates, speech)
     with clock.stage("report"):
         from mvjax.digits import page
@@ -101,8 +102,18 @@ def _chain(out: Path, *, short: bool) -> None:
         content = page.compose(results, [*clock.done, clock.total()])
         html.write(out / run_folder.REPORT, content)
     _write_metrics(out, stages.summary(results), clock)
-    print(f"\n{metrics.text_table(evaluation.table)}\n\nOpen {out / run_folder.REPORT}")
+    print(f"\n{metrics.text_table(evaluation.table)}\n\n{_what_next(out)}")
     _check_certificates(certificates)
+
+
+def _what_next(out: Path) -> str:
+    """Commands that work now."""
+    image, question = out / run_folder.QUESTION_IMAGE, out / run_folder.QUESTION_AUDIO
+    folder = out / "export" / "torch"
+    return f"""Open {out / run_folder.REPORT}; talk to the model in a browser, or from files:
+
+    mvjax serve {folder}
+    mvjax talk {folder} --image {image} --audio {question} --out {out / "answer.wav"}"""
 
 
 def _write_metrics(out: Path, summary: dict[str, Any], clock: StageClock) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mvjax.config import schema
+from mvjax.config import schema, talking
 from mvjax.digits import frozen_models, records
 
 
@@ -32,4 +32,8 @@ def digits() -> schema.Config:
             learning_rate=2.5e-3, warmup_steps=20, final_lr_fraction=0.05, weight_decay=0.1
         ),
         train=schema.TrainConfig(steps=400, log_every=10, checkpoint_every=100, remat="none"),
+        # questions come early in its dialogues, and the longest answer takes 4 s; greedy, as it is evaluated
+        talk=talking.TalkConfig(
+            lead_in=0.32, tail=5.12, text_temperature=0.0, audio_temperature=0.0, voice="en-us+m2"
+        ),
     )

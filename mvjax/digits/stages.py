@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from mvjax import run_folder, types
 from mvjax.config import schema
@@ -142,6 +143,19 @@ def export(
             model.params, model.config, folder, target, pixels=pixels, user_codes=user_codes
         )
     return certificates
+
+
+def write_question(evaluation: benchmarks.Evaluation, plan: QuickstartPlan) -> None:
+    """Writes a test image and a spoken question about its digit, for `mvjax talk`."""
+    asked = next(q for q in evaluation.questions if q.kind == "digit")
+    image = plan.out / run_folder.QUESTION_IMAGE
+    image.parent.mkdir(exist_ok=True)
+    image.write_bytes(images.encode_png(asked.image))
+    soundfile.write(
+        plan.out / run_folder.QUESTION_AUDIO,
+        _frames(asked.audio, asked.start, asked.end),
+        types.SAMPLE_RATE,
+    )
 
 
 def speak(

@@ -37,7 +37,7 @@ from mvjax.export import (
     weight_files,
 )
 from mvjax.runtimes import interface, loading
-from mvjax.weights import checksums, codecs, file_names, frozen_files, lazy, placement
+from mvjax.weights import checksums, codecs, file_names, frozen_files, lazy, placement, stated
 
 MIN_FRAMES = 100  # of a conversation that a certificate is about
 _USUAL_FRAMES, _MANY_FRAMES = 120, 600
@@ -233,6 +233,8 @@ def _other_files(
         ]
     if codecs.read_sizes(folder) != codecs.stated_sizes(config.codec):
         differing.append(f"{file_names.CODEC_CONFIG}: is not the run's")
+    if stated.read(folder / file_names.TALK, config.talk) != config.talk:
+        differing.append(f"{file_names.TALK}: is not the run's")
     sources = {file_names.CODEC: config.frozen.codec, file_names.TOKENIZER: config.frozen.tokenizer}
     return differing + [
         f"{name}: is not the run's"

@@ -14,7 +14,7 @@ import yaml
 from mvjax import files, messages, run_folder, tree
 from mvjax.config import schema
 from mvjax.export import model_card, runtime_configs, targets, weight_files
-from mvjax.weights import codecs, file_names, mlx
+from mvjax.weights import codecs, file_names, mlx, stated
 
 
 def export(
@@ -48,6 +48,7 @@ def export(
         )
         shutil.copyfile(codec, draft / file_names.CODEC)
         codecs.write_sizes(draft, config.codec)
+        stated.write(draft / file_names.TALK, config.talk)
         shutil.copyfile(tokenizer, draft / file_names.TOKENIZER)
         card = model_card.text(
             params, config, target, dtype=dtype, quantization=quantization, results=results

@@ -11,11 +11,11 @@ import numpy as np
 
 from mvjax import types
 from mvjax.codec import interface as codec_interface
-from mvjax.config import frozen
+from mvjax.config import frozen, talking
 from mvjax.runtimes import folder as folder_lib
 from mvjax.runtimes import interface
 from mvjax.runtimes import voice as voice_lib
-from mvjax.weights import codecs, file_names
+from mvjax.weights import codecs, file_names, stated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Speaker:
       tokenizer: a SentencePieceProcessor.
       name: of the folder.
       certificate: the content of `certificate.json`; None without one.
+      talk: how to talk to it unless told otherwise.
     """
 
     model: interface.Model
@@ -35,6 +36,7 @@ class Speaker:
     tokenizer: Any
     name: str
     certificate: dict[str, Any] | None
+    talk: talking.TalkConfig = talking.TalkConfig()
 
     def voice(self) -> voice_lib.Voice:
         """Returns the voice of one conversation; with rustymimi it takes half a second and 0.45 GB."""
@@ -115,7 +117,14 @@ def open_speaker(
         tokenizer=tokenizer,
         name=folder.resolve().name,
         certificate=_certificate(folder / file_names.CERTIFICATE),
+        talk=read_talk(folder),
     )
+
+
+def read_talk(folder: Path) -> talking.TalkConfig:
+    """Returns what a folder's `talk.json` says; without one, what suits Kyutai's models."""
+    usual = talking.TalkConfig()
+    return stated.read(folder / file_names.TALK, usual) or usual
 
 
 def _tokenizer(config: folder_lib.ExportedConfig) -> Any:

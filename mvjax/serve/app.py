@@ -16,7 +16,7 @@ import mvjax
 from mvjax.runtimes import loading
 from mvjax.serve import access as access_lib
 from mvjax.serve import admission as admission_lib
-from mvjax.serve import connection, pages, protocol, query
+from mvjax.serve import asking, connection, pages, protocol, query
 from mvjax.serve import engine as engine_lib
 from mvjax.serve import limits as limits_lib
 from mvjax.serve import metrics as metrics_lib
@@ -101,7 +101,7 @@ def _add_routes(app: web.Application, server: connection.Server, options: Option
             server.metrics.ended("lost")
             return socket
         try:
-            asked = query.parse(request.query)
+            asked = query.parse(request.query, server.engine.speaker.talk)
         except limits_lib.BrokenLimit as error:
             server.metrics.ended("broken")
             with contextlib.suppress(OSError):
@@ -159,7 +159,7 @@ def _about(speaker: loading.Speaker, options: Options) -> dict:
             "minutes": limits.minutes,
             "queued_frames": limits.queued_frames,
             "resume_seconds": limits.resume_seconds,
-            "typed_tokens": limits.typed_tokens,
+            "typed_characters": asking.MAX_CHARACTERS,
             "sampling": {name: known[1:3] for name, known in query.SAMPLING.items()},
         },
     }

@@ -15,11 +15,11 @@ from aiohttp import web
 
 from mvjax import types
 from mvjax.serve import admission as admission_lib
+from mvjax.serve import asking, microphone, outbox, protocol, query, sight, transport
 from mvjax.serve import conversation as conversation_lib
 from mvjax.serve import engine as engine_lib
 from mvjax.serve import limits as limits_lib
 from mvjax.serve import metrics as metrics_lib
-from mvjax.serve import microphone, outbox, protocol, query, sight, transport
 
 _PING_SECONDS = 4.0  # upstream's client closes after 10 without a message
 _LOOK_SECONDS = 0.5
@@ -203,11 +203,17 @@ class Connection:
                 self._server.engine.wake()
 
     def _type(self, text: str, who: conversation_lib.Conversation) -> None:
-        ids = self._server.engine.speaker.tokenizer.encode(text)
-        limit = self._server.limits.typed_tokens
-        if len(ids) + len(who.typed) > limit:
-            raise limits_lib.BrokenLimit(f"text: at most {limit} tokens may wait, got {len(ids)}")
-        who.typed.extend(ids)
+        if len(who.typed) > self._server.limits.typed_frames:
+            raise limits_lib.BrokenLimit("text: the questions typed before are still being asked")
+        voice = self._server.engine.speaker.talk.voice
+        spoken = self._loop.run_in_executor(None, asking.spoken, text, voice)
+        spoken.add_done_callback(lambda done: self._ask_aloud(done, who))
+
+    def _ask_aloud(self, spoken: asyncio.Future, who: conversation_lib.Conversation) -> None:
+        try:
+            who.typed.extend(spoken.result())
+        except (ValueError, ModuleNotFoundError) as error:
+            self._complain(str(error))
 
     async def _talk(self) -> None:
         """Begins the conversation and watches over it; ends by `_Over`."""

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from concurrent import futures
 from typing import Any, Protocol, runtime_checkable
 
-from mvjax.runtimes import interface
+import numpy as np
+
 from mvjax.runtimes import voice as voice_lib
 from mvjax.serve import meter as meter_lib
 from mvjax.serve import microphone as microphone_lib
@@ -51,7 +52,7 @@ class Conversation:
       image: encoded; None: nothing to see.
       shown: whether the model sees it.
       frame: of the conversation, from 0 again after a restart.
-      typed: text tokens to be forced, one a frame.
+      typed: typed questions as frames of audio, heard in place of the microphone's.
       slot: of the batch; None: before it has joined, and after it left.
       voice: codec state and text pieces, of the slot.
       busy: what has to end before the voice is used again.
@@ -68,7 +69,7 @@ class Conversation:
     image: Any | None = None
     shown: bool = False
     frame: int = 0
-    typed: collections.deque[int] = dataclasses.field(default_factory=collections.deque)
+    typed: collections.deque[np.ndarray] = dataclasses.field(default_factory=collections.deque)
     slot: int | None = None
     voice: voice_lib.Voice | None = None
     busy: futures.Future | None = None
@@ -84,7 +85,7 @@ class Conversation:
         """The image of the current frame."""
         return self.image if self.frame >= self.xa_start else None
 
-    def turn(self, user_codes: Any) -> interface.Turn:
-        """Returns what the model is given for the current frame."""
-        text = self.typed.popleft() if self.typed else None
-        return interface.Turn(user_codes, text=text)
+    def take(self) -> microphone_lib.Heard | None:
+        """Returns the next frame to hear, at the microphone's pace."""
+        heard = self.microphone.take()
+        return heard._replace(pcm=self.typed.popleft()) if heard and self.typed else heard

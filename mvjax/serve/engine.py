@@ -191,7 +191,7 @@ class Engine:
             if not who.shown and (image := who.sees_now) is not None:
                 self._slots.show(who.slot, image)
                 who.shown = True
-            turns[who.slot] = who.turn(codes)
+            turns[who.slot] = interface.Turn(codes)
         frames = self._slots.step(turns)
         step = time.perf_counter() - start
         self._metrics.step(step, len(taken))
@@ -205,7 +205,7 @@ class Engine:
         """Takes a frame of each conversation that has one, and encodes it."""
         taken = []
         for who in self._live:
-            if who.ready and (heard := who.microphone.take()) is not None:
+            if who.ready and (heard := who.take()) is not None:
                 assert who.voice is not None
                 taken.append((who, heard, self._pool.submit(who.voice.hear, heard.pcm)))
         out = []

@@ -17,7 +17,7 @@ class Limits:
     image_pixels: int = 30_000_000  # decoded; a phone's camera has 12 to 24 million
     audio_bytes: int = 64 * 2**10  # of an audio message: 1.4 s as PCM
     request_bytes: int = 4096  # of a request's JSON
-    typed_tokens: int = 400  # of a typed question, and of all that wait
+    typed_frames: int = 400  # of typed questions that wait, before another is taken
     messages: tuple[float, float] = (200.0, 1000.0)  # a second, and at once
     images: tuple[float, float] = (0.5, 4.0)
     audio: tuple[float, float] = (1.5, 15.0)  # seconds of audio a second, and at once

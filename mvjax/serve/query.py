@@ -12,15 +12,17 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mvjax import messages
+from mvjax.config import talking
 from mvjax.runtimes import interface
 from mvjax.serve import limits as limits_lib
 
+_KYUTAI = talking.TalkConfig()
 _SEED_BITS = 53  # what JavaScript's numbers hold
 SAMPLING: dict[str, tuple[type, float, float, float]] = {  # type, least, most, default
-    "text_temperature": (float, 0, 10, 0.7),
-    "text_topk": (int, 0, interface.MAX_TOP_K, 25),
-    "audio_temperature": (float, 0, 10, 0.8),
-    "audio_topk": (int, 0, interface.MAX_TOP_K, 250),
+    "text_temperature": (float, 0, 10, _KYUTAI.text_temperature),
+    "text_topk": (int, 0, interface.MAX_TOP_K, _KYUTAI.text_top_k),
+    "audio_temperature": (float, 0, 10, _KYUTAI.audio_temperature),
+    "audio_topk": (int, 0, interface.MAX_TOP_K, _KYUTAI.audio_top_k),
     "pad_mult": (float, -20, 20, 0.0),
     "repetition_penalty": (float, 0.1, 10, 1.0),
     "repetition_penalty_context": (int, 0, interface.MAX_PENALTY_CONTEXT, 0),
@@ -63,14 +65,20 @@ class Query:
         return secrets.randbits(_SEED_BITS) if self.seed is None else self.seed
 
 
-def parse(values: Mapping[str, str]) -> Query:
-    """Returns the parameters of a query string.
+def parse(values: Mapping[str, str], talk: talking.TalkConfig = _KYUTAI) -> Query:
+    """Returns the parameters of a query string; what says nothing of sampling gets that of `talk`.
 
     Raises:
       limits.BrokenLimit: naming all that are out of range.
     """
     wrong: list[str] = []
     sampling = _numbers(values, SAMPLING, wrong)
+    usual = {
+        "text_temperature": talk.text_temperature,
+        "text_topk": talk.text_top_k,
+        "audio_temperature": talk.audio_temperature,
+        "audio_topk": talk.audio_top_k,
+    }
     others = _numbers(values, _OTHERS, wrong)
     audio, crop = values.get("audio", "opus"), values.get("center_crop", "false").lower()
     if audio not in ("opus", "pcm"):
@@ -81,7 +89,7 @@ def parse(values: Mapping[str, str]) -> Query:
         raise limits_lib.BrokenLimit(f"query: out of range: {', '.join(wrong)}")
     seeds = [others[name] for name in ("text_seed", "audio_seed") if name in others]
     return Query(
-        sampling={name: sampling.get(name, SAMPLING[name][3]) for name in SAMPLING},
+        sampling={**{name: known[3] for name, known in SAMPLING.items()}, **usual, **sampling},
         seed=int(seeds[0] << _SEED_BITS | seeds[-1]) if seeds else None,
         xa_start=others.get("xa_start"),
         image_resolution=others.get("image_resolution", 4096),

@@ -6,13 +6,11 @@ Rust runs the released sizes, without jax; the Flax codec runs others, such as t
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from mvjax.codec import interface, rusty
 from mvjax.config import frozen
-from mvjax.weights import file_names
+from mvjax.weights import file_names, stated
 
 
 def open_codec(
@@ -53,8 +51,7 @@ def stated_sizes(config: frozen.MimiConfig) -> frozen.MimiConfig | None:
 def write_sizes(folder: Path, config: frozen.MimiConfig) -> None:
     """Writes `codec.json` into an export folder, if there is need for one."""
     if (sizes := stated_sizes(config)) is not None:
-        text = json.dumps(dataclasses.asdict(sizes), indent=1)
-        (folder / file_names.CODEC_CONFIG).write_text(text + "\n")
+        stated.write(folder / file_names.CODEC_CONFIG, sizes)
 
 
 def read_sizes(folder: Path) -> frozen.MimiConfig | None:
@@ -64,24 +61,12 @@ def read_sizes(folder: Path) -> frozen.MimiConfig | None:
       ValueError: naming the file and what is wrong with it.
     """
     path = folder / file_names.CODEC_CONFIG
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}; export again") from error
-    wanted = dataclasses.asdict(frozen.MimiConfig())
-    fits = isinstance(found, dict) and found.keys() == wanted.keys()
-    if not fits or any(not _fits(found[name], value) for name, value in wanted.items()):
-        raise ValueError(
-            f"{path}: expected {', '.join(wanted)}, each a positive integer, got {found!r:.200}; export again"
-        )
-    ratios = tuple(found.pop("ratios"))
-    return frozen.MimiConfig(ratios=ratios, **found)
+    sizes = stated.read(path, frozen.MimiConfig())
+    if sizes is not None and (low := _not_positive(sizes)):
+        raise ValueError(f"{path}: expected positive numbers, got {', '.join(low)}; export again")
+    return sizes
 
 
-def _fits(value: Any, default: Any) -> bool:
-    """Whether a value has the type of the field's default; numbers are positive."""
-    if isinstance(default, tuple):
-        return isinstance(value, list) and bool(value) and all(_fits(x, 1) for x in value)
-    return type(value) is type(default) and (isinstance(value, bool) or value > 0)
+def _not_positive(sizes: frozen.MimiConfig) -> list[str]:
+    values = dataclasses.asdict(sizes) | {"ratios": min(sizes.ratios, default=0)}
+    return [f"{n}={v}" for n, v in values.items() if n != "context_has_self" and v < 1]

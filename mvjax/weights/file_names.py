@@ -1,4 +1,4 @@
-"""Names of the files in an export folder: what each upstream runtime opens, and mvjax's own three."""
+"""Names of the files in an export folder: what each upstream runtime opens, and mvjax's own four."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ TORCH_LINK = "model_pt.safetensors"  # what kyuteye_pt opens when its config nam
 CODEC = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TOKENIZER = "tokenizer_spm_32k_3.model"
 CODEC_CONFIG = "codec.json"  # sizes of a codec that are not the release's
+TALK = "talk.json"  # how to talk to the model unless told otherwise
 
 TORCH_CONFIG = "moshika-vis.yaml"
 MLX_CONFIG = "config.json"
@@ -43,8 +44,8 @@ def owned(target: str) -> tuple[str, ...]:
         "candle": tuple(vision_file(Path(name)).name for name in QUANTIZED["candle"].values()),
     }[target]
     configs = dict.fromkeys(config(target, quantized=q8) for q8 in (False, True))
-    codec = (CODEC, CODEC_CONFIG)
-    return (CERTIFICATE, *weights, *more, *codec, TOKENIZER, CARD, *configs, ENCODER_CONFIG)
+    ours = (CODEC_CONFIG, TALK)
+    return (CERTIFICATE, *weights, *more, CODEC, *ours, TOKENIZER, CARD, *configs, ENCODER_CONFIG)
 
 
 def target_of(folder: Path) -> str | None:

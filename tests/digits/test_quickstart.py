@@ -45,6 +45,7 @@ def chain(monkeypatch):
         evaluate=stage("evaluate", pytypes.SimpleNamespace(table=[{"kind": "all", "text": 0.95}])),
         export=stage("export", certificates),
         speak=stage("speak"),
+        write_question=stage("write_question"),
         QuickstartResults=lambda *parts: parts,
         summary=lambda results: {
             "accuracy": MODES,
@@ -64,7 +65,7 @@ def chain(monkeypatch):
 def test_stages_run_in_order_and_metrics_hold_what_was_asked_for(chain, tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     assert quickstart.run(out) == 0
-    assert chain.ran == ["data", "train", "evaluate", "export", "speak"]
+    assert chain.ran == ["data", "train", "evaluate", "export", "speak", "write_question"]
     written = json.loads((out / "metrics.json").read_text())
     assert written["accuracy"] == MODES
     assert written["certificates"]["mlx"]["greedy_frames_equal"] == 120
@@ -72,6 +73,8 @@ def test_stages_run_in_order_and_metrics_hold_what_was_asked_for(chain, tmp_path
     assert written["seconds"] >= 0 and 0.01 < written["peak_memory_gb"] < 100
     assert written["gate_activation"] == {"image": None}  # JSON has no NaN
     shown = capsys.readouterr()
+    assert f"mvjax serve {out}/export/torch" in shown.out
+    assert f"mvjax talk {out}/export/torch --image {out}/question/image.png" in shown.out
     assert "== train" in shown.out and "all   95.0" in shown.out and not shown.err
     assert "'all'" in (out / "report.html").read_text()
 

@@ -20,6 +20,7 @@ TOY = exported.TOY
 FILES = {
     "README.md",
     "siglip448.config",
+    "talk.json",
     "tokenizer-e351c8d8-checkpoint125.safetensors",
     "tokenizer_spm_32k_3.model",
 }

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from mvjax import files, types
+from mvjax.config import talking
 from mvjax.digits import frozen_models
 from mvjax.runtimes import interface, loading, voice
-from mvjax.weights import codecs, file_names
+from mvjax.weights import codecs, file_names, stated
 
 TOKENIZER = files.resolve(frozen_models.FROZEN.tokenizer)
 CODEC = dataclasses.replace(  # of 1920 samples a frame
@@ -45,6 +46,9 @@ class Echo:
     def decode(self, codes):
         assert codes.dtype == np.int32 and codes.shape == (1, 3, 1)
         return np.full((1, types.FRAME_SAMPLES), codes.sum(), np.float32)
+
+    def reset(self):
+        raise NotImplementedError
 
 
 def frame(text, codes=None):
@@ -100,7 +104,7 @@ def _write(name, text):
         (_write(file_names.TOKENIZER, "spm"), "no SentencePiece model"),
         (lambda f: (f / "codec.json").unlink(), "3 codebooks of 13 codes, got 3 of 2048"),
         (_write("codec.json", "{"), "codec.json: not JSON"),
-        (_write("codec.json", '{"codes": 13}'), "codec.json: expected filters, ratios"),
+        (_write("codec.json", '{"codes": 13}'), "codec.json: expected the keys filters, ratios"),
         (_write(file_names.CERTIFICATE, "{"), "certificate.json: damaged"),
     ],
 )
@@ -110,10 +114,25 @@ def test_what_is_missing_or_does_not_fit_is_named_with_the_remedy(damage, messag
         loading.open_speaker(folder)
 
 
+def test_how_to_talk_is_what_the_folder_says_and_never_negative(tmp_path):
+    assert loading.read_talk(tmp_path) == talking.TalkConfig()
+    said = talking.TalkConfig(lead_in=0.32, text_temperature=0.0, voice="ja")
+    stated.write(tmp_path / "talk.json", said)
+    assert loading.read_talk(tmp_path) == said
+    for change, message in (
+        ({"tail": -1}, "expected 0 or more"),
+        ({"voice": 3}, "such as 'en-us'"),
+    ):
+        text = json.dumps(dataclasses.asdict(said) | change)
+        (tmp_path / "talk.json").write_text(text)
+        with pytest.raises(ValueError, match=f"talk.json: .*{message}.*export again"):
+            loading.read_talk(tmp_path)
+
+
 def test_a_value_of_another_kind_in_the_codecs_sizes_is_refused(tmp_path):
     codecs.write_sizes(tmp_path, CODEC)
     sizes = json.loads((tmp_path / "codec.json").read_text())
     for change in ({"filters": 0}, {"ratios": 4}, {"codes": "13"}, {"context_has_self": 1}):
         (tmp_path / "codec.json").write_text(json.dumps(sizes | change))
-        with pytest.raises(ValueError, match="each a positive integer"):
+        with pytest.raises(ValueError, match="expected positive numbers|expected such as"):
             codecs.read_sizes(tmp_path)

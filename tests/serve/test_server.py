@@ -11,7 +11,7 @@ import pytest
 import standin
 
 from mvjax import types
-from mvjax.serve import logs
+from mvjax.serve import asking, logs
 
 sphn = pytest.importorskip("sphn")
 
@@ -108,15 +108,25 @@ async def test_an_image_is_swapped_and_taken_away_while_talking_and_seen_from_xa
 
 
 @in_loop
-async def test_typed_text_is_forced_a_token_a_frame():
+async def test_a_typed_question_is_heard_in_place_of_the_microphone(monkeypatch):
+    spoken = np.array([[20 / 63], [30 / 63]], np.float32).repeat(1920, axis=1)
+    monkeypatch.setattr(asking.espeak, "synthesize", None)  # would fail if it were called
+
+    def ask(text, voice):
+        if voice != "en-us" or text != "what is it":
+            raise ValueError("expected a known voice")
+        return spoken
+
+    monkeypatch.setattr(asking, "spoken", ask)
     async with standin.serving() as (url, _), standin.talking(url) as client:
-        await client.ask(request="text", text="w33 w35")
-        await client.say(0, frames=4)
+        await client.ask(request="text", text="what is it")
+        await asyncio.sleep(0.1)
+        await client.say(10, frames=4)
         await client.frames(4)
-        assert [word for _, word in client.words[:2]] == [" w33", " w35"]
-        await client.ask(request="text", text="w33 " * 500)
-        assert not await client.until(0)
-        assert "tokens" in client.errors[0] and client.code == 1008
+        assert [word for _, word in client.words[1:4]] == [" w24", " w4", " w14"]
+        await client.ask(request="text", text="another")
+        assert await client.until(5)
+        assert "expected a known voice" in client.errors[0]
 
 
 @in_loop

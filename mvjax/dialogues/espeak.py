@@ -1,0 +1,124 @@
+"""eSpeak NG (pip wheel `espeakng-loader`) through ctypes: text to samples and events, with no other package.
+
+It is called in retrieval mode: it passes samples and events to a callback and opens no sound device. The
+library has global state: calls are serialized by a lock, and as the phase of its oscillators carries over,
+the samples of a text differ slightly from call to call. Its noise (the breath of some voices, such as
+en-us+f2) is seeded by the clock at its start, so it is seeded anew for each utterance: the same sequence of
+calls in a fresh process gives the same samples.
+Source: espeak-ng/src/include/espeak-ng/speak_lib.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import threading
+
+import numpy as np
+from jaxtyping import Int16
+
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: retrieval, done when espeak_Synth returns
+_PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
+_UTF8 = 1  # espeakCHARS_UTF8
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
+WORD, END, PHONEME = 1, 5, 7  # espeak_EVENT_TYPE
+_NOISE_SEED = 1
+_LOCK = threading.Lock()
+
+
+# type, seconds, character of the text (from 1), its length, name of the phoneme
+Event = tuple[int, float, int, int, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+    """One speaker: an eSpeak NG voice with its variant, and how it talks."""
+
+    name: str  # for example "en-us+f2"
+    rate: int = 175  # words per minute
+    pitch: int = 50  # 0..99
+    pitch_range: int = 50  # 0..99; 0 is a monotone
+
+
+class _EventId(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # milliseconds
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventId),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
+
+
+def synthesize(text: str, voice: Voice) -> tuple[Int16[np.ndarray, " samples"], list[Event], int]:
+    """Returns samples, events and the sample rate in hertz.
+
+    Raises:
+      ValueError: if the text is empty or eSpeak NG does not know the voice.
+    """
+    if not text.strip():
+        raise ValueError("speak: expected text with at least one word, got an empty text")
+    with _LOCK:
+        chunks, events, rate = _synthesize(text, voice)
+    return np.concatenate(chunks) if chunks else np.zeros(1, np.int16), events, rate
+
+
+@functools.cache
+def _library() -> tuple[ctypes.CDLL, int]:
+    """Loads and initializes eSpeak NG once; returns it with its sample rate in hertz."""
+    import espeakng_loader
+
+    lib = ctypes.CDLL(espeakng_loader.get_library_path())
+    data = espeakng_loader.get_data_path().encode()
+    rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, data, _PHONEME_EVENTS)
+    if rate <= 0:
+        raise RuntimeError(
+            f"eSpeak NG: expected a sample rate from espeak_Initialize, got {rate}; "
+            f"reinstall espeakng-loader (data folder {data.decode()})"
+        )
+    return lib, rate
+
+
+def _synthesize(text: str, voice: Voice) -> tuple[list[np.ndarray], list[Event], int]:
+    lib, rate = _library()
+    if lib.espeak_SetVoiceByName(voice.name.encode()) != 0:
+        raise ValueError(
+            f"eSpeak NG: expected a known voice, got {voice.name!r}; "
+            "a voice is a language with an optional variant, such as 'en-us+f2'"
+        )
+    values = {_RATE: voice.rate, _VOLUME: 100, _PITCH: voice.pitch, _RANGE: voice.pitch_range}
+    for parameter, value in values.items():
+        lib.espeak_SetParameter(parameter, value, 0)
+    chunks: list[np.ndarray] = []
+    events: list[Event] = []
+
+    def receive(samples, count, event):
+        if count > 0:
+            chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        i = 0
+        while event[i].type != 0:
+            e = event[i]
+            name = e.id.string.decode("utf-8", "replace") if e.type == PHONEME else ""
+            events.append((e.type, e.audio_position / 1000.0, e.text_position, e.length, name))
+            i += 1
+        return 0
+
+    callback = _Callback(receive)
+    lib.espeak_SetSynthCallback(callback)
+    lib.espeak_ng_SetRandSeed(ctypes.c_long(_NOISE_SEED))
+    encoded = text.encode()
+    lib.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
+    return chunks, events, rate

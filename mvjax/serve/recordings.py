@@ -1,0 +1,45 @@
+"""Audio files of an offline conversation: any that sphn reads, in; a stereo wav, out."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from mvjax import types
+
+
+def read(path: Path, *, max_seconds: float) -> Float32[np.ndarray, " samples"]:
+    """Returns a wav, flac, mp3 or Ogg Vorbis file as mono at 24 kHz.
+
+    Raises:
+      ValueError: if there is no such file, it is none of these, longer than `max_seconds`, or not finite.
+    """
+    import sphn
+
+    try:
+        seconds = sphn.FileReader(str(path)).duration_sec
+        if seconds > max_seconds:
+            raise ValueError(f"expected at most {max_seconds:g} s, got {seconds:.1f}; cut it")
+        samples, rate = sphn.read(str(path), 0, max_seconds)
+    except ValueError as error:
+        reason = str(error).removeprefix(f'"{path}": ')
+        raise ValueError(f"{path}: {reason} (expected wav, flac, mp3 or Ogg Vorbis)") from error
+    mono = samples.mean(axis=0, dtype=np.float32)
+    if not mono.size or not np.isfinite(mono).all():
+        raise ValueError(f"{path}: expected samples, finite ones, got {mono.size}; record it again")
+    if rate != types.SAMPLE_RATE:
+        mono = sphn.resample(mono[None], rate, types.SAMPLE_RATE)[0]
+    return mono[: round(samples.shape[1] * types.SAMPLE_RATE / rate)]
+
+
+def write(path: Path, left: Float32[np.ndarray, " samples"], right: np.ndarray) -> None:
+    """Writes a stereo wav of 16 bits at 24 kHz; what is louder than 1 is clipped."""
+    both = np.clip(np.stack([left, right], axis=1), -1, 1)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(types.SAMPLE_RATE)
+        file.writeframes((both * 32767).round().astype("<i2").tobytes())
