@@ -20,7 +20,10 @@ class Limits:
     typed_frames: int = 400  # of typed questions that wait, before another is taken
     messages: tuple[float, float] = (200.0, 1000.0)  # a second, and at once
     images: tuple[float, float] = (0.5, 4.0)
-    audio: tuple[float, float] = (1.5, 15.0)  # seconds of audio a second, and at once
+    audio: tuple[float, float] = (
+        4.0,
+        120.0,
+    )  # seconds of audio a second, and at once: what a stall held up
     undecoded_bytes: int = 64 * 2**10  # of Opus since the last decoded audio
     queued_frames: int = (
         8  # of user audio that waits for the model: beyond it the oldest are dropped
