@@ -16,7 +16,7 @@ import mvjax
 from mvjax.runtimes import loading
 from mvjax.serve import access as access_lib
 from mvjax.serve import admission as admission_lib
-from mvjax.serve import asking, connection, pages, protocol, query
+from mvjax.serve import asking, connection, decoder, pages, protocol, query
 from mvjax.serve import engine as engine_lib
 from mvjax.serve import limits as limits_lib
 from mvjax.serve import metrics as metrics_lib
@@ -58,6 +58,7 @@ def make(speaker: loading.Speaker, options: Options) -> web.Application:
         admission=admission_lib.Admission(engine, options.limits),
         limits=options.limits,
         metrics=metrics,
+        decoder=decoder.Decoder(),
         images=futures.ThreadPoolExecutor(1, "images"),
         xa_start=options.xa_start,
         about=_about(speaker, options),
@@ -67,9 +68,11 @@ def make(speaker: loading.Speaker, options: Options) -> web.Application:
     app[_CONNECTIONS] = set()
 
     async def life(app: web.Application):
+        await server.decoder.start()
         await asyncio.get_running_loop().run_in_executor(None, engine.start)
         yield
         await server.admission.close()
+        await server.decoder.close()
         engine.stop()
         server.images.shutdown(wait=False, cancel_futures=True)
 

@@ -17,12 +17,14 @@ from mvjax import types
 from mvjax.serve import admission as admission_lib
 from mvjax.serve import asking, microphone, outbox, protocol, query, sight, transport
 from mvjax.serve import conversation as conversation_lib
+from mvjax.serve import decoder as decoder_lib
 from mvjax.serve import engine as engine_lib
 from mvjax.serve import limits as limits_lib
 from mvjax.serve import metrics as metrics_lib
 
 _PING_SECONDS = 4.0  # upstream's client closes after 10 without a message
 _LOOK_SECONDS = 0.5
+_CHOICE_SECONDS = 1.0  # for our protocol's first message, an image or the wish for none
 # How a connection ends by its close code; the others (and none) mean that the client is gone.
 _ENDS: dict[int | None, str] = {
     aiohttp.WSCloseCode.OK: "done",
@@ -41,7 +43,8 @@ class Server(NamedTuple):
     admission: admission_lib.Admission
     limits: limits_lib.Limits
     metrics: metrics_lib.Metrics
-    images: futures.Executor  # decodes and encodes them, one after the other
+    decoder: decoder_lib.Decoder  # of image files
+    images: futures.Executor  # encodes them, one after the other
     xa_start: int  # where a client says nothing
     about: dict[str, Any]  # for our page
 
@@ -68,7 +71,9 @@ class Connection:
         self._failed = self._replaced = False
         self._stir = asyncio.Event()  # one of them is new
         self._loop = asyncio.get_running_loop()
-        self._sight = sight.Sight(server.engine, server.images, limits, asked, self._complain)
+        self._sight = sight.Sight(
+            server.engine, server.decoder, server.images, limits, asked, self._complain
+        )
         self._messages = limits_lib.Bucket(*limits.messages)
         self._audio = limits_lib.Bucket(*limits.audio)
         self._heard_seconds = 0.0
@@ -243,8 +248,7 @@ class Connection:
     async def _begun(self) -> conversation_lib.Conversation:
         """Waits for upstream's image, for a slot, and until the image is seen."""
         asked, server = self._asked, self._server
-        if asked.audio == "opus":
-            await self._await_image()
+        await self._await_image()
         who = conversation_lib.Conversation(
             sampling=asked.sampling,
             seed=asked.drawn_seed(),
@@ -265,12 +269,15 @@ class Connection:
         return who
 
     async def _await_image(self) -> None:
-        seconds = self._server.limits.first_image_seconds
+        """Waits until an image, or none, is chosen; our protocol may go without either."""
+        needed = self._asked.audio == "opus"
+        seconds = self._server.limits.first_image_seconds if needed else _CHOICE_SECONDS
         try:
             async with asyncio.timeout(seconds):
                 await self._sight.decided.wait()
         except TimeoutError:
-            raise _Over("silent", f"no image came within {seconds:g} seconds") from None
+            if needed:
+                raise _Over("silent", f"no image came within {seconds:g} seconds") from None
 
     async def _resumed(self) -> conversation_lib.Conversation:
         assert self._asked.resume is not None

@@ -35,6 +35,7 @@ class Kind(enum.IntEnum):
 
 
 HANDSHAKE, PING = bytes([Kind.HANDSHAKE]), bytes([Kind.PING])
+_NESTED = 100  # brackets of a request; a thousand would be too deep for Python
 _RESTART = 3  # the one control byte that asks for something
 
 
@@ -152,9 +153,11 @@ def _check_size(what: str, data: bytes, limit: int) -> None:
 
 
 def _request(data: bytes) -> Message:
+    if data.count(b"[") + data.count(b"{") > _NESTED:
+        raise limits_lib.BrokenLimit(f"request: at most {_NESTED} brackets")
     try:
         values = json.loads(data)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise limits_lib.BrokenLimit(f"request: not JSON: {error}") from None
     name = values.get("request") if isinstance(values, dict) else None
     if name in ("stop", "no_image", "restart"):

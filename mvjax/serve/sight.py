@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent import futures
-from typing import Any
 
 import numpy as np
 
+from mvjax.data import images
 from mvjax.serve import conversation as conversation_lib
+from mvjax.serve import decoder as decoder_lib
 from mvjax.serve import engine as engine_lib
 from mvjax.serve import limits as limits_lib
 from mvjax.serve import pixels, query
@@ -20,7 +21,8 @@ class Sight:
 
     Args:
       engine: of the server.
-      executor: works on the images of all clients, one after the other.
+      decoder: of the files of all clients.
+      executor: encodes the pixels of all clients, one after the other.
       limits: of bytes, pixels and rate.
       asked: how images are cut and reduced.
       complain: told what is wrong with an image file, which changes nothing else.
@@ -29,12 +31,14 @@ class Sight:
     def __init__(
         self,
         engine: engine_lib.Engine,
+        decoder: decoder_lib.Decoder,
         executor: futures.Executor,
         limits: limits_lib.Limits,
         asked: query.Query,
         complain: Callable[[str], None],
     ) -> None:
-        self._engine, self._executor, self._limits = engine, executor, limits
+        self._engine, self._decoder, self._executor = engine, decoder, executor
+        self._limits = limits
         self._asked, self._complain = asked, complain
         self._rate = limits_lib.Bucket(*limits.images)
         self._pixels: np.ndarray | None = None
@@ -55,6 +59,8 @@ class Sight:
 
     def hide(self) -> None:
         """Takes the wish to show nothing."""
+        if self._work is not None:
+            self._work.cancel()
         self._pixels = None
         self.decided.set()
         if (who := self._who) is not None:
@@ -80,19 +86,21 @@ class Sight:
     async def _look(self, data: bytes, before: asyncio.Task | None) -> None:
         if before is not None:
             await asyncio.wait([before])
+        if self._work is not asyncio.current_task():
+            return  # a newer one has come
+        how = pixels.How(
+            size=self._engine.speaker.model.sizes.image_size,
+            resolution=self._asked.image_resolution,
+            center_crop=self._asked.center_crop,
+            max_bytes=self._limits.message_bytes,
+            max_pixels=self._limits.image_pixels,
+        )
         try:
-            self._pixels = await self._off_loop(
-                lambda: pixels.read(
-                    data,
-                    self._engine.speaker.model.sizes.image_size,
-                    resolution=self._asked.image_resolution,
-                    center_crop=self._asked.center_crop,
-                    limits=self._limits,
-                )
-            )
+            decoded = await self._decoder.read(data, how)
         except ValueError as error:
             self._complain(str(error))
             return
+        self._pixels = images.normalize(decoded)[None]
         self.decided.set()
         await self._see()
 
@@ -100,10 +108,9 @@ class Sight:
         who, shown = self._who, self._pixels
         if who is None or shown is None:
             return
-        image = await self._off_loop(lambda: self._engine.speaker.model.encode_image(shown))
+        image = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._engine.speaker.model.encode_image, shown
+        )
         if self._pixels is shown and self._who is who:
             see = self._engine.submit(lambda: self._engine.see(who, image))
             await asyncio.wrap_future(see)
-
-    def _off_loop(self, what: Callable[[], Any]) -> asyncio.Future:
-        return asyncio.get_running_loop().run_in_executor(self._executor, what)

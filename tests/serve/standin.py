@@ -138,11 +138,16 @@ async def serving(who=None, *, slots=1, token=None, origins=(), static=None, xa_
         await runner.cleanup()
 
 
-def picture(color=128, size=8):
-    """A PNG file."""
+def encoded(image):
+    """A PNG file of a Pillow image."""
     file = io.BytesIO()
-    Image.new("RGB", (size, size), (color, color, color)).save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
+
+
+def picture(color=128, size=8):
+    """A PNG file of one gray."""
+    return encoded(Image.new("RGB", (size, size), (color, color, color)))
 
 
 class Client:
@@ -221,6 +226,8 @@ async def talking(url, *, image=None, wait=True, headers=None, **query):
         client = Client(socket)
         if image is not None:
             await client.send(8, image)
+        elif query["audio"] == "pcm":
+            await client.ask(request="no_image")
         if wait:
             assert await client.until(0), client.errors
         yield client

@@ -351,7 +351,8 @@ async def test_a_server_that_stops_tells_its_clients():
             socket = await session.ws_connect(f"{url}/api/chat?audio=pcm")
             client = standin.Client(socket)
             await client.until(0)
-        assert not await client.until(0)
+            ending = asyncio.create_task(client.until(0))
+        assert not await ending
         assert client.code == 1001 and client.errors == ["the server stops"]
         await socket.close()
 
