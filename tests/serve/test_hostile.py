@@ -1,4 +1,4 @@
-"""Malformed and hostile sessions against the server with the stand-in model; `tools/attack_server.py` has more."""
+"""Hostile sessions against the server with the stand-in model; `tools/attack_server.py` has a thousand."""
 
 import asyncio
 import collections
