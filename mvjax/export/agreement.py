@@ -45,6 +45,21 @@ def talk(
     return [session.step(codes) for codes in user.T]
 
 
+def apart(
+    model: interface.Model,
+    pixels: Float[np.ndarray, "1 height width 3"],
+    user: Int[np.ndarray, "U T"],
+    frames: Sequence[interface.Frame],
+) -> dict[str, Any]:
+    """Returns how far a runtime is from `frames` that `talk` returned of another, forced to say the same."""
+    session = model.session(model.encode_image(pixels), probes=True)
+    others = [
+        session.step(codes, text=frame.text_token, audio=frame.audio_tokens)
+        for codes, frame in zip(user.T, frames, strict=True)
+    ]
+    return _errors(_stacked(frames), _stacked(others))
+
+
 def compare(
     params: Mapping[str, lazy.LazyTensor],
     model: schema.ModelConfig,
@@ -64,9 +79,15 @@ def compare(
     with jax.default_matmul_precision("highest"):
         greedy = _compare_greedy(talk(runtime, pixels, user), frames)
         scored = _teacher_forced(runtime.params, model, runtime.encode_image(pixels), codes)
+    return {**_errors(scored, _stacked(frames)), **greedy}
+
+
+def _stacked(frames: Sequence[interface.Frame]) -> TeacherForced:
+    """Returns the probes of a conversation."""
     probes = [frame.probes for frame in frames]
-    given = TeacherForced(*(np.stack([getattr(p, n) for p in probes]) for n in scored._fields))
-    return {**_errors(scored, given), **greedy}
+    return TeacherForced(
+        *(np.stack([getattr(p, n) for p in probes]) for n in TeacherForced._fields)
+    )
 
 
 def _own_tokens(

@@ -3,8 +3,9 @@
 Three questions. *Values*: does the reloaded file hold the model's weights, rounded as its format rounds?
 *Computation*: does the runtime compute what JAX computes with the reloaded weights, as `agreement` compares
 them? *Loss*, if the format rounds: the same against the model as trained. The verdict is "pass", "lossy" (the
-file is right, and its loss is stated) or "fail". Config files are compared key by key with what they should
-say, codec and tokenizer with the run's; `verify` checks the hashes of all files later.
+file is right, and its loss is stated) or "fail"; beside it stands how far the same runtime is in bfloat16, in
+which a GPU serves. Config files are compared key by key with what they should say, codec and tokenizer with
+the run's; `verify` checks the hashes of all files later.
 
 Besides the parameters that it is given, one whole model at a time is in memory, in float32: the runtime's,
 then JAX's with the reloaded weights, then JAX's as trained. The rest is compared leaf by leaf.
@@ -43,10 +44,12 @@ MIN_FRAMES = 100  # of a conversation that a certificate is about
 _USUAL_FRAMES, _MANY_FRAMES = 120, 600
 
 _ALSO = {"candle": ", on the reloaded files; kyuteye_rs itself was not run"}
-_LOSS = (
+_SERVED = "bfloat16"
+_APART = (
     "max_abs_logit_error", "mean_abs_logit_error", "max_abs_gate_error", "text_agreement",
-    "audio_agreement", "greedy_frames_equal",
+    "audio_agreement",
 )  # fmt: skip
+_LOSS = (*_APART, "greedy_frames_equal")
 
 
 def certify(
@@ -77,6 +80,7 @@ def certify(
         raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
     model = _as_trained(config.model)
     runtime, frames = _talk(folder, pixels, user_codes)
+    served = _served(folder, pixels, user_codes, frames)
     weights = folder / targets.weight_file(target, quantization)
     reloaded = weight_files.open_exported(weights, config.model, target, dtype=np.float32)
     compare = functools.partial(
@@ -96,6 +100,7 @@ def certify(
         "tolerance": tolerance,
         **compare(reloaded),
         **_values(params, config, reloaded, target, dtype=dtype, quantization=quantization),
+        "served": served,
         "upstream_differences": deviations.deviations(config.model, target),
     }
     trained = _on_host(params)
@@ -130,6 +135,13 @@ def summary(certificate: dict[str, Any]) -> str:
             f" mean; same greedy text in {loss['text_agreement']:.1%} and audio in"
             f" {loss['audio_agreement']:.1%} of cases"
         )
+    if served := certificate.get("served"):  # an earlier certificate has none
+        lines.append(
+            f"served in {served['dtype']}, beside the same in float32: logit error"
+            f" {served['max_abs_logit_error']:.2g} at most, {served['mean_abs_logit_error']:.2g} in"
+            f" the mean; same greedy text in {served['text_agreement']:.1%} and audio in"
+            f" {served['audio_agreement']:.1%} of cases"
+        )
     return "\n  ".join(lines)
 
 
@@ -148,8 +160,20 @@ def _talk(
     folder: Path, pixels: Float[np.ndarray, "1 height width 3"], user_codes: Int[np.ndarray, "U T"]
 ) -> tuple[str, list[interface.Frame]]:
     """Returns the runtime's module and its frames; its weights are freed before JAX's are loaded."""
-    model = loading.open_folder(folder)
+    model = loading.open_folder(folder, dtype="float32")
     return type(model).__module__, agreement.talk(model, np.asarray(pixels, np.float32), user_codes)
+
+
+def _served(
+    folder: Path,
+    pixels: Float[np.ndarray, "1 height width 3"],
+    user_codes: Int[np.ndarray, "U T"],
+    frames: list[interface.Frame],
+) -> dict[str, Any]:
+    """Returns how far the runtime in the dtype that a GPU serves is from itself in float32."""
+    model = loading.open_folder(folder, dtype=_SERVED)
+    found = agreement.apart(model, np.asarray(pixels, np.float32), user_codes, frames)
+    return {"dtype": _SERVED, **{name: found[name] for name in _APART}}
 
 
 def _values(

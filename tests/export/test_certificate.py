@@ -54,6 +54,10 @@ def test_certificate(target, run, tmp_path):
     written = {path.name for path in out.iterdir()} - {"certificate.json"}
     assert found["files"].keys() == written and found["not_as_exported"] == []
     assert found["talked_past_window"] and found["window"] == TOY.backbone.context
+    served = found["served"]  # the same runtime, in another dtype
+    assert served["dtype"] == "bfloat16" and served["text_agreement"] > 0.8
+    assert 1e-4 < served["mean_abs_logit_error"] < served["max_abs_logit_error"] < 0.5
+    assert "served in bfloat16, beside the same in float32" in certificate.summary(found)
     assert verify.verify(out) == ([], [])
     export_folder.export(params, config, target, out)
     assert not (out / "certificate.json").exists()  # it would be of other files
@@ -171,6 +175,7 @@ def alike(monkeypatch):
     errors = dict.fromkeys(certificate._LOSS, 0.0) | {"greedy_frames_equal": FRAMES}
     kinds = dict.fromkeys(("max_abs_text_logit_error", "max_abs_audio_logit_error"), 0.0)
     monkeypatch.setattr(certificate, "_talk", lambda *_: ("a runtime", []))
+    monkeypatch.setattr(certificate, "_served", lambda *_: errors | {"dtype": "bfloat16"})
     monkeypatch.setattr(certificate.agreement, "compare", lambda *_, **__: errors | kinds)
 
 

@@ -73,7 +73,7 @@ class TorchModel(network.Network):
 
     def engine(self, rows: int, *, probes: bool) -> engine.Engine:
         """As `slots.BatchedModel.engine`."""
-        if rows > 1 and linears.can_pack(self.device):
+        if linears.can_pack(self.device) and (rows > 1 or self.activations != torch.float32):
             self._pack(rows)
         return engine.Engine(self, rows, probes=probes)
 
