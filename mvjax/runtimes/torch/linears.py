@@ -84,8 +84,8 @@ class Int4:
 class Packed:
     """A matrix in oneDNN's blocked layout.
 
-    MKL's product with a plain one reads it at half the speed from 3 rows on (4 rows of width 1024 take 2.1 times
-    as long as one, packed 1.3), and a plain one in bfloat16 takes as long as in float32, packed 0.7 of it.
+    MKL's product with a plain one reads it at half the speed from 3 rows on (4 rows of width 1024 take 2.1
+    times as long as one, packed 1.3), and in bfloat16 takes as long as in float32, packed 0.7 of it.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int) -> None:
