@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import mvjax
 from mvjax.commands import (
     arguments,
+    bench,
     completion,
     data,
     dialogues,
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"mvjax {mvjax.__version__}")
     commands = arguments.subcommands(whole, of="COMMAND")
-    for group in (training, plan, evaluate, export, serve, talk, data, dialogues):
+    for group in (training, plan, evaluate, export, serve, talk, bench, data, dialogues):
         group.add(commands)
     completion.add(commands, _parser)
     return whole

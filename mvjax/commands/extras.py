@@ -44,7 +44,7 @@ def require(*modules: str) -> None:
     Raises:
       MissingPackages: naming all that are missing.
     """
-    missing = [module for module in modules if not _is_installed(module)]
+    missing = [module for module in modules if not installed(module)]
     if missing:
         raise MissingPackages(_remedy(missing, modules))
 
@@ -78,7 +78,8 @@ def _extras() -> dict[str, set[str]]:
     }
 
 
-def _is_installed(module: str) -> bool:
+def installed(module: str) -> bool:
+    """Whether a module can be imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:

@@ -44,6 +44,12 @@ class DelayBuffer:
         # Slot f % slots holds frame f, from the oldest one still needed to the current one.
         self._frames = np.full((int(self.delays.max()) + 2, len(self.delays)), types.UNGENERATED)
 
+    def skip(self, frames: int) -> None:
+        """Goes on as if so many frames had passed, in which every id was 0; to measure latency."""
+        self.step += frames
+        if frames:
+            self._frames[:] = 0
+
     def column(self, user: Int[np.ndarray, "U"]) -> Int[np.ndarray, "K"]:
         """Returns the ids that enter the backbone, given the user's frame s, undelayed; -1 where absent."""
         slots = len(self._frames)

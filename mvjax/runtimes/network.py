@@ -8,6 +8,8 @@ float32 whatever the weights are.
 from __future__ import annotations
 
 import abc
+import copy
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -78,6 +80,13 @@ class Network(choosing.Chooser, slots.BatchedModel):
     def sizes(self) -> interface.Sizes:
         """As `interface.Model.sizes`."""
         return self.config.sizes
+
+    def of_one_codebook(self) -> Network:
+        """Returns the model with a depth transformer of one step, on the same weights; to measure latency."""
+        other: Any = copy.copy(self)
+        other.config = dataclasses.replace(self.config, codebooks_out=1)
+        other._depth_inputs = self._depth_inputs  # of all steps, since weights may be joined
+        return other
 
     @abc.abstractmethod
     def _linear(self, name: str, x: Tensor) -> Tensor:

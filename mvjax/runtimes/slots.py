@@ -180,6 +180,10 @@ class Slots:
         """As `interface.Slots.resample`."""
         self._conversation(slot).sampler.change(text_sampling, audio_sampling)
 
+    def skip(self, slot: int, frames: int) -> None:
+        """Goes on as if so many frames of a slot had passed, of which its KV cache knows nothing."""
+        self._conversation(slot).delays.skip(frames)
+
     def step(self, turns: Mapping[int, interface.Turn]) -> dict[int, interface.Frame]:
         """As `interface.Slots.step`."""
         inputs = self._blank()
