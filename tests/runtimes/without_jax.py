@@ -1,13 +1,18 @@
-"""Where the training stack cannot be imported: steps export folders, and a codec; JSON of what came out.
+"""Where the training stack cannot be imported: steps export folders, talks to one; JSON of what came out.
 
-python without_jax.py FOLDER... [--codec MIMI]
+python without_jax.py FOLDER... [--talk FOLDER]
+
+`--talk` asks a typed question offline, and the server over its socket; `tests/serve` has to be importable.
 """
 
 import argparse
+import asyncio
 import importlib.abc
 import json
 import sys
 from pathlib import Path
+
+import numpy as np
 
 TRAINING = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "array_record"}
 FRAMES = 6
@@ -23,8 +28,6 @@ class Refuse(importlib.abc.MetaPathFinder):
 
 
 def converse(folder: Path) -> dict:
-    import numpy as np
-
     from mvjax.runtimes import interface, loading
 
     model = loading.open_folder(folder)
@@ -44,28 +47,44 @@ def converse(folder: Path) -> dict:
     }
 
 
-def round_trip(path: Path) -> list[int]:
-    import numpy as np
+def talk(folder: Path) -> dict:
+    import standin
 
-    from mvjax.codec import rusty
-    from mvjax.config import frozen
+    from mvjax.config import talking
+    from mvjax.runtimes import loading
+    from mvjax.serve import asking
+    from mvjax.serve import talk as talk_lib
 
-    config = frozen.MimiConfig()
-    stream = rusty.RustyCodec(path, config).stream()
-    audio = np.random.default_rng(0).standard_normal((1, config.frame_samples)).astype(np.float32)
-    codes = stream.encode(audio)
-    return [*codes.shape, *stream.decode(codes).shape]
+    speaker = loading.open_speaker(folder, minutes=1.0)
+    how = talking.TalkConfig(lead_in=0.16, tail=0.16)
+    question = talk_lib.Question("hello", asking.spoken("hello", how.voice).ravel())
+    done = talk_lib.converse(speaker, [talk_lib.Shown("x", standin.picture()), question], how)
+
+    async def over_the_socket() -> list[int]:
+        async with standin.serving(speaker) as (url, _), standin.talking(url) as client:
+            client.spoken = False
+            await client.send(8, standin.picture())
+            await client.say(20, frames=3)
+            await client.frames(3)
+            return [len(pcm) for pcm in client.heard]
+
+    return {
+        "seconds": done.transcript["seconds"],
+        "gates": done.transcript["gates"],
+        "loudest": float(np.abs(done.assistant).max()),
+        "served": asyncio.run(over_the_socket()),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--codec", type=Path)
+    parser.add_argument("--talk", type=Path)
     args = parser.parse_args()
     sys.meta_path.insert(0, Refuse())
     said = {folder.name: converse(folder) for folder in args.folders}
-    if args.codec:
-        said["codec"] = round_trip(args.codec)
+    if args.talk:
+        said["talk"] = talk(args.talk)
     said["imported"] = sorted({name.partition(".")[0] for name in sys.modules})
     print(json.dumps(said))
 

@@ -34,6 +34,7 @@ class Engine:
         self._context = c.context
         shape = rows, c.heads, c.context, model.weights["out_norm.weight"].size // c.heads
         self._past = [mx.zeros(shape, dtype) for _ in range(2 * c.layers)]
+        mx.eval(self._past)  # here: a thread cannot evaluate what another one has only described
         self._image: list[mx.array] | None = None
         self._steps: dict[tuple[int, bool], _Step] = {}
 
@@ -43,6 +44,7 @@ class Engine:
             self._image = [mx.zeros((self._rows, *x.shape[1:]), x.dtype) for x in image]
         for kept, given in zip(self._image, image):
             kept[row] = given[0]
+        mx.eval(self._image)
 
     def step(self, inputs: slots.Inputs) -> slots.Outputs:
         """As `slots.Engine.step`: one evaluation, after which the frame is on the host."""

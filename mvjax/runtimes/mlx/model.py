@@ -66,6 +66,7 @@ class MlxModel(network.Network):
         self._compiled = not cpu if compiled is None else compiled
         if cpu:
             _in_blocks(weights)
+        mx.eval(weights)  # also for other threads than this one
         super().__init__(config, weights)
 
     @property
