@@ -48,7 +48,9 @@ class Tab:
         end = asyncio.get_running_loop().time() + seconds
         while not (value := await self.run(script)):
             left = end - asyncio.get_running_loop().time()
-            assert left > 0, f"not within {seconds:g} s: {script}\n{self.problems()}"
+            if left < 0:
+                text = await self.run("document.body?.textContent.replace(/\\s+/g, ' ')")
+                raise AssertionError(f"not in {seconds:g} s: {script}\n{text}\n{self.problems()}")
             await asyncio.sleep(0.1)
         return value
 

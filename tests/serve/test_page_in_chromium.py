@@ -272,27 +272,28 @@ def test_a_spoken_question_about_each_of_two_images_is_answered_aloud(tmp_path):
     assert names == ["four", "three"]
     for name, scene in zip(names, scenes):
         Image.fromarray(scene.image).save(tmp_path / f"{name}.png")
-    asked = speech.speak("what number is it", voices.TEST_USERS[0]).samples
-    lead, pause = np.zeros(2 * RATE, np.float32), np.zeros(7 * RATE, np.float32)
-    microphone = write_wav(
-        tmp_path / "microphone.wav", np.concatenate([lead, asked, pause, asked, *[pause] * 4])
-    )
+    asked = speech.speak("what digit is this", voices.TEST_USERS[0]).samples
+    pause = np.zeros(5 * RATE, np.float32)
+    lead = np.zeros(2 * RATE, np.float32)  # a machine that is busy may miss one: it is asked again
+    microphone = write_wav(tmp_path / "microphone.wav", np.concatenate([lead, *[asked, pause] * 8]))
 
     async def talk():
         async with (
             standin.serving(loading.open_speaker(folder)) as (url, _),
             chromium.browser(f"{url}/", profile=tmp_path, microphone=microphone) as tab,
         ):
-            await set_up(tab, tmp_path, text_temperature=0, audio_temperature=0)
+            # as with headphones: the tiny model mistakes much that Chromium's echo canceller lets through
+            greedy = {"text_temperature": 0, "audio_temperature": 0}
+            await set_up(tab, tmp_path, echo_cancellation=False, **greedy)
             await photograph(tab, "ready")
             await give(tab, tmp_path / "four.png")
             await start(tab)
-            await tab.wait(f"({WORDS}).includes('four')", 12)
+            await tab.wait(f"({WORDS}).includes('four')", 20)
             await asyncio.sleep(1)
             loudest = [await tab.run("globalThis.loudest")]
             await give(tab, tmp_path / "three.png")
             await tab.run("globalThis.loudest = 0")
-            await tab.wait(f"({WORDS}).includes('three')", 12)
+            await tab.wait(f"({WORDS}).includes('three')", 25)
             await asyncio.sleep(1.5)
             loudest.append(await tab.run("globalThis.loudest"))
             await photograph(tab, "talk")

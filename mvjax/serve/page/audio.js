@@ -32,9 +32,9 @@ export class AudioDevice {
     this.playback.connect(this.context.destination);
   }
 
-  /** Opens the microphone, or opens it again with another setting; MicrophoneError says why it cannot. */
-  async openMicrophone({ noiseSuppression }) {
-    const stream = await microphone(noiseSuppression);
+  /** Opens the microphone, or opens it again with other constraints; MicrophoneError says why it cannot. */
+  async openMicrophone(constraints) {
+    const stream = await microphone(constraints);
     this.closeMicrophone();
     this.stream = stream;
     this.source = this.context.createMediaStreamSource(stream);
@@ -78,7 +78,7 @@ export class AudioDevice {
   }
 }
 
-async function microphone(noiseSuppression) {
+async function microphone(constraints) {
   if (!navigator.mediaDevices?.getUserMedia) {
     throw new MicrophoneError(
       "This browser gives the microphone to secure pages only: open the page as https:// or at localhost.",
@@ -86,7 +86,7 @@ async function microphone(noiseSuppression) {
   }
   try {
     return await navigator.mediaDevices.getUserMedia({
-      audio: { channelCount: 1, echoCancellation: true, autoGainControl: true, noiseSuppression },
+      audio: { channelCount: 1, autoGainControl: true, ...constraints },
     });
   } catch (error) {
     throw new MicrophoneError(REASONS[error.name] ?? `The microphone cannot be opened: ${error.message}`);

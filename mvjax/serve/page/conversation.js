@@ -17,12 +17,12 @@ const now = () => performance.now() / 1000;
 
 export class Conversation {
   /**
-   * `url(resume)` names the endpoint, `picture` is what is seen first or null. `on` has a function for each event:
+   * `url(resume)` names the endpoint, `picture` is what is seen first or null, `microphone` its constraints. `on` has a function for each event:
    * state(name, detail), hello(hello), trouble(text), microphone(reason), text({text, gate, level, frame, heard}),
    * levels({user, assistant}), meter(). `gate` is the activation, null where the server gives its level alone.
    */
-  constructor({ url, picture, noiseSuppression, on }) {
-    Object.assign(this, { url, picture, noiseSuppression, on });
+  constructor({ url, picture, microphone, on }) {
+    Object.assign(this, { url, picture, microphone, on });
     this.latency = new Latency();
     this.recording = new Recording();
     this.hush = new Hush();
@@ -75,7 +75,7 @@ export class Conversation {
 
   async openMicrophone() {
     try {
-      await this.audio.openMicrophone({ noiseSuppression: this.noiseSuppression });
+      await this.audio.openMicrophone(this.microphone);
     } catch (error) {
       if (!(error instanceof MicrophoneError)) throw error;
       this.on.microphone(error.message);
@@ -143,8 +143,8 @@ export class Conversation {
     this.audio.mute(muted);
   }
 
-  async suppressNoise(noiseSuppression) {
-    this.noiseSuppression = noiseSuppression;
+  async setMicrophone(microphone) {
+    this.microphone = microphone;
     if (this.audio.stream) await this.openMicrophone();
   }
 

@@ -16,7 +16,7 @@ const meter = new Meter($("meter"));
 const awake = new Awake();
 const settings = new Settings($("settings"), (change) => {
   if (change.sampling) conversation?.set(change.sampling);
-  else conversation?.suppressNoise(change.noiseSuppression);
+  else conversation?.setMicrophone(change.microphone);
 });
 
 let conversation = null;
@@ -68,7 +68,7 @@ async function start() {
   const talk = new Conversation({
     url: endpoint,
     picture,
-    noiseSuppression: settings.noiseSuppression,
+    microphone: settings.microphone,
     on: {
       state: (name, detail) => changed(talk, name, detail),
       hello: (hello) => {

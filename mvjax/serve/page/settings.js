@@ -1,18 +1,19 @@
-/** The settings dialog: sampling, noise suppression, the image's start; remembered in this browser. */
+/** The settings dialog: sampling, the microphone, the image's start; remembered in this browser. */
 
 const KEY = "mvjax.settings";
+const SWITCHES = { noise_suppression: false, echo_cancellation: true }; // as they are at first
 const AT_THE_START = new Set(["xa_start"]); // the server takes it with the connection only
 
 export class Settings {
-  /** `onChange({sampling})` or `onChange({noiseSuppression})` says what a live conversation has to know. */
+  /** `onChange({sampling})` or `onChange({microphone})` says what a live conversation has to know. */
   constructor(dialog, onChange) {
     this.fields = [...dialog.querySelectorAll("input[type=number]")];
-    this.noise = dialog.querySelector("input[name=noise_suppression]");
+    this.switches = [...dialog.querySelectorAll("input[type=checkbox]")];
     this.defaults = {}; // the server's, once it told
     this.onChange = onChange;
     const saved = load();
     for (const field of this.fields) field.value = saved[field.name] ?? "";
-    this.noise.checked = saved.noise_suppression ?? false;
+    for (const one of this.switches) one.checked = saved[one.name] ?? SWITCHES[one.name];
     dialog.addEventListener("change", ({ target }) => this.changed(target));
     dialog.querySelector("[data-reset]").addEventListener("click", () => this.reset());
   }
@@ -23,8 +24,14 @@ export class Settings {
     return Object.fromEntries(fields.map((field) => [field.name, field.value]));
   }
 
-  get noiseSuppression() {
-    return this.noise.checked;
+  /** Constraints of the microphone. */
+  get microphone() {
+    const { noise_suppression: noiseSuppression, echo_cancellation: echoCancellation } = this.switched;
+    return { noiseSuppression, echoCancellation };
+  }
+
+  get switched() {
+    return Object.fromEntries(this.switches.map(({ name, checked }) => [name, checked]));
   }
 
   /** The server tells its sampling: what was not chosen here is its default. */
@@ -37,7 +44,7 @@ export class Settings {
   }
 
   changed(field) {
-    if (field === this.noise) this.onChange({ noiseSuppression: this.noise.checked });
+    if (this.switches.includes(field)) this.onChange({ microphone: this.microphone });
     else if (!field.reportValidity()) return;
     else this.tell([field]);
     this.save();
@@ -47,10 +54,9 @@ export class Settings {
     const changed = this.fields.filter((field) => field.value !== "");
     for (const field of changed) field.value = "";
     this.tell(changed);
-    if (this.noise.checked) {
-      this.noise.checked = false;
-      this.onChange({ noiseSuppression: false });
-    }
+    const turned = this.switches.filter(({ name, checked }) => checked !== SWITCHES[name]);
+    for (const one of turned) one.checked = SWITCHES[one.name];
+    if (turned.length) this.onChange({ microphone: this.microphone });
     this.save();
   }
 
@@ -64,7 +70,7 @@ export class Settings {
 
   save() {
     try {
-      localStorage.setItem(KEY, JSON.stringify({ ...this.chosen, noise_suppression: this.noise.checked }));
+      localStorage.setItem(KEY, JSON.stringify({ ...this.chosen, ...this.switched }));
     } catch {
       // private windows may have no storage: then the settings last as long as the page
     }
