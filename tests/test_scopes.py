@@ -1,12 +1,11 @@
 """Which frames see the image: by hand, whole and frame by frame, with and without `has_image`."""
 
-import jax
 import numpy as np
 import pytest
+import stepping
 import toy
 
 from mvjax import scopes
-from mvjax.nn import model as model_lib
 
 
 @pytest.mark.parametrize("fields", [{"start": -1}, {"frames": -2}])
@@ -47,12 +46,7 @@ def test_frame_by_frame_the_position_counts():
     codes, kv = toy.codes(), toy.apply("image_kv", toy.pixels())
     weights = toy.params()
     want, _ = toy.apply("hidden", codes, kv, config=config, weights=weights)
-    model = model_lib.VisionSpeech(config)
-    step = jax.jit(
-        lambda cache, ids: model.apply({"params": weights}, cache, ids, kv, None, method="step")
-    )
-    cache = model.init_cache(toy.B)
-    for t in range(toy.T):
-        cache, z, _, gate = step(cache, codes[:, :, t])
-        np.testing.assert_allclose(z, want[:, t], atol=1e-5)
-        assert np.all((gate > 0) == (2 <= t < 7))
+    sees = np.tile(config.cross_attention.scope(np.arange(toy.T)), (toy.B, 1))
+    for t, out in enumerate(stepping.backbone(codes, kv, sees, weights=weights)):
+        np.testing.assert_allclose(out.z, want[:, t], atol=1e-5)
+        assert np.all((out.gate > 0) == (2 <= t < 7))

@@ -105,7 +105,7 @@ class MimiAttention(nn.Module):
         N = self.config.heads
         H = D // N
         qkv = layers.Einsum((D, 3, N, H), fan_in=D, name="qkv")("BTD,DpNH->BTpNH", x)
-        positions = position + jnp.arange(T, dtype=jnp.int32)
+        positions = (position + jnp.arange(T, dtype=jnp.int32))[None]
         q = layers.rope(qkv[:, :, 0], positions, base=_ROPE_BASE)
         k = layers.rope(qkv[:, :, 1], positions, base=_ROPE_BASE)
         k = jnp.concatenate([cache.k, k], axis=1)

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from mvjax import tree
 from mvjax.config import schema
 from mvjax.nn import alignment, xattn
 from mvjax.nn import model as model_lib
 from mvjax.runtimes import interface
+from mvjax.runtimes.jax import generate
 from mvjax.runtimes.jax import model as jax_model
-from mvjax.runtimes.jax import step as step_lib
 from mvjax.weights import lazy
 
 
@@ -33,6 +33,11 @@ class TeacherForced(NamedTuple):
     audio_logits: Float[np.ndarray, "T Q C"]
     gates: Float[np.ndarray, "T L"]
     hidden: Float[np.ndarray, "T L D"]
+
+
+class _Layers(NamedTuple):
+    hidden: Float[Array, "L B T D"]  # the residual stream after the layer
+    gates: Float[Array, "L B T"]  # gate activation, the mean over channels
 
 
 def talk(
@@ -73,12 +78,15 @@ def compare(
     `params` and `model` are the JAX model's, in float32; `frames` is what `talk` returned of the runtime, for
     the same image and undelayed codes of the user.
     """
-    exact = {path: jnp.asarray(leaf[()], jnp.float32) for path, leaf in params.items()}
-    runtime = jax_model.JaxModel(model, tree.unflatten(exact))
     codes = np.concatenate([_own_tokens(frames, model), user])[None].astype(np.int32)
     with jax.default_matmul_precision("highest"):
+        exact = tree.unflatten({p: jnp.asarray(x[()], jnp.float32) for p, x in params.items()})
+        kv = generate.image_kv(model_lib.VisionSpeech(model), exact, pixels)
+        scored = _teacher_forced(exact, model, kv, codes)
+        del exact  # one whole model at a time
+        lazily = {path: lazy.cast(leaf, np.float32) for path, leaf in params.items()}
+        runtime = jax_model.JaxModel(model, tree.unflatten(lazily))
         greedy = _compare_greedy(talk(runtime, pixels, user), frames)
-        scored = _teacher_forced(runtime.params, model, runtime.encode_image(pixels), codes)
     return {**_errors(scored, _stacked(frames)), **greedy}
 
 
@@ -127,9 +135,15 @@ def _teacher_forced(
 @functools.partial(jax.jit, static_argnames=("config", "method", "probes"))
 def _run(
     params: tree.Tree, *args: Any, config: schema.ModelConfig, method: str, probes: bool = True
-) -> tuple[Any, step_lib.LayerProbes | None]:
-    model = model_lib.VisionSpeech(config)
-    return step_lib.probed(model, params, *args, method=method, probes=probes)
+) -> tuple[Any, _Layers | None]:
+    """Returns (what a method of the model returns, what each layer computed on the way)."""
+    model, variables = model_lib.VisionSpeech(config), {"params": params}
+    if not probes:
+        return model.apply(variables, *args, method=method), None
+    out: Any = model.apply(variables, *args, method=method, mutable=["intermediates"])
+    returned, sown = out
+    blocks = sown["intermediates"]["backbone"]["blocks"]
+    return returned, _Layers(blocks["hidden"][0], blocks["gate_activation"][0])
 
 
 def _compare_greedy(

@@ -1,25 +1,15 @@
-"""Attention: sliding-window causal over a sequence, one frame against a cache, or to an image."""
+"""Attention over whole sequences: sliding-window causal, or to an image."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from mvjax.config import schema
 from mvjax.nn import compute as compute_lib
 from mvjax.nn import flash, layers
-
-
-class Cache(NamedTuple):
-    """KV cache of all layers, a ring buffer over the window: the frame at position p is in slot p % slots."""
-
-    position: Int[Array, ""]  # frames so far
-    k: Float[Array, "L B slots N H"]  # rotated
-    v: Float[Array, "L B slots N H"]
 
 
 class SelfAttention(nn.Module):
@@ -36,44 +26,17 @@ class SelfAttention(nn.Module):
         self.qkv = layers.Einsum((D, 3, N, H), D, self.dtype, self.compute.flat)
         self.out = layers.Einsum((N, H, D), D, self.dtype, self.compute.flat)
 
-    def __call__(
-        self, x: Float[Array, "B T D"], cache: Cache | None, layer: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """Attends within x, or (with a cache, T = 1) from one frame to the cached ones and itself.
-
-        Of the cache of all layers, this layer's keys and values of the frame are written, not the position.
-        """
-        T = x.shape[1]
-        start = jnp.int32(0) if cache is None else cache.position
-        positions = start + jnp.arange(T, dtype=jnp.int32)
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Attends within x, each frame to those before it and itself."""
+        positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
         qkv = self.qkv("BTD,DpNH->BTpNH", x)
         q = layers.rope(qkv[:, :, 0], positions, base=self.config.rope_base)
         k = layers.rope(qkv[:, :, 1], positions, base=self.config.rope_base)
         v = qkv[:, :, 2]
-        if cache is None:
-            q, k, v = compute_lib.remat_saved(compute_lib.ATTENTION, q, k, v)
-            u = attend_by_kernel(q, k, v, context=self.config.window, compute=self.compute)
-        else:
-            slots = cache.k.shape[2]
-            at = (layer, 0, cache.position % slots, 0, 0)
-            cache = cache._replace(
-                k=jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), at),
-                v=jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), at),
-            )
-            held = jnp.arange(slots, dtype=jnp.int32) <= cache.position  # with the current frame
-            u = attend(q, cache.k[layer], cache.v[layer], held[None])
+        q, k, v = compute_lib.remat_saved(compute_lib.ATTENTION, q, k, v)
+        u = attend_by_kernel(q, k, v, context=self.config.window, compute=self.compute)
         y = self.out("BTNH,NHD->BTD", u)
-        return compute_lib.remat_saved(compute_lib.ATTENTION, y), cache
-
-
-def init_cache(
-    config: schema.BackboneConfig, *, batch: int, dtype: schema.Dtype, slots: int
-) -> Cache:
-    """Returns an empty cache of at most `slots` frames, and at most the window."""
-    slots = min(slots, config.window)
-    N = config.heads
-    shape = (config.layers, batch, slots, N, config.width // N)
-    return Cache(jnp.int32(0), jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        return compute_lib.remat_saved(compute_lib.ATTENTION, y)
 
 
 def attend_by_kernel(

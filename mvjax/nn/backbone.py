@@ -27,7 +27,7 @@ from mvjax.config import schema
 from mvjax.nn import attention, layers, xattn
 from mvjax.nn import compute as compute_lib
 
-_ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block with cross-attention only
+ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block with cross-attention only
 
 
 class GatedMlp(nn.Module):
@@ -70,26 +70,24 @@ class BackboneBlock(nn.Module):
 
     def __call__(
         self,
-        carry: tuple[Float[Array, "B T D"], attention.Cache | None],
+        x: Float[Array, "B T D"],
         layer: Int[Array, ""],
         kv: xattn.KeysValues | None,
         shared: xattn.Shared | None,
         image_mask: Bool[Array, "B T"],
-    ) -> tuple[tuple[Float[Array, "B T D"], attention.Cache | None], Float[Array, "B T"]]:
-        """Returns ((residual stream, cache), gate mean); shaped as the body of a scan."""
-        x, cache = carry
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
+        """Returns (residual stream, gate mean) of whole sequences; shaped as the body of a scan."""
         x = self.compute.shard_rows(x)
-        y, cache = self.attn(self.norm1(x), cache, layer)
-        x = x + y
+        x = x + self.attn(self.norm1(x))
         gate_mean = jnp.zeros(x.shape[:2], jnp.float32)
         if kv is not None:
             assert shared is not None
             x, gate_mean = self._see_image(x, layer, kv, shared, image_mask)
         # sharded by rows, or the partitioner would gather the wide hidden units and not the MLP's weights
         x = x + self.compute.shard_rows(self.mlp(self.norm2(x)))
-        self.sow("intermediates", "hidden", x)  # for probes of a runtime; else nothing
+        self.sow("intermediates", "hidden", x)  # for whoever compares layers; else nothing
         self.sow("intermediates", "gate_activation", gate_mean)
-        return (x, cache), gate_mean
+        return x, gate_mean
 
     def keys_values(
         self, carry: None, tokens: Float[Array, "B S dim"]
@@ -152,10 +150,8 @@ class Backbone(nn.Module):
         self.out_norm = layers.RMSNorm(c.width, eps=c.norm_eps)
         self.text_head = layers.Einsum((c.width, m.text_vocab), fan_in=c.width, dtype=m.dtype)
 
-    def embed(
-        self, codes: Int[Array, "B rows T"], start: Int[Array, ""] | int = 0
-    ) -> Float[Array, "B T D"]:
-        """Returns the sum of the embeddings of the columns from `start` on.
+    def embed(self, codes: Int[Array, "B rows T"]) -> Float[Array, "B T D"]:
+        """Returns the sum of each column's embeddings.
 
         With one row the codes are text only: of audio there is at most its start (`stream.absent_start`).
         """
@@ -164,7 +160,7 @@ class Backbone(nn.Module):
         for row in range(1, codes.shape[1]):
             x = x + self.compute.shard_lookup(self.audio_emb(codes[:, row], row - 1))
         if codes.shape[1] == 1 and self.config.stream.absent_start == "initial":
-            columns = start + jnp.arange(codes.shape[2], dtype=jnp.int32)
+            columns = jnp.arange(codes.shape[2], dtype=jnp.int32)
             x = x + self._absent_audio()[jnp.minimum(columns, max(self.config.delays) + 1)][None]
         return x
 
@@ -185,19 +181,15 @@ class Backbone(nn.Module):
         shared: xattn.Shared | None,
         *,
         image_mask: Bool[Array, "B T"],
-        cache: attention.Cache | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"], attention.Cache | None]:
-        """Returns (z, gate means, the cache one frame further) for delayed ids, as they enter.
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
+        """Returns (z, gate means) for delayed ids, as they enter.
 
         Without `kv`, and then without `shared`, cross-attention is left out entirely; the mask says which
-        frames see the image. The cache is of the frames before, with T = 1; None: a whole sequence.
+        frames see the image.
         """
         index = jnp.arange(self.config.backbone.layers, dtype=jnp.int32)
-        carry = (self.embed(codes, 0 if cache is None else cache.position), cache)
-        (x, cache), gate_means = self.blocks(carry, index, kv, shared, image_mask)
-        if cache is not None:
-            cache = cache._replace(position=cache.position + 1)
-        return self.out_norm(self.compute.shard_rows(x)), gate_means, cache
+        x, gate_means = self.blocks(self.embed(codes), index, kv, shared, image_mask)
+        return self.out_norm(self.compute.shard_rows(x)), gate_means
 
     def keys_values(self, tokens: Float[Array, "B S dim"]) -> xattn.KeysValues:
         """Returns every layer's own keys and values, for share="none"."""
@@ -254,7 +246,7 @@ def select_adapters(blocks: Mapping[str, Any], config: schema.ModelConfig) -> di
 
 
 def _adapter_rows(blocks: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
-    adapters = {name: blocks[name] for name in _ADAPTERS if name in blocks}
+    adapters = {name: blocks[name] for name in ADAPTERS if name in blocks}
     return {**blocks, **jax.tree.map(lambda leaf: leaf[rows], adapters)}
 
 

@@ -104,10 +104,16 @@ class Embedding(nn.Module):
         # standard deviation 1/sqrt(width)
         init = nn.initializers.truncated_normal(self.shape[-1] ** -0.5, lower=-3.0, upper=3.0)
         embedding = self.param("embedding", init, self.shape)
-        whole = embedding if table is None else embedding[table]
-        rows = jnp.take(whole, jnp.maximum(ids, 0), axis=0, mode="clip")
-        zeros = jnp.zeros_like(rows)
-        return jnp.where((ids == types.ZERO_TOKEN)[..., None], zeros, rows).astype(self.dtype)
+        return lookup(embedding if table is None else embedding[table], ids, dtype=self.dtype)
+
+
+def lookup(
+    table: Float[Array, "rows D"], ids: Int[Array, "*batch"], *, dtype: DTypeLike
+) -> Float[Array, "*batch D"]:
+    """Returns rows of a table; exactly zero for id -1."""
+    rows = jnp.take(table, jnp.maximum(ids, 0), axis=0, mode="clip")
+    zeros = jnp.zeros_like(rows)
+    return jnp.where((ids == types.ZERO_TOKEN)[..., None], zeros, rows).astype(dtype)
 
 
 class RMSNorm(nn.Module):
@@ -146,13 +152,13 @@ def gated_silu(halves: Float[Array, "*batch 2 F"]) -> Float[Array, "*batch F"]:
 
 
 def rope(
-    x: Float[Array, "B T N H"], positions: Int[Array, "T"], *, base: float
+    x: Float[Array, "B T N H"], positions: Int[Array, "#B T"], *, base: float
 ) -> Float[Array, "B T N H"]:
     """Rotates pairs (2i, 2i+1) by position * base^(-2i/H), in float32; reference section 2.3."""
     B, T, N, H = x.shape
     frequencies = jnp.exp(jnp.arange(H // 2, dtype=jnp.float32) * (-2.0 * math.log(base) / H))
-    angles = positions.astype(jnp.float32)[:, None] * frequencies[None, :]
-    cos, sin = jnp.cos(angles)[None, :, None, :], jnp.sin(angles)[None, :, None, :]
+    angles = positions.astype(jnp.float32)[:, :, None] * frequencies[None, None]
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
     pairs = x.astype(jnp.float32).reshape(B, T, N, H // 2, 2)
     r, i = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([r * cos - i * sin, r * sin + i * cos], axis=-1)

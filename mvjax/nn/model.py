@@ -3,27 +3,25 @@
 image -> SigLIP -> project -> keys and values, once an image ------.
 delayed ids -> embeddings -> backbone, where the image mask allows it -> z -> text logits
                                                                       z -> depth transformer -> audio logits
+
+Here are whole sequences, as in training; `mvjax/runtimes/jax/frames.py` computes them frame by frame.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from mvjax import types
 from mvjax.config import schema
-from mvjax.nn import alignment, attention, backbone, depformer, layers, xattn
+from mvjax.nn import alignment, backbone, depformer, layers, xattn
 from mvjax.nn import compute as compute_lib
 
 Images = Float[Array, "B height width 3"] | Float[Array, "B S E"]
 HasImage = Bool[Array, "B"] | Bool[Array, "B T"]
-Sample = Callable[[Array, int, Array], Array]  # (logits [B, C], level, key) -> ids [B]
 
 
 class Output(NamedTuple):
@@ -152,8 +150,8 @@ class VisionSpeech(nn.Module):
         has_image: HasImage | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
         """Returns (z, gate means) for delayed codes; 0 for a layer without cross-attention."""
-        mask = self._image_mask(codes, jnp.int32(0), has_image)
-        return self.backbone(codes, kv, self._shared(kv), image_mask=mask)[:2]
+        mask = self._image_mask(codes, has_image)
+        return self.backbone(codes, kv, self._shared(kv), image_mask=mask)
 
     def text_logits(self, z: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns float32 logits over the text vocabulary."""
@@ -168,73 +166,17 @@ class VisionSpeech(nn.Module):
         """Returns the logits of the first `forced + 1` levels, teacher-forced with delayed ids."""
         B, T, D = z.shape
         ids = jnp.concatenate([text_ids[:, :, None], audio_ids], axis=-1).reshape(B * T, -1)
-        past = self.depformer.empty_past(B * T)
-        logits, _ = self.depformer(z.reshape(B * T, D), ids, past)
+        logits = self.depformer(z.reshape(B * T, D), ids)
         return logits.reshape(B, T, *logits.shape[1:])
 
-    def init_cache(
-        self, batch: int, dtype: schema.Dtype | None = None, *, max_frames: int | None = None
-    ) -> attention.Cache:
-        """Returns an empty KV cache; `max_frames` makes it shorter than the window."""
-        c = self.config.backbone
-        slots = c.window if max_frames is None else max_frames
-        return attention.init_cache(c, batch=batch, dtype=dtype or self.config.dtype, slots=slots)
-
-    def step(
-        self,
-        cache: attention.Cache,
-        codes: Int[Array, "B rows"],
-        kv: xattn.KeysValues | None,
-        has_image: Bool[Array, "B"] | None = None,
-    ) -> tuple[attention.Cache, Float[Array, "B D"], Float[Array, "B V"], Float[Array, "B"]]:
-        """Returns (cache, z, text logits, gate mean) of one frame of delayed ids.
-
-        The gate mean is over channels and the last ten layers, those without cross-attention included.
-        """
-        column = codes[:, :, None]
-        mask = self._image_mask(column, cache.position, has_image)
-        z, gate_means, cache_after = self.backbone(
-            column, kv, self._shared(kv), image_mask=mask, cache=cache
-        )
-        assert cache_after is not None
-        gate_mean = jnp.mean(gate_means[-types.REPORTED_LAYERS :, :, 0], axis=0)
-        return cache_after, z[:, 0], self.text_logits(z[:, 0]), gate_mean
-
-    def depth_generate(
-        self,
-        z: Float[Array, "B D"],
-        text_ids: Int[Array, "B"],
-        sample: Sample,
-        key: Key[Array, ""],
-        *,
-        wanted: Int[Array, "B Q"] | None = None,
-    ) -> tuple[Int[Array, "B Q"], Float[Array, "B Q C"]]:
-        """Returns (codes, logits) of one frame, one level after the other, from its z and text.
-
-        `wanted` are teacher-forced codes, UNGENERATED where the sampled one is taken, as everywhere without.
-        """
-        past, ids = self.depformer.empty_past(z.shape[0]), text_ids
-        codes, logits = [], []
-        for level, level_key in enumerate(jax.random.split(key, self.config.codebooks_out)):
-            level_logits, past = self.depformer(z, ids[:, None], past)
-            ids = sample(level_logits[:, 0], level, level_key)
-            if wanted is not None:
-                ids = jnp.where(wanted[:, level] == types.UNGENERATED, ids, wanted[:, level])
-            codes.append(ids)
-            logits.append(level_logits[:, 0])
-        return jnp.stack(codes, axis=1), jnp.stack(logits, axis=1)
-
     def _image_mask(
-        self, codes: Int[Array, "B rows T"], start: Int[Array, ""], has_image: HasImage | None
+        self, codes: Int[Array, "B rows T"], has_image: HasImage | None
     ) -> Bool[Array, "B T"]:
-        """Returns which frames see the image: those that have one, within the config's scope.
-
-        The codes are those of the frames from `start` on.
-        """
+        """Returns which frames see the image: those that have one, within the config's scope."""
         B, _, T = codes.shape
         scope = self.config.cross_attention.scope
         has_image = jnp.ones((B, 1), bool) if has_image is None else has_image.reshape(B, -1)
-        return has_image & scope(start + jnp.arange(T, dtype=jnp.int32))[None]
+        return has_image & scope(jnp.arange(T, dtype=jnp.int32))[None]
 
     def _shared(self, kv: xattn.KeysValues | None) -> xattn.Shared | None:
         """Returns the adapters that all layers share; None without an image."""

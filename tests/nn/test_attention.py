@@ -1,7 +1,6 @@
-"""The window of self-attention, by its effect, whole and frame by frame."""
+"""The window of self-attention, by its effect."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import pytest
 
 from mvjax.config import schema
 from mvjax.nn import attention
+from mvjax.runtimes.jax import kv_cache
 
 CONTEXT = 4
 
@@ -36,29 +36,6 @@ def test_exact_key_set(distance):
 BACKBONE = schema.BackboneConfig(width=24, layers=2, heads=3, context=CONTEXT)
 
 
-@pytest.fixture(scope="module")
-def run():
-    """A jitted module with its variables: (x, cache, layer) -> (y, cache)."""
-    module = attention.SelfAttention(BACKBONE)
-    x = jnp.zeros((2, 1, 24))
-    variables = jax.jit(module.init)(jax.random.key(0), x, None, jnp.int32(0))
-    return functools.partial(jax.jit(module.apply), variables)
-
-
-@pytest.mark.parametrize("frames", [CONTEXT - 1, CONTEXT, CONTEXT + 1, 3 * CONTEXT + 2])
-def test_ring_buffer_equals_the_whole_sequence(frames, run):
-    x = jnp.asarray(noise(2, frames, 24))
-    layer = jnp.int32(1)
-    whole, _ = run(x, None, layer)
-    cache = attention.init_cache(BACKBONE, batch=2, dtype="float32", slots=100)
-    assert cache.k.shape == (2, 2, CONTEXT, 3, 8)
-    for t in range(frames):
-        y, cache = run(x[:, t : t + 1], cache, layer)
-        np.testing.assert_allclose(y[:, 0], whole[:, t], atol=1e-5)
-        cache = cache._replace(position=cache.position + 1)
-    assert not np.any(cache.k[0])  # the other layer is left alone
-
-
 @pytest.mark.parametrize("has_self", [True, False])
 def test_the_frame_itself_counts_or_comes_on_top(has_self):
     """kyuteye_pt sees `context` keys, Rust and MLX one more; reference 2.4."""
@@ -67,15 +44,15 @@ def test_the_frame_itself_counts_or_comes_on_top(has_self):
     T = 2 * keys + 1
     module = attention.SelfAttention(config)
     x = jnp.asarray(noise(2, T, 24))
-    variables = jax.jit(module.init)(jax.random.key(0), x, None, jnp.int32(0))
+    variables = jax.jit(module.init)(jax.random.key(0), x)
 
     def last(x):
-        return module.apply(variables, x, None, jnp.int32(0))[0][:, -1].sum()
+        return module.apply(variables, x)[:, -1].sum()
 
     moved = np.any(np.asarray(jax.jit(jax.grad(last))(x)) != 0, axis=(0, 2))
     np.testing.assert_array_equal(moved, np.arange(T) >= T - keys)
-    cache = attention.init_cache(config, batch=2, dtype="float32", slots=100)
-    assert cache.k.shape[2] == keys
+    cache = kv_cache.empty(config, rows=2, dtype="float32")[0]
+    assert cache.k.shape == (6, keys, 8)
 
 
 def test_causality_by_gradient():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stepping
 import toy
 
 from mvjax import gates, tree
@@ -101,17 +102,12 @@ def test_steps_equal_the_whole_and_report_over_all_layers():
     config = config_of("nothing shared")
     codes, kv = toy.codes(), toy.apply("image_kv", toy.pixels(), config=config)
     z, gate_means = toy.apply("hidden", codes, kv, config=config)
-    model = model_lib.VisionSpeech(config)
-    weights = toy.params(config)
-    step = jax.jit(
-        lambda cache, ids: model.apply({"params": weights}, cache, ids, kv, None, method="step")
-    )
-    cache = model.init_cache(toy.B)
-    for t in range(toy.T):
-        cache, z_t, _, gate = step(cache, codes[:, :, t])
-        np.testing.assert_allclose(z_t, z[:, t], atol=1e-5)
+    for t, out in enumerate(stepping.backbone(codes, kv, config=config)):
+        np.testing.assert_allclose(out.z, z[:, t], atol=1e-5)
         # as kyuteye_pt: the sum over layers with cross-attention, divided by all (reference 2.8)
-        np.testing.assert_allclose(gate, (gate_means[0, :, t] + gate_means[2, :, t]) / 3, atol=1e-6)
+        np.testing.assert_allclose(
+            out.gate, (gate_means[0, :, t] + gate_means[2, :, t]) / 3, atol=1e-6
+        )
 
 
 def test_training_gets_the_gates_of_the_layers_with_cross_attention():

@@ -90,7 +90,7 @@ def test_norm_rope_and_gated_mlp_equal_moshi():
         ),
         strict=True,
     ):
-        positions = jnp.arange(37, 42, dtype=jnp.int32)
+        positions = jnp.arange(37, 42, dtype=jnp.int32)[None]
         got = layers.rope(jnp.asarray(mine), positions, base=10_000.0)
         np.testing.assert_allclose(got, theirs.numpy(), atol=1e-5)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stepping
 import toy
 
 from mvjax import gates, tree
@@ -93,12 +94,10 @@ def test_the_start_of_absent_audio_matters():
 def test_text_decoding_equals_the_training_forward():
     codes = toy.codes()[:, :1]
     want = forward(codes, levels=0).text_logits
-    cache = model_lib.VisionSpeech(toy.MODEL).init_cache(2)
-    column = jnp.full((2, 1), toy.MODEL.text_vocab, jnp.int32)
-    for t in range(codes.shape[2]):
-        cache, _, logits, _ = toy.apply("step", cache, column, None)
-        np.testing.assert_allclose(logits, want[:, t], atol=1e-5)
-        column = jnp.asarray(codes[:, :, t])
+    absent = np.full((2, toy.MODEL.codebooks - 1, codes.shape[2]), -1, np.int32)
+    columns = alignment.delay_codes(jnp.concatenate([codes, absent], axis=1), toy.MODEL)
+    for t, out in enumerate(stepping.backbone(columns[:, :, :-1], None)):
+        np.testing.assert_allclose(out.text_logits, want[:, t], atol=1e-5)
 
 
 def with_absent_start(start):
@@ -192,47 +191,25 @@ def test_step_by_step_equals_the_whole_sequence(share, share_gate):
     kv = toy.apply("image_kv", toy.pixels(), config=config)
     has_image = np.arange(toy.B * toy.T).reshape(toy.B, toy.T) % 3 > 0
     z, gate_means = toy.apply("hidden", columns, kv, has_image, config=config)
-    model = model_lib.VisionSpeech(config)
-    step = jax.jit(
-        lambda cache, ids, on: model.apply(
-            {"params": toy.params(config)}, cache, ids, kv, on, method="step"
-        )
-    )
-    cache = model.init_cache(toy.B)
-    assert cache.k.shape == (3, toy.B, 5, 4, 6)
-    for t in range(toy.T):  # past the context of five, so the ring buffer wraps
-        cache, z_t, text_logits, gate = step(cache, columns[:, :, t], has_image[:, t])
-        np.testing.assert_allclose(z_t, z[:, t], atol=1e-5)
-        np.testing.assert_allclose(gate, np.mean(gate_means[:, :, t], axis=0), atol=1e-6)
+    # past the context of five, so the ring buffer wraps
+    for t, out in enumerate(stepping.backbone(columns, kv, has_image, config=config)):
+        np.testing.assert_allclose(out.z, z[:, t], atol=1e-5)
+        np.testing.assert_allclose(out.gate, np.mean(gate_means[:, :, t], axis=0), atol=1e-6)
         want = toy.apply("text_logits", z[:, t], config=config)
-        np.testing.assert_allclose(text_logits, want, atol=1e-5)
-    assert cache.position == toy.T
+        np.testing.assert_allclose(out.text_logits, want, atol=1e-5)
+    assert t == toy.T - 1
 
 
-def test_depth_generate_equals_teacher_forcing_with_what_it_chose():
+def test_depth_steps_equal_teacher_forcing_with_what_it_chose():
     z = jnp.asarray(np.random.default_rng(5).standard_normal((toy.B, 24)), jnp.float32)
     text = jnp.array([4, 30])
-    model = model_lib.VisionSpeech(toy.MODEL)
-
-    @jax.jit
-    def generate(wanted):
-        return model.apply(
-            {"params": toy.params()},
-            z,
-            text,
-            lambda logits, level, key: jnp.argmax(logits, -1).astype(jnp.int32),
-            jax.random.key(0),
-            wanted=wanted,
-            method="depth_generate",
-        )
-
     free = jnp.full((toy.B, 3), -2, jnp.int32)
-    chosen, logits = generate(free)
+    chosen, logits = stepping.depth(z, text, free)
     np.testing.assert_array_equal(chosen, np.argmax(logits, -1))
     want = toy.apply("depth_logits", z[:, None], text[:, None], chosen[:, None, :-1])
     np.testing.assert_allclose(logits, want[:, 0], atol=1e-5)
     wanted = free.at[0, 1].set(7).at[1, 0].set(-1)
-    forced, logits = generate(wanted)
+    forced, logits = stepping.depth(z, text, wanted)
     assert forced[0, 1] == 7 and forced[1, 0] == -1 and forced[0, 0] == chosen[0, 0]
     want = toy.apply("depth_logits", z[:, None], text[:, None], forced[:, None, :-1])
     np.testing.assert_allclose(logits, want[:, 0], atol=1e-5)

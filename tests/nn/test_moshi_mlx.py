@@ -2,15 +2,14 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stepping
 import toy
 
 from mvjax import tree
 from mvjax.config import schema
-from mvjax.nn import model as model_lib
 from mvjax.weights import kyutai
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -90,11 +89,6 @@ class Greedy:
         return mx.argmax(logits, axis=-1).astype(mx.int32), None
 
 
-def greedy(logits, level, key):
-    del level, key
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-
 def codes():
     rng = np.random.default_rng(3)
     ids = rng.integers(0, CONFIG.audio_vocab, (CONFIG.codebooks, FRAMES))
@@ -109,19 +103,11 @@ def test_frames_and_their_codes(tmp_path):
     kyutai.save_moshi(tmp_path / "moshi.safetensors", tree.unflatten(flat), CONFIG)
     theirs = twin(tmp_path / "moshi.safetensors")
 
-    model = model_lib.VisionSpeech(CONFIG)
-
-    @jax.jit
-    def frame(params, cache, ids):
-        run = model.bind({"params": params})
-        cache, z, text, _ = run.step(cache, ids, None)
+    outs = stepping.backbone(codes()[None], None, config=CONFIG)
+    for t, (ids, out) in enumerate(zip(codes().T, outs, strict=True)):
+        z, text = out.z, out.text_logits
         best = jnp.argmax(text, axis=-1).astype(jnp.int32)
-        chosen, audio = run.depth_generate(z, best, greedy, jax.random.key(0))
-        return cache, z, text, chosen, audio
-
-    cache = model.apply({"params": params}, 1, method="init_cache")
-    for t, ids in enumerate(codes().T):
-        cache, z, text, chosen, audio = frame(params, cache, jnp.asarray(ids)[None])
+        chosen, audio = stepping.depth(z, best, config=CONFIG)
         words, sounds = Greedy(), Greedy()
         said = [mx.array([[int(i)]]) for i in ids]
         _, tokens, hidden = theirs._sample(said[0], said[1:], words, sounds)

@@ -12,9 +12,8 @@ from mvjax import types
 from mvjax.config import upstream
 from mvjax.nn import model as model_lib
 from mvjax.runtimes import interface
-from mvjax.runtimes.jax import generate
+from mvjax.runtimes.jax import frames, generate
 from mvjax.runtimes.jax import model as jax_model
-from mvjax.runtimes.jax import step as step_lib
 
 MODEL = model_lib.VisionSpeech(toy.MODEL)
 V, C = toy.MODEL.text_vocab, toy.MODEL.audio_vocab
@@ -121,20 +120,19 @@ def stepped(config, user, **options):
 @pytest.mark.parametrize("runtime", ["kyuteye_mlx", "kyuteye_pt"])
 def test_delays_by_hand(monkeypatch, runtime):
     """Reference sections 5.2 and 5.3, both columns: user frame s holds 10 (s + 1) + stream."""
-    entered, forced = [], []
-    real_step = model_lib.VisionSpeech.step
-    real_depth = model_lib.VisionSpeech.depth_generate
+    entered, forced_ids = [], []
+    real_backbone, real_depth = frames.backbone, frames.depth
 
-    def step(self, cache, codes, *rest):
-        jax.debug.callback(lambda ids: entered.append(np.array(ids)), codes, ordered=True)
-        return real_step(self, cache, codes, *rest)
+    def backbone(config, weights, caches, column, *rest, **how):
+        jax.debug.callback(lambda ids: entered.append(np.array(ids)), column, ordered=True)
+        return real_backbone(config, weights, caches, column, *rest, **how)
 
-    def depth(self, z, text, sample, key, *, wanted):
-        jax.debug.callback(lambda ids: forced.append(np.array(ids)), wanted, ordered=True)
-        return real_depth(self, z, text, sample, key, wanted=wanted)
+    def depth(*args, forced):
+        jax.debug.callback(lambda ids: forced_ids.append(np.array(ids)), forced, ordered=True)
+        return real_depth(*args, forced=forced)
 
-    monkeypatch.setattr(model_lib.VisionSpeech, "step", step)
-    monkeypatch.setattr(model_lib.VisionSpeech, "depth_generate", depth)
+    monkeypatch.setattr(frames, "backbone", backbone)
+    monkeypatch.setattr(frames, "depth", depth)
     config = dataclasses.replace(like(runtime).config, audio_vocab=59)
     weights = toy.params(dataclasses.replace(toy.MODEL, audio_vocab=59))
     session = jax_model.JaxModel(config, weights).session(probes=True)
@@ -158,11 +156,11 @@ def test_delays_by_hand(monkeypatch, runtime):
     np.testing.assert_array_equal([ids[0] for ids in entered], table)
     # first-step forcing: the acoustic levels of call 0 are forced to C
     first = [FREE, FREE, FREE] if runtime == "kyuteye_pt" else [FREE, C, C]
-    np.testing.assert_array_equal([ids[0] for ids in forced], [first] + [[FREE] * 3] * 3)
+    np.testing.assert_array_equal([ids[0] for ids in forced_ids], [first] + [[FREE] * 3] * 3)
     # codec frame f = (semantic of call f, acoustics of call f + 1)
     assert outs[0].audio_codes is None
-    frames = [[a[s - 1][0], a[s][1], a[s][2]] for s in (1, 2, 3)]
-    np.testing.assert_array_equal([out.audio_codes for out in outs[1:]], frames)
+    complete = [[a[s - 1][0], a[s][1], a[s][2]] for s in (1, 2, 3)]
+    np.testing.assert_array_equal([out.audio_codes for out in outs[1:]], complete)
 
 
 def test_an_early_user_is_a_user_whose_first_frame_is_lost():
@@ -246,25 +244,6 @@ def test_continuation_of_unequal_prompts():
         end = hits[0] if len(hits) else 6
         np.testing.assert_array_equal(stopped[b, :end], want[b, :end])
         assert np.all(stopped[b, end:] == -1)
-
-
-def test_sampling():
-    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 50)), jnp.float32)
-    top_3 = interface.Sampling(temperature=0.5, top_k=3)
-    draw = jax.jit(jax.vmap(lambda key: step_lib.sample(logits, key, top_3)))
-    ids = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
-    for b in range(2):
-        best = np.argsort(-logits[b])[:3]
-        assert set(ids[:, b]) == set(best)
-        p = np.exp(np.asarray(logits[b][best]) / 0.5)
-        counts = np.array([(ids[:, b] == i).mean() for i in best])
-        np.testing.assert_allclose(counts, p / p.sum(), atol=0.03)
-    np.testing.assert_array_equal(
-        step_lib.sample(logits, jax.random.key(0), interface.GREEDY), np.argmax(logits, -1)
-    )
-    whole = interface.Sampling(temperature=0.5)
-    draw = jax.jit(jax.vmap(lambda key: step_lib.sample(logits, key, whole)))
-    assert len(np.unique(draw(jax.random.split(jax.random.key(0), 4000)))) > 30
 
 
 def test_drawn_conversation_depends_on_the_key():

@@ -6,7 +6,7 @@ import pytest
 
 from mvjax.runtimes import interface, sampling
 
-RUNTIMES = ("torch", "mlx")
+RUNTIMES = ("jax", "torch", "mlx")
 FRAMES = 12  # more than twice the context
 PIXELS, USER = exported.inputs(FRAMES)
 TEXT = interface.Sampling(

@@ -23,7 +23,8 @@ from mvjax.config import schema
 from mvjax.nn import alignment, xattn
 from mvjax.nn import model as model_lib
 from mvjax.runtimes import interface
-from mvjax.runtimes.jax import step as step_lib
+from mvjax.runtimes.jax import draws, frames, kv_cache
+from mvjax.runtimes.jax import weights as weights_lib
 
 
 class Generated(NamedTuple):
@@ -64,11 +65,19 @@ def generate(
     `user_codes` are undelayed, U = K - 1 - Q, and -1 where absent. Rows with `has_image` see their image in
     frames with `image_on` (None: in all); `kv` None is exactly plain Moshi. Forced ids, undelayed too, are
     taken in place of samples; UNGENERATED leaves the choice.
+
+    Raises:
+      ValueError: for a repetition penalty or a pad multiplier, which sessions alone have.
     """
+    for how in (text_sampling, audio_sampling):
+        if how.repetition_penalty != 1 or how.pad_multiplier:
+            raise ValueError(
+                f"generate: expected temperature and top_k alone, got {how}; open a session for the rest"
+            )
     columns = _known_columns(model.config, user_codes, forced_text, forced_audio)
-    has_image = _seen(has_image, image_on, (columns.shape[0], columns.shape[2] - 1))
+    has_image = _seen(model.config, has_image, image_on, (columns.shape[0], columns.shape[2] - 1))
     tokens, outs = _run(
-        model,
+        model.config,
         params,
         columns,
         kv,
@@ -90,48 +99,56 @@ def generate(
 
 
 def _run(
-    model: model_lib.VisionSpeech,
+    config: schema.ModelConfig,
     params: tree.Tree,
     columns: Int[Array, "B K columns"],
     kv: xattn.KeysValues | None,
     has_image: Bool[Array, "B steps"],
     *,
     key: Key[Array, ""],
-    samplings: step_lib.SamplingPair,
+    samplings: tuple[interface.Sampling, interface.Sampling],
     with_audio_logits: bool,
 ) -> tuple[Int[Array, "steps B rows"], Any]:
     """Returns (text and audio ids, (text logits, gates, audio logits)) of each call."""
-    m = model.config
     B, _, steps = columns[:, :, 1:].shape
-    own = slice(1, 1 + m.codebooks_out)
+    own = slice(1, 1 + config.codebooks_out)
+    weights = weights_lib.unstack(params, config)
+    images = None if kv is None else kv_cache.images(config, kv)
 
     def body(carry: Any, x: Any) -> Any:
-        cache, column = carry
-        known, seen, step_key = x
-        forced = known[:, own]
-        if not m.stream.first_step_forcing:
-            forced = jnp.where(forced == m.audio_vocab, types.UNGENERATED, forced)
-        out = step_lib.step(
-            model,
-            params,
-            cache,
-            column,
-            forced_text=known[:, 0],
-            forced_audio=forced,
-            kv=kv,
-            has_image=seen,
-            key=step_key,
-            samplings=samplings,
+        caches, column = carry
+        s, known, seen, uniform = x
+        position = jnp.full(B, s)
+        caches, out = frames.backbone(
+            config, weights, caches, column, position, images=images, sees=seen
         )
-        audio = jnp.where(known[:, own] == types.UNGENERATED, out.audio, known[:, own])
-        tokens = jnp.concatenate([out.text[:, None], audio], axis=1)
+        text = _draw(out.text_logits, uniform[:, 0], samplings[0])
+        text = frames.taken(text, known[:, 0])
+        forced = known[:, own]
+        if not config.stream.first_step_forcing:
+            forced = jnp.where(forced == config.audio_vocab, types.UNGENERATED, forced)
+        audio, audio_logits = frames.depth(
+            config,
+            weights.depth,
+            out.z,
+            text,
+            lambda logits, level: _draw(logits, uniform[:, 1 + level], samplings[1]),
+            forced=forced,
+        )
+        tokens = jnp.concatenate([text[:, None], frames.taken(audio, known[:, own])], axis=1)
         column = jnp.concatenate([tokens, known[:, own.stop :]], axis=1)
-        kept = out.audio_logits if with_audio_logits else None
-        return (out.cache, column), (tokens, (out.text_logits, out.gate, kept))
+        kept = audio_logits if with_audio_logits else None
+        return (caches, column), (tokens, (out.text_logits, out.gate, kept))
 
-    start = (model.init_cache(B, max_frames=steps), columns[:, :, 0])
-    keys = jax.random.split(key, steps)
-    xs = (jnp.moveaxis(columns[:, :, 1:], 2, 0), jnp.moveaxis(has_image, 1, 0), keys)
+    caches = kv_cache.empty(config.backbone, rows=B, dtype=config.dtype, slots=steps)
+    start = (caches, columns[:, :, 0])
+    uniform = jax.random.uniform(key, (steps, B, 1 + config.codebooks_out))
+    xs = (
+        jnp.arange(steps, dtype=jnp.int32),
+        jnp.moveaxis(columns[:, :, 1:], 2, 0),
+        jnp.moveaxis(has_image, 1, 0),
+        uniform,
+    )
     return jax.lax.scan(body, start, xs)[1]
 
 
@@ -152,27 +169,42 @@ def generate_text(
     Prompts are ids, left-aligned, without the initial token; what lies beyond their lengths is ignored. From
     the first of `stop_ids` on, what is returned is -1.
     """
+    config = model.config
     B, P = prompts.shape
     steps = P + max_tokens
     index = jnp.arange(steps, dtype=jnp.int32)
-    forced = jnp.pad(prompts, ((0, 0), (0, max_tokens)))
-    forced = jnp.where(index[None] < lengths[:, None], forced, types.UNGENERATED)
+    known = jnp.pad(prompts, ((0, 0), (0, max_tokens)))
+    known = jnp.where(index[None] < lengths[:, None], known, types.UNGENERATED)
+    absent = jnp.full((B, config.codebooks - 1, steps), types.ZERO_TOKEN, jnp.int32)
+    columns = alignment.delay_codes(jnp.concatenate([known[:, None], absent], axis=1), config)
+    has_image = _seen(config, has_image, None, (B, steps))
+    weights = weights_lib.unstack(params, config)
+    images = None if kv is None else kv_cache.images(config, kv)
 
-    def body(carry: Any, forced_ids: Int[Array, "B"]) -> Any:
-        cache, column = carry
-        out: Any = model.apply({"params": params}, cache, column, kv, has_image, method="step")
-        cache, _, logits, _ = out
-        best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        ids = jnp.where(forced_ids == types.UNGENERATED, best, forced_ids)
-        return (cache, ids[:, None]), ids
+    def body(carry: Any, x: Any) -> Any:
+        caches, ids = carry
+        s, column, known_ids, seen = x
+        column = column.at[:, 0].set(ids)
+        caches, out = frames.backbone(
+            config, weights, caches, column, jnp.full(B, s), images=images, sees=seen
+        )
+        ids = frames.taken(jnp.argmax(out.text_logits, axis=-1).astype(jnp.int32), known_ids)
+        return (caches, ids), ids
 
-    cache = model.init_cache(B, max_frames=steps)
-    start = (cache, jnp.full((B, 1), model.config.text_vocab, jnp.int32))
-    _, ids = jax.lax.scan(body, start, jnp.moveaxis(forced, 1, 0))
+    caches = kv_cache.empty(config.backbone, rows=B, dtype=config.dtype, slots=steps)
+    xs = (index, jnp.moveaxis(columns[:, :, :-1], 2, 0), known.T, has_image.T)
+    _, ids = jax.lax.scan(body, (caches, columns[:, 0, 0]), xs)
     after = lengths[:, None] + jnp.arange(max_tokens, dtype=jnp.int32)[None]
     ids = jnp.take_along_axis(jnp.moveaxis(ids, 0, 1), after, axis=1)
     stopped = jnp.cumsum(jnp.isin(ids, jnp.array(stop_ids, jnp.int32)), axis=1) > 0
     return jnp.where(stopped, types.ZERO_TOKEN, ids)
+
+
+def _draw(
+    logits: Float[Array, "B vocabulary"], uniform: Float[Array, "B"], how: interface.Sampling
+) -> Int[Array, "B"]:
+    temperature = jnp.full(len(logits), how.temperature, jnp.float32)
+    return draws.choose(logits, uniform, temperature, jnp.full(len(logits), how.top_k, jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -230,12 +262,16 @@ def _undelayed(x: Array, delays: tuple[int, ...], frames: int) -> Array:
 
 
 def _seen(
-    has_image: Bool[Array, "B"] | None, image_on: Bool[Array, "B T"] | None, shape: tuple[int, int]
+    config: schema.ModelConfig,
+    has_image: Bool[Array, "B"] | None,
+    image_on: Bool[Array, "B T"] | None,
+    shape: tuple[int, int],
 ) -> Bool[Array, "B steps"]:
     """Returns which rows see their image at which step; the last frame's answer holds on."""
     B, steps = shape
-    seen = jnp.ones((B, steps), bool)
+    scope = config.cross_attention.scope(jnp.arange(steps, dtype=jnp.int32))
+    seen = jnp.broadcast_to(scope[None], (B, steps))
     if image_on is not None:
         T = image_on.shape[1]
-        seen = jnp.pad(image_on, ((0, 0), (0, steps - T)), mode="edge")
+        seen = seen & jnp.pad(image_on, ((0, 0), (0, steps - T)), mode="edge")
     return seen if has_image is None else seen & has_image[:, None]

@@ -1,6 +1,6 @@
-"""The JAX model as a real-time runtime: one conversation a session, a frame at a time.
+"""The JAX model as a real-time runtime: any number of conversations in one batch, a frame at a time.
 
-A frame is one compiled step and one transfer to the host.
+A frame is one compiled step, one transfer to the device and one from it.
 """
 
 from __future__ import annotations
@@ -9,24 +9,39 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int32
 
-from mvjax import tree, types
+from mvjax import tree
 from mvjax.config import schema
-from mvjax.nn import attention, xattn
 from mvjax.nn import model as model_lib
-from mvjax.runtimes import delays, interface
-from mvjax.runtimes.jax import generate
-from mvjax.runtimes.jax import step as step_lib
+from mvjax.nn import xattn
+from mvjax.runtimes import interface, slots
+from mvjax.runtimes.jax import draws, frames, generate, kv_cache
+from mvjax.runtimes.jax import weights as weights_lib
 
 
-class JaxModel:
-    """As `interface.Model`."""
+class JaxModel(slots.BatchedModel):
+    """As `interface.Model`; parameters may be arrays of any kind, and lazy tensors."""
 
     def __init__(self, config: schema.ModelConfig, params: tree.Tree) -> None:
-        self.config, self.params = config, jax.device_put(params)
-        self.module = model_lib.VisionSpeech(config)
+        self.config = config
+        self.weights = weights_lib.unstack(params, config)
+        own = "backbone/blocks/xa/" if config.cross_attention.share == "none" else "xa/"
+        self._image_params = tree.unflatten(
+            {
+                path: jnp.asarray(leaf[()])
+                for path, leaf in tree.flatten(params).items()
+                if path.startswith(("image/", own))
+            }
+        )
+        scope = config.cross_attention.scope
+        self.scope = range(
+            scope.start, 2**62 if scope.frames is None else scope.start + scope.frames
+        )
+        self.first_step_forcing = config.stream.first_step_forcing
+        self.user_early = config.stream.user_early
 
     @property
     def sizes(self) -> interface.Sizes:
@@ -36,127 +51,133 @@ class JaxModel:
             c.delays, c.codebooks_out, c.text_vocab, c.audio_vocab, c.siglip.image_size
         )
 
-    def encode_image(self, pixels: np.ndarray) -> xattn.KeysValues:
+    def encode_image(self, pixels: Float[np.ndarray, "1 height width 3"]) -> xattn.KeysValues:
         """As `interface.Model.encode_image`."""
         self.sizes.check_pixels(pixels)
-        return generate.image_kv(self.module, self.params, pixels)
+        return generate.image_kv(model_lib.VisionSpeech(self.config), self._image_params, pixels)
 
-    def session(
-        self,
-        image: xattn.KeysValues | None = None,
-        *,
-        text_sampling: interface.Sampling = interface.GREEDY,
-        audio_sampling: interface.Sampling = interface.GREEDY,
-        seed: int = 0,
-        probes: bool = False,
-    ) -> JaxSession:
-        """As `interface.Model.session`."""
-        samplings = (text_sampling, audio_sampling)
-        return JaxSession(self, image=image, samplings=samplings, seed=seed, probes=probes)
+    def engine(self, rows: int, *, probes: bool) -> Engine:
+        """As `slots.BatchedModel.engine`."""
+        return Engine(self, rows, probes=probes)
 
 
-class JaxSession:
-    """As `interface.Session`.
+class Engine:
+    """As `slots.Engine`. A single row has two programs, with its image and without it."""
 
-    With an image and without are two programs, each compiled at its first frame.
-    """
+    def __init__(self, model: JaxModel, rows: int, *, probes: bool) -> None:
+        c, b, dtype = model.config, model.config.backbone, model.config.dtype
+        self._config, self._weights, self._rows, self._probes = c, model.weights, rows, probes
+        self._caches = kv_cache.empty(b, rows=rows, dtype=dtype)
+        own = c.cross_attention.share == "none"
+        shape = (rows * b.heads, c.siglip.tokens, b.width // b.heads)
+        self._images = [
+            kv_cache.Held(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+            for _ in range(len(c.cross_attention_layers) if own else 1)
+        ]
 
-    def __init__(
-        self,
-        model: JaxModel,
-        *,
-        image: xattn.KeysValues | None,
-        samplings: step_lib.SamplingPair,
-        seed: int,
-        probes: bool,
-    ) -> None:
-        self._model, self._image, self._samplings, self._probes = model, image, samplings, probes
-        self._key = jax.random.key(seed)
-        stream = model.config.stream
-        self._delays = delays.DelayBuffer(
-            model.sizes,
-            first_step_forcing=stream.first_step_forcing,
-            user_early=stream.user_early,
-        )
-        self._cache = model.module.init_cache(1)
+    def show(self, row: int, image: xattn.KeysValues) -> None:
+        """As `slots.Engine.show`."""
+        self._images = _show(self._config, self._images, image, np.int32(row))
 
-    def show(self, image: xattn.KeysValues | None) -> None:
-        """As `interface.Session.show`."""
-        self._image = image
-
-    def reset(self) -> None:
-        """As `interface.Session.reset`."""
-        self._delays.reset()
-        self._cache = self._model.module.init_cache(1)
-
-    def step(
-        self, user_codes: np.ndarray, *, text: int | None = None, audio: np.ndarray | None = None
-    ) -> interface.Frame:
-        """As `interface.Session.step`."""
-        column = self._delays.column(user_codes)
-        self._cache, out = _step(
-            self._model.module,
-            self._model.params,
-            self._cache,
-            np.asarray(column, np.int32),
-            np.int32(types.UNGENERATED if text is None else text),
-            np.asarray(self._delays.forced_audio(audio), np.int32),
-            self._image,
-            self._key,
-            samplings=self._samplings,
+    def step(self, inputs: slots.Inputs) -> slots.Outputs:
+        """As `slots.Engine.step`."""
+        seeing = self._rows > 1 or bool(inputs.sees.any())
+        spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
+        self._caches, out = _step(
+            self._config,
+            self._weights,
+            self._caches,
+            self._images if seeing else None,
+            pack(inputs),
+            spec=spec,
             probes=self._probes,
         )
-        token, tokens, gate, probes = jax.device_get(out)
-        return interface.Frame(
-            text_token=int(token),
-            audio_codes=self._delays.push(int(token), tokens),
-            audio_tokens=tokens,
-            gate=float(gate),
-            probes=None if probes is None else interface.Probes(**probes),
-        )
+        return slots.Outputs(*jax.device_get(out))
 
 
-@functools.partial(
-    jax.jit, static_argnames=("module", "samplings", "probes"), donate_argnames="cache"
-)
+@functools.partial(jax.jit, static_argnames=("config", "spec", "probes"), donate_argnames="caches")
 def _step(
-    module: model_lib.VisionSpeech,
-    params: tree.Tree,
-    cache: attention.Cache,
-    column: Int[Array, "K"],
-    forced_text: Int[Array, ""],
-    forced_audio: Int[Array, "Q"],
-    image: xattn.KeysValues | None,
-    key: Key[Array, ""],
+    config: schema.ModelConfig,
+    weights: weights_lib.Weights,
+    caches: list[kv_cache.Held],
+    images: list[kv_cache.Held] | None,
+    packed: Int32[Array, "B words"],
     *,
-    samplings: step_lib.SamplingPair,
+    spec: slots.Inputs,
     probes: bool,
-) -> tuple[attention.Cache, tuple[Any, ...]]:
-    """Runs one frame of one conversation; the KV cache is written in place.
-
-    Returns:
-      The KV cache, and for the host: text token, audio codes, gate activation, the fields of
-      `interface.Probes` or None.
-    """
-    out = step_lib.step(
-        module,
-        params,
-        cache,
-        column[None],
-        forced_text=forced_text[None],
-        forced_audio=forced_audio[None],
-        kv=image,
-        has_image=None,
-        key=jax.random.fold_in(key, cache.position),
-        samplings=samplings,
-        probes=probes,
+) -> tuple[list[kv_cache.Held], tuple[Any, ...]]:
+    """Returns the KV caches, which are written in place, and the fields of `slots.Outputs`."""
+    inputs = unpack(packed, spec)
+    how = inputs.sampling
+    caches, x = frames.backbone(
+        config,
+        weights,
+        caches,
+        inputs.column,
+        inputs.position,
+        images=images,
+        sees=inputs.sees,
+    )
+    hot = how.temperature
+    logits = draws.penalized(x.text_logits, how.recent, how.penalty, how.pad_multiplier * hot[:, 0])
+    text = draws.choose(logits, how.uniform[:, 0], hot[:, 0], how.top_k[:, 0])
+    text = frames.taken(text, inputs.text)
+    audio, audio_logits = frames.depth(
+        config,
+        weights.depth,
+        x.z,
+        text,
+        lambda logits, level: draws.choose(
+            logits, how.uniform[:, 1 + level], hot[:, 1], how.top_k[:, 1]
+        ),
+        forced=inputs.audio,
     )
     fields = None
-    if out.layers is not None:
+    if probes:
         fields = {
-            "text_logits": out.text_logits[0],
-            "audio_logits": out.audio_logits[0],
-            "gates": out.layers.gates[:, 0, 0],
-            "hidden": out.layers.hidden[:, 0, 0],
+            "text_logits": x.text_logits,
+            "audio_logits": audio_logits,
+            "gates": x.gates,
+            "hidden": x.hidden,
         }
-    return out.cache, (out.text[0], out.audio[0], out.gate[0], fields)
+    return caches, (text, audio, x.gate, fields)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="images")
+def _show(
+    config: schema.ModelConfig,
+    images: list[kv_cache.Held],
+    image: xattn.KeysValues,
+    row: Int32[Array, ""],
+) -> list[kv_cache.Held]:
+    """Returns the images of all rows, with another in this row."""
+
+    def put(rows: Array, one: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(
+            rows, one.astype(rows.dtype), row * len(one), axis=0
+        )
+
+    return jax.tree.map(put, images, kv_cache.images(config, image))
+
+
+def pack(inputs: slots.Inputs) -> Int32[np.ndarray, "B words"]:
+    """Returns all fields side by side, as integers of 32 bits, for one transfer."""
+    rows = len(inputs.position)
+    words = [
+        x.astype(np.int32) if x.dtype == bool else x.view(np.int32) for x in jax.tree.leaves(inputs)
+    ]
+    return np.concatenate([x.reshape(rows, -1) for x in words], axis=1)
+
+
+def unpack(packed: Int32[Array, "B words"], spec: slots.Inputs) -> Any:
+    """Returns `slots.Inputs` with arrays of these shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(spec)
+    ends = np.cumsum([np.prod(leaf.shape[1:], dtype=int) for leaf in leaves])
+    parts = jnp.split(packed, ends[:-1].tolist(), axis=1)
+    fields = [
+        (
+            part != 0 if leaf.dtype == bool else jax.lax.bitcast_convert_type(part, leaf.dtype)
+        ).reshape(leaf.shape)
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, fields)

@@ -1,0 +1,107 @@
+"""Keys and values that single frames attend to: KV caches as rings, and images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from mvjax.config import schema
+from mvjax.nn import xattn
+
+
+class Held(NamedTuple):
+    """Of one layer; rows and heads are one axis, as batched matmuls take them.
+
+    In a KV cache the frame at position p is in slot p % S; its key is rotated.
+    """
+
+    k: Float[Array, "BN S H"]
+    v: Float[Array, "BN S H"]
+
+
+def empty(
+    config: schema.BackboneConfig, *, rows: int, dtype: DTypeLike, slots: int | None = None
+) -> list[Held]:
+    """Returns the KV caches of all layers, of `slots` frames at most; None: of the window."""
+    N = config.heads
+    S = config.window if slots is None else min(slots, config.window)
+    shape = (rows * N, S, config.width // N)
+    return [Held(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers)]
+
+
+def images(config: schema.ModelConfig, kv: xattn.KeysValues) -> list[Held]:
+    """Returns images as frames attend to them: one that layers share, or one for each layer that sees."""
+    layers = config.cross_attention_layers
+    pairs = [kv] if kv.k.ndim == 4 else [(kv.k[layer], kv.v[layer]) for layer in layers]
+
+    def merged(x: Float[Array, "B S N H"]) -> Float[Array, "BN S H"]:
+        heads_first = jnp.swapaxes(x, 1, 2)
+        return heads_first.reshape(-1, *heads_first.shape[2:])
+
+    return [Held(merged(k), merged(v)) for k, v in pairs]
+
+
+def write(
+    cache: Held, k: Float[Array, "B N H"], v: Float[Array, "B N H"], position: Int[Array, "B"]
+) -> Held:
+    """Returns the cache with one frame more in each row; where it is donated, this happens in place."""
+    slot = position % cache.k.shape[1]
+    if len(slot) == 1:
+        return Held(_write_rows(cache.k, k, slot), _write_rows(cache.v, v, slot))
+    how = {"cpu": _write_rows, "default": _scatter}
+    return Held(
+        jax.lax.platform_dependent(cache.k, k, slot, **how),
+        jax.lax.platform_dependent(cache.v, v, slot, **how),
+    )
+
+
+def _scatter(
+    held: Float[Array, "BN S H"], new: Float[Array, "B N H"], slot: Int[Array, "B"]
+) -> Float[Array, "BN S H"]:
+    B, N, H = new.shape
+    at = jnp.arange(B, dtype=jnp.int32), slice(None), slot
+    rows = held.reshape(B, N, -1, H)
+    rows = rows.at[at].set(new.astype(held.dtype), unique_indices=True, mode="promise_in_bounds")
+    return rows.reshape(held.shape)
+
+
+def _write_rows(
+    held: Float[Array, "BN S H"], new: Float[Array, "B N H"], slot: Int[Array, "B"]
+) -> Float[Array, "BN S H"]:
+    """As `_scatter`, row by row: XLA's CPU backend makes of a scatter a loop that copies."""
+    B, N, _ = new.shape
+    for row in range(B):
+        part = new[row, :, None].astype(held.dtype)
+        held = jax.lax.dynamic_update_slice(held, part, (row * N, slot[row], 0))
+    return held
+
+
+def attend(
+    q: Float[Array, "B N H"], held: Held, seen: Bool[Array, "B S"] | None
+) -> Float[Array, "B N H"]:
+    """Returns softmax(q k / sqrt(H)) v over the keys that each row sees; None: all."""
+    B, N, H = q.shape
+    q = q.reshape(B * N, H)
+    logits = jnp.einsum("bH,bSH->bS", q, held.k, preferred_element_type=jnp.float32)
+    logits = logits.reshape(B, N, -1) * H**-0.5
+    if seen is not None:
+        logits = jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits).astype(held.v.dtype).reshape(B * N, -1)
+    return jnp.einsum("bS,bSH->bH", weights, held.v).reshape(B, N, H)
+
+
+def attend_to_few(
+    q: Float[Array, "B N H"],
+    ks: Sequence[Float[Array, "B N H"]],
+    vs: Sequence[Float[Array, "B N H"]],
+) -> Float[Array, "B N H"]:
+    """As `attend`, to a few keys that are arrays of their own."""
+    shape = (-1, len(ks), q.shape[2])
+    return attend(
+        q, Held(jnp.stack(ks, axis=2).reshape(shape), jnp.stack(vs, axis=2).reshape(shape)), None
+    )

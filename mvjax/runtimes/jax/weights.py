@@ -1,0 +1,152 @@
+"""The parameters as a step reads them: every layer's, and every depth step's, in matrices of their own.
+
+Training stacks them, and gives them an axis for each meaning. A step that takes a slice of a stack, or merges
+axes, copies it first, and so moves all weights several times a frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mvjax import tree
+from mvjax.config import schema
+from mvjax.nn import layers
+
+Matrix = layers.Weight  # [inputs, outputs]; of int8 codes with a scale an output
+
+
+class Block(NamedTuple):
+    """One layer of the backbone, or of the depth transformer at one step (then D, F of that)."""
+
+    norm1: Float[Array, "D"]
+    qkv: Matrix  # [D, 3 N H]
+    out: Matrix  # [N H, D]
+    norm2: Float[Array, "D"]
+    mlp_in: Matrix  # [D, 2 F]
+    mlp_out: Matrix  # [F, D]
+
+
+class Adapter(NamedTuple):
+    """Cross-attention of one layer; what layers share is the same array in each."""
+
+    norm: Float[Array, "D"]
+    q: Matrix  # [D, N H]
+    out: Matrix  # [N H, D]
+    gate: Mapping[str, Array] | None
+    alpha: Float[Array, ""] | None
+
+
+class Depth(NamedTuple):
+    """The depth transformer; by step, then by layer."""
+
+    text_emb: Float[Array, "V+1 d"]
+    audio_emb: tuple[Float[Array, "C+1 d"], ...]
+    w_in: tuple[Matrix, ...]  # [D, d]
+    blocks: tuple[tuple[Block, ...], ...]
+    heads: tuple[Matrix, ...]  # [d, C]
+
+
+class Weights(NamedTuple):
+    """Everything that a frame runs through; the image encoder does not belong to it."""
+
+    text_emb: Float[Array, "V+1 D"]
+    audio_emb: tuple[Float[Array, "C+1 D"], ...]
+    blocks: tuple[Block, ...]
+    adapters: tuple[Adapter, ...]  # of `config.cross_attention_layers`
+    out_norm: Float[Array, "D"]
+    text_head: Matrix  # [D, V]
+    depth: Depth
+
+
+def unstack(params: tree.Tree, config: schema.ModelConfig) -> Weights:
+    """Returns the weights of a model's parameters; leaves may be lazy tensors, which are read in parts.
+
+    What the model rounds to `config.dtype` wherever it uses it is rounded here.
+    """
+    leaves = _Leaves(params, config)
+    levels = range(config.codebooks_out)
+    spine, depth = "backbone/blocks", "depformer/blocks"
+    return Weights(
+        text_emb=leaves.array("backbone/text_emb/embedding"),
+        audio_emb=tuple(
+            leaves.array("backbone/audio_emb/embedding", k) for k in range(config.codebooks - 1)
+        ),
+        blocks=tuple(leaves.block(spine, i) for i in range(config.backbone.layers)),
+        adapters=tuple(leaves.adapter(i) for i in range(len(config.cross_attention_layers))),
+        out_norm=leaves.array("backbone/out_norm/scale"),
+        text_head=leaves.matrix("backbone/text_head"),
+        depth=Depth(
+            text_emb=leaves.array("depformer/text_emb/embedding"),
+            audio_emb=tuple(leaves.array("depformer/audio_emb/embedding", q) for q in levels[:-1]),
+            w_in=tuple(leaves.matrix("depformer/in", q) for q in levels),
+            blocks=tuple(
+                tuple(leaves.block(depth, i, q) for i in range(config.depformer.layers))
+                for q in levels
+            ),
+            heads=tuple(leaves.matrix("depformer/heads", q) for q in levels),
+        ),
+    )
+
+
+class _Leaves:
+    """Parameters by path; numbers after a path index its first axes."""
+
+    def __init__(self, params: tree.Tree, config: schema.ModelConfig) -> None:
+        self._flat, self._config = tree.flatten(params), config
+
+    def array(self, path: str, *at: int) -> Array:
+        leaf = self._flat[path]
+        shape = leaf.shape[len(at) :]
+        # slices, which is all that lazy tensors take
+        part = leaf[(*(slice(i, i + 1) for i in at), *(slice(0, size) for size in shape))]
+        array = jnp.asarray(part).reshape(shape)
+        rounded = path.endswith(("kernel", "embedding")) and array.dtype != jnp.int8
+        return array.astype(self._config.dtype) if rounded else array
+
+    def matrix(self, path: str, *at: int, inputs: int = 1) -> Matrix:
+        """Returns a kernel with its first axes, as many as `inputs`, merged, and the others."""
+
+        def merged(name: str) -> Array:
+            array = self.array(name, *at)
+            return array.reshape(math.prod(array.shape[:inputs]), -1)
+
+        scale = f"{path}/scale"
+        return Matrix(merged(f"{path}/kernel"), merged(scale) if scale in self._flat else None)
+
+    def block(self, path: str, layer: int, *step: int) -> Block:
+        return Block(
+            norm1=self.array(f"{path}/norm1/scale", layer),
+            qkv=self.matrix(f"{path}/attn/qkv", layer, *step),
+            out=self.matrix(f"{path}/attn/out", layer, *step, inputs=2),
+            norm2=self.array(f"{path}/norm2/scale", layer),
+            mlp_in=self.matrix(f"{path}/mlp/in", layer, *step),
+            mlp_out=self.matrix(f"{path}/mlp/out", layer, *step),
+        )
+
+    def adapter(self, row: int) -> Adapter:
+        """Of the row-th layer with cross-attention."""
+        own, xa = "backbone/blocks/", self._config.cross_attention
+        place, at = ("xa/", ()) if xa.share == "qkv" else (f"{own}xa/", (row,))
+        alpha = f"{own}gate_alpha"
+        return Adapter(
+            norm=self.array(f"{own}norm_xa/scale", row),
+            q=self.matrix(f"{place}q", *at),
+            out=self.matrix(f"{place}out", *at, inputs=2),
+            gate=None if xa.gate is None else self._gate(row),
+            alpha=self.array(alpha, row) if alpha in self._flat else None,
+        )
+
+    def _gate(self, row: int) -> dict[str, Array]:
+        shared = self._config.cross_attention.share_gate
+        place, at = ("gate/", ()) if shared else ("backbone/blocks/gate/", (row,))
+        # in the dtype that they have: a gate rounds its parameters itself
+        return {
+            path.removeprefix(place): self.array(path, *at)
+            for path in self._flat
+            if path.startswith(place)
+        }
