@@ -1,8 +1,9 @@
-"""Measures the training step of the full model on one GPU: best throughput, and smallest peak memory.
+"""Measures the full model on one GPU: training (best throughput, smallest peak memory), and serving.
 
     python tools/bench_gpu.py                                # both figures, minutes per setting
     python tools/bench_gpu.py --only memory
     python tools/bench_gpu.py --speech-only --rows 4 8 16    # rows as moshi-finetune's
+    python tools/bench_gpu.py --only serving                 # milliseconds a frame, 1, 8, 16, 32 slots
 
 The 8.3 B model has random weights; the batch is on the GPU already. Throughput: for bfloat16 and int8 frozen
 weights, the batch sizes that are best by estimate are measured, each with the fastest remat policy that fits.
@@ -11,6 +12,8 @@ setting's; it is the peak in use, not what jax's pool reserved, without the CUDA
 lie outside the pool.
 
 The limit is 4 FLOPs per frame for each frozen parameter of the backbone's matmuls, at the published peak.
+Serving: `mvjax bench --random` for each runtime and precision; its limit is what a frame reads over the
+bandwidth measured on the spot (bench_serving.py).
 `--cpu` tries the tool itself, with a small `--experiment`.
 """
 
@@ -49,10 +52,14 @@ def main() -> int:
         return NO_GPU
     print(f"{device['count']} x {device['kind']}, of which one is used; jax {device['jax']}")
     results = []
-    if args.only != "memory":
+    if args.only in (None, "serving"):
+        import bench_serving  # beside this file
+
+        results += bench_serving.serving(args.random, device["kind"], cpu=args.cpu)
+    if args.only in (None, "speed"):
         for kind in args.frozen:
             results += speed(args, environment, device["kind"], kind)
-    if args.only != "speed":
+    if args.only in (None, "memory"):
         words = (*rows_words(1, 0), *kind_words("int8", "full"))
         results.append(report(args, ask(args, environment, words), words, device["kind"]))
         peak = results[-1]["peak_memory"]
@@ -71,7 +78,7 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--experiment", type=Path, default=ROOT / "experiments" / "moshika_vis.py", metavar="EXP")
-    add("--only", choices=("speed", "memory"), help="one of the two figures")
+    add("--only", choices=("speed", "memory", "serving"), help="one of them")
     add("--frozen", nargs="+", default=["bfloat16", "int8"], help="dtypes (%(default)s)")
     add("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="speech rows (%(default)s)")
     add("--speech-only", action="store_true", help="no speechless rows beside them")
@@ -79,6 +86,7 @@ def arguments() -> argparse.Namespace:
     add("--tries", type=int, default=3, help="how many of these are measured (%(default)s)")
     add("--steps", type=int, default=10, help="timed steps per setting (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the results here too")
+    add("--random", default="7b", choices=("tiny", "mid", "7b"), help="served (%(default)s)")
     add("--cpu", action="store_true", help="run on the CPU")
     add("--setting", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -100,6 +100,29 @@ def test_what_does_not_fit_is_reported_with_its_figure(tool, capsys):
     assert "does not fit (200.00 GB by the compiler): no" in capsys.readouterr().out
 
 
+def test_serving_is_reported_beside_its_limit_and_what_is_published(capsys):
+    spec = importlib.util.spec_from_file_location("bench_serving", TOOL.parent / "bench_serving.py")
+    assert spec and spec.loader
+    serving = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(serving)
+    cases = [
+        {"slots": 1, "image": True, "position": 0, "latency": {"p50": 9.5, "p99": 11.0}},
+        {"slots": 1, "image": False, "position": 0, "latency": {"p50": 8.0, "p99": 9.0}},
+        {"slots": 8, "image": True, "position": 0, "latency": {"p50": 20.0, "p99": 21.0}},
+    ]
+    measured = {
+        "dtype": "bfloat16",
+        "measured": {"cases": cases},
+        "share_of_limit": [0.5, 0.8, 0.7],
+    }
+    told = serving.report("jax bfloat16", measured, "7b")
+    text = capsys.readouterr().out
+    assert [row["p50_ms"] for row in told["cases"]] == [9.5, 8.0, 20.0]
+    assert "9.50 ms (p99 11.00), 2.00 x the limit, misses 1.5; published elsewhere: 28 ms" in text
+    assert "1.25 x the limit, meets 1.5" in text and "published elsewhere: 33 ms" in text
+    assert "the picture adds 1.50 ms, misses 1 ms" in text
+
+
 def run_tool(folder: Path, *words: str) -> subprocess.CompletedProcess:
     (folder / "sitecustomize.py").write_text(ABSENT)
     paths = os.pathsep.join((str(folder), str(ROOT / "tests")))
