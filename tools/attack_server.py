@@ -379,7 +379,7 @@ def main() -> int:
         "--baseline", type=float, default=30.0, help="seconds without attacks (%(default)s)"
     )
     parser.add_argument("--pid", type=int, help="of the server, for its memory (Linux)")
-    parser.add_argument("--growth", type=float, default=50.0,
+    parser.add_argument("--growth", type=float, default=100.0,
         help="MB that memory may grow after a quarter of the sessions (%(default)s)")  # fmt: skip
     args = parser.parse_args()
     return asyncio.run(run(args))
