@@ -258,3 +258,7 @@ class Model(Protocol):
           probes: fill in `Frame.probes`, which adds to the latency of every frame.
         """
         ...
+
+    def slots(self, size: int, *, probes: bool = False) -> Slots:
+        """Returns an empty batch with room for `size` conversations; `probes` as in `session`."""
+        ...
