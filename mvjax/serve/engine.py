@@ -48,8 +48,7 @@ class Engine:
 
     def __init__(self, speaker: loading.Speaker, slots: int, metrics: metrics_lib.Metrics) -> None:
         self.speaker, self._metrics = speaker, metrics
-        model: Any = speaker.model
-        self._slots: interface.Slots = model.slots(slots)
+        self._slots = speaker.model.slots(slots)
         # made here and kept: rustymimi holds up all threads of Python for half a second when it loads
         self._voices = [speaker.voice() for _ in range(slots)]
         self._resets: dict[int, futures.Future] = {}
