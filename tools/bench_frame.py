@@ -50,7 +50,6 @@ def main() -> None:
             for slots in args.slots if side in OURS else (1,):
                 name = side if slots == 1 else f"{side} x {slots}"
                 workers[name] = Worker(side, slots, args, folder, environment)
-        workers = {name: worker for name, worker in workers.items() if worker.first is not None}
         first = {name: worker.first for name, worker in workers.items() if name != MEMORY}
         agree(first, blind=args.blind)
         times = {name: [] for name in workers}
@@ -82,7 +81,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Worker:
-    """One side in a process of its own; `first`: its tokens of the first frames, None if it has no slots."""
+    """One side in a process of its own; `first`: its tokens of the first frames."""
 
     def __init__(self, side, slots, args, folder: Path, environment: dict[str, str]) -> None:
         command = [sys.executable, __file__, "--side", side, "--size", str(slots)]
@@ -113,9 +112,6 @@ class Worker:
 def serve(args: argparse.Namespace) -> None:
     """Builds one side, says its first tokens, then answers each line of stdin with the times of a turn."""
     step = frame_sides.SIDES[args.side](args)
-    if step is None:
-        print("BENCH null", flush=True)
-        return
     first = [step() for _ in range(AGREE)]
     for _ in range(args.start - AGREE):
         step()

@@ -112,8 +112,6 @@ def ours(args: argparse.Namespace):
     if args.size == 1:
         session = model.session(image)
         return lambda: tokens(session.step(codes))
-    if not hasattr(model, "slots"):
-        return None
     slots = model.slots(args.size)
     joined = [slots.join(image) for _ in range(args.size)]
     turns = {slot: interface.Turn(codes) for slot in joined}
