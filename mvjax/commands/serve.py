@@ -1,4 +1,4 @@
-"""`mvjax serve`: conversations with an exported model in the browser."""
+"""`mvjax serve`: conversations with a model in the browser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from mvjax.commands import arguments, extras
+from mvjax.commands import arguments, extras, speakers
 
 TOKEN = "MVJAX_TOKEN"  # environment variable: a secret on a command line is seen by others
 _PORT = 8998  # upstream's
@@ -16,9 +16,9 @@ _PORT = 8998  # upstream's
 def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
-        commands, "serve", serve, "talk to an exported model in the browser",
+        commands, "serve", serve, "talk to a model in the browser",
         "mvjax serve runs/quickstart/export/torch")  # fmt: skip
-    arg("folder", type=Path, metavar="DIR", help="written by `mvjax export`")
+    speakers.add(arg)
     arg("--host", default="127.0.0.1",
         help="address to listen at; 0.0.0.0: all, where browsers need --tls-cert (%(default)s)")  # fmt: skip
     arg("--port", type=int, default=_PORT, help="0: any that is free (%(default)s)")
@@ -30,9 +30,6 @@ def add(commands) -> None:
     arg("--tls-key", type=Path, metavar="FILE", help="its private key, if that is another file")
     arg("--origin", action="append", default=[], metavar="URL",
         help="a page elsewhere, or a proxy's address, that may connect; may be repeated")  # fmt: skip
-    arg("--dtype", choices=("float32", "bfloat16"),
-        help="what the runtime computes in; default: float32 on a CPU, what suits it on a GPU")  # fmt: skip
-    arg("--quantize", choices=("int8", "int4"), help="weights of a torch or candle folder")
     arg("--max-minutes", type=_minutes, default=60.0, metavar="M",
         help="how long a conversation may last (%(default)g)")  # fmt: skip
     arg("--xa-start", type=_frames, default=0, metavar="FRAMES",
@@ -45,7 +42,6 @@ def add(commands) -> None:
 def serve(args: argparse.Namespace) -> int:
     """Loads the folder, and serves until SIGINT or SIGTERM."""
     extras.require("aiohttp", "sphn", "prometheus_client")
-    from mvjax.runtimes import folder, loading
     from mvjax.serve import access, app, limits, logs, running
 
     if args.tls_key and not args.tls_cert:
@@ -53,19 +49,18 @@ def serve(args: argparse.Namespace) -> int:
     origins = tuple(_origin(url) for url in args.origin)
     rules = access.Access(args.token or os.environ.get(TOKEN) or None, origins, args.host)
     logs.set_up(as_json=args.log_json)
-    model = loading.open_folder(args.folder, dtype=args.dtype, quantize=args.quantize)
-    speaker = loading.open_speaker(args.folder, model=model, minutes=args.max_minutes + 1)
+    opened = speakers.open_speaker(args, minutes=args.max_minutes + 1)
     options = app.Options(
         access=rules,
         slots=args.slots,
         limits=limits.Limits(minutes=args.max_minutes),
         xa_start=args.xa_start,
         static=args.static,
-        runtime={"candle": "torch"}.get(layout := folder.layout(args.folder), layout),
-        dtype=getattr(model, "dtype", ""),
+        runtime=opened.runtime,
+        dtype=opened.dtype,
     )
     certificate = running.tls(args.tls_cert, args.tls_key) if args.tls_cert else None
-    running.run(app.make(speaker, options), args.host, args.port, certificate)
+    running.run(app.make(opened.speaker, options), args.host, args.port, certificate)
     return 0
 
 

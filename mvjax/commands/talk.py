@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mvjax import files
-from mvjax.commands import arguments, extras
+from mvjax.commands import arguments, extras, speakers
 
 _SETTINGS: dict[str, tuple[type, str]] = {  # of `TalkConfig`, whose names they are
     "lead_in": (float, "seconds of silence before the first question"),
@@ -34,7 +34,7 @@ def add(commands) -> None:
     arg = arguments.command(
         commands, "talk", talk, "hold a conversation offline, from files to files",
         "mvjax talk exported/digits --image x.png --audio question.wav --out answer.wav")  # fmt: skip
-    arg("folder", type=Path, metavar="DIR", help="written by `mvjax export`")
+    speakers.add(arg)
     arg("--image", dest="events", const="image", default=[], type=Path, action=_Event, metavar="X",
         help="seen from here on: before the first question, or between two")  # fmt: skip
     arg("--audio", dest="events", const="audio", default=[], type=Path, action=_Event, metavar="WAV",
@@ -54,15 +54,14 @@ def talk(args: argparse.Namespace) -> int:
     extras.require("sphn")
     import dataclasses
 
-    from mvjax.runtimes import loading
     from mvjax.serve import recordings
     from mvjax.serve import talk as talk_lib
 
     _check(args)
     given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
-    how = dataclasses.replace(loading.read_talk(args.folder), **given)
+    how = dataclasses.replace(speakers.talk(args), **given)
     events = [_event(kind, value, how.voice) for kind, value in args.events]
-    speaker = loading.open_speaker(args.folder, minutes=talk_lib.minutes(events, how))
+    speaker = speakers.open_speaker(args, minutes=talk_lib.minutes(events, how)).speaker
     done = talk_lib.converse(speaker, events, how, seed=args.seed)
     recordings.write(args.out, done.assistant, done.user)
     transcript = json.dumps(done.transcript, indent=1, ensure_ascii=False)

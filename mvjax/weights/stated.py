@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mvjax import messages
+
 Stated = TypeVar("Stated")
 
 
@@ -39,7 +41,7 @@ def read(path: Path, default: Stated) -> Stated | None:
         if not _is_like(value, wanted[name])
     ]
     if wrong:
-        raise ValueError(f"{path}: {'; '.join(wrong)}; export again")
+        raise ValueError(f"{path}: {messages.names(wrong, between='; ')}; export again")
     values = {name: type(wanted[name])(x) for name, x in found.items()}  # tuple, float
     try:
         return type(default)(**values)

@@ -14,7 +14,9 @@ from mvjax.train import output, signals
 WAITS = """
 import hashlib, signal, sys, time
 from mvjax.train import signals
-signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+for number in signals.STOPPING:  # background jobs of a shell ignore SIGINT, those of nohup SIGHUP
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with signals.Signals() as on_signal:
         if sys.argv[1] == "train":

@@ -1,0 +1,94 @@
+"""Who `mvjax serve` and `mvjax talk` speak as: an export in its runtime, or a run in JAX."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mvjax import files, run_folder
+from mvjax.commands import arguments, extras
+
+if TYPE_CHECKING:
+    from mvjax.config import talking
+    from mvjax.runtimes import loading
+
+
+class Opened(NamedTuple):
+    """A speaker, with the runtime and the precision that it computes in, for people."""
+
+    speaker: loading.Speaker
+    runtime: str
+    dtype: str
+
+
+def add(arg) -> None:
+    """Adds DIR, --dtype and --quantize."""
+    arg("folder", type=arguments.run_step, metavar="DIR",
+        help="written by `mvjax export` (PyTorch or MLX), or a run folder, RUN[@STEP] (JAX)")  # fmt: skip
+    arg("--dtype", choices=("float32", "bfloat16"),
+        help="what the runtime computes in; default: the run's, or what suits an export here")  # fmt: skip
+    arg("--quantize", choices=("int8", "int4"), help="weights of a torch or candle folder")
+
+
+def talk(args: argparse.Namespace) -> talking.TalkConfig:
+    """Returns how to talk to DIR unless told otherwise."""
+    folder: Path = args.folder.folder
+    if run_folder.is_run(folder):
+        extras.require("jax")
+        from mvjax.train import load
+
+        return load.read_config(folder).talk
+    from mvjax.runtimes import loading
+
+    return loading.read_talk(folder)
+
+
+def open_speaker(args: argparse.Namespace, *, minutes: float) -> Opened:
+    """Loads DIR with its codec and tokenizer, for conversations of so many minutes.
+
+    Raises:
+      ValueError, ModuleNotFoundError: as `loading.open_folder`, `loading.open_speaker`, `load.trained`.
+    """
+    folder, step = args.folder
+    if run_folder.is_run(folder):
+        return _run(args, minutes)
+    if step is not None:
+        raise ValueError(f"{args.folder}: expected a run folder before @{step}, got {folder}")
+    from mvjax.runtimes import folder as folder_lib
+    from mvjax.runtimes import loading
+
+    model = loading.open_folder(folder, dtype=args.dtype, quantize=args.quantize)
+    speaker = loading.open_speaker(folder, model=model, minutes=minutes)
+    runtime = "mlx" if folder_lib.layout(folder) == "mlx" else "torch"
+    return Opened(speaker, runtime, str(getattr(model, "dtype", "")))
+
+
+def _run(args: argparse.Namespace, minutes: float) -> Opened:
+    extras.require("jax")
+    if args.quantize:
+        raise ValueError(
+            f"--quantize {args.quantize}: expected an export folder, got the run {args.folder}; run"
+            " `mvjax export` first"
+        )
+    from mvjax.data import tokenizers
+    from mvjax.runtimes import loading
+    from mvjax.runtimes.jax import model as jax_model
+    from mvjax.train import load
+    from mvjax.weights import codecs
+
+    trained = load.trained(*args.folder)
+    config = trained.config
+    model = dataclasses.replace(config.model, dtype=args.dtype or config.model.dtype)
+    speaker = loading.Speaker(
+        model=jax_model.JaxModel(model, trained.params),
+        codec=codecs.open_codec(
+            files.resolve(config.frozen.codec), sizes=config.codec, minutes=minutes
+        ),
+        tokenizer=tokenizers.load(config),
+        name=str(args.folder.folder.resolve().name),
+        certificate=None,
+        talk=config.talk,
+    )
+    return Opened(speaker, "jax", model.dtype)
