@@ -1,11 +1,22 @@
-"""The JAX runtime's programs: what happens to a conversation of a batch compiles none."""
+"""The JAX runtime: nothing is compiled for what happens to conversations; its KV cache."""
+
+import dataclasses
 
 import exported
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mvjax.runtimes import interface
+from mvjax.runtimes.jax import kv_cache
 from mvjax.runtimes.jax import model as jax_model
+
+SMALL = dataclasses.replace(
+    exported.TOY,
+    backbone=dataclasses.replace(exported.TOY.backbone, layers=1),
+    depformer=dataclasses.replace(exported.TOY.depformer, layers=1),
+    siglip=dataclasses.replace(exported.TOY.siglip, layers=1),
+)
 
 
 def test_whatever_happens_to_conversations_compiles_nothing(caplog):
@@ -16,7 +27,7 @@ def test_whatever_happens_to_conversations_compiles_nothing(caplog):
         caplog.clear()
         return names
 
-    model = jax_model.JaxModel(exported.TOY, exported.random_params())
+    model = jax_model.JaxModel(SMALL, exported.random_params(SMALL))
     pixels, user = exported.inputs(9)
     slots = model.slots(2)
     with jax.log_compiles():
@@ -40,3 +51,29 @@ def test_whatever_happens_to_conversations_compiles_nothing(caplog):
         assert slots.join() == other
         slots.step(say)
         assert compiled() == []
+
+
+def test_a_row_attends_to_all_its_past_however_much_of_the_cache_is_read():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((4, *s, 3), np.float32) for s in ((1,), (600,), (600,)))
+    attend = jax.jit(kv_cache.attend_to_past)
+    for last in (0, 126, 127, 128, 511, 512, 599, 600, 1500):
+        position = np.array([last, last // 2], np.int32)
+        u = attend(
+            jnp.asarray(q.reshape(2, 2, 3)), kv_cache.Held(jnp.asarray(k), jnp.asarray(v)), position
+        )
+        for head in range(4):
+            seen = min(position[head // 2] + 1, 600)
+            p = np.exp(k[head, :seen] @ q[head, 0] * 3**-0.5)
+            want = p @ v[head, :seen] / p.sum()
+            np.testing.assert_allclose(u[head // 2, head % 2], want, atol=1e-5)
+
+
+def test_accelerators_write_the_same_cache_as_a_cpu():
+    rng = np.random.default_rng(0)
+    held, new = (jnp.asarray(rng.standard_normal(s, np.float32)) for s in ((6, 5, 4), (3, 2, 4)))
+    want = np.array(held).reshape(3, 2, 5, 4)
+    slot = jnp.array([4, 0, 2])
+    want[np.arange(3), :, slot] = new
+    for write in (kv_cache._scatter, kv_cache._write_rows):
+        np.testing.assert_array_equal(write(held, new, slot), want.reshape(held.shape))

@@ -128,8 +128,7 @@ def _self_attention(
     q, k, v = _qkv(block, y, config.heads)
     q, k = (layers.rope(x[:, None], position[:, None], base=config.rope_base)[:, 0] for x in (q, k))
     cache = kv_cache.write(cache, k, v, position)
-    slots = jnp.arange(cache.k.shape[1], dtype=jnp.int32)
-    u = kv_cache.attend(q, cache, slots[None] <= position[:, None])
+    u = kv_cache.attend_to_past(q, cache, position)
     return _matmul(u.reshape(y.shape), block.out), cache
 
 
@@ -168,4 +167,8 @@ def _mlp(block: weights_lib.Block, y: Float[Array, "B D"]) -> Float[Array, "B D"
 
 
 def _matmul(x: Float[Array, "B in"], weight: weights_lib.Matrix) -> Float[Array, "B out"]:
-    return layers.contract("Bi,io->Bo", x, weight, dtype=x.dtype)
+    # weight first: XLA's CPU backend reads it once and in order, for one row and for several
+    y = jnp.einsum("oi,Bi->oB", weight.kernel.astype(x.dtype), x)
+    if weight.scale is not None:  # in float32, as in `layers.contract`
+        y = (y.astype(jnp.float32) * weight.scale).astype(x.dtype)
+    return y.T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mvjax.config import schema
 from mvjax.nn import xattn
+
+_BEGINNINGS = (128, 512)  # slots
 
 
 class Held(NamedTuple):
@@ -63,11 +66,13 @@ def write(
 def _scatter(
     held: Float[Array, "BN S H"], new: Float[Array, "B N H"], slot: Int[Array, "B"]
 ) -> Float[Array, "BN S H"]:
-    B, N, H = new.shape
-    at = jnp.arange(B, dtype=jnp.int32), slice(None), slot
-    rows = held.reshape(B, N, -1, H)
-    rows = rows.at[at].set(new.astype(held.dtype), unique_indices=True, mode="promise_in_bounds")
-    return rows.reshape(held.shape)
+    """Head by head: of a scatter of [N, H] XLA's TPU compiler makes two copies of the cache."""
+    B, N, _ = new.shape
+    heads = jnp.arange(B * N, dtype=jnp.int32)
+    part = new.reshape(B * N, -1).astype(held.dtype)
+    return held.at[heads, jnp.repeat(slot, N)].set(
+        part, unique_indices=True, mode="promise_in_bounds"
+    )
 
 
 def _write_rows(
@@ -93,6 +98,32 @@ def attend(
         logits = jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits).astype(held.v.dtype).reshape(B * N, -1)
     return jnp.einsum("bS,bSH->bH", weights, held.v).reshape(B, N, H)
+
+
+def attend_to_past(
+    q: Float[Array, "B N H"], cache: Held, position: Int[Array, "B"]
+) -> Float[Array, "B N H"]:
+    """As `attend`, to the frames up to each row's position.
+
+    On a CPU the beginning of the ring is read alone while all rows are in it: with several rows, their KV
+    caches are as many bytes as the weights. Elsewhere nothing branches.
+    """
+
+    def within(size: int) -> Float[Array, "B N H"]:
+        seen = jnp.arange(size, dtype=jnp.int32)[None] <= position[:, None]
+        return attend(q, Held(cache.k[:, :size], cache.v[:, :size]), seen)
+
+    S = cache.k.shape[1]
+    sizes = [*(size for size in _BEGINNINGS if size < S), S]
+
+    def filled() -> Float[Array, "B N H"]:
+        last = jnp.max(position)
+        at = sum((last >= size).astype(jnp.int32) for size in sizes[:-1])
+        return jax.lax.switch(at, [functools.partial(within, size) for size in sizes])
+
+    if len(sizes) == 1:
+        return within(S)
+    return jax.lax.platform_dependent(cpu=filled, default=lambda: within(S))
 
 
 def attend_to_few(

@@ -17,26 +17,26 @@ from mvjax import tree
 from mvjax.config import schema
 from mvjax.nn import layers
 
-Matrix = layers.Weight  # [inputs, outputs]; of int8 codes with a scale an output
+Matrix = layers.Weight  # [outputs, inputs]; of int8 codes with a scale [outputs, 1]
 
 
 class Block(NamedTuple):
     """One layer of the backbone, or of the depth transformer at one step (then D, F of that)."""
 
     norm1: Float[Array, "D"]
-    qkv: Matrix  # [D, 3 N H]
-    out: Matrix  # [N H, D]
+    qkv: Matrix  # [3 N H, D]
+    out: Matrix  # [D, N H]
     norm2: Float[Array, "D"]
-    mlp_in: Matrix  # [D, 2 F]
-    mlp_out: Matrix  # [F, D]
+    mlp_in: Matrix  # [2 F, D]
+    mlp_out: Matrix  # [D, F]
 
 
 class Adapter(NamedTuple):
     """Cross-attention of one layer; what layers share is the same array in each."""
 
     norm: Float[Array, "D"]
-    q: Matrix  # [D, N H]
-    out: Matrix  # [N H, D]
+    q: Matrix  # [N H, D]
+    out: Matrix  # [D, N H]
     gate: Mapping[str, Array] | None
     alpha: Float[Array, ""] | None
 
@@ -46,9 +46,9 @@ class Depth(NamedTuple):
 
     text_emb: Float[Array, "V+1 d"]
     audio_emb: tuple[Float[Array, "C+1 d"], ...]
-    w_in: tuple[Matrix, ...]  # [D, d]
+    w_in: tuple[Matrix, ...]  # [d, D]
     blocks: tuple[tuple[Block, ...], ...]
-    heads: tuple[Matrix, ...]  # [d, C]
+    heads: tuple[Matrix, ...]  # [C, d]
 
 
 class Weights(NamedTuple):
@@ -59,7 +59,7 @@ class Weights(NamedTuple):
     blocks: tuple[Block, ...]
     adapters: tuple[Adapter, ...]  # of `config.cross_attention_layers`
     out_norm: Float[Array, "D"]
-    text_head: Matrix  # [D, V]
+    text_head: Matrix  # [V, D]
     depth: Depth
 
 
@@ -109,11 +109,11 @@ class _Leaves:
         return array.astype(self._config.dtype) if rounded else array
 
     def matrix(self, path: str, *at: int, inputs: int = 1) -> Matrix:
-        """Returns a kernel with its first axes, as many as `inputs`, merged, and the others."""
+        """Returns a kernel's transpose, its first axes, as many as `inputs`, merged, and the others."""
 
         def merged(name: str) -> Array:
             array = self.array(name, *at)
-            return array.reshape(math.prod(array.shape[:inputs]), -1)
+            return array.reshape(math.prod(array.shape[:inputs]), -1).T
 
         scale = f"{path}/scale"
         return Matrix(merged(f"{path}/kernel"), merged(scale) if scale in self._flat else None)
