@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,3 +85,17 @@ def load_experiment(args: argparse.Namespace) -> schema.Config:
 
     run = text.override(text.load_experiment(args.experiment, pick=args.pick), args.set)
     return beside_moshi.follow(run, said=[setting.partition("=")[0] for setting in args.set])
+
+
+def check_writable(path: Path) -> None:
+    """Checks, before long work, that a file can be written; its folder may be made later.
+
+    Raises:
+      ValueError: if it is a folder, or its folder cannot be made or written.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: expected the name of a file, got a folder; name a file in it")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        fact = "cannot be written" if there.is_dir() else "is a file"
+        raise ValueError(f"{path}: expected a folder to write into, but {there} {fact}")

@@ -63,6 +63,7 @@ def talk(args: argparse.Namespace) -> int:
     events = [_event(kind, value, how.voice) for kind, value in args.events]
     speaker = speakers.open_speaker(args, minutes=talk_lib.minutes(events, how)).speaker
     done = talk_lib.converse(speaker, events, how, seed=args.seed)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     recordings.write(args.out, done.assistant, done.user)
     transcript = json.dumps(done.transcript, indent=1, ensure_ascii=False)
     files.write_atomic(args.out.with_suffix(".json"), f"{transcript}\n".encode())
@@ -76,6 +77,29 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("expected a question, got none; give --audio WAV or --text QUESTION")
     if args.out.suffix.lower() != ".wav":
         raise ValueError(f"--out {args.out}: expected a name that ends with .wav")
+    transcript = args.out.with_suffix(".json")
+    inputs = [value for _, value in args.events if isinstance(value, Path)]
+    for path in (args.out, transcript):
+        arguments.check_writable(path)
+        if path.resolve().is_relative_to(args.folder.folder.resolve()):
+            raise ValueError(f"--out: {path} would lie inside DIR; name a file elsewhere")
+        if any(_same(path, given) for given in inputs):
+            raise ValueError(f"--out: {path} is an input; name another file")
+    if transcript.exists() and not _is_transcript(transcript):
+        raise ValueError(f"--out: {transcript} is there and no transcript; name another file")
+
+
+def _same(path: Path, other: Path) -> bool:
+    both_there = path.exists() and other.exists()
+    return path.resolve() == other.resolve() or (both_there and path.samefile(other))
+
+
+def _is_transcript(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and {"questions", "transcript", "gates"} <= content.keys()
 
 
 def _event(kind: str, value: Any, voice: str) -> Any:

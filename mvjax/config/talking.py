@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+
+_MOST_SECONDS = 3600.0  # of silence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +24,10 @@ class TalkConfig:
     voice: str = "en-us"  # of eSpeak NG, which speaks typed questions
 
     def __post_init__(self) -> None:
-        """Checks that nothing is negative."""
+        """Checks that numbers are finite and not negative, and silences no longer than an hour."""
         values = dataclasses.asdict(self).items()
-        low = {name: x for name, x in values if not isinstance(x, str) and x < 0}
-        if low:
-            raise ValueError(f"talk: expected 0 or more, got {low}")
+        numbers = {name: x for name, x in values if not isinstance(x, str)}
+        if bad := {name: x for name, x in numbers.items() if not 0 <= x < math.inf}:
+            raise ValueError(f"talk: expected 0 or more, and finite, got {bad}")
+        if long := {n: numbers[n] for n in ("lead_in", "tail") if numbers[n] > _MOST_SECONDS}:
+            raise ValueError(f"talk: expected at most {_MOST_SECONDS:g} seconds, got {long}")

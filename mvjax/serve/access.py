@@ -28,6 +28,11 @@ class Access:
     origins: tuple[str, ...]
     host: str
 
+    def __post_init__(self) -> None:
+        """Checks that clients can send the token."""
+        if self.token is not None and not self.token.isprintable():
+            raise ValueError("token: expected printable UTF-8, got other bytes; choose another")
+
     def check(self, request: web.Request) -> None:
         """Raises HTTPForbidden or HTTPUnauthorized."""
         origin = request.headers.get("Origin")

@@ -9,6 +9,7 @@ import prometheus_client
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.4, 0.8, 1.6)
 _PLAYBACK = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+_MOST_PLAYBACK = 60.0  # seconds; a client can say anything
 
 
 class Metrics:
@@ -76,7 +77,7 @@ class Metrics:
 
     def played(self, seconds: float) -> None:
         """Counts what a client says of its playback."""
-        self._playback.observe(seconds)
+        self._playback.observe(max(0.0, min(_MOST_PLAYBACK, seconds)))  # a sum has no way back
 
     def rated(self, stars: int) -> None:
         """Counts a rating."""

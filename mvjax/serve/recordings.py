@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import wave
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
-from mvjax import types
+from mvjax import files, types
+
+_RATES = (4_000, 768_000)  # of recordings: what a damaged header says beyond is not resampled
 
 
 def read(path: Path, *, max_seconds: float) -> Float32[np.ndarray, " samples"]:
@@ -20,7 +23,12 @@ def read(path: Path, *, max_seconds: float) -> Float32[np.ndarray, " samples"]:
     import sphn
 
     try:
-        seconds = sphn.FileReader(str(path)).duration_sec
+        file = sphn.FileReader(str(path))
+        if not _RATES[0] <= file.sample_rate <= _RATES[1]:
+            raise ValueError(
+                f"expected {_RATES[0]} to {_RATES[1]} samples a second, got {file.sample_rate}"
+            )
+        seconds = file.duration_sec
         if seconds > max_seconds:
             raise ValueError(f"expected at most {max_seconds:g} s, got {seconds:.1f}; cut it")
         samples, rate = sphn.read(str(path), 0, max_seconds)
@@ -36,10 +44,12 @@ def read(path: Path, *, max_seconds: float) -> Float32[np.ndarray, " samples"]:
 
 
 def write(path: Path, left: Float32[np.ndarray, " samples"], right: np.ndarray) -> None:
-    """Writes a stereo wav of 16 bits at 24 kHz; what is louder than 1 is clipped."""
+    """Writes a stereo wav of 16 bits at 24 kHz, or leaves the file as it was; beyond 1 is clipped."""
     both = np.clip(np.stack([left, right], axis=1), -1, 1)
-    with wave.open(str(path), "wb") as file:
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
         file.setnchannels(2)
         file.setsampwidth(2)
         file.setframerate(types.SAMPLE_RATE)
         file.writeframes((both * 32767).round().astype("<i2").tobytes())
+    files.write_atomic(path, content.getvalue())

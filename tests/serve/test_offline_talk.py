@@ -9,6 +9,7 @@ import pytest
 import standin
 
 from mvjax import cli, types
+from mvjax.commands import speakers
 from mvjax.config import talking
 from mvjax.runtimes import loading
 from mvjax.serve import asking, recordings, talk
@@ -54,6 +55,11 @@ def test_recordings_of_other_rates_are_read_and_bounded(tmp_path):
     with pytest.raises(ValueError, match="tone.wav: expected at most 0.25 s, got 0.5; cut it"):
         recordings.read(tmp_path / "tone.wav", max_seconds=0.25)
     (tmp_path / "no.wav").write_bytes(b"nothing")
+    header = bytearray((tmp_path / "tone.wav").read_bytes())
+    header[24:28] = (4_000_000_000).to_bytes(4, "little")
+    (tmp_path / "fast.wav").write_bytes(header)
+    with pytest.raises(ValueError, match="fast.wav: expected 4000 to 768000 samples a second"):
+        recordings.read(tmp_path / "fast.wav", max_seconds=1.0)
     for name in ("no.wav", "absent.flac"):
         with pytest.raises(ValueError, match=rf"{name}: .*expected wav, flac, mp3 or Ogg Vorbis"):
             recordings.read(tmp_path / name, max_seconds=1.0)
@@ -83,12 +89,20 @@ def test_a_typed_question_is_spoken_in_whole_frames():
 
 
 def test_the_command_writes_both_files_and_checks_first(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loading, "open_speaker", lambda folder, minutes: standin.speaker())
+    opened = speakers.Opened(standin.speaker(), "torch", "")
+    monkeypatch.setattr(speakers, "open_speaker", lambda args, minutes: opened)
     monkeypatch.setattr(loading, "read_talk", lambda folder: HOW)
     recordings.write(tmp_path / "q.wav", LOUD, LOUD)
     (tmp_path / "x.png").write_bytes(standin.picture(0))
     out = tmp_path / "answer.wav"
-    command = ["talk", str(tmp_path), "--image", str(tmp_path / "x.png"), "--out", str(out)]
+    command = [
+        "talk",
+        str(tmp_path / "export"),
+        "--image",
+        str(tmp_path / "x.png"),
+        "--out",
+        str(out),
+    ]
     asked = ["--audio", str(tmp_path / "q.wav"), "--tail", "0.8", "--seed", "5"]
     assert cli.main([*command, *asked]) == 0
     written = json.loads(out.with_suffix(".json").read_text())
@@ -104,3 +118,45 @@ def test_the_command_writes_both_files_and_checks_first(tmp_path, monkeypatch, c
     (tmp_path / "x.png").write_bytes(b"no image")
     assert cli.main([*command, *asked]) == 2
     assert "x.png: image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "out", ["export/talk.wav", "q.wav", "hard.wav", "own.wav", "d.wav", "q.wav/a.wav"]
+)
+def test_no_file_is_destroyed_and_the_place_is_checked_first(out, tmp_path, monkeypatch, capsys):
+    """Neither the export's, nor the question, nor a JSON of others; nothing is loaded before."""
+    monkeypatch.setattr(loading, "read_talk", None)
+    folder = tmp_path / "export"
+    (tmp_path / "d.wav").mkdir()
+    folder.mkdir()
+    for name in ("export/talk.json", "own.json"):
+        (tmp_path / name).write_text('{"lead_in": 5.0}')
+    recordings.write(tmp_path / "q.wav", LOUD, LOUD)
+    (tmp_path / "hard.wav").hardlink_to(tmp_path / "q.wav")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    command = ["talk", str(folder), "--audio", str(tmp_path / "q.wav")]
+    assert cli.main([*command, "--out", str(tmp_path / out)]) == 2
+    assert "expected" in (said := capsys.readouterr().err) or "--out: " in said
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+
+
+def test_a_recording_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    recordings.write(tmp_path / "a.wav", LOUD, LOUD)
+    before = (tmp_path / "a.wav").read_bytes()
+
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:9])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        recordings.write(tmp_path / "a.wav", LOUD[:9], LOUD[:9])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    assert (tmp_path / "a.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e12, -1.0])
+def test_silences_are_bounded(value):
+    with pytest.raises(ValueError, match="talk: expected .*tail"):
+        dataclasses.replace(HOW, tail=value)
