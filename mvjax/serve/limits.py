@@ -20,6 +20,9 @@ class Limits:
     typed_frames: int = 400  # of typed questions that wait, before another is taken
     messages: tuple[float, float] = (200.0, 1000.0)  # a second, and at once
     images: tuple[float, float] = (0.5, 4.0)
+    waiting_image_bytes: int = (
+        128 * 2**20
+    )  # of all clients' image files; half for those without a slot
     audio: tuple[float, float] = (
         4.0,
         120.0,

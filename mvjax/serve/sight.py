@@ -15,6 +15,8 @@ from mvjax.serve import engine as engine_lib
 from mvjax.serve import limits as limits_lib
 from mvjax.serve import pixels, query
 
+PATIENCE_SECONDS = 3.0  # a conversation waits so long for its image, then begins without it
+
 
 class Sight:
     """What a client shows.
@@ -41,6 +43,8 @@ class Sight:
         self._limits = limits
         self._asked, self._complain = asked, complain
         self._rate = limits_lib.Bucket(*limits.images)
+        self._file: bytes | None = None  # waits for the decoder; a newer one replaces it
+        self._due = 0.0  # when a conversation begins without it
         self._pixels: np.ndarray | None = None
         self._who: conversation_lib.Conversation | None = None
         self._work: asyncio.Task | None = None
@@ -55,23 +59,33 @@ class Sight:
         if not self._rate.take(1.0, now):
             rate, burst = self._limits.images
             raise limits_lib.BrokenLimit(f"at most {rate:g} images a second ({burst:g} at once)")
-        self._work = asyncio.get_running_loop().create_task(self._look(data, self._work))
+        if not self._has_room(len(data)):
+            self._complain("image: too many wait to be decoded; send it again in a moment")
+            self.decided.set()
+            return
+        self._hold(data)
+        if self._work is None or self._work.done():
+            loop = asyncio.get_running_loop()
+            self._due = loop.time() + PATIENCE_SECONDS
+            late = loop.call_at(self._due, self.decided.set)
+            self._work = loop.create_task(self._look())
+            self._work.add_done_callback(lambda _: late.cancel())
 
     def hide(self) -> None:
         """Takes the wish to show nothing."""
-        if self._work is not None:
-            self._work.cancel()
+        self._give_up()
         self._pixels = None
         self.decided.set()
         if (who := self._who) is not None:
             self._engine.submit(lambda: self._engine.see(who, None))
 
     async def begin(self, who: conversation_lib.Conversation) -> None:
-        """Shows what there is to a new conversation, and all that follows."""
-        if self._work is not None:
-            await asyncio.wait([self._work])
+        """Shows what there is to a new conversation, and all that follows: late, what is not ready soon."""
         self._who = who
         await self._see()
+        if self._work is not None and not self._work.done():
+            left = self._due - asyncio.get_running_loop().time()
+            await asyncio.wait([self._work], timeout=max(left, 0.0))
 
     def follow(self, who: conversation_lib.Conversation) -> None:
         """Shows all that follows to a conversation that is resumed."""
@@ -80,14 +94,35 @@ class Sight:
     def close(self) -> None:
         """Gives up what is being worked on."""
         self._who = None
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self._hold(None)
         if self._work is not None:
             self._work.cancel()
+            self._work = None
 
-    async def _look(self, data: bytes, before: asyncio.Task | None) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        if self._work is not asyncio.current_task():
-            return  # a newer one has come
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes more may wait; those without a slot leave room for those with one."""
+        most = self._limits.waiting_image_bytes // (1 if self._who else 2)
+        return self._decoder.held - len(self._file or b"") + size <= most
+
+    def _hold(self, file: bytes | None) -> None:
+        self._decoder.held += len(file or b"") - len(self._file or b"")
+        self._file = file
+
+    def _take(self) -> bytes:
+        file = self._file
+        assert file is not None
+        self._hold(None)
+        return file
+
+    async def _look(self) -> None:
+        """Works until no file waits."""
+        while self._file is not None:
+            await self._look_at_newest()
+
+    async def _look_at_newest(self) -> None:
         how = pixels.How(
             size=self._engine.speaker.model.sizes.image_size,
             resolution=self._asked.image_resolution,
@@ -96,7 +131,7 @@ class Sight:
             max_pixels=self._limits.image_pixels,
         )
         try:
-            decoded = await self._decoder.read(data, how)
+            decoded = await self._decoder.read(self._take, how, first=lambda: self._who is not None)
         except ValueError as error:
             self._complain(str(error))
             return
