@@ -36,6 +36,9 @@ ONE_DEVICE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1", "train.grad_accum_s
 NO_GPU = 2
 
 
+PARTS = ("serving", "speed", "memory")
+
+
 def main() -> int:
     args = arguments()
     if args.setting is not None:
@@ -52,14 +55,14 @@ def main() -> int:
         return NO_GPU
     print(f"{device['count']} x {device['kind']}, of which one is used; jax {device['jax']}")
     results = []
-    if args.only in (None, "serving"):
+    if "serving" in args.only:
         import bench_serving  # beside this file
 
         results += bench_serving.serving(args.random, device["kind"], cpu=args.cpu)
-    if args.only in (None, "speed"):
+    if "speed" in args.only:
         for kind in args.frozen:
             results += speed(args, environment, device["kind"], kind)
-    if args.only in (None, "memory"):
+    if "memory" in args.only:
         words = (*rows_words(1, 0), *kind_words("int8", "full"))
         results.append(report(args, ask(args, environment, words), words, device["kind"]))
         peak = results[-1]["peak_memory"]
@@ -78,7 +81,7 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--experiment", type=Path, default=ROOT / "experiments" / "moshika_vis.py", metavar="EXP")
-    add("--only", choices=("speed", "memory", "serving"), help="one of them")
+    add("--only", nargs="+", choices=PARTS, default=PARTS, help="some of them")
     add("--frozen", nargs="+", default=["bfloat16", "int8"], help="dtypes (%(default)s)")
     add("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="speech rows (%(default)s)")
     add("--speech-only", action="store_true", help="no speechless rows beside them")

@@ -21,7 +21,7 @@ def add(commands) -> None:
     speakers.add(arg)
     arg("--host", default="127.0.0.1",
         help="address to listen at; 0.0.0.0: all, where browsers need --tls-cert (%(default)s)")  # fmt: skip
-    arg("--port", type=int, default=_PORT, help="0: any that is free (%(default)s)")
+    arg("--port", type=_port, default=_PORT, help="0: any that is free (%(default)s)")
     arg("--slots", type=_positive, default=1, metavar="N",
         help="conversations at once, in one batch; others wait (%(default)s)")  # fmt: skip
     arg("--token", metavar="SECRET",
@@ -49,6 +49,7 @@ def serve(args: argparse.Namespace) -> int:
     origins = tuple(_origin(url) for url in args.origin)
     rules = access.Access(args.token or os.environ.get(TOKEN) or None, origins, args.host)
     logs.set_up(as_json=args.log_json)
+    taken = running.listen(args.host, args.port)
     opened = speakers.open_speaker(args, minutes=args.max_minutes + 1)
     options = app.Options(
         access=rules,
@@ -60,13 +61,19 @@ def serve(args: argparse.Namespace) -> int:
         dtype=opened.dtype,
     )
     certificate = running.tls(args.tls_cert, args.tls_key) if args.tls_cert else None
-    running.run(app.make(opened.speaker, options), args.host, args.port, certificate)
+    running.run(app.make(opened.speaker, options), taken, certificate)
     return 0
 
 
 def _positive(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 1024):
         raise argparse.ArgumentTypeError(f"expected a number from 1 to 1024, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, got {text!r}")
     return int(text)
 
 

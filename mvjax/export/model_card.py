@@ -198,14 +198,19 @@ Trained: the parameters {patterns}. {training}
 
 ## How to serve it
 
-{use}
+In the browser, or from files to files, by mvjax, which reads all sizes from this folder:
 
-mvjax's own runtime, which reads all sizes from this folder:
+    mvjax serve .
+    mvjax talk . --image photo.png --audio question.wav --out answer.wav
+
+From Python:
 
     from pathlib import Path
     from mvjax.runtimes import loading
     model = loading.open_folder(Path("this folder"))
     session = model.session(model.encode_image(pixels))  # then session.step(user_codes), every 80 ms
+
+By {use}
 
 {steps}
 

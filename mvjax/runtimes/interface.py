@@ -28,7 +28,7 @@ class Sampling:
     The last three are of text alone. What is out of range is a ValueError.
 
     Attributes:
-      temperature: 0 is greedy decoding.
+      temperature: 0, and what is below 0.001, is greedy decoding.
       top_k: draw from the so many most likely ids, at most MAX_TOP_K; 0: from all.
       repetition_penalty: divides the positive logits of recent tokens, and multiplies negative ones.
       repetition_penalty_context: how many tokens are recent, at most MAX_PENALTY_CONTEXT; padding is not
@@ -85,11 +85,16 @@ class Sizes:
         return len(self.delays) - 1 - self.codebooks_out
 
     def check_pixels(self, pixels: np.ndarray) -> None:
-        """Raises ValueError unless `pixels` is one image [1, height, width, 3] of this size."""
+        """Raises ValueError unless `pixels` is one image [1, height, width, 3] of this size, in [-1, 1]."""
         size = self.image_size
         if pixels.shape != (1, size, size, 3):
             raise ValueError(
                 f"image: expected [1, {size}, {size}, 3], got {list(pixels.shape)}; resize"
+            )
+        if not (np.issubdtype(pixels.dtype, np.floating) and np.all(np.abs(pixels) <= 1)):
+            raise ValueError(
+                f"image: expected floats in [-1, 1], got {pixels.dtype} from {pixels.min()} to"
+                f" {pixels.max()}; divide uint8 by 127.5, subtract 1"
             )
 
 

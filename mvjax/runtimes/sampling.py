@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Int, Int32
 from mvjax.runtimes import interface
 
 PAD, EPAD = 3, 0  # text ids that repetition does not count; reference section 1.6
+COLD = 1e-3  # a lower temperature is greedy decoding: logits divided by it are beyond float32's precision
 NONE = -1  # fills `Draws.recent`
 
 
@@ -74,7 +75,8 @@ class Sampler:
         """Writes how the next frame is sampled."""
         uniform = self._random.random(1 + self._codebooks, np.float32)
         draws.uniform[row] = uniform * np.float32(1 - 2**-22)  # times a sum it stays below the sum
-        draws.temperature[row] = self._text.temperature, self._audio.temperature
+        warm = (self._text.temperature, self._audio.temperature)
+        draws.temperature[row] = [0.0 if t < COLD else t for t in warm]
         draws.top_k[row] = self._text.top_k, self._audio.top_k
         draws.recent[row, : len(self._recent)] = self._recent
         draws.penalty[row] = self._text.repetition_penalty

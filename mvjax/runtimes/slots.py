@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
 
-from mvjax import types
+from mvjax import messages, types
 from mvjax.runtimes import delays, interface, sampling
 
 
@@ -137,7 +137,8 @@ class Slots:
     ) -> int:
         """As `interface.Slots.join`."""
         if None not in self._rows:
-            raise RuntimeError(f"all {self.size} slots are taken; wait until a conversation leaves")
+            taken = "the only slot is" if self.size == 1 else f"all {self.size} slots are"
+            raise RuntimeError(f"{taken} taken; wait until a conversation leaves")
         slot, model = self._rows.index(None), self._model
         self._rows[slot] = _Conversation(
             delays.DelayBuffer(
@@ -186,6 +187,9 @@ class Slots:
 
     def step(self, turns: Mapping[int, interface.Turn]) -> dict[int, interface.Frame]:
         """As `interface.Slots.step`."""
+        for slot, turn in turns.items():  # all of them, before anything is written or drawn
+            self._conversation(slot)
+            check_turn(self._sizes, turn, place=f"slot {slot}")
         inputs = self._blank()
         for slot, turn in turns.items():
             row = self._conversation(slot)
@@ -240,6 +244,29 @@ class Slots:
             audio_tokens=audio,
             gate=float(out.gate[slot]),
             probes=probes,
+        )
+
+
+def check_turn(sizes: interface.Sizes, turn: interface.Turn, *, place: str) -> None:
+    """Raises ValueError, naming what is wrong, unless every id of a turn is one that the model has."""
+    audio = sizes.audio_vocab
+    given = {
+        "user_codes": (turn.user_codes, (sizes.codebooks_user,), types.ZERO_TOKEN, audio),
+        "text": (turn.text, (), types.UNGENERATED, sizes.text_vocab),
+        "audio": (turn.audio, (sizes.codebooks_out,), types.UNGENERATED, audio),
+    }
+    wrong = []
+    for name, (ids, shape, least, most) in given.items():
+        if ids is None and name != "user_codes":
+            continue
+        x = np.asarray(ids)
+        if x.shape != shape or not np.issubdtype(x.dtype, np.integer):
+            wrong.append(f"{name}: expected integers of shape {shape}, got {x.dtype} {x.shape}")
+        elif x.size and not (least <= x.min() and x.max() <= most):
+            wrong.append(f"{name}: expected ids from {least} to {most}, got {x.min()} to {x.max()}")
+    if wrong:
+        raise ValueError(
+            f"{place}: {messages.names(wrong, between='; ')}; the frame was not stepped"
         )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import resource
+import socket
 import ssl
 import sys
 from pathlib import Path
@@ -36,26 +38,51 @@ def tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
     return context
 
 
-def run(app: web.Application, host: str, port: int, certificate: ssl.SSLContext | None) -> None:
+def listen(host: str, port: int) -> socket.socket:
+    """Takes an address; nobody is answered before `run`.
+
+    Raises:
+      ValueError: if it is taken, or none of this machine's.
+    """
+    try:
+        return socket.create_server((host, port), family=_family(host), backlog=128)
+    except OSError as error:
+        raise ValueError(
+            f"--host {host} --port {port}: {os.strerror(error.errno or 0)}; choose another, --port 0"
+            " takes any that is free"
+        ) from error
+
+
+def run(app: web.Application, taken: socket.socket, certificate: ssl.SSLContext | None) -> None:
     """Serves until SIGINT or SIGTERM; then every client is told, and sockets are closed."""
     _raise_file_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
     scheme = "http" if certificate is None else "https"
+    host, port = taken.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
 
     async def tell(app: web.Application) -> None:
-        _log.info("warm; serving at %s://%s:%d/", scheme, host, port)
+        _log.info("warm; serving at %s://%s:%d/", scheme, name, port)
 
     app.on_startup.append(tell)
     web.run_app(
         app,
-        host=host,
-        port=port,
+        sock=taken,
         ssl_context=certificate,
         access_log=None,
         print=None,
         keepalive_timeout=_IDLE_SECONDS,
         shutdown_timeout=_SHUTDOWN_SECONDS,
     )
+
+
+def _family(host: str) -> socket.AddressFamily:
+    try:
+        return socket.AddressFamily(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0])
+    except socket.gaierror as error:
+        raise ValueError(
+            f"--host {host}: {error.strerror}; expected an address of this machine"
+        ) from error
 
 
 def _raise_file_limit() -> None:

@@ -142,7 +142,8 @@ def test_the_tool_runs_a_small_model_on_a_cpu(tmp_path):
     (tmp_path / "experiment.py").write_text(EXPERIMENT)
     out = tmp_path / "results.json"
     done = run_tool(
-        tmp_path, "--cpu", "--experiment", "experiment.py", "--rows", "1", "2", "--tries", "1",
+        tmp_path, "--cpu", "--only", "speed", "memory",
+        "--experiment", "experiment.py", "--rows", "1", "2", "--tries", "1",
         "--frozen", "int8", "--steps", "3", "--json", str(out),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -150,3 +150,51 @@ def test_ids_are_sampled_as_defined(model):
         len(ids[2]) > 3 and len(ids[1]) > 10
     )  # greedy decoding repeats itself but for the penalty
     assert sampling.PAD in ids[3]
+
+
+def test_a_turn_that_cannot_be_changes_nothing(model):
+    """Every turn is checked before any is stepped, so the others say what they say without it."""
+    how = {"text_sampling": TEXT, "audio_sampling": AUDIO, "seed": 1}
+    session, slots = model.session(probes=True, **how), model.slots(3, probes=True)
+    good, other = slots.join(**how), slots.join(**how)
+    users, audio = len(USER), np.full(3, 14)
+    wrong = [
+        (interface.Turn(np.zeros(users + 1, int)), r"user_codes: expected integers of shape"),
+        (interface.Turn(np.zeros(users)), "got float64"),
+        (
+            interface.Turn(np.full(users, 99)),
+            "user_codes: expected ids from -1 to 13, got 99 to 99",
+        ),
+        (
+            interface.Turn(np.zeros(users, int), -7, audio),
+            "text: .* got -7 to -7; audio: .* got 14",
+        ),
+    ]
+    alone, together = [], []
+    for s, codes in enumerate(USER.T[:4]):
+        turn, told = wrong[s]
+        with pytest.raises(ValueError, match=told):
+            slots.step({good: interface.Turn(codes), other: turn})
+        alone.append(session.step(codes))
+        together.append(slots.step({good: interface.Turn(codes)})[good])
+    assert_as_alone(alone[1:], together[1:])
+
+
+def test_what_is_nearly_cold_is_greedy():
+    sampler = sampling.Sampler(
+        interface.Sampling(temperature=1e-38),
+        interface.Sampling(temperature=1e-3),
+        seed=0,
+        codebooks=3,
+    )
+    draws = sampling.greedy(1, 3)
+    sampler.write(draws, 0)
+    assert draws.temperature.tolist() == [[0.0, np.float32(1e-3)]]
+
+
+@pytest.mark.parametrize(
+    "pixels", [PIXELS * np.nan, PIXELS * 255, np.zeros(PIXELS.shape, np.uint8)]
+)
+def test_pixels_out_of_range_are_refused(model, pixels):
+    with pytest.raises(ValueError, match=r"expected floats in \[-1, 1\]"):
+        model.sizes.check_pixels(pixels)
