@@ -42,6 +42,7 @@ def bench(args: argparse.Namespace) -> int:
     """Measures, prints the table, and writes JSON and plot."""
     if (args.folder is None) == (args.random is None):
         raise ValueError("expected DIR or --random SIZE, and not both")
+    arguments.check_writable(args.out / "bench.json")
     import rich
 
     from mvjax.serve import bench as bench_lib

@@ -91,6 +91,10 @@ def _open(data: bytes, limits: limits_lib.LimitsConfig) -> Image.Image:
         )
     with _named_errors(len(data)):
         image = Image.open(io.BytesIO(_without_metadata(data)), formats=FORMATS)
+    if image.mode == "F":
+        raise ValueError(
+            "image: expected whole numbers, got floating point, whose white no file tells; save it in 8 bits"
+        )
     width, height = image.size
     if width * height > limits.image_pixels:
         raise ValueError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -141,33 +144,40 @@ def save(content: dict[str, Any], results: list[Result], folder: Path, name: str
         | {"share_of_limit": [share(result, i) for i in range(len(result.needed))]}
         for result in results
     ]
-    path = _new(folder, f"{name}-{stamp}")
-    with path.open("x") as file:  # an earlier result is never replaced
-        json.dump(content, file, indent=1)
-    try:
-        plot(results, path.with_suffix(".svg"))
-    except ModuleNotFoundError:
-        return [str(path), _PLOT_NEEDS]
-    return [str(path), str(path.with_suffix(".svg"))]
+    parts = {".json": json.dumps(content, indent=1).encode()}
+    with contextlib.suppress(ModuleNotFoundError):
+        parts[".svg"] = plot(results)
+    written = [str(path) for path in _write_new(folder, f"{name}-{stamp}", parts)]
+    return written if ".svg" in parts else [*written, _PLOT_NEEDS]
 
 
 def _stamp() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
 
 
-def _new(folder: Path, stem: str) -> Path:
-    path, number = folder / f"{stem}.json", 2
-    while path.exists():
-        path, number = folder / f"{stem}-{number}.json", number + 1
-    return path
+def _write_new(folder: Path, stem: str, parts: dict[str, bytes]) -> list[Path]:
+    """Writes {suffix: content} under the first number at which none is there; also of others at work."""
+    for number in itertools.count(1):
+        made: list[Path] = []
+        try:
+            for suffix, content in parts.items():
+                path = folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
+                with path.open("xb") as file:
+                    made.append(path)
+                    file.write(content)
+            return made
+        except FileExistsError:
+            for path in made:
+                path.unlink()
+    raise AssertionError("numbers do not end")
 
 
 def _plain(measured: bench.Measured) -> dict[str, Any]:
     return measured._asdict() | {"cases": [dataclasses.asdict(case) for case in measured.cases]}
 
 
-def plot(results: list[Result], path: Path) -> None:
-    """Draws every frame's latency, a row of axes a runtime, from an empty and with a full cache."""
+def plot(results: list[Result]) -> bytes:
+    """Returns an SVG: every frame's latency, a row of axes a runtime, from an empty and with a full cache."""
     import matplotlib
     from matplotlib import figure as figures
 
@@ -185,4 +195,6 @@ def plot(results: list[Result], path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper right")
         grid[-1].set_xlabel("frame of the conversation; dotted: 80 ms, real time")
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        return drawn.getvalue()

@@ -48,6 +48,13 @@ def test_every_mode_becomes_rgb(mode, form):
         np.testing.assert_allclose(found, 130, atol=1)
 
 
+def test_floating_point_is_refused_by_name():
+    data = _bytes(Image.fromarray(np.full((5, 7), 0.5, np.float32)), format="TIFF")
+    assert "got floating point" in images.problems(data)[0]
+    with pytest.raises(ValueError, match="got floating point"):
+        images.decode(data)
+
+
 @pytest.mark.parametrize("palette", [False, True])
 def test_transparent_parts_show_white(palette):
     image = Image.new("RGBA", (4, 3), (200, 10, 10, 255))

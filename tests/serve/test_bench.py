@@ -4,6 +4,7 @@ import builtins
 import json
 import math
 import sys
+from concurrent import futures
 
 import exported
 import numpy as np
@@ -121,11 +122,27 @@ def test_without_matplotlib_the_plot_is_said_to_be_missing(tmp_path, monkeypatch
     assert path.endswith(".json") and "pip install 'mvjax[train]'" in said
 
 
+def test_results_of_one_second_are_all_kept(tmp_path, monkeypatch):
+    """Also a plot that lies there without its JSON."""
+    monkeypatch.setattr(bench_report, "_stamp", lambda: "now")
+    monkeypatch.setattr(bench_report, "plot", lambda results: b"a plot")
+    (tmp_path / "x-now.svg").write_text("mine")
+    (tmp_path / "x-now-3.json").write_text("mine")
+    with futures.ThreadPoolExecutor(8) as pool:
+        saved = list(pool.map(lambda _: bench_report.save({}, [], tmp_path, "x"), range(16)))
+    assert len({path for both in saved for path in both}) == 32
+    assert (tmp_path / "x-now.svg").read_text() == "mine" == (tmp_path / "x-now-3.json").read_text()
+    assert len(list(tmp_path.iterdir())) == 34
+
+
 def test_what_cannot_be_measured_is_said(tmp_path, capsys):
     assert cli.main(["bench"]) == 2
     assert "expected DIR or --random SIZE" in capsys.readouterr().err
     assert cli.main(["bench", str(tmp_path)]) == 2
     assert "mvjax export" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert cli.main(["bench", "--random", "7b", "--out", str(tmp_path / "file" / "x")]) == 2
+    assert "file is a file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["bench", "--random", "tiny", "--slots", "0"])
     assert "expected numbers such as 1,2,4,8" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 import standin
 
 from mvjax import types
-from mvjax.serve import asking, logs
+from mvjax.serve import access, asking, logs, metrics
 
 sphn = pytest.importorskip("sphn")
 
@@ -380,3 +380,12 @@ def test_logs_are_json_by_option():
     line = json.loads(logs._Json().format(record))
     assert line["message"] == "connection ends" and line["session"] == "ab" and line["frames"] == 3
     assert logs._Text().format(record).endswith("connection ends session=ab frames=3")
+
+
+def test_playback_stays_a_number_and_tokens_are_such_as_can_be_sent():
+    counted = metrics.Metrics()
+    for seconds in (1e308, 1e308, -1e308, 0.5):
+        counted.played(seconds)
+    assert counted.value("mvjax_playback_latency_seconds_sum") == 120.5
+    with pytest.raises(ValueError, match="token: expected printable UTF-8"):
+        access.Access(b"caf\xe9".decode(errors="surrogateescape"), (), "127.0.0.1")
