@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import hmac
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,6 +14,9 @@ from mvjax.serve import engine as engine_lib
 from mvjax.serve import limits as limits_lib
 
 NEWS_SECONDS = 4.0  # upstream's client closes after 10 without a message
+_CLOSE_SECONDS = 5.0  # for what is ending; a step that is stuck holds up no shutdown
+
+_log = logging.getLogger(__name__)
 
 
 class Full(Exception):
@@ -68,6 +72,7 @@ class Admission:
         except BaseException:
             self.end(who)  # after the join, which may still come
             raise
+        who.began = asyncio.get_running_loop().time()
         self._talking[who.token] = who
 
     def end(self, who: conversation_lib.Conversation) -> None:
@@ -103,10 +108,11 @@ class Admission:
         return who
 
     async def close(self) -> None:
-        """Ends what is kept, and waits for all that is ending."""
+        """Ends what is kept, and waits a while for all that is ending."""
         for token in list(self._kept):
             self._forget(token)
-        await asyncio.gather(*self._tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
 
     async def _wait(self, news: Callable[[int], None]) -> None:
         if len(self._queue) >= self._limits.waiting:
@@ -141,7 +147,12 @@ class Admission:
         self.end(self._talking[token])
 
     async def _end(self, who: conversation_lib.Conversation) -> None:
-        await asyncio.wrap_future(self._engine.submit(lambda: self._engine.leave(who)))
+        try:
+            await asyncio.wrap_future(self._engine.submit(lambda: self._engine.leave(who)))
+        except engine_lib.Stopped:
+            pass  # the next in the queue is told so when it joins
+        except Exception:
+            _log.exception("a conversation did not leave", extra={"session": who.id})
         self._give()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -22,7 +22,9 @@ from mvjax.serve import limits as limits_lib
 from mvjax.serve import metrics as metrics_lib
 
 _HEARTBEAT = 10.0  # seconds between pings that find out who is gone
+ENGINE = web.AppKey("engine", engine_lib.Engine)
 _CONNECTIONS = web.AppKey("connections", set[asyncio.Task])
+_CLOSE_SECONDS = 5.0  # for all clients to be told
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +62,13 @@ def make(speaker: loading.Speaker, options: Options) -> web.Application:
         metrics=metrics,
         decoder=decoder.Decoder(),
         images=futures.ThreadPoolExecutor(1, "images"),
+        speakers=futures.ThreadPoolExecutor(2, "questions"),
         xa_start=options.xa_start,
         about=_about(speaker, options),
     )
     _watch(server)
     app = web.Application()
-    app[_CONNECTIONS] = set()
+    app[ENGINE], app[_CONNECTIONS] = engine, set()
 
     async def life(app: web.Application):
         await server.decoder.start()
@@ -74,12 +77,14 @@ def make(speaker: loading.Speaker, options: Options) -> web.Application:
         await server.admission.close()
         await server.decoder.close()
         engine.stop()
-        server.images.shutdown(wait=False, cancel_futures=True)
+        for executor in (server.images, server.speakers):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     async def hang_up(app: web.Application) -> None:
         for task in app[_CONNECTIONS]:
             task.cancel()
-        await asyncio.gather(*app[_CONNECTIONS], return_exceptions=True)
+        if app[_CONNECTIONS]:
+            await asyncio.wait(app[_CONNECTIONS], timeout=_CLOSE_SECONDS)
 
     app.cleanup_ctx.append(life)
     app.on_shutdown.append(hang_up)

@@ -15,12 +15,12 @@ from aiohttp import web
 
 from mvjax import types
 from mvjax.serve import admission as admission_lib
-from mvjax.serve import asking, microphone, outbox, protocol, query, sight, transport
 from mvjax.serve import conversation as conversation_lib
 from mvjax.serve import decoder as decoder_lib
 from mvjax.serve import engine as engine_lib
 from mvjax.serve import limits as limits_lib
 from mvjax.serve import metrics as metrics_lib
+from mvjax.serve import microphone, outbox, protocol, query, questions, sight, transport
 
 _PING_SECONDS = 4.0  # upstream's client closes after 10 without a message
 _LOOK_SECONDS = 0.5
@@ -45,6 +45,7 @@ class Server(NamedTuple):
     metrics: metrics_lib.Metrics
     decoder: decoder_lib.Decoder  # of image files
     images: futures.Executor  # encodes them, one after the other
+    speakers: futures.Executor  # of typed questions
     xa_start: int  # where a client says nothing
     about: dict[str, Any]  # for our page
 
@@ -74,7 +75,12 @@ class Connection:
         self._sight = sight.Sight(
             server.engine, server.decoder, server.images, limits, asked, self._complain
         )
+        voice = server.engine.speaker.talk.voice
+        self._questions = questions.Questions(
+            server.speakers, voice, limits.typed_frames, self._complain
+        )
         self._messages = limits_lib.Bucket(*limits.messages)
+        self._controls = limits_lib.Bucket(*limits.controls)
         self._audio = limits_lib.Bucket(*limits.audio)
         self._heard_seconds = 0.0
         self._last_heard = self._loop.time()
@@ -91,6 +97,7 @@ class Connection:
     def replaced(self) -> None:
         """As `conversation.Listener.replaced`."""
         self._who = None  # no longer ours to end
+        self._questions.drop()
         self._replaced = True
         self._stir.set()
 
@@ -107,6 +114,7 @@ class Connection:
             over = _Over("shutdown", "the server stops", code=aiohttp.WSCloseCode.GOING_AWAY)
         finally:
             self._sight.close()
+            self._questions.drop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -146,7 +154,7 @@ class Connection:
             async with asyncio.timeout(2):
                 if over.text and not self._socket.closed:
                     await self._socket.send_bytes(protocol.error(over.text))
-                await self._socket.close(code=over.code, message=over.text.encode()[:120])
+                await self._socket.close(code=over.code, message=protocol.reason(over.text))
         except (OSError, TimeoutError, RuntimeError):
             pass  # nobody is there to hear it
 
@@ -175,19 +183,26 @@ class Connection:
         elif isinstance(message, protocol.Rating):
             self._server.metrics.rated(message.stars)
         elif self._who is not None and self._talking:
-            self._ask(message, self._who)
+            self._ask(message, self._who, now)
 
-    def _ask(self, message: protocol.Message, who: conversation_lib.Conversation) -> None:
+    def _ask(
+        self, message: protocol.Message, who: conversation_lib.Conversation, now: float
+    ) -> None:
         """Takes what only a running conversation can be asked."""
         engine = self._server.engine
         if isinstance(message, protocol.Typed):
-            self._type(message.text, who)
+            self._questions.ask(message.text, who)
         elif isinstance(message, protocol.Settings):
-            sampling = query.changed(who.sampling, message.values)
-            engine.submit(lambda: engine.resample(who, sampling))
+            changes = query.changed(message.values)
+            engine.submit(lambda: engine.resample(who, changes))
         elif isinstance(message, protocol.Played):
             self._server.metrics.played(max(self._heard_seconds - message.mic_time, 0.0))
         elif message in (protocol.Simple.STOP, protocol.Simple.RESTART):
+            if not self._controls.take(1.0, now):
+                rate, burst = self._server.limits.controls
+                self._complain(f"{message.value}: at most {rate:g} a second ({burst:g} at once)")
+                return
+            self._questions.drop()
             who.microphone.keep_newest()
             who.typed.clear()
             self._out.drop_audio()
@@ -207,19 +222,6 @@ class Connection:
             if self._who.microphone.put(pcm, time.monotonic()):
                 self._server.engine.wake()
 
-    def _type(self, text: str, who: conversation_lib.Conversation) -> None:
-        if len(who.typed) > self._server.limits.typed_frames:
-            raise limits_lib.BrokenLimit("text: the questions typed before are still being asked")
-        voice = self._server.engine.speaker.talk.voice
-        spoken = self._loop.run_in_executor(None, asking.spoken, text, voice)
-        spoken.add_done_callback(lambda done: self._ask_aloud(done, who))
-
-    def _ask_aloud(self, spoken: asyncio.Future, who: conversation_lib.Conversation) -> None:
-        try:
-            who.typed.extend(spoken.result())
-        except (ValueError, ModuleNotFoundError) as error:
-            self._complain(str(error))
-
     async def _talk(self) -> None:
         """Begins the conversation and watches over it; ends by `_Over`."""
         who = await (self._resumed() if self._asked.resume else self._begun())
@@ -227,13 +229,12 @@ class Connection:
         self._talking = True
         self._out.put_here([protocol.HANDSHAKE])
         _log.info("conversation begins", extra=self._extra())
-        limits, began, steps = self._server.limits, self._loop.time(), self._asked.max_steps
+        limits, steps = self._server.limits, self._asked.max_steps
         while not self._stir.is_set():
             now = self._loop.time()
-            if now - began > 60 * limits.minutes or who.meter.frames >= steps:
-                raise _Over(
-                    "done", f"the conversation is over after {(now - began) / 60:.1f} minutes"
-                )
+            minutes = (now - who.began) / 60
+            if minutes > limits.minutes or who.meter.frames >= steps:
+                raise _Over("done", f"the conversation is over after {minutes:.1f} minutes")
             if now - self._last_heard > limits.silent_seconds:
                 raise _Over("silent", f"nothing was sent for {limits.silent_seconds:g} seconds")
             if now - self._out.last_sent > _PING_SECONDS:

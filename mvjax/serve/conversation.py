@@ -11,7 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from mvjax.runtimes import voice as voice_lib
 from mvjax.serve import meter as meter_lib
 from mvjax.serve import microphone as microphone_lib
 from mvjax.serve import transport as transport_lib
@@ -54,8 +53,8 @@ class Conversation:
       frame: of the conversation, from 0 again after a restart.
       typed: typed questions as frames of audio, heard in place of the microphone's.
       slot: of the batch; None: before it has joined, and after it left.
-      voice: codec state and text pieces, of the slot.
-      busy: what has to end before the voice is used again.
+      busy: what has to end before the voice of the slot is used again.
+      began: when it got its slot, on the monotonic clock.
       listener: the connection, if there is one.
     """
 
@@ -71,8 +70,8 @@ class Conversation:
     frame: int = 0
     typed: collections.deque[np.ndarray] = dataclasses.field(default_factory=collections.deque)
     slot: int | None = None
-    voice: voice_lib.Voice | None = None
     busy: futures.Future | None = None
+    began: float = 0.0
     listener: Listener | None = None
 
     @property
@@ -88,4 +87,9 @@ class Conversation:
     def take(self) -> microphone_lib.Heard | None:
         """Returns the next frame to hear, at the microphone's pace."""
         heard = self.microphone.take()
-        return heard._replace(pcm=self.typed.popleft()) if heard and self.typed else heard
+        if heard is None:
+            return None
+        try:
+            return heard._replace(pcm=self.typed.popleft())
+        except IndexError:  # nothing typed, or just now stopped by the event loop
+            return heard

@@ -2,7 +2,8 @@
 
 A tick takes a frame of every conversation that has one ready, so a busy server makes larger batches by
 itself. The codec of several conversations works in a few threads; a tick waits for what is heard, and not for
-what is said. An error in one conversation ends that one.
+what is said. An error in one conversation ends that one, a panic of the codec too. If the thread itself ends,
+every conversation is told, and who asks for something is refused.
 """
 
 from __future__ import annotations
@@ -22,11 +23,17 @@ from mvjax.runtimes import interface, loading
 from mvjax.serve import conversation as conversation_lib
 from mvjax.serve import metrics as metrics_lib
 from mvjax.serve import microphone, protocol, query
+from mvjax.serve import voices as voices_lib
 
 _STATUS_EVERY = 12  # frames
 _STUCK = 10.0  # seconds in one tick that are no longer healthy
+_STOP_SECONDS = 5.0  # for the last tick
 
 _log = logging.getLogger(__name__)
+
+
+class Stopped(RuntimeError):
+    """The engine's thread has ended."""
 
 
 class _Taken(NamedTuple):
@@ -49,14 +56,13 @@ class Engine:
     def __init__(self, speaker: loading.Speaker, slots: int, metrics: metrics_lib.Metrics) -> None:
         self.speaker, self._metrics = speaker, metrics
         self._slots = speaker.model.slots(slots)
-        # made here and kept: rustymimi holds up all threads of Python for half a second when it loads
-        self._voices = [speaker.voice() for _ in range(slots)]
+        self._voices = voices_lib.Voices(speaker, slots)
         self._resets: dict[int, futures.Future] = {}
         self._live: list[conversation_lib.Conversation] = []
-        self._commands: collections.deque[Callable[[], None]] = collections.deque()
-        self._wake, self._stopping = threading.Condition(), False
+        self._commands: collections.deque[tuple[futures.Future, Callable[[], Any]]]
+        self._commands = collections.deque()
+        self._wake, self._stopping, self._ended = threading.Condition(), False, False
         self._tick_began: float | None = None
-        self._pool = futures.ThreadPoolExecutor(min(slots + 1, 8), "codec")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
@@ -70,11 +76,16 @@ class Engine:
         began = self._tick_began
         return self._thread.is_alive() and (began is None or time.monotonic() - began < _STUCK)
 
+    @property
+    def died(self) -> bool:
+        """Whether the thread has ended though nobody stopped it."""
+        return self._ended and not self._stopping
+
     def start(self) -> None:
         """Warms everything up and starts the thread."""
         self._slots.warm_up()
         silence = np.zeros(types.FRAME_SAMPLES, np.float32)
-        for voice in self._voices:
+        for voice in (self._voices[number] for number in range(len(self._voices))):
             slot = self._slots.join()
             frame = None
             for _ in range(2 + max(self.speaker.model.sizes.delays)):
@@ -86,11 +97,11 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after its tick."""
+        """Ends the thread after its tick; one that is stuck is left behind."""
         self._stopping = True
         self.wake()
-        self._thread.join()
-        self._pool.shutdown()
+        self._thread.join(_STOP_SECONDS)
+        self._voices.close()
 
     def wake(self) -> None:
         """Says that there may be something to do."""
@@ -98,19 +109,14 @@ class Engine:
             self._wake.notify()
 
     def submit(self, what: Callable[[], Any]) -> futures.Future:
-        """Runs a function between two ticks, in the engine's thread."""
+        """Runs a function between two ticks, in the engine's thread; `Stopped` if that has ended."""
         future: futures.Future = futures.Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(what())
-            except Exception as error:
-                future.set_exception(error)
-
-        self._commands.append(run)
-        self.wake()
+        with self._wake:
+            if not self._ended:
+                self._commands.append((future, what))
+                self._wake.notify()
+                return future
+        future.set_exception(Stopped("the engine has stopped"))
         return future
 
     def join(self, who: conversation_lib.Conversation) -> None:
@@ -124,17 +130,19 @@ class Engine:
             audio_sampling=query.audio_sampling(who.sampling),
             seed=who.seed,
         )
-        who.slot, who.voice, who.busy = slot, self._voices[slot], self._resets.pop(slot, None)
+        who.slot, who.busy = slot, self._resets.pop(slot, None)
+        self._wake_after(who.busy)
         self._live.append(who)
 
     def leave(self, who: conversation_lib.Conversation) -> None:
         """Ends a conversation, if it has not ended; its codec forgets what was said."""
-        if who.slot is None or who.voice is None:
+        if who.slot is None:
             return
+        slot, who.slot, who.image = who.slot, None, None
         self._live.remove(who)
-        self._slots.leave(who.slot)
-        self._resets[who.slot] = self._after(who, who.voice.reset)
-        who.slot = who.voice = who.image = None
+        if (reset := self._voices.renew(slot, who.busy)) is not None:
+            self._resets[slot] = reset
+        self._slots.leave(slot)
 
     def see(self, who: conversation_lib.Conversation, image: Any | None) -> None:
         """Changes what a conversation sees."""
@@ -143,17 +151,18 @@ class Engine:
             self._slots.show(who.slot, None)
 
     def restart(self, who: conversation_lib.Conversation) -> None:
-        """Begins a conversation again, with the image."""
-        if who.slot is None or who.voice is None:
+        """Begins a conversation again, with the image; at its first frame there is nothing to do."""
+        if who.slot is None or who.frame == 0:
             return
         self._slots.reset(who.slot)
         self.see(who, who.image)
         who.frame = 0
-        who.busy = self._after(who, who.voice.reset)
+        who.busy = self._voices.renew(who.slot, who.busy)
+        self._wake_after(who.busy)
 
-    def resample(self, who: conversation_lib.Conversation, sampling: dict[str, float]) -> None:
-        """Changes how a conversation samples."""
-        who.sampling = sampling
+    def resample(self, who: conversation_lib.Conversation, changes: dict[str, float]) -> None:
+        """Changes how a conversation samples; what is not named stays."""
+        sampling = who.sampling = {**who.sampling, **changes}
         if who.slot is not None:
             self._slots.resample(
                 who.slot,
@@ -162,19 +171,36 @@ class Engine:
             )
 
     def _run(self) -> None:
-        while not self._stopping:
-            with self._wake:
-                self._wake.wait_for(self._has_work)
-            while self._commands:
-                self._commands.popleft()()
-            self._tick_began = time.monotonic()
-            try:
-                self._tick()
-            except Exception:
-                _log.exception("a step failed; the conversations in it end")
-                for who in list(self._live):
-                    self._fail(who)
-            self._tick_began = None
+        try:
+            while not self._stopping:
+                with self._wake:
+                    self._wake.wait_for(self._has_work)
+                for _ in range(len(self._commands)):
+                    _carry_out(*self._commands.popleft())
+                self._tick_began = time.monotonic()
+                try:
+                    self._tick()
+                except BaseException:
+                    _log.exception("a step failed; the conversations in it end")
+                    for who in list(self._live):
+                        self._fail(who)
+                self._tick_began = None
+        except BaseException:
+            _log.exception("the engine ends")
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Tells everybody that nothing will be answered any more."""
+        with self._wake:
+            self._ended = True
+        for future, _ in self._commands:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Stopped("the engine has stopped"))
+        for who in self._live:
+            who.slot = None
+            if who.listener is not None:
+                who.listener.failed()
 
     def _has_work(self) -> bool:
         return self._stopping or bool(self._commands) or any(who.ready for who in self._live)
@@ -195,44 +221,40 @@ class Engine:
         step = time.perf_counter() - start
         self._metrics.step(step, len(taken))
         for who, heard, _ in taken:
-            assert who.slot is not None and who.voice is not None
+            assert who.slot is not None
             who.frame += 1
-            say = _Say(who, who.voice, who.listener, frames[who.slot], heard.at, step)
-            who.busy = self._after(who, lambda say=say: self._say(say))
+            voice = self._voices[who.slot]
+            say = _Say(who, voice, who.listener, frames[who.slot], heard.at, step)
+            who.busy = self._voices.after(who.busy, lambda say=say: self._say(say))
+            self._wake_after(who.busy)
 
     def _hear(self) -> list[_Taken]:
         """Takes a frame of each conversation that has one, and encodes it."""
-        taken = []
-        for who in self._live:
-            if who.ready and (heard := who.take()) is not None:
-                assert who.voice is not None
-                taken.append((who, heard, self._pool.submit(who.voice.hear, heard.pcm)))
-        out = []
+        taken, out = [], []
+        for who in list(self._live):
+            try:
+                if who.ready and (heard := who.take()) is not None:
+                    assert who.slot is not None
+                    taken.append((who, heard, self._voices.hear(who.slot, heard.pcm)))
+            except Exception:
+                _log.exception("a frame failed", extra={"session": who.id})
+                self._fail(who)
         for who, heard, codes in taken:
             try:
                 out.append(_Taken(who, heard, codes.result()))
-            except Exception:
+            except BaseException:  # as Rust's panics are
                 _log.exception("hearing failed", extra={"session": who.id})
                 self._fail(who)
         return out
 
-    def _after(self, who: conversation_lib.Conversation, what: Callable[[], Any]) -> futures.Future:
-        """Runs something with a voice in the pool, after what is done with it now; then wakes the engine."""
-        before = who.busy
-
-        def run() -> None:
-            if before is not None:
-                futures.wait([before])
-            what()
-
-        future = self._pool.submit(run)
-        future.add_done_callback(lambda _: self.wake())
-        return future
+    def _wake_after(self, future: futures.Future | None) -> None:
+        if future is not None:
+            future.add_done_callback(lambda _: self.wake())
 
     def _say(self, say: _Say) -> None:
         try:
             messages = self._messages(say)
-        except Exception:
+        except BaseException:  # as Rust's panics are
             _log.exception("saying failed", extra={"session": say.who.id})
             self.submit(lambda: self._fail(say.who))
             return
@@ -266,6 +288,17 @@ class Engine:
         if who.listener is not None:
             who.listener.failed()
         self.leave(who)
+
+
+def _carry_out(future: futures.Future, what: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(what())
+    except Exception as error:
+        future.set_exception(error)
+    except BaseException as error:
+        future.set_exception(RuntimeError(repr(error)))
 
 
 class _Say(NamedTuple):

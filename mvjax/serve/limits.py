@@ -17,8 +17,9 @@ class Limits:
     image_pixels: int = 30_000_000  # decoded; a phone's camera has 12 to 24 million
     audio_bytes: int = 64 * 2**10  # of an audio message: 1.4 s as PCM
     request_bytes: int = 4096  # of a request's JSON
-    typed_frames: int = 400  # of typed questions that wait, before another is taken
+    typed_frames: int = 400  # of typed questions that wait, before another is taken; else refused
     messages: tuple[float, float] = (200.0, 1000.0)  # a second, and at once
+    controls: tuple[float, float] = (1.0, 5.0)  # Stop and Restart; more are refused, no more
     images: tuple[float, float] = (0.5, 4.0)
     waiting_image_bytes: int = (
         128 * 2**20

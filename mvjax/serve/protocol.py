@@ -134,7 +134,7 @@ def audio(data: bytes) -> bytes:
 
 def colored_text(text: str, gate: float) -> bytes:
     """Returns a message of text in the color of the gate."""
-    return bytes([Kind.COLORED_TEXT, color(gate)]) + text.encode()
+    return bytes([Kind.COLORED_TEXT, color(gate)]) + text.encode(errors="replace")
 
 
 def metadata(**values: Any) -> bytes:
@@ -144,7 +144,12 @@ def metadata(**values: Any) -> bytes:
 
 def error(text: str) -> bytes:
     """Returns a message that says what went wrong."""
-    return bytes([Kind.ERROR]) + text.encode()
+    return bytes([Kind.ERROR]) + text.encode(errors="replace")
+
+
+def reason(text: str) -> bytes:
+    """Returns the reason of a closed socket, which may have 123 bytes, whole characters of UTF-8."""
+    return text.encode(errors="replace")[:120].decode(errors="ignore").encode()
 
 
 def _check_size(what: str, data: bytes, limit: int) -> None:

@@ -100,8 +100,8 @@ def parse(values: Mapping[str, str], talk: talking.TalkConfig = _KYUTAI) -> Quer
     )
 
 
-def changed(sampling: Mapping[str, float], values: Mapping[str, str]) -> dict[str, float]:
-    """Returns the settings with other values.
+def changed(values: Mapping[str, str]) -> dict[str, float]:
+    """Returns the settings that a client changes.
 
     Raises:
       limits.BrokenLimit: for unknown names, and values out of range.
@@ -110,7 +110,7 @@ def changed(sampling: Mapping[str, float], values: Mapping[str, str]) -> dict[st
     numbers = _numbers(values, SAMPLING, wrong)
     if wrong:
         raise limits_lib.BrokenLimit(f"settings: out of range: {', '.join(wrong)}")
-    return {**sampling, **numbers}
+    return numbers
 
 
 def text_sampling(sampling: Mapping[str, float]) -> interface.Sampling:
