@@ -61,8 +61,7 @@ def serve(args: argparse.Namespace) -> int:
         dtype=opened.dtype,
     )
     certificate = running.tls(args.tls_cert, args.tls_key) if args.tls_cert else None
-    running.run(app.make(opened.speaker, options), taken, certificate)
-    return 0
+    return running.run(app.make(opened.speaker, options), taken, certificate)
 
 
 def _positive(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -9,12 +10,16 @@ import resource
 import socket
 import ssl
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from aiohttp import web
 
+from mvjax.serve import app as app_lib
+
 _IDLE_SECONDS = 30.0  # of a connection that asks for nothing
 _SHUTDOWN_SECONDS = 5.0
+_LOOK_SECONDS = 1.0  # whether the engine lives
 # How long the engine may wait for a busy event loop each time it comes back to Python, which is hundreds of
 # times in a frame; Python's own 5 ms would let a flood of messages stop all conversations.
 _SWITCH_SECONDS = 0.0005
@@ -53,8 +58,12 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def run(app: web.Application, taken: socket.socket, certificate: ssl.SSLContext | None) -> None:
-    """Serves until SIGINT or SIGTERM; then every client is told, and sockets are closed."""
+def run(app: web.Application, taken: socket.socket, certificate: ssl.SSLContext | None) -> int:
+    """Serves until SIGINT or SIGTERM; then every client is told, and sockets are closed.
+
+    Returns:
+      The exit status: 1 if the engine has ended by an error, so that a supervisor starts the server again.
+    """
     _raise_file_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
     scheme = "http" if certificate is None else "https"
@@ -65,6 +74,7 @@ def run(app: web.Application, taken: socket.socket, certificate: ssl.SSLContext 
         _log.info("warm; serving at %s://%s:%d/", scheme, name, port)
 
     app.on_startup.append(tell)
+    app.cleanup_ctx.append(_watch)
     web.run_app(
         app,
         sock=taken,
@@ -74,6 +84,20 @@ def run(app: web.Application, taken: socket.socket, certificate: ssl.SSLContext 
         keepalive_timeout=_IDLE_SECONDS,
         shutdown_timeout=_SHUTDOWN_SECONDS,
     )
+    return int(app[app_lib.ENGINE].died)
+
+
+async def _watch(app: web.Application) -> AsyncIterator[None]:
+    """Ends the server when the engine has ended."""
+
+    async def look() -> None:
+        while not app[app_lib.ENGINE].died:
+            await asyncio.sleep(_LOOK_SECONDS)
+        raise web.GracefulExit
+
+    task = asyncio.get_running_loop().create_task(look())
+    yield
+    task.cancel()
 
 
 def _family(host: str) -> socket.AddressFamily:
