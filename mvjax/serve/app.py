@@ -116,6 +116,12 @@ def _add_routes(app: web.Application, server: connection.Server, options: Option
                 await socket.send_bytes(protocol.error(str(error)))
                 await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
             return socket
+        if len(app[_CONNECTIONS]) >= _most(options) and not asked.resume:
+            server.metrics.ended("full")
+            with contextlib.suppress(OSError):
+                await socket.send_bytes(protocol.error("too many clients; try again later"))
+                await socket.close(code=aiohttp.WSCloseCode.TRY_AGAIN_LATER)
+            return socket
         task = asyncio.current_task()
         assert task is not None
         app[_CONNECTIONS].add(task)
@@ -140,6 +146,11 @@ def _add_routes(app: web.Application, server: connection.Server, options: Option
     app.router.add_get("/health", health)
     app.router.add_get("/metrics", metrics)
     pages.add_routes(app, access, static=options.static)
+
+
+def _most(options: Options) -> int:
+    """Connections at once, those that have not chosen an image yet included."""
+    return options.slots + 2 * options.limits.waiting
 
 
 def _watch(server: connection.Server) -> None:

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
+import { Connection } from "./connection.js";
 import { Echo } from "./echo.js";
 import { background, contrast, levelOf, LEVELS, lightness } from "./gate-scale.js";
 import { Hush } from "./hush.js";
@@ -221,4 +222,31 @@ test("a saved conversation is written for other programs to read", async () => {
   await writeFile(process.env.SAVED, Buffer.from(await recording.save().arrayBuffer()));
   assert.equal(stereoWav([], [], RATE).length, 44);
   assert.equal(zip([], new Date()).reduce((sum, part) => sum + part.length, 0), 22);
+});
+
+test("a conversation that goes on sends again what may have been lost with the line", (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const sockets = [];
+  globalThis.WebSocket = class {
+    static OPEN = 1;
+    constructor() {
+      Object.assign(this, { readyState: 1, sent: [] });
+      sockets.push(this);
+    }
+    send(message) {
+      this.sent.push(message);
+    }
+    close() {}
+  };
+  const on = { ready() {}, lost() {}, hello() {}, closed() {} };
+  const made = { url: () => "ws://x", first: () => ["first"], again: () => ["again"], on };
+  const connection = new Connection(made);
+  sockets[0].onopen();
+  connection.receive({ kind: wire.KIND.metadata, value: { type: "hello", resume: "token" } });
+  connection.receive({ kind: wire.KIND.handshake });
+  sockets[0].onclose({ code: 1006, reason: "" });
+  context.mock.timers.tick(1000);
+  sockets[1].onopen();
+  connection.receive({ kind: wire.KIND.handshake });
+  assert.deepEqual(sockets.map((socket) => socket.sent), [["first"], ["again"]]);
 });

@@ -389,3 +389,14 @@ def test_playback_stays_a_number_and_tokens_are_such_as_can_be_sent():
     assert counted.value("mvjax_playback_latency_seconds_sum") == 120.5
     with pytest.raises(ValueError, match="token: expected printable UTF-8"):
         access.Access(b"caf\xe9".decode(errors="surrogateescape"), (), "127.0.0.1")
+
+
+@in_loop
+async def test_connections_are_bounded_also_before_they_choose_an_image():
+    async with (
+        standin.serving(waiting=0) as (url, _),
+        standin.talking(url, wait=False, audio="opus"),
+        standin.talking(url, wait=False) as second,
+    ):
+        assert await second.until(5) and "too many clients" in second.errors[0]
+        assert not await second.until(0) and second.code == 1013

@@ -9,11 +9,12 @@ const STALLED_BYTES = 6 * 2 * wire.FRAME_SAMPLES; // more than 0.5 s unsent: mic
 
 export class Connection {
   /**
-   * `url(resume)` names the endpoint; `first()` returns the messages of a new conversation that come before audio.
+   * `url(resume)` names the endpoint; `first()` returns the messages of a new conversation that come before audio,
+   * `again()` those of one that goes on: what was sent last may have been lost with the line.
    * `on` has a function for each event: queue, hello, ready, audio, text, gate, status, trouble, lost, closed({error}).
    */
-  constructor({ url, first, on }) {
-    Object.assign(this, { url, first, on });
+  constructor({ url, first, again, on }) {
+    Object.assign(this, { url, first, again, on });
     this.resume = null; // token
     this.ready = false;
     this.done = false;
@@ -68,6 +69,7 @@ export class Connection {
     switch (message.kind) {
       case wire.KIND.handshake:
         this.ready = true;
+        if (this.lostAt !== null) for (const message of this.again()) this.send(message);
         this.lostAt = null;
         return this.on.ready();
       case wire.KIND.audio:

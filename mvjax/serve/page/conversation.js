@@ -50,7 +50,8 @@ export class Conversation {
     if (this.over) return;
     this.connection = new Connection({
       url: this.url,
-      first: () => [this.picture ? wire.image(this.picture.bytes) : wire.request("no_image")],
+      first: () => [this.seen()],
+      again: () => [this.seen(), ...(this.sampling ? [wire.request("settings", this.sampling)] : [])],
       on: {
         queue: (queue) => this.on.state("queued", queue),
         hello: (hello) => {
@@ -156,8 +157,13 @@ export class Conversation {
     const wait = Math.max(0, (this.shownAt ?? -IMAGE_SECONDS) + IMAGE_SECONDS - now());
     this.showing = setTimeout(() => {
       this.shownAt = now();
-      this.connection?.send(picture ? wire.image(picture.bytes) : wire.request("no_image"));
+      this.connection?.send(this.seen());
     }, 1000 * wait);
+  }
+
+  /** The message that says what is to be seen. */
+  seen() {
+    return this.picture ? wire.image(this.picture.bytes) : wire.request("no_image");
   }
 
   ask(text) {
@@ -167,6 +173,7 @@ export class Conversation {
   }
 
   set(sampling) {
+    this.sampling = sampling;
     if (this.live) this.connection.send(wire.request("settings", sampling));
   }
 
