@@ -139,7 +139,9 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts any pixel mode to RGB; transparency is laid on white."""
     if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip at 255
-        levels = np.asarray(image).astype(np.int32).clip(0, 2**16 - 1)
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() >= 2**16:
+            raise ValueError(f"gray from {levels.min()} to {levels.max()}, not 0 to {2**16 - 1}")
         image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")

@@ -55,6 +55,13 @@ def test_floating_point_is_refused_by_name():
         images.decode(data)
 
 
+@pytest.mark.parametrize("level", [-1, 2**16])
+def test_gray_of_more_than_16_bits_is_refused_by_name(level):
+    deep = _bytes(Image.fromarray(np.full((5, 7), level, np.int32)), format="TIFF")
+    with pytest.raises(ValueError, match="not 0 to 65535"):
+        images.decode(deep)
+
+
 @pytest.mark.parametrize("palette", [False, True])
 def test_transparent_parts_show_white(palette):
     image = Image.new("RGBA", (4, 3), (200, 10, 10, 255))
