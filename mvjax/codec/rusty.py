@@ -112,7 +112,7 @@ class RustyStream:
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
         """As `CodecStream.decode`."""
         self._check(codes)
-        self._take("decode", codes.shape[2])
+        self._take("decode", float(codes.shape[2]))
         return self._tokenizer.decode_step(np.ascontiguousarray(codes, np.uint32))[:, 0]
 
     def reset(self) -> None:
