@@ -12,11 +12,11 @@ QUICK := tests/nn/test_model.py tests/nn/test_xattn.py tests/test_gates.py tests
 	tests/train/test_step.py tests/train/test_checkpoint.py tests/train/test_fit.py
 export NO_TORCH_COMPILE := 1
 
-.PHONY: help quickstart test slow plans test-lowest lint format types house constraints clean
+.PHONY: help quickstart test slow long plans test-lowest lint format types house constraints clean
 
 help:
 	@echo "make quickstart    the whole chain on this machine; then open $(OUT)/report.html"
-	@echo "make test          the test suite (make slow: the long tests; make plans: TPU slices)"
+	@echo "make test          the test suite (make slow, make long: longer ones; make plans: TPU slices)"
 	@echo "make test-lowest   quick tests with the lowest versions that pyproject.toml allows"
 	@echo "make lint types    ruff and pyright;  make format rewrites the files;  make house: rooms and arrows"
 	@echo "make constraints   the newest versions that pyproject.toml allows, into constraints.txt"
@@ -29,6 +29,9 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=12
+
+long: $(VENV)/.dev
+	$(BIN)/python -m pytest -m long
 
 plans: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m plans

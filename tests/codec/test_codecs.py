@@ -118,7 +118,7 @@ def test_rust_has_one_step_more_in_its_window(tmp_path):
     assert errors[False] < 1e-4 < 3e-4 < errors[True], errors
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stream_goes_on_as_before_past_the_packages_default_of_8192_steps(tmp_path):
     """Only what lies in its windows matters: the end decodes as it does in a short stream."""
     pytest.importorskip("rustymimi")
