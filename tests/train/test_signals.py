@@ -14,9 +14,6 @@ from mvjax.train import output, signals
 WAITS = """
 import hashlib, signal, sys, time
 from mvjax.train import signals
-for number in signals.STOPPING:  # background jobs of a shell ignore SIGINT, those of nohup SIGHUP
-    signal.signal(number, signal.SIG_DFL)
-signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with signals.Signals() as on_signal:
         if sys.argv[1] == "train":
@@ -40,12 +37,17 @@ except signals.Stopped as stopped:
 def start():
     started = []
 
+    def heed():  # background jobs of a shell ignore SIGINT, those of nohup SIGHUP, and a child inherits it
+        for number in signals.STOPPING:
+            signal.signal(number, signal.SIG_DFL)
+
     def begin(what, *launcher):
         process = subprocess.Popen(
             [*launcher, sys.executable, "-c", WAITS, what],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed,
         )
         started.append(process)
         assert process.stdout.readline() == "ready\n"
