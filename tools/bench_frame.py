@@ -1,7 +1,7 @@
 """Latency of a frame on this CPU: our PyTorch, JAX and MLX runtimes, upstream's two, and the limit of memory.
 
     python tools/bench_frame.py --moshivis DIR
-    python tools/bench_frame.py --sides torch jax --folder /tmp/mid        # ours; keeps the exports
+    python tools/bench_frame.py --sides torch jax --folder mid             # ours; keeps the exports
 
 All sides run one exported model (width 1024, 8 layers, depth transformer of width 512 and 4 layers, 1,024
 image tokens, random weights, float32) and hear the same codes, with an image unless `--blind`. Each side has

@@ -81,7 +81,7 @@ def exported(folder: Path, speaker: Path | None, **how: Any) -> Opened:
     from mvjax.runtimes import frame_bytes, loading
 
     model: Any = loading.open_folder(folder, **how)
-    runtime = "mlx" if folder_lib.layout(folder) == "mlx" else "torch"
+    runtime = folder_lib.runtime(folder)
     computes, _, stored = str(model.dtype).removeprefix("torch.").partition(", ")
     kept = stored.removesuffix(" weights") or getattr(model, "quantize", None)
     values, context = frame_bytes.read(folder), model.config.context

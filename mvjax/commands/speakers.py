@@ -61,7 +61,7 @@ def open_speaker(args: argparse.Namespace, *, minutes: float) -> Opened:
 
     model = loading.open_folder(folder, dtype=args.dtype, quantize=args.quantize)
     speaker = loading.open_speaker(folder, model=model, minutes=minutes)
-    runtime = "mlx" if folder_lib.layout(folder) == "mlx" else "torch"
+    runtime = folder_lib.runtime(folder)
     return Opened(speaker, runtime, str(getattr(model, "dtype", "")))
 
 
@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace, minutes: float) -> Opened:
             files.resolve(config.frozen.codec), sizes=config.codec, minutes=minutes
         ),
         tokenizer=tokenizers.load(config),
-        name=str(args.folder.folder.resolve().name),
+        name=args.folder.folder.resolve().name,
         certificate=None,
         talk=config.talk,
     )

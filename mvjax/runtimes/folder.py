@@ -122,6 +122,11 @@ def layout(folder: Path) -> Layout:
     )
 
 
+def runtime(folder: Path) -> Literal["torch", "mlx"]:
+    """Returns which of mvjax's runtimes runs a folder; errors as `layout`."""
+    return "mlx" if layout(folder) == "mlx" else "torch"
+
+
 def _layout(folder: Path) -> Layout | None:
     if is_candle(folder):
         return "candle"
