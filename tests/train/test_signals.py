@@ -14,6 +14,10 @@ from mvjax.train import output, signals
 WAITS = """
 import hashlib, signal, sys, time
 from mvjax.train import signals
+if sys.argv[2] == "heeds":  # a shell's background job ignores SIGINT, nohup's SIGHUP, and a child inherits it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in set(signals.STOPPING) - {signal.SIGINT}:
+        signal.signal(number, signal.SIG_DFL)
 try:
     with signals.Signals() as on_signal:
         if sys.argv[1] == "train":
@@ -37,17 +41,13 @@ except signals.Stopped as stopped:
 def start():
     started = []
 
-    def heed():  # background jobs of a shell ignore SIGINT, those of nohup SIGHUP, and a child inherits it
-        for number in signals.STOPPING:
-            signal.signal(number, signal.SIG_DFL)
-
     def begin(what, *launcher):
+        heeds = "as started" if launcher else "heeds"
         process = subprocess.Popen(
-            [*launcher, sys.executable, "-c", WAITS, what],
+            [*launcher, sys.executable, "-c", WAITS, what, heeds],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heed,
         )
         started.append(process)
         assert process.stdout.readline() == "ready\n"
