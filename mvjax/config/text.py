@@ -21,7 +21,6 @@ from mvjax import messages
 from mvjax.config import renamed, schema
 
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
-_NEITHER = "expected a function config() or sweep(), got neither"
 
 Json = Any  # None, bool, int, float, str, list or dict of the same
 
@@ -34,22 +33,29 @@ def load_experiment(path: Path, *, pick: str | None = None) -> schema.Config:
     Raises:
       ValueError: if there is no such file, it fails, it defines neither function, or has no such name.
     """
+    with experiment_file(path) as names:
+        if pick is None and "config" in names:
+            return names["config"]()
+        configs: dict[str, schema.Config] = names["sweep"]() if "sweep" in names else {}
+    if pick is None:
+        fact = f"is a sweep; choose one with --pick: {messages.names(configs)}"
+        fact = fact if configs else "expected a function config() or sweep(), got neither"
+        raise ValueError(f"{path}: {fact}")
+    if pick not in configs:
+        raise ValueError(f"{path}: no '{pick}' in sweep(); {messages.did_you_mean(pick, configs)}")
+    return configs[pick]
+
+
+@contextlib.contextmanager
+def experiment_file(path: Path) -> Iterator[dict[str, Any]]:
+    """Runs an experiment file; yields its names, to be called inside. All failures become a ValueError."""
     if not path.is_file():
         raise ValueError(f"{path}: expected an experiment file (Python), got none")
     try:
         with _importable(path.parent):
-            names: dict[str, Any] = runpy.run_path(str(path))
-            if pick is None and "config" in names:
-                return names["config"]()
-            configs: dict[str, schema.Config] = names["sweep"]() if "sweep" in names else {}
+            yield runpy.run_path(str(path))
     except Exception as error:
         raise ValueError(f"{path}: {_failure(error)}") from error
-    if pick is None:
-        one_of = f"is a sweep; choose one with --pick: {messages.names(configs)}"
-        raise ValueError(f"{path}: {one_of if configs else _NEITHER}")
-    if pick not in configs:
-        raise ValueError(f"{path}: no '{pick}' in sweep(); {messages.did_you_mean(pick, configs)}")
-    return configs[pick]
 
 
 def to_json(value: Any) -> Json:
