@@ -55,6 +55,10 @@ class Engine(Protocol):
         """Puts the keys and values of an image, as `Model.encode_image` returns them, into a row."""
         ...
 
+    def clear(self, row: int) -> None:
+        """Zeros a row's KV cache: what is hidden has weight 0, but 0 times what is not finite is not 0."""
+        ...
+
     def step(self, inputs: Inputs) -> Outputs:
         """Computes one frame of all rows."""
         ...
@@ -116,6 +120,7 @@ class Slots:
         self._model, self._sizes = model, model.sizes
         self._engine = model.engine(size, probes=probes)
         self._rows: list[_Conversation | None] = [None] * size
+        self._used: set[int] = set()  # whose KV caches hold frames
 
     @property
     def size(self) -> int:
@@ -151,6 +156,7 @@ class Slots:
             ),
             shown=False,
         )
+        self._clear(slot)
         self.show(slot, image)
         return slot
 
@@ -166,8 +172,9 @@ class Slots:
             self._engine.show(slot, image)
 
     def reset(self, slot: int) -> None:
-        """As `interface.Slots.reset`; the KV cache is hidden by the position, so nothing is cleared."""
+        """As `interface.Slots.reset`."""
         row = self._conversation(slot)
+        self._clear(slot)
         row.delays.reset()
         row.sampler.reset()
 
@@ -199,6 +206,7 @@ class Slots:
             inputs.text[slot] = types.UNGENERATED if turn.text is None else turn.text
             inputs.audio[slot] = row.delays.forced_audio(turn.audio)
             row.sampler.write(inputs.sampling, slot)
+        self._used.update(turns)
         out = self._engine.step(inputs)
         return {slot: self._frame(slot, out) for slot in turns}
 
@@ -209,6 +217,7 @@ class Slots:
         image, inputs = self._model.encode_image(pixels), self._blank()
         if self._rows[0] is None:
             self._engine.show(0, image)
+            self._engine.clear(0)
         for sees in (True, False):
             self._engine.step(inputs._replace(sees=np.full(self.size, sees)))
 
@@ -217,6 +226,11 @@ class Slots:
         if row is None:
             raise ValueError(f"slot {slot}: there is no conversation; join first")
         return row
+
+    def _clear(self, slot: int) -> None:
+        if slot in self._used:
+            self._engine.clear(slot)
+            self._used.discard(slot)
 
     def _blank(self) -> Inputs:
         """Inputs of a frame in which every row stands still."""

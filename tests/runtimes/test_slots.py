@@ -1,6 +1,7 @@
 """Conversations that share a batch, in every runtime: each is as it is alone, and its ids are as defined."""
 
 import exported
+import jax
 import numpy as np
 import pytest
 
@@ -104,6 +105,28 @@ def test_a_row_without_an_image_is_exactly_plain_moshi(model):
     for one, other in zip(say(model.encode_image(PIXELS)), say(None), strict=True):
         for name in ("text_logits", "audio_logits", "hidden", "gates"):
             np.testing.assert_array_equal(getattr(one.probes, name), getattr(other.probes, name))
+
+
+def test_what_is_not_finite_stays_in_its_conversation(model):
+    slots, one = model.slots(2, probes=True), model.encode_image(PIXELS)
+    overflowed = jax.tree.map(lambda x: x * float("nan"), one)
+    turn = interface.Turn(USER[:, 0])
+    slot = slots.join(overflowed)
+    assert not np.isfinite(slots.step({slot: turn})[slot].probes.hidden).all()
+    for image in (one, None):
+        slots.leave(slot)
+        assert slots.join(image) == slot
+        assert_as_alone(
+            [model.session(image, probes=True).step(turn.user_codes)],
+            [slots.step({slot: turn})[slot]],
+        )
+    slots.show(slot, overflowed)
+    slots.step({slot: turn})
+    slots.show(slot, None)
+    slots.reset(slot)
+    assert_as_alone(
+        [model.session(probes=True).step(turn.user_codes)], [slots.step({slot: turn})[slot]]
+    )
 
 
 def test_ids_are_sampled_as_defined(model):

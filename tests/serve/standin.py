@@ -30,6 +30,9 @@ class Engine:
     def __init__(self, model, rows):
         self.model, self.images = model, [0.0] * rows
 
+    def clear(self, row):
+        pass
+
     def show(self, row, image):
         self.images[row] = image
 

@@ -79,6 +79,10 @@ class Engine:
         """As `slots.Engine.show`."""
         self._images = _show(self._config, self._images, image, np.int32(row))
 
+    def clear(self, row: int) -> None:
+        """As `slots.Engine.clear`."""
+        self._caches = _clear(self._caches, np.int32(row), heads=self._config.backbone.heads)
+
     def step(self, inputs: slots.Inputs) -> slots.Outputs:
         """As `slots.Engine.step`."""
         seeing = self._rows > 1 or bool(inputs.sees.any())
@@ -158,6 +162,19 @@ def _show(
         )
 
     return jax.tree.map(put, images, kv_cache.images(config, image))
+
+
+@functools.partial(jax.jit, static_argnames="heads", donate_argnames="caches")
+def _clear(
+    caches: list[kv_cache.Held], row: Int32[Array, ""], *, heads: int
+) -> list[kv_cache.Held]:
+    """Returns the KV caches with zeros in this row; in place."""
+
+    def cleared(x: Array) -> Array:
+        zeros = jnp.zeros((heads, *x.shape[1:]), x.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(x, zeros, row * heads, axis=0)
+
+    return jax.tree.map(cleared, caches)
 
 
 def pack(inputs: slots.Inputs) -> Int32[np.ndarray, "B words"]:

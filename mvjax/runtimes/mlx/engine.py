@@ -46,6 +46,12 @@ class Engine:
             kept[row] = given[0]
         mx.eval(self._image)
 
+    def clear(self, row: int) -> None:
+        """As `slots.Engine.clear`."""
+        for past in self._past:
+            past[row] = 0
+        mx.eval(self._past)
+
     def step(self, inputs: slots.Inputs) -> slots.Outputs:
         """As `slots.Engine.step`: one evaluation, after which the frame is on the host."""
         image = self._image if self._rows > 1 or inputs.sees.any() else None

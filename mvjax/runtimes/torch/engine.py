@@ -87,6 +87,13 @@ class Engine:
             kept[row].copy_(given[0])
 
     @torch.inference_mode()
+    def clear(self, row: int) -> None:
+        """As `slots.Engine.clear`."""
+        for keys, values in self._past:
+            keys[row].zero_()
+            values[row].zero_()
+
+    @torch.inference_mode()
     def step(self, inputs: slots.Inputs) -> slots.Outputs:
         """As `slots.Engine.step`."""
         if self._given is None:
