@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvjax.commands import arguments, bench_models
+from mvjax.commands import arguments, bench_models, spinner
 
 if TYPE_CHECKING:
     from mvjax.serve import bench_report
@@ -22,8 +22,8 @@ def add(commands) -> None:
     arg = arguments.command(
         commands, "bench", bench, "measure the latency of each 80 ms frame",
         "mvjax bench runs/quickstart/export/torch --slots 1,4")  # fmt: skip
-    arg("folder", nargs="?", type=Path, metavar="DIR",
-        help="written by `mvjax export` (PyTorch or MLX), or a run folder (JAX)")  # fmt: skip
+    arg("folder", nargs="?", type=arguments.run_step, metavar="DIR",
+        help="written by `mvjax export` (PyTorch or MLX), or a run folder, RUN[@STEP] (JAX)")  # fmt: skip
     arg("--random", choices=SIZES, metavar="SIZE",
         help=f"random weights in place of DIR: {', '.join(SIZES)} (347 M, 8.3 B)")  # fmt: skip
     arg("--runtime", nargs="+", choices=bench_models.RUNTIMES,
@@ -49,13 +49,14 @@ def bench(args: argparse.Namespace) -> int:
     from mvjax.serve import bench_report, machine
 
     settings = bench_lib.Settings(frames=args.frames, slots=args.slots)
-    name, results = args.random or args.folder.resolve().name, []
+    name, results = args.random or args.folder.folder.resolve().name, []
     about = machine.about()
     print(f"{about['cpu']}, {about['threads']} threads; {'; '.join(about['gpus']) or 'no GPU'}")
     begun = time.perf_counter()
     for opened in bench_models.models(args):
         load = time.perf_counter() - begun
-        results.append(result(opened, settings, load))
+        with spinner.shown(f"measuring {opened.runtime}, {opened.dtype}"):
+            results.append(result(opened, settings, load))
         del opened
         begun = time.perf_counter()
     rich.print(bench_report.table(results, name))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvjax import run_folder
-from mvjax.commands import extras
+from mvjax.commands import extras, speakers
 
 if TYPE_CHECKING:
     from mvjax.config import schema
@@ -69,10 +69,15 @@ def models(args: argparse.Namespace) -> Iterator[Opened]:
     if args.folder is None:
         extras.require("jax")  # which the config of a model is made of
         yield from _random(args)
-    elif run_folder.is_run(args.folder):
-        yield _run(args)
+        return
+    folder, step = args.folder
+    if run_folder.is_run(folder):
+        trained, model = speakers.trained_run(args)
+        yield in_jax(model, trained.params)
+    elif step is not None:
+        raise ValueError(f"{args.folder}: expected a run folder before @{step}, got {folder}")
     else:
-        yield exported(args.folder, args.folder, dtype=args.dtype, quantize=args.quantize)
+        yield exported(folder, folder, dtype=args.dtype, quantize=args.quantize)
 
 
 def exported(folder: Path, speaker: Path | None, **how: Any) -> Opened:
@@ -105,17 +110,6 @@ def _random(args: argparse.Namespace) -> Iterator[Opened]:
             folder = random_model.write(model, target, Path(scratch), dtype=dtype, **how)
             opened = exported(folder, None, dtype=dtype, quantize=quantize)
         yield opened
-
-
-def _run(args: argparse.Namespace) -> Opened:
-    extras.require("jax")
-    from mvjax.train import load
-
-    trained = load.trained(args.folder)
-    model = dataclasses.replace(
-        trained.config.model, dtype=args.dtype or trained.config.model.dtype
-    )
-    return in_jax(model, trained.params)
 
 
 def random_in_jax(model: schema.ModelConfig, dtype: schema.Dtype, *, int8: bool) -> Opened:

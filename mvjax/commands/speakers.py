@@ -11,8 +11,9 @@ from mvjax import files, run_folder
 from mvjax.commands import arguments, extras
 
 if TYPE_CHECKING:
-    from mvjax.config import talking
+    from mvjax.config import schema, talking
     from mvjax.runtimes import loading
+    from mvjax.train import load
 
 
 class Opened(NamedTuple):
@@ -66,21 +67,13 @@ def open_speaker(args: argparse.Namespace, *, minutes: float) -> Opened:
 
 
 def _run(args: argparse.Namespace, minutes: float) -> Opened:
-    extras.require("jax")
-    if args.quantize:
-        raise ValueError(
-            f"--quantize {args.quantize}: expected an export folder, got the run {args.folder}; run"
-            " `mvjax export` first"
-        )
+    trained, model = trained_run(args)
     from mvjax.data import tokenizers
     from mvjax.runtimes import loading
     from mvjax.runtimes.jax import model as jax_model
-    from mvjax.train import load
     from mvjax.weights import codecs
 
-    trained = load.trained(*args.folder)
     config = trained.config
-    model = dataclasses.replace(config.model, dtype=args.dtype or config.model.dtype)
     speaker = loading.Speaker(
         model=jax_model.JaxModel(model, trained.params),
         codec=codecs.open_codec(
@@ -92,3 +85,22 @@ def _run(args: argparse.Namespace, minutes: float) -> Opened:
         talk=config.talk,
     )
     return Opened(speaker, "jax", model.dtype)
+
+
+def trained_run(args: argparse.Namespace) -> tuple[load.TrainedRun, schema.ModelConfig]:
+    """Loads a run folder; returns it, and its model in the precision of --dtype.
+
+    Raises:
+      ValueError: for --quantize, and as `load.trained`.
+    """
+    extras.require("jax")
+    if args.quantize:
+        raise ValueError(
+            f"--quantize {args.quantize}: expected an export folder, got the run {args.folder}; run"
+            " `mvjax export` first"
+        )
+    from mvjax.train import load
+
+    trained = load.trained(*args.folder)
+    model = trained.config.model
+    return trained, dataclasses.replace(model, dtype=args.dtype or model.dtype)

@@ -8,6 +8,7 @@ import { background, contrast, levelOf, LEVELS, lightness } from "./gate-scale.j
 import { Hush } from "./hush.js";
 import { JitterBuffer, RULE } from "./jitter.js";
 import { Latency, percentile } from "./latency.js";
+import { Meter } from "./meter.js";
 import { plainText, Recording } from "./recording.js";
 import { Resampler } from "./resampler.js";
 import { crc32, stereoWav, zip } from "./wav.js";
@@ -249,4 +250,15 @@ test("a conversation that goes on sends again what may have been lost with the l
   sockets[1].onopen();
   connection.receive({ kind: wire.KIND.handshake });
   assert.deepEqual(sockets.map((socket) => socket.sent), [["first"], ["again"]]);
+});
+
+test("the meter says when the server takes longer than a frame lasts", () => {
+  const node = { setAttribute() {} };
+  const slow = { hidden: true };
+  const meter = new Meter({ querySelector: () => node, querySelectorAll: () => [] }, slow);
+  const seen = (status) => {
+    meter.show({ latency: new Latency(), status, playback: null, stalled: 0 });
+    return !slow.hidden;
+  };
+  assert.deepEqual([null, { p50_ms: 81 }, { p50_ms: 79 }, {}].map(seen), [false, true, false, false]);
 });

@@ -234,6 +234,11 @@ def test_token_queue_talk_lost_line_stop_typed_question_and_file(tmp_path):
             saved = await save(tab, tmp_path)
             await tab.run(press("start"))
             assert await tab.run(STATE) == "ended"
+            await tab.run(press("start"), click=True)
+            await tab.wait(f"{STATE} === 'live'")
+            notes = "[...document.querySelectorAll('.note p')].map((note) => note.innerText)"
+            told = await tab.run(notes)
+            assert told.index("A new conversation") > told.index("You remove the image")
             return saved
 
     events, sound, files = asyncio.run(talk())

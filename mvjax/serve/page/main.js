@@ -12,7 +12,7 @@ const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
 
 const transcript = new Transcript($("turns"), $("empty"));
-const meter = new Meter($("meter"));
+const meter = new Meter($("meter"), $("slow"));
 const awake = new Awake();
 const settings = new Settings($("settings"), (change) => {
   if (change.sampling) conversation?.set(change.sampling);
@@ -64,7 +64,7 @@ async function start() {
     return showAlert("Browsers give the microphone to secure pages only: open this page as https:// or at localhost.");
   }
   showAlert(null);
-  transcript.clear();
+  transcript.begin();
   const talk = new Conversation({
     url: endpoint,
     picture,

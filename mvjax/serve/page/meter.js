@@ -1,13 +1,15 @@
 /** The latency meter as it is seen: numbers and a line of the last minute. */
 
 import { percentile } from "./latency.js";
+import { FRAME_SECONDS } from "./wire.js";
 
 const SHOWN = 480; // ms, the top of the plot unless a value is higher
 const POINTS = 120;
 
 export class Meter {
-  constructor(root) {
+  constructor(root, slow) {
     this.root = root;
+    this.slow = slow; // what is said while the server cannot keep up
     this.line = root.querySelector("polyline");
     this.plot = root.querySelector("svg");
   }
@@ -28,6 +30,7 @@ export class Meter {
     this.put("underruns", playback?.underruns ?? 0);
     const frames = Math.round((playback?.dropped ?? 0) / 0.08);
     this.put("skipped", (status?.skipped ?? 0) + frames + stalled);
+    this.slow.hidden = !(status?.p50_ms > 1000 * FRAME_SECONDS);
     this.draw(latency.total);
     this.plot.setAttribute("aria-label", `Latency of the last minute: median ${ms(p50)}, p99 ${ms(p99)} ms`);
   }

@@ -15,12 +15,12 @@ export class Transcript {
       this.followed = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR;
     });
     new ResizeObserver(() => this.follow()).observe(list);
-    this.clear();
+    this.begin();
   }
 
-  clear() {
-    this.list.replaceChildren();
-    this.empty.hidden = false;
+  /** A new conversation; the ones before stay above it. */
+  begin() {
+    if (this.list.hasChildNodes()) this.note("A new conversation", 0);
     this.words = null; // of the open turn
     this.latest = 0;
     this.most = MOST; // activation at the strongest tint
