@@ -93,8 +93,8 @@ def test_a_misspelled_word_is_told_what_it_meant(capsys, argv, message):
 
 
 def test_an_option_may_be_abbreviated_and_its_value_begin_with_a_dash(capsys):
-    args = cli._parser().parse_args(["eval", "x", "--per=3", "--seed", "-1"])
-    assert (args.per_kind, args.seed) == (3, -1)
+    args = cli._parser().parse_args(["eval", "x", "--lim=3", "--seed", "-1"])
+    assert (args.limit, args.seed) == (3, -1)
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)

@@ -34,7 +34,7 @@ def add(commands) -> None:
         help="trace these steps into RUN/profile, for TensorBoard, xprof")  # fmt: skip
     arg(
         "--evaluate", metavar="NAME:N",
-        help="every N steps, ask 4 written questions of each kind of a benchmark, such as digits:100",
+        help="every N steps, ask 24 written questions of a benchmark, such as digits:100",
     )  # fmt: skip
 
     arg = arguments.command(
@@ -90,12 +90,10 @@ def _evaluation(text: str):
         raise ValueError(
             f"--evaluate {text}: expected NAME:N, a benchmark and the steps between evaluations"
         )
-    make_benchmark = evaluate.find(name, option="--evaluate")
+    make = evaluate.find(name, option="--evaluate")
     from mvjax.eval import during_training
 
-    return functools.partial(
-        during_training.callback, benchmark=make_benchmark(), name=name, every=int(every)
-    )
+    return functools.partial(during_training.callback, benchmark=make(None), every=int(every))
 
 
 def show(args: argparse.Namespace) -> int:

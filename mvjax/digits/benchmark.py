@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 import numpy as np
 
@@ -11,52 +13,63 @@ from mvjax.dialogues import speech
 from mvjax.digits import talk, voices, world
 from mvjax.eval import benchmarks
 
-_LEAD = 4  # frames of silence before the user speaks
-_ANSWER = 64  # frames (5.1 s) for the answer; the longest takes 4 s
+_EACH = 24  # questions of each kind without a limit
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitsQuestion(benchmarks.Question):
+class DigitsSample(benchmarks.Sample):
     """A question about a test image; `truth` is its `world.Facts`."""
 
-    asked: str  # as in `talk.WordedQuestion`
-    scan: int  # as in `world.Scene`
+    asked: str = ""  # as in `talk.WordedQuestion`
+    scan: int = 0  # as in `world.Scene`
+    voice: str = ""
 
 
-class DigitsBenchmark:
-    """As `benchmarks.Benchmark`; the kinds are `talk.KINDS`."""
+class DigitsBenchmark(benchmarks.Benchmark):
+    """The kinds are `talk.KINDS`."""
 
-    def questions(self, *, per_kind: int, seed: int) -> list[DigitsQuestion]:
-        """Draws questions, one image each, voices in turn."""
-        kinds = talk.KINDS * per_kind
+    name = "digits"
+    modes = benchmarks.MODES
+    overall = "kinds"
+    # questions come early in the dialogues that it is trained on; the longest answer takes 4 s
+    protocol = benchmarks.PromptProtocol(
+        lead_in=0.32, tail=5.12, answer_from="question start", max_tokens=40
+    )
+
+    def samples(self, limit: int | None, seed: int) -> list[DigitsSample]:
+        """Draws questions, one image each, kinds and voices in turn; without a limit 24 of each kind."""
+        count = _EACH * len(talk.KINDS) if limit is None else limit
         drawn = []
-        for i, scene in enumerate(world.scenes("test", len(kinds), seed)):
+        for i, scene in enumerate(world.scenes("test", count, seed)):
             rng = np.random.default_rng([seed, i])
-            asked = talk.ask(kinds[i], scene.facts, rng)
+            asked = talk.ask(talk.KINDS[i % len(talk.KINDS)], scene.facts, rng)
             voice = voices.TEST_USERS[(i // len(talk.KINDS)) % len(voices.TEST_USERS)]
-            begin = _LEAD * types.FRAME_SAMPLES + int(rng.integers(types.FRAME_SAMPLES))
-            drawn.append((asked, scene, voice.name, begin, speech.speak(asked.text, voice).samples))
-        longest = max(begin + len(samples) for *_, begin, samples in drawn)
-        size = (-(-longest // types.FRAME_SAMPLES) + _ANSWER) * types.FRAME_SAMPLES
-        return [
-            DigitsQuestion(
-                id=f"{asked.kind}-{scene.id}",
-                kind=asked.kind,
-                text=asked.text,
-                image=scene.image,
-                truth=scene.facts,
-                voice=voice,
-                audio=np.pad(samples, (begin, size - begin - len(samples))),
-                start=begin // types.FRAME_SAMPLES,
-                end=-(-(begin + len(samples)) // types.FRAME_SAMPLES),
-                asked=asked.asked,
-                scan=scene.scan,
+            late = int(rng.integers(types.FRAME_SAMPLES))
+            drawn.append(
+                DigitsSample(
+                    id=f"{asked.kind}-{scene.id}",
+                    kind=asked.kind,
+                    prompt=asked.text,
+                    truth=scene.facts,
+                    image=functools.partial(np.asarray, scene.image),
+                    shows=scene.facts,
+                    speech=functools.partial(_spoken, asked.text, voice, late),
+                    asked=asked.asked,
+                    scan=scene.scan,
+                    voice=voice.name,
+                )
             )
-            for asked, scene, voice, begin, samples in drawn
-        ]
+        return drawn
 
-    def is_correct(self, question: DigitsQuestion, answer: str) -> bool:
+    def score(self, sample: Any, said: str) -> float:
         """As `talk.score`."""
-        return talk.score(question.kind, question.asked, question.truth, answer)
+        return float(talk.score(sample.kind, sample.asked, sample.truth, said))
 
-    chance = staticmethod(talk.chance)
+    def chance(self, kind: str) -> float:
+        """As `talk.chance`."""
+        return talk.chance(kind)
+
+
+def _spoken(text: str, voice: speech.Voice, late: int) -> np.ndarray:
+    """The question, `late` samples after the start of a frame."""
+    return np.pad(speech.speak(text, voice).samples, (late, 0))

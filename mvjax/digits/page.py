@@ -72,7 +72,7 @@ def _tiles(results: stages.QuickstartResults, whole: html.Stage) -> list[html.Ti
     mean = results.evaluation.table[-1]
     tiles = []
     for mode, name in (("text", "written questions"), ("audio", "spoken questions, new voices")):
-        low, high = stages.interval(results.evaluation.table, mode)
+        low, high = results.evaluation.intervals[mode]
         accuracy, target = mean[mode], TARGET_ACCURACY[mode]
         goal = f"95% interval {100 * low:.1f} to {100 * high:.1f}; target: at least {100 * target:.0f}%"
         tiles.append(html.Tile(name, f"{100 * accuracy:.1f}%", goal, accuracy >= target))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mvjax.config import schema
 from mvjax.data import images, mixture
 from mvjax.dialogues import speech
 from mvjax.digits import benchmark, recipe, records, talk, voices
-from mvjax.eval import benchmarks, codec_check, metrics, switching
+from mvjax.eval import benchmarks, codec_check, runner, switching
 from mvjax.eval import model as eval_model
 from mvjax.export import certificate, model_card, targets
 from mvjax.export import folder as export_folder
@@ -71,7 +71,7 @@ class QuickstartResults:
 
     plan: QuickstartPlan
     model: eval_model.LoadedModel
-    evaluation: benchmarks.Evaluation
+    evaluation: runner.Evaluation
     certificates: dict[str, dict[str, Any]]
     speech: SpeechResults
 
@@ -107,11 +107,11 @@ def train(plan: QuickstartPlan) -> eval_model.LoadedModel:
     return eval_model.load(trained.config, trained.params)
 
 
-def evaluate(model: eval_model.LoadedModel, plan: QuickstartPlan) -> benchmarks.Evaluation:
+def evaluate(model: eval_model.LoadedModel, plan: QuickstartPlan) -> runner.Evaluation:
     """Asks held-out questions in every mode; every answer goes to RUN/eval/answers.json."""
     digits = benchmark.DigitsBenchmark()
-    questions = digits.questions(per_kind=plan.per_kind, seed=SEED)
-    evaluation = benchmarks.evaluate(model, digits, questions, benchmarks.MODES)
+    samples = digits.samples(plan.per_kind * len(talk.KINDS), SEED)
+    evaluation = runner.evaluate(model, digits, samples, benchmarks.MODES)
     path = plan.run / run_folder.ANSWERS
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(evaluation.answers, default=dataclasses.asdict, indent=1) + "\n")
@@ -119,7 +119,7 @@ def evaluate(model: eval_model.LoadedModel, plan: QuickstartPlan) -> benchmarks.
     return evaluation
 
 
-def keep_table(evaluation: benchmarks.Evaluation, plan: QuickstartPlan) -> None:
+def keep_table(evaluation: runner.Evaluation, plan: QuickstartPlan) -> None:
     """Writes the table as `mvjax eval` does, where the cards of exports find it, `mvjax export`'s too."""
     table = {"step": plan.config.train.steps, "table": evaluation.table}
     path = plan.run / run_folder.EVAL / "digits.json"
@@ -128,11 +128,12 @@ def keep_table(evaluation: benchmarks.Evaluation, plan: QuickstartPlan) -> None:
 
 
 def export(
-    model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation, plan: QuickstartPlan
+    model: eval_model.LoadedModel, evaluation: runner.Evaluation, plan: QuickstartPlan
 ) -> dict[str, dict[str, Any]]:
     """Exports for each runtime; the certificate compares the runtime on the reloaded files with JAX."""
-    user_codes = np.concatenate(_spoken(evaluation).user_codes[:2], axis=1)[:, :_CERTIFIED_FRAMES]
-    pixels = images.normalize(evaluation.questions[0].image)[None]
+    codes = [spoken.streams.user_codes for spoken in _spoken(evaluation)[:2]]
+    user_codes = np.concatenate(codes, axis=1)[:, :_CERTIFIED_FRAMES]
+    pixels = images.normalize(_image(evaluation.samples[0]))[None]
     results = model_card.read_results(plan.run, step=plan.config.train.steps)
     certificates = {}
     for target in TARGETS:
@@ -145,30 +146,28 @@ def export(
     return certificates
 
 
-def write_question(evaluation: benchmarks.Evaluation, plan: QuickstartPlan) -> None:
+def write_question(evaluation: runner.Evaluation, plan: QuickstartPlan) -> None:
     """Writes a test image and a spoken question about its digit, for `mvjax talk`."""
-    asked = next(q for q in evaluation.questions if q.kind == "digit")
+    asked = next(sample for sample in evaluation.samples if sample.kind == "digit")
     image = plan.out / run_folder.QUESTION_IMAGE
     image.parent.mkdir(exist_ok=True)
-    image.write_bytes(images.encode_png(asked.image))
-    soundfile.write(
-        plan.out / run_folder.QUESTION_AUDIO,
-        _frames(asked.audio, asked.start, asked.end),
-        types.SAMPLE_RATE,
-    )
+    image.write_bytes(images.encode_png(_image(asked)))
+    assert asked.speech is not None
+    soundfile.write(plan.out / run_folder.QUESTION_AUDIO, asked.speech(), types.SAMPLE_RATE)
 
 
 def speak(
-    model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation, plan: QuickstartPlan
+    model: eval_model.LoadedModel, evaluation: runner.Evaluation, plan: QuickstartPlan
 ) -> SpeechResults:
     """Decodes spoken answers, holds a conversation, and measures how intelligible the speech is."""
-    trace = switching.converse(model, SCRIPT, evaluation.questions[0].image, voices.TEST_USERS[0])
+    image = _image(evaluation.samples[0])
+    trace = switching.converse(model, SCRIPT, image, voices.TEST_USERS[0])
     training, held_out = _utterances(plan)
     classifier = codec_check.WordClassifier(
         [word for utterance in training for word in codec_check.cut(*utterance)]
     )
     coded = model.decode_audio(model.encode_audio([samples for samples, _ in held_out]))
-    answers = _answer_words(model, _spoken(evaluation), plan.tested_utterances)
+    answers = _answer_words(model, _spoken(evaluation)[: plan.tested_utterances])
     return SpeechResults(
         examples=_examples(model, evaluation),
         trace=trace,
@@ -188,7 +187,7 @@ def summary(results: QuickstartResults) -> dict[str, Any]:
         "certificates": {
             name: {key: c[key] for key in kept} for name, c in results.certificates.items()
         },
-        "accuracy_interval": {mode: interval(table, mode) for mode in benchmarks.MODES},
+        "accuracy_interval": results.evaluation.intervals,
         "accuracy_by_kind": table,
         "codec_words": {
             **codec_check.summary(speech.codec),
@@ -207,19 +206,18 @@ def summary(results: QuickstartResults) -> dict[str, Any]:
     }
 
 
-def interval(table: Sequence[Mapping[str, Any]], mode: str) -> tuple[float, float]:
-    """The 95% interval of the mean of the kinds, the last row of an accuracy table."""
-    *rows, mean = table
-    return metrics.interval(mean[mode], [row["n"] for row in rows])
+def _image(sample: benchmarks.Sample) -> np.ndarray:
+    assert sample.image is not None
+    return sample.image()
 
 
-def _spoken(evaluation: benchmarks.Evaluation) -> eval_model.Streams:
+def _spoken(evaluation: runner.Evaluation) -> Sequence[runner.SpokenConversation]:
     assert evaluation.spoken is not None, "the quickstart asks in every mode"
     return evaluation.spoken
 
 
 def _examples(
-    model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation
+    model: eval_model.LoadedModel, evaluation: runner.Evaluation
 ) -> list[html.ExampleKind]:
     """Of each kind of question the first right answer and the first wrong one, voices in turn."""
     answers, kinds = evaluation.answers["audio"], len(talk.KINDS)
@@ -243,26 +241,27 @@ def _examples(
 
 
 def _shown(
-    model: eval_model.LoadedModel, evaluation: benchmarks.Evaluation, chosen: Sequence[int]
+    model: eval_model.LoadedModel, evaluation: runner.Evaluation, chosen: Sequence[int]
 ) -> list[html.ReportExample]:
     spoken = _spoken(evaluation)
-    user_audio = model.decode_audio([spoken.user_codes[i] for i in chosen])
-    model_audio = model.decode_audio([spoken.audio_codes[i] for i in chosen])
+    user_audio = model.decode_audio([spoken[i].streams.user_codes for i in chosen])
+    model_audio = model.decode_audio([spoken[i].streams.audio_codes for i in chosen])
     examples = []
     for i, asked, answered in zip(chosen, user_audio, model_audio, strict=True):
-        question, answer = evaluation.questions[i], evaluation.answers["audio"][i]
-        facts = question.truth
-        frames = [f for _, f in model.timed_words(spoken.text_ids[i]) if f >= question.start]
-        begin, end = (frames[0], frames[-1]) if frames else (question.end, question.end)
+        sample, answer = evaluation.samples[i], evaluation.answers["audio"][i]
+        assert isinstance(sample, benchmark.DigitsSample)
+        facts, (streams, start, end) = sample.truth, spoken[i]
+        frames = [f for _, f in model.timed_words(streams.text_ids) if f >= start]
+        begin, last = (frames[0], frames[-1]) if frames else (end, end)
         examples.append(
             html.ReportExample(
-                image=question.image,
+                image=_image(sample),
                 scene=f"a {facts.colour} {talk.truth(facts, 'digit')}, {facts.place}",
-                voice=question.voice,
-                question=question.text,
-                question_audio=_frames(asked, 0, question.end + _TAIL),
+                voice=sample.voice,
+                question=sample.prompt,
+                question_audio=_frames(asked, 0, end + _TAIL),
                 said=answer.said,
-                answer_audio=_frames(answered, begin - _HEAD, end + _TAIL),
+                answer_audio=_frames(answered, begin - _HEAD, last + _TAIL),
                 correct=answer.correct,
             )
         )
@@ -289,12 +288,12 @@ def _utterances(plan: QuickstartPlan) -> tuple[list[codec_check.Utterance], ...]
 
 
 def _answer_words(
-    model: eval_model.LoadedModel, spoken: eval_model.Streams, count: int
+    model: eval_model.LoadedModel, spoken: Sequence[runner.SpokenConversation]
 ) -> list[codec_check.WordClip]:
-    """Words of the first `count` spoken answers, labeled with what the model wrote meanwhile."""
+    """Words of spoken answers, labeled with what the model wrote meanwhile."""
     words = []
-    clips = model.decode_audio(list(spoken.audio_codes[:count]))
-    for ids, samples in zip(spoken.text_ids[:count], clips, strict=True):
+    clips = model.decode_audio([conversation.streams.audio_codes for conversation in spoken])
+    for ids, samples in zip((c.streams.text_ids for c in spoken), clips, strict=True):
         timed = [(w, f * types.FRAME_SECONDS) for w, f in model.timed_words(ids)]
         words += codec_check.cut(samples, timed)
     return words

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from mvjax import cli, run_folder
-from mvjax.eval import benchmarks
 from mvjax.eval import model as eval_model
+from mvjax.eval import runner
 from mvjax.train import load
 
 
@@ -33,10 +33,10 @@ def test_an_older_checkpoints_results_do_not_replace_those_of_the_newest(monkeyp
     )
     monkeypatch.setattr(eval_model, "load", lambda config, params: None)
     table = [{"kind": "digit", "text": 0.5}]
-    found = benchmarks.Evaluation([], {}, None, table)
-    monkeypatch.setattr(benchmarks, "evaluate", lambda *arguments: found)
+    found = runner.Evaluation([], {}, None, table, {})
+    monkeypatch.setattr(runner, "evaluate", lambda *arguments: found)
     for run in (tmp_path, f"{tmp_path}@300"):
-        assert cli.main(["eval", str(run), "--prompt", "text", "--per-kind", "1"]) == 0
+        assert cli.main(["eval", str(run), "--prompt", "text", "--limit", "6"]) == 0
     steps = {
         path.name: json.loads(path.read_text())["step"]
         for path in (tmp_path / run_folder.EVAL).iterdir()

@@ -8,7 +8,7 @@ import pytest
 
 from mvjax import files
 from mvjax.digits import page, recipe, stages
-from mvjax.eval import benchmarks, codec_check, metrics, switching
+from mvjax.eval import benchmarks, codec_check, metrics, runner, switching
 from mvjax.eval import model as eval_model
 from mvjax.export import model_card
 from mvjax.report import html
@@ -23,6 +23,13 @@ def _table(text: float, audio: float) -> list[dict]:
     return [
         {"kind": kind, "n": n, **shares} for kind, n in (("digit", 48), ("yesno", 48), ("all", 96))
     ]
+
+
+def _evaluation(table: list[dict]) -> runner.Evaluation:
+    *kinds, mean = table
+    counts = [row["n"] for row in kinds]
+    intervals = {mode: metrics.interval(mean[mode], counts) for mode in benchmarks.MODES}
+    return runner.Evaluation([], {}, None, table, intervals)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,7 @@ def results(tmp_path_factory) -> stages.QuickstartResults:
     return stages.QuickstartResults(
         plan=plan,
         model=eval_model.LoadedModel(recipe.digits(), {}, codec, None),
-        evaluation=benchmarks.Evaluation([], {}, None, _table(0.95, 0.8)),
+        evaluation=_evaluation(_table(0.95, 0.8)),
         certificates={},
         speech=stages.SpeechResults(
             examples=[html.ExampleKind("yesno", 0, 0, [])],
@@ -55,7 +62,7 @@ def results(tmp_path_factory) -> stages.QuickstartResults:
 
 def changed(results: stages.QuickstartResults, table=None, **plan) -> stages.QuickstartResults:
     """The results of another plan, or with another table."""
-    evaluation = benchmarks.Evaluation([], {}, None, table or results.evaluation.table)
+    evaluation = _evaluation(table or results.evaluation.table)
     plan = dataclasses.replace(results.plan, **plan)
     return dataclasses.replace(results, plan=plan, evaluation=evaluation)
 
@@ -106,11 +113,11 @@ def test_a_run_is_continued_if_its_records_are_there(tmp_path, short):
 
 
 def test_the_cards_of_the_exports_hold_steps_and_results(results, monkeypatch):
-    picture, silence = np.zeros((48, 48, 3), np.uint8), np.zeros(9, np.float32)
-    question = benchmarks.Question("0", "yesno", "?", picture, "yes", "a", silence, 3, 6)
-    ids = np.zeros((2, 100), np.int32)
-    spoken = eval_model.Streams(ids, *[np.zeros((2, 8, 100), np.int32)] * 2)
-    evaluation = dataclasses.replace(results.evaluation, questions=[question], spoken=spoken)
+    picture = np.zeros((48, 48, 3), np.uint8)
+    sample = benchmarks.Sample("0", "yesno", "?", image=lambda: picture)
+    streams = eval_model.Streams(np.zeros(100, np.int32), *[np.zeros((8, 100), np.int32)] * 2)
+    spoken = [runner.SpokenConversation(streams, 3, 6)] * 2
+    evaluation = dataclasses.replace(results.evaluation, samples=[sample], spoken=spoken)
     written = {}
     monkeypatch.setattr(stages.certificate, "certify", lambda *_, **__: {})
     monkeypatch.setattr(

@@ -6,7 +6,7 @@ import toy
 
 from mvjax.commands import training
 from mvjax.digits import benchmark, recipe
-from mvjax.eval import benchmarks, during_training, metrics
+from mvjax.eval import during_training, metrics, runner
 from mvjax.train import callbacks
 
 
@@ -19,11 +19,11 @@ def test_the_current_adapters_answer_and_their_accuracies_are_metrics(monkeypatc
         right = {"digit": 1.0}
         rows = [{"kind": kind, "n": 2, "text": right.get(kind, 0.5)} for kind in kinds]
         table = [*rows, {"kind": metrics.ALL, "n": len(questions), "text": 0.25}]
-        return benchmarks.Evaluation(questions, {}, None, table)
+        return runner.Evaluation(questions, {}, None, table, {})
 
-    monkeypatch.setattr(benchmarks, "evaluate", evaluate)
+    monkeypatch.setattr(runner, "evaluate", evaluate)
     called = during_training.callback(
-        recipe.digits(), benchmark=benchmark.DigitsBenchmark(), name="digits", every=20, per_kind=2
+        recipe.digits(), benchmark=benchmark.DigitsBenchmark(), every=20, limit=12
     )
     assert called.every == 20 and called.name == "digits benchmark"
     frozen = {"backbone": {"kernel": 1}}
@@ -38,10 +38,12 @@ def test_the_current_adapters_answer_and_their_accuracies_are_metrics(monkeypatc
 
 
 def test_several_processes_are_refused(monkeypatch):
-    run, asks = toy.planned(), benchmark.DigitsBenchmark()
+    run, asked = toy.planned(), benchmark.DigitsBenchmark()
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="expected a run of one process, got 2; .* --benchmark d"):
-        during_training.callback(run, benchmark=asks, name="d", every=20)
+    with pytest.raises(
+        ValueError, match="expected a run of one process, got 2; .* --benchmark digits"
+    ):
+        during_training.callback(run, benchmark=asked, every=20)
 
 
 @pytest.mark.parametrize(

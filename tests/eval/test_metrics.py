@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -11,7 +12,7 @@ from mvjax.eval import metrics
 def _answers(marks: dict[str, str]) -> list[metrics.ScoredAnswer]:
     """{"digit": "110"} -> two right answers and a wrong one."""
     return [
-        metrics.ScoredAnswer(f"{kind}-{i}", kind, "what is it", "seven", mark == "1")
+        metrics.ScoredAnswer(f"{kind}-{i}", kind, "what is it", "seven", float(mark))
         for kind, row in marks.items()
         for i, mark in enumerate(row)
     ]
@@ -54,3 +55,26 @@ def test_the_interval_of_a_mean_of_kinds_has_the_kinds_variance():
     assert metrics.interval(0.9, [48] * 6) == pytest.approx(metrics.interval(0.9, [288]))
     low, high = metrics.interval(0.5, [10_000, 100])  # variance (1/10000 + 1/100) / 16
     assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(0.0101 / 16), rel=0.01)
+
+
+def test_the_headline_may_be_the_mean_of_the_samples():
+    answers = _answers({"digit": "1111", "colour": "0"})
+    found = metrics.summary(answers)
+    assert found.overall == pytest.approx(0.8) and found.kinds == {"digit": 1.0, "colour": 0.0}
+    assert found.interval == metrics.interval(0.8, [5])
+
+
+@pytest.mark.parametrize("overall", ["samples", "kinds"])
+def test_the_interval_of_partial_scores_is_a_bootstraps(overall):
+    rng = np.random.default_rng(1)
+    scores = np.round(rng.random(400), 1)
+    answers = [
+        metrics.ScoredAnswer(str(i), "ab"[i % 4 == 0], "", "", score)
+        for i, score in enumerate(scores)
+    ]
+    found = metrics.summary(answers, overall=overall)
+    low, high = found.interval
+    parts = [scores[0::4], np.delete(scores, np.s_[0::4])] if overall == "kinds" else [scores]
+    error = math.sqrt(sum(part.var() / len(part) for part in parts)) / len(parts)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    assert (high + low) / 2 == pytest.approx(found.overall, abs=error / 5)

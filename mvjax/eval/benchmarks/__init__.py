@@ -1,138 +1,146 @@
-"""What a benchmark is, and how a model is asked its questions and scored.
+"""What a benchmark is: its samples, how they are asked, and how an answer is scored.
 
-To add one:
+One file in this folder is one benchmark, found by its name; one elsewhere is given by its path. To add one:
 
-  1. write a class that meets `Benchmark` in a file `mvjax/eval/benchmarks/NAME.py`
-     (`mvjax/digits/benchmark.py` is a complete example);
-  2. give it a name in the table of `mvjax/commands/evaluate.py`;
-  3. `mvjax eval RUN --benchmark NAME` prints its table and writes RUN/eval/NAME.json.
+  1. write `mvjax/eval/benchmarks/NAME.py` with one class that derives from `Benchmark`;
+  2. `mvjax eval RUN --benchmark NAME --data ROOT` asks, prints a table and writes RUN/eval/NAME.json.
+
+Files whose name starts with an underscore are what benchmarks share.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from mvjax.data.records import record
 from mvjax.eval import metrics
-from mvjax.eval import model as eval_model
 
 PromptMode = Literal["text", "audio", "blind", "shuffled"]
 # Written questions; spoken ones; written without the image; written with an image that shows something else.
 MODES: tuple[PromptMode, ...] = get_args(PromptMode)
+Topic = Literal["image", "off-topic"]  # what an exchange is about, for the mean gate activations
+
+LoadImage = Callable[[], np.ndarray]  # uint8 [height, width, 3]; the runner resizes it
+LoadSpeech = Callable[[], np.ndarray]  # float32 [samples] at 24 kHz, without silence around it
+
+
+class SpokenAnswer(NamedTuple):
+    """An answer that the assistant is made to say."""
+
+    samples: np.ndarray  # float32 [samples] at 24 kHz
+    words: Sequence[record.Word]  # with their times in it
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """One question about one image, in writing and as speech.
+class Exchange:
+    """A question before the one that is scored, and its answer."""
 
-    `audio` (float32 [samples] at 24 kHz) has silence around the question, after it as long as an answer
-    may take, and one length for all questions of a benchmark, as `image` has one size.
-    """
-
-    id: str
-    kind: str  # accuracy is reported for each kind
-    text: str
-    image: np.ndarray  # uint8 [height, width, 3]
-    truth: Any  # what the image shows, comparable with ==
-    voice: str
-    audio: np.ndarray
-    start: int  # the frame in which the user begins; the answer is what is written from here on
-    end: int  # the first frame after the question
-
-
-Q = TypeVar("Q", bound=Question)
-
-
-@runtime_checkable
-class Benchmark(Protocol[Q]):
-    """Questions, and how an answer is scored."""
-
-    def questions(self, *, per_kind: int, seed: int) -> list[Q]:
-        """Returns `per_kind` questions of each kind, drawn by the seed."""
-        ...
-
-    def is_correct(self, question: Q, answer: str) -> bool:
-        """Scores the text that the model wrote."""
-        ...
-
-    def chance(self, kind: str) -> float:
-        """Returns the best accuracy to expect of a guesser who does not see the image."""
-        ...
+    topic: Topic
+    question: str
+    answer: str  # that a written conversation goes on from
+    speech: LoadSpeech | None = None  # the question
+    # the answer that a spoken conversation goes on from; None: the model's own, in the tail's time
+    answer_speech: Callable[[], SpokenAnswer] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Answers by mode, in the order of the questions."""
+class Sample:
+    """One scored question. Whoever holds it holds no image and no sound: they are loaded when it is asked."""
 
-    questions: Sequence[Question]
-    answers: Mapping[str, list[metrics.ScoredAnswer]]
-    spoken: eval_model.Streams | None  # of mode "audio", if that was asked
-    table: list[dict[str, Any]]  # rows as of `metrics.table`, with a column "chance"
-
-
-def evaluate(
-    model: eval_model.LoadedModel,
-    benchmark: Benchmark[Q],
-    questions: Sequence[Q],
-    modes: Sequence[PromptMode],
-) -> Evaluation:
-    """Asks every question in each mode, greedily, and scores the answers; raises as `shuffled`."""
-    answers: dict[str, list[metrics.ScoredAnswer]] = {}
-    spoken = None
-    for mode in modes:
-        if mode == "audio":
-            spoken = _converse(model, questions)
-            ids = zip(questions, spoken.text_ids, strict=True)
-            texts = [model.decode_text(row[question.start :]) for question, row in ids]
-        else:
-            texts = _answer_text(model, questions, mode)
-        answers[mode] = [
-            metrics.ScoredAnswer(q.id, q.kind, q.text, text, benchmark.is_correct(q, text))
-            for q, text in zip(questions, texts, strict=True)
-        ]
-    return Evaluation(questions, answers, spoken, _table(benchmark, answers))
+    id: str  # the same in every mode and every run
+    kind: str  # scores are reported for each kind
+    prompt: str  # the question in writing
+    truth: Any = None  # what `Benchmark.score` compares with
+    image: LoadImage | None = None  # None: there is none, in any mode
+    shows: Hashable = (
+        None  # what the image shows; mode "shuffled" takes an image that shows something else
+    )
+    speech: LoadSpeech | None = None  # the question, for mode "audio"
+    topic: Topic = "image"
+    before: Sequence[Exchange] = ()
+    # multiple choice: the answer is the one whose log-likelihood per token is highest; none: it is generated
+    choices: tuple[str, ...] = ()
 
 
-def shuffled(questions: Sequence[Question]) -> list[int]:
-    """For each question the index of another one whose image shows something else.
+@dataclasses.dataclass(frozen=True)
+class PromptProtocol:
+    """How questions are put; published with every result. Decoding is greedy."""
+
+    lead_in: float = 5.0  # seconds of silence before the first spoken question; the model may greet
+    tail: float = 20.0  # seconds of silence after each spoken question, for its answer
+    # of the assistant in the lead-in: "free", it says what it likes, or "suppressed", its text is padding
+    greeting: Literal["free", "suppressed"] = "free"
+    # a spoken answer is the text from here on, so that a greeting does not count
+    answer_from: Literal["question start", "question end"] = "question end"
+    max_tokens: int = 40  # of a written answer
+    template: str = "{prompt}"  # of a written question
+
+
+class Benchmark(abc.ABC):
+    """Base class of all benchmarks."""
+
+    name: ClassVar[str]  # of the file that defines it
+    metric: ClassVar[str] = "accuracy"  # its name in tables
+    modes: ClassVar[tuple[PromptMode, ...]] = ("text", "blind", "shuffled")  # that it has
+    overall: ClassVar[Literal["kinds", "samples"]] = "samples"  # what the last row is the mean of
+    protocol: ClassVar[PromptProtocol] = PromptProtocol()
+
+    def __init__(self, root: Path | None = None) -> None:
+        """`root` is the folder that local copies of public data lie below (`--data`)."""
+        self.root = root
+
+    @abc.abstractmethod
+    def samples(self, limit: int | None, seed: int) -> Sequence[Sample]:
+        """Returns the samples, at most `limit` of them, drawn by the seed; None: all."""
+
+    @abc.abstractmethod
+    def score(self, sample: Any, said: str) -> float | None:
+        """Scores the text that the model wrote, 0 to 1; None where that takes all answers (`summary`)."""
+
+    def summary(self, answers: Sequence[metrics.ScoredAnswer]) -> metrics.Summary:
+        """Scores the answers of one mode: means of their scores. A metric of the whole set overrides it."""
+        return metrics.summary(answers, overall=self.overall)
+
+    def chance(self, kind: str) -> float | None:
+        """Returns the best score to expect of a guesser who does not see the image, if that is known."""
+        del kind
+        return None
+
+    def columns(self, kind: str) -> dict[str, Any]:
+        """Returns more columns of a kind's row."""
+        del kind
+        return {}
+
+
+def drawn(count: int, limit: int | None, seed: int) -> list[int]:
+    """Returns which of `count` samples are asked, ascending; those of a smaller limit are among them."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).permutation(count)[:limit].tolist())
+
+
+def shuffled(samples: Sequence[Sample]) -> list[int]:
+    """For each sample the index of another one whose image shows something else.
 
     Raises:
       ValueError: if all images show the same.
     """
     rng = np.random.default_rng(0)
-    truths = [q.truth for q in questions]
+    shows = [sample.shows for sample in samples]
+    if len(set(shows)) < 2:
+        raise ValueError(
+            f"shuffled: expected images that show different things, all {len(shows)} show "
+            f"{shows[0] if shows else 'nothing'}; ask more questions"
+        )
     chosen = []
-    for own in truths:
-        others = [i for i, other in enumerate(truths) if other != own]
-        if not others:
-            raise ValueError(
-                f"shuffled: expected images that show different things, all {len(truths)} show {own}; "
-                "ask more questions"
-            )
-        chosen.append(others[int(rng.integers(len(others)))])
+    for own in shows:
+        while shows[other := int(rng.integers(len(shows)))] == own:
+            pass
+        chosen.append(other)
     return chosen
-
-
-def _answer_text(
-    model: eval_model.LoadedModel, questions: Sequence[Question], mode: PromptMode
-) -> list[str]:
-    order = shuffled(questions) if mode == "shuffled" else range(len(questions))
-    images = np.stack([questions[i].image for i in order])
-    return model.answer_text([q.text for q in questions], images, has_image=mode != "blind")
-
-
-def _converse(model: eval_model.LoadedModel, questions: Sequence[Question]) -> eval_model.Streams:
-    user_codes = np.stack(model.encode_audio([q.audio for q in questions]))
-    return model.converse(user_codes, np.stack([q.image for q in questions]))
-
-
-def _table(
-    benchmark: Benchmark[Q], answers: Mapping[str, Sequence[metrics.ScoredAnswer]]
-) -> list[dict[str, Any]]:
-    *rows, total = metrics.table(answers)
-    for row in rows:
-        row["chance"] = benchmark.chance(row["kind"])
-    return [*rows, total | {"chance": float(np.mean([row["chance"] for row in rows]))}]
