@@ -81,6 +81,11 @@ STEPS = 12  # of a run
 DATA = schema.DataConfig(speech_rows=4, speechless_rows=8, speech_frames=T, speechless_tokens=7)
 
 
+def seen(u) -> gates.Seen:
+    """What gates that look at u alone are given."""
+    return gates.Seen(u, u, u[..., None], None)
+
+
 def with_cross_attention(**fields) -> schema.ModelConfig:
     """MODEL with another kind of cross-attention."""
     xa = dataclasses.replace(MODEL.cross_attention, **fields)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -60,6 +62,13 @@ def attend_by_kernel(
         distance = frames[:, None] - frames[None, :]
         allowed = (distance >= 0) & (distance < context)
     return compute_lib.remat_saved(compute_lib.ATTENTION, attend(q, k, v, allowed))
+
+
+def match(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array, "B T N"]:
+    """Returns the log of the mean of exp(q k / sqrt(H)) over the keys, in float32: `gates.Seen.match`."""
+    logits = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
+    logits = logits * q.shape[-1] ** -0.5
+    return jnp.swapaxes(jax.nn.logsumexp(logits, axis=-1) - math.log(k.shape[1]), 1, 2)
 
 
 def attend(

@@ -64,7 +64,7 @@ class BackboneBlock(nn.Module):
         if xattn.own_names(xa.share):
             self.xa = xattn.Projections(xattn.own_names(xa.share), self.config)
         if xa.gate is not None and not xa.share_gate:
-            self.gate = layers.GateWeights(xa.gate, c.width)
+            self.gate = layers.GateWeights(xa.gate, c.width, c.heads)
         if xa.share_gate and xa.share == "qkv":
             self.gate_alpha = self.param("gate_alpha", nn.initializers.ones, ())
 

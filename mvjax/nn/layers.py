@@ -170,11 +170,12 @@ class GateWeights(nn.Module):
 
     gate: gates.Gate
     width: int
+    heads: int
 
     @nn.compact
     def __call__(self) -> dict[str, Array]:
         """Returns {path: parameter}."""
-        specs = tree.unflatten(self.gate.params(self.width))
+        specs = tree.unflatten(self.gate.params(self.width, self.heads))
         return tree.flatten({k: self.param(k, _init_specs, spec) for k, spec in specs.items()})
 
 

@@ -60,7 +60,7 @@ class VisionSpeech(nn.Module):
         if xattn.shared_names(xa.share):
             self.xa = xattn.Projections(xattn.shared_names(xa.share), m)
         if xa.gate is not None and xa.share_gate:
-            self.gate = layers.GateWeights(xa.gate, m.backbone.width)
+            self.gate = layers.GateWeights(xa.gate, m.backbone.width, m.backbone.heads)
 
     @nn.nowrap
     def init(self, rngs: Any, *args: Any, method: Any = "build", **kwargs: Any) -> Any:

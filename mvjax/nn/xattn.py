@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mvjax import gates
 from mvjax.config import schema
 from mvjax.nn import attention, layers, siglip
 from mvjax.nn import compute as compute_lib
@@ -95,20 +96,49 @@ def gated_cross_attention(
     gate: Mapping[str, Array] | None,
     compute: compute_lib.Compute = compute_lib.PLAIN,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
-    """Returns (g * u with u = out(attention(q(y), image)) and g = gate(u), mean of g over channels).
+    """Returns (g * u with u = out(attention(q(y), image)), mean of g), as `apply_gate`.
 
-    The gate is applied here, on the last line; without one g = 1. `y` is the normed residual stream, `kv`
-    this layer's keys and values, `kernels` has "q" and "out", `gate` the gate's parameters.
+    `y` is the normed residual stream, `kv` this layer's keys and values, `kernels` has "q" and "out", `gate`
+    the gate's parameters.
     """
     w_q, w_out = (layers.Weight(kernels[name]) for name in ("q", "out"))
     how = {"dtype": y.dtype, "flat": compute.flat}
     q = layers.contract("BTD,DNH->BTNH", y, w_q, **how)
     q = compute_lib.remat_saved(compute_lib.ATTENTION, q)
     attended = attention.attend_by_kernel(q, *kv, context=None, compute=compute)
-    u = layers.contract("BTNH,NHD->BTD", attended, w_out, **how)
-    u = compute_lib.remat_saved(compute_lib.ATTENTION, u)
-    if config.gate is None:
-        return u.astype(jnp.float32), jnp.ones(u.shape[:2], jnp.float32)
-    assert gate is not None
-    g = config.gate(gate, u)
+
+    def out(heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        u = layers.contract("BTNH,NHD->BTD", heads, w_out, **how)
+        return compute_lib.remat_saved(compute_lib.ATTENTION, u)
+
+    reads_match = config.gate is not None and config.gate.reads_match
+    match = attention.match(q, kv.k) if reads_match else None
+    return apply_gate(config.gate, gate, attended, out=out, x=y, q=q, match=match)
+
+
+def apply_gate(
+    gate: gates.Gate | None,
+    params: Mapping[str, Array] | None,
+    attended: Float[Array, "*batch N H"],
+    *,
+    out: Callable[[Float[Array, "*batch N H"]], Float[Array, "*batch D"]],
+    x: Float[Array, "*batch D"],
+    q: Float[Array, "*batch N H"],
+    match: Float[Array, "*batch N"] | None,
+) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+    """Returns (g * u, mean of g), float32: where every gate is applied, of sequences and of single frames.
+
+    Without a gate g = 1. `out` is the output projection; a per-head gate comes before it, any other after it.
+    For `x`, `q` and `match` see `gates.Seen`.
+    """
+    if gate is None:
+        u = out(attended).astype(jnp.float32)
+        return u, jnp.ones(u.shape[:-1], jnp.float32)
+    assert params is not None
+    if gate.per_head:
+        g = gate(params, gates.Seen(attended.reshape(x.shape), x, q, match))
+        weighed = (g[..., None] * attended.astype(jnp.float32)).astype(attended.dtype)
+        return out(weighed).astype(jnp.float32), jnp.mean(g, axis=-1)
+    u = out(attended)
+    g = gate(params, gates.Seen(u, x, q, match))
     return g * u.astype(jnp.float32), jnp.mean(g, axis=-1)

@@ -162,7 +162,8 @@ class _Count:
         projections = self.matmul(X * T, 2 * D * D, f"{where}/q/kernel")
         image_logits = 4.0 * X * T * self.model.siglip.tokens * D
         gate = "gate" if xa.share_gate else "backbone/blocks/gate"
-        shapes = [spec.shape for spec in xa.gate.params(D).values()] if xa.gate is not None else []
+        specs = {} if xa.gate is None else xa.gate.params(D, c.heads)
+        shapes = [spec.shape for spec in specs.values()]
         gate_size = sum(math.prod(shape) for shape in shapes if len(shape) > 1)  # matrices only
         parts = {
             "self-attention": MatmulFlops(

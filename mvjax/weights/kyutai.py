@@ -139,7 +139,7 @@ def sizes(config: schema.ModelConfig) -> dict[str, int]:
     """Returns {axis name in these rules: size}; `d_`, `n_` .. are the depformer's."""
     backbone, depformer = config.backbone, config.depformer
     gate = config.cross_attention.gate
-    gate_shapes = gate.params(backbone.width) if gate is not None else {}
+    gate_shapes = gate.params(backbone.width, backbone.heads) if gate is not None else {}
     return {
         "layer": backbone.layers,
         "look": len(config.cross_attention_layers),
@@ -233,15 +233,20 @@ def _looking(config: schema.ModelConfig) -> str:
 
 def gate_rules(config: schema.ModelConfig) -> list[rules.Rule]:
     """Gates; a shared one is written under every layer: kyuteye_pt's loader asks for all."""
-    adapters, width = config.cross_attention, config.backbone.width
+    adapters, c = config.cross_attention, config.backbone
     if adapters.gate is None:
         return []
     parent = f"{_looking(config)}cross_attention."
-    names = adapters.gate.upstream()
+    names, specs = adapters.gate.upstream(), adapters.gate.params(c.width, c.heads)
+    if names.keys() != specs.keys():
+        raise ValueError(
+            f"cross_attention.gate: expected a gate with names in the Kyutai layout, got"
+            f" {adapters.gate!r}; retrain with a gate of `mvjax export --list`"
+        )
     copies = (("look", len(config.cross_attention_layers)),) if adapters.share_gate else ()
     gates = "gate/" if adapters.share_gate else "backbone/blocks/gate/"
     table = []
-    for path, spec in adapters.gate.params(width).items():
+    for path, spec in specs.items():
         axes = [_gate_axis(path, k) for k in range(len(spec.shape))]
         # matrices are transposed; scalars are (1, 1, 1)
         upstream = " ".join(reversed(axes)) or "1 1 1"

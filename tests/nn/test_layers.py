@@ -108,7 +108,7 @@ def test_norm_rope_and_gated_mlp_equal_moshi():
 
 
 def test_gate_weights_lie_where_the_gate_says():
-    module = layers.GateWeights(gates.Conditional(hidden=7), 24)
+    module = layers.GateWeights(gates.Conditional(hidden=7), 24, 4)
     variables = module.init(jax.random.key(0))
     assert variables["params"]["down"]["kernel"].shape == (24, 7)
     got = module.apply(variables)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 import upstream
 
 from mvjax import gates
@@ -73,14 +74,14 @@ def test_gates(gate, dtype, tolerance, compare):
         activation=gate.activation, conditional_gating=conditional, dims=48
     ).to(getattr(torch, dtype))
     rng = np.random.default_rng(2)
-    weights = {p: _exact(s.shape, rng) for p, s in gate.params(48).items()}
+    weights = {p: _exact(s.shape, rng) for p, s in gate.params(48, 4).items()}
     state = {f"{gate.upstream()[p]}": torch.tensor(w.T) for p, w in weights.items()}
     if not conditional:
         state = {"alpha": state["alpha"].reshape(1, 1, 1)}
     theirs.load_state_dict(state)
     u = rng.standard_normal((2, 40, 48)).astype(dtype)
     product, want = theirs(torch.tensor(u.astype(np.float32)).to(getattr(torch, dtype)))
-    found = np.asarray(jax.jit(gate)(weights, jnp.asarray(u)))
+    found = np.asarray(jax.jit(gate)(weights, toy.seen(jnp.asarray(u))))
     compare("g", found, np.broadcast_to(want.float().numpy(), u.shape), tolerance)
     size = np.abs(u.astype(np.float32)).max()
     compare("u g", u.astype(np.float32) * found, product.float().numpy(), size * tolerance)

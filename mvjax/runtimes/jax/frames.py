@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mvjax import types
 from mvjax.config import schema
-from mvjax.nn import layers
+from mvjax.nn import layers, xattn
 from mvjax.runtimes.jax import kv_cache
 from mvjax.runtimes.jax import weights as weights_lib
 
@@ -138,20 +138,22 @@ def _cross_attention(
     x: Float[Array, "B D"],
     image: kv_cache.Held,
 ) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
-    """Returns (gate(u) * u, mean of the gate over channels), in float32."""
+    """Returns (g * u, mean of g) as `xattn.apply_gate`, in float32."""
     c, xa = config.backbone, config.cross_attention
     y = layers.rms_norm(x, adapter.norm, kind="mean_square", eps=c.norm_eps)
     q = _matmul(y, adapter.q).reshape(len(x), c.heads, -1)
-    u = _matmul(kv_cache.attend(q, image, None).reshape(x.shape), adapter.out)
-    if xa.gate is None:
-        g = jnp.ones(u.shape, jnp.float32)
-    else:
-        assert adapter.gate is not None
-        g = xa.gate(adapter.gate, u)
-    y = g * u.astype(jnp.float32)
+    added, mean = xattn.apply_gate(
+        xa.gate,
+        adapter.gate,
+        kv_cache.attend(q, image, None),
+        out=lambda heads: _matmul(heads.reshape(x.shape), adapter.out),
+        x=y,
+        q=q,
+        match=kv_cache.match(q, image) if xa.gate is not None and xa.gate.reads_match else None,
+    )
     if adapter.alpha is not None:
-        y = y * adapter.alpha.astype(jnp.float32)
-    return y, jnp.mean(g, axis=-1)
+        added = added * adapter.alpha.astype(jnp.float32)
+    return added, mean
 
 
 def _qkv(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -98,6 +99,16 @@ def attend(
         logits = jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits).astype(held.v.dtype).reshape(B * N, -1)
     return jnp.einsum("bS,bSH->bH", weights, held.v).reshape(B, N, H)
+
+
+def match(q: Float[Array, "B N H"], held: Held) -> Float[Array, "B N"]:
+    """As `nn.attention.match`."""
+    B, N, H = q.shape
+    logits = jnp.einsum(
+        "bH,bSH->bS", q.reshape(B * N, H), held.k, preferred_element_type=jnp.float32
+    )
+    logits = logits * H**-0.5
+    return (jax.nn.logsumexp(logits, axis=-1) - math.log(held.k.shape[1])).reshape(B, N)
 
 
 def attend_to_past(
