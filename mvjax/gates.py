@@ -11,58 +11,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mvjax import gating
+
 SIGMOID_SHIFT = 4.0  # reference section 2.6: sigmoid gates start near sigmoid(-4) = 0.018
 
 Activation = Literal["sigmoid", "tanh"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ParamSpec:
-    """Shape and initializer of one gate parameter."""
-
-    shape: tuple[int, ...]
-    init: nn.initializers.Initializer
-
-
-class Seen(NamedTuple):
-    """What a gate may look at in each frame."""
-
-    u: Float[
-        Array, "*batch D"
-    ]  # the result of cross-attention; of a per-head gate its heads, side by side
-    x: Float[
-        Array, "*batch D"
-    ]  # the residual stream after `norm_xa`, of which the queries are made
-    q: Float[Array, "*batch N H"]  # the queries
-    # how well a head's query fits the image: log of the mean of exp(q k / sqrt(H)) over image tokens,
-    # float32; None unless the gate `reads_match`
-    match: Float[Array, "*batch N"] | None
-
-
-class Design:
-    """What a gate is unless its class says otherwise; a subclass has `params` and `__call__`, too.
-
-    `params(width, heads)` returns parameter paths below `gate/`, with shapes for a backbone of D and N.
-    `__call__(params, seen)` returns g, float32: [*batch D], or [*batch N] of a per-head gate.
-    """
-
-    reads_match: ClassVar[bool] = False  # whether `Seen.match` is computed
-
-    @property
-    def per_head(self) -> bool:
-        """Whether there is one g a head, applied before the heads are mixed by the output projection."""
-        return False
-
-    def upstream(self) -> dict[str, str]:
-        """Parameter path -> name below `cross_attention.gate.` in the Kyutai layout; none if it has none."""
-        return {}
+Design = gating.Design
+ParamSpec = gating.ParamSpec
+Seen = gating.Seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,15 +95,10 @@ class Mlp(Design):
     """
 
     hidden: int = 512
-    output: Literal["channel", "head", "scalar"] = "channel"  # what has a g of its own
+    output: gating.Output = "channel"  # "scalar": one g for all channels
     sees: Literal["u", "x", "both"] = "u"  # the gate's input, fields of `Seen`
     activation: Activation = "sigmoid"
     shift: float = SIGMOID_SHIFT  # of sigmoid logits
-
-    @property
-    def per_head(self) -> bool:
-        """As `Design.per_head`."""
-        return self.output == "head"
 
     def params(self, width: int, heads: int) -> dict[str, ParamSpec]:
         """As `Design`."""
@@ -172,12 +130,7 @@ class NullKey(Design):
 
     threshold: float = SIGMOID_SHIFT  # initial; g starts near sigmoid(-threshold)
 
-    reads_match: ClassVar[bool] = True
-
-    @property
-    def per_head(self) -> bool:
-        """As `Design.per_head`."""
-        return True
+    output, reads_match = "head", True
 
     def params(self, width: int, heads: int) -> dict[str, ParamSpec]:
         """As `Design`."""
@@ -208,10 +161,7 @@ class Agreement(Design):
 
     rank: int = 4  # numbers of each view
 
-    @property
-    def per_head(self) -> bool:
-        """As `Design.per_head`."""
-        return True
+    output = "head"
 
     def params(self, width: int, heads: int) -> dict[str, ParamSpec]:
         """As `Design`."""
@@ -262,7 +212,40 @@ class DeadZone(Design):
         return open_above + jax.lax.stop_gradient(jax.nn.relu(open_above) - open_above)
 
 
-Gate = Constant | Conditional | Mlp | NullKey | Agreement | DeadZone
+@dataclasses.dataclass(frozen=True)
+class LocalWindow(Design):
+    """g = the share of attention that the image gets beside the last frames, whose values get the rest.
+
+    Fusion as in Kyutai's CASA (arXiv 2512.19535): queries attend to image tokens and, causally, to the
+    residual stream in a local window, in one softmax, so that talk without need of the image attends to
+    itself. It differs: self-attention stays as it is, the window is the last frames and not what follows an
+    image, and there are no rotary positions. It has no parameters: the kernels of the image's keys and values
+    make those of frames, for which image tokens must be as wide as the backbone. Like no gate, it does not
+    begin shut.
+    """
+
+    local_frames: int = 8  # the runtime keeps their keys and values in a ring
+
+    output, reads_match = "head", True
+
+    def __post_init__(self) -> None:
+        """Checks the window."""
+        if self.local_frames < 1:
+            raise ValueError(f"local_frames: expected at least 1, got {self.local_frames}")
+
+    def params(self, width: int, heads: int) -> dict[str, ParamSpec]:
+        """As `Design`."""
+        del width, heads
+        return {}
+
+    def __call__(self, params: Mapping[str, Array], seen: Seen) -> Float[Array, "*batch N"]:
+        """As `Design`."""
+        del params
+        assert seen.match is not None and seen.local is not None
+        return jax.nn.sigmoid(seen.match - seen.local)
+
+
+Gate = Constant | Conditional | Mlp | NullKey | Agreement | DeadZone | LocalWindow
 
 
 def torch_linear_init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:

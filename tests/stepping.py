@@ -23,7 +23,7 @@ def backbone(columns, kv, sees=None, *, config=toy.MODEL, weights=None):
         )
 
     B, _, T = columns.shape
-    caches = kv_cache.empty(config.backbone, rows=B, dtype=config.dtype)
+    caches = kv_cache.empty(config, rows=B, dtype=config.dtype)
     sees = np.ones((B, T), bool) if sees is None else sees
     for t in range(T):
         caches, out = step(caches, columns[:, :, t], jnp.int32(t), sees[:, t])

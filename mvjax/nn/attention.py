@@ -71,6 +71,22 @@ def match(q: Float[Array, "B T N H"], k: Float[Array, "B S N H"]) -> Float[Array
     return jnp.swapaxes(jax.nn.logsumexp(logits, axis=-1) - math.log(k.shape[1]), 1, 2)
 
 
+def attend_locally(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N H"],
+    *,
+    frames: int,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+    """Returns (attention over the last `frames` frames, log of the sum of exp of its logits, float32)."""
+    index = jnp.arange(q.shape[1], dtype=jnp.int32)
+    distance = index[:, None] - index[None, :]
+    allowed = (distance >= 0) & (distance < frames)
+    logits = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
+    logits = jnp.where(allowed[None, None], logits * q.shape[-1] ** -0.5, -jnp.inf)
+    return attend(q, k, v, allowed), jnp.swapaxes(jax.nn.logsumexp(logits, axis=-1), 1, 2)
+
+
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S N H"],

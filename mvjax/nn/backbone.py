@@ -56,6 +56,12 @@ class BackboneBlock(nn.Module):
     def setup(self) -> None:
         """Creates the layer's own parameters."""
         c, xa = self.config.backbone, self.config.cross_attention
+        local = xa.gate is not None and xa.gate.local_frames
+        if local and self.config.image_width != c.width:
+            raise ValueError(
+                f"cross_attention.dim: expected image tokens as wide as the backbone, {c.width}, for"
+                f" {xa.gate!r}, which attends to both, got {self.config.image_width}; set dim=None"
+            )
         self.norm1 = layers.RMSNorm(c.width, eps=c.norm_eps)
         self.attn = attention.SelfAttention(c, self.config.dtype, self.compute)
         self.norm2 = layers.RMSNorm(c.width, eps=c.norm_eps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -111,9 +112,22 @@ def gated_cross_attention(
         u = layers.contract("BTNH,NHD->BTD", heads, w_out, **how)
         return compute_lib.remat_saved(compute_lib.ATTENTION, u)
 
-    reads_match = config.gate is not None and config.gate.reads_match
-    match = attention.match(q, kv.k) if reads_match else None
-    return apply_gate(config.gate, gate, attended, out=out, x=y, q=q, match=match)
+    match, local, design = None, None, config.gate
+    if design is not None and design.reads_match:
+        match = attention.match(q, kv.k)
+    if design is not None and design.local_frames:
+        own = keys_values(kernels, y)
+        local = Local(*attention.attend_locally(q, *own, frames=design.local_frames))
+    return apply_gate(
+        design, gate, attended, out=out, x=y, q=q, match=match, local=local, tokens=kv.k.shape[1]
+    )
+
+
+class Local(NamedTuple):
+    """What the last frames give to a frame that attends to them, too: `gates.Design.local_frames`."""
+
+    attended: Float[Array, "*batch N H"]
+    log_sum: Float[Array, "*batch N"]  # of exp(logits), float32
 
 
 def apply_gate(
@@ -125,20 +139,25 @@ def apply_gate(
     x: Float[Array, "*batch D"],
     q: Float[Array, "*batch N H"],
     match: Float[Array, "*batch N"] | None,
+    local: Local | None,
+    tokens: int,
 ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
     """Returns (g * u, mean of g), float32: where every gate is applied, of sequences and of single frames.
 
     Without a gate g = 1. `out` is the output projection; a per-head gate comes before it, any other after it.
-    For `x`, `q` and `match` see `gates.Seen`.
+    For `x`, `q` and `match` see `gates.Seen`; `tokens` is the number of image tokens.
     """
     if gate is None:
         u = out(attended).astype(jnp.float32)
         return u, jnp.ones(u.shape[:-1], jnp.float32)
     assert params is not None
-    if gate.per_head:
-        g = gate(params, gates.Seen(attended.reshape(x.shape), x, q, match))
-        weighed = (g[..., None] * attended.astype(jnp.float32)).astype(attended.dtype)
-        return out(weighed).astype(jnp.float32), jnp.mean(g, axis=-1)
+    if gate.output == "head":
+        weight = None if local is None else local.log_sum - math.log(tokens)
+        g = gate(params, gates.Seen(attended.reshape(x.shape), x, q, match, weight))
+        weighed = g[..., None] * attended.astype(jnp.float32)
+        if local is not None:
+            weighed = weighed + (1 - g[..., None]) * local.attended.astype(jnp.float32)
+        return out(weighed.astype(attended.dtype)).astype(jnp.float32), jnp.mean(g, axis=-1)
     u = out(attended)
     g = gate(params, gates.Seen(u, x, q, match))
     return g * u.astype(jnp.float32), jnp.mean(g, axis=-1)

@@ -51,7 +51,8 @@ def test_the_frame_itself_counts_or_comes_on_top(has_self):
 
     moved = np.any(np.asarray(jax.jit(jax.grad(last))(x)) != 0, axis=(0, 2))
     np.testing.assert_array_equal(moved, np.arange(T) >= T - keys)
-    cache = kv_cache.empty(config, rows=2, dtype="float32")[0]
+    whole = schema.ModelConfig(backbone=config)
+    cache = kv_cache.empty(whole, rows=2, dtype="float32")[0]
     assert cache.k.shape == (6, keys, 8)
 
 

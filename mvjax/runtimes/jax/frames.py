@@ -50,18 +50,22 @@ def backbone(
     tables = (weights.text_emb, *weights.audio_emb)
     embedded = [layers.lookup(table, column[:, k], dtype=dtype) for k, table in enumerate(tables)]
     x = sum(embedded[1:], embedded[0])
+    adapters = dict(zip(config.cross_attention_layers, weights.adapters, strict=True))
+    rings = dict(zip(config.cross_attention_layers, caches[c.layers :]))  # of `local_frames`
     seeing = {}
     if images is not None:
         each = images if len(images) > 1 else [images[0]] * len(weights.adapters)
-        seeing = dict(zip(config.cross_attention_layers, zip(weights.adapters, each)))
+        seeing = dict(zip(config.cross_attention_layers, each, strict=True))
     after, gates, hidden = [], [], []
-    for layer, (block, cache) in enumerate(zip(weights.blocks, caches, strict=True)):
+    for layer, (block, cache) in enumerate(zip(weights.blocks, caches[: c.layers], strict=True)):
         y = layers.rms_norm(x, block.norm1, kind="mean_square", eps=c.norm_eps)
         y, cache = _self_attention(c, block, y, cache, position)
         x, gate = x + y, jnp.zeros(len(x), jnp.float32)
+        if layer in rings:
+            rings[layer] = _remember(config, adapters[layer], x, rings[layer], position)
         if layer in seeing:
-            adapter, image = seeing[layer]
-            y, gate = _cross_attention(config, adapter, x, image)
+            local = (rings[layer], position) if layer in rings else None
+            y, gate = _cross_attention(config, adapters[layer], x, seeing[layer], local)
             # not x + 0: a row without an image is untouched, even if its image tokens hold NaN
             x = jnp.where(sees[:, None], x + y.astype(x.dtype), x)
             gate = jnp.where(sees, gate, jnp.zeros_like(gate))
@@ -70,7 +74,7 @@ def backbone(
         gates.append(gate)
         hidden.append(x)
     z = layers.rms_norm(x, weights.out_norm, kind="mean_square", eps=c.norm_eps)
-    return after, Backbone(
+    return [*after, *rings.values()], Backbone(
         z=z,
         text_logits=_matmul(z, weights.text_head).astype(jnp.float32),
         gate=jnp.mean(jnp.stack(gates[-types.REPORTED_LAYERS :]), axis=0),
@@ -137,8 +141,9 @@ def _cross_attention(
     adapter: weights_lib.Adapter,
     x: Float[Array, "B D"],
     image: kv_cache.Held,
+    local: tuple[kv_cache.Held, Int[Array, "B"]] | None,
 ) -> tuple[Float[Array, "B D"], Float[Array, "B"]]:
-    """Returns (g * u, mean of g) as `xattn.apply_gate`, in float32."""
+    """Returns (g * u, mean of g) as `xattn.apply_gate`, in float32; `local` is of `_remember`."""
     c, xa = config.backbone, config.cross_attention
     y = layers.rms_norm(x, adapter.norm, kind="mean_square", eps=c.norm_eps)
     q = _matmul(y, adapter.q).reshape(len(x), c.heads, -1)
@@ -150,10 +155,27 @@ def _cross_attention(
         x=y,
         q=q,
         match=kv_cache.match(q, image) if xa.gate is not None and xa.gate.reads_match else None,
+        local=None if local is None else xattn.Local(*kv_cache.attend_locally(q, *local)),
+        tokens=image.k.shape[1],
     )
     if adapter.alpha is not None:
         added = added * adapter.alpha.astype(jnp.float32)
     return added, mean
+
+
+def _remember(
+    config: schema.ModelConfig,
+    adapter: weights_lib.Adapter,
+    x: Float[Array, "B D"],
+    ring: kv_cache.Held,
+    position: Int[Array, "B"],
+) -> kv_cache.Held:
+    """Returns the ring of a gate's `local_frames` with this frame, too, whether or not it sees an image."""
+    c = config.backbone
+    assert adapter.k is not None and adapter.v is not None
+    y = layers.rms_norm(x, adapter.norm, kind="mean_square", eps=c.norm_eps)
+    k, v = (_matmul(y, weight).reshape(len(x), c.heads, -1) for weight in (adapter.k, adapter.v))
+    return kv_cache.write(ring, k, v, position)
 
 
 def _qkv(

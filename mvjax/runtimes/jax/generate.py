@@ -140,7 +140,7 @@ def _run(
         kept = audio_logits if with_audio_logits else None
         return (caches, column), (tokens, (out.text_logits, out.gate, kept))
 
-    caches = kv_cache.empty(config.backbone, rows=B, dtype=config.dtype, slots=steps)
+    caches = kv_cache.empty(config, rows=B, dtype=config.dtype, slots=steps)
     start = (caches, columns[:, :, 0])
     uniform = jax.random.uniform(key, (steps, B, 1 + config.codebooks_out))
     xs = (
@@ -191,7 +191,7 @@ def generate_text(
         ids = frames.taken(jnp.argmax(out.text_logits, axis=-1).astype(jnp.int32), known_ids)
         return (caches, ids), ids
 
-    caches = kv_cache.empty(config.backbone, rows=B, dtype=config.dtype, slots=steps)
+    caches = kv_cache.empty(config, rows=B, dtype=config.dtype, slots=steps)
     xs = (index, jnp.moveaxis(columns[:, :, :-1], 2, 0), known.T, has_image.T)
     _, ids = jax.lax.scan(body, (caches, columns[:, 0, 0]), xs)
     after = lengths[:, None] + jnp.arange(max_tokens, dtype=jnp.int32)[None]

@@ -29,13 +29,21 @@ class Held(NamedTuple):
 
 
 def empty(
-    config: schema.BackboneConfig, *, rows: int, dtype: DTypeLike, slots: int | None = None
+    config: schema.ModelConfig, *, rows: int, dtype: DTypeLike, slots: int | None = None
 ) -> list[Held]:
-    """Returns the KV caches of all layers, of `slots` frames at most; None: of the window."""
-    N = config.heads
-    S = config.window if slots is None else min(slots, config.window)
-    shape = (rows * N, S, config.width // N)
-    return [Held(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers)]
+    """Returns the KV caches of all layers, of `slots` frames at most; None: of the window.
+
+    After them come those of each layer with cross-attention, if its gate has `local_frames`.
+    """
+    c, xa = config.backbone, config.cross_attention
+    sizes = [c.window] * c.layers
+    if xa.gate is not None and xa.gate.local_frames:
+        sizes += [xa.gate.local_frames] * len(config.cross_attention_layers)
+    caches = []
+    for size in sizes:
+        shape = (rows * c.heads, size if slots is None else min(slots, size), c.width // c.heads)
+        caches.append(Held(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+    return caches
 
 
 def images(config: schema.ModelConfig, kv: xattn.KeysValues) -> list[Held]:
@@ -92,23 +100,32 @@ def attend(
 ) -> Float[Array, "B N H"]:
     """Returns softmax(q k / sqrt(H)) v over the keys that each row sees; None: all."""
     B, N, H = q.shape
-    q = q.reshape(B * N, H)
-    logits = jnp.einsum("bH,bSH->bS", q, held.k, preferred_element_type=jnp.float32)
-    logits = logits.reshape(B, N, -1) * H**-0.5
-    if seen is not None:
-        logits = jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
+    logits = _logits(q, held, seen)
     weights = jax.nn.softmax(logits).astype(held.v.dtype).reshape(B * N, -1)
     return jnp.einsum("bS,bSH->bH", weights, held.v).reshape(B, N, H)
 
 
 def match(q: Float[Array, "B N H"], held: Held) -> Float[Array, "B N"]:
     """As `nn.attention.match`."""
+    return jax.nn.logsumexp(_logits(q, held, None), axis=-1) - math.log(held.k.shape[1])
+
+
+def attend_locally(
+    q: Float[Array, "B N H"], cache: Held, position: Int[Array, "B"]
+) -> tuple[Float[Array, "B N H"], Float[Array, "B N"]]:
+    """As `nn.attention.attend_locally`, to all that a short ring holds of each row."""
+    seen = jnp.arange(cache.k.shape[1], dtype=jnp.int32)[None] <= position[:, None]
+    return attend(q, cache, seen), jax.nn.logsumexp(_logits(q, cache, seen), axis=-1)
+
+
+def _logits(
+    q: Float[Array, "B N H"], held: Held, seen: Bool[Array, "B S"] | None
+) -> Float[Array, "B N S"]:
     B, N, H = q.shape
-    logits = jnp.einsum(
-        "bH,bSH->bS", q.reshape(B * N, H), held.k, preferred_element_type=jnp.float32
-    )
-    logits = logits * H**-0.5
-    return (jax.nn.logsumexp(logits, axis=-1) - math.log(held.k.shape[1])).reshape(B, N)
+    q = q.reshape(B * N, H)
+    logits = jnp.einsum("bH,bSH->bS", q, held.k, preferred_element_type=jnp.float32)
+    logits = logits.reshape(B, N, -1) * H**-0.5
+    return logits if seen is None else jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
 
 
 def attend_to_past(

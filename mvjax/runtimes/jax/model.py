@@ -67,7 +67,7 @@ class Engine:
     def __init__(self, model: JaxModel, rows: int, *, probes: bool) -> None:
         c, b, dtype = model.config, model.config.backbone, model.config.dtype
         self._config, self._weights, self._rows, self._probes = c, model.weights, rows, probes
-        self._caches = kv_cache.empty(b, rows=rows, dtype=dtype)
+        self._caches = kv_cache.empty(c, rows=rows, dtype=dtype)
         own = c.cross_attention.share == "none"
         shape = (rows * b.heads, c.siglip.tokens, b.width // b.heads)
         self._images = [

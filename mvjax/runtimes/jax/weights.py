@@ -37,6 +37,8 @@ class Adapter(NamedTuple):
     norm: Float[Array, "D"]
     q: Matrix  # [N H, D]
     out: Matrix  # [D, N H]
+    k: Matrix | None  # [N H, D]; of gates with `local_frames` alone, as v
+    v: Matrix | None
     gate: Mapping[str, Array] | None
     alpha: Float[Array, ""] | None
 
@@ -132,11 +134,20 @@ class _Leaves:
         """Of the row-th layer with cross-attention."""
         own, xa = "backbone/blocks/", self._config.cross_attention
         place, at = ("xa/", ()) if xa.share == "qkv" else (f"{own}xa/", (row,))
+        kv_place, kv_at = (f"{own}xa/", (row,)) if xa.share == "none" else ("xa/", ())
+        k, v = (
+            self.matrix(f"{kv_place}{name}", *kv_at)
+            if xa.gate is not None and xa.gate.local_frames
+            else None
+            for name in "kv"
+        )
         alpha = f"{own}gate_alpha"
         return Adapter(
             norm=self.array(f"{own}norm_xa/scale", row),
             q=self.matrix(f"{place}q", *at),
             out=self.matrix(f"{place}out", *at, inputs=2),
+            k=k,
+            v=v,
             gate=None if xa.gate is None else self._gate(row),
             alpha=self.array(alpha, row) if alpha in self._flat else None,
         )
