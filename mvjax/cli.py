@@ -21,6 +21,7 @@ from mvjax.commands import (
     parser,
     plan,
     serve,
+    sweep,
     talk,
     training,
 )
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"mvjax {mvjax.__version__}")
     commands = arguments.subcommands(whole, of="COMMAND")
-    for group in (training, plan, evaluate, export, serve, talk, bench, data, dialogues):
+    for group in (training, plan, evaluate, sweep, export, serve, talk, bench, data, dialogues):
         group.add(commands)
     completion.add(commands, _parser)
     return whole

@@ -17,10 +17,12 @@ from typing import cast
 import grain
 import numpy as np
 
-from mvjax import files, messages, types
+from mvjax import files, locks, messages, types
 from mvjax.config import schema
 from mvjax.data import batch_spec, collate, examples, mixing
 from mvjax.data.records import bad_records, dataset
+
+_LOCK = "lock"  # of a folder of records: while a process makes them
 
 
 class Batches:
@@ -93,10 +95,16 @@ def batches(
 
 
 def ensure_records(data: schema.DataConfig) -> None:
-    """Makes missing records of the mixture if `data.prepare` is set, else raises FileNotFoundError."""
+    """Makes missing records of the mixture if `data.prepare` is set, else raises FileNotFoundError.
+
+    Of several processes that miss them, one makes them and the others wait.
+    """
     root = Path(data.root).expanduser()
     if missing_records(data) and data.prepare is not None:
-        data.prepare(root)
+        root.mkdir(parents=True, exist_ok=True)
+        with locks.held(root / _LOCK, wait=True):
+            if missing_records(data):
+                data.prepare(root)
     if missing := missing_records(data):
         raise FileNotFoundError(
             f"data.root {root}: expected records that are not there: {missing}; "

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mvjax import run_folder
+from mvjax import locks, run_folder
 from mvjax.train import lock
 
 HOLD = """
@@ -50,8 +50,8 @@ def test_a_folder_into_which_nothing_came_is_removed(tmp_path):
 
 def test_a_file_system_without_locks_locks_nothing(tmp_path, monkeypatch):
     def lockf(file, how):
-        raise OSError(lock.errno.ENOLCK, "No locks available")
+        raise OSError(locks.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "lockf", lockf)
+    monkeypatch.setattr(locks.fcntl, "lockf", lockf)
     with lock.held(tmp_path / "run"):
         assert (tmp_path / "run" / run_folder.LOCK).exists()

@@ -1,0 +1,93 @@
+"""What is done of a run of a sweep, as the files of its folder say it, and its trial.json."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from mvjax import files, run_folder
+from mvjax.config import study as study_lib
+from mvjax.sweep import trials
+from mvjax.train import resume
+
+TRIAL = "trial.json"
+LOG = "trial.log"  # what the commands of a run printed
+LOCK = "trial.lock"  # while a sweep works on the run
+
+State = Literal["running", "finished", "failed"]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of a run; docs/sweeps.md describes it as it is written."""
+
+    name: str
+    seed: int
+    state: State = "running"
+    error: str | None = None
+    seconds: float = 0.0
+    parameters: dict[str, int] | None = None
+    flops_per_frame: float | None = None
+    bytes_per_frame: float | None = None
+
+
+def read(run: trials.TrialRun) -> Outcome:
+    """Returns what is known of a run; a new outcome if nothing is."""
+    new = Outcome(run.name, run.seed)
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # none, or damaged
+        return dataclasses.replace(new, **json.loads((run.folder / TRIAL).read_bytes()))
+    return new
+
+
+def write(run: trials.TrialRun, outcome: Outcome) -> None:
+    """Writes trial.json."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(dataclasses.asdict(outcome), indent=1) + "\n"
+    files.write_atomic(run.folder / TRIAL, content.encode())
+
+
+def trained(run: trials.TrialRun) -> bool:
+    """Whether the run has done all its steps.
+
+    Raises:
+      ValueError: if the folder holds a run of another config.
+    """
+    return resume.finished(run.folder, run.config, extend=False) is not None
+
+
+def evaluated(run: trials.TrialRun, asked: study_lib.Asked) -> bool:
+    """Whether a benchmark was asked as the study says it, after the last step."""
+    result = scores(run, asked)
+    if result is None:
+        return False
+    same = result.get("step") == run.config.train.steps and result.get("limit") == asked.limit
+    return same and all(prompt in result["table"][-1] for prompt in asked.prompts)
+
+
+def scores(run: trials.TrialRun, asked: study_lib.Asked) -> dict[str, Any] | None:
+    """Returns a benchmark's results; None if there are none."""
+    try:
+        result = json.loads(result_path(run, asked).read_bytes())
+        return result if isinstance(result["table"][-1], dict) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def result_path(run: trials.TrialRun, asked: study_lib.Asked) -> Path:
+    """Returns where `mvjax eval` writes; a benchmark in a file is named after it."""
+    return run.folder / run_folder.EVAL / f"{Path(asked.benchmark).stem}.json"
+
+
+def progress(run: trials.TrialRun) -> str:
+    """Returns "step 40/400", or "" before the first line of metrics.jsonl."""
+    try:
+        with (run.folder / run_folder.METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 65536))
+            lines = file.read().split(b"\n")
+        step = json.loads(lines[-2])["step"]  # what follows the last line break may be cut short
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return ""
+    return f"step {step}/{run.config.train.steps}"
