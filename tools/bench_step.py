@@ -191,7 +191,7 @@ def ours(folder: Path):
         has_image = np.ones(ROWS, bool)
         features = file["features"]
     text = types.Part(codes, np.ones((ROWS, FRAMES), bool), features, has_image)
-    speech = collate.stack([], spec=batch_spec.batch_spec(run).speech)
+    speech = collate.stack([], rows=0, spec=batch_spec.batch_spec(run).speech)
     batch = jax.device_put(types.Batch(speech, text), sharding.rows(mesh))
     train_step = step_lib.make(run, mesh, adapters=state.adapters, frozen=frozen)
 

@@ -47,6 +47,8 @@ def add(commands) -> None:
     )
     arg("--set", action="append", default=[], metavar="PATH=VALUE",
         help="override a field in every trial, such as train.steps=100; may be repeated")  # fmt: skip
+    arg("--data", type=Path, metavar="ROOT",
+        help="folder of the benchmarks' public data, as of mvjax eval")  # fmt: skip
     arg("--jobs", type=int, default=1, metavar="N",
         help="runs at a time on this machine (%(default)s); on accelerators leave it at 1")  # fmt: skip
     arg("--threads", type=int, metavar="N", help="of each run on a CPU (the cores / --jobs)")
@@ -63,9 +65,8 @@ def sweep(args: argparse.Namespace) -> int:
     from mvjax.sweep import board as board_lib
     from mvjax.sweep import running, trials
 
-    chosen = trials.load(
-        args.experiment, picks=args.pick, settings=args.set, seeds=args.seeds, out=args.out
-    )
+    how = {"picks": args.pick, "settings": args.set, "seeds": args.seeds, "data": args.data}
+    chosen = trials.load(args.experiment, out=args.out, **how)
     if args.dry_run:
         print("".join(f"{line}\n" for line in running.command_lines(chosen)), end="")
         return 0

@@ -190,6 +190,8 @@ class DataConfig:
     small_talk: tuple[Source, ...] = ()  # unrelated dialogues for context switching
     speech_rows: int = 16  # of the global batch
     speechless_rows: int = 48  # text-only rows of the global batch
+    # steps from one with speech rows to the next, for shares below a row a step (ours)
+    speech_every: int = 1
     speech_frames: int = 1250  # T of the speech part
     speechless_tokens: int = 128  # T of the speechless part
     p_concat: float = 0.5  # probability of small talk before and after (paper, figure 5)
@@ -204,8 +206,10 @@ class DataConfig:
     workers: int = 0  # prefetch threads; 0: batches are made in the training thread
 
     def __post_init__(self) -> None:
-        """Checks that the root is a path on this machine."""
+        """Checks that the root is a path on this machine, and the share of speech."""
         files.local(self.root)
+        if self.speech_every < 1:
+            raise ValueError(f"speech_every: expected at least 1, got {self.speech_every}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,15 +290,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks that counts are positive."""
-        names = (
-            "log_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "max_failed_saves",
-            "max_skipped",
-            "grad_accum_steps",
-            "loss_chunk",
-        )
+        counts = "log_every checkpoint_every keep_checkpoints max_failed_saves max_skipped"
+        names = f"{counts} grad_accum_steps loss_chunk".split()
         low = {name: getattr(self, name) for name in names if getattr(self, name) < 1}
         if low:
             raise ValueError(f"train: expected at least 1, got {low}")

@@ -32,9 +32,12 @@ def speech_codes(
     return np.concatenate([text[None], audio.astype(np.int32)])
 
 
-def stack(examples: Sequence[types.Example], *, spec: types.Part) -> types.Part:
-    """Stacks examples as rows, padded with -1 to the frames and codebooks of the spec (`batch_spec`)."""
-    part = types.Part(*(np.zeros((len(examples), *leaf.shape[1:]), leaf.dtype) for leaf in spec))
+def stack(examples: Sequence[types.Example], *, rows: int, spec: types.Part) -> types.Part:
+    """Stacks examples as rows, padded with -1 to the frames and codebooks of the spec (`batch_spec`).
+
+    Rows without an example are absent throughout: -1, without an image, a target of nothing.
+    """
+    part = types.Part(*(np.zeros((rows, *leaf.shape[1:]), leaf.dtype) for leaf in spec))
     part.codes.fill(types.ZERO_TOKEN)
     for row, example in enumerate(examples):
         length = example.codes.shape[1]

@@ -4,7 +4,8 @@
     data/records/       examples.EpochShuffle   mixing.mix          examples.py        collate.py
 
 Row r of the global batch of step s is example s * rows + r of an endless sequence. Processes split a batch
-by rows, and to resume, also on another number of processes, takes only the step.
+by rows, and to resume, also on another number of processes, takes only the step. With `data.speech_every` the
+speech rows of most steps are absent: they keep their place, so that every batch has the same shape.
 """
 
 from __future__ import annotations
@@ -28,12 +29,21 @@ _LOCK = "lock"  # of a folder of records: while a process makes them
 class Batches:
     """`batches[step]` is this process's rows of the global batch of a step, for any step >= 0.
 
-    `parts` are this process's examples by step; empty ones are left out. `workers` threads prefetch as many
-    of the next batches.
+    `parts` are this process's examples by step, as many as `counts` says; empty ones are left out. `workers`
+    threads prefetch as many of the next batches.
     """
 
-    def __init__(self, parts: dict[str, grain.MapDataset], spec: types.Batch, *, workers: int):
-        self._parts, self._spec, self._workers = parts, spec, workers
+    def __init__(
+        self,
+        parts: dict[str, grain.MapDataset],
+        counts: dict[str, int],
+        spec: types.Batch,
+        *,
+        workers: int,
+        speech_every: int = 1,
+    ) -> None:
+        self._parts, self._counts, self._spec, self._workers = parts, counts, spec, workers
+        self._speech_every = speech_every
         self._pool = futures.ThreadPoolExecutor(workers) if workers else None
         self._prefetched: dict[int, futures.Future[types.Batch]] = {}
 
@@ -55,14 +65,17 @@ class Batches:
         return {name: [row.id for row in self._rows(name, step)] for name in mixing.PARTS}
 
     def _build(self, step: int) -> types.Batch:
-        stacked = {
-            name: collate.stack(self._rows(name, step), spec=getattr(self._spec, name))
-            for name in mixing.PARTS
-        }
+        stacked = {}
+        for name in mixing.PARTS:
+            spec, count = getattr(self._spec, name), self._counts[name]
+            stacked[name] = collate.stack(self._rows(name, step), rows=count, spec=spec)
         return types.Batch(**stacked)
 
     def _rows(self, name: str, step: int) -> list[types.Example]:
-        return cast(list[types.Example], self._parts[name][step]) if name in self._parts else []
+        absent = name == "speech" and step % self._speech_every
+        if absent or name not in self._parts:
+            return []
+        return cast(list[types.Example], self._parts[name][step])
 
 
 def batches(
@@ -85,13 +98,15 @@ def batches(
     builder = examples.ExampleBuilder(
         config, bad_records.BadRecords(data.bad_record_budget, listing)
     )
-    parts = {}
+    parts, counts = {}, {}
     for name in mixing.PARTS:
-        if count := getattr(data, f"{name}_rows"):
+        counts[name] = getattr(data, f"{name}_rows") // process_count
+        if counts[name]:
             endless = rows(config, name, builder, history=history)
-            shares = endless.batch(count // process_count, batch_fn=list)
+            shares = endless.batch(counts[name], batch_fn=list)
             parts[name] = shares[process_index::process_count]
-    return Batches(parts, batch_spec.batch_spec(config), workers=data.workers)
+    how = {"workers": data.workers, "speech_every": data.speech_every}
+    return Batches(parts, counts, batch_spec.batch_spec(config), **how)
 
 
 def ensure_records(data: schema.DataConfig) -> None:

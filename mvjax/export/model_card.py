@@ -131,8 +131,9 @@ def _training(config: schema.Config, results: RunResults | None) -> str:
     data = config.data
     parts = (data.speech, data.speechless, data.small_talk)
     sources = dict.fromkeys(source.name for part in parts for source in part)
+    often = f", in one step of {data.speech_every}" if data.speech_every > 1 else ""
     return (
-        f"{step} steps of {data.speech_rows} rows of speech ({data.speech_frames} frames of 80 ms)"
+        f"{step} steps of {data.speech_rows} rows of speech ({data.speech_frames} frames of 80 ms{often})"
         f" and {data.speechless_rows} of text ({data.speechless_tokens} tokens); AdamW,"
         f" learning rate {config.optim.learning_rate:g}."
         + (f" Records: {', '.join(sources)}." if sources else "")

@@ -63,7 +63,8 @@ def evaluated(run: trials.TrialRun, asked: study_lib.Asked) -> bool:
     result = scores(run, asked)
     if result is None:
         return False
-    same = result.get("step") == run.config.train.steps and result.get("limit") == asked.limit
+    limit = result.get("limit", asked.limit)
+    same = result.get("step") == run.config.train.steps and limit == asked.limit
     return same and all(prompt in result["table"][-1] for prompt in asked.prompts)
 
 

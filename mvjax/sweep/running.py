@@ -20,6 +20,7 @@ from mvjax.sweep import cost, outcome, trials
 
 _LOOK_AGAIN = 1.0  # seconds until a run that another process works on is tried again
 _ERROR_LINES, _ERROR_BYTES = 12, 4000  # of a failed command, its last
+_HINT = "(MVJAX_DEBUG"  # how to see more, of the command itself
 
 
 class Failed(Exception):
@@ -192,7 +193,8 @@ def _failure(log: Path, start: int, command: Sequence[str], status: int) -> str:
     """The last lines that a command printed, else how it ended."""
     with log.open("rb") as file:
         file.seek(max(start, file.seek(0, os.SEEK_END) - _ERROR_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()[-_ERROR_LINES:]
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    lines = [line for line in lines if not line.startswith(_HINT)][-_ERROR_LINES:]
     ended = f"status {status}"
     if status < 0:
         ended = f"killed by {signal.Signals(-status).name}"

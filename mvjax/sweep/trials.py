@@ -46,6 +46,7 @@ class Sweep:
     configs: dict[str, schema.Config]  # of the trials to run
     seeds: int
     out: Path
+    data: Path | None = None  # of benchmarks with public data
 
     def runs(self) -> list[TrialRun]:
         """Every trial with seed 0, then every trial with seed 1, and so on."""
@@ -66,11 +67,18 @@ class Sweep:
         """The command that evaluates a run with one benchmark."""
         options = [word for prompt in asked.prompts for word in ("--prompt", prompt)]
         options += [] if asked.limit is None else ["--limit", str(asked.limit)]
+        options += [] if self.data is None else ["--data", str(self.data)]
         return ["mvjax", "eval", str(run.folder), "--benchmark", asked.benchmark, *options]
 
 
 def load(
-    experiment: Path, *, picks: Sequence[str], settings: Sequence[str], seeds: int, out: Path
+    experiment: Path,
+    *,
+    out: Path,
+    picks: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    seeds: int = 1,
+    data: Path | None = None,
 ) -> Sweep:
     """Reads an experiment file; of its trials those of `picks`, or all if there are none.
 
@@ -101,7 +109,7 @@ def load(
         for name, config in configs.items()
         if not picks or name in picks
     }
-    return Sweep(experiment, tuple(settings), study, chosen, seeds, out)
+    return Sweep(experiment, tuple(settings), study, chosen, seeds, out, data)
 
 
 def write(sweep: Sweep) -> None:

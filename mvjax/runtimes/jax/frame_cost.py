@@ -51,7 +51,7 @@ def count(config: schema.ModelConfig) -> FrameCost:
     )
     spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
     packed = runtime.pack(inputs)
-    lowered = runtime.step_frame.lower(
+    lowered = runtime.frame_step.lower(
         config, weights, caches, images, packed, spec=spec, probes=False
     )
     analysis = lowered.compile().cost_analysis()

@@ -87,7 +87,7 @@ class Engine:
         """As `slots.Engine.step`."""
         seeing = self._rows > 1 or bool(inputs.sees.any())
         spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
-        self._caches, out = step_frame(
+        self._caches, out = frame_step(
             self._config,
             self._weights,
             self._caches,
@@ -100,7 +100,7 @@ class Engine:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "spec", "probes"), donate_argnames="caches")
-def step_frame(
+def frame_step(
     config: schema.ModelConfig,
     weights: weights_lib.Weights,
     caches: list[kv_cache.Held],
