@@ -33,8 +33,8 @@ def count(config: schema.ModelConfig) -> FrameCost:
     module = model_lib.VisionSpeech(config)
     params = jax.eval_shape(module.init, jax.random.key(0))["params"]
     weights = jax.eval_shape(lambda tree: weights_lib.unstack(tree, config), params)
-    b, dtype, size = config.backbone, config.dtype, config.siglip.image_size
-    caches = jax.eval_shape(lambda: kv_cache.empty(b, rows=1, dtype=dtype))
+    dtype, size = config.dtype, config.siglip.image_size
+    caches = jax.eval_shape(lambda: kv_cache.empty(config, rows=1, dtype=dtype))
     pixels = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     images = jax.eval_shape(
         lambda tree, image: kv_cache.images(config, generate.image_kv(module, tree, image)),
