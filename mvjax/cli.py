@@ -20,6 +20,7 @@ from mvjax.commands import (
     extras,
     parser,
     plan,
+    report,
     serve,
     sweep,
     talk,
@@ -72,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"mvjax {mvjax.__version__}")
     commands = arguments.subcommands(whole, of="COMMAND")
-    for group in (training, plan, evaluate, sweep, export, serve, talk, bench, data, dialogues):
+    first = (training, plan, evaluate, sweep, report)
+    for group in (*first, export, serve, talk, bench, data, dialogues):
         group.add(commands)
     completion.add(commands, _parser)
     return whole

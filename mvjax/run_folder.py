@@ -26,6 +26,10 @@ PROFILE = "profile"  # profiler traces (--profile), one folder per process
 EVAL = "eval"  # NAME.json: accuracy table of a benchmark; the model card quotes those of the exported step
 ANSWERS = f"{EVAL}/answers.json"  # every question and answer of a quickstart's evaluation
 
+# Written by `mvjax sweep`: into OUT, and into OUT/TRIAL/seed-N, which is a run folder; docs/sweeps.md.
+SWEEP = "sweep.json"
+TRIAL = "trial.json"
+
 # Written by `mvjax quickstart --out DIR`, beside its run folder.
 REPORT = "report.html"  # one page, no network needed
 QUICKSTART_METRICS = "metrics.json"  # accuracies, certificates, seconds and memory of each stage

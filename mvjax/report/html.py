@@ -8,12 +8,16 @@ import io
 import wave
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mvjax import types
 from mvjax.data import images
 from mvjax.report import plots
+
+if TYPE_CHECKING:
+    import jinja2
 
 MODES = {  # order and headings of the accuracy table
     "text": "Written",
@@ -131,6 +135,13 @@ def write(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """Returns the page."""
+    rows = report.accuracy
+    present = {key: MODES[key] for key in MODES if rows and key in rows[0].shares}
+    return environment().get_template("report.html").render(vars(report), modes=present)
+
+
+def environment() -> jinja2.Environment:
+    """Returns what renders the templates; images, plots and sounds become data: URIs."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -143,9 +154,7 @@ def render(report: Report) -> str:
     environment.filters["svg_uri"] = lambda svg: _uri("image/svg+xml", svg.encode())
     environment.filters["image_uri"] = lambda image: _uri("image/png", images.encode_png(image))
     environment.filters["wav_uri"] = lambda samples: _uri("audio/wav", wav_bytes(samples))
-    rows = report.accuracy
-    present = {key: MODES[key] for key in MODES if rows and key in rows[0].shares}
-    return environment.get_template("report.html").render(vars(report), modes=present)
+    return environment
 
 
 def wav_bytes(samples: np.ndarray) -> bytes:

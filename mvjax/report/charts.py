@@ -1,0 +1,226 @@
+"""The charts of a comparison: scores with seeds, against cost, over an axis; gate activation over layers.
+
+Each is told apart by markers and line styles as well as by color, on paper too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mvjax.report import plots, stats
+
+_MARKERS, _LINES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
+_NARROW_WIDTH = 5.0  # inches: below it panels stand below each other
+
+
+class Chart(NamedTuple):
+    """A plot for a page, and the same as a PNG file."""
+
+    plot: plots.Plot
+    png: bytes
+
+
+class Series(NamedTuple):
+    """Means at x, and what single seeds had."""
+
+    name: str
+    x: Sequence[float]
+    means: Sequence[stats.Mean]
+    seeds: Sequence[Sequence[float]] = ()
+
+
+class Dots(NamedTuple):
+    """One row of `ranking`."""
+
+    name: str
+    modes: Mapping[str, tuple[stats.Mean, Sequence[float]]]  # {mode: (mean, scores of seeds)}
+
+
+class Spot(NamedTuple):
+    """One point of `against`."""
+
+    letter: str
+    x: float
+    y: stats.Mean
+    baseline: bool = False
+
+
+def ranking(rows: Sequence[Dots], *, label: str, baseline: str | None) -> Chart:
+    """One row a trial: each mode's mean with its interval, and every seed as a small ring."""
+    modes = list(dict.fromkeys(mode for row in rows for mode in row.modes))
+
+    def draw(figure: Any, width: float) -> None:
+        axes = plots.styled(figure.add_subplot())
+        axes.grid(axis="x", color=plots.LINE, linewidth=0.8)
+        axes.grid(visible=False, axis="y")
+        for k, mode in enumerate(modes):
+            shift = (k - (len(modes) - 1) / 2) * 0.24
+            color, marker = plots.CURVES[k], _MARKERS[k]
+            for i, row in enumerate(rows):
+                if mode not in row.modes:
+                    continue
+                mean, seeds = row.modes[mode]
+                at = len(rows) - 1 - i - shift
+                axes.plot(seeds, [at] * len(seeds), "o", mfc="none", mec=color, ms=3.4, mew=0.7)
+                axes.errorbar(
+                    mean.value, at, xerr=mean.half, color=color, marker=marker, ms=5.5, capsize=2.5,
+                    linewidth=1.2, label=mode if i == 0 else None,
+                )  # fmt: skip
+                if row.name == baseline:
+                    axes.axvline(mean.value, color=color, linewidth=0.9, linestyle=_LINES[k + 1])
+        names = [row.name if row.name != baseline else f"{row.name} *" for row in rows]
+        size = 9 if width == plots.WIDE else 6.5
+        axes.set_yticks(range(len(rows))[::-1], names, fontsize=size)
+        axes.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4))
+        figure.legend(frameon=False, ncols=4, loc="outside upper left")
+
+    height = 1.1 + 0.36 * len(rows)
+    return _chart(draw, wide=height, narrow=height + 0.2)
+
+
+def against(
+    panels: Mapping[str, Sequence[Spot]], *, y_label: str, names: Mapping[str, str]
+) -> Chart:
+    """Scores against costs, a panel for each; the letters are those of `names`."""
+
+    def draw(figure: Any, width: float) -> None:
+        for i, (axes, (label, spots)) in enumerate(_panels(figure, width, panels)):
+            for spot in spots:
+                color = plots.CURVES[1] if spot.baseline else plots.CURVES[0]
+                axes.errorbar(
+                    spot.x, spot.y.value, yerr=spot.y.half, color=color, capsize=2, linewidth=0.9,
+                    marker="s" if spot.baseline else "o", ms=4,
+                )  # fmt: skip
+                axes.annotate(
+                    spot.letter, (spot.x, spot.y.value), (4, 3), textcoords="offset points", fontsize=8
+                )  # fmt: skip
+            xs = [spot.x for spot in spots if spot.x > 0]
+            if xs and max(xs) > 8 * min(xs):
+                axes.set_xscale("log")
+            axes.set(xlabel=label, ylabel=y_label if i == 0 or width < _NARROW_WIDTH else "")
+        if width == plots.WIDE:
+            text = "   ".join(f"{letter} {name}" for letter, name in names.items())
+            figure.supxlabel(_wrapped(text, 140), fontsize=7.5, color=plots.SOFT)
+
+    return _chart(draw, wide=3.9, narrow=2.6 * len(panels))
+
+
+def curves(
+    panels: Mapping[str, Sequence[Series]], *, x_label: str, y_label: str, share_y: bool = False
+) -> Chart:
+    """Lines with 95% intervals, one panel each; single seeds as small rings."""
+    names = list(dict.fromkeys(one.name for series in panels.values() for one in series))
+    every = [one for series in panels.values() for one in series]
+    xs = sorted({x for one in every for x in one.x})
+
+    def draw(figure: Any, width: float) -> None:
+        for i, (axes, (title, series)) in enumerate(
+            _panels(figure, width, panels, share_y=share_y)
+        ):
+            for one in series:
+                k = names.index(one.name)
+                color = plots.CURVES[k % len(plots.CURVES)]
+                style = {"color": color, "linestyle": _LINES[k % len(_LINES)]}
+                values = [mean.value for mean in one.means]
+                axes.plot(
+                    one.x, values, marker=_MARKERS[k % len(_MARKERS)], ms=5, **style,
+                    label=one.name if one.name not in _labels(figure) else None,
+                )  # fmt: skip
+                halves = [(mean.half or 0.0) for mean in one.means]
+                if any(halves) and len(series) > 2:  # bands over each other are mud
+                    bars = {"ecolor": color, "elinewidth": 0.8, "capsize": 2, "alpha": 0.8}
+                    axes.errorbar(one.x, values, halves, fmt="none", **bars)
+                elif any(halves):
+                    low, high = zip(*((v - h, v + h) for v, h in zip(values, halves, strict=True)))
+                    axes.fill_between(one.x, low, high, color=color, alpha=0.13, linewidth=0)
+                for x, seeds in zip(one.x, one.seeds, strict=False):
+                    axes.plot([x] * len(seeds), seeds, "o", mfc="none", mec=color, ms=3, mew=0.6)
+            _scale(axes, xs)
+            axes.set_title(title, fontsize=9, color=plots.INK)
+            first = i == 0 or width < _NARROW_WIDTH
+            axes.set(xlabel=x_label, ylabel=y_label if first else "")
+        columns = 3 if width == plots.WIDE else 2 if max(map(len, names)) < 16 else 1
+        figure.legend(frameon=False, ncols=columns, loc="outside upper left", fontsize=8)
+
+    across = min(len(panels), 3)
+    rows = math.ceil(len(panels) / across)
+    legend = 0.2 * math.ceil(len(names) / 3)
+    return _chart(draw, wide=3.0 * rows + legend, narrow=2.5 * len(panels) + 2 * legend)
+
+
+def layers(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Chart:
+    """Mean gate activation of each layer, a line for each class of frames, a panel for each trial."""
+    classes = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    across = {True: 4, False: 2}
+
+    def rows(wide: bool) -> int:
+        return math.ceil(len(panels) / across[wide])
+
+    def draw(figure: Any, width: float) -> None:
+        wide = width == plots.WIDE
+        grid = figure.subplots(rows(wide), across[wide], sharey=True, squeeze=False)
+        flat = [axes for line in grid for axes in line]
+        for axes in flat[len(panels) :]:
+            axes.set_axis_off()
+        for i, (axes, (name, lines)) in enumerate(zip(flat, panels.items(), strict=False)):
+            plots.styled(axes)
+            for k, kind in enumerate(classes):
+                if kind in lines:
+                    axes.plot(
+                        range(1, 1 + len(lines[kind])), lines[kind], _MARKERS[k], ms=4,
+                        color=plots.CURVES[k], linestyle=_LINES[k], label=None if i else kind,
+                    )  # fmt: skip
+            axes.set_title(name, fontsize=8 if wide else 6.5, color=plots.INK)
+            axes.set_xticks(_ticks(max(map(len, lines.values()))))
+            axes.set(ylim=(None, None), xlabel="layer" if i >= len(panels) - across[wide] else "")
+        figure.supylabel("gate activation", fontsize=9, color=plots.SOFT)
+        figure.legend(frameon=False, ncols=3, loc="outside upper left")
+
+    return _chart(draw, wide=0.6 + 1.8 * rows(True), narrow=0.6 + 1.6 * rows(False))
+
+
+def _chart(draw: Callable[[Any, float], None], *, wide: float, narrow: float) -> Chart:
+    return Chart(plots.drawn(draw, wide=wide, narrow=narrow), plots.png(draw, height=wide))
+
+
+def _panels(
+    figure: Any, width: float, panels: Mapping[str, Any], *, share_y: bool = False
+) -> list[tuple[Any, tuple[str, Any]]]:
+    """Axes for each panel: three beside each other, or on a phone all below each other."""
+    across = 1 if width < _NARROW_WIDTH else min(len(panels), 3)
+    rows = math.ceil(len(panels) / across)
+    grid = figure.subplots(rows, across, squeeze=False, sharey=share_y)
+    flat = [axes for line in grid for axes in line]
+    for axes in flat[len(panels) :]:
+        axes.set_axis_off()
+    return [(plots.styled(a), item) for a, item in zip(flat, panels.items(), strict=False)]
+
+
+def _labels(figure: Any) -> set[str]:
+    return {text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]}
+
+
+def _scale(axes: Any, xs: Sequence[float]) -> None:
+    """Ticks where the points are; values that crowd near 0 are drawn apart, by their roots."""
+    positive = [x for x in xs if x > 0]
+    if len(xs) > 4 and positive and min(xs) >= 0 and max(xs) > 12 * min(positive):
+        axes.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
+    if len(xs) <= 12:
+        axes.set_xticks(xs, [f"{x:g}" for x in xs], fontsize=7.5)
+
+
+def _ticks(layers_: int) -> list[int]:
+    step = max(1, math.ceil(layers_ / 6))
+    return list(range(1, layers_ + 1, step))
+
+
+def _wrapped(text: str, width: int) -> str:
+    lines, line = [], ""
+    for word in text.split("   "):
+        if line and len(line) + len(word) > width:
+            lines.append(line)
+            line = ""
+        line += word + "   "
+    return "\n".join([*lines, line])

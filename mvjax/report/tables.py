@@ -1,0 +1,172 @@
+"""The tables of a comparison: scores, differences from the baseline, cost, kinds, and what became of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mvjax.report import numbers, page, paper
+from mvjax.report import outcomes as outcomes_lib
+
+NONE = "–"
+_ERROR_LETTERS = 160  # of an error that are shown
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def scores(
+    outcomes: outcomes_lib.Outcomes, found: Sequence[numbers.Score], benchmark: str
+) -> page.Table:
+    """One row a trial, one column a mode; trials without a result say why."""
+    modes, metric = outcomes.modes(benchmark), outcomes.result(benchmark).get("metric", "accuracy")
+    by = {(one.trial, one.mode): one for one in found if one.benchmark == benchmark}
+    rows = []
+    for trial in outcomes.trials:
+        done = len(trial.finished())
+        cells = [score_cell(by.get((trial.name, mode))) for mode in modes]
+        if not done:
+            cells = [states(trial)] + [NONE] * (len(modes) - 1)
+        parameters = count(trial.cost("adapters"))
+        rows.append([named(outcomes, trial), *cells, f"{done} of {len(trial.runs)}", parameters])
+    return page.Table(
+        f"{benchmark}: {metric}, in percent; ± is the 95% interval over seeds, in brackets over questions"
+        + (", * the baseline" if outcomes.study.baseline else ""),
+        ["trial", *modes, "seeds", "trained parameters"],
+        rows,
+    )
+
+
+def differences(
+    outcomes: outcomes_lib.Outcomes, found: Sequence[numbers.Score], benchmark: str
+) -> page.Table | None:
+    """One row a trial and mode; None without a baseline to compare with."""
+    rows = []
+    for one in found:
+        if one.benchmark == benchmark and one.difference is not None:
+            d = one.difference
+            mean = f"{round(100 * d.mean.value, 1) + 0.0:+.1f}"  # not -0.0
+            mean += "" if d.mean.half is None else f" ± {100 * d.mean.half:.1f}"
+            tests = [p_value(d.p_seeds), p_value(d.p_questions), str(d.questions or NONE)]
+            rows.append([one.trial, one.mode, mean, str(d.mean.n), *tests])
+    if not rows:
+        return None
+    return page.Table(
+        f"{benchmark}: less {outcomes.study.baseline}, in points; p corrected for {len(rows)} comparisons",
+        ["trial", "mode", "difference", "seeds", "p over seeds", "p over questions", "questions"],
+        rows,
+    )
+
+
+def costs(outcomes: outcomes_lib.Outcomes) -> page.Table | None:
+    """One row a trial; None if nothing is known."""
+    rows = []
+    for trial in outcomes.trials:
+        finished = [run.seconds for run in trial.finished() if run.seconds]
+        cells = [count(trial.cost(key)) for key in outcomes_lib.COSTS]
+        minutes = f"{sum(finished) / len(finished) / 60:.1f}" if finished else NONE
+        rows.append([named(outcomes, trial), *cells, minutes])
+    if all(cell == NONE for row in rows for cell in row[1:]):
+        return None
+    head = ["trial", *outcomes_lib.COSTS.values(), "minutes a run"]
+    return page.Table(
+        "Cost of a trial; a frame is one inference frame that sees an image", head, rows
+    )
+
+
+def kinds(
+    outcomes: outcomes_lib.Outcomes, found: Sequence[numbers.Score], benchmark: str, mode: str
+) -> page.Table:
+    """One row a trial, one column a kind of question."""
+    of_mode = [one for one in found if (one.benchmark, one.mode) == (benchmark, mode)]
+    names = list(dict.fromkeys(kind for one in of_mode for kind in one.kinds))
+    rows = [
+        [one.trial, *(f"{100 * one.kinds[k]:.1f}" if k in one.kinds else NONE for k in names)]
+        for one in of_mode
+    ]
+    chances = {
+        row["kind"]: row.get("chance") for row in outcomes.result(benchmark).get("table", ())
+    }
+    known = [chances.get(kind) for kind in names]
+    if any(chance is not None for chance in known):
+        rows.append(["guessing", *(NONE if c is None else f"{100 * c:.1f}" for c in known)])
+    return page.Table(
+        f"{benchmark}, {mode}: percent by kind, means over seeds", ["trial", *names], rows
+    )
+
+
+def gate_means(
+    outcomes: outcomes_lib.Outcomes, traced: Mapping[str, Mapping[str, Sequence[float]]]
+) -> page.Table:
+    """Means over layers by class of frames, and how many times as open the gates are for the image."""
+    classes = list(dict.fromkeys(kind for one in traced.values() for kind in one))
+    rows = []
+    for name, one in traced.items():
+        means = {kind: sum(values) / len(values) for kind, values in one.items()}
+        image, other = means.get("image"), means.get("off-topic")
+        ratio = f"{image / other:.2f}" if image and other else NONE
+        cells = [f"{means[kind]:.4f}" if kind in means else NONE for kind in classes]
+        rows.append([name, *cells, ratio])
+    return page.Table(
+        "Mean gate activation over layers, by class of frames",
+        ["trial", *classes, "image / off-topic"],
+        rows,
+    )
+
+
+def unfinished(outcomes: outcomes_lib.Outcomes) -> page.Table | None:
+    """Runs that failed, or are not finished, and why; None if there are none."""
+    rows = []
+    for trial in outcomes.trials:
+        for run in trial.runs:
+            if run.state != "finished":
+                lines = (run.error or "").strip().splitlines()
+                error = lines[-1] if lines else NONE
+                cut = error if len(error) <= _ERROR_LETTERS else error[:_ERROR_LETTERS] + " ..."
+                rows.append([trial.name, str(run.seed), run.state, cut])
+    return (
+        page.Table("Runs that are not in the tables", ["trial", "seed", "state", "error"], rows)
+        if rows
+        else None
+    )
+
+
+def of_paper(numbers_: paper.PaperNumbers) -> page.Table:
+    """The paper's own."""
+    return page.Table(f"{numbers_.title} ({numbers_.status})", numbers_.head, numbers_.rows)
+
+
+def named(outcomes: outcomes_lib.Outcomes, trial: outcomes_lib.Trial) -> str:
+    """A trial's name, the baseline's with a star."""
+    return f"{trial.name} *" if trial.name == outcomes.study.baseline else trial.name
+
+
+def states(trial: outcomes_lib.Trial) -> str:
+    """What became of a trial without a finished run, such as "failed" or "failed, not started"."""
+    return ", ".join(dict.fromkeys(run.state for run in trial.runs))
+
+
+def score_cell(one: numbers.Score | None) -> str:
+    """A mean in percent with its interval."""
+    if one is None:
+        return NONE
+    mean = f"{100 * one.mean.value:.1f}"
+    if one.mean.half == 0:
+        return f"{mean} (seeds equal)"
+    if one.mean.half is not None:
+        return f"{mean} ± {100 * one.mean.half:.1f}"
+    if one.interval is not None:
+        return f"{mean} [{100 * one.interval[0]:.1f}, {100 * one.interval[1]:.1f}]"
+    return mean
+
+
+def p_value(p: float | None) -> str:
+    """A p value with two digits."""
+    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def count(value: float | None) -> str:
+    """A number with a unit, such as 206.2 M."""
+    if value is None:
+        return NONE
+    for size, unit in _UNITS:
+        if value >= size:
+            return f"{value / size:.4g} {unit}"
+    return f"{value:g}"
