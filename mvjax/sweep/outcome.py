@@ -13,7 +13,7 @@ from mvjax.config import study as study_lib
 from mvjax.sweep import trials
 from mvjax.train import resume
 
-TRIAL = "trial.json"
+TRIAL = run_folder.TRIAL
 LOG = "trial.log"  # what the commands of a run printed
 LOCK = "trial.lock"  # while a sweep works on the run
 

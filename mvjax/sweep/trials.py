@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvjax import files, messages
+from mvjax import files, messages, run_folder
 from mvjax.config import beside_moshi, schema, text
 from mvjax.config import study as study_lib
 
 # Written into OUT, and into OUT/TRIAL; what lies in OUT/TRIAL/seed-N is in `outcome`.
-SWEEP = "sweep.json"
+SWEEP = run_folder.SWEEP
 COST = "cost.json"
 
 _NAME = re.compile(r"[\w+-][\w.+-]*")  # a folder is named after the trial
