@@ -1,5 +1,8 @@
 import dataclasses
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,3 +210,60 @@ def test_images_become_square(config):
     squares = {images.resize_square(images.decode(x.image), size).tobytes() for x in items}
     assert shown.shape[1:] == (size, size, 3)
     assert {x.tobytes() for x in shown} <= squares
+
+
+def test_speech_every_so_many_steps(config):
+    """The rows that come are those of a run that has them in every step; absent ones teach nothing."""
+    every, third = (
+        mixture.batches(toy_records.with_data(config, speech_every=n, speech_rows=4))
+        for n in (1, 3)
+    )
+    for step in range(5):
+        whole, given = every[step], third[step]
+        toy_records.assert_equal(
+            types.Batch(whole.speech, whole.speechless),
+            types.Batch(given.speech if step % 3 == 0 else whole.speech, given.speechless),
+        )
+        if step % 3:
+            assert (given.speech.codes == types.ZERO_TOKEN).all()
+            assert given.speech.codes.shape == whole.speech.codes.shape
+            assert not given.speech.loss_mask.any() and not given.speech.has_image.any()
+            assert third.ids(step)["speech"] == []
+    shares = [
+        mixture.batches(
+            toy_records.with_data(config, speech_every=3), process_index=p, process_count=2
+        )[1].speech
+        for p in range(2)
+    ]
+    assert [len(share.codes) for share in shares] == [2, 2]
+    with pytest.raises(ValueError, match="speech_every: expected at least 1, got 0"):
+        toy_records.with_data(config, speech_every=0)
+
+
+def test_one_process_makes_the_records_and_the_others_wait(tmp_path, config):
+    made, root = (
+        toy_records.make_config(tmp_path / "made", tmp_path / "codec"),
+        Path(config.data.root),
+    )
+    made.data.prepare(Path(made.data.root))
+    root.mkdir()
+    maker = f"""
+import shutil, time
+from pathlib import Path
+from mvjax import locks
+with locks.held(Path({str(root)!r}) / "lock"):
+    print("held", flush=True)
+    time.sleep(0.3)
+    shutil.copytree({made.data.root!r}, {str(root)!r}, dirs_exist_ok=True)
+"""
+    other = subprocess.Popen([sys.executable, "-c", maker], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"held\n"
+    before = {path.name for path in root.iterdir()}
+    mixture.ensure_records(dataclasses.replace(config.data, prepare=_never))
+    assert before == {"lock"} and other.wait() == 0
+    other.stdout.close()
+    assert not (root / "lock").exists() and not mixture.missing_records(config.data)
+
+
+def _never(root):
+    raise AssertionError("another process makes the records")
