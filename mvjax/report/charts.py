@@ -96,9 +96,7 @@ def against(
                 axes.annotate(
                     spot.letter, (spot.x, spot.y.value), (4, 3), textcoords="offset points", fontsize=8
                 )  # fmt: skip
-            xs = [spot.x for spot in spots if spot.x > 0]
-            if xs and max(xs) > 8 * min(xs):
-                axes.set_xscale("log")
+            _cost_scale(axes, [spot.x for spot in spots])
             axes.set(xlabel=label, ylabel=y_label if i == 0 or width < _NARROW_WIDTH else "")
         if width == plots.WIDE:
             text = "   ".join(f"{letter} {name}" for letter, name in names.items())
@@ -209,6 +207,20 @@ def _scale(axes: Any, xs: Sequence[float]) -> None:
         axes.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
     if len(xs) <= 12:
         axes.set_xticks(xs, [f"{x:g}" for x in xs], fontsize=7.5)
+
+
+def _cost_scale(axes: Any, xs: Sequence[float]) -> None:
+    """Numbers such as 20 M; logarithmic if they lie far apart."""
+    from matplotlib import ticker
+
+    if min(xs) > 0 and max(xs) > 8 * min(xs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+    else:
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    axes.xaxis.set_major_formatter(ticker.EngFormatter())
+    axes.tick_params(axis="x", labelsize=7.5)
 
 
 def _ticks(layers_: int) -> list[int]:
