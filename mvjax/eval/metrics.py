@@ -33,7 +33,7 @@ class ScoredAnswer:
 class Summary(NamedTuple):
     """Scores of one mode."""
 
-    kinds: dict[str, float]  # in order of first appearance
+    kinds: dict[str, float]  # in order of first appearance; then other scores of all answers
     overall: float  # NaN without answers
     interval: tuple[
         float, float
@@ -99,12 +99,15 @@ def table(
     for answers in modes.values():
         for kind, n in collections.Counter(answer.kind for answer in answers).items():
             kinds.setdefault(kind, n)
+    total = sum(kinds.values())
+    for more in summaries.values():  # other scores of the same answers have rows, too
+        kinds |= {kind: total for kind in more.kinds if kind not in kinds}
     rows: list[dict[str, Any]] = [
         {"kind": kind, "n": n, **{mode: s.kinds.get(kind) for mode, s in summaries.items()}}
         for kind, n in kinds.items()
     ]
     means = {mode: s.overall if s.kinds else None for mode, s in summaries.items()}
-    return [*rows, {"kind": ALL, "n": sum(kinds.values()), **means}]
+    return [*rows, {"kind": ALL, "n": total, **means}]
 
 
 def _scores(answers: Sequence[ScoredAnswer]) -> dict[str, np.ndarray]:

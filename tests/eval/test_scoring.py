@@ -54,6 +54,8 @@ def test_cider_depends_on_the_whole_set():
     whole = np.mean(cider.scores(candidates, references))
     halves = [cider.scores(candidates[n::2], references[n::2]) for n in range(2)]
     assert abs(np.mean(halves) - whole) > 5e-4  # of 2.6
+    few = cider.scores(candidates[:9], references[:9], corpus=references)
+    np.testing.assert_allclose(few, case["scores"][:9], rtol=0, atol=1e-9)
 
 
 def test_cider_names_what_is_missing():

@@ -22,32 +22,32 @@ from mvjax.data.ingest import items, sources, templates
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
 
-class _Sentence(msgspec.Struct):
+class Sentence(msgspec.Struct):
+    """One caption."""
+
     raw: str
     sentid: int
 
 
-class _Image(msgspec.Struct):
+class CaptionedImage(msgspec.Struct):
+    """An image with its captions."""
+
     filename: str
     split: str
     cocoid: int
-    sentences: list[_Sentence]
+    sentences: list[Sentence]
     filepath: str = ""
 
 
 class _KarpathyFile(msgspec.Struct):
-    images: list[msgspec.Raw]  # _Image
+    images: list[msgspec.Raw]  # CaptionedImage
 
 
 def read(
     source: Path, *, split: str, images: Sequence[Path], skips: items.SkippedItems
 ) -> Iterator[items.Item]:
     """Yields the captions of a split; `images` hold `train2014/` and `val2014/`."""
-    path = sources.the_file(source, "dataset_coco.json", "karpathy/dataset_coco.json")
-    entries = sources.decode_json(path, msgspec.json.Decoder(_KarpathyFile)).images
-    for image in sources.json_entries(path, entries, _Image, skips):
-        if image.split not in _SPLITS[split]:
-            continue
+    for image in captioned(source, split=split, skips=skips):
         picture = sources.find_image(images, f"{image.filepath}/{image.filename}")
         for sentence in image.sentences:
             name = f"coco-{split}-{sentence.sentid}"
@@ -56,3 +56,12 @@ def read(
                 continue
             turns = templates.caption(name, sentence.raw)
             yield items.Item(name, picture, turns, ("caption",), {"image_id": image.cocoid})
+
+
+def captioned(source: Path, *, split: str, skips: items.SkippedItems) -> Iterator[CaptionedImage]:
+    """Yields the images of a split, with their captions as published."""
+    path = sources.the_file(source, "dataset_coco.json", "karpathy/dataset_coco.json")
+    entries = sources.decode_json(path, msgspec.json.Decoder(_KarpathyFile)).images
+    for image in sources.json_entries(path, entries, CaptionedImage, skips):
+        if image.split in _SPLITS[split]:
+            yield image

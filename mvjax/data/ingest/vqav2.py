@@ -21,21 +21,25 @@ import msgspec
 from mvjax.data.ingest import items, sources, templates
 
 
-class _VqaQuestion(msgspec.Struct):
+class VqaQuestion(msgspec.Struct):
+    """A question."""
+
     image_id: int
     question: str
     question_id: int
 
 
 class _Questions(msgspec.Struct):
-    questions: list[msgspec.Raw]  # _VqaQuestion
+    questions: list[msgspec.Raw]  # VqaQuestion
 
 
 class _VqaAnswer(msgspec.Struct):
     answer: str
 
 
-class _VqaAnnotation(msgspec.Struct):
+class VqaAnnotation(msgspec.Struct):
+    """The human answers to a question."""
+
     question_id: int
     multiple_choice_answer: str
     answers: list[_VqaAnswer]
@@ -43,7 +47,7 @@ class _VqaAnnotation(msgspec.Struct):
 
 
 class _Annotations(msgspec.Struct):
-    annotations: list[msgspec.Raw]  # _VqaAnnotation
+    annotations: list[msgspec.Raw]  # VqaAnnotation
 
 
 def read(
@@ -51,21 +55,8 @@ def read(
 ) -> Iterator[items.Item]:
     """Yields the questions of a split; `images` hold `train2014/` and `val2014/`."""
     folder = f"{split}2014"
-    asked = sources.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
-    answered = sources.the_file(source, f"v2_mscoco_{folder}_annotations.json")
-    answers = sources.decode_json(answered, msgspec.json.Decoder(_Annotations)).annotations
-    answers = sources.json_entries(answered, answers, _VqaAnnotation, skips)
-    annotations = {annotation.question_id: annotation for annotation in answers}
-    questions = sources.decode_json(asked, msgspec.json.Decoder(_Questions)).questions
-    for question in sources.json_entries(asked, questions, _VqaQuestion, skips):
+    for question, annotation in answered(source, split=split, skips=skips):
         name = f"vqav2-{split}-{question.question_id}"
-        annotation = annotations.get(question.question_id)
-        if annotation is None or not annotation.multiple_choice_answer.strip():
-            skips.add(name, "no answer", f"{answered.name} has none for this question")
-            continue
-        if not question.question.strip():
-            skips.add(name, "empty question", asked.name)
-            continue
         image = f"{folder}/COCO_{folder}_{question.image_id:012d}.jpg"
         turns = templates.question(question.question, annotation.multiple_choice_answer)
         facts = {
@@ -75,3 +66,26 @@ def read(
         }
         kinds = ("question", annotation.answer_type)
         yield items.Item(name, sources.find_image(images, image), turns, kinds, facts)
+
+
+def answered(
+    source: Path, *, split: str, skips: items.SkippedItems
+) -> Iterator[tuple[VqaQuestion, VqaAnnotation]]:
+    """Yields the questions of a split, with their answers as published."""
+    folder = f"{split}2014"
+    asked = sources.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
+    answers_file = sources.the_file(source, f"v2_mscoco_{folder}_annotations.json")
+    answers = sources.decode_json(answers_file, msgspec.json.Decoder(_Annotations)).annotations
+    answers = sources.json_entries(answers_file, answers, VqaAnnotation, skips)
+    annotations = {annotation.question_id: annotation for annotation in answers}
+    questions = sources.decode_json(asked, msgspec.json.Decoder(_Questions)).questions
+    for question in sources.json_entries(asked, questions, VqaQuestion, skips):
+        name = f"vqav2-{split}-{question.question_id}"
+        annotation = annotations.get(question.question_id)
+        if annotation is None or not annotation.multiple_choice_answer.strip():
+            skips.add(name, "no answer", f"{answers_file.name} has none for this question")
+            continue
+        if not question.question.strip():
+            skips.add(name, "empty question", asked.name)
+            continue
+        yield question, annotation

@@ -23,12 +23,19 @@ class _Vector(NamedTuple):
     bigrams: int  # the reference's measure of length
 
 
-def scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+def scores(
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    corpus: Sequence[Sequence[str]] | None = None,
+) -> list[float]:
     """The score of each image; the set's is their mean.
 
     Args:
       candidates: one caption an image, words separated by spaces, as of `ptb.words`.
       references: at least one caption an image, in the same form.
+      corpus: the references of all images of the set, where only some of them are scored: an image then has
+        the score that it has in the whole set.
 
     Raises:
       ValueError: if an image has no reference, or the numbers of images differ.
@@ -40,16 +47,22 @@ def scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> li
     without = [n for n, texts in enumerate(references) if not texts]
     if without:
         raise ValueError(f"CIDEr: expected a reference for every image, got none for {without[:8]}")
-    counted = [[_count(text) for text in texts] for texts in references]
-    images_with = collections.Counter(
-        gram for grams in counted for gram in set().union(*grams)
-    )  # document frequency
-    log_n = math.log(len(candidates)) if candidates else 0.0
-    idf = {gram: log_n - math.log(count) for gram, count in images_with.items()}
+    idf, unseen = _idf(references if corpus is None else corpus)
     return [
-        _score(_weigh(_count(candidate), idf, log_n), [_weigh(r, idf, log_n) for r in grams])
-        for candidate, grams in zip(candidates, counted, strict=True)
+        _score(
+            _weigh(_count(candidate), idf, unseen), [_weigh(_count(t), idf, unseen) for t in texts]
+        )
+        for candidate, texts in zip(candidates, references, strict=True)
     ]
+
+
+def _idf(corpus: Sequence[Sequence[str]]) -> tuple[dict[tuple[str, ...], float], float]:
+    """Weights by the number of images that have an n-gram, and that of one that none has."""
+    images = collections.Counter(
+        gram for texts in corpus for gram in set().union(*map(_count, texts))
+    )
+    log_n = math.log(max(len(corpus), 1))
+    return {gram: log_n - math.log(count) for gram, count in images.items()}, log_n
 
 
 def _count(text: str) -> _Grams:
