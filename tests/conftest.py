@@ -9,6 +9,8 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Two processes share two cores, and PyTorch's threads spin while they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_TORCH_COMPILE", "1")  # `moshi` would compile for 20 s
 
 import jax
