@@ -18,7 +18,7 @@ from mvjax.eval import benchmarks
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
 COMMANDS = (
-    "quickstart", "train", "plan", "eval", "export", "data", "dialogues", "show", "completion"
+    "quickstart", "train", "plan", "eval", "sweep", "export", "data", "dialogues", "show", "completion"
 )  # fmt: skip
 GROUPS = ("data", "dialogues")
 

@@ -79,7 +79,7 @@ def test_sweep_names_design_trees_that_differ():
     designs = runs(ROOT / "experiments" / "gate_ablation.py")
     shapes = {name: str(load.shapes(run).adapters) for name, run in designs.items()}
     gate = {name: run.model.cross_attention.gate for name, run in designs.items()}
-    assert len({(shapes[name], str(gate[name])) for name in designs}) == len(designs) == 12
+    assert len({(shapes[name], str(gate[name])) for name in designs}) == len(designs) == 25
 
 
 def test_json_round_trip():

@@ -129,7 +129,64 @@ def test_what_is_copied_to_the_hosts_is_the_tree_without_data_and_weights(tmp_pa
         assert {name for name in names if not name.startswith("tools/launch/")} == PACKED
 
 
-@pytest.mark.parametrize("script", ["slurm.sh", "gke_xpk.sh", "tpu_vm.sh"])
+LINES = """mvjax train a.py --set 'x=(1, 2)' --out {0}/a/seed-0 && mvjax eval {0}/a/seed-0 --benchmark b
+mvjax train a.py --out {0}/a/seed-1 && mvjax eval {0}/a/seed-1
+mvjax eval {0}/b/seed-0 --benchmark b
+"""
+
+
+def sweeping(folder: Path, out: Path) -> dict[str, str]:
+    """The environment of scripts for which `mvjax sweep --dry-run` prints LINES, and all else echoes."""
+    text = LINES.format(out)
+    for name in ("sbatch", "srun", "scontrol", "xpk"):
+        program(folder, name, f'#!/bin/bash\necho {name} "$@"\n')
+    program(folder, "mvjax", f"#!/bin/bash\n[[ $1 != sweep ]] || cat <<'END'\n{text}END\n")
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_a_slurm_array_runs_the_lines_of_a_sweep(tmp_path):
+    env, out = sweeping(tmp_path / "bin", tmp_path / "out"), tmp_path / "out"
+
+    def job(*words, **variables):
+        command = [SCRIPTS / "slurm_sweep.sh", *words]
+        done = subprocess.run(
+            command, env=env | variables, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.splitlines()
+
+    (submitted,) = job("a.py", "--out", str(out), SBATCH="--time=9 --mem=1")
+    commands = str(out / "commands.txt")
+    assert submitted.startswith("sbatch --array=1-3 --time=9 --mem=1 ") and commands in submitted
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    run = out / "a" / "seed-0"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text('{\n "finished": false\n}')
+    trained = f"srun --kill-on-bad-exit=1 mvjax train a.py --set x=(1, 2) --out {run}"
+    assert job(commands, **array) == [trained, "scontrol requeue 7_1"]
+    (run / "summary.json").write_text('{\n "finished": true\n}')
+    evaluated = f"srun --kill-on-bad-exit=1 mvjax eval {run} --benchmark b"
+    assert job(commands, **array) == [trained, evaluated]
+    (last,) = job(commands, **array | {"SLURM_ARRAY_TASK_ID": "3"})
+    assert last == f"srun --kill-on-bad-exit=1 mvjax eval {out}/b/seed-0 --benchmark b"
+
+
+def test_xpk_gets_a_workload_for_each_run_of_a_sweep(tmp_path):
+    env = sweeping(tmp_path / "bin", tmp_path / "out")
+    env |= {"CLUSTER": "c", "TPU_TYPE": "v5p-8", "STORAGE": "s", "IMAGE": "i", "WORKLOAD": "w"}
+    command = [SCRIPTS / "gke_xpk_sweep.sh", "a.py", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert "--workload=w-1 " in first and "--workload=w-2 " in second
+    run = tmp_path / "out" / "a" / "seed-0"
+    assert rf"mvjax train a.py --set x=\(1\,\ 2\) --out {run} && {{ grep" in first
+    assert first.endswith(f"exit 42; }} && mvjax eval {run} --benchmark b")
+    assert f"mvjax eval {tmp_path}/out/b/seed-0" in done.stderr  # trained already
+
+
+SCRIPT_NAMES = ["slurm.sh", "gke_xpk.sh", "tpu_vm.sh", "slurm_sweep.sh", "gke_xpk_sweep.sh"]
+
+
+@pytest.mark.parametrize("script", SCRIPT_NAMES)
 def test_a_script_alone_prints_its_usage(script):
     env = {"PATH": os.environ["PATH"]}
     for arguments, status in (([], 2), (["--help"], 0)):

@@ -8,6 +8,7 @@
 # The image is this tree on BASE_IMAGE (default python:3.12), installed when the pod starts; IMAGE=... takes
 # one that has mvjax installed instead. jax finds the hosts in GKE's variables. On preemption Kubernetes sends
 # SIGTERM: the run saves a checkpoint and exits 0, which the script turns into 42, on which xpk restarts it.
+# THEN="COMMAND" follows in the pod when the run is finished, such as `mvjax eval`.
 set -euo pipefail
 
 if (($# == 0)) || [[ $1 == -h || $1 == --help ]]; then
@@ -48,4 +49,5 @@ fi
 
 printf -v arguments ' %q' "$@"
 printf -v unless_finished '{ grep -q finished...true %q/summary.json || exit 42; }' "$out"
-xpk workload create "${options[@]}" --command="${install}mvjax train$arguments && $unless_finished"
+xpk workload create "${options[@]}" \
+    --command="${install}mvjax train$arguments && $unless_finished${THEN:+ && $THEN}"
