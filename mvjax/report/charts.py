@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from mvjax.report import plots, stats
 
 _MARKERS, _LINES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
+_CROWD = 2  # series in a panel; more have bars, a little aside of each other
 _NARROW_WIDTH = 5.0  # inches: below it panels stand below each other
 
 
@@ -36,6 +37,7 @@ class Dots(NamedTuple):
 
     name: str
     modes: Mapping[str, tuple[stats.Mean, Sequence[float]]]  # {mode: (mean, scores of seeds)}
+    group: str = ""  # rows of one group follow each other, under its name
 
 
 class Spot(NamedTuple):
@@ -70,6 +72,12 @@ def ranking(rows: Sequence[Dots], *, label: str, baseline: str | None) -> Chart:
                 )  # fmt: skip
                 if row.name == baseline:
                     axes.axvline(mean.value, color=color, linewidth=0.9, linestyle=_LINES[k + 1])
+        for i, row in enumerate(rows):
+            if row.group and (i == 0 or row.group != rows[i - 1].group):
+                at = len(rows) - 0.5 - i
+                axes.axhline(at, color=plots.LINE, linewidth=0.8)
+                place = {"transform": axes.get_yaxis_transform(), "ha": "left", "va": "top"}
+                axes.text(0.006, at, row.group, fontsize=7, color=plots.SOFT, **place)
         names = [row.name if row.name != baseline else f"{row.name} *" for row in rows]
         size = 9 if width == plots.WIDE else 6.5
         axes.set_yticks(range(len(rows))[::-1], names, fontsize=size)
@@ -117,24 +125,10 @@ def curves(
         for i, (axes, (title, series)) in enumerate(
             _panels(figure, width, panels, share_y=share_y)
         ):
-            for one in series:
-                k = names.index(one.name)
-                color = plots.CURVES[k % len(plots.CURVES)]
-                style = {"color": color, "linestyle": _LINES[k % len(_LINES)]}
-                values = [mean.value for mean in one.means]
-                axes.plot(
-                    one.x, values, marker=_MARKERS[k % len(_MARKERS)], ms=5, **style,
-                    label=one.name if one.name not in _labels(figure) else None,
-                )  # fmt: skip
-                halves = [(mean.half or 0.0) for mean in one.means]
-                if any(halves) and len(series) > 2:  # bands over each other are mud
-                    bars = {"ecolor": color, "elinewidth": 0.8, "capsize": 2, "alpha": 0.8}
-                    axes.errorbar(one.x, values, halves, fmt="none", **bars)
-                elif any(halves):
-                    low, high = zip(*((v - h, v + h) for v, h in zip(values, halves, strict=True)))
-                    axes.fill_between(one.x, low, high, color=color, alpha=0.13, linewidth=0)
-                for x, seeds in zip(one.x, one.seeds, strict=False):
-                    axes.plot([x] * len(seeds), seeds, "o", mfc="none", mec=color, ms=3, mew=0.6)
+            for k, one in ((names.index(one.name), one) for one in series):
+                shown = None if one.name in _labels(figure) else one.name
+                aside = (k - (len(names) - 1) / 2) * 0.008 * (xs[-1] - xs[0])
+                _draw_line(axes, one, k, label=shown, aside=aside if len(series) > _CROWD else 0.0)
             _scale(axes, xs)
             axes.set_title(title, fontsize=9, color=plots.INK)
             first = i == 0 or width < _NARROW_WIDTH
@@ -146,6 +140,24 @@ def curves(
     rows = math.ceil(len(panels) / across)
     legend = 0.2 * math.ceil(len(names) / 3)
     return _chart(draw, wide=3.0 * rows + legend, narrow=2.5 * len(panels) + 2 * legend)
+
+
+def _draw_line(axes: Any, one: Series, k: int, *, label: str | None, aside: float) -> None:
+    """A line with its band and rings; `aside` of others, in a crowd, with bars in their place."""
+    color, xs = plots.CURVES[k % len(plots.CURVES)], [x + aside for x in one.x]
+    values = [mean.value for mean in one.means]
+    marker, style = _MARKERS[k % len(_MARKERS)], _LINES[k % len(_LINES)]
+    axes.plot(xs, values, marker=marker, ms=5, color=color, linestyle=style, label=label)
+    halves = [(mean.half or 0.0) for mean in one.means]
+    if aside and any(halves):
+        bars = {"ecolor": color, "elinewidth": 0.8, "capsize": 2, "alpha": 0.8}
+        axes.errorbar(xs, values, halves, fmt="none", **bars)
+    elif any(halves):
+        ends = [[v + sign * h for v, h in zip(values, halves, strict=True)] for sign in (-1, 1)]
+        axes.fill_between(xs, *ends, color=color, alpha=0.13, linewidth=0)
+    if not aside:
+        for x, seeds in zip(xs, one.seeds, strict=False):
+            axes.plot([x] * len(seeds), seeds, "o", mfc="none", mec=color, ms=3, mew=0.6)
 
 
 def layers(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Chart:

@@ -98,6 +98,7 @@ def _benchmark(
     if switching:
         for mode in (mode for mode in outcomes_lib.SEEING if mode in modes):
             blocks += figures.switches(outcomes, benchmark, mode)
+        blocks.append(tables.directions(outcomes, benchmark))
     if study.plot == "table" and set(outcomes_lib.SEEING) & set(modes):
         blocks.append(figures.ranking(outcomes, found, benchmark))
     blocks.append(tables.scores(outcomes, found, benchmark))

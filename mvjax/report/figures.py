@@ -13,7 +13,7 @@ _RELATIVE = (
     "Relative to plain Moshi, asked the same without the image (image to other), and to the same model"
     " without talk before the question (other to image)."
 )
-_SPREAD = "Rings are seeds; intervals are 95% over seeds."
+_SPREAD = "Intervals are 95% over seeds; rings, where there are any, are single seeds."
 
 
 def ranking(
@@ -29,7 +29,8 @@ def ranking(
             if one.mode in outcomes_lib.SEEING
         }
         if modes:
-            rows.append(charts.Dots(trial.name, modes))
+            group = trial.point.series if trial.point.series != trial.name else ""
+            rows.append(charts.Dots(trial.name, modes, group))
     metric = outcomes.result(benchmark).get("metric", "accuracy")
     words = "; ".join(
         f"{row.name}: " + ", ".join(f"{m} {v.value:.1f}" for m, (v, _) in row.modes.items())
@@ -168,7 +169,9 @@ def _switch(
         if of_turns:
             turns = sorted(of_turns)
             means, xs = [stats.mean(of_turns[x]) for x in turns], [float(x) for x in turns]
-            series.append(charts.Series(trial.name, xs, means, [of_turns[x] for x in turns]))
+            series.append(
+                charts.Series(trial.point.series, xs, means, [of_turns[x] for x in turns])
+            )
     return series
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mvjax.report import numbers, page, paper
+from mvjax.report import numbers, page, paper, stats
 from mvjax.report import outcomes as outcomes_lib
 
 NONE = "–"
@@ -92,6 +92,33 @@ def kinds(
     )
 
 
+def directions(outcomes: outcomes_lib.Outcomes, benchmark: str) -> page.Table:
+    """Of context switching: one row a trial, means over turns in each direction and mode."""
+    rows, head = [], {}
+    for trial in outcomes.trials:
+        found: dict[str, list[float]] = {}
+        for run in trial.finished():
+            table = run.results.get(benchmark, {}).get("table", [])[:-1]
+            for direction in dict.fromkeys(row["direction"] for row in table if "direction" in row):
+                of_it = [row for row in table if row.get("direction") == direction]
+                for mode in outcomes.modes(benchmark):
+                    scores = [row[mode] for row in of_it if row.get(mode) is not None]
+                    if scores:
+                        found.setdefault(f"{direction}, {mode}", []).append(
+                            sum(scores) / len(scores)
+                        )
+        head |= dict.fromkeys(found)
+        rows.append((trial, {name: stats.mean(values) for name, values in found.items()}))
+    cells = [
+        [
+            named(outcomes, trial),
+            *(mean_cell(found[name]) if name in found else NONE for name in head),
+        ]
+        for trial, found in rows
+    ]
+    return page.Table(f"{benchmark}: percent, means over all turns before", ["trial", *head], cells)
+
+
 def gate_means(
     outcomes: outcomes_lib.Outcomes, traced: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> page.Table:
@@ -147,14 +174,18 @@ def score_cell(one: numbers.Score | None) -> str:
     """A mean in percent with its interval."""
     if one is None:
         return NONE
-    mean = f"{100 * one.mean.value:.1f}"
-    if one.mean.half == 0:
-        return f"{mean} (seeds equal)"
-    if one.mean.half is not None:
-        return f"{mean} ± {100 * one.mean.half:.1f}"
-    if one.interval is not None:
-        return f"{mean} [{100 * one.interval[0]:.1f}, {100 * one.interval[1]:.1f}]"
-    return mean
+    if one.mean.half is None and one.interval is not None:
+        low, high = one.interval
+        return f"{mean_cell(one.mean)} [{100 * low:.1f}, {100 * high:.1f}]"
+    return mean_cell(one.mean)
+
+
+def mean_cell(mean: stats.Mean) -> str:
+    """A mean in percent with its interval over seeds, if there are several."""
+    text = f"{100 * mean.value:.1f}"
+    if mean.half == 0:
+        return f"{text} (seeds equal)"
+    return text if mean.half is None else f"{text} ± {100 * mean.half:.1f}"
 
 
 def p_value(p: float | None) -> str:

@@ -162,6 +162,10 @@ def test_context_switches_are_relative_as_in_the_paper(tmp_path):
     wanted = ", ".join(f"{image[t] / image[0]:.3g} at {t}" for t in image)
     assert f"other to image, gate: {wanted}" in relative.alt
     assert f"{100 * image[10]:.3g} at 10" in absolute.alt
+    means = tables.directions(read, "digits-switch")
+    row = dict(zip(means.head, means.rows[0], strict=True))
+    assert row["image to other, blind"] == "95.0"
+    assert row["other to image, text"] == f"{100 * np.mean(list(image.values())):.1f}"
 
 
 def test_the_papers_numbers_are_known_by_name():
