@@ -115,8 +115,13 @@ class _Count:
         data, window = run.data, run.model.backbone.window
         self.run, self.model, self.frames = run, run.model, frames_per_step(data)
         self.images = data.speech_rows + data.speechless_rows
+        self.pairs = self.pairs_within(window)
+
+    def pairs_within(self, window: int) -> float:
+        """Pairs of a frame and one that it attends to, itself among them, of all rows."""
+        data = self.run.data
         speech = data.speech_rows * _window_pairs(data.speech_frames, window)
-        self.pairs = speech + data.speechless_rows * _window_pairs(data.speechless_tokens, window)
+        return speech + data.speechless_rows * _window_pairs(data.speechless_tokens, window)
 
     def matmul(self, positions: int, parameters: int, path: str, *, dx: bool = True) -> MatmulFlops:
         """Counts kernels of so many parameters, applied at so many positions; `dx`: with input gradients.
@@ -160,7 +165,12 @@ class _Count:
         mlp = self.matmul(L * T, 3 * D * F, "backbone/blocks/mlp/in/kernel")
         where = "xa" if xa.share == "qkv" else "backbone/blocks/xa"
         projections = self.matmul(X * T, 2 * D * D, f"{where}/q/kernel")
-        image_logits = 4.0 * X * T * self.model.siglip.tokens * D
+        local = 0 if xa.gate is None else xa.gate.local_frames  # attended to beside the image
+        if local:
+            place = "backbone/blocks/xa" if xa.share == "none" else "xa"
+            projections += self.matmul(X * T, 2 * D * D, f"{place}/k/kernel")
+        looked_at = T * self.model.siglip.tokens + (self.pairs_within(local) if local else 0)
+        image_logits = 4.0 * X * looked_at * D
         gate = "gate" if xa.share_gate else "backbone/blocks/gate"
         specs = {} if xa.gate is None else xa.gate.params(D, c.heads)
         shapes = [spec.shape for spec in specs.values()]

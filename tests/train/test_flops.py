@@ -6,6 +6,7 @@ import jax
 import pytest
 import toy
 
+from mvjax import gates
 from mvjax.config import schema
 from mvjax.plan import compiled_step, hlo, hlo_cost
 from mvjax.train import chips, sharding
@@ -60,7 +61,7 @@ def test_parts_are_what_xla_computes(part):
 
 def test_all_of_it_is_what_xla_computes(monkeypatch):
     """But for what plain attention and a scan do beyond need: all pairs, and gradients of layer 0."""
-    monkeypatch.setattr(flops_lib, "_window_pairs", lambda length, window: length**2)
+    monkeypatch.setattr(flops_lib, "_window_pairs", lambda length, window: float(length**2))
     flops = flops_lib.step_flops(planned())
     counted = flops.model_flops + flops.remat
     parts = flops.parts["self-attention"]
@@ -109,6 +110,20 @@ def test_layers_without_cross_attention_do_not_pay_for_it():
     mlp = 2 * T * 3 * D * c.hidden
     assert last.parts["MLP"].needed == (3 + 1) * mlp
     assert last.parts["self-attention"].needed == last.parts["self-attention"].forward
+
+
+def test_a_local_window_costs_keys_and_values_of_frames_and_its_pairs():
+    plain, local = (
+        flops_lib.step_flops(
+            dataclasses.replace(planned(), model=toy.with_cross_attention(gate=gate))
+        ).parts["cross-attention"]
+        for gate in (None, gates.LocalWindow(3))
+    )
+    D, X, T, d = 24, 3, flops_lib.frames_per_step(planned().data), planned().data
+    pairs = d.speech_rows * (3 * d.speech_frames - 3) + d.speechless_rows * (
+        3 * d.speechless_tokens - 3
+    )
+    assert local.forward - plain.forward == X * (2 * T * 2 * D * D + 4 * pairs * D)
 
 
 def test_recomputation_follows_the_policy():
