@@ -46,7 +46,7 @@ class Board:
     def __exit__(self, *_: object) -> None:
         """Leaves the last table, or the counts, and every error, on the screen."""
         if self._console.is_terminal:
-            self._live.stop()
+            self._live.stop()  # removes the live one
             self._console.print(self._table())
         self._say(self._counts())
         for name, error in self._errors.items():
@@ -66,7 +66,8 @@ class Board:
     def refresh(self) -> None:
         """Draws the table anew."""
         if self._console.is_terminal:
-            self._live.update(self._table(), refresh=True)
+            shown = rich_console.Group(self._table(), self._counts())
+            self._live.update(shown, refresh=True)
 
     def count(self, state: str) -> int:
         """Returns how many runs are in a state."""
@@ -79,7 +80,7 @@ class Board:
         rows: dict[str, dict[int, rich_text.Text]] = {}
         for run in self._runs:
             rows.setdefault(run.name, {})[run.seed] = self._shown(run)
-        table = rich_table.Table(title=self._title, caption=self._counts(), title_justify="left")
+        table = rich_table.Table(title=self._title, title_justify="left")
         table.add_column("trial", overflow="fold")
         for seed in seeds:
             table.add_column(f"seed {seed}", max_width=_SHOWN_WIDTH)

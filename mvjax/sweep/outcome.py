@@ -17,7 +17,7 @@ TRIAL = run_folder.TRIAL
 LOG = "trial.log"  # what the commands of a run printed
 LOCK = "trial.lock"  # while a sweep works on the run
 
-State = Literal["running", "finished", "failed"]
+State = Literal["running", "stopped", "finished", "failed"]
 
 
 @dataclasses.dataclass

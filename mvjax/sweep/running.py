@@ -113,6 +113,10 @@ class Runner:
                 commands = left(self._sweep, run)
                 if commands or told.state != "finished":
                     self._do(run, commands, lock, told)
+            except Stopped:
+                told.state = "stopped"
+                outcome.write(run, told)
+                raise
             except (Failed, ValueError, OSError, RuntimeError) as error:
                 told.state, told.error = "failed", str(error)
                 outcome.write(run, told)
@@ -160,7 +164,6 @@ class Runner:
             del self._children[child.pid]
         told.seconds = round(told.seconds + time.monotonic() - began, 2)
         if self._stopping.is_set():
-            outcome.write(run, told)
             raise Stopped
         if status:
             raise Failed(_failure(path, start, command, status))

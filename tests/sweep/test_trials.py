@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import signal
+import time
 
 import pytest
 import tiny_sweep
@@ -127,6 +129,66 @@ def test_a_run_that_another_process_works_on_is_waited_for(experiment, commands,
     assert runner.join(10.0) and board.count(board_lib.FINISHED) == 1
     assert run == ["train none/seed-0", "eval none/seed-0"]
     assert not (only.folder / outcome.LOCK).exists()
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Stands in for Python: runs this bash script, whose $3 is "train" or "eval"."""
+
+    def write(text: str) -> None:
+        (tmp_path / "python").write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "python").chmod(0o755)
+        monkeypatch.setattr(running.sys, "executable", str(tmp_path / "python"))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("echo to; echo do >&2; echo '(MVJAX_DEBUG=1 shows where)'; exit 3", "status 3\nto\ndo"),
+        ("kill -9 $$", "killed by SIGKILL (the memory is full?)"),
+        (":", "not done, though no command failed: mvjax train"),
+    ],
+)
+def test_how_a_command_failed(capsys, experiment, program, text, error):
+    program(text)
+    assert swept(capsys, experiment, "--pick", "gate")[0] == 1
+    trial = json.loads((experiment.parent / "out/gate/seed-0/trial.json").read_text())
+    assert trial["state"] == "failed" and error in trial["error"]
+
+
+def test_a_command_has_few_threads_and_holds_the_lock_of_its_run(experiment, program):
+    program('echo "$OMP_NUM_THREADS $PJRT_NPROC"; sleep 0.5; exit 1')
+    sweep = trials.load(experiment, out=experiment.parent / "out", picks=["gate"])
+    (run,) = sweep.runs()
+    runner = running.Runner(sweep, board_lib.Board([run], title=""), jobs=1, threads=3)
+    runner.start()
+    log = run.folder / "trial.log"
+    for _ in range(200):
+        if log.exists() and "3 3" in log.read_text():
+            break
+        time.sleep(0.05)
+    assert "3 3\n" in log.read_text()
+    with (
+        pytest.raises(locks.Taken, match="process "),
+        locks.held(run.folder / outcome.LOCK, shared=True),
+    ):
+        pass
+    assert runner.join(20.0)
+
+
+def test_stopped_by_a_signal(capsys, experiment, program):
+    """The training is told once, may save, and is not followed by an evaluation; a status of its own."""
+    program("trap 'echo saved; exit 0' TERM; kill -TERM $PPID; while :; do sleep 0.05; done")
+    status, told = swept(capsys, experiment)
+    assert status == 128 + signal.SIGTERM and "stopped; the same command continues" in told
+    assert "2 runs: 1 stopped, 1 waits" in told
+    folder = experiment.parent / "out/gate/seed-0"
+    log = (folder / "trial.log").read_text()
+    assert log.count("saved") == 1 and log.count("$ mvjax") == 1
+    assert json.loads((folder / "trial.json").read_text())["state"] == "stopped"
+    assert not (folder / outcome.LOCK).exists()
 
 
 def test_results_of_another_question_or_step_are_asked_anew(experiment):
