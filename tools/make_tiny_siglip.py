@@ -103,7 +103,7 @@ def train(steps: int, seed: int) -> dict:
     params = jax.jit(model.init)(jax.random.key(seed), pixels, examples.words[:500])["params"]
     embedding = params["img"]["embedding"]  # start from centered patches: most pixels are dark
     embedding["bias"] = -jnp.einsum("pqcE,c->E", embedding["kernel"], pixels.mean((0, 1, 2)))
-    optimizer = _optimizer(steps)
+    optimizer = muon(steps)
     state = optimizer.init(params)
 
     @jax.jit
@@ -138,12 +138,12 @@ def probe(params: dict, seed: int) -> dict[str, dict[str, float]]:
     for pooling, row in table.items():
         for i, (fact, classes) in enumerate(FACTS.items()):
             attend = pooling == "attention pooling"
-            logits = _fit_probe(train_x, train_y[:, i], classes, attend=attend)(test_x)
+            logits = fit_probe(train_x, train_y[:, i], classes, attend=attend)(test_x)
             row[fact] = float((logits.argmax(-1) == test_y[:, i]).mean())
     return table
 
 
-def _fit_probe(x, y, classes: int, *, attend: bool):
+def fit_probe(x, y, classes: int, *, attend: bool):
     """Fits logits = W pool(x) + b; the pool is the mean, or a softmax with one learned query."""
     key = jax.random.key(0)
     width = x.shape[-1]
@@ -186,7 +186,7 @@ def _tokens(params: dict, scenes: list[world.Scene]) -> tuple[np.ndarray, np.nda
     return np.concatenate(tokens), np.stack([_indices(scene.facts) for scene in scenes])
 
 
-def _optimizer(steps: int) -> optax.GradientTransformation:
+def muon(steps: int) -> optax.GradientTransformation:
     """Muon for the kernels of the image tower, which learns shapes in a third of AdamW's steps."""
 
     def dimensions(params):
@@ -195,7 +195,7 @@ def _optimizer(steps: int) -> optax.GradientTransformation:
         )
 
     rate = optax.warmup_cosine_decay_schedule(0, LEARNING_RATE, steps // 20, steps)
-    muon = optax.contrib.muon(
+    by_kind = optax.contrib.muon(
         rate,
         ns_steps=4,
         consistent_rms=0.2,  # steps as large as AdamW's, so that both take one rate
@@ -203,7 +203,7 @@ def _optimizer(steps: int) -> optax.GradientTransformation:
         adam_b2=0.99,
         muon_weight_dimension_numbers=dimensions,
     )
-    return optax.chain(optax.clip_by_global_norm(1.0), muon)
+    return optax.chain(optax.clip_by_global_norm(1.0), by_kind)
 
 
 def _matrix(path: str) -> optax.contrib.MuonDimensionNumbers | None:
@@ -224,7 +224,7 @@ def _examples(rng: np.random.Generator) -> Examples:
         glyph = Image.fromarray(world.upscale(world.scans()[scan]))
         for _ in range(COPIES):
             facts = world.random_facts(scan, rng)
-            moved = _distorted(glyph, rng)
+            moved = distorted(glyph, rng)
             small = moved.reshape(8, 3, 8, 3).mean((1, 3)).ravel()
             image = world.paint(moved, facts, rng)
             rows.append((image, _caption(facts, rng), _indices(facts), small))
@@ -232,7 +232,7 @@ def _examples(rng: np.random.Generator) -> Examples:
     return Examples(images, words, indices, (scans - scans.mean(0)) / scans.std())
 
 
-def _distorted(glyph: Image.Image, rng: np.random.Generator) -> np.ndarray:
+def distorted(glyph: Image.Image, rng: np.random.Generator) -> np.ndarray:
     """Shifts, scales, turns and slants a glyph, and makes its strokes fainter or bolder."""
     matrix = np.eye(2) + rng.normal(0, [[0.09, 0.14], [0.09, 0.09]])
     center = np.full(2, (world.GLYPH - 1) / 2)

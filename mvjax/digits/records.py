@@ -8,8 +8,9 @@ small_talk  spoken dialogues without an image, for context switching
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 
@@ -71,20 +72,21 @@ def prepare(
 
         codec = mimi.open_codec(files.resolve(frozen_models.FROZEN.codec), frozen_models.CODEC)
         encode = codec.encode
-    progress = progress or _print_progress()
+    progress = progress or print_progress()
     made_with = dataset.identity(frozen_models.FROZEN)
     scenes = world.scenes("train", 5 * dialogues, seed)
     pictured, written = scenes[:dialogues], scenes[dialogues:]
-    for name, talks, shown in (
+    for name, talks, seen in (
         (VISUAL, [_about(scene, seed, VISUAL) for scene in pictured], pictured),
         (TEXT, [_about(scene, seed, TEXT) for scene in written], written),
         (SMALL_TALK, [_chat(i, seed) for i in range(max(2, dialogues // 6))], []),
     ):
-        pictures = {scene.id: images.encode_png(scene.image) for scene in shown}
+        pictures = {scene.id: images.encode_png(scene.image) for scene in seen}
         if name == TEXT:
-            made = (_record(talked, pictures) for talked in talks)
+            made = (as_record(talked, pictures) for talked in talks)
         else:
-            made = _spoken(talks, pictures, name, seed, speak, encode, progress)
+            shown = functools.partial(progress, name)
+            made = spoken(talks, pictures, (seed, _KINDS.index(name)), speak, encode, shown)
         dataset.write(root / name, made, made_with)
 
 
@@ -136,24 +138,26 @@ def encode_all(
     ]
 
 
-def _spoken(
+def spoken(
     talks: Sequence[talk.DigitsDialogue],
-    pictures: dict[str, bytes],
-    name: str,
-    seed: int,
+    pictures: Mapping[str, bytes],
+    seed: tuple[int, ...],
     speak: Speak,
     encode: Encode,
-    progress: Progress,
+    progress: Callable[[int, int], None],
 ) -> Iterator[dataset.Record]:
-    """Records with speech; a thread synthesizes the next group while this one is encoded (prefetch)."""
+    """Records with speech; a thread synthesizes the next group while this one is encoded (prefetch).
+
+    `pictures` as in `as_record`; `seed` decides who speaks when.
+    """
 
     def say(group: list[int]) -> list[SpokenDialogue]:
-        spoken = []
+        said = []
         for i in group:
-            rng = _rng(seed, name, i, 1)
+            rng = np.random.default_rng([*seed, i, 1])
             user = voices.TRAIN_USERS[rng.integers(len(voices.TRAIN_USERS))]
-            spoken.append(converse(talks[i], user, rng, speak=speak))
-        return spoken
+            said.append(converse(talks[i], user, rng, speak=speak))
+        return said
 
     # By length of text, so that the dialogues of a group are about equally long.
     order = sorted(range(len(talks)), key=lambda i: sum(len(t.text) for t in talks[i].turns))
@@ -167,17 +171,18 @@ def _spoken(
                 upcoming = pool.submit(say, groups[n + 1])
             codes = encode_all(conversations, encode, rows=min(_BATCH_SIZE, len(talks)))
             for i, conversation, code in zip(group, conversations, codes, strict=True):
-                yield _record(talks[i], pictures, conversation, code)
+                yield as_record(talks[i], pictures, conversation, code)
             done += len(group)
-            progress(name, done, len(talks))
+            progress(done, len(talks))
 
 
-def _record(
+def as_record(
     talked: talk.DigitsDialogue,
-    pictures: dict[str, bytes],
+    pictures: Mapping[str, bytes],
     conversation: SpokenDialogue | None = None,
     codes: np.ndarray | None = None,
 ) -> dataset.Record:
+    """The record of a dialogue, spoken or written; `pictures` has images by the ids of dialogues."""
     spoken = {}
     if conversation is not None and codes is not None:
         spoken = {
@@ -207,7 +212,8 @@ def _rng(seed: int, name: str, i: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([seed, _KINDS.index(name), i, purpose])
 
 
-def _print_progress() -> Progress:
+def print_progress() -> Progress:
+    """Returns a progress that prints a line now and then."""
     start = last = time.monotonic()
 
     def show(name: str, done: int, count: int) -> None:

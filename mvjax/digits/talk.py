@@ -51,7 +51,7 @@ class WordedQuestion:
 def random_facts(rng: np.random.Generator) -> world.Facts:
     """Facts drawn uniformly."""
     digit = int(rng.integers(10))
-    return world.Facts(digit, _pick(rng, VALUES["colour"]), _pick(rng, VALUES["place"]))
+    return world.Facts(digit, pick(rng, VALUES["colour"]), pick(rng, VALUES["place"]))
 
 
 def truth(facts: world.Facts, attribute: str) -> str:
@@ -62,25 +62,25 @@ def truth(facts: world.Facts, attribute: str) -> str:
 def ask(kind: Kind, facts: world.Facts, rng: np.random.Generator) -> WordedQuestion:
     """Draws a wording, and the asked value of yesno (true half the time) and misleading (false)."""
     if kind in wordings.QUESTIONS:
-        return WordedQuestion(kind, "", _pick(rng, wordings.QUESTIONS[kind]))
-    attribute = _pick(rng, ATTRIBUTES)
+        return WordedQuestion(kind, "", pick(rng, wordings.QUESTIONS[kind]))
+    attribute = pick(rng, ATTRIBUTES)
     right = truth(facts, attribute)
-    asked = _pick(rng, [value for value in VALUES[attribute] if value != right])
+    asked = pick(rng, [value for value in VALUES[attribute] if value != right])
     if kind == "yesno" and rng.random() < 0.5:
         asked = right
     table = wordings.YESNO if kind == "yesno" else wordings.MISLEADING
-    return WordedQuestion(kind, asked, _pick(rng, table[attribute]).format(A=_said(asked)))
+    return WordedQuestion(kind, asked, pick(rng, table[attribute]).format(A=in_sentence(asked)))
 
 
 def answer(question: WordedQuestion, facts: world.Facts, rng: np.random.Generator) -> str:
     """A correct answer, in one of the wordings of its kind."""
     form: str = question.kind
-    attribute = _attribute(question.asked) if question.asked else form
+    attribute = attribute_of(question.asked) if question.asked else form
     right = "" if form == "describe" else truth(facts, attribute)
     if form == "yesno":
         form = "yes" if question.asked == right else "no"
-    return _pick(rng, wordings.ANSWERS[form]).format(
-        name=right, scene=_scene(facts), X=_said(question.asked), Y=_said(right)
+    return pick(rng, wordings.ANSWERS[form]).format(
+        name=right, scene=_scene(facts), X=in_sentence(question.asked), Y=in_sentence(right)
     )
 
 
@@ -101,7 +101,7 @@ def visual_dialogue(
         kinds = _draw_kinds(rng, int(rng.integers(1, 4)) if turns is None else turns)
     said = []
     if rng.random() < 0.3:
-        said.append(record.Turn("assistant", _pick(rng, wordings.GREETINGS)))
+        said.append(record.Turn("assistant", pick(rng, wordings.GREETINGS)))
     return DigitsDialogue(name, tuple(kinds), (*said, *_exchanges(kinds, facts, rng)), facts)
 
 
@@ -114,8 +114,8 @@ def told_dialogue(rng: np.random.Generator) -> DigitsDialogue:
     """The user says what the picture shows, then asks; every answer follows from what was told."""
     facts = random_facts(rng)
     kinds = _draw_kinds(rng, int(rng.integers(1, 4)))
-    told = record.Turn("user", _pick(rng, wordings.TOLD).format(scene=_scene(facts)))
-    okay = record.Turn("assistant", _pick(rng, wordings.ACKNOWLEDGE))
+    told = record.Turn("user", pick(rng, wordings.TOLD).format(scene=_scene(facts)))
+    okay = record.Turn("assistant", pick(rng, wordings.ACKNOWLEDGE))
     return DigitsDialogue("told", kinds, (told, okay, *_exchanges(kinds, facts, rng)), None)
 
 
@@ -126,7 +126,7 @@ def small_talk(
     n = int(rng.integers(1, 4)) if turns is None else turns
     said = []
     for _ in range(n):
-        question, reply = _small_exchange(rng)
+        question, reply = small_exchange(rng)
         said += [record.Turn("user", question), record.Turn("assistant", reply)]
     return DigitsDialogue(name, (SMALL_TALK,) * n, tuple(said), None)
 
@@ -140,7 +140,7 @@ def score(kind: str, asked: str, facts: world.Facts, answer_text: str) -> bool:
     other; with "yes" the asked value, with "no" its denial or the true value.
     """
     words = answer_text.split()
-    said, denied = _mentions(words)
+    said, denied = mentions(words)
     truths = {truth(facts, attribute) for attribute in ATTRIBUTES}
     if not said <= truths or not denied <= {asked} - truths:
         return False
@@ -148,7 +148,7 @@ def score(kind: str, asked: str, facts: world.Facts, answer_text: str) -> bool:
         return said == truths
     if kind in ATTRIBUTES:
         return truth(facts, kind) in said
-    right = truth(facts, _attribute(asked))
+    right = truth(facts, attribute_of(asked))
     if kind == "misleading":
         return denied == {asked} and right in said
     verdict = [word for word in words if word in ("yes", "no")]
@@ -198,36 +198,38 @@ def _exchanges(
     return said
 
 
-def _small_exchange(rng: np.random.Generator) -> tuple[str, str]:
+def small_exchange(rng: np.random.Generator) -> tuple[str, str]:
+    """A question that needs no picture, and an answer; half of them are the echo game."""
     game = rng.random()
     if game < 0.5:
         attributes = rng.integers(len(ATTRIBUTES), size=int(rng.integers(1, 4)))
-        words = " ".join(_pick(rng, VALUES[ATTRIBUTES[a]]) for a in attributes)
-        return _pick(rng, wordings.ECHO).format(words=words), words
+        words = " ".join(pick(rng, VALUES[ATTRIBUTES[a]]) for a in attributes)
+        return pick(rng, wordings.ECHO).format(words=words), words
     if game < 0.65:
         i = int(rng.integers(len(world.DIGITS) - 1))
         a, b, table, way = world.DIGITS[i], world.DIGITS[i + 1], wordings.COUNT_ON, "after"
         if rng.random() < 0.5:
             a, b, table, way = b, a, wordings.COUNT_BACK, "before"
-        return _pick(rng, table).format(a=a), f"{b} comes {way} {a}"
+        return pick(rng, table).format(a=a), f"{b} comes {way} {a}"
     if game < 0.72:
-        a, b = _pick(rng, wordings.OPPOSITES)
+        a, b = pick(rng, wordings.OPPOSITES)
         a, b = (a, b) if rng.random() < 0.5 else (b, a)
-        question = _pick(rng, wordings.OPPOSITE_QUESTIONS).format(a=a)
+        question = pick(rng, wordings.OPPOSITE_QUESTIONS).format(a=a)
         return question, f"the opposite of {a} is {b}"
     if game < 0.8:
         i = int(rng.integers(len(wordings.DAYS)))
         a, b = wordings.DAYS[i], wordings.DAYS[(i + 1) % len(wordings.DAYS)]
-        return _pick(rng, wordings.NEXT_DAY).format(a=a), f"{b} comes after {a}"
-    questions, replies = _pick(rng, wordings.CHAT)
-    return _pick(rng, questions), _pick(rng, replies)
+        return pick(rng, wordings.NEXT_DAY).format(a=a), f"{b} comes after {a}"
+    questions, replies = pick(rng, wordings.CHAT)
+    return pick(rng, questions), pick(rng, replies)
 
 
-def _pick(rng: np.random.Generator, items: Sequence):
+def pick(rng: np.random.Generator, items: Sequence):
+    """Draws one of the items."""
     return items[int(rng.integers(len(items)))]
 
 
-def _said(value: str) -> str:
+def in_sentence(value: str) -> str:
     """A value as it is said in a sentence: "a seven", "red", "at the top left"."""
     if value in VALUES["digit"]:
         return f"an {value}" if value == "eight" else f"a {value}"
@@ -237,14 +239,15 @@ def _said(value: str) -> str:
 
 
 def _scene(facts: world.Facts) -> str:
-    return f"a {facts.colour} {world.DIGITS[facts.digit]} {_said(facts.place)}"
+    return f"a {facts.colour} {world.DIGITS[facts.digit]} {in_sentence(facts.place)}"
 
 
-def _attribute(value: str) -> str:
+def attribute_of(value: str) -> str:
+    """The attribute that a value is of: "digit" of "seven"."""
     return next(name for name, values in VALUES.items() if value in values)
 
 
-def _mentions(words: Sequence[str]) -> tuple[set[str], set[str]]:
+def mentions(words: Sequence[str]) -> tuple[set[str], set[str]]:
     """The attribute values in a text: (said, said after "not")."""
     said, denied = set(), set()
     for size in (1, 2):

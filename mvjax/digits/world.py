@@ -104,14 +104,30 @@ def paint(
     glyph: Float[np.ndarray, "24 24"], facts: Facts, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "48 48 3"]:
     """Paints ink of strength 0..1 onto a noisy canvas; the facts' digit is not looked at."""
-    canvas = rng.integers(0, _NOISE, (CANVAS, CANVAS, 3), dtype=np.uint8).astype(np.float32)
-    top, left = (_jittered(start, rng) for start in PLACES[facts.place])
+    canvas = background(rng, _NOISE)
+    stamp(canvas, glyph, facts.colour, facts.place, rng)
+    return np.rint(canvas).astype(np.uint8)
+
+
+def background(rng: np.random.Generator, noise: int) -> Float[np.ndarray, "48 48 3"]:
+    """A canvas of random levels below `noise`."""
+    return rng.integers(0, noise, (CANVAS, CANVAS, 3), dtype=np.uint8).astype(np.float32)
+
+
+def stamp(
+    canvas: Float[np.ndarray, "48 48 3"],
+    glyph: Float[np.ndarray, "24 24"],
+    colour: str,
+    place: str,
+    rng: np.random.Generator,
+) -> None:
+    """Paints ink of strength 0..1 into the canvas, with random jitter and strength."""
+    top, left = (_jittered(start, rng) for start in PLACES[place])
     strength = 1 - _INK_LOSS * rng.random(dtype=np.float32)
     ink = (strength * glyph)[:, :, None]
     patch = canvas[top : top + GLYPH, left : left + GLYPH]
     patch *= 1 - ink
-    patch += ink * np.asarray(COLOURS[facts.colour], np.float32)
-    return np.rint(canvas).astype(np.uint8)
+    patch += ink * np.asarray(COLOURS[colour], np.float32)
 
 
 def upscale(scan: Float[np.ndarray, "8 8"]) -> Float[np.ndarray, "24 24"]:
@@ -119,14 +135,17 @@ def upscale(scan: Float[np.ndarray, "8 8"]) -> Float[np.ndarray, "24 24"]:
     return np.asarray(Image.fromarray(scan).resize((GLYPH, GLYPH), Image.Resampling.BILINEAR))
 
 
+@functools.cache
 def scan_indices(split: Split) -> Int[np.ndarray, " scans"]:
-    """Returns the scans of a split, ascending: four fifths of each digit train, the others test."""
+    """Returns the scans of a split, ascending: four fifths of each digit train, the others test; read-only."""
     test = np.zeros(len(labels()), bool)
     rng = np.random.default_rng(_SPLIT_SEED)
     for digit in range(10):
         members = np.flatnonzero(labels() == digit)
         test[rng.permutation(members)[: round(_TEST_SHARE * len(members))]] = True
-    return np.flatnonzero(test if split == "test" else ~test)
+    found = np.flatnonzero(test if split == "test" else ~test)
+    found.flags.writeable = False
+    return found
 
 
 def scans() -> Float[np.ndarray, "scans 8 8"]:

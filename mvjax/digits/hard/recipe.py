@@ -1,0 +1,20 @@
+"""The hard digits world's training run; `experiments/digits_hard.py` and the sweeps use these values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mvjax.config import schema
+from mvjax.digits import recipe
+from mvjax.digits.hard import frozen_models, records
+
+
+def digits_hard() -> schema.Config:
+    """Returns a run that is short on purpose: designs are to differ, not to reach the ceiling."""
+    easy = recipe.digits()
+    return dataclasses.replace(
+        easy,
+        frozen=frozen_models.FROZEN,
+        data=dataclasses.replace(easy.data, root="data/digits-hard", prepare=records.prepare),
+        train=dataclasses.replace(easy.train, steps=400),
+    )
