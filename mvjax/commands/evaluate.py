@@ -15,8 +15,20 @@ def _digits():
     return benchmark.DigitsBenchmark
 
 
-# {name: returns the class} of the digits world; all others are found by `mvjax.eval.discovery`
-DIGITS = {"digits": _digits}
+def _digits_hard():
+    from mvjax.digits.hard import benchmark
+
+    return benchmark.HardDigitsBenchmark
+
+
+def _digits_switch():
+    from mvjax.digits.hard import switch
+
+    return switch.DigitsSwitchBenchmark
+
+
+# {name: returns the class} of the digits worlds; all others are found by `mvjax.eval.discovery`
+DIGITS = {"digits": _digits, "digits-hard": _digits_hard, "digits-switch": _digits_switch}
 PROMPTS = ("text", "audio", "blind", "shuffled")  # `benchmarks.MODES`, whose import takes numpy
 
 

@@ -27,6 +27,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SMALL_TALK = "small_talk"
 VALUES = {"digit": world.DIGITS, "colour": tuple(world.COLOURS), "place": tuple(world.PLACES)}
 ATTRIBUTES = tuple(VALUES)
+_GAMES = 0.8  # share of small talk that is no chat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,9 +199,12 @@ def _exchanges(
     return said
 
 
-def small_exchange(rng: np.random.Generator) -> tuple[str, str]:
-    """A question that needs no picture, and an answer; half of them are the echo game."""
-    game = rng.random()
+def small_exchange(rng: np.random.Generator, *, chat: bool = True) -> tuple[str, str]:
+    """A question that needs no picture, and an answer; half of them are the echo game.
+
+    Without `chat` every question has one answer.
+    """
+    game = rng.random() * (1.0 if chat else _GAMES)
     if game < 0.5:
         attributes = rng.integers(len(ATTRIBUTES), size=int(rng.integers(1, 4)))
         words = " ".join(pick(rng, VALUES[ATTRIBUTES[a]]) for a in attributes)
@@ -216,7 +220,7 @@ def small_exchange(rng: np.random.Generator) -> tuple[str, str]:
         a, b = (a, b) if rng.random() < 0.5 else (b, a)
         question = pick(rng, wordings.OPPOSITE_QUESTIONS).format(a=a)
         return question, f"the opposite of {a} is {b}"
-    if game < 0.8:
+    if game < _GAMES:
         i = int(rng.integers(len(wordings.DAYS)))
         a, b = wordings.DAYS[i], wordings.DAYS[(i + 1) % len(wordings.DAYS)]
         return pick(rng, wordings.NEXT_DAY).format(a=a), f"{b} comes after {a}"

@@ -137,7 +137,7 @@ def upscale(scan: Float[np.ndarray, "8 8"]) -> Float[np.ndarray, "24 24"]:
 
 @functools.cache
 def scan_indices(split: Split) -> Int[np.ndarray, " scans"]:
-    """Returns the scans of a split, ascending: four fifths of each digit train, the others test; read-only."""
+    """The scans of a split, ascending: four fifths of each digit train, the others test (read-only)."""
     test = np.zeros(len(labels()), bool)
     rng = np.random.default_rng(_SPLIT_SEED)
     for digit in range(10):

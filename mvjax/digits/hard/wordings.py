@@ -43,4 +43,16 @@ SUM = (
     "what number do they make",
 )  # fmt: skip
 
-NUMBER = ("the number is {name}", "this is the number {name}")  # answers to COUNT and SUM
+# An answer says again which digit was meant before it says what is true of it, so that what is said right
+# before the fact names the digit.
+ANSWERS = {
+    "digit": ("{R} is {name}",),
+    "colour": ("{R} is {name}",),
+    "place": ("{R} is {Y}",),
+    "yes": ("{R} is {Y} so yes",),
+    "no": ("{R} is {Y} so no",),
+    "misleading": ("{R} is not {X} it is {Y}", "{R} is not {X} but {Y}"),
+    "beside": ("{side} of {R} is {name}",),
+    "count": ("the number is {name}", "this is the number {name}"),
+    "sum": ("the number is {name}", "this is the number {name}"),
+}  # fmt: skip
