@@ -3,8 +3,8 @@
     python tools/make_hard_siglip.py    # minutes of one idle core; prints the accuracy table
 
 The digits world's own encoder (`make_tiny_siglip.py`) has seen one digit an image, and tells little of
-four. This one is of the same size and learns what each patch token's corner shows: digit (or none) and
-colour, read linearly off every token, and the scan, read off a corner's mean. Scored by linear probes
+four. This one is of the same size and learns what each patch token's corner shows: digit (or none),
+colour and place, read linearly off every token, and the scan, read off a corner's mean. Scored by linear probes
 of the tokens of each corner on held-out digits, beside the digits world's encoder.
 """
 
@@ -43,11 +43,12 @@ class Reader(nn.Module):
 
     @nn.compact
     def __call__(self, pixels):
-        """Returns logits of digit [B, S, 11] and colour [B, S, 7] by token, and scans [B, 4, 64]."""
+        """Returns logits of digit [B, S, 11], colour [B, S, 7], place [B, S, 4], and scans [B, 4, 64]."""
         tokens = siglip.Siglip(ENCODER, name="img")(pixels)
         digit = nn.Dense(NONE["digit"] + 1, name="digit")(tokens)
         colour = nn.Dense(NONE["colour"] + 1, name="colour")(tokens)
-        return digit, colour, nn.Dense(64, name="scan")(corners(tokens).mean(2))
+        place = nn.Dense(len(world.PLACES), name="place")(tokens)
+        return digit, colour, place, nn.Dense(64, name="scan")(corners(tokens).mean(2))
 
 
 class Examples(NamedTuple):
@@ -86,16 +87,18 @@ def train(steps: int, seed: int) -> dict:
     params = jax.jit(model.init)(jax.random.key(seed), pixels)["params"]
     embedding = params["img"]["embedding"]  # start from centered patches, as in the easy world
     embedding["bias"] = -jnp.einsum("pqcE,c->E", embedding["kernel"], pixels.mean((0, 1, 2)))
+    places = np.tile(np.arange(len(world.PLACES)), (make_tiny_siglip.BATCH, 1))
     optimizer = make_tiny_siglip.muon(steps)
     state = optimizer.init(params)
 
     @jax.jit
     def step(params, state, pixels, batch):
         def loss(params):
-            digit, colour, scans = model.apply({"params": params}, pixels)
+            digit, colour, place, scans = model.apply({"params": params}, pixels)
             parts = {
                 "digit": _corner_loss(digit, batch.digits),
                 "colour": _corner_loss(colour, batch.colours),
+                "place": _corner_loss(place, places),
                 "scan": jnp.square(scans - batch.scans).mean(),
             }
             return sum(parts.values()), parts
