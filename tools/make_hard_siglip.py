@@ -3,9 +3,10 @@
     python tools/make_hard_siglip.py    # minutes of one idle core; prints the accuracy table
 
 The digits world's own encoder (`make_tiny_siglip.py`) has seen one digit an image, and tells little of
-four. This one is of the same size and learns what each patch token's corner shows: digit (or none),
-colour and place, read linearly off every token, and the scan, read off a corner's mean. Scored by linear probes
-of the tokens of each corner on held-out digits, beside the digits world's encoder.
+four. This one is of the same size and learns two things: each patch token tells what its corner shows
+(digit or none, colour and place, read linearly off it; the scan off a corner's mean); and a learned query
+for each digit, colour and place finds its corner by a softmax over the tokens, as cross-attention will.
+Scored by linear probes of the tokens of each corner on held-out digits, beside the digits world's encoder.
 """
 
 from __future__ import annotations
@@ -34,29 +35,44 @@ from mvjax.weights import big_vision
 OUT = Path(frozen_models.__file__).parent / "assets" / "siglip_hard.npz"
 ENCODER: schema.SiglipConfig = frozen_models.MODEL.siglip
 COPIES = 36  # glyphs prepared of each train scan, on average
-NONE = {"digit": len(easy.DIGITS), "colour": len(easy.COLOURS)}  # the class of a corner without one
+# values of each attribute; the class of a corner without a digit is the next number
+NONE = {"digit": len(easy.DIGITS), "colour": len(easy.COLOURS), "place": len(world.PLACES)}
 SIDE = ENCODER.image_size // ENCODER.patch // 2  # patches along a corner
+
+
+class Logits(NamedTuple):
+    """What the heads read."""
+
+    tokens: dict[str, jax.Array]  # by attribute [B, S, classes], of what a token's corner shows
+    # by the attribute that is asked for, by the one that is read: [B, queries, classes]
+    found: dict[str, dict[str, jax.Array]]
+    scans: jax.Array  # [B, 4, 64]
 
 
 class Reader(nn.Module):
     """Image tower and the heads that training needs."""
 
     @nn.compact
-    def __call__(self, pixels):
-        """Returns logits of digit [B, S, 11], colour [B, S, 7], place [B, S, 4], and scans [B, 4, 64]."""
+    def __call__(self, pixels) -> Logits:
+        """Encodes images and reads them."""
         tokens = siglip.Siglip(ENCODER, name="img")(pixels)
-        digit = nn.Dense(NONE["digit"] + 1, name="digit")(tokens)
-        colour = nn.Dense(NONE["colour"] + 1, name="colour")(tokens)
-        place = nn.Dense(len(world.PLACES), name="place")(tokens)
-        return digit, colour, place, nn.Dense(64, name="scan")(corners(tokens).mean(2))
+        heads = {name: nn.Dense(count + 1, name=name) for name, count in NONE.items()}
+        found = {}
+        for name, count in NONE.items():
+            start = nn.initializers.normal(1.0)
+            queries = self.param(f"find_{name}", start, (count, ENCODER.width))
+            scores = jnp.einsum("BSE,QE->BQS", tokens, queries) / np.sqrt(ENCODER.width)
+            pooled = jnp.einsum("BQS,BSE->BQE", jax.nn.softmax(scores), tokens)
+            found[name] = {key: head(pooled) for key, head in heads.items()}
+        by_token = {key: head(tokens) for key, head in heads.items()}
+        return Logits(by_token, found, nn.Dense(64, name="scan")(corners(tokens).mean(2)))
 
 
 class Examples(NamedTuple):
     """Training images and what their corners show, in the order of `world.PLACES`."""
 
     images: np.ndarray  # uint8 [n, 48, 48, 3]
-    digits: np.ndarray  # int32 [n, 4]
-    colours: np.ndarray  # int32 [n, 4]
+    classes: np.ndarray  # int32 [n, 4, 3], of the attributes in the order of NONE
     scans: np.ndarray  # float32 [n, 4, 64], distorted; zero where there is none
 
 
@@ -64,7 +80,7 @@ def main() -> None:
     """Trains, scores, writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     start = time.process_time()
@@ -87,20 +103,18 @@ def train(steps: int, seed: int) -> dict:
     params = jax.jit(model.init)(jax.random.key(seed), pixels)["params"]
     embedding = params["img"]["embedding"]  # start from centered patches, as in the easy world
     embedding["bias"] = -jnp.einsum("pqcE,c->E", embedding["kernel"], pixels.mean((0, 1, 2)))
-    places = np.tile(np.arange(len(world.PLACES)), (make_tiny_siglip.BATCH, 1))
     optimizer = make_tiny_siglip.muon(steps)
     state = optimizer.init(params)
 
     @jax.jit
     def step(params, state, pixels, batch):
         def loss(params):
-            digit, colour, place, scans = model.apply({"params": params}, pixels)
-            parts = {
-                "digit": _corner_loss(digit, batch.digits),
-                "colour": _corner_loss(colour, batch.colours),
-                "place": _corner_loss(place, places),
-                "scan": jnp.square(scans - batch.scans).mean(),
-            }
+            read = model.apply({"params": params}, pixels)
+            assert isinstance(read, Logits)
+            parts = {"scan": jnp.square(read.scans - batch.scans).mean()}
+            for i, name in enumerate(NONE):
+                parts[name] = _corner_loss(read.tokens[name], batch.classes[:, :, i])
+                parts[f"find {name}"] = _found_loss(read.found[name], batch.classes, i)
             return sum(parts.values()), parts
 
         gradients, parts = jax.grad(loss, has_aux=True)(params)
@@ -130,7 +144,7 @@ def probe(params: dict, seed: int) -> dict[str, float]:
             == test_y[:, q, i]
             for q in range(len(world.PLACES))
         ]
-        right, known = np.stack(right, 1), test_y[:, :, i] < none
+        right, known = np.stack(right, 1), test_y[:, :, 0] < NONE["digit"]
         row[fact] = float(right[known].mean())
         if fact == "digit":
             row["no digit"] = float(right[~known].mean())
@@ -145,21 +159,21 @@ def corners(tokens):
 
 
 def _corner_tokens(params: dict, scenes: list[world.Scene]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the tokens [scenes, 4, S / 4, E] and (digit, colour) of each corner [scenes, 4, 2]."""
+    """Returns the tokens [scenes, 4, S / 4, E] and the classes [scenes, 4, 3]."""
     encode = jax.jit(lambda pixels: siglip.Siglip(ENCODER).apply({"params": params}, pixels))
     pixels = images_lib.normalize(np.stack([scene.image for scene in scenes]))
     tokens = [np.asarray(encode(chunk)) for chunk in np.split(pixels, len(pixels) // 500)]
-    facts = [np.stack(_classes(scene.facts), 1) for scene in scenes]
+    facts = [_classes(scene.facts) for scene in scenes]
     return corners(np.concatenate(tokens)), np.stack(facts)
 
 
-def _classes(facts: world.Facts) -> tuple[np.ndarray, np.ndarray]:
-    digits = np.full(len(world.PLACES), NONE["digit"], np.int32)
-    colours = np.full(len(world.PLACES), NONE["colour"], np.int32)
+def _classes(facts: world.Facts) -> np.ndarray:
+    """The classes [4, 3] of what each corner shows; a place is known of empty corners, too."""
+    classes = np.array([(NONE["digit"], NONE["colour"], p) for p in range(4)], np.int32)
     for item in facts.items:
         place = world.PLACES.index(item.place)
-        digits[place], colours[place] = item.digit, [*easy.COLOURS].index(item.colour)
-    return digits, colours
+        classes[place, :2] = item.digit, [*easy.COLOURS].index(item.colour)
+    return classes
 
 
 def _examples(rng: np.random.Generator) -> Examples:
@@ -176,16 +190,29 @@ def _examples(rng: np.random.Generator) -> Examples:
             shape = glyph.reshape(8, 3, 8, 3).mean((1, 3)).ravel()
             small[world.PLACES.index(item.place)] = shape
         strange = rng.choice(candidates, len(world.PLACES))
-        rows.append((world.paint(facts, moved, strange, rng), *_classes(facts), small))
-    images, digits, colours, scans = (np.stack(column) for column in zip(*rows, strict=True))
-    return Examples(images, digits, colours, (scans - scans.mean((0, 1))) / scans.std())
+        rows.append((world.paint(facts, moved, strange, rng), _classes(facts), small))
+    images, classes, scans = (np.stack(column) for column in zip(*rows, strict=True))
+    return Examples(images, classes, (scans - scans.mean((0, 1))) / scans.std())
 
 
-def _corner_loss(logits: jax.Array, classes: jax.Array) -> jax.Array:
-    """Cross-entropy of every token against what its corner shows."""
+def _corner_loss(logits: jax.Array, classes: np.ndarray) -> jax.Array:
+    """Cross-entropy of every token against what its corner shows, classes [B, 4]."""
     by_corner = corners(logits)
     y = jnp.broadcast_to(classes[:, :, None], by_corner.shape[:3])
     return optax.softmax_cross_entropy_with_integer_labels(by_corner, y).mean()
+
+
+def _found_loss(logits: dict[str, jax.Array], classes: np.ndarray, asked: int) -> jax.Array:
+    """Cross-entropy of what the queries for digits that are there read of them."""
+    shown = jnp.asarray(classes)[:, :, 0] < NONE["digit"]
+    total = jnp.zeros(())
+    for i, (name, values) in enumerate(logits.items()):
+        at = jnp.minimum(classes[:, :, asked], values.shape[1] - 1)  # the query for each corner
+        chosen = jnp.take_along_axis(values, at[:, :, None], axis=1)
+        y = jnp.minimum(classes[:, :, i], NONE[name])
+        each = optax.softmax_cross_entropy_with_integer_labels(chosen, y)
+        total += (each * shown).sum() / shown.sum()
+    return total
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Questions about several digits: drawn from a numpy Generator, answered and scored.
 
-    digit       what digit is red                       the red digit is seven
-    colour      what colour is the seven                the seven is red
-    place       where is the red digit                  the red digit is at the top left
-    misleading  why is the seven blue                   the seven is not blue it is red
-    yesno       is the digit at the top left a four     the digit at the top left is a seven so no
-    beside      which digit is left of the seven        left of the seven is four
-    count       how many digits do you see
-    sum         what do the digits make
+    digit       what digit is red                       the digit is seven
+    colour      what colour is the seven                its colour is red
+    place       where is the red digit                  you find it at the top left
+    misleading  why is the seven blue                   it is not blue it is red
+    yesno       is the digit at the top left a four     it is a seven so no
+    beside      which digit is left of the seven        the number is four
+    count       how many digits do you see              the number is three
+    sum         what do the digits make                 the number is nine
 
 A question about one digit refers to it by another attribute than the one in question.
 """
@@ -22,6 +22,7 @@ import numpy as np
 
 from mvjax.data.records import record
 from mvjax.digits import talk
+from mvjax.digits import wordings as easy_wordings
 from mvjax.digits import world as easy_world
 from mvjax.digits.hard import wordings, world
 
@@ -41,9 +42,7 @@ class HardQuestion:
     text: str
     right: str  # the value that must be said
     asked: str = ""  # the value that a yesno or misleading question names, else ""
-    refer: str = ""  # the digit in question as the answer names it: "the seven"
-    side: str = ""  # of a beside question, "left" or "right"
-    true: frozenset[str] = frozenset()  # other values that may be said: of the digits in question
+    true: frozenset[str] = frozenset()  # other values that may be said: of the digit in question
 
 
 def scene(kind: Kind, split: easy_world.Split, seed: int, i: int) -> world.Scene:
@@ -76,8 +75,7 @@ def ask(kind: Kind, facts: world.Facts, rng: np.random.Generator) -> HardQuestio
         item, side, other = talk.pick(rng, _neighbors(facts))
         refer = _refer(item, talk.pick(rng, talk.ATTRIBUTES), rng)
         text = talk.pick(rng, wordings.BESIDE).format(side=side, R=refer)
-        true = _values(item) | _values(other)
-        return HardQuestion(kind, text, value(other, "digit"), "", refer, side, true)
+        return HardQuestion(kind, text, value(other, "digit"), true=_values(other))
     item = talk.pick(rng, facts.items)
     about = kind if kind in talk.ATTRIBUTES else talk.pick(rng, talk.ATTRIBUTES)
     by = talk.pick(rng, [name for name in talk.ATTRIBUTES if name != about])
@@ -93,14 +91,13 @@ def ask(kind: Kind, facts: world.Facts, rng: np.random.Generator) -> HardQuestio
         "yesno": wordings.YESNO,
         "misleading": wordings.MISLEADING,
     }
-    refer = _refer(item, by, rng)
     text = talk.pick(rng, tables[kind]).format(
-        R=refer,
+        R=_refer(item, by, rng),
         name=value(item, by),
         Y=talk.in_sentence(value(item, by)),
         A=talk.in_sentence(asked) if asked else "",
     )
-    return HardQuestion(kind, text, right, asked, refer, true=_values(item))
+    return HardQuestion(kind, text, right, asked, _values(item))
 
 
 def answer(question: HardQuestion, rng: np.random.Generator) -> str:
@@ -108,9 +105,9 @@ def answer(question: HardQuestion, rng: np.random.Generator) -> str:
     form: str = question.kind
     if form == "yesno":
         form = "yes" if question.asked == question.right else "no"
-    return talk.pick(rng, wordings.ANSWERS[form]).format(
-        R=question.refer,
-        side=question.side,
+    elif form in ("beside", "count", "sum"):
+        form = "digit"
+    return talk.pick(rng, easy_wordings.ANSWERS[form]).format(
         name=question.right,
         X=talk.in_sentence(question.asked) if question.asked else "",
         Y=talk.in_sentence(question.right),
@@ -129,12 +126,6 @@ def exchange(kind: Kind, facts: world.Facts, rng: np.random.Generator) -> list[r
     """A question and a right answer."""
     question = ask(kind, facts, rng)
     return [record.Turn("user", question.text), record.Turn("assistant", answer(question, rng))]
-
-
-def small_exchange(rng: np.random.Generator) -> list[record.Turn]:
-    """A question that has nothing to do with the picture, and its answer."""
-    question, reply = talk.small_exchange(rng)
-    return [record.Turn("user", question), record.Turn("assistant", reply)]
 
 
 def score(question: HardQuestion, answer_text: str) -> bool:

@@ -1,4 +1,4 @@
-"""How questions about several digits are worded; the words are those of `digits.wordings`.
+"""How questions about several digits are worded; the words, and the answers, are those of `digits.wordings`.
 
 Placeholders: {name} is a bare value ("seven"), {A} and {Y} are values as said in a sentence ("a seven",
 "red", "at the top left"), {R} refers to a digit ("the seven", "the red digit", "the number at the top
@@ -42,17 +42,3 @@ SUM = (
     "what do the digits make", "what do all the numbers make", "tell me what they all make",
     "what number do they make",
 )  # fmt: skip
-
-# An answer says again which digit was meant before it says what is true of it, so that what is said right
-# before the fact names the digit.
-ANSWERS = {
-    "digit": ("{R} is {name}",),
-    "colour": ("{R} is {name}",),
-    "place": ("{R} is {Y}",),
-    "yes": ("{R} is {Y} so yes",),
-    "no": ("{R} is {Y} so no",),
-    "misleading": ("{R} is not {X} it is {Y}", "{R} is not {X} but {Y}"),
-    "beside": ("{side} of {R} is {name}",),
-    "count": ("the number is {name}", "this is the number {name}"),
-    "sum": ("the number is {name}", "this is the number {name}"),
-}  # fmt: skip
