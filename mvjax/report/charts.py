@@ -49,7 +49,9 @@ class Spot(NamedTuple):
     baseline: bool = False
 
 
-def ranking(rows: Sequence[Dots], *, label: str, baseline: str | None) -> Chart:
+def ranking(
+    rows: Sequence[Dots], *, label: str, baseline: str | None, guessing: float | None = None
+) -> Chart:
     """One row a trial: each mode's mean with its interval, and every seed as a small ring."""
     modes = list(dict.fromkeys(mode for row in rows for mode in row.modes))
 
@@ -57,6 +59,8 @@ def ranking(rows: Sequence[Dots], *, label: str, baseline: str | None) -> Chart:
         axes = plots.styled(figure.add_subplot())
         axes.grid(axis="x", color=plots.LINE, linewidth=0.8)
         axes.grid(visible=False, axis="y")
+        if guessing is not None:
+            axes.axvline(guessing, color=plots.SOFT, linewidth=0.9, linestyle=":", label="guessing")
         for k, mode in enumerate(modes):
             shift = (k - (len(modes) - 1) / 2) * 0.24
             color, marker = plots.CURVES[k], _MARKERS[k]
@@ -114,7 +118,11 @@ def against(
 
 
 def curves(
-    panels: Mapping[str, Sequence[Series]], *, x_label: str, y_label: str, share_y: bool = False
+    panels: Mapping[str, Sequence[Series]],
+    *,
+    x_label: str,
+    y_label: str,
+    guessing: float | None = None,
 ) -> Chart:
     """Lines with 95% intervals, one panel each; single seeds as small rings."""
     names = list(dict.fromkeys(one.name for series in panels.values() for one in series))
@@ -122,9 +130,10 @@ def curves(
     xs = sorted({x for one in every for x in one.x})
 
     def draw(figure: Any, width: float) -> None:
-        for i, (axes, (title, series)) in enumerate(
-            _panels(figure, width, panels, share_y=share_y)
-        ):
+        for i, (axes, (title, series)) in enumerate(_panels(figure, width, panels)):
+            if guessing is not None:
+                label = None if i else "guessing"
+                axes.axhline(guessing, color=plots.SOFT, linewidth=0.9, linestyle=":", label=label)
             for k, one in ((names.index(one.name), one) for one in series):
                 shown = None if one.name in _labels(figure) else one.name
                 aside = (k - (len(names) - 1) / 2) * 0.008 * (xs[-1] - xs[0])
@@ -196,12 +205,12 @@ def _chart(draw: Callable[[Any, float], None], *, wide: float, narrow: float) ->
 
 
 def _panels(
-    figure: Any, width: float, panels: Mapping[str, Any], *, share_y: bool = False
+    figure: Any, width: float, panels: Mapping[str, Any]
 ) -> list[tuple[Any, tuple[str, Any]]]:
     """Axes for each panel: three beside each other, or on a phone all below each other."""
     across = 1 if width < _NARROW_WIDTH else min(len(panels), 3)
     rows = math.ceil(len(panels) / across)
-    grid = figure.subplots(rows, across, squeeze=False, sharey=share_y)
+    grid = figure.subplots(rows, across, squeeze=False)
     flat = [axes for line in grid for axes in line]
     for axes in flat[len(panels) :]:
         axes.set_axis_off()

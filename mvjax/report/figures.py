@@ -41,7 +41,12 @@ def ranking(
     )
     return page.Figure(
         f"{benchmark}-scores",
-        charts.ranking(rows, label=f"{benchmark} {metric}, %", baseline=outcomes.study.baseline),
+        charts.ranking(
+            rows,
+            label=f"{benchmark} {metric}, %",
+            baseline=outcomes.study.baseline,
+            guessing=_guessing(outcomes, benchmark),
+        ),
         alt=f"{benchmark}, percent: {words}",
         caption=_SPREAD + vertical,
     )
@@ -105,7 +110,12 @@ def curve(
     metric = outcomes.result(benchmark).get("metric", "accuracy")
     return page.Figure(
         f"{benchmark}-curve",
-        charts.curves(panels, x_label=outcomes.study.x_label, y_label=f"{metric}, %"),
+        charts.curves(
+            panels,
+            x_label=outcomes.study.x_label,
+            y_label=f"{metric}, %",
+            guessing=_guessing(outcomes, benchmark),
+        ),
         alt=f"{benchmark} over {outcomes.study.x_label}: " + _in_words(panels),
         caption=_SPREAD,
     )
@@ -187,6 +197,12 @@ def _relative(
     else:
         bases = dict.fromkeys(scores, scores[min(scores)] if scores else None)
     return {turns: score / base for turns, score in scores.items() if (base := bases[turns])}
+
+
+def _guessing(outcomes: outcomes_lib.Outcomes, benchmark: str) -> float | None:
+    """The best score to expect without the image, in percent, if it is known."""
+    chance = outcomes.result(benchmark)["table"][-1].get("chance")
+    return None if chance is None else 100 * chance
 
 
 def _percent(mean: stats.Mean) -> stats.Mean:
