@@ -55,6 +55,7 @@ def test_teacher_forcing_equals_the_training_forward(absent):
     np.testing.assert_array_equal(got.audio_codes, audio)
     np.testing.assert_allclose(got.text_logits, want.text_logits, atol=1e-5)
     np.testing.assert_allclose(got.gates, np.mean(want.gates, axis=0), atol=1e-6)
+    np.testing.assert_allclose(got.layer_gates, np.moveaxis(want.gates, 0, 2), atol=1e-6)
     np.testing.assert_allclose(got.audio_logits[:, :, 0], want.audio_logits[:, :, 0], atol=1e-5)
     # the engine also says the last frame of delayed levels, one call later
     np.testing.assert_allclose(
@@ -234,11 +235,18 @@ def test_continuation_of_unequal_prompts():
             end = np.argmax(row[b, 0] < 0)
             row[b, 0, end] = best[b, end]
     want = np.stack([row[b, 0, n : n + 6] for b, n in enumerate(lengths)])
-    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(got.ids, want)
+    for b, length in enumerate(lengths):
+        row[b, 0, length : length + 6] = want[b]
+    gates = toy.apply("__call__", row, pixels, depth_codebooks=0).gates
+    for b, length in enumerate(lengths):
+        np.testing.assert_allclose(
+            got.layer_gates[b, : length + 6], gates[:, b, : length + 6].T, atol=1e-6
+        )
     stop = int(want[1, 2])
     stopped = generate.generate_text(
         MODEL, weights, prompts, lengths, kv, max_tokens=6, stop_ids=(stop,)
-    )
+    ).ids
     for b in range(3):
         hits = np.flatnonzero(want[b] == stop)
         end = hits[0] if len(hits) else 6

@@ -37,13 +37,14 @@ def backbone(
     weights: weights_lib.Weights,
     caches: Sequence[kv_cache.Held],
     column: Int[Array, "B K"],
-    position: Int[Array, "B"],
+    position: Int[Array, "B"] | Int[Array, ""],
     *,
     images: Sequence[kv_cache.Held] | None,
     sees: Bool[Array, "B"],
 ) -> tuple[list[kv_cache.Held], Backbone]:
     """Returns (KV caches, what was computed) of frame `position` of each row, with delayed ids `column`.
 
+    One position for all rows writes the caches of all of them in one step.
     Rows with `sees` see their image, of `kv_cache.images`; without `images` the step is plain Moshi.
     """
     c, dtype = config.backbone, config.dtype
@@ -64,7 +65,8 @@ def backbone(
         if layer in rings:
             rings[layer] = _remember(config, adapters[layer], x, rings[layer], position)
         if layer in seeing:
-            local = (rings[layer], position) if layer in rings else None
+            frame = jnp.broadcast_to(position, len(x))
+            local = (rings[layer], frame) if layer in rings else None
             y, gate = _cross_attention(config, adapters[layer], x, seeing[layer], local)
             # not x + 0: a row without an image is untouched, even if its image tokens hold NaN
             x = jnp.where(sees[:, None], x + y.astype(x.dtype), x)
@@ -126,12 +128,13 @@ def _self_attention(
     block: weights_lib.Block,
     y: Float[Array, "B D"],
     cache: kv_cache.Held,
-    position: Int[Array, "B"],
+    at: Int[Array, "B"] | Int[Array, ""],
 ) -> tuple[Float[Array, "B D"], kv_cache.Held]:
     """Attends from each row's frame to those before it and itself, which is written into the cache."""
     q, k, v = _qkv(block, y, config.heads)
+    position = jnp.broadcast_to(at, len(y))
     q, k = (layers.rope(x[:, None], position[:, None], base=config.rope_base)[:, 0] for x in (q, k))
-    cache = kv_cache.write(cache, k, v, position)
+    cache = kv_cache.write(cache, k, v, at)
     u = kv_cache.attend_to_past(q, cache, position)
     return _matmul(u.reshape(y.shape), block.out), cache
 
@@ -156,7 +159,7 @@ def _cross_attention(
         q=q,
         match=kv_cache.match(q, image) if xa.gate is not None and xa.gate.reads_match else None,
         local=None if local is None else xattn.Local(*kv_cache.attend_locally(q, *local)),
-        tokens=image.k.shape[1],
+        tokens=image.k.shape[-2],
     )
     if adapter.alpha is not None:
         added = added * adapter.alpha.astype(jnp.float32)
@@ -168,7 +171,7 @@ def _remember(
     adapter: weights_lib.Adapter,
     x: Float[Array, "B D"],
     ring: kv_cache.Held,
-    position: Int[Array, "B"],
+    position: Int[Array, "B"] | Int[Array, ""],
 ) -> kv_cache.Held:
     """Returns the ring of a gate's `local_frames` with this frame, too, whether or not it sees an image."""
     c = config.backbone
@@ -190,9 +193,9 @@ def _mlp(block: weights_lib.Block, y: Float[Array, "B D"]) -> Float[Array, "B D"
     return _matmul(layers.gated_silu(halves), block.mlp_out)
 
 
-def _matmul(x: Float[Array, "B in"], weight: weights_lib.Matrix) -> Float[Array, "B out"]:
+def _matmul(x: Float[Array, "B in"], weight: weights_lib.Matrix) -> Float[Array, "B *out"]:
     # weight first: XLA's CPU backend reads it once and in order, for one row and for several
-    y = jnp.einsum("oi,Bi->oB", weight.kernel.astype(x.dtype), x)
+    y = jnp.einsum("...oi,Bi->...oB", weight.kernel.astype(x.dtype), x)
     if weight.scale is not None:  # in float32, as in `layers.contract`
         y = (y.astype(jnp.float32) * weight.scale).astype(x.dtype)
-    return y.T
+    return jnp.moveaxis(y, -1, 0)

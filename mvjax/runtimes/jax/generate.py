@@ -35,15 +35,29 @@ class Generated(NamedTuple):
 
     text_ids: Int[Array, "B T"]
     audio_codes: Int[Array, "B Q T"]
-    text_logits: Float[Array, "B T V"]
-    gates: Float[
-        Array, "B T"
-    ]  # mean over channels and the last ten layers; 0 where no image is seen
+    text_logits: Float[Array, "B T V"] | None  # unless not asked for
+    # means over channels, 0 where no image is seen: over the last ten layers, and of each layer
+    gates: Float[Array, "B T"]
+    layer_gates: Float[Array, "B T L"]
     audio_logits: Float[Array, "B T Q C"] | None  # if asked for
 
 
+class Written(NamedTuple):
+    """Answers to text-only rows; gates are those of every step, the prompt's tokens first."""
+
+    ids: Int[Array, "B max_tokens"]
+    layer_gates: Float[Array, "B steps L"]
+
+
 @functools.partial(
-    jax.jit, static_argnames=("model", "text_sampling", "audio_sampling", "with_audio_logits")
+    jax.jit,
+    static_argnames=(
+        "model",
+        "text_sampling",
+        "audio_sampling",
+        "with_text_logits",
+        "with_audio_logits",
+    ),
 )
 def generate(
     model: model_lib.VisionSpeech,
@@ -58,6 +72,7 @@ def generate(
     image_on: Bool[Array, "B T"] | None = None,
     forced_text: Int[Array, "B T"] | None = None,
     forced_audio: Int[Array, "B Q T"] | None = None,
+    with_text_logits: bool = True,
     with_audio_logits: bool = False,
 ) -> Generated:
     """Generates the assistant's side of a conversation of T frames.
@@ -84,16 +99,19 @@ def generate(
         has_image,
         key=jax.random.key(0) if key is None else key,
         samplings=(text_sampling, audio_sampling),
-        with_audio_logits=with_audio_logits,
+        with_logits=(with_text_logits, with_audio_logits),
     )
-    text_logits, gates, audio_logits = outs
+    text_logits, gates, layer_gates, audio_logits = outs
     T, delays = user_codes.shape[2], model.config.delays[: 1 + model.config.codebooks_out]
     ids = _undelayed(tokens, delays, T)
+    if text_logits is not None:
+        text_logits = _undelayed(text_logits[:, :, None], delays[:1], T)[:, :, 0]
     return Generated(
         text_ids=ids[:, :, 0],
         audio_codes=ids[:, :, 1:].swapaxes(1, 2),
-        text_logits=_undelayed(text_logits[:, :, None], delays[:1], T)[:, :, 0],
+        text_logits=text_logits,
         gates=gates[:T].swapaxes(0, 1),
+        layer_gates=layer_gates[:T].swapaxes(0, 1),
         audio_logits=None if audio_logits is None else _undelayed(audio_logits, delays[1:], T),
     )
 
@@ -107,21 +125,18 @@ def _run(
     *,
     key: Key[Array, ""],
     samplings: tuple[interface.Sampling, interface.Sampling],
-    with_audio_logits: bool,
+    with_logits: tuple[bool, bool],
 ) -> tuple[Int[Array, "steps B rows"], Any]:
-    """Returns (text and audio ids, (text logits, gates, audio logits)) of each call."""
+    """Returns (text and audio ids, (text logits, gates, layers' gates, audio logits)) of each call."""
     B, _, steps = columns[:, :, 1:].shape
     own = slice(1, 1 + config.codebooks_out)
     weights = weights_lib.unstack(params, config)
-    images = None if kv is None else kv_cache.images(config, kv)
+    images = None if kv is None else kv_cache.images(config, kv, merged=False)
 
     def body(carry: Any, x: Any) -> Any:
         caches, column = carry
         s, known, seen, uniform = x
-        position = jnp.full(B, s)
-        caches, out = frames.backbone(
-            config, weights, caches, column, position, images=images, sees=seen
-        )
+        caches, out = frames.backbone(config, weights, caches, column, s, images=images, sees=seen)
         text = _draw(out.text_logits, uniform[:, 0], samplings[0])
         text = frames.taken(text, known[:, 0])
         forced = known[:, own]
@@ -137,10 +152,13 @@ def _run(
         )
         tokens = jnp.concatenate([text[:, None], frames.taken(audio, known[:, own])], axis=1)
         column = jnp.concatenate([tokens, known[:, own.stop :]], axis=1)
-        kept = audio_logits if with_audio_logits else None
-        return (caches, column), (tokens, (out.text_logits, out.gate, kept))
+        text_logits, audio_logits = (
+            logits if kept else None
+            for logits, kept in zip((out.text_logits, audio_logits), with_logits)
+        )
+        return (caches, column), (tokens, (text_logits, out.gate, out.gates, audio_logits))
 
-    caches = kv_cache.empty(config, rows=B, dtype=config.dtype, slots=steps)
+    caches = kv_cache.empty(config, rows=B, dtype=config.dtype, slots=steps, merged=False)
     start = (caches, columns[:, :, 0])
     uniform = jax.random.uniform(key, (steps, B, 1 + config.codebooks_out))
     xs = (
@@ -163,11 +181,12 @@ def generate_text(
     *,
     max_tokens: int,
     stop_ids: tuple[int, ...] = (),
-) -> Int[Array, "B max_tokens"]:
+) -> Written:
     """Continues text-only rows by greedy decoding, each right after its own prompt.
 
     Prompts are ids, left-aligned, without the initial token; what lies beyond their lengths is ignored. From
-    the first of `stop_ids` on, what is returned is -1.
+    the first of `stop_ids` on, the ids returned are -1; when all rows have stopped, so does the loop, and
+    later gates are 0.
     """
     config = model.config
     B, P = prompts.shape
@@ -179,25 +198,32 @@ def generate_text(
     columns = alignment.delay_codes(jnp.concatenate([known[:, None], absent], axis=1), config)
     has_image = _seen(config, has_image, None, (B, steps))
     weights = weights_lib.unstack(params, config)
-    images = None if kv is None else kv_cache.images(config, kv)
+    images = None if kv is None else kv_cache.images(config, kv, merged=False)
 
-    def body(carry: Any, x: Any) -> Any:
-        caches, ids = carry
-        s, column, known_ids, seen = x
-        column = column.at[:, 0].set(ids)
+    def body(carry: Any) -> Any:
+        s, caches, ids, stopped, out_ids, out_gates = carry
+        column = columns[:, :, s].at[:, 0].set(ids)
         caches, out = frames.backbone(
-            config, weights, caches, column, jnp.full(B, s), images=images, sees=seen
+            config, weights, caches, column, s, images=images, sees=has_image[:, s]
         )
-        ids = frames.taken(jnp.argmax(out.text_logits, axis=-1).astype(jnp.int32), known_ids)
-        return (caches, ids), ids
+        ids = frames.taken(jnp.argmax(out.text_logits, axis=-1).astype(jnp.int32), known[:, s])
+        stops = jnp.isin(ids, jnp.array(stop_ids, jnp.int32)) & (s >= lengths)
+        stopped = stopped | stops | (s + 1 >= lengths + max_tokens)
+        return s + 1, caches, ids, stopped, out_ids.at[s].set(ids), out_gates.at[s].set(out.gates)
 
-    caches = kv_cache.empty(config, rows=B, dtype=config.dtype, slots=steps)
-    xs = (index, jnp.moveaxis(columns[:, :, :-1], 2, 0), known.T, has_image.T)
-    _, ids = jax.lax.scan(body, (caches, columns[:, 0, 0]), xs)
+    start = (
+        jnp.int32(0),
+        kv_cache.empty(config, rows=B, dtype=config.dtype, slots=steps, merged=False),
+        columns[:, 0, 0],
+        jnp.zeros(B, bool),
+        jnp.full((steps, B), types.ZERO_TOKEN, jnp.int32),
+        jnp.zeros((steps, B, config.backbone.layers), jnp.float32),
+    )
+    *_, ids, gates = jax.lax.while_loop(lambda carry: ~jnp.all(carry[3]), body, start)
     after = lengths[:, None] + jnp.arange(max_tokens, dtype=jnp.int32)[None]
     ids = jnp.take_along_axis(jnp.moveaxis(ids, 0, 1), after, axis=1)
     stopped = jnp.cumsum(jnp.isin(ids, jnp.array(stop_ids, jnp.int32)), axis=1) > 0
-    return jnp.where(stopped, types.ZERO_TOKEN, ids)
+    return Written(jnp.where(stopped, types.ZERO_TOKEN, ids), jnp.moveaxis(gates, 0, 1))
 
 
 def _draw(

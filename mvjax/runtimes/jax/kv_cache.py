@@ -19,17 +19,22 @@ _BEGINNINGS = (128, 512)  # slots
 
 
 class Held(NamedTuple):
-    """Of one layer; rows and heads are one axis, as batched matmuls take them.
+    """Of one layer; rows and heads are one axis, as batched matmuls take them, or two, for devices to share.
 
     In a KV cache the frame at position p is in slot p % S; its key is rotated.
     """
 
-    k: Float[Array, "BN S H"]
-    v: Float[Array, "BN S H"]
+    k: Float[Array, "BN S H"] | Float[Array, "B N S H"]
+    v: Float[Array, "BN S H"] | Float[Array, "B N S H"]
 
 
 def empty(
-    config: schema.ModelConfig, *, rows: int, dtype: DTypeLike, slots: int | None = None
+    config: schema.ModelConfig,
+    *,
+    rows: int,
+    dtype: DTypeLike,
+    slots: int | None = None,
+    merged: bool = True,
 ) -> list[Held]:
     """Returns the KV caches of all layers, of `slots` frames at most; None: of the window.
 
@@ -41,28 +46,34 @@ def empty(
         sizes += [xa.gate.local_frames] * len(config.cross_attention_layers)
     caches = []
     for size in sizes:
-        shape = (rows * c.heads, size if slots is None else min(slots, size), c.width // c.heads)
+        lead = (rows * c.heads,) if merged else (rows, c.heads)
+        shape = (*lead, size if slots is None else min(slots, size), c.width // c.heads)
         caches.append(Held(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
     return caches
 
 
-def images(config: schema.ModelConfig, kv: xattn.KeysValues) -> list[Held]:
+def images(config: schema.ModelConfig, kv: xattn.KeysValues, *, merged: bool = True) -> list[Held]:
     """Returns images as frames attend to them: one that layers share, or one for each layer that sees."""
     layers = config.cross_attention_layers
     pairs = [kv] if kv.k.ndim == 4 else [(kv.k[layer], kv.v[layer]) for layer in layers]
 
-    def merged(x: Float[Array, "B S N H"]) -> Float[Array, "BN S H"]:
-        heads_first = jnp.swapaxes(x, 1, 2)
-        return heads_first.reshape(-1, *heads_first.shape[2:])
+    def heads_first(x: Float[Array, "B S N H"]) -> Float[Array, "*rows S H"]:
+        swapped = jnp.swapaxes(x, 1, 2)
+        return swapped.reshape(-1, *swapped.shape[2:]) if merged else swapped
 
-    return [Held(merged(k), merged(v)) for k, v in pairs]
+    return [Held(heads_first(k), heads_first(v)) for k, v in pairs]
 
 
 def write(
-    cache: Held, k: Float[Array, "B N H"], v: Float[Array, "B N H"], position: Int[Array, "B"]
+    cache: Held,
+    k: Float[Array, "B N H"],
+    v: Float[Array, "B N H"],
+    position: Int[Array, "B"] | Int[Array, ""],
 ) -> Held:
     """Returns the cache with one frame more in each row; where it is donated, this happens in place."""
-    slot = position % cache.k.shape[1]
+    slot = position % cache.k.shape[-2]
+    if slot.ndim == 0:  # all rows at once, whatever devices they are on
+        return Held(_write_column(cache.k, k, slot), _write_column(cache.v, v, slot))
     if len(slot) == 1:
         return Held(_write_rows(cache.k, k, slot), _write_rows(cache.v, v, slot))
     how = {"cpu": _write_rows, "default": _scatter}
@@ -95,26 +106,32 @@ def _write_rows(
     return held
 
 
+def _write_column(
+    held: Float[Array, "*rows S H"], new: Float[Array, "B N H"], slot: Int[Array, ""]
+) -> Float[Array, "*rows S H"]:
+    part = new.reshape(*held.shape[:-2], 1, -1).astype(held.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(held, part, slot, axis=held.ndim - 2)
+
+
 def attend(
     q: Float[Array, "B N H"], held: Held, seen: Bool[Array, "B S"] | None
 ) -> Float[Array, "B N H"]:
     """Returns softmax(q k / sqrt(H)) v over the keys that each row sees; None: all."""
-    B, N, H = q.shape
     logits = _logits(q, held, seen)
-    weights = jax.nn.softmax(logits).astype(held.v.dtype).reshape(B * N, -1)
-    return jnp.einsum("bS,bSH->bH", weights, held.v).reshape(B, N, H)
+    weights = jax.nn.softmax(logits).astype(held.v.dtype).reshape(held.v.shape[:-1])
+    return jnp.einsum("...S,...SH->...H", weights, held.v).reshape(q.shape)
 
 
 def match(q: Float[Array, "B N H"], held: Held) -> Float[Array, "B N"]:
     """As `nn.attention.match`."""
-    return jax.nn.logsumexp(_logits(q, held, None), axis=-1) - math.log(held.k.shape[1])
+    return jax.nn.logsumexp(_logits(q, held, None), axis=-1) - math.log(held.k.shape[-2])
 
 
 def attend_locally(
     q: Float[Array, "B N H"], cache: Held, position: Int[Array, "B"]
 ) -> tuple[Float[Array, "B N H"], Float[Array, "B N"]]:
     """As `nn.attention.attend_locally`, to all that a short ring holds of each row."""
-    seen = jnp.arange(cache.k.shape[1], dtype=jnp.int32)[None] <= position[:, None]
+    seen = jnp.arange(cache.k.shape[-2], dtype=jnp.int32)[None] <= position[:, None]
     return attend(q, cache, seen), jax.nn.logsumexp(_logits(q, cache, seen), axis=-1)
 
 
@@ -122,8 +139,8 @@ def _logits(
     q: Float[Array, "B N H"], held: Held, seen: Bool[Array, "B S"] | None
 ) -> Float[Array, "B N S"]:
     B, N, H = q.shape
-    q = q.reshape(B * N, H)
-    logits = jnp.einsum("bH,bSH->bS", q, held.k, preferred_element_type=jnp.float32)
+    q = q.reshape(*held.k.shape[:-2], H)
+    logits = jnp.einsum("...H,...SH->...S", q, held.k, preferred_element_type=jnp.float32)
     logits = logits.reshape(B, N, -1) * H**-0.5
     return logits if seen is None else jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
 
@@ -139,9 +156,9 @@ def attend_to_past(
 
     def within(size: int) -> Float[Array, "B N H"]:
         seen = jnp.arange(size, dtype=jnp.int32)[None] <= position[:, None]
-        return attend(q, Held(cache.k[:, :size], cache.v[:, :size]), seen)
+        return attend(q, Held(cache.k[..., :size, :], cache.v[..., :size, :]), seen)
 
-    S = cache.k.shape[1]
+    S = cache.k.shape[-2]
     sizes = [*(size for size in _BEGINNINGS if size < S), S]
 
     def filled() -> Float[Array, "B N H"]:

@@ -24,10 +24,10 @@ class Block(NamedTuple):
     """One layer of the backbone, or of the depth transformer at one step (then D, F of that)."""
 
     norm1: Float[Array, "D"]
-    qkv: Matrix  # [3 N H, D]
+    qkv: Matrix  # [3, N H, D]
     out: Matrix  # [D, N H]
     norm2: Float[Array, "D"]
-    mlp_in: Matrix  # [2 F, D]
+    mlp_in: Matrix  # [2, F, D]
     mlp_out: Matrix  # [D, F]
 
 
@@ -120,13 +120,27 @@ class _Leaves:
         scale = f"{path}/scale"
         return Matrix(merged(f"{path}/kernel"), merged(scale) if scale in self._flat else None)
 
+    def matrices(self, path: str, *at: int) -> Matrix:
+        """Returns the transposes of several kernels in one [D, which, ...].
+
+        Their axis is not merged with the outputs: devices that share the outputs of each (the tensor axis of
+        a mesh) would hold no contiguous part of the whole.
+        """
+
+        def split(name: str) -> Array:
+            array = self.array(name, *at)
+            return jnp.moveaxis(array.reshape(*array.shape[:2], -1), 0, -1)
+
+        scale = f"{path}/scale"
+        return Matrix(split(f"{path}/kernel"), split(scale) if scale in self._flat else None)
+
     def block(self, path: str, layer: int, *step: int) -> Block:
         return Block(
             norm1=self.array(f"{path}/norm1/scale", layer),
-            qkv=self.matrix(f"{path}/attn/qkv", layer, *step),
+            qkv=self.matrices(f"{path}/attn/qkv", layer, *step),
             out=self.matrix(f"{path}/attn/out", layer, *step, inputs=2),
             norm2=self.array(f"{path}/norm2/scale", layer),
-            mlp_in=self.matrix(f"{path}/mlp/in", layer, *step),
+            mlp_in=self.matrices(f"{path}/mlp/in", layer, *step),
             mlp_out=self.matrix(f"{path}/mlp/out", layer, *step),
         )
 
