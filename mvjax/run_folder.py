@@ -23,8 +23,9 @@ LOCK = "lock"  # while a run trains: by which process
 PROFILE = "profile"  # profiler traces (--profile), one folder per process
 
 # Written by evaluation.
-EVAL = "eval"  # NAME.json: accuracy table of a benchmark; the model card quotes those of the exported step
-ANSWERS = f"{EVAL}/answers.json"  # every question and answer of a quickstart's evaluation
+# NAME.json: scores of a benchmark, which the model card quotes of the exported step;
+# NAME.samples.jsonl: every answer; training/: the same of evaluations while it trains
+EVAL = "eval"
 
 # Written by `mvjax sweep`: into OUT, and into OUT/TRIAL/seed-N, which is a run folder; docs/sweeps.md.
 SWEEP = "sweep.json"

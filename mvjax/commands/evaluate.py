@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import dataclasses
+import functools
+import sys
 from pathlib import Path
 
-from mvjax.commands import arguments
+from mvjax.commands import arguments, spinner
 
 
 def _digits():
@@ -48,28 +51,114 @@ def add(commands) -> None:
         " another question; may be repeated (all that the benchmark has)")  # fmt: skip
     arg("--limit", type=int, metavar="N", help="ask N questions, for a first look (all)")
     arg("--seed", type=int, default=1, help="random seed of the questions (%(default)s)")
+    arg("--batch-size", type=int, default=64, metavar="N",
+        help="conversations at once (%(default)s)")  # fmt: skip
+    arg("--fsdp", type=int, metavar="N", help="devices that share the parameters (as in training)")
+    arg("--tensor", type=int, metavar="N", help="devices that share each matmul (as in training)")
+    arg("--again", action="store_true", help="ask all again: keep no answer of an earlier session")
+    arg("--lead-in", type=float, metavar="SECONDS",
+        help="silence before the first spoken question; the model may greet (the benchmark's)")  # fmt: skip
+    arg("--tail", type=float, metavar="SECONDS",
+        help="silence after a spoken question, for its answer (the benchmark's)")  # fmt: skip
+    arg("--greeting", choices=("free", "suppressed"),
+        help="what the model may say in the lead-in: anything, or nothing (the benchmark's)")  # fmt: skip
+    arg("--max-tokens", type=int, metavar="N",
+        help="the longest written answer (the benchmark's)")  # fmt: skip
+    arg("--template", metavar="TEXT",
+        help="of written questions, with {prompt} in it (the benchmark's)")  # fmt: skip
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Prints the table of scores and writes it to RUN/eval/NAME.json, or NAME@STEP.json."""
-    make = find(args.benchmark, option="--benchmark")
-    from mvjax import run_folder
-    from mvjax.eval import metrics, runner
-    from mvjax.eval import model as eval_model
-    from mvjax.train import load
+    """Prints the table of scores and writes it to RUN/eval/NAME.json, or NAME@STEP.json.
 
-    trained = load.trained(*args.trained_run)
-    model = eval_model.load(trained.config, trained.params)
-    benchmark = make(args.data)
-    modes = args.prompt or make.modes
-    table = runner.evaluate(model, benchmark, benchmark.samples(args.limit, args.seed), modes).table
-    print(metrics.text_table(table))
-    folder, step = args.trained_run
-    name = make.name if step is None else f"{make.name}@{step}"
-    path = folder / run_folder.EVAL / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"step": trained.step, "table": table}, indent=1) + "\n")
+    The answers are in NAME.samples.jsonl beside it, which the same command continues.
+    """
+    make = find(args.benchmark, option="--benchmark")
+    _check_counts(args)
+    from mvjax import run_folder
+    from mvjax.eval import journal, results, runner
+    from mvjax.eval import model as eval_model
+    from mvjax.train import distributed, load
+
+    with distributed.session(), contextlib.ExitStack() as stack:
+        trained = load.trained(*args.trained_run, mesh=functools.partial(_mesh, args))
+        model = eval_model.load(trained.config, trained.params, trained.mesh)
+        benchmark = make(args.data)
+        asked = results.Asked(
+            benchmark=benchmark,
+            config=trained.config,
+            step=trained.step,
+            checkpoint=trained.identity,
+            protocol=_protocol(benchmark.protocol, args),
+            seed=args.seed,
+            limit=args.limit,
+            batch_size=args.batch_size,
+        )
+        folder, step = args.trained_run
+        name = make.name if step is None else f"{make.name}@{step}"
+        samples = benchmark.samples(args.limit, args.seed)
+        first, log = distributed.is_first(), None
+        if first:
+            path = folder / run_folder.EVAL / f"{name}.samples.jsonl"
+            log = stack.enter_context(journal.Journal(path, asked.identity(), fresh=args.again))
+            _say_what_is_there(log)
+        say = stack.enter_context(spinner.shown(make.name)) if first else None
+        evaluation = runner.evaluate(
+            model,
+            benchmark,
+            samples,
+            args.prompt or make.modes,
+            protocol=asked.protocol,
+            batch_size=args.batch_size,
+            log=log,
+            say=say or runner.quiet,
+        )
+        if first:
+            results.write(folder / run_folder.EVAL / f"{name}.json", evaluation, asked)
+            print(results.text(evaluation, asked))
     return 0
+
+
+def _check_counts(args: argparse.Namespace) -> None:
+    """Refuses numbers below 1, and a template that is none."""
+    names = ("limit", "batch_size", "fsdp", "tensor", "max_tokens")
+    low = {name: getattr(args, name) for name in names if (getattr(args, name) or 1) < 1}
+    low |= {name: 0 for name in names if getattr(args, name) == 0}
+    low |= {n: getattr(args, n) for n in ("lead_in", "tail") if (getattr(args, n) or 0) < 0}
+    if low:
+        shown = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in low.items())
+        raise ValueError(f"expected 1 or more (silences: 0 or more), got {shown}")
+    if args.template is not None and "{prompt}" not in args.template:
+        raise ValueError(
+            f"--template: expected a text with {{prompt}} in it, got {args.template!r}"
+        )
+
+
+def _mesh(args: argparse.Namespace, run):
+    """The run's mesh if there are as many devices here, else all of them hold rows; as the options say."""
+    from mvjax.config import schema
+    from mvjax.train import sharding
+
+    if args.fsdp is None and args.tensor is None:
+        with contextlib.suppress(ValueError):
+            return sharding.make_mesh(run.mesh)
+    sizes = schema.MeshConfig(data=-1, fsdp=args.fsdp or 1, tensor=args.tensor or 1)
+    return sharding.make_mesh(sizes)
+
+
+def _protocol(protocol, args: argparse.Namespace):
+    """The benchmark's protocol with what the options change."""
+    names = ("lead_in", "tail", "greeting", "max_tokens", "template")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return dataclasses.replace(protocol, **given)
+
+
+def _say_what_is_there(log) -> None:
+    if log.lines:
+        print(f"{log.path}: goes on after {len(log.lines)} answers", file=sys.stderr)
+    elif log.differs:
+        said = f"{log.path}: begins anew: earlier answers had another {', '.join(log.differs)}"
+        print(said, file=sys.stderr)
 
 
 def find(name: str, *, option: str):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import dataclasses
 from pathlib import Path
 
-from mvjax import messages, run_folder
+from mvjax import files, messages, run_folder
 from mvjax.commands import arguments, evaluate, extras
 
 
@@ -34,7 +34,7 @@ def add(commands) -> None:
         help="trace these steps into RUN/profile, for TensorBoard, xprof")  # fmt: skip
     arg(
         "--evaluate", metavar="NAME:N",
-        help="every N steps, ask 24 written questions of a benchmark, such as digits:100",
+        help="every N steps, ask 64 written questions of a benchmark, such as digits:100 (config.evals)",
     )  # fmt: skip
 
     arg = arguments.command(
@@ -57,17 +57,17 @@ def train(args: argparse.Namespace) -> int:
 
     _check_out(args.out)
     profile = trace.parse(args.profile) if args.profile else None
-    make_callback = _evaluation(args.evaluate) if args.evaluate else None
+    added = _evaluation(args.evaluate) if args.evaluate else ()
     starts = {"extend": args.extend, "warm_start": args.warm_start}
     try:
         with distributed.session(args.out):
             run = arguments.load_experiment(args)
+            run = dataclasses.replace(run, evals=(*run.evals, *added))
             if args.dry_run:
                 from mvjax.plan import dry_run
 
                 return dry_run.check(run, args.out, **starts)
-            callbacks = [make_callback(run)] if make_callback else []
-            fit.fit(run, args.out, callbacks=callbacks, profile=profile, **starts)
+            fit.fit(run, args.out, callbacks=_callbacks(run, args.out), profile=profile, **starts)
     except signals.Stopped as stopped:  # before it trained; it has been said
         signals.end(stopped.status)
     return 0
@@ -84,16 +84,33 @@ def _check_out(out: Path) -> None:
 
 
 def _evaluation(text: str):
-    """Reads NAME:N; returns a function that makes the callback of a run."""
-    name, _, every = text.partition(":")
-    if not (every.isdecimal() and int(every)):
+    """Reads NAME:N; returns what it adds to `config.evals`."""
+    from mvjax.config import evaluating
+
+    name, _, every = text.rpartition(":")
+    if not (name and every.isdecimal() and int(every)):
         raise ValueError(
             f"--evaluate {text}: expected NAME:N, a benchmark and the steps between evaluations"
         )
-    make = evaluate.find(name, option="--evaluate")
+    evaluate.find(name, option="--evaluate")
+    return (evaluating.EvalConfig(name, every=int(every)),)
+
+
+def _callbacks(run, folder: Path) -> list:
+    """The callbacks of `config.evals`."""
+    if not run.evals:
+        return []
     from mvjax.eval import during_training
 
-    return functools.partial(during_training.callback, benchmark=make(None), every=int(every))
+    names = [asked.benchmark for asked in run.evals]
+    if len(set(names)) < len(names):
+        raise ValueError(f"evals: expected each benchmark once, got {messages.names(names)}")
+    made = []
+    for asked in run.evals:
+        data = None if asked.data is None else files.local(asked.data)
+        benchmark = evaluate.find(asked.benchmark, option="evals")(data)
+        made.append(during_training.callback(run, folder, benchmark, asked))
+    return made
 
 
 def show(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from mvjax import files, gates, scopes
 from mvjax.config import renamed
+from mvjax.config.evaluating import EvalConfig
 from mvjax.config.frozen import FrozenFiles, MimiConfig
 from mvjax.config.limits import LimitsConfig
 from mvjax.config.talking import TalkConfig
@@ -313,3 +314,4 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
     talk: TalkConfig = TalkConfig()
+    evals: tuple[EvalConfig, ...] = ()  # while it trains

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from mvjax.config import schema
 from mvjax.data import images, mixture
 from mvjax.dialogues import speech
 from mvjax.digits import benchmark, recipe, records, talk, voices
-from mvjax.eval import benchmarks, codec_check, runner, switching
+from mvjax.eval import answering, benchmarks, codec_check, journal, results, runner, switching
 from mvjax.eval import model as eval_model
 from mvjax.export import certificate, model_card, targets
 from mvjax.export import folder as export_folder
@@ -108,23 +107,28 @@ def train(plan: QuickstartPlan) -> eval_model.LoadedModel:
 
 
 def evaluate(model: eval_model.LoadedModel, plan: QuickstartPlan) -> runner.Evaluation:
-    """Asks held-out questions in every mode; every answer goes to RUN/eval/answers.json."""
+    """Asks held-out questions in every mode; the results go where `mvjax eval` writes them."""
     digits = benchmark.DigitsBenchmark()
-    samples = digits.samples(plan.per_kind * len(talk.KINDS), SEED)
-    evaluation = runner.evaluate(model, digits, samples, benchmarks.MODES)
-    path = plan.run / run_folder.ANSWERS
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(evaluation.answers, default=dataclasses.asdict, indent=1) + "\n")
-    keep_table(evaluation, plan)
+    limit = plan.per_kind * len(talk.KINDS)
+    asked = results.Asked(
+        benchmark=digits,
+        config=plan.config,
+        step=plan.config.train.steps,
+        checkpoint=load.identity(plan.run),
+        protocol=digits.protocol,
+        seed=SEED,
+        limit=limit,
+        batch_size=runner.BATCH_SIZE,
+    )
+    samples = digits.samples(limit, SEED)
+    folder = plan.run / run_folder.EVAL
+    path = folder / f"{digits.name}.samples.jsonl"
+    with journal.Journal(path, asked.identity(), fresh=True) as log:  # spoken answers are needed
+        evaluation = runner.evaluate(
+            model, digits, samples, digits.modes, log=log, keep_spoken=len(samples)
+        )
+    results.write(folder / f"{digits.name}.json", evaluation, asked)
     return evaluation
-
-
-def keep_table(evaluation: runner.Evaluation, plan: QuickstartPlan) -> None:
-    """Writes the table as `mvjax eval` does, where the cards of exports find it, `mvjax export`'s too."""
-    table = {"step": plan.config.train.steps, "table": evaluation.table}
-    path = plan.run / run_folder.EVAL / "digits.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(table, indent=1) + "\n")
 
 
 def export(
@@ -134,12 +138,12 @@ def export(
     codes = [spoken.streams.user_codes for spoken in _spoken(evaluation)[:2]]
     user_codes = np.concatenate(codes, axis=1)[:, :_CERTIFIED_FRAMES]
     pixels = images.normalize(_image(evaluation.samples[0]))[None]
-    results = model_card.read_results(plan.run, step=plan.config.train.steps)
+    card = model_card.read_results(plan.run, step=plan.config.train.steps)
     certificates = {}
     for target in TARGETS:
         folder = plan.out / "export" / target
         shutil.rmtree(folder, ignore_errors=True)
-        export_folder.export(model.params, model.config, target, folder, results=results)
+        export_folder.export(model.params, model.config, target, folder, results=card)
         certificates[target] = certificate.certify(
             model.params, model.config, folder, target, pixels=pixels, user_codes=user_codes
         )
@@ -211,9 +215,8 @@ def _image(sample: benchmarks.Sample) -> np.ndarray:
     return sample.image()
 
 
-def _spoken(evaluation: runner.Evaluation) -> Sequence[runner.SpokenConversation]:
-    assert evaluation.spoken is not None, "the quickstart asks in every mode"
-    return evaluation.spoken
+def _spoken(evaluation: runner.Evaluation) -> list[answering.SpokenConversation]:
+    return [evaluation.spoken[sample.id] for sample in evaluation.samples]
 
 
 def _examples(
@@ -288,7 +291,7 @@ def _utterances(plan: QuickstartPlan) -> tuple[list[codec_check.Utterance], ...]
 
 
 def _answer_words(
-    model: eval_model.LoadedModel, spoken: Sequence[runner.SpokenConversation]
+    model: eval_model.LoadedModel, spoken: Sequence[answering.SpokenConversation]
 ) -> list[codec_check.WordClip]:
     """Words of spoken answers, labeled with what the model wrote meanwhile."""
     words = []

@@ -83,7 +83,8 @@ def interval(accuracy: float, counts: Sequence[int]) -> tuple[float, float]:
         return math.nan, math.nan
     z2 = 1.96**2 * sum(1 / n for n in counts) / len(counts) ** 2  # z^2 / n
     half = math.sqrt(z2 * accuracy * (1 - accuracy) + z2**2 / 4)
-    return (accuracy + z2 / 2 - half) / (1 + z2), (accuracy + z2 / 2 + half) / (1 + z2)
+    low, high = ((accuracy + z2 / 2 + sign * half) / (1 + z2) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
 
 
 def table(

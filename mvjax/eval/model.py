@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from mvjax import files, tree, types
 from mvjax.codec import flax_codec, interface
 from mvjax.config import schema
 from mvjax.data import images as images_lib
-from mvjax.data import streams, tokenizers
-from mvjax.data.records import record
+from mvjax.data import tokenizers
 from mvjax.nn import model as model_lib
 from mvjax.runtimes.jax import generate
 from mvjax.weights import mimi as mimi_weights
@@ -24,7 +24,6 @@ from mvjax.weights import mimi as mimi_weights
 BATCH_SIZE = 64  # the last batch is filled up, so that every call has the same shape
 _CODEC_BATCH_SIZE = 16
 _CODEC_STEP = 8  # frames; padded lengths are multiples of it, so that few are compiled
-_MAX_ANSWER = 40  # tokens
 
 
 class Streams(NamedTuple):
@@ -43,37 +42,12 @@ class LoadedModel:
     params: tree.Tree  # of the whole model
     codec: interface.Codec
     tokenizer: Any  # a SentencePieceProcessor
+    mesh: Mesh | None = None  # that the parameters are placed on; None: on one device
 
     @property
     def model(self) -> model_lib.VisionSpeech:
         """The module."""
         return model_lib.VisionSpeech(self.config.model)
-
-    def answer_text(
-        self,
-        questions: Sequence[str],
-        images: UInt8[np.ndarray, "B height width 3"],
-        *,
-        has_image: bool,
-    ) -> list[str]:
-        """Answers each written question greedily, in at most 40 tokens."""
-        prompts = [streams.prompt([record.Turn("user", q)], self.tokenizer) for q in questions]
-        lengths = np.array([len(p) for p in prompts], np.int32)
-        padded = _padded(prompts, int(lengths.max()), np.int32)
-        answers: list[str] = []
-        for rows, filled in _batches(len(questions), BATCH_SIZE):
-            ids = generate.generate_text(
-                self.model,
-                self.params,
-                padded[filled],
-                lengths[filled],
-                self._image_kv(images[filled]),
-                np.full(len(filled), has_image),
-                max_tokens=_MAX_ANSWER,
-                stop_ids=(streams.BOS, streams.EOS),
-            )
-            answers += [self.decode_text(row) for row in np.asarray(ids)[: len(rows)]]
-        return answers
 
     def converse(
         self, user_codes: Int[np.ndarray, "B U T"], images: UInt8[np.ndarray, "B height width 3"]
@@ -143,12 +117,16 @@ class LoadedModel:
         return generate.image_kv(self.model, self.params, images_lib.normalize(images))
 
 
-def load(config: schema.Config, params: tree.Tree) -> LoadedModel:
-    """Puts the parameters on the device and loads the codec and the tokenizer of the config."""
+def load(config: schema.Config, params: tree.Tree, mesh: Mesh | None = None) -> LoadedModel:
+    """Loads the codec and the tokenizer of the config; puts the parameters on the device, without a mesh.
+
+    On a mesh they are there already. The codec is on the first device of each process.
+    """
     codec = mimi_weights.load_mimi(files.resolve(config.frozen.codec), config.codec)
-    tokenizer = tokenizers.load(config)
-    on_device = flax_codec.FlaxCodec(jax.device_put(codec), config.codec)
-    return LoadedModel(config, jax.device_put(params), on_device, tokenizer)
+    here = jax.device_put(codec, jax.local_devices()[0])
+    params = jax.device_put(params) if mesh is None else params
+    codec = flax_codec.FlaxCodec(here, config.codec)
+    return LoadedModel(config, params, codec, tokenizers.load(config), mesh)
 
 
 def _batches(n: int, size: int) -> Iterator[tuple[list[int], list[int]]]:

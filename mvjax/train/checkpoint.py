@@ -109,6 +109,11 @@ def read_adapters(checkpoint: Checkpoint, abstract: tree.Tree) -> dict[str, Any]
     return (_read_old_params if _is_old(checkpoint.folder) else _restore)(folder, abstract)
 
 
+def identity(checkpoint: Checkpoint) -> str:
+    """Returns the SHA-256 of the list of its files' hashes."""
+    return files_lib.file_hash(_listing(checkpoint.folder))
+
+
 def set_aside(damaged: Mapping[Path, str]) -> None:
     """Renames damaged checkpoints, so that training can write their steps again."""
     for folder in damaged:

@@ -59,6 +59,11 @@ def name() -> str:
     return f"process {jax.process_index()} of {count}" if count > 1 else ""
 
 
+def is_first() -> bool:
+    """Returns whether this is the process that writes and prints for all."""
+    return jax.process_index() == 0
+
+
 def from_first(make: Callable[[], Any]) -> Any:
     """Returns what the first process makes (JSON values), in every process; its error too.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +31,13 @@ class ModelParams(NamedTuple):
 
 
 class TrainedRun(NamedTuple):
-    """A trained model read back; `params` is the whole tree, in numpy."""
+    """A trained model read back; `params` is the whole tree, in numpy or on a mesh."""
 
     config: schema.Config
     params: dict[str, Any]
     step: int
+    identity: str = ""  # of the checkpoint: another one of the same step has another
+    mesh: Mesh | None = None
 
 
 class FrozenWeights(NamedTuple):
@@ -133,22 +135,44 @@ def read_config(folder: Path) -> schema.Config:
         raise ValueError(f"{path}: {error}") from error
 
 
-def trained(folder: Path, step: int | None = None) -> TrainedRun:
+def trained(
+    folder: Path,
+    step: int | None = None,
+    *,
+    mesh: Callable[[schema.Config], Mesh] | None = None,
+) -> TrainedRun:
     """Reads a run back for evaluation or export: newest good checkpoint, or a step's, and frozen files.
+
+    With a mesh, each process reads what its devices hold; the parameters are as stored.
 
     Raises:
       ValueError: if there is no good checkpoint, or a frozen file is another one than trained with.
     """
     run = read_config(folder)
-    saved = _saved(folder, step)
+
+    def find() -> list:
+        saved = _saved(folder, step)
+        return [saved.folder.name, saved.metadata, checkpoint.identity(saved)]
+
+    name, metadata, identity = distributed.from_first(find)
+    saved = checkpoint.Checkpoint(folder / run_folder.CHECKPOINTS / name, metadata, {})
     files = open_frozen(run)
-    check_identity(saved.metadata["frozen"], files.identity, place=str(saved.folder))
-    adapters = checkpoint.read_adapters(saved, shapes(run).adapters)
-    frozen = {
-        path: np.asarray(leaf[()]) for path, leaf in frozen_tensors(run, files.tensors).items()
-    }
-    params = tree.merge(jax.tree.map(np.asarray, adapters), frozen)
-    return TrainedRun(run, params, saved.metadata["step"])
+    check_identity(metadata["frozen"], files.identity, place=str(saved.folder))
+    abstract, tensors = shapes(run).adapters, frozen_tensors(run, files.tensors)
+    if mesh is None:
+        adapters = jax.tree.map(np.asarray, checkpoint.read_adapters(saved, abstract))
+        frozen = {path: np.asarray(leaf[()]) for path, leaf in tensors.items()}
+        return TrainedRun(run, tree.merge(adapters, frozen), metadata["step"], identity)
+    on = mesh(run)
+    placed = sharding.with_shardings(abstract, sharding.shardings(abstract, on))
+    adapters = checkpoint.read_adapters(saved, placed)
+    frozen = placement.place(tensors, tree.flatten(sharding.shardings(tensors, on)))
+    return TrainedRun(run, tree.merge(adapters, frozen), metadata["step"], identity, on)
+
+
+def identity(folder: Path, step: int | None = None) -> str:
+    """Returns the identity of a run's newest good checkpoint, or a step's; raises as `trained`."""
+    return checkpoint.identity(_saved(folder, step))
 
 
 def other_adapters(

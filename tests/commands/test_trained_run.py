@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mvjax import cli, run_folder
+from mvjax.digits import recipe
 from mvjax.eval import model as eval_model
 from mvjax.eval import runner
 from mvjax.train import load
@@ -17,7 +18,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("words", ["eval RUN", "export RUN --target torch --out x"])
 @pytest.mark.parametrize(("step", "expected"), [("", None), ("@300", 300)])
 def test_commands_read_the_checkpoint_of_the_step(words, step, expected, monkeypatch, tmp_path):
-    def trained(*arguments):
+    def trained(*arguments, mesh=None):
         raise Stop(*arguments)
 
     monkeypatch.setattr(load, "trained", trained)
@@ -28,18 +29,19 @@ def test_commands_read_the_checkpoint_of_the_step(words, step, expected, monkeyp
 
 
 def test_an_older_checkpoints_results_do_not_replace_those_of_the_newest(monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        load, "trained", lambda folder, step: load.TrainedRun(None, {}, step or 400)
-    )
-    monkeypatch.setattr(eval_model, "load", lambda config, params: None)
-    table = [{"kind": "digit", "text": 0.5}]
-    found = runner.Evaluation([], {}, None, table, {})
-    monkeypatch.setattr(runner, "evaluate", lambda *arguments: found)
+    def trained(folder, step, mesh):
+        return load.TrainedRun(recipe.digits(), {}, step or 400, identity=f"checkpoint of {step}")
+
+    monkeypatch.setattr(load, "trained", trained)
+    monkeypatch.setattr(eval_model, "load", lambda *arguments: None)
+    table = [{"kind": "digit", "n": 6, "text": 0.5}]
+    found = runner.Evaluation([], {}, table, {"text": (0.1, 0.9)})
+    monkeypatch.setattr(runner, "evaluate", lambda *arguments, **how: found)
     for run in (tmp_path, f"{tmp_path}@300"):
         assert cli.main(["eval", str(run), "--prompt", "text", "--limit", "6"]) == 0
     steps = {
         path.name: json.loads(path.read_text())["step"]
-        for path in (tmp_path / run_folder.EVAL).iterdir()
+        for path in (tmp_path / run_folder.EVAL).glob("*.json")
     }
     assert steps == {"digits.json": 400, "digits@300.json": 300}
 

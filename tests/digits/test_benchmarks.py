@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 
 from mvjax import files, types
-from mvjax.config import schema
-from mvjax.digits import benchmark, frozen_models, talk, voices, world
-from mvjax.eval import benchmarks, metrics, runner
+from mvjax.digits import benchmark, recipe, talk, voices, world
+from mvjax.eval import answering, asking, benchmarks, metrics, runner
 from mvjax.eval import model as eval_model
 from mvjax.weights import mimi
 
 DIGITS = benchmark.DigitsBenchmark()
-CONFIG = schema.Config(
-    frozen=frozen_models.FROZEN, model=frozen_models.MODEL, codec=frozen_models.CODEC
-)
+CONFIG = recipe.digits()
 
 
 @pytest.fixture(scope="module")
@@ -23,26 +20,29 @@ def samples():
     return DIGITS.samples(24, 7)
 
 
-class Oracle(eval_model.LoadedModel):
-    """Reads the facts off the image it is given (by looking it up), or guesses a constant."""
+def _oracle(samples):
+    """What reads the facts off the image it is given (by looking it up), or guesses a constant."""
+    known = {s.image().tobytes(): s.truth for s in samples}
+    rng, guess = np.random.default_rng(0), world.Facts(0, "red", "middle")
 
-    def answer_text(self, questions, images, *, has_image):
-        known = {s.image().tobytes(): s.truth for s in self.params["asked"]}
-        asked = {
-            s.prompt: talk.WordedQuestion(s.kind, s.asked, s.prompt) for s in self.params["asked"]
-        }
-        rng = np.random.default_rng(0)
-        guess = world.Facts(0, "red", "middle")
-        return [
-            talk.answer(asked[text], known[image.tobytes()] if has_image else guess, rng)
-            for text, image in zip(questions, images, strict=True)
-        ]
+    class Oracle(answering.Answerer):
+        def __init__(self, model, protocol):
+            assert protocol == DIGITS.protocol
 
+        def prepare(self, sample, *, spoken):
+            assert not spoken
+            return asking.Written(16, 0, [sample], [], "image", [])
 
-def _loaded(model, params):
-    """A model without weights, for tests that replace what it computes."""
-    codec = mimi.open_codec(files.resolve(CONFIG.frozen.codec), CONFIG.codec)
-    return model(CONFIG, params, codec, None)
+        def answer(self, batch, rows):
+            return [self._answer(one.tokens[0], image) for one, image in batch]
+
+        def _answer(self, sample, image):
+            facts = guess if image is None else known[image().tobytes()]
+            asked = talk.WordedQuestion(sample.kind, sample.asked, sample.prompt)
+            said = talk.answer(asked, facts, rng)
+            return answering.Answer(said, None, None, None, None, None)
+
+    return Oracle
 
 
 def test_questions_are_balanced_held_out_and_reproducible(samples):
@@ -80,44 +80,24 @@ def test_shuffled_images_show_something_else(samples):
         benchmarks.shuffled(alone)
 
 
-def test_an_oracle_is_right_with_its_image_and_only_then(samples):
-    oracle = _loaded(Oracle, {"asked": samples})
-    evaluation = runner.evaluate(oracle, DIGITS, samples, ("text", "blind", "shuffled"))
+def test_an_oracle_is_right_with_its_image_and_only_then(samples, monkeypatch):
+    monkeypatch.setattr(answering, "Answerer", _oracle(samples))
+    codec = mimi.open_codec(files.resolve(CONFIG.frozen.codec), CONFIG.codec)
+    model = eval_model.LoadedModel(CONFIG, {}, codec, None)
+    evaluation = runner.evaluate(model, DIGITS, samples, ("text", "blind", "shuffled"))
     modes, rows = evaluation.answers, evaluation.table
     assert metrics.accuracy(modes["text"]) == 1.0
     assert metrics.accuracy(modes["blind"]) < 0.5
     assert metrics.accuracy(modes["shuffled"]) < 0.5
-    assert evaluation.spoken is None
     assert [row["kind"] for row in rows] == [*talk.KINDS, "all"]
     assert rows[0]["chance"] == pytest.approx(0.1)
     assert rows[-1]["chance"] == pytest.approx(np.mean([r["chance"] for r in rows[:-1]]))
 
 
-def test_spoken_answers_count_from_the_users_first_frame(samples):
-    few = samples[:3]
-    rng = np.random.default_rng(0)
-    right = [talk.answer(talk.WordedQuestion(s.kind, s.asked, s.prompt), s.truth, rng) for s in few]
-    given = {}
-    start = 4
-
-    class Speaker(eval_model.LoadedModel):
-        def encode_audio(self, clips):
-            for clip in clips:
-                assert not clip[: start * types.FRAME_SAMPLES].any() and np.abs(clip).max() > 0.05
-                assert not clip[-60 * types.FRAME_SAMPLES :].any()
-            return [np.full((8, len(c) // types.FRAME_SAMPLES), i) for i, c in enumerate(clips)]
-
-        def converse(self, user_codes, images):
-            given["images"] = images
-            ids = np.zeros((len(user_codes), user_codes.shape[2]), np.int64)
-            for row, i in zip(ids, user_codes[:, 0, 0], strict=True):
-                row[start - 1] = 1  # a word too early
-                row[start] = 2 + i
-            return eval_model.Streams(ids, user_codes, user_codes)
-
-        def decode_text(self, ids):
-            return " ".join("hello" if i == 1 else right[i - 2] for i in ids if i)
-
-    answers = runner.evaluate(_loaded(Speaker, {}), DIGITS, few, ["audio"]).answers["audio"]
-    assert [a.said for a in answers] == right and all(a.correct for a in answers)
-    np.testing.assert_array_equal(given["images"], [s.image() for s in few])
+def test_a_spoken_question_and_the_time_for_its_answer_fit_into_128_frames(samples):
+    """So that the quickstart compiles one spoken conversation."""
+    for sample in samples:
+        asked = asking.spoken(sample, DIGITS.protocol)
+        assert (asked.size, asked.start, asked.last - asked.end) == (128, 4, 64)
+        assert not asked.user[: 4 * types.FRAME_SAMPLES].any()
+        assert not asked.user[asked.end * types.FRAME_SAMPLES :].any()

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from mvjax import files
-from mvjax.digits import page, recipe, stages
-from mvjax.eval import benchmarks, codec_check, metrics, runner, switching
+from mvjax.digits import benchmark, page, recipe, stages
+from mvjax.eval import answering, benchmarks, codec_check, metrics, runner, switching
 from mvjax.eval import model as eval_model
+from mvjax.eval import results as results_lib
 from mvjax.export import model_card
 from mvjax.report import html
 from mvjax.weights import mimi
@@ -29,7 +30,7 @@ def _evaluation(table: list[dict]) -> runner.Evaluation:
     *kinds, mean = table
     counts = [row["n"] for row in kinds]
     intervals = {mode: metrics.interval(mean[mode], counts) for mode in benchmarks.MODES}
-    return runner.Evaluation([], {}, None, table, intervals)
+    return runner.Evaluation([], {}, table, intervals)
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +117,17 @@ def test_the_cards_of_the_exports_hold_steps_and_results(results, monkeypatch):
     picture = np.zeros((48, 48, 3), np.uint8)
     sample = benchmarks.Sample("0", "yesno", "?", image=lambda: picture)
     streams = eval_model.Streams(np.zeros(100, np.int32), *[np.zeros((8, 100), np.int32)] * 2)
-    spoken = [runner.SpokenConversation(streams, 3, 6)] * 2
-    evaluation = dataclasses.replace(results.evaluation, samples=[sample], spoken=spoken)
+    spoken = {"0": answering.SpokenConversation(streams, 3, 6)}
+    evaluation = dataclasses.replace(results.evaluation, samples=[sample] * 2, spoken=spoken)
     written = {}
     monkeypatch.setattr(stages.certificate, "certify", lambda *_, **__: {})
     monkeypatch.setattr(
         stages.export_folder, "export", lambda *args, results: written.update({args[2]: results})
     )
-    stages.keep_table(evaluation, results.plan)
-    stages.export(results.model, evaluation, results.plan)
+    plan, digits = results.plan, benchmark.DigitsBenchmark()
+    asked = results_lib.Asked(digits, plan.config, 400, "", digits.protocol, 1, 288, 64)
+    results_lib.write(plan.run / "eval" / "digits.json", evaluation, asked)
+    stages.export(results.model, evaluation, plan)
     assert list(written) == list(stages.TARGETS)
     for given in written.values():
         how = {"dtype": None, "quantization": None, "results": given}

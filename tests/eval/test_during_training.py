@@ -1,49 +1,64 @@
-"""A benchmark asked while a run trains."""
+"""A benchmark asked while a run trains: what it writes, and that it changes nothing."""
 
-import jax
+import dataclasses
+import json
+
+import numpy as np
 import pytest
-import toy
+import small_speaker
+import soundfile
 
 from mvjax.commands import training
-from mvjax.digits import benchmark, recipe
-from mvjax.eval import during_training, metrics, runner
-from mvjax.train import callbacks
+from mvjax.config import evaluating, schema
+from mvjax.digits import recipe, records
+from mvjax.eval import during_training, runner
+from mvjax.eval import model as eval_model
+from mvjax.train import callbacks, fit
+
+SETTINGS = evaluating.EvalConfig("noise", every=20, limit=3, modes=("text", "audio"), examples=2)
 
 
-def test_the_current_adapters_answer_and_their_accuracies_are_metrics(monkeypatch):
-    asked = []
+def test_the_current_adapters_answer_and_what_they_say_is_written(monkeypatch, tmp_path):
+    model, asked = small_speaker.loaded(), []
+    monkeypatch.setattr(eval_model, "load", lambda *arguments: model)
+    real = runner.evaluate
 
-    def evaluate(model, benchmark, questions, modes):
-        asked.append((model.params, modes))
-        kinds = dict.fromkeys(question.kind for question in questions)
-        right = {"digit": 1.0}
-        rows = [{"kind": kind, "n": 2, "text": right.get(kind, 0.5)} for kind in kinds]
-        table = [*rows, {"kind": metrics.ALL, "n": len(questions), "text": 0.25}]
-        return runner.Evaluation(questions, {}, None, table, {})
+    def evaluate(model, *arguments, **how):
+        asked.append(model.params["xa"]["kernel"])
+        fixed = dataclasses.replace(model, params=small_speaker.loaded().params)
+        return real(fixed, *arguments, **how)
 
     monkeypatch.setattr(runner, "evaluate", evaluate)
-    called = during_training.callback(
-        recipe.digits(), benchmark=benchmark.DigitsBenchmark(), every=20, limit=12
-    )
-    assert called.every == 20 and called.name == "digits benchmark"
-    frozen = {"backbone": {"kernel": 1}}
-    state = callbacks.ModelState({"xa": {"kernel": 2}}, None, frozen)
+    noise = small_speaker.Noise()
+    called = during_training.callback(small_speaker.CONFIG, tmp_path, noise, SETTINGS)
+    assert called.every == 20 and called.name == "noise benchmark"
+    frozen = {"backbone": {"kernel": np.float32(1)}}
+    state = callbacks.ModelState({"xa": {"kernel": np.float32(2)}}, None, frozen)
     found = called.run(20, state)
-    assert found["digits_accuracy"] == 0.25 and found["digits_accuracy/digit"] == 1
-    assert found["digits_accuracy/colour"] == 0.5
-    averaged = called.run(40, state._replace(ema={"xa": {"kernel": 3}}))
-    assert averaged == found
-    weights = [params["xa"]["kernel"] for params, modes in asked if modes == ["text"]]
-    assert weights == [2, 3] and asked[0][0]["backbone"] == frozen["backbone"]
+    averaged = called.run(40, state._replace(ema={"xa": {"kernel": np.float32(3)}}))
+    assert asked == [2, 3] and averaged == found
+
+    folder = tmp_path / "eval" / "training"
+    result = json.loads((folder / "noise@20.json").read_text())
+    *_, total = result["table"]
+    assert found["noise_accuracy_text"] == total["text"]
+    assert found["noise_accuracy_audio/short"] == result["table"][0]["audio"]
+    assert (result["step"], result["limit"]) == (20, 3)
+    shown = (folder / "noise@20" / "answers.md").read_text()
+    assert shown.startswith("## text\n") and shown.count("\n- ") == 4
+    sounds = sorted((folder / "noise@20").glob("*.wav"))
+    assert len(sounds) == 2
+    clip, rate = soundfile.read(sounds[0])
+    assert rate == 24_000 and clip.shape == (64 * small_speaker.FRAME, 2)
+    assert np.abs(clip).max(axis=0).min() > 0
 
 
-def test_several_processes_are_refused(monkeypatch):
-    run, asked = toy.planned(), benchmark.DigitsBenchmark()
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(
-        ValueError, match="expected a run of one process, got 2; .* --benchmark digits"
-    ):
-        during_training.callback(run, benchmark=asked, every=20)
+def test_a_mode_that_the_benchmark_lacks_is_refused_before_training(tmp_path):
+    class Written(small_speaker.Noise):
+        modes = ("text",)
+
+    with pytest.raises(ValueError, match="expected modes among text, got audio"):
+        during_training.callback(small_speaker.CONFIG, tmp_path, Written(), SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +73,38 @@ def test_the_option_of_the_command(text, message):
     with pytest.raises(ValueError) as error:
         training._evaluation(text)
     assert message in str(error.value)
+
+
+def test_the_option_is_an_entry_of_the_config():
+    assert training._evaluation("digits:100") == (evaluating.EvalConfig("digits", every=100),)
+    with pytest.raises(ValueError, match="evals: expected every and limit of at least 1"):
+        evaluating.EvalConfig("digits", every=0)
+
+
+@pytest.mark.slow
+def test_evaluations_change_nothing_about_a_run(tmp_path):
+    """Four steps of the digits, asked after two of them, in writing and aloud: the same losses to the bit."""
+    run = recipe.digits()
+    small = {"speech_rows": 8, "speechless_rows": 8, "speech_frames": 64}
+    run = dataclasses.replace(
+        run,
+        data=dataclasses.replace(run.data, root=str(tmp_path / "data"), **small),
+        train=dataclasses.replace(run.train, steps=4, log_every=1),
+    )
+    records.prepare(tmp_path / "data", dialogues=24)
+    settings = evaluating.EvalConfig("digits", every=2, limit=2, modes=("text", "audio"))
+
+    def losses(name: str, evals: tuple[evaluating.EvalConfig, ...]) -> list[dict]:
+        asked: schema.Config = dataclasses.replace(run, evals=evals)
+        made = training._callbacks(asked, tmp_path / name)
+        fit.fit(asked, tmp_path / name, callbacks=made, quiet=True)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        parts = ("step", "loss", "text_speech", "text_speechless", "audio_speech", "grad_norm")
+        return [{part: json.loads(line)[part] for part in parts} for line in lines]
+
+    assert losses("asked", (settings,)) == losses("alone", ())
+    assert (tmp_path / "asked" / "eval" / "training" / "digits@4.json").exists()
+    logged = [
+        json.loads(x) for x in (tmp_path / "asked" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [line["step"] for line in logged if "digits_accuracy_audio" in line] == [2, 4]

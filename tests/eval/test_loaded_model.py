@@ -1,68 +1,24 @@
 """The model under test at toy size: batching changes nothing, words and clips keep their places."""
 
-import dataclasses
-
-import jax
 import numpy as np
 import pytest
-import sentencepiece
+import small_speaker
 
-from mvjax import files, types
-from mvjax.codec import flax_codec, mimi
-from mvjax.config import schema
 from mvjax.dialogues import speech
-from mvjax.digits import frozen_models, world
+from mvjax.digits import world
 from mvjax.eval import model as eval_model
 from mvjax.eval import switching
-from mvjax.nn import model as model_lib
 
-Q = 3
-MODEL = dataclasses.replace(
-    frozen_models.MODEL,
-    backbone=schema.BackboneConfig(width=24, layers=3, heads=2, hidden=20, context=120),
-    depformer=schema.DepformerConfig(width=12, layers=1, heads=2, hidden=14),
-    siglip=schema.SiglipConfig(width=8, layers=1, heads=2, hidden=10, patch=8, image_size=48),
-    codebooks_out=Q,
-    delays=(0, *(0, 1, 1) * 2),
-)
-CODEC = dataclasses.replace(
-    frozen_models.CODEC,
-    filters=2,
-    latent=12,
-    layers=1,
-    heads=2,
-    hidden=16,
-    code_width=4,
-    codebooks=Q,
-    stored_codebooks=Q,
-)
-FRAME = types.FRAME_SAMPLES
+MODEL, Q, FRAME = small_speaker.MODEL, small_speaker.Q, small_speaker.FRAME
 
 
 @pytest.fixture(scope="module")
 def toy() -> eval_model.LoadedModel:
-    config = schema.Config(frozen=frozen_models.FROZEN, model=MODEL, codec=CODEC)
-    params = jax.jit(model_lib.VisionSpeech(MODEL).init)(jax.random.key(0))["params"]
-    audio = jax.random.normal(jax.random.key(2), (1, FRAME))
-    codec = jax.jit(mimi.Mimi(CODEC).init)(jax.random.key(1), audio)["params"]
-    tokenizer = sentencepiece.SentencePieceProcessor(
-        model_file=str(files.resolve(frozen_models.FROZEN.tokenizer))
-    )
-    return eval_model.LoadedModel(config, params, flax_codec.FlaxCodec(codec, CODEC), tokenizer)
+    return small_speaker.loaded()
 
 
 def _pictures(n: int) -> np.ndarray:
     return np.stack([s.image for s in world.scenes("test", n, 0)])
-
-
-def test_written_answers_do_not_depend_on_the_batch(toy, monkeypatch):
-    questions = ["what digit is this", "where is it", "is it red", "what do you see", "is it a two"]
-    pictures = _pictures(5)
-    together = toy.answer_text(questions, pictures, has_image=True)
-    monkeypatch.setattr(eval_model, "BATCH_SIZE", 2)
-    assert toy.answer_text(questions, pictures, has_image=True) == together
-    blind = toy.answer_text(questions[:1] * 2, pictures[:2], has_image=False)
-    assert blind[0] == blind[1]
 
 
 def test_conversations_do_not_depend_on_the_batch_and_gates_match_the_stream(toy, monkeypatch):

@@ -1,0 +1,184 @@
+"""Evaluation of a small model: the same answers whatever the batch and the devices; kept when killed."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_speaker
+from small_speaker import exchange
+
+from mvjax.data import images
+from mvjax.eval import answering, benchmarks, generation, journal, runner
+
+ABOUT = {"about": "test"}
+
+
+def said(evaluation: runner.Evaluation) -> dict[str, list[str]]:
+    return {mode: [a.said for a in answers] for mode, answers in evaluation.answers.items()}
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return small_speaker.Noise()
+
+
+@pytest.fixture(scope="module")
+def samples(noise):
+    return noise.samples(None, 3)
+
+
+@pytest.fixture(scope="module")
+def written(noise, samples):
+    modes = ["text", "blind", "shuffled"]
+    return runner.evaluate(small_speaker.loaded(), noise, samples, modes, batch_size=3)
+
+
+def test_written_answers_do_not_depend_on_the_batch_or_the_devices(noise, samples, written):
+    for model, size in ((small_speaker.loaded(), 1), (small_speaker.on_mesh(data=4, fsdp=2), 64)):
+        other = runner.evaluate(model, noise, samples, ["text"], batch_size=size)
+        assert said(other)["text"] == said(written)["text"]
+        for name, layers in other.gates.items():
+            np.testing.assert_allclose(layers, written.gates[name], atol=2e-5)
+
+
+def test_images_are_seen_where_they_are_shown(written):
+    texts = said(written)
+    assert len({*map(tuple, texts.values())}) == 3  # the modes differ
+    assert list(written.gates) == ["image"] and len(written.gates["image"]) == 3
+    assert all(0 < gate < 1 for gate in written.gates["image"])
+
+
+def test_the_table_and_its_intervals(noise, samples, written):
+    *kinds, total = written.table
+    assert [(row["kind"], row["n"]) for row in kinds] == [("short", 5), ("long", 4)]
+    scores = [noise.score(None, text) for text in said(written)["text"]]
+    assert total["text"] == pytest.approx(np.mean(scores)) and total["chance"] is None
+    low, high = written.intervals["text"]
+    assert low <= total["text"] <= high and low < high
+
+
+def test_images_are_loaded_when_they_are_asked(noise, samples):
+    model, seen = small_speaker.loaded(), []
+    noise.loaded.clear()
+    runner.evaluate(
+        model,
+        noise,
+        samples[:6],
+        ["text"],
+        batch_size=3,
+        say=lambda text: seen.append(len(noise.loaded)),
+    )
+    assert seen[0] == 3 and seen[-1] == 6
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3, 4, 8, 9])
+def test_an_evaluation_that_was_killed_ends_as_if_it_had_not_been(noise, samples, tmp_path, lines):
+    model, path = small_speaker.loaded(), tmp_path / "noise.samples.jsonl"
+
+    def run(*, fresh=False):
+        with journal.Journal(path, ABOUT, fresh=fresh) as log:
+            return runner.evaluate(model, noise, samples, ["text"], batch_size=3, log=log)
+
+    def untimed():
+        parsed = map(json.loads, path.read_text().splitlines())
+        return [{**line, "seconds": None} for line in parsed]
+
+    want, kept = run(), untimed()
+    text = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(text[:lines]) + (text[lines][:25] if lines < len(text) else b""))
+    got = run()
+    assert untimed() == kept
+    assert (got.table, got.intervals, got.gates) == (want.table, want.intervals, want.gates)
+
+
+def test_a_first_look_is_part_of_the_whole(noise, tmp_path, monkeypatch):
+    model, path = small_speaker.loaded(), tmp_path / "noise.samples.jsonl"
+    asked = []
+    real = answering.Answerer.answer
+    monkeypatch.setattr(
+        answering.Answerer,
+        "answer",
+        lambda self, batch, rows: asked.append(len(batch)) or real(self, batch, rows),
+    )
+    for limit in (3, None):
+        with journal.Journal(path, ABOUT) as log:
+            runner.evaluate(model, noise, noise.samples(limit, 3), ["text"], batch_size=3, log=log)
+    assert sum(asked) == len(small_speaker.QUESTIONS)
+
+
+def test_choices_are_scored_by_their_likelihood_per_token(noise):
+    model = small_speaker.loaded()
+    choices = ("red", "the digit is seven", "at the top left")
+    asked = [dataclasses.replace(noise.sample(i, 3), choices=choices[: 3 - i]) for i in range(2)]
+    found = runner.evaluate(model, noise, asked, ["text"], batch_size=1)
+    answerer = answering.Answerer(model, noise.protocol)
+
+    @jax.jit
+    def forward(ids, pixels):
+        return model.model.apply({"params": model.params}, ids, pixels, depth_codebooks=0)
+
+    for sample, answer in zip(asked, found.answers["text"], strict=True):
+        prepared = answerer.prepare(sample, spoken=False)
+        picture = images.normalize(images.resize_square(sample.image(), 48))
+        want = []
+        for choice in prepared.choices:
+            ids = np.full((1, 1, 32), -1, np.int32)
+            ids[0, 0, : len(prepared.tokens) + len(choice)] = [*prepared.tokens, *choice]
+            text_logits = forward(jnp.asarray(ids), jnp.asarray(picture[None])).text_logits
+            at = len(prepared.tokens) + np.arange(len(choice))
+            want.append(float(np.mean(np.asarray(jax.nn.log_softmax(text_logits[0]))[at, choice])))
+        assert answer.said == sample.choices[int(np.argmax(want))]
+        (got,) = answerer.answer([(prepared, sample.image)], 1)
+        np.testing.assert_allclose(got.log_likelihoods, want, atol=2e-5)
+
+
+def test_modes_that_a_benchmark_lacks_are_refused(noise, samples):
+    class Written(small_speaker.Noise):
+        modes = ("text",)
+
+    with pytest.raises(ValueError, match="noise: expected modes among text, got blind, audio"):
+        runner.check_modes(Written(), ["blind", "text", "audio"])
+
+
+@pytest.mark.slow
+def test_spoken_answers_do_not_depend_on_the_batch_or_the_devices(noise):
+    """Also 64 at a time, more than there are samples; conversations of three lengths, some continued."""
+    before = ([], [exchange("off-topic")], [exchange("image", spoken=True)] * 3)
+    asked = [dataclasses.replace(noise.sample(i, 3), before=before[i % 3]) for i in range(9)]
+    model, modes = small_speaker.loaded(), ["audio"]
+    want = runner.evaluate(model, noise, asked, modes, batch_size=64, keep_spoken=9)
+    assert set(want.gates) <= {"image", "off-topic", "silence"} and "silence" in want.gates
+    others = (
+        (model, 1),
+        (model, 7),
+        (small_speaker.on_mesh(data=8), 64),
+        (small_speaker.on_mesh(data=2, fsdp=2, tensor=2), 7),
+    )
+    for other, size in others:
+        got = runner.evaluate(other, noise, asked, modes, batch_size=size, keep_spoken=9)
+        assert said(got) == said(want)
+        for name, conversation in want.spoken.items():
+            for ours, theirs in zip(conversation.streams, got.spoken[name].streams, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_only_the_last_row_of_a_batch_is_copied_to_fill_it(noise, samples, monkeypatch):
+    asked = []
+
+    def write(self, prompts, lengths, images, *, max_tokens):
+        asked.append(lengths.tolist())
+        assert len(images) == len(prompts) == 4
+        ids = np.full((4, max_tokens), -1, np.int32)
+        return generation.WrittenAnswers(ids, np.zeros((4, prompts.shape[1] + max_tokens, 3)))
+
+    monkeypatch.setattr(generation.Generator, "write", write)
+    same = [dataclasses.replace(samples[0], id=str(i)) for i in range(6)]
+    runner.evaluate(small_speaker.loaded(), noise, same, ["text"], batch_size=4)
+    assert [len(row) for row in asked] == [4, 4] and len({n for row in asked for n in row}) == 1
+
+
+def test_a_mode_is_one_of_the_protocol():
+    assert set(small_speaker.Noise.modes) == set(benchmarks.MODES)
