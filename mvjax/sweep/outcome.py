@@ -63,8 +63,9 @@ def evaluated(run: trials.TrialRun, asked: study_lib.Asked) -> bool:
     result = scores(run, asked)
     if result is None:
         return False
-    limit = result.get("limit", asked.limit)
-    same = result.get("step") == run.config.train.steps and limit == asked.limit
+    if "limit" not in result:  # of an earlier version
+        return False
+    same = result["step"] == run.config.train.steps and result["limit"] == asked.limit
     return same and all(prompt in result["table"][-1] for prompt in asked.prompts)
 
 
