@@ -94,7 +94,7 @@ def test_questions_are_scored(root):
 
     assert score("vqav2", 0, "The red!") == 1 and score("vqav2", 0, "blue") == pytest.approx(0.6)
     assert score("vqav2", 1, "Two") == 0  # people agree: nothing is normalized
-    assert score("tallyqa", 1, "Four") == 1 and score("tallyqa", 1, "four cats") == 0
+    assert score("tallyqa", 1, " Four\n") == 1 and score("tallyqa", 1, "four cats") == 0
     assert score("docvqa", 0, "jan 8") == 1 and score("docvqa", 0, "1/8/94") == pytest.approx(5 / 6)
     assert score("mmlu", 0, "A poodle") == 1 and score("mmlu", 0, "Ice") == 0
 

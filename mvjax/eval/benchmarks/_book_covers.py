@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mvjax.data.ingest import items, ocr_vqa
+from mvjax.data.ingest import items, ocr_vqa, templates
 from mvjax.eval import benchmarks, metrics
 from mvjax.eval.benchmarks import _public
 from mvjax.eval.scoring import exact
@@ -22,8 +22,7 @@ class BookCovers(benchmarks.Benchmark):
 
     def score(self, sample: Any, said: str) -> float:
         """Exact match, in any case, as big_vision's."""
-        self._truths: dict[str, str]
-        return exact.any_case(said, sample.truth)
+        return exact.any_case(templates.tidy(said), sample.truth)
 
     def summary(self, answers: Sequence[metrics.ScoredAnswer]) -> metrics.Summary:
         """Exact match; the row OURS ignores punctuation and spaces, of which speech has none."""
@@ -42,7 +41,7 @@ class BookCovers(benchmarks.Benchmark):
 
     def known(self, samples: Sequence[benchmarks.Sample]) -> Sequence[benchmarks.Sample]:
         """Remembers the answers, for `summary`, and returns the samples."""
-        self._truths = {sample.id: sample.truth for sample in samples}
+        self._truths: dict[str, str] = {sample.id: sample.truth for sample in samples}
         return samples
 
 

@@ -48,7 +48,7 @@ class DocVqa(benchmarks.Benchmark):
 
     def score(self, sample: Any, said: str) -> float:
         """ANLS of one answer."""
-        return anls.best(said, sample.truth)
+        return anls.best(templates.tidy(said), sample.truth)
 
 
 def _from_json(source: Path, skips: items.SkippedItems) -> list[benchmarks.Sample]:

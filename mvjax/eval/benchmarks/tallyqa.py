@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvjax.data.ingest import tallyqa
+from mvjax.data.ingest import tallyqa, templates
 from mvjax.eval import benchmarks
 from mvjax.eval.benchmarks import _public
 from mvjax.eval.scoring import exact
@@ -53,4 +53,4 @@ class TallyQa(benchmarks.Benchmark):
 
     def score(self, sample: Any, said: str) -> float:
         """Exact match of numbers."""
-        return exact.number(said, sample.truth)
+        return exact.number(templates.tidy(said), sample.truth)
