@@ -41,11 +41,15 @@ class Summary(NamedTuple):
 
 
 def summary(
-    answers: Sequence[ScoredAnswer], *, overall: Literal["kinds", "samples"] = "samples"
+    answers: Sequence[ScoredAnswer],
+    *,
+    overall: Literal["kinds", "samples"] = "samples",
+    at_most_one: bool = True,
 ) -> Summary:
     """Mean score of each kind, and of the kinds or of all samples.
 
-    The interval is Wilson's if every score is 0 or 1, else a bootstrap's over the samples of each kind.
+    The interval is Wilson's if every score is 0 or 1, and no score may exceed 1; else a bootstrap's over the
+    samples of each kind.
     """
     scores = _scores(answers)
     kinds = {kind: float(np.mean(values)) for kind, values in scores.items()}
@@ -54,7 +58,7 @@ def summary(
     counts = [len(values) for values in scores.values()]
     even, every = overall == "kinds", np.concatenate(list(scores.values()))
     mean = float(np.mean(list(kinds.values()) if even else every))
-    if np.isin(every, (0.0, 1.0)).all():
+    if at_most_one and np.isin(every, (0.0, 1.0)).all():
         return Summary(kinds, mean, interval(mean, counts if even else [sum(counts)]))
     rng = np.random.default_rng(0)
     parts = list(scores.values()) if even else [every]
@@ -130,9 +134,9 @@ def _resampled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `table` (all with the same keys) as aligned text, accuracies in percent."""
-    head = list(rows[0])
-    lines = [head, *([_cell(row[key]) for key in head] for row in rows)]
+    """The rows of `table` as aligned text, accuracies in percent; what a row lacks is a dash."""
+    head = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [head, *([_cell(row.get(key)) for key in head] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
     return "\n".join("  ".join(cells).rstrip() for cells in aligned)

@@ -79,7 +79,7 @@ def text(evaluation: runner.Evaluation, asked: Asked) -> str:
     return "\n".join(
         [
             metrics.text_table(evaluation.table),
-            f"{asked.benchmark.metric}, percent; 95% intervals over {of} {count} samples: {intervals}",
+            f"{asked.benchmark.metric} x 100; 95% intervals over {of} {count} samples: {intervals}",
             f"protocol: greedy; written: template {p.template!r}, at most {p.max_tokens} tokens; spoken:"
             f" lead-in {p.lead_in:g} s (greeting {p.greeting}), answer from the {p.answer_from}, within"
             f" {p.tail:g} s; seed {asked.seed}",

@@ -132,6 +132,23 @@ def test_both_directions_of_context_switching(root):
     assert last[5].question == "What do you see?" and last[5].answer == "A 1 men ride."
 
 
+def test_intervals_of_context_switching_are_over_questions(root):
+    benchmark = made("mmlu", root)
+    samples = benchmark.samples(None, 0)
+    said = [s.truth if s.id.startswith("mmlu-animals") else "" for s in samples]
+    summary = benchmark.summary(answered(benchmark, samples, said))
+    assert summary.overall == 0.5 and summary.kinds["after 3"] == 0.5
+    assert summary.interval == metrics.interval(0.5, [2])
+    benchmark = made("coco_after_talk", root)
+    samples = benchmark.samples(None, 0)
+    summary = benchmark.summary(answered(benchmark, samples, [""] * len(samples)))
+    assert (summary.overall, summary.interval) == (0, (0, 0))  # CIDEr has no Wilson's interval
+    rows = metrics.table({"text": answered(benchmark, samples, [""] * 18)}, {"text": summary})
+    for row in rows[:-1]:
+        row |= benchmark.columns(row["kind"])
+    assert metrics.text_table(rows).splitlines()[-1].split() == ["all", "18", "0.0", "-", "-"]
+
+
 def test_documents_and_questions_as_tables(root, tmp_path):
     public_data.docvqa_hub(tmp_path)
     tables, files = (made("docvqa", at).samples(None, 0) for at in (tmp_path, root))

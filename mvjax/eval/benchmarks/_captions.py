@@ -36,7 +36,11 @@ class Captions(benchmarks.Benchmark):
         references = [self._references[n] for n in ids]
         found = cider.scores(words, references, corpus=list(self._references.values()))
         scored = [dataclasses.replace(a, score=s) for a, s in zip(answers, found, strict=True)]
-        return metrics.summary(scored, overall=self.overall)
+        return self.summarized(scored)
+
+    def summarized(self, scored: Sequence[metrics.ScoredAnswer]) -> metrics.Summary:
+        """Means of the images' scores."""
+        return metrics.summary(scored, overall=self.overall, at_most_one=False)
 
     def captioned(self) -> list[coco.CaptionedImage]:
         """Reads the split."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mvjax.eval import benchmarks
+from mvjax.eval import benchmarks, metrics
 
 TURNS = (0, 1, 2, 3, 5, 10)  # as in the paper's Figure 5
 
@@ -21,6 +21,21 @@ def kind(turns: int) -> str:
 def columns(kind: str, direction: Literal["image to other", "other to image"]) -> dict[str, Any]:
     """The columns of a kind's row."""
     return {"direction": direction, "turns": int(kind.removeprefix("after "))}
+
+
+def summary(scored: Sequence[metrics.ScoredAnswer], *, at_most_one: bool = True) -> metrics.Summary:
+    """Means of each kind, and theirs; the interval is over questions, each asked after every prefix."""
+    asked: dict[str, list[float]] = {}
+    for answer in scored:
+        assert answer.score is not None
+        asked.setdefault(answer.id.rpartition("-after-")[0], []).append(answer.score)
+    means = [
+        metrics.ScoredAnswer(name, "question", "", "", float(np.mean(scores)))
+        for name, scores in asked.items()
+    ]
+    interval = metrics.summary(means, at_most_one=at_most_one).interval
+    by_kind = metrics.summary(scored, overall="kinds", at_most_one=at_most_one)
+    return by_kind._replace(interval=interval)
 
 
 def questions(limit: int | None) -> int | None:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from mvjax.eval import benchmarks
+from mvjax.eval import benchmarks, metrics
 from mvjax.eval.benchmarks import _captions, _prefixes
 
 
@@ -38,6 +38,10 @@ class CocoAfterTalk(_captions.WrittenCaptions):
             for turns in _prefixes.TURNS
         ]
         return self.known(samples[:limit])
+
+    def summarized(self, scored: Sequence[metrics.ScoredAnswer]) -> metrics.Summary:
+        """As `_prefixes.summary`."""
+        return _prefixes.summary(scored, at_most_one=False)
 
     def columns(self, kind: str) -> dict[str, Any]:
         """Direction and number of turns."""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mvjax.data.ingest import coco, sources, templates
-from mvjax.eval import benchmarks
+from mvjax.eval import benchmarks, metrics
 from mvjax.eval.benchmarks import _prefixes, _public, vqav2
 
 _GET = "unpack data.tar of MMLU (github.com/hendrycks/test), or download cais/mmlu, into ROOT/mmlu"
@@ -77,6 +77,10 @@ class Mmlu(benchmarks.Benchmark):
     def score(self, sample: Any, said: str) -> float:
         """1 for the right choice."""
         return float(said == sample.truth)
+
+    def summary(self, answers: Sequence[metrics.ScoredAnswer]) -> metrics.Summary:
+        """As `_prefixes.summary`."""
+        return _prefixes.summary(answers)
 
     def chance(self, kind: str) -> float:
         """A guess."""
