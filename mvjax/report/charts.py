@@ -50,9 +50,17 @@ class Spot(NamedTuple):
 
 
 def ranking(
-    rows: Sequence[Dots], *, label: str, baseline: str | None, guessing: float | None = None
+    rows: Sequence[Dots],
+    *,
+    label: str,
+    baseline: str | None,
+    guessing: float | None = None,
+    most: float | None = None,
 ) -> Chart:
-    """One row a trial: each mode's mean with its interval, and every seed as a small ring."""
+    """One row a trial: each mode's mean with its interval, and every seed as a small ring.
+
+    `most` is the largest possible score, where the axis ends, as it does at 0.
+    """
     modes = list(dict.fromkeys(mode for row in rows for mode in row.modes))
 
     def draw(figure: Any, width: float) -> None:
@@ -85,7 +93,7 @@ def ranking(
         names = [row.name if row.name != baseline else f"{row.name} *" for row in rows]
         size = 9 if width == plots.WIDE else 6.5
         axes.set_yticks(range(len(rows))[::-1], names, fontsize=size)
-        axes.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4))
+        axes.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4), xlim=_within(axes.get_xlim(), most))
         figure.legend(frameon=False, ncols=4, loc="outside upper left")
 
     height = 1.1 + 0.36 * len(rows)
@@ -123,8 +131,9 @@ def curves(
     x_label: str,
     y_label: str,
     guessing: float | None = None,
+    most: float | None = None,
 ) -> Chart:
-    """Lines with 95% intervals, one panel each; single seeds as small rings."""
+    """Lines with 95% intervals, one panel each; single seeds as small rings; `most` as in `ranking`."""
     names = list(dict.fromkeys(one.name for series in panels.values() for one in series))
     every = [one for series in panels.values() for one in series]
     xs = sorted({x for one in every for x in one.x})
@@ -139,6 +148,7 @@ def curves(
                 aside = (k - (len(names) - 1) / 2) * 0.008 * (xs[-1] - xs[0])
                 _draw_line(axes, one, k, label=shown, aside=aside if len(series) > _CROWD else 0.0)
             _scale(axes, xs)
+            axes.set_ylim(_within(axes.get_ylim(), most))
             axes.set_title(title, fontsize=9, color=plots.INK)
             first = i == 0 or width < _NARROW_WIDTH
             axes.set(xlabel=x_label, ylabel=y_label if first else "")
@@ -219,6 +229,14 @@ def _panels(
 
 def _labels(figure: Any) -> set[str]:
     return {text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]}
+
+
+def _within(ends: tuple[float, float], most: float | None) -> tuple[float, float]:
+    """An axis no longer than scores are possible, with room for markers."""
+    if most is None:
+        return ends
+    room = 0.02 * most
+    return max(ends[0], -room), min(ends[1], most + room)
 
 
 def _scale(axes: Any, xs: Sequence[float]) -> None:

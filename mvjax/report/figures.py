@@ -46,6 +46,7 @@ def ranking(
             label=f"{benchmark} {metric}, %",
             baseline=outcomes.study.baseline,
             guessing=_guessing(outcomes, benchmark),
+            most=_most(outcomes, benchmark),
         ),
         alt=f"{benchmark}, percent: {words}",
         caption=_SPREAD + vertical,
@@ -115,6 +116,7 @@ def curve(
             x_label=outcomes.study.x_label,
             y_label=f"{metric}, %",
             guessing=_guessing(outcomes, benchmark),
+            most=_most(outcomes, benchmark),
         ),
         alt=f"{benchmark} over {outcomes.study.x_label}: " + _in_words(panels),
         caption=_SPREAD,
@@ -132,7 +134,9 @@ def switches(outcomes: outcomes_lib.Outcomes, benchmark: str, mode: str) -> list
         }
         if panels:
             y_label = "relative score" if relative else f"{mode} score, %"
-            chart = charts.curves(panels, x_label="exchanges before the question", y_label=y_label)
+            most = None if relative else _most(outcomes, benchmark)
+            label = "exchanges before the question"
+            chart = charts.curves(panels, x_label=label, y_label=y_label, most=most)
             name = f"{benchmark}-{mode}-{'relative' if relative else 'absolute'}"
             caption = _RELATIVE if relative else f"The {mode} scores themselves."
             alt = f"{benchmark}, {mode}, {y_label}: {_in_words(panels)}"
@@ -197,6 +201,12 @@ def _relative(
     else:
         bases = dict.fromkeys(scores, scores[min(scores)] if scores else None)
     return {turns: score / base for turns, score in scores.items() if (base := bases[turns])}
+
+
+def _most(outcomes: outcomes_lib.Outcomes, benchmark: str) -> float | None:
+    """The largest possible score in percent; None if it is not 100."""
+    metric = outcomes.result(benchmark).get("metric", "accuracy")
+    return 100.0 if metric.endswith("accuracy") else None
 
 
 def _guessing(outcomes: outcomes_lib.Outcomes, benchmark: str) -> float | None:
