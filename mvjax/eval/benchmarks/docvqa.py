@@ -29,7 +29,7 @@ _GET = (
 class _Question(msgspec.Struct):
     questionId: str
     question: str
-    answers: list[str]
+    answers: list[str] | None
 
 
 class DocVqa(benchmarks.Benchmark):
@@ -72,7 +72,7 @@ def _from_tables(source: Path, skips: items.SkippedItems) -> list[benchmarks.Sam
     paths = sources.the_files(source, "DocVQA/validation-*.parquet", "validation-*.parquet")
     samples = []
     for place, question in sources.parquet_rows(paths, _Question, skips):
-        answers = [answer for answer in map(templates.tidy, question.answers) if answer]
+        answers = [answer for answer in map(templates.tidy, question.answers or ()) if answer]
         if not answers:
             skips.add(place, "no answer")
             continue
