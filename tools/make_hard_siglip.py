@@ -6,7 +6,8 @@ The digits world's own encoder (`make_tiny_siglip.py`) has seen one digit an ima
 four. This one is of the same size and learns two things: each patch token tells what its corner shows
 (digit or none, colour and place, read linearly off it; the scan off a corner's mean); and a learned query
 for each digit, colour and place finds its corner by a softmax over the tokens, as cross-attention will.
-Scored by linear probes of the tokens of each corner on held-out digits, beside the digits world's encoder.
+Scored by linear probes of the tokens of each corner on held-out digits, beside the digits world's encoder,
+and by the share of questions of `digits-hard` for which the probes read all that is needed: the ceiling.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mvjax.config import schema
 from mvjax.data import images as images_lib
 from mvjax.digits import frozen_models
 from mvjax.digits import world as easy
-from mvjax.digits.hard import world
+from mvjax.digits.hard import talk, world
 from mvjax.nn import siglip
 from mvjax.weights import big_vision
 
@@ -37,6 +38,7 @@ ENCODER: schema.SiglipConfig = frozen_models.MODEL.siglip
 COPIES = 36  # glyphs prepared of each train scan, on average
 # values of each attribute; the class of a corner without a digit is the next number
 NONE = {"digit": len(easy.DIGITS), "colour": len(easy.COLOURS), "place": len(world.PLACES)}
+_WHITE = [*easy.COLOURS].index(world.WHITE)
 SIDE = ENCODER.image_size // ENCODER.patch // 2  # patches along a corner
 
 
@@ -89,7 +91,7 @@ def main() -> None:
     shipped = big_vision.load_siglip(frozen_models.FROZEN.siglip, ENCODER)
     for name, tower in (("this encoder", params), ("the digits world's", shipped)):
         row = probe(tower, args.seed)
-        print(f"{name:20}" + "".join(f"{fact} {share:.2%}  " for fact, share in row.items()))
+        print(f"{name:20}" + "".join(f"{fact} {share:.1%}  " for fact, share in row.items()))
     big_vision.save_siglip(args.out, params)
     print(f"wrote {args.out}: {args.out.stat().st_size / 1e6:.2f} MB")
 
@@ -132,22 +134,40 @@ def train(steps: int, seed: int) -> dict:
 
 
 def probe(params: dict, seed: int) -> dict[str, float]:
-    """Returns the accuracy on held-out digits of linear probes of each corner's mean token."""
+    """Returns how well linear probes of each corner's mean token read held-out digits.
+
+    By attribute, the accuracy over corners with a digit; "no digit", over the others; by kind of question,
+    the share of scenes of which all is read that the answer needs: the corners of the digits in question
+    (of all digits for `sum`), or which corners have digits (`count`).
+    """
     train_x, train_y = _corner_tokens(params, world.scenes("train", 3000, seed))
-    test_x, test_y = _corner_tokens(params, world.scenes("test", 1500, seed))
-    row = {}
-    for i, (fact, none) in enumerate(NONE.items()):
-        right = [
-            make_tiny_siglip.fit_probe(train_x[:, q], train_y[:, q, i], none + 1, attend=False)(
-                test_x[:, q]
-            ).argmax(-1)
-            == test_y[:, q, i]
+    probes = {
+        (i, q): make_tiny_siglip.fit_probe(train_x[:, q], train_y[:, q, i], none + 1, attend=False)
+        for i, none in enumerate(NONE.values())
+        for q in range(len(world.PLACES))
+    }
+
+    def read(scenes: list[world.Scene]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what the probes read and what is true [scenes, 4, 3]."""
+        x, y = _corner_tokens(params, scenes)
+        found = [
+            [np.asarray(probes[i, q](x[:, q])).argmax(-1) for i in range(len(NONE))]
             for q in range(len(world.PLACES))
         ]
-        right, known = np.stack(right, 1), test_y[:, :, 0] < NONE["digit"]
-        row[fact] = float(right[known].mean())
-        if fact == "digit":
-            row["no digit"] = float(right[~known].mean())
+        return np.moveaxis(np.array(found), 2, 0), y
+
+    found, y = read(world.scenes("test", 1500, seed))
+    shown = y[:, :, 0] < NONE["digit"]
+    row = {name: float((found == y)[shown][:, i].mean()) for i, name in enumerate(NONE)}
+    row["no digit"] = float((found == y)[~shown][:, 0].mean())
+    for kind in talk.KINDS:
+        scenes = [talk.scene(kind, "test", seed, i) for i in range(500)]
+        found, y = read(scenes)
+        right, shown = (found == y)[:, :, :2].all(-1), y[:, :, 0] < NONE["digit"]
+        needed = {"sum": shown, "refer": shown, "beside": shown}.get(kind, y[:, :, 1] == _WHITE)
+        if kind == "count":
+            right, needed = (found[:, :, 0] < NONE["digit"]) == shown, np.ones_like(shown)
+        row[f"[{kind}]"] = float((right | ~needed).all(1).mean())
     return row
 
 

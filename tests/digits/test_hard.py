@@ -10,7 +10,7 @@ from mvjax.digits import world as easy_world
 from mvjax.digits.hard import benchmark, switch, talk, world
 
 ITEMS = (
-    world.Item(7, "red", "top left"),
+    world.Item(7, "white", "top left"),
     world.Item(4, "blue", "top right"),
     world.Item(2, "green", "bottom left"),
 )
@@ -40,12 +40,14 @@ def test_every_digit_color_and_place_names_at_most_one_digit_of_a_scene():
     assert set(counts) == set(world.COUNTS) and min(counts.values()) > 120
     with pytest.raises(ValueError, match=r"different digits .*\[7, 7\]"):
         world.Facts((ITEMS[0], world.Item(7, "blue", "top right")))
+    with pytest.raises(ValueError, match="one white digit, got none"):
+        world.Facts(ITEMS[1:])
 
 
 def test_a_question_names_one_digit_and_never_what_it_asks_for():
     """The digit is found again from the words of the question alone."""
     rng = np.random.default_rng(1)
-    for kind in ("digit", "colour", "place", "misleading", "yesno"):
+    for kind in ("digit", "place", "misleading", "yesno", "refer"):
         for _ in range(100):
             facts = world.random_facts(rng)
             question = talk.ask(kind, facts, rng)
@@ -53,6 +55,7 @@ def test_a_question_names_one_digit_and_never_what_it_asks_for():
             named -= {question.asked}
             meant = [item for item in facts.items if named & _values(item)]
             assert len(named) == len(meant) == 1, question
+            assert (meant[0] == facts.white) == (kind != "refer")
             assert question.right in _values(meant[0]) - named and question.true == _values(
                 meant[0]
             )
@@ -122,14 +125,16 @@ def test_sums_are_equally_frequent_and_counts_count_no_scribble():
 
 def test_the_benchmarks_samples_are_theirs_whatever_the_limit_and_hold_no_image():
     made = benchmark.HardDigitsBenchmark()
-    few, more = made.samples(9, 1), made.samples(17, 1)
+    few, more = made.samples(9, 1), made.samples(18, 1)
     assert [s.id for s in few] == [s.id for s in more[:9]]
-    assert collections.Counter(s.kind for s in few)["digit"] == 2
-    image = few[0].image
+    assert [s.kind for s in few] == list(benchmark.KINDS)
+    image, back = few[0].image, few[-1]
     assert image is not None
     np.testing.assert_array_equal(image(), talk.scene("digit", "test", 1, 0).image)
     assert all(made.score(s, talk.answer(s.truth, np.random.default_rng(0))) == 1 for s in more)
-    assert len(made.samples(None, 1)) == 48 * len(talk.KINDS)
+    assert [exchange.topic for exchange in back.before] == ["image", "off-topic", "off-topic"]
+    assert back.before[0].question.startswith(("how many", "count"))  # which tells no other answer
+    assert all(not s.before for s in few[:-1])
 
 
 def test_switching_asks_the_same_after_more_turns_which_end_alike():
@@ -179,5 +184,6 @@ def _guess(question: talk.HardQuestion, rng: np.random.Generator) -> str:
         return "the number is nine"
     named, _ = easy_talk.mentions(question.text.split())
     about = easy_talk.attribute_of(question.right)
+    named |= {world.WHITE} if question.kind == "refer" else set()
     value = easy_talk.pick(rng, [v for v in talk.VALUES[about] if v not in named])
     return f"it is not {question.asked} it is {value}" if question.asked else f"it is {value}"

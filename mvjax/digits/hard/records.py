@@ -26,20 +26,20 @@ from mvjax.weights import mimi
 VISUAL, TEXT, SMALL_TALK = "visual", "text", "small_talk"
 
 _QUESTIONS = 2  # about a picture; with their answers they fill the rows of the recipe
-_TEXTS = 8  # written dialogues for each spoken one
+_TEXTS = 10  # written dialogues for each spoken one
 _STREAMS = {VISUAL: 0, TEXT: 1, SMALL_TALK: 2}  # of random numbers
 
 
 def prepare(
     root: Path,
     *,
-    dialogues: int = 600,
+    dialogues: int = 400,
     seed: int = 0,
     speak: records.Speak = speech.speak,
     encode: records.Encode | None = None,
     progress: records.Progress | None = None,
 ) -> None:
-    """Writes visual (`dialogues` of them), text (8 times as many) and small_talk (a fifth).
+    """Writes visual (`dialogues` of them), text (10 times as many) and small_talk (a fifth).
 
     `encode` is the shipped tiny Mimi unless given; `progress` prints a line now and then.
     """

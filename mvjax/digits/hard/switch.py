@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from mvjax import types
-from mvjax.dialogues import speech
 from mvjax.digits import talk as easy_talk
 from mvjax.digits import voices
-from mvjax.digits.hard import benchmark, talk, world
+from mvjax.digits.hard import benchmark, talk
 from mvjax.eval import benchmarks
 
 TURNS = (0, 1, 2, 3, 5, 7, 10)  # exchanges before the question
@@ -71,11 +70,12 @@ def _sample(topic: str, turns: int, seed: int, n: int) -> benchmarks.Sample:
     truth: Any
     if topic == "other":
         prompt, truth = easy_talk.small_exchange(rng, chat=False)
-        before = [_about_image(scene.facts, rng, voice) for _ in range(max(TURNS))]
+        kinds = [easy_talk.pick(rng, talk.possible(scene.facts)) for _ in range(max(TURNS))]
+        before = [benchmark.about_image(kind, scene.facts, rng, voice) for kind in kinds]
     else:
         truth = talk.ask(kind, scene.facts, rng)
         prompt = truth.text
-        before = [_off_topic(rng, voice) for _ in range(max(TURNS))]
+        before = [benchmark.off_topic(rng, voice) for _ in range(max(TURNS))]
     late = int(rng.integers(types.FRAME_SAMPLES))
     return benchmarks.Sample(
         id=f"{topic}-{scene.id}-{turns}",
@@ -88,33 +88,3 @@ def _sample(topic: str, turns: int, seed: int, n: int) -> benchmarks.Sample:
         topic="image" if topic == "image" else "off-topic",
         before=tuple(before[len(before) - turns :]),
     )
-
-
-def _about_image(
-    facts: world.Facts, rng: np.random.Generator, voice: speech.Voice
-) -> benchmarks.Exchange:
-    kind = easy_talk.pick(rng, talk.possible(facts))
-    asked, answered = talk.exchange(kind, facts, rng)
-    return exchange("image", asked.text, answered.text, voice)
-
-
-def _off_topic(rng: np.random.Generator, voice: speech.Voice) -> benchmarks.Exchange:
-    return exchange("off-topic", *easy_talk.small_exchange(rng), voice)
-
-
-def exchange(
-    topic: benchmarks.Topic, question: str, answer: str, voice: speech.Voice
-) -> benchmarks.Exchange:
-    """A question in a voice, and the answer that the assistant is made to give."""
-    return benchmarks.Exchange(
-        topic=topic,
-        question=question,
-        answer=answer,
-        speech=functools.partial(benchmark.spoken, question, voice, 0),
-        answer_speech=functools.partial(_answered, answer),
-    )
-
-
-def _answered(text: str) -> benchmarks.SpokenAnswer:
-    said = speech.speak(text, voices.ASSISTANT)
-    return benchmarks.SpokenAnswer(said.samples, said.words)

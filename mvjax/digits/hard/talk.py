@@ -1,15 +1,16 @@
 """Questions about several digits: drawn from a numpy Generator, answered and scored.
 
-    digit       what digit is red                       the digit is seven
-    colour      what colour is the seven                its colour is red
-    place       where is the red digit                  you find it at the top left
-    misleading  why is the seven blue                   it is not blue it is red
-    yesno       is the digit at the top left a four     it is a seven so no
+    digit       what digit is white                     the digit is seven
+    place       where is the white digit                you find it at the top left
+    yesno       is the white digit a four               it is a seven so no
+    misleading  why is the white digit a four           it is not a four it is a seven
+    refer       what colour is the two                  its colour is red
     beside      which digit is left of the seven        the number is four
     count       how many digits do you see              the number is three
     sum         what do the digits make                 the number is nine
 
-A question about one digit refers to it by another attribute than the one in question.
+The first four are about the white digit, which they need not look for in the question. `refer` is about
+one of the others, named by a digit, a colour or a place, and asks for another of the three.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from mvjax.digits import wordings as easy_wordings
 from mvjax.digits import world as easy_world
 from mvjax.digits.hard import wordings, world
 
-Kind = Literal["digit", "colour", "place", "misleading", "yesno", "beside", "count", "sum"]
+Kind = Literal["digit", "place", "yesno", "misleading", "refer", "beside", "count", "sum"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 VALUES = {**talk.VALUES, "place": world.PLACES}
@@ -76,22 +77,21 @@ def ask(kind: Kind, facts: world.Facts, rng: np.random.Generator) -> HardQuestio
         refer = _refer(item, talk.pick(rng, talk.ATTRIBUTES), rng)
         text = talk.pick(rng, wordings.BESIDE).format(side=side, R=refer)
         return HardQuestion(kind, text, value(other, "digit"), true=_values(other))
-    item = talk.pick(rng, facts.items)
-    about = kind if kind in talk.ATTRIBUTES else talk.pick(rng, talk.ATTRIBUTES)
-    by = talk.pick(rng, [name for name in talk.ATTRIBUTES if name != about])
+    if kind == "refer":
+        item = talk.pick(rng, [item for item in facts.items if item != facts.white])
+        about = talk.pick(rng, talk.ATTRIBUTES)
+        by = talk.pick(rng, [name for name in talk.ATTRIBUTES if name != about])
+    else:
+        item, by = facts.white, "colour"
+        about = kind if kind in talk.ATTRIBUTES else talk.pick(rng, ("digit", "place"))
     right, asked = value(item, about), ""
-    if kind not in talk.ATTRIBUTES:
+    table = {"digit": wordings.DIGIT[by], "colour": wordings.COLOUR, "place": wordings.PLACE}[about]
+    if kind in ("yesno", "misleading"):
+        table = wordings.YESNO if kind == "yesno" else wordings.MISLEADING
         asked = talk.pick(rng, [v for v in VALUES[about] if v != right])
         if kind == "yesno" and rng.random() < 0.5:
             asked = right
-    tables = {
-        "digit": wordings.DIGIT.get(by, ()),
-        "colour": wordings.COLOUR,
-        "place": wordings.PLACE,
-        "yesno": wordings.YESNO,
-        "misleading": wordings.MISLEADING,
-    }
-    text = talk.pick(rng, tables[kind]).format(
+    text = talk.pick(rng, table).format(
         R=_refer(item, by, rng),
         name=value(item, by),
         Y=talk.in_sentence(value(item, by)),
@@ -105,9 +105,12 @@ def answer(question: HardQuestion, rng: np.random.Generator) -> str:
     form: str = question.kind
     if form == "yesno":
         form = "yes" if question.asked == question.right else "no"
-    elif form in ("beside", "count", "sum"):
+    elif form == "refer":
+        form = talk.attribute_of(question.right)
+    elif form == "beside":
         form = "digit"
-    return talk.pick(rng, easy_wordings.ANSWERS[form]).format(
+    table = easy_wordings.ANSWERS.get(form, wordings.NUMBER)
+    return talk.pick(rng, table).format(
         name=question.right,
         X=talk.in_sentence(question.asked) if question.asked else "",
         Y=talk.in_sentence(question.right),
@@ -151,14 +154,18 @@ def score(question: HardQuestion, answer_text: str) -> bool:
 
 def chance(kind: str) -> float:
     """The best a guesser can expect who hears the question and does not see the picture."""
-    sizes = {attribute: len(values) for attribute, values in VALUES.items()}
-    if kind in sizes:
-        return 1 / sizes[kind]
-    if kind == "misleading":  # one value is ruled out by the question
-        return float(np.mean([1 / (size - 1) for size in sizes.values()]))
-    if kind == "beside":  # one digit is ruled out where the question names one
-        return float(np.mean([1 / (sizes["digit"] - 1), *[1 / sizes["digit"]] * 2]))
-    return {"yesno": 1 / 2, "count": 1 / len(world.COUNTS), "sum": 1 / len(TOTALS)}[kind]
+    digits, places, colours = len(easy_world.DIGITS), len(world.PLACES), len(easy_world.COLOURS)
+    each = {
+        "digit": [digits],
+        "place": [places],
+        "yesno": [2],
+        "misleading": [digits - 1, places - 1],  # one value is ruled out by the question
+        "refer": [digits, places, colours - 1],  # it is never about the white digit
+        "beside": [digits - 1, digits, digits],  # one is ruled out where the question names a digit
+        "count": [len(world.COUNTS)],
+        "sum": [len(TOTALS)],
+    }
+    return float(np.mean([1 / count for count in each[kind]]))
 
 
 def value(item: world.Item, attribute: str) -> str:

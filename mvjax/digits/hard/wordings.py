@@ -13,7 +13,8 @@ REFER = {
     "place": ("the digit {Y}", "the number {Y}"),
 }  # fmt: skip
 
-DIGIT = {  # by what refers to it
+DIGIT = {  # by what refers to it; a digit is not asked for by itself
+    "digit": (),
     "colour": (
         "what digit is {name}", "which number is {name}", "tell me the {name} digit",
         "name the {name} number please",
@@ -42,3 +43,5 @@ SUM = (
     "what do the digits make", "what do all the numbers make", "tell me what they all make",
     "what number do they make",
 )  # fmt: skip
+
+NUMBER = ("the number is {name}", "this is the number {name}")  # answers to COUNT and SUM

@@ -1,8 +1,8 @@
 """The hard digits world's images: two to four digits in the corners, scribbles between them, more noise.
 
-No two digits of an image are equal, and no two have one colour, so that a digit, a colour or a place
-names at most one of them. Scans and their splits are those of `digits.world`. Everything is a pure
-function of its seed.
+One digit of each image is white. No two digits of an image are equal, and no two have one colour, so that
+a digit, a colour or a place names at most one of them. Scans and their splits are those of `digits.world`.
+Everything is a pure function of its seed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from mvjax.digits import world
 
 PLACES = ("top left", "top right", "bottom left", "bottom right")
+WHITE = "white"
 COUNTS = (2, 3, 4)  # digits in an image
 LARGEST_TOTAL = 9  # of the digits whose sum can be asked: it is said as one digit
 
@@ -42,16 +43,19 @@ class Facts:
     items: tuple[Item, ...]
 
     def __post_init__(self):
-        for name, known in (
-            ("digit", range(10)),
-            ("colour", world.COLOURS),
-            ("place", PLACES),
-        ):
+        for name, known in (("digit", range(10)), ("colour", world.COLOURS), ("place", PLACES)):
             values = [getattr(item, name) for item in self.items]
             if len(set(values)) < len(values) or not set(values) <= set(known):
                 raise ValueError(
                     f"Facts: expected different {name}s of {list(known)}, got {values}"
                 )
+        if not any(item.colour == WHITE for item in self.items):
+            raise ValueError(f"Facts: expected one {WHITE} digit, got none in {self.items}")
+
+    @property
+    def white(self) -> Item:
+        """The white digit."""
+        return next(item for item in self.items if item.colour == WHITE)
 
     @property
     def total(self) -> int:
@@ -107,7 +111,8 @@ def random_facts(rng: np.random.Generator, *, total: int | None = None) -> Facts
         sets = digit_sets(total)
         digits = rng.permutation(sets[int(rng.integers(len(sets)))])
         count = len(digits)
-    colours = rng.permutation(list(world.COLOURS))[:count]
+    others = [colour for colour in world.COLOURS if colour != WHITE]
+    colours = rng.permutation([WHITE, *rng.permutation(others)[: count - 1]])
     places = np.sort(rng.permutation(len(PLACES))[:count])
     return Facts(
         tuple(
