@@ -63,10 +63,11 @@ def sweep(args: argparse.Namespace) -> int:
         if value < 1:
             raise ValueError(f"--{name}: expected at least 1, got {value}")
     from mvjax.sweep import board as board_lib
-    from mvjax.sweep import running, trials
+    from mvjax.sweep import outcome, running, trials
 
     how = {"picks": args.pick, "settings": args.set, "seeds": args.seeds, "data": args.data}
     chosen = trials.load(args.experiment, out=args.out, **how)
+    outcome.check(chosen.runs())
     if args.dry_run:
         print("".join(f"{line}\n" for line in running.command_lines(chosen)), end="")
         return 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mvjax import files, run_folder
+from mvjax import files, messages, run_folder
 from mvjax.config import study as study_lib
 from mvjax.sweep import trials
 from mvjax.train import resume
@@ -47,6 +48,23 @@ def write(run: trials.TrialRun, outcome: Outcome) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(dataclasses.asdict(outcome), indent=1) + "\n"
     files.write_atomic(run.folder / TRIAL, content.encode())
+
+
+def check(runs: Sequence[trials.TrialRun]) -> None:
+    """Checks that the folders hold no runs of other configs.
+
+    Raises:
+      ValueError: naming each that does; of the first the fields that differ.
+    """
+    bad = []
+    for run in runs:
+        try:
+            resume.check_config(run.folder, run.config)
+        except ValueError as error:
+            bad.append((str(run), error))
+    if bad:
+        others = messages.names([name for name, _ in bad[1:]], shown=8)
+        raise ValueError(f"{bad[0][1]}" + (f"\nSo do the folders of {others}." if bad[1:] else ""))
 
 
 def trained(run: trials.TrialRun) -> bool:

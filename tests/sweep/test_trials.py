@@ -11,6 +11,7 @@ from mvjax import cli, locks, tree
 from mvjax.config import study as study_lib
 from mvjax.sweep import board as board_lib
 from mvjax.sweep import cost, outcome, running, trials
+from mvjax.train import checkpoint, resume
 
 COST = {"parameters": {"adapters": 3, "gate": 1}, "flops_per_frame": 2.0, "bytes_per_frame": 4.0}
 
@@ -207,6 +208,26 @@ def test_results_of_another_question_or_step_are_asked_anew(experiment):
         assert outcome.evaluated(run, asked) == done, change
     (run.folder / "eval" / "asked.json").write_text('{"step": 3')
     assert not outcome.evaluated(run, asked)
+
+
+def test_trained_runs_of_another_config_are_refused_and_left_as_they_are(
+    capsys, experiment, commands
+):
+    run, _ = commands
+    assert swept(capsys, experiment, "--seeds", "2")[0] == 0
+    out = experiment.parent / "out"
+    for one in trials.load(experiment, out=out, seeds=2).runs():
+        resume.write_config(one.folder, one.config)
+        step = one.folder / "checkpoints" / "00000003"
+        step.mkdir(parents=True)
+        checkpoint._listing(step).touch()
+    run.clear()
+    assert swept(capsys, experiment, "--seeds", "2")[0] == 0
+    status, told = swept(capsys, experiment, "--seeds", "2", "--set", "train.steps=4")
+    assert (status, run) == (2, []) and "train.steps: the run has 3, now 4" in told
+    assert "So do the folders of none/seed-0, gate/seed-1, none/seed-1." in told
+    trial = json.loads((out / "gate/seed-0/trial.json").read_text())
+    assert trial["state"] == "finished"
 
 
 @pytest.mark.parametrize(
