@@ -131,6 +131,8 @@ class Runner:
         for command in commands:
             self._board.set(run, command[1])
             self._call(run, command, lock, told)
+            if command[1] == board_lib.TRAINS and not outcome.trained(run):
+                raise Failed("mvjax train: stopped by a signal; the same sweep continues")
         if undone := left(self._sweep, run):
             raise Failed(f"not done, though no command failed: {trials.shell(undone[0])}")
         for name, value in self._costs.of(run).items():

@@ -149,7 +149,7 @@ def program(tmp_path, monkeypatch):
     [
         ("echo to; echo do >&2; echo '(MVJAX_DEBUG=1 shows where)'; exit 3", "status 3\nto\ndo"),
         ("kill -9 $$", "killed by SIGKILL (the memory is full?)"),
-        (":", "not done, though no command failed: mvjax train"),
+        (":", "mvjax train: stopped by a signal; the same sweep continues"),
     ],
 )
 def test_how_a_command_failed(capsys, experiment, program, text, error):
