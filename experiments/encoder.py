@@ -47,7 +47,7 @@ def study() -> study_lib.Study:
             study_lib.Point(name, name.partition("_")[0].replace("pixels", "resolution"))
             for name in sweep()
         ),
-        benchmarks=(study_lib.Asked("digits-hard", ("text", "audio"), 128),),
+        benchmarks=(study_lib.Asked("digits-hard", ("text", "audio"), 144),),
         baseline=f"pixels_{gate_ablation.base().model.siglip.image_size}",
     )
 
