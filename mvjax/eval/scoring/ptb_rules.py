@@ -57,7 +57,7 @@ class _Alphabet(dict[int, str]):
             return "\u0300"
         if char.isalpha():
             return "À" if char.isupper() else "à"
-        return "\u0660" if char.isdecimal() and not 0x7C0 <= point < 0x7CA else char
+        return "\u0660" if char.isdecimal() else char
 
 
 _ALPHABET = _Alphabet()
@@ -76,8 +76,8 @@ _L, _D, _UPPER = "A-Za-zÀà", "0-9\u0660", "A-ZÀ"  # [:letter:], [:digit:], [:
 _WORDY = rf"{_L}\u0300\u00ad"
 _ENTITY = r"&[aeiouAEIOU](?ai:acute|grave|uml);"
 _LETTER = rf"(?:[{_WORDY}]|{_ENTITY})"
-_ALNUM = rf"(?:[{_WORDY}{_D}\u07c0-\u07c9]|{_ENTITY})"
-_DIGIT = rf"[{_D}\u07c0-\u07c9]"
+_ALNUM = rf"(?:[{_WORDY}{_D}]|{_ENTITY})"
+_DIGIT = f"[{_D}]"
 _SPACE = r"[ \t\u00a0\u2000-\u200a\u3000]"
 _NEWLINE = r"(?:\r\n|[\r\n\u2028\u2029\v\f\x85])"
 _SPACENL = rf"(?:{_SPACE}|{_NEWLINE})"
