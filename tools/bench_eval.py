@@ -4,9 +4,9 @@
     python tools/bench_eval.py --topology v5e:4x4 --experiment experiments/moshika_vis.py --tensor 4 --rows 64
 
 The first asks the digits benchmark of RUN, or of the tiny model with random adapters, and counts
-conversations a second and CPU time, without compilation. The second compiles whole spoken conversations for a
-TPU slice that need not be here and states their time at published peak rates: an estimate from the compiler's
-program, not a measurement.
+conversations a second and CPU time of whole evaluations, journal included, without compilation. The second
+compiles whole spoken conversations for a TPU slice that need not be here and states their time at published
+peak rates: an estimate from the compiler's program, not a measurement.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     arg("run", nargs="?", type=Path, help="a trained run of the digits world")
     arg("--prompt", action="append", choices=("text", "audio"))
     arg("--batch-size", action="append", type=int)
-    arg("--seconds", type=float, default=10.0, help="to measure each batch size for (%(default)s)")
+    arg("--conversations", type=int, default=192, help="to measure (%(default)s)")
     arg("--topology", help="a TPU slice, such as v5e:4x4")
     arg("--experiment", type=Path, default=Path("experiments/moshika_vis.py"))
     arg("--tensor", type=int, default=4, help="devices that share each matmul (%(default)s)")
@@ -39,29 +39,31 @@ def main() -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
+    import dataclasses
+    import tempfile
+
     from mvjax.digits import benchmark
-    from mvjax.eval import answering
+    from mvjax.eval import journal, runner
 
     model, digits = _model(args.run), benchmark.DigitsBenchmark()
-    answerer = answering.Answerer(model, digits.protocol)
     print(
         "| prompt | batch size | conversations/s | CPU seconds a conversation |\n|---|---|---|---|"
     )
     for mode in args.prompt or ("text", "audio"):
+        samples = []
+        for sample in digits.samples(args.conversations, 1):
+            assert sample.speech is not None
+            clip = sample.speech()  # its synthesis is not measured
+            samples.append(dataclasses.replace(sample, speech=lambda clip=clip: clip))
         for size in args.batch_size or (1, 64):
-            batch = [
-                (answerer.prepare(sample, spoken=mode == "audio"), sample.image)
-                for sample in digits.samples(size, 1)
-            ]
-            shapes = {asked.key for asked, _ in batch}
-            assert len(shapes) == 1, f"expected prompts of one shape, got {shapes}"
-            answerer.answer(batch, size)  # compiles
-            done, began, cpu = 0, time.perf_counter(), time.process_time()
-            while time.perf_counter() - began < args.seconds:
-                answerer.answer(batch, size)
-                done += size
-            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-            print(f"| {mode} | {size} | {done / seconds:.2f} | {cpu / done:.4f} |", flush=True)
+            with tempfile.TemporaryDirectory() as folder:
+                for _ in range(2):  # the first compiles
+                    began, cpu = time.perf_counter(), time.process_time()
+                    with journal.Journal(Path(folder) / "samples.jsonl", {}, fresh=True) as log:
+                        runner.evaluate(model, digits, samples, [mode], batch_size=size, log=log)
+                    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+            count = len(samples)
+            print(f"| {mode} | {size} | {count / seconds:.2f} | {cpu / count:.4f} |", flush=True)
 
 
 def _model(run: Path | None):

@@ -82,9 +82,12 @@ class Noise(benchmarks.Benchmark):
     modes = benchmarks.MODES
     protocol = benchmarks.PromptProtocol(lead_in=0.16, tail=1.0, max_tokens=8)
 
+    def __init__(self, root=None):
+        super().__init__(root)
+        self.loaded = []  # which images were
+
     def samples(self, limit, seed):
-        """One for each question, with loaders that note what they loaded."""
-        self.loaded = []
+        """One for each question."""
         return [self.sample(i, seed) for i in benchmarks.drawn(len(QUESTIONS), limit, seed)]
 
     def sample(self, i, seed):

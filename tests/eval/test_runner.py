@@ -11,9 +11,30 @@ import small_speaker
 from small_speaker import exchange
 
 from mvjax.data import images
-from mvjax.eval import answering, benchmarks, generation, journal, runner
+from mvjax.eval import answering, benchmarks, discovery, generation, journal, runner
 
 ABOUT = {"about": "test"}
+CAPITALS = """
+from mvjax.eval import benchmarks
+
+class Capitals(benchmarks.Benchmark):
+    name = "capitals"
+    modes = ("text",)
+    protocol = benchmarks.PromptProtocol(max_tokens=8)
+
+    def samples(self, limit, seed):
+        rows = [("spain", "madrid"), ("peru", "lima"), ("kenya", "nairobi"), ("japan", "tokyo")]
+        return [
+            benchmarks.Sample(place, "capital", f"what is the capital of {place}", truth=name)
+            for place, name in (rows[i] for i in benchmarks.drawn(len(rows), limit, seed))
+        ]
+
+    def score(self, sample, said):
+        return float(sample.truth in said)
+
+    def chance(self, kind):
+        return 0.25
+"""
 
 
 def said(evaluation: runner.Evaluation) -> dict[str, list[str]]:
@@ -133,6 +154,18 @@ def test_choices_are_scored_by_their_likelihood_per_token(noise):
         assert answer.said == sample.choices[int(np.argmax(want))]
         (got,) = answerer.answer([(prepared, sample.image)], 1)
         np.testing.assert_allclose(got.log_likelihoods, want, atol=2e-5)
+
+
+def test_adding_a_benchmark_takes_one_file(tmp_path):
+    path = tmp_path / "capitals.py"
+    path.write_text(CAPITALS)
+    capitals = discovery.find(str(path), option="--benchmark")(tmp_path)
+    samples = capitals.samples(3, 1)
+    model = small_speaker.loaded()
+    found = runner.evaluate(model, capitals, samples, ["text"], batch_size=3)
+    *_, total = found.table
+    assert (total["n"], total["chance"]) == (3, 0.25) and 0 <= total["text"] <= 1
+    assert not found.gates and len(said(found)["text"]) == 3
 
 
 def test_modes_that_a_benchmark_lacks_are_refused(noise, samples):

@@ -229,6 +229,8 @@ def generate_text(
 def _draw(
     logits: Float[Array, "B vocabulary"], uniform: Float[Array, "B"], how: interface.Sampling
 ) -> Int[Array, "B"]:
+    if how.temperature == 0:  # no branch that draws is compiled
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     temperature = jnp.full(len(logits), how.temperature, jnp.float32)
     return draws.choose(logits, uniform, temperature, jnp.full(len(logits), how.top_k, jnp.int32))
 
