@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mvjax import messages
 from mvjax.eval import answering, asking, benchmarks, journal, metrics
 from mvjax.eval import model as eval_model
 from mvjax.train import distributed
@@ -74,11 +76,13 @@ def evaluate(
       say: is told of progress.
 
     Raises:
-      ValueError: if the benchmark lacks a mode, or as `benchmarks.shuffled`.
+      ValueError: if the benchmark lacks a mode, there is no sample or two have the same id, or as
+        `benchmarks.shuffled`.
     """
     check_modes(benchmark, modes)
+    _check_samples(benchmark, samples)
     answerer = answering.Answerer(model, protocol or benchmark.protocol)
-    known = _known(distributed.from_first(lambda: [] if log is None else log.lines), samples)
+    known = _known(distributed.from_first(lambda: _untraced(log)), samples)
     kept = {sample.id for sample in samples[:keep_spoken]}
     spoken: dict[str, answering.SpokenConversation] = {}
     for mode in modes:
@@ -113,7 +117,23 @@ def check_modes(benchmark: benchmarks.Benchmark, modes: Sequence[str]) -> None:
         )
 
 
+def _check_samples(benchmark: benchmarks.Benchmark, samples: Sequence[benchmarks.Sample]) -> None:
+    counts = collections.Counter(sample.id for sample in samples)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice or not samples:
+        fact = f"these more than once: {messages.names(twice)}" if twice else "none"
+        raise ValueError(
+            f"benchmark {benchmark.name}: expected samples with ids of their own, got {fact}"
+        )
+
+
 Known = dict[tuple[str, str], journal.Line]  # by (mode, sample id)
+
+
+def _untraced(log: journal.Journal | None) -> list[journal.Line]:
+    """The lines without what only a reader of the file wants: they go to all processes."""
+    lines = [] if log is None else log.lines
+    return [{name: value for name, value in line.items() if name != "trace"} for line in lines]
 
 
 def _known(lines: Iterable[journal.Line], samples: Sequence[benchmarks.Sample]) -> Known:

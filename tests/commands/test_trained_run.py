@@ -50,3 +50,16 @@ def test_a_step_that_is_no_number_is_a_misuse(capsys):
     with pytest.raises(SystemExit):
         cli.main(["eval", "runs/a@last"])
     assert "expected RUN@STEP, such as runs/digits@300" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--limit 0", "expected 1 or more (silences: 0 or more), got --limit 0"),
+        ("--batch-size -1 --tail -2", "got --batch-size -1, --tail -2.0"),
+        ("--template please", "--template: expected a text with {prompt} in it, got 'please'"),
+    ],
+)
+def test_counts_and_templates_that_make_no_sense_are_refused(capsys, words, message):
+    assert cli.main(["eval", "runs/a", *words.split()]) == 2
+    assert message in capsys.readouterr().err

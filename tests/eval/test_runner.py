@@ -176,6 +176,13 @@ def test_modes_that_a_benchmark_lacks_are_refused(noise, samples):
         runner.check_modes(Written(), ["blind", "text", "audio"])
 
 
+def test_samples_without_ids_of_their_own_are_refused(noise, samples):
+    model = small_speaker.loaded()
+    for asked, fact in (([], "got none"), ([*samples[:2], samples[0]], "more than once: q0")):
+        with pytest.raises(ValueError, match=f"expected samples with ids of their own, .*{fact}"):
+            runner.evaluate(model, noise, asked, ["text"])
+
+
 @pytest.mark.slow
 def test_spoken_answers_do_not_depend_on_the_batch_or_the_devices(noise):
     """Also 64 at a time, more than there are samples; conversations of three lengths, some continued."""
