@@ -13,7 +13,7 @@ from typing import Literal
 from mvjax import messages
 
 # Of ours, those whose benchmark is the paper's, by the beginning of their names.
-SAME = ("coco", "vqav2", "ocr-vqa", "babillage")
+SAME = ("coco", "vqav2", "ocr-vqa", "babillage", "mmlu")
 
 NOT_PUBLISHED = (
     "The paper publishes neither lead-in, tail and length of answers, nor how an answer is cut out of the"
