@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "BUILD.md", "BENCHMARKS.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "docs/results/README.md",
 ]
 PATH = re.compile(r"`((?:mvjax|tests|tools|experiments|docs|\w+)/[\w./-]+\.(?:py|sh|md|html))`")
 

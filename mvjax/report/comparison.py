@@ -156,7 +156,8 @@ def _method(outcomes: outcomes_lib.Outcomes) -> list[str | page.Table | page.Fig
         if not result:
             continue
         limit, count = result.get("limit"), result["table"][-1].get("n")
-        of = "all samples" if limit is None else f"--limit {limit}"
+        of = "limit not recorded" if "limit" not in result else f"--limit {limit}"
+        of = "all samples" if limit is None and "limit" in result else of
         protocol = _flat(result.get("protocol") or {})
         blocks.append(
             f"{benchmark}: {count} questions ({of}), step {result.get('step')}. Prompts: {protocol}."

@@ -84,9 +84,10 @@ class Outcomes:
         return [m for m in MODES if any(trial.scores(benchmark, m) for trial in self.trials)]
 
     def result(self, benchmark: str) -> Json:
-        """The first result of a benchmark, for what all have in common: metric, protocol, limit."""
+        """One result of a benchmark, for what all have in common; one that says its protocol, if any does."""
         runs = [run for trial in self.trials for run in trial.finished()]
-        return next((run.results[benchmark] for run in runs if benchmark in run.results), {})
+        found = [run.results[benchmark] for run in runs if benchmark in run.results]
+        return next((one for one in found if "protocol" in one), found[0] if found else {})
 
 
 def read(folders: Sequence[Path]) -> Outcomes:

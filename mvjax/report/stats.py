@@ -25,7 +25,8 @@ class Difference(NamedTuple):
     mean: Mean  # of the seeds that both have
     p_seeds: float | None  # paired t test over seeds
     p_questions: float | None  # sign-flip permutation over questions
-    questions: int
+    questions: int  # that both were asked
+    asked_seeds: int  # of how many seeds the answers to them are known
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -59,7 +60,11 @@ def difference(
     asked = set.intersection(*(a.keys() & b.keys() for a, b in pairs)) if pairs else set()
     of_questions = [np.mean([a[name] - b[name] for a, b in pairs]) for name in sorted(asked)]
     return Difference(
-        mean(of_seeds), _t_test(of_seeds), _sign_flips(np.array(of_questions)), len(of_questions)
+        mean=mean(of_seeds),
+        p_seeds=_t_test(of_seeds),
+        p_questions=_sign_flips(np.array(of_questions)),
+        questions=len(of_questions),
+        asked_seeds=len(pairs),
     )
 
 

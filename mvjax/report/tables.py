@@ -44,13 +44,22 @@ def differences(
             d = one.difference
             mean = f"{round(100 * d.mean.value, 1) + 0.0:+.1f}"  # not -0.0
             mean += "" if d.mean.half is None else f" ± {100 * d.mean.half:.1f}"
-            tests = [p_value(d.p_seeds), p_value(d.p_questions), str(d.questions or NONE)]
+            asked = f"{d.questions} x {d.asked_seeds}" if d.questions else NONE
+            tests = [p_value(d.p_seeds), p_value(d.p_questions), asked]
             rows.append([one.trial, one.mode, mean, str(d.mean.n), *tests])
     if not rows:
         return None
     return page.Table(
         f"{benchmark}: less {outcomes.study.baseline}, in points; p corrected for {len(rows)} comparisons",
-        ["trial", "mode", "difference", "seeds", "p over seeds", "p over questions", "questions"],
+        [
+            "trial",
+            "mode",
+            "difference",
+            "seeds",
+            "p over seeds",
+            "p over questions",
+            "questions x seeds",
+        ],
         rows,
     )
 
