@@ -118,7 +118,10 @@ def _speech(
         for name, talks in held.items()
     }
     if check.voice is not None:
-        texts = list(dict.fromkeys(c.said for c in held[SEEING] if c.said))
+        whole = [
+            c for c in held[SEEING] if len(c.channels.replies) == 1
+        ]  # the text is one utterance
+        texts = list(dict.fromkeys(c.said for c in whole if c.said))
         clips = [_framed(speech.speak(text, check.voice).samples) for text in texts]
         spoken["synthesizer"] = (texts, [[clip] for clip in clips])
         coded = model.decode_audio(model.encode_audio(clips)) if clips else []
