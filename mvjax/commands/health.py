@@ -60,6 +60,8 @@ def health(args: argparse.Namespace) -> int:
     if args.sampled:
         draws = conversations.Draws(interface.KYUTAI_TEXT, interface.KYUTAI_AUDIO, args.seed)
     questions = _questions(args, trained.config.model.siglip.image_size)
+    count = len(questions.about) + len(questions.unrelated)
+    print(f"{count} conversations, as plain Moshi and with the image in view", flush=True)
     found = checkup.examine(model, questions, _speech_check(args, of_digits=of_digits), draws)
     print(text.table(found.result))
     device = jax.devices()[0].device_kind
