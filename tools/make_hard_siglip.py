@@ -137,8 +137,8 @@ def probe(params: dict, seed: int) -> dict[str, float]:
     """Returns how well linear probes of each corner's mean token read held-out digits.
 
     By attribute, the accuracy over corners with a digit; "no digit", over the others; by kind of question,
-    the share of scenes of which all is read that the answer needs: the corners of the digits in question
-    (of all digits for `sum`), or which corners have digits (`count`).
+    the share of scenes of which all is read that the answer needs: the corner of the white digit, those of
+    all digits (`refer`, `beside`, `sum`: more than they need), or which corners have digits (`count`).
     """
     train_x, train_y = _corner_tokens(params, world.scenes("train", 3000, seed))
     probes = {
