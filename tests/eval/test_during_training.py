@@ -10,27 +10,57 @@ import small_speaker
 import soundfile
 import toy
 
-from mvjax import types
+from mvjax import files, types
 from mvjax.commands import training
 from mvjax.config import evaluating, schema
 from mvjax.digits import recipe
-from mvjax.eval import during_training, runner
+from mvjax.eval import answering, benchmarks, during_training, metrics, runner
 from mvjax.eval import model as eval_model
 from mvjax.train import callbacks, fit
+from mvjax.weights import mimi
 
 PARTS = ("step", "loss", "text_speech", "text_speechless", "audio_speech", "grad_norm")
+FRAME = small_speaker.FRAME
 SETTINGS = evaluating.EvalConfig("noise", every=20, limit=3, modes=("text", "audio"), examples=2)
 
 
-def test_the_current_adapters_answer_and_what_they_say_is_written(monkeypatch, tmp_path):
-    model, asked = small_speaker.loaded(), []
-    monkeypatch.setattr(eval_model, "load", lambda *arguments: model)
-    real = runner.evaluate
+class Decoder(eval_model.LoadedModel):
+    """Decodes codes to as many frames of a constant."""
 
-    def evaluate(model, *arguments, **how):
-        asked.append(model.params["xa"]["kernel"])
-        fixed = dataclasses.replace(model, params=small_speaker.loaded().params)
-        return real(fixed, *arguments, **how)
+    def decode_audio(self, codes):
+        return [np.full(c.shape[1] * FRAME, 0.5 + 0.1 * c[0, 0], np.float32) for c in codes]
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    codec = mimi.open_codec(files.resolve(recipe.digits().frozen.codec), recipe.digits().codec)
+    model = Decoder(small_speaker.CONFIG, {}, codec, None)
+    monkeypatch.setattr(eval_model, "load", lambda *arguments: model)
+
+
+def _evaluated(samples: list[benchmarks.Sample], modes: tuple[str, ...]) -> runner.Evaluation:
+    """What a model might have said."""
+    kinds = [
+        {"kind": kind, "n": 2, **dict.fromkeys(modes, share)}
+        for kind, share in (("short", 0.5), ("long", 0.1))
+    ]
+    answers = {
+        mode: [metrics.ScoredAnswer(s.id, s.kind, s.prompt, "a seven", 0.2) for s in samples]
+        for mode in modes
+    }
+    streams = eval_model.Streams(np.zeros(64), np.ones((3, 64)), np.zeros((3, 64)))
+    spoken = {s.id: answering.SpokenConversation(streams, 2, 9) for s in samples[:2]}
+    table = [*kinds, {"kind": metrics.ALL, "n": 4, **dict.fromkeys(modes, 0.3)}]
+    intervals = dict.fromkeys(modes, (0.2, 0.4))
+    return runner.Evaluation(samples, answers, table, intervals, spoken=spoken)
+
+
+def test_the_current_adapters_answer_and_what_they_say_is_written(monkeypatch, tmp_path, loaded):
+    asked = []
+
+    def evaluate(model, benchmark, samples, modes, *, keep_spoken):
+        asked.append((model.params["xa"]["kernel"], keep_spoken))
+        return _evaluated(samples, modes)
 
     monkeypatch.setattr(runner, "evaluate", evaluate)
     noise = small_speaker.Noise()
@@ -40,24 +70,22 @@ def test_the_current_adapters_answer_and_what_they_say_is_written(monkeypatch, t
     state = callbacks.ModelState({"xa": {"kernel": np.float32(2)}}, None, frozen)
     found = called.run(20, state)
     averaged = called.run(40, state._replace(ema={"xa": {"kernel": np.float32(3)}}))
-    assert asked == [2, 3] and averaged == found
+    assert asked == [(2, 2), (3, 2)] and averaged == found
+    assert found["noise_accuracy_text"] == 0.3 and found["noise_accuracy_audio/short"] == 0.5
 
     folder = tmp_path / "eval" / "training"
     result = json.loads((folder / "noise@20.json").read_text())
-    *_, total = result["table"]
-    assert found["noise_accuracy_text"] == total["text"]
-    assert found["noise_accuracy_audio/short"] == result["table"][0]["audio"]
-    assert (result["step"], result["limit"]) == (20, 3)
+    assert (result["step"], result["limit"], result["table"][-1]["audio"]) == (20, 3, 0.3)
     shown = (folder / "noise@20" / "answers.md").read_text()
     assert shown.startswith("## text\n") and shown.count("\n- ") == 4
     sounds = sorted((folder / "noise@20").glob("*.wav"))
-    assert len(sounds) == 2
+    assert [path.stem for path in sounds] == [s.id for s in noise.samples(3, 1)[:2]]
     clip, rate = soundfile.read(sounds[0])
-    assert rate == 24_000 and clip.shape == (64 * small_speaker.FRAME, 2)
-    assert np.abs(clip).max(axis=0).min() > 0
+    assert rate == 24_000 and clip.shape == (64 * FRAME, 2)
+    np.testing.assert_allclose(clip[0], [0.5, 0.6], atol=1e-3)
 
 
-def test_a_mode_that_the_benchmark_lacks_is_refused_before_training(tmp_path):
+def test_a_mode_that_the_benchmark_lacks_is_refused_before_training(tmp_path, loaded):
     class Written(small_speaker.Noise):
         modes = ("text",)
 
