@@ -2,12 +2,16 @@
 
 import collections
 
+import jax
 import numpy as np
 import pytest
 
+from mvjax.data import images
 from mvjax.digits import talk as easy_talk
 from mvjax.digits import world as easy_world
-from mvjax.digits.hard import benchmark, switch, talk, world
+from mvjax.digits.hard import benchmark, frozen_models, switch, talk, world
+from mvjax.nn import siglip
+from mvjax.weights import big_vision
 
 ITEMS = (
     world.Item(7, "white", "top left"),
@@ -24,7 +28,7 @@ def test_scenes_are_a_pure_function_of_the_seed_and_splits_share_no_scan():
         np.testing.assert_array_equal(a.image, b.image)
     assert (three[0].image != world.scenes("test", 1, seed=8)[0].image).any()
     for split in ("train", "test"):
-        found = {scan for scene in world.scenes(split, 60, seed=1) for scan in scene.scans}
+        found = {scan for scene in world.scenes(split, 30, seed=1) for scan in scene.scans}
         assert found <= set(easy_world.scan_indices(split))
 
 
@@ -159,6 +163,31 @@ def test_switching_asks_the_same_after_more_turns_which_end_alike():
     spoken = coming[-1].before[-1]
     assert spoken.answer_speech is not None
     assert [word.text for word in spoken.answer_speech().words] == spoken.answer.split()
+
+
+def test_the_shipped_encoder_tells_of_each_corner_its_digit_and_color():
+    """By least squares on the corner's mean token; `tools/make_hard_siglip.py` prints finer figures."""
+    params = big_vision.load_siglip(frozen_models.FROZEN.siglip, frozen_models.MODEL.siglip)
+    encode = jax.jit(siglip.Siglip(frozen_models.MODEL.siglip).apply)
+
+    def corners(scenes: list[world.Scene]) -> tuple[np.ndarray, list[world.Item | None]]:
+        """Mean tokens of all corners, each with its place, and what is there."""
+        pixels = images.normalize(np.stack([scene.image for scene in scenes]))
+        tokens = np.asarray(encode({"params": params}, pixels)).reshape(-1, 2, 2, 2, 2, 64)
+        x = tokens.mean((2, 4)).reshape(-1, 64)
+        places = [{item.place: item for item in scene.facts.items} for scene in scenes]
+        here = [items.get(place) for items in places for place in world.PLACES]
+        return np.concatenate([x, np.ones((len(x), 1), np.float32)], 1), here
+
+    x, known = corners(world.scenes("train", 400, seed=0))
+    x_test, shown = corners(world.scenes("test", 150, seed=0))
+    for attribute, floor in (("digit", 0.9), ("colour", 0.97)):
+        names = [item and talk.value(item, attribute) for item in known]
+        truth = np.array([item and talk.value(item, attribute) for item in shown], object)
+        values = list(dict.fromkeys(names))
+        targets = np.eye(len(values))[[values.index(name) for name in names]]
+        read = (x_test @ np.linalg.lstsq(x, targets, rcond=None)[0]).argmax(1)
+        assert np.mean([values[i] for i in read] == truth) >= floor, attribute
 
 
 def _values(item: world.Item) -> set[str]:
