@@ -185,8 +185,8 @@ def test_samples_without_ids_of_their_own_are_refused(noise, samples):
 
 @pytest.mark.slow
 def test_spoken_answers_do_not_depend_on_the_batch_or_the_devices(noise):
-    """Also 64 at a time, more than there are samples; conversations of three lengths, some continued."""
-    before = ([], [exchange("off-topic")], [exchange("image", spoken=True)] * 3)
+    """Also 64 at a time, more than there are samples; some conversations go on from earlier turns."""
+    before = ([], [exchange("off-topic")], [exchange("image", spoken=True)])
     asked = [dataclasses.replace(noise.sample(i, 3), before=before[i % 3]) for i in range(9)]
     model, modes = small_speaker.loaded(), ["audio"]
     want = runner.evaluate(model, noise, asked, modes, batch_size=64, keep_spoken=9)
