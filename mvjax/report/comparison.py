@@ -74,10 +74,12 @@ def _verdict(
         by_questions = sum(
             d.p_questions is not None and d.p_questions < _LEVEL for d in differences
         )
+        tested = any(d.p_seeds is not None for d in differences)
+        over_seeds = f"{by_seeds} differ over seeds" if tested else "none can be tested over seeds"
         halves = [100 * d.mean.half for d in differences if d.mean.half is not None]
         text += (
-            f"Of {len(differences)} comparisons with {outcomes.study.baseline}, {by_seeds} differ over seeds"
-            f" and {by_questions} over questions at a corrected p below {_LEVEL:g}."
+            f"Of {len(differences)} comparisons with {outcomes.study.baseline}, {over_seeds}"
+            f" and {by_questions} differ over questions at a corrected p below {_LEVEL:g}."
         )
         if halves:
             text += f" The median interval of a difference is ± {statistics.median(halves):.1f} points wide."
