@@ -6,7 +6,7 @@
 
 A gate of your own: one class in `mvjax/gates.py`, and one line here.
 
-Hardware and time: two CPU cores, about a minute a run; 25 trials. Records are made once, in two minutes.
+Hardware and time: two CPU cores, 80 seconds a run; 25 trials. Records are made once, in two minutes.
 Expected: as in the paper no clear winner by accuracy; a gate matters for talk that leaves the image.
 Measured: docs/results.
 """
