@@ -1,19 +1,21 @@
 """eSpeak NG (pip wheel `espeakng-loader`) through ctypes: text to samples and events, with no other package.
 
 It is called in retrieval mode: it passes samples and events to a callback and opens no sound device. The
-library has global state: calls are serialized by a lock, and as the phase of its oscillators carries over,
-the samples of a text differ slightly from call to call. Its noise (the breath of some voices, such as
-en-us+f2) is seeded by the clock at its start, so it is seeded anew for each utterance: the same sequence of
-calls in a fresh process gives the same samples.
+library has global state: calls are serialized by a lock; and as the phase of its oscillators carries over
+from one utterance to the next, whatever is terminated, it is loaded anew for each (0.8 ms). Its noise (the
+breath of some voices, such as en-us+f2) is seeded by the clock unless told otherwise. So the samples follow
+from text and voice alone.
 Source: espeak-ng/src/include/espeak-ng/speak_lib.h.
 """
 
 from __future__ import annotations
 
+import _ctypes
+import contextlib
 import ctypes
 import dataclasses
-import functools
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int16
@@ -71,14 +73,14 @@ def synthesize(text: str, voice: Voice) -> tuple[Int16[np.ndarray, " samples"], 
     """
     if not text.strip():
         raise ValueError("speak: expected text with at least one word, got an empty text")
-    with _LOCK:
-        chunks, events, rate = _synthesize(text, voice)
+    with _LOCK, _library() as (lib, rate):
+        chunks, events = _synthesize(lib, text, voice)
     return np.concatenate(chunks) if chunks else np.zeros(1, np.int16), events, rate
 
 
-@functools.cache
-def _library() -> tuple[ctypes.CDLL, int]:
-    """Loads and initializes eSpeak NG once; returns it with its sample rate in hertz."""
+@contextlib.contextmanager
+def _library() -> Iterator[tuple[ctypes.CDLL, int]]:
+    """Loads and initializes eSpeak NG, and unloads it; yields it with its sample rate in hertz."""
     import espeakng_loader
 
     lib = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -89,11 +91,14 @@ def _library() -> tuple[ctypes.CDLL, int]:
             f"eSpeak NG: expected a sample rate from espeak_Initialize, got {rate}; "
             f"reinstall espeakng-loader (data folder {data.decode()})"
         )
-    return lib, rate
+    try:
+        yield lib, rate
+    finally:
+        lib.espeak_Terminate()
+        _ctypes.dlclose(lib._handle)
 
 
-def _synthesize(text: str, voice: Voice) -> tuple[list[np.ndarray], list[Event], int]:
-    lib, rate = _library()
+def _synthesize(lib: ctypes.CDLL, text: str, voice: Voice) -> tuple[list[np.ndarray], list[Event]]:
     if lib.espeak_SetVoiceByName(voice.name.encode()) != 0:
         raise ValueError(
             f"eSpeak NG: expected a known voice, got {voice.name!r}; "
@@ -121,4 +126,4 @@ def _synthesize(text: str, voice: Voice) -> tuple[list[np.ndarray], list[Event],
     lib.espeak_ng_SetRandSeed(ctypes.c_long(_NOISE_SEED))
     encoded = text.encode()
     lib.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
-    return chunks, events, rate
+    return chunks, events

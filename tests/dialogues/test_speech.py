@@ -75,6 +75,13 @@ for voice in (engine.assistant, *engine.users):
 """
 
 
+def test_samples_follow_from_text_and_voice_alone():
+    voice = voices.TEST_USERS[0]
+    first = speech.speak("is it a seven", voice).samples
+    speech.speak("what digit is this", voices.TEST_USERS[1])
+    np.testing.assert_array_equal(speech.speak("is it a seven", voice).samples, first)
+
+
 def test_two_processes_give_the_same_samples_in_every_voice():
     first, second = (
         subprocess.run([sys.executable, "-c", EVERY_VOICE], capture_output=True, check=True).stdout
