@@ -16,7 +16,7 @@ from mvjax.data.ingest import items, sources
 from mvjax.data.records import dataset, record, shards
 from mvjax.data.speech import spoken
 
-COUNTS = [fuzzing.SHORT, pytest.param(fuzzing.LONG, marks=pytest.mark.slow)]
+COUNTS = [fuzzing.SHORT, pytest.param(fuzzing.LONG, marks=pytest.mark.long)]
 LIMITS = schema.LimitsConfig(image_pixels=10**6, audio_seconds=60.0)
 MADE_WITH = dataset.Identity(codec="c" * 64, tokenizer="t" * 64)
 

@@ -7,7 +7,7 @@ import released_spoken
 
 from mvjax.data.ingest import catalog, items
 
-COUNTS = [fuzzing.SHORT, pytest.param(fuzzing.LONG, marks=pytest.mark.slow)]
+COUNTS = [fuzzing.SHORT, pytest.param(fuzzing.LONG, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("count", COUNTS)
