@@ -37,9 +37,6 @@ class Answer(NamedTuple):
     spoken: SpokenConversation | None
 
 
-Asked = tuple[asking.Written | asking.Spoken, benchmarks.LoadImage | None]
-
-
 class Answerer:
     """Puts samples to a model by a protocol."""
 
@@ -53,13 +50,13 @@ class Answerer:
             return asking.spoken(sample, self._protocol)
         return asking.written(sample, self._protocol, self._model.tokenizer)
 
-    def answer(self, batch: Sequence[Asked], rows: int) -> list[Answer]:
+    def answer(
+        self, batch: Sequence[asking.Written | asking.Spoken], images: generation.Images, rows: int
+    ) -> list[Answer]:
         """Answers samples of one key; a batch of fewer than `rows` is filled up with copies of its last."""
-        rows = -(-rows // self._generator.shards) * self._generator.shards
-        filled = [*batch, *[batch[-1]] * (rows - len(batch))]
-        images = self._images(filled)
-        spoken = [asked for asked, _ in filled if isinstance(asked, asking.Spoken)]
-        written = [asked for asked, _ in filled if isinstance(asked, asking.Written)]
+        filled = [batch[i] for i in self._filled(len(batch), rows)]
+        spoken = [asked for asked in filled if isinstance(asked, asking.Spoken)]
+        written = [asked for asked in filled if isinstance(asked, asking.Written)]
         if spoken:
             answers = self._spoken(spoken, images)
         elif written[0].choices:
@@ -177,18 +174,24 @@ class Answerer:
         talks = {frame for frames in classes.values() for frame in frames}
         return classes | {SILENCE: [frame for frame in range(one.last) if frame not in talks]}
 
-    def _images(self, filled: Sequence[Asked]) -> generation.Images:
-        """Images of the rows that this process gives; None if the batch has none."""
-        loads = [filled[i][1] for i in self._generator.rows(len(filled))]
+    def images(self, loads: Sequence[benchmarks.LoadImage | None], rows: int) -> generation.Images:
+        """Loads the images of the rows that this process gives of a batch; None if it has none."""
+        filled = self._filled(len(loads), rows)
+        mine = [filled[i] for i in self._generator.rows(len(filled))]
         size = self._model.config.model.siglip.image_size
-        present = [load for load in loads if load is not None]
+        present = {i: load for i in mine if (load := loads[i]) is not None}
         if not present:
             return None
-        assert len(present) == len(loads), "rows with and without an image are not in one batch"
+        assert len(present) == len(set(mine)), "rows with and without an image are in one batch"
         with concurrent.futures.ThreadPoolExecutor(_LOADERS) as pool:
-            return np.stack(
-                list(pool.map(lambda load: images_lib.resize_square(load(), size), present))
-            )
+            loaded = pool.map(lambda load: images_lib.resize_square(load(), size), present.values())
+            found = dict(zip(present, loaded, strict=True))
+        return np.stack([found[i] for i in mine])
+
+    def _filled(self, count: int, rows: int) -> list[int]:
+        """Which sample of a batch is in each of its rows, as many as the devices share evenly."""
+        rows = -(-rows // self._generator.shards) * self._generator.shards
+        return [min(row, count - 1) for row in range(rows)]
 
 
 def _padded(tokens: Sequence[int], size: int) -> np.ndarray:

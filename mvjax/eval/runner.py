@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mvjax import messages
-from mvjax.eval import answering, asking, benchmarks, journal, metrics
+from mvjax.eval import answering, asking, benchmarks, generation, journal, metrics
 from mvjax.eval import model as eval_model
 from mvjax.train import distributed
 
@@ -173,10 +174,25 @@ def _asked(
         return
     tasks = _tasks(answerer, samples, mode, done=_complete(known, mode))
     rows = min(batch_size, len(samples))
-    for batch in _batches(tasks, rows):
+    for batch, images in _loaded(answerer, _batches(tasks, rows), rows):
         began = time.perf_counter()
-        answers = answerer.answer([(task.asked, task.image) for task in batch], rows)
+        answers = answerer.answer([task.asked for task in batch], images, rows)
         yield batch, answers, (time.perf_counter() - began) / len(batch)
+
+
+def _loaded(
+    answerer: answering.Answerer, batches: Iterable[list[Task]], rows: int
+) -> Iterator[tuple[list[Task], generation.Images]]:
+    """Yields batches with their images, which are loaded while the batch before is answered."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting: tuple[list[Task], concurrent.futures.Future[generation.Images]] | None = None
+        for batch in batches:
+            loading = pool.submit(answerer.images, [task.image for task in batch], rows)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = batch, loading
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
 
 
 def _tasks(

@@ -89,10 +89,10 @@ def test_images_are_loaded_when_they_are_asked(noise, samples):
         noise,
         samples[:6],
         ["text"],
-        batch_size=3,
+        batch_size=2,
         say=lambda text: seen.append(len(noise.loaded)),
     )
-    assert seen[0] == 3 and seen[-1] == 6
+    assert 2 <= seen[0] <= 4 and seen[-1] == 6  # those of the next batch meanwhile
 
 
 @pytest.mark.parametrize("lines", [0, 1, 3, 4, 8, 9])
@@ -122,7 +122,7 @@ def test_a_first_look_is_part_of_the_whole(noise, tmp_path, monkeypatch):
     monkeypatch.setattr(
         answering.Answerer,
         "answer",
-        lambda self, batch, rows: asked.append(len(batch)) or real(self, batch, rows),
+        lambda self, batch, *how: asked.append(len(batch)) or real(self, batch, *how),
     )
     for limit in (3, None):
         with journal.Journal(path, ABOUT) as log:
@@ -152,7 +152,7 @@ def test_choices_are_scored_by_their_likelihood_per_token(noise):
             at = len(prepared.tokens) + np.arange(len(choice))
             want.append(float(np.mean(np.asarray(jax.nn.log_softmax(text_logits[0]))[at, choice])))
         assert answer.said == sample.choices[int(np.argmax(want))]
-        (got,) = answerer.answer([(prepared, sample.image)], 1)
+        (got,) = answerer.answer([prepared], answerer.images([sample.image], 1), 1)
         np.testing.assert_allclose(got.log_likelihoods, want, atol=2e-5)
 
 
