@@ -264,6 +264,10 @@ class Model(Protocol):
         """
         ...
 
+    def end_thread(self) -> None:
+        """Frees what the runtime keeps for the calling thread: to be called before the thread ends."""
+        ...
+
     def slots(self, size: int, *, probes: bool = False) -> Slots:
         """Returns an empty batch with room for `size` conversations; `probes` as in `session`."""
         ...

@@ -83,6 +83,9 @@ class BatchedModel(abc.ABC):
     def engine(self, rows: int, *, probes: bool) -> Engine:
         """Returns an engine with empty KV caches."""
 
+    def end_thread(self) -> None:  # noqa: B027 (most runtimes keep nothing)
+        """As `interface.Model.end_thread`."""
+
     def slots(self, size: int, *, probes: bool = False) -> Slots:
         """As `interface.Model.slots`."""
         return Slots(self, size, probes=probes)

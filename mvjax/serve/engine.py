@@ -63,6 +63,7 @@ class Engine:
         self._commands = collections.deque()
         self._wake, self._stopping, self._ended = threading.Condition(), False, False
         self._tick_began: float | None = None
+        self._warm: futures.Future[None] = futures.Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
@@ -82,19 +83,9 @@ class Engine:
         return self._ended and not self._stopping
 
     def start(self) -> None:
-        """Warms everything up and starts the thread."""
-        self._slots.warm_up()
-        silence = np.zeros(types.FRAME_SAMPLES, np.float32)
-        for voice in (self._voices[number] for number in range(len(self._voices))):
-            slot = self._slots.join()
-            frame = None
-            for _ in range(2 + max(self.speaker.model.sizes.delays)):
-                frame = self._slots.step({slot: interface.Turn(voice.hear(silence))})[slot]
-            assert frame is not None
-            voice.say(frame)
-            voice.reset()
-            self._slots.leave(slot)
+        """Starts the thread, and waits until everything is warm."""
         self._thread.start()
+        self._warm.result()
 
     def stop(self) -> None:
         """Ends the thread after its tick; one that is stuck is left behind."""
@@ -170,9 +161,23 @@ class Engine:
                 audio_sampling=query.audio_sampling(sampling),
             )
 
+    def _warm_up(self) -> None:
+        self._slots.warm_up()
+        silence = np.zeros(types.FRAME_SAMPLES, np.float32)
+        for voice in (self._voices[number] for number in range(len(self._voices))):
+            slot = self._slots.join()
+            frame = None
+            for _ in range(2 + max(self.speaker.model.sizes.delays)):
+                frame = self._slots.step({slot: interface.Turn(voice.hear(silence))})[slot]
+            assert frame is not None
+            voice.say(frame)
+            voice.reset()
+            self._slots.leave(slot)
+
     def _run(self) -> None:
         try:
-            while not self._stopping:
+            _carry_out(self._warm, self._warm_up)
+            while not self._stopping and self._warm.exception() is None:
                 with self._wake:
                     self._wake.wait_for(self._has_work)
                 for _ in range(len(self._commands)):
@@ -189,6 +194,7 @@ class Engine:
             _log.exception("the engine ends")
         finally:
             self._end()
+            self.speaker.model.end_thread()
 
     def _end(self) -> None:
         """Tells everybody that nothing will be answered any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent import futures
+from typing import Any
 
 import numpy as np
 
@@ -144,8 +145,15 @@ class Sight:
         if who is None or shown is None:
             return
         image = await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._engine.speaker.model.encode_image, shown
+            self._executor, self._encode, shown
         )
         if self._pixels is shown and self._who is who:
             see = self._engine.submit(lambda: self._engine.see(who, image))
             await asyncio.wrap_future(see)
+
+    def _encode(self, shown: np.ndarray) -> Any:
+        model = self._engine.speaker.model
+        try:
+            return model.encode_image(shown)
+        finally:
+            model.end_thread()  # nothing tells a thread of a pool that it is about to end

@@ -358,6 +358,19 @@ async def test_a_server_that_stops_tells_its_clients():
 
 
 @in_loop
+async def test_no_thread_that_used_the_model_ends_with_what_the_runtime_keeps_for_it():
+    """MLX's own threads, left to the exit of Python, abort the process now and then."""
+    async with (
+        standin.serving() as (url, who),
+        standin.talking(url, image=standin.picture()) as client,
+    ):
+        assert who.model.threads == {"engine"}
+        await client.say(3)
+        await client.frames(1)
+    assert who.model.seen and not who.model.threads
+
+
+@in_loop
 async def test_a_silent_client_is_pinged_and_then_let_go():
     async with standin.serving(silent_seconds=0.6) as (url, _), standin.talking(url) as client:
         assert not await client.until(0)

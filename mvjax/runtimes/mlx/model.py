@@ -6,6 +6,7 @@ exactly, and linear layers are laid out for its matmul.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import math
 import re
@@ -23,6 +24,8 @@ from mvjax.runtimes.mlx import engine, tensors
 Dtype = Literal["float32", "bfloat16"]
 _EMBEDDING = re.compile(r"(_emb|_embs\.\d+|\.emb|_embedding)\.weight$")
 _BLOCK = 64  # inputs that are added up one after the other
+_clear_streams = getattr(mx, "clear_streams", lambda: None)  # MLX before 0.31.2 has none
+atexit.register(_clear_streams)  # of the main thread
 
 
 def on_cpu() -> bool:
@@ -75,6 +78,10 @@ class MlxModel(network.Network):
         name = str(self._dtype).removeprefix("mlx.core.")
         kept = any(array.dtype == mx.uint32 for array in self.weights.values())
         return f"{name}, q{self._scheme['bits']} weights" if kept else name
+
+    def end_thread(self) -> None:
+        """As `interface.Model.end_thread`: MLX's streams, whose own threads would outlive Python."""
+        _clear_streams()
 
     def engine(self, rows: int, *, probes: bool) -> engine.Engine:
         """As `slots.BatchedModel.engine`."""
