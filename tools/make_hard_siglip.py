@@ -103,34 +103,18 @@ def train(steps: int, seed: int) -> dict:
     model = Reader()
     pixels = images_lib.normalize(examples.images[:500])
     params = jax.jit(model.init)(jax.random.key(seed), pixels)["params"]
-    embedding = params["img"]["embedding"]  # start from centered patches, as in the easy world
-    embedding["bias"] = -jnp.einsum("pqcE,c->E", embedding["kernel"], pixels.mean((0, 1, 2)))
-    optimizer = make_tiny_siglip.muon(steps)
-    state = optimizer.init(params)
+    make_tiny_siglip.center(params["img"], pixels)
 
-    @jax.jit
-    def step(params, state, pixels, batch):
-        def loss(params):
-            read = model.apply({"params": params}, pixels)
-            assert isinstance(read, Logits)
-            parts = {"scan": jnp.square(read.scans - batch.scans).mean()}
-            for i, name in enumerate(NONE):
-                parts[name] = _corner_loss(read.tokens[name], batch.classes[:, :, i])
-                parts[f"find {name}"] = _found_loss(read.found[name], batch.classes, i)
-            return sum(parts.values()), parts
+    def losses(params, pixels, batch):
+        read = model.apply({"params": params}, pixels)
+        assert isinstance(read, Logits)
+        parts = {"scan": jnp.square(read.scans - batch.scans).mean()}
+        for i, name in enumerate(NONE):
+            parts[name] = _corner_loss(read.tokens[name], batch.classes[:, :, i])
+            parts[f"find {name}"] = _found_loss(read.found[name], batch.classes, i)
+        return parts
 
-        gradients, parts = jax.grad(loss, has_aux=True)(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, parts
-
-    for i in range(steps):
-        rows = rng.integers(len(examples.images), size=make_tiny_siglip.BATCH)
-        batch = Examples(*(column[rows] for column in examples))
-        params, state, parts = step(params, state, images_lib.normalize(batch.images), batch)
-        if i % 100 == 0 or i == steps - 1:
-            losses = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-            print(f"step {i:5d} losses: {losses}", flush=True)
-    return params
+    return make_tiny_siglip.minimize(losses, params, examples, steps, rng)
 
 
 def probe(params: dict, seed: int) -> dict[str, float]:

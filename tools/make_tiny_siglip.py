@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,18 +102,37 @@ def train(steps: int, seed: int) -> dict:
     model = TwoTowers()
     pixels = images_lib.normalize(examples.images[:500])
     params = jax.jit(model.init)(jax.random.key(seed), pixels, examples.words[:500])["params"]
-    embedding = params["img"]["embedding"]  # start from centered patches: most pixels are dark
+    center(params["img"], pixels)
+
+    def losses(params, pixels, batch):
+        logits, heads, scans = model.apply({"params": params}, pixels, batch.words)
+        return {
+            "captions": _sigmoid_loss(logits, batch.facts),
+            **_fact_losses(heads, batch.facts),
+            "scan": jnp.square(scans - batch.scans).mean(),
+        }
+
+    return minimize(losses, params, examples, steps, rng)
+
+
+def center(tower: dict, pixels: np.ndarray) -> None:
+    """Starts a tower from centered patches: most pixels are dark."""
+    embedding = tower["embedding"]
     embedding["bias"] = -jnp.einsum("pqcE,c->E", embedding["kernel"], pixels.mean((0, 1, 2)))
+
+
+def minimize(losses: Callable, params: dict, examples: Any, steps: int, rng: Any) -> dict:
+    """Returns the parameters after `steps` steps on batches drawn from `examples`, a tuple of columns.
+
+    `losses(params, pixels, batch)` names the parts of the loss; `examples.images` are normalized.
+    """
     optimizer = muon(steps)
     state = optimizer.init(params)
 
     @jax.jit
     def step(params, state, pixels, batch):
         def loss(params):
-            logits, heads, scans = model.apply({"params": params}, pixels, batch.words)
-            parts = {"captions": _sigmoid_loss(logits, batch.facts)}
-            parts |= _fact_losses(heads, batch.facts)
-            parts["scan"] = jnp.square(scans - batch.scans).mean()
+            parts = losses(params, pixels, batch)
             return sum(parts.values()), parts
 
         gradients, parts = jax.grad(loss, has_aux=True)(params)
@@ -121,12 +141,11 @@ def train(steps: int, seed: int) -> dict:
 
     for i in range(steps):
         rows = rng.integers(len(examples.images), size=BATCH)
-        batch = Examples(*(column[rows] for column in examples))
-        pixels = images_lib.normalize(batch.images)
-        params, state, parts = step(params, state, pixels, batch)
+        batch = type(examples)(*(column[rows] for column in examples))
+        params, state, parts = step(params, state, images_lib.normalize(batch.images), batch)
         if i % 100 == 0 or i == steps - 1:
-            losses = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-            print(f"step {i:5d} losses: {losses}", flush=True)
+            said = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
+            print(f"step {i:5d} losses: {said}", flush=True)
     return params
 
 
