@@ -21,7 +21,7 @@ Gates = dict[str, list[float]]  # {class of places: mean gate activation of each
 class SpokenConversation(NamedTuple):
     """A finished spoken conversation, frame by frame."""
 
-    streams: eval_model.Streams  # of one row
+    streams: eval_model.Streams
     start: int  # the frame in which the scored question begins
     end: int  # the first frame after it
 

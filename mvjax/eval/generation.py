@@ -93,8 +93,8 @@ class Generator:
         user_codes: Int[np.ndarray, "b U T"],
         images: Images,
         *,
-        forced_text: Int[np.ndarray, "b T"],
-        forced_audio: Int[np.ndarray, "b Q T"],
+        forced_text: Int[np.ndarray, "b T"] | None = None,
+        forced_audio: Int[np.ndarray, "b Q T"] | None = None,
     ) -> SpokenAnswers:
         """Steps through the users' speech; UNGENERATED of what is forced leaves the choice to the model."""
         codes = self._everywhere(user_codes)
@@ -103,8 +103,8 @@ class Generator:
             self.model.params,
             codes,
             self._image_kv(images),
-            forced_text=self._everywhere(forced_text),
-            forced_audio=self._everywhere(forced_audio),
+            forced_text=None if forced_text is None else self._everywhere(forced_text),
+            forced_audio=None if forced_audio is None else self._everywhere(forced_audio),
             with_text_logits=False,
         )
         kept = (out.text_ids, out.audio_codes, codes, out.layer_gates)

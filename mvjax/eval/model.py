@@ -1,37 +1,33 @@
-"""A trained model with its codec and tokenizer: answers, converses, encodes and decodes in batches."""
+"""A trained model with its codec and tokenizer: encodes and decodes speech and text."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int
 
 from mvjax import files, tree, types
 from mvjax.codec import flax_codec, interface
 from mvjax.config import schema
-from mvjax.data import images as images_lib
 from mvjax.data import tokenizers
 from mvjax.nn import model as model_lib
-from mvjax.runtimes.jax import generate
 from mvjax.weights import mimi as mimi_weights
 
-BATCH_SIZE = 64  # the last batch is filled up, so that every call has the same shape
 _CODEC_BATCH_SIZE = 16
 _CODEC_STEP = 8  # frames; padded lengths are multiples of it, so that few are compiled
 
 
 class Streams(NamedTuple):
-    """A batch of finished conversations, frame by frame."""
+    """A finished conversation, frame by frame."""
 
-    text_ids: Int[np.ndarray, "B T"]  # written by the model
-    audio_codes: Int[np.ndarray, "B Q T"]  # spoken by the model
-    user_codes: Int[np.ndarray, "B U T"]
+    text_ids: Int[np.ndarray, "T"]  # written by the model
+    audio_codes: Int[np.ndarray, "Q T"]  # spoken by the model
+    user_codes: Int[np.ndarray, "U T"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,30 +44,6 @@ class LoadedModel:
     def model(self) -> model_lib.VisionSpeech:
         """The module."""
         return model_lib.VisionSpeech(self.config.model)
-
-    def converse(
-        self, user_codes: Int[np.ndarray, "B U T"], images: UInt8[np.ndarray, "B height width 3"]
-    ) -> Streams:
-        """Steps through the user's speech frame by frame and answers greedily, in text and speech."""
-        text_ids: list[np.ndarray] = []
-        audio_codes: list[np.ndarray] = []
-        for rows, filled in _batches(len(user_codes), min(BATCH_SIZE, len(user_codes))):
-            seen = self._image_kv(images[filled])
-            has_image = np.ones(len(filled), bool)
-            out = generate.generate(self.model, self.params, user_codes[filled], seen, has_image)
-            text_ids.extend(np.asarray(out.text_ids)[: len(rows)])
-            audio_codes.extend(np.asarray(out.audio_codes)[: len(rows)])
-        return Streams(np.stack(text_ids), np.stack(audio_codes), user_codes)
-
-    def gate_activation(
-        self, conversation: Streams, image: UInt8[np.ndarray, "height width 3"]
-    ) -> Float[np.ndarray, "L T"]:
-        """Mean gate activation of every layer in every frame of one finished conversation."""
-        text_ids, audio_codes, user_codes = conversation
-        codes = np.concatenate([text_ids[:, None], audio_codes, user_codes], axis=1)
-        pixels = images_lib.normalize(image)[None]
-        output = _forward(self.model, self.params, codes.astype(np.int32), pixels)
-        return np.asarray(output.gates)[:, 0]
 
     def encode_audio(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Codes int32 [Q, T] of clips float32 [samples] at 24 kHz; the last frame is zero-filled."""
@@ -113,9 +85,6 @@ class LoadedModel:
     def _is_text(self, token: Any) -> bool:
         return token not in (self.config.model.text_pad, self.config.model.text_epad, -1)
 
-    def _image_kv(self, images: UInt8[np.ndarray, "B height width 3"]) -> Any:
-        return generate.image_kv(self.model, self.params, images_lib.normalize(images))
-
 
 def load(config: schema.Config, params: tree.Tree, mesh: Mesh | None = None) -> LoadedModel:
     """Loads the codec and the tokenizer of the config; puts the parameters on the device, without a mesh.
@@ -129,15 +98,12 @@ def load(config: schema.Config, params: tree.Tree, mesh: Mesh | None = None) -> 
     return LoadedModel(config, params, codec, tokenizers.load(config), mesh)
 
 
-def _batches(n: int, size: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields (the next rows, the same filled up to `size` with copies of the last one)."""
+def _codec_batches(n: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields (the next clips, the same filled up with copies of the last one: all batches have one size)."""
+    size = 1 if n == 1 else _CODEC_BATCH_SIZE
     for first in range(0, n, size):
         rows = list(range(first, min(first + size, n)))
         yield rows, rows + [rows[-1]] * (size - len(rows))
-
-
-def _codec_batches(n: int) -> Iterator[tuple[list[int], list[int]]]:
-    return _batches(n, 1 if n == 1 else _CODEC_BATCH_SIZE)
 
 
 def _padded(rows: Sequence[Any], size: int, dtype: type) -> np.ndarray:
@@ -150,10 +116,3 @@ def _padded(rows: Sequence[Any], size: int, dtype: type) -> np.ndarray:
 
 def _padded_frames(frames: Sequence[int]) -> int:
     return -(-max(frames) // _CODEC_STEP) * _CODEC_STEP
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(
-    model: model_lib.VisionSpeech, params: tree.Tree, codes: jax.Array, pixels: jax.Array
-) -> Any:
-    return model.apply({"params": params}, codes, pixels, depth_codebooks=0)

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from mvjax import types
 from mvjax.dialogues import speech
+from mvjax.eval import generation
 from mvjax.eval import model as eval_model
 
 Topic = Literal["image", "small talk"]
@@ -63,10 +64,12 @@ def converse(
     """Speaks the user's side of the script, lets the model answer freely, and records its gates."""
     user_audio, spans = _user_side(script, voice)
     user_codes = model.encode_audio([user_audio])[0]
-    conversation = model.converse(user_codes[None], image[None])
-    activation = model.gate_activation(conversation, image)
-    answers = model.decode_audio([conversation.audio_codes[0]])[0]
-    words = model.timed_words(conversation.text_ids[0])
+    generator = generation.Generator(model)
+    rows = len(generator.rows(generator.shards))  # the same conversation on every device
+    said = generator.converse(*(np.stack([one] * rows) for one in (user_codes, image)))
+    activation = said.gates[0].T
+    answers = model.decode_audio([said.audio_codes[0]])[0]
+    words = model.timed_words(said.text_ids[0])
     exchanges = [
         _exchange(topic, question, span, words, activation)
         for (topic, question), span in zip(script, spans, strict=True)
