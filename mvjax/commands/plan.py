@@ -17,8 +17,9 @@ def add(commands) -> None:
         "mvjax plan experiments/moshika_vis.py --topology v5e:8x8 --topology v5p:2x2x4")  # fmt: skip
     arguments.experiment(arg)
     arg("--topology", action="append", required=True, metavar="CHIP:SHAPE",
-        help="a TPU slice (v4, v5e, v5p, v6e, tpu7x), such as v5e:8x8: the step is compiled for it; or"
-        " GPUs, such as h100:8: estimated, and measured if they are here; may be repeated")  # fmt: skip
+        help="a TPU slice (v4, v5e, v5p, v6e, tpu7x), such as v5e:8x8 or v5litepod-64: the step is"
+        " compiled for it; or GPUs, such as h100:8: estimated, and measured if they are here; may be"
+        " repeated")  # fmt: skip
     arg("--fit", action="store_true",
         help="find the fastest mesh, remat policy and gradient accumulation that fit")  # fmt: skip
     arg("--compile", type=int, default=2, metavar="N",

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 import time
@@ -63,13 +64,15 @@ def slice_mesh(run: schema.Config, topology: chips.Topology) -> Mesh:
     """Returns the mesh of a run over the devices of a TPU slice that need not exist.
 
     Raises:
-      ValueError: if libtpu is missing or does not know the slice, or the mesh does not fit it.
+      ValueError: if libtpu is missing or refuses the slice, or the mesh does not fit it.
     """
     for name, value in _LIBTPU.items():
         os.environ.setdefault(name, value)
     shape = "x".join(str(size) for size in topology.shape)
     # of v4, unlike the others, libtpu shows two devices a chip unless it is asked for one
-    options = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
+    if math.prod(topology.shape) == 1:  # it takes a host to have four chips unless it is told
+        options["chips_per_host_bounds"] = [1, 1, 1]
     try:
         described = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{topology.chip.name}:{shape}", **options
@@ -77,8 +80,7 @@ def slice_mesh(run: schema.Config, topology: chips.Topology) -> Mesh:
     except Exception as error:  # jaxlib raises several kinds
         raise ValueError(
             f"--topology {topology.name}: cannot compile for it: {str(error).splitlines()[0]}\n"
-            'Install the compiler with `pip install "mvjax[tpu]"`, and check the shape: v5e and v6e '
-            "slices are 2x2, 2x4, 4x4, ... 16x16; v4, v5p and tpu7x 2x2x1, 2x2x2, 2x2x4, ..."
+            'The compiler is installed with `pip install "mvjax[tpu]"`; --count does without it.'
         ) from error
     return sharding.make_mesh(run.mesh, described.devices)
 

@@ -40,8 +40,7 @@ def plans(
     """
     trial, note = (None, "") if estimate_only else _trial(topology, cache, say)
     if not fit:
-        run = with_mesh(run, topology.devices)
-        _check_rows(run, topology)
+        run = _fitted(run, topology)
         if trial is not None:
             return [trial(run)]
         return [dataclasses.replace(estimate.estimated_plan(run, topology), note=note)]
@@ -160,9 +159,15 @@ def _tried(
     return tried
 
 
-def _check_rows(run: schema.Config, topology: chips.Topology) -> None:
-    mesh = sharding.abstract_mesh(run.mesh)
+def _fitted(run: schema.Config, topology: chips.Topology) -> schema.Config:
+    """Returns the run with its mesh filled in.
+
+    Raises:
+      ValueError: if the devices do not divide the mesh, or the mesh the rows, naming a setting that does.
+    """
     try:
+        filled = with_mesh(run, topology.devices)
+        mesh = sharding.abstract_mesh(filled.mesh)
         sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
     except ValueError as error:
         best = ranked(run, topology)[0]
@@ -170,6 +175,7 @@ def _check_rows(run: schema.Config, topology: chips.Topology) -> None:
             f"{topology.name}: {error}\nthe best setting that divides them, by estimate: "
             f"{settings(best.run)}; --fit looks for it"
         ) from error
+    return filled
 
 
 def _trial(

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from mvjax.train import tpu_slices
+
 GIB = 2.0**30
 # Share of the published memory that a program may use: runtime, fragmentation and code take the rest.
 USABLE = {"tpu": 0.98, "gpu": 0.92}
@@ -114,19 +116,29 @@ class Topology:
 
 
 def topology(name: str) -> Topology:
-    """Parses a name such as v5e:8x8, v5p:2x2x4 or h100:8.
+    """Parses a name such as v5e:8x8, v5p:2x2x4 or h100:8, or Google's of a TPU slice, such as v5litepod-16.
 
     Raises:
-      ValueError: naming the known chips, or the shape that the chip needs.
+      ValueError: naming the known chips, the shape that the chip needs, or the slices that exist.
     """
+    try:
+        return _topology(name)
+    except ValueError as error:
+        raise ValueError(f"--topology {name}: {error}") from None
+
+
+def _topology(asked: str) -> Topology:
+    name = tpu_slices.translated(asked)
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if not match or match[1] not in CHIPS:
         raise ValueError(
-            f"--topology {name}: expected CHIP:SHAPE, such as v5e:8x8, v5p:2x2x4 or h100:8; "
-            f"chips: {', '.join(CHIPS)}"
+            "expected CHIP:SHAPE, such as v5e:8x8, v5p:2x2x4 or h100:8, or Google's name of a TPU slice,"
+            f" such as v5litepod-16; chips: {', '.join(CHIPS)}"
         )
     chip, shape = CHIPS[match[1]], tuple(int(size) for size in match[2].split("x"))
     if len(shape) != max(chip.torus_axes, 1) or 0 in shape:
         form = {0: "a number", 2: "two sizes, such as 4x4", 3: "three sizes, such as 2x2x4"}
-        raise ValueError(f"--topology {name}: {chip.name} takes {form[chip.torus_axes]}")
+        raise ValueError(f"{chip.name} takes {form[chip.torus_axes]}")
+    if chip.kind == "tpu":
+        tpu_slices.check(chip.name, shape)
     return Topology(name, chip, shape)

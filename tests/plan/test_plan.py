@@ -162,6 +162,34 @@ def test_a_mesh_that_does_not_divide_the_rows_is_an_error_that_names_one():
         )
 
 
+def test_a_mesh_that_the_devices_do_not_divide_is_an_error_that_names_one():
+    run = dataclasses.replace(toy.planned(), mesh=schema.MeshConfig(-1, 3, 1))
+    with pytest.raises(ValueError) as error:
+        search.plans(
+            run, chips.topology("v5e:2x2"), fit=0, estimate_only=True, cache=None, say=silent
+        )
+    said = str(error.value)
+    assert "v5e:2x2: mesh: expected sizes that multiply to 4 devices" in said and "fsdp=3" in said
+    chosen = re.findall(r"--set ([^ ;]+)", said)
+    (one,) = search.plans(
+        config_text.override(run, chosen),
+        chips.topology("v5e:2x2"),
+        fit=0,
+        estimate_only=True,
+        cache=None,
+        say=silent,
+    )
+    assert one.fits
+
+
+def test_every_kind_of_slice_is_one_that_the_compiler_knows():
+    pytest.importorskip("libtpu")
+    run = dataclasses.replace(toy.planned(), mesh=schema.MeshConfig())
+    for name in ("v5litepod-1", "v6e-256", "v4-8", "v5p-128", "tpu7x:1x1x1", "tpu7x-512"):
+        topology = chips.topology(name)
+        assert compiled_step.slice_mesh(run, topology).size == topology.devices
+
+
 def test_table_has_a_line_a_plan():
     lines = plan_text.table([estimate("v5e:2x2"), estimate("h100:4")]).splitlines()
     assert len(lines) == 3 and lines[1].startswith("v5e:2x2") and lines[2].startswith("h100:4")

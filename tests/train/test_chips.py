@@ -22,11 +22,57 @@ def test_devices(name, devices):
         ("v5p:4x4", "v5p takes three sizes"),
         ("h100:4x4", "h100 takes a number"),
         ("v5e:0x4", "v5e takes two sizes"),
+        (
+            "v5e:4x5",
+            "--topology v5e:4x5: no v5e slice is 4x5\nv5e slices: 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16$",
+        ),
+        ("v6e:32x8", "no v6e slice is 32x8; did you mean v6e:16x16\\?\nv6e slices: 1x1, 2x2"),
+        ("v5p:2x4x2", "did you mean v5p:2x2x4\\?\nv5p slices: 2x2x1, .* of at most 6144 chips$"),
+        ("v4:8x16x64", "no v4 slice is 8x16x64\nv4 slices: .* of at most 4096 chips$"),
+        ("v2-8", "--topology v2-8: v2 TPUs are not supported; supported: v4, v5e"),
+        ("v3-32", "v3 TPUs are not supported"),
+        (
+            "v5litepod-12",
+            "no slice has 12 chips; the nearest that exist: v5litepod-1, .*v5litepod-8, v5litepod-16",
+        ),
+        (
+            "v5p-33",
+            "no slice has 33 TensorCores, two a chip; the nearest that exist: .*v5p-32, v5p-64",
+        ),
+        ("h100-8", "expected CHIP:SHAPE"),
     ],
 )
 def test_bad_topologies(name, message):
     with pytest.raises(ValueError, match=message):
         chips.topology(name)
+
+
+@pytest.mark.parametrize(
+    ("google", "name", "devices"),
+    [
+        ("v5litepod-1", "v5e:1x1", 1),
+        ("v5litepod-16", "v5e:4x4", 16),
+        ("v5litepod-4x8", "v5e:4x8", 32),
+        ("v5e-256", "v5e:16x16", 256),
+        ("v6e-16", "v6e:4x4", 16),
+        ("v4-8", "v4:2x2x1", 4),  # TensorCores, two a chip
+        ("v4-32", "v4:2x2x4", 16),
+        ("v4-512", "v4:4x8x8", 256),
+        ("v5p-32", "v5p:2x2x4", 16),
+        ("v5p-128", "v5p:4x4x4", 64),
+        ("v5p-512", "v5p:4x8x8", 256),
+        ("v5p-12288", "v5p:16x16x24", 6144),
+        ("tpu7x-8", "tpu7x:2x2x1", 8),  # the two TensorCores of a chip are two devices
+        ("tpu7x-128", "tpu7x:4x4x4", 128),
+    ],
+)
+def test_googles_names_of_slices(google, name, devices):
+    topology = chips.topology(google)
+    assert (topology.name, topology.devices) == (name, devices)
+
+
+def test_a_slice_of_whole_cubes_may_be_turned():
+    assert chips.topology("v4:8x4x4").devices == chips.topology("v4:4x4x8").devices == 128
 
 
 def box(*sizes: int) -> list[tuple[int, ...]]:

@@ -89,6 +89,22 @@ def test_xpk_starts_a_stopped_run_again(tmp_path, finished, status):
     assert subprocess.run(["bash", "-c", command], env=env).returncode == status
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("v5litepod-64", "v5litepod-64"),
+        ("v5e:8x8", "v5litepod-8x8"),
+        ("v5e-64", "v5litepod-64"),
+        ("v5p:2x2x4", "v5p-2x2x4"),
+    ],
+)
+def test_xpk_gets_its_own_name_of_a_slice(tmp_path, given, name):
+    program(tmp_path / "bin", "xpk", ECHO)
+    named = {"CLUSTER": "c", "TPU_TYPE": given, "STORAGE": "s", "IMAGE": "i"}
+    arguments = told(tmp_path / "bin", "gke_xpk.sh", "a.py", "--out", "/r", **named)
+    assert f"--tpu-type={name}" in arguments
+
+
 def checkout(folder: Path) -> Path:
     """A small checkout with the scripts, and with what git ignores in the real one; its tools/launch."""
     shutil.copytree(SCRIPTS, folder / "tools" / "launch")

@@ -5,6 +5,8 @@
 #   export STORAGE=NAME      # an xpk storage attached to the cluster: Filestore, or a bucket through gcsfuse
 #   tools/launch/gke_xpk.sh EXP.py --out /mounted/runs/NAME [other arguments of mvjax train]
 #
+# TPU_TYPE may also be a topology of mvjax plan, such as v5e:8x8 or v5p:2x2x4.
+#
 # The image is this tree on BASE_IMAGE (default python:3.12), installed when the pod starts; IMAGE=... takes
 # one that has mvjax installed instead. jax finds the hosts in GKE's variables. On preemption Kubernetes sends
 # SIGTERM: the run saves a checkpoint and exits 0, which the script turns into 42, on which xpk restarts it.
@@ -27,6 +29,8 @@ for ((i = 1; i < $#; i++)); do
 done
 : "${out:?give --out, a folder on the storage}"
 
+TPU_TYPE=${TPU_TYPE/#v5e[:-]/v5litepod-} # as xpk has them: v5litepod-8x8, v5p-2x2x4
+TPU_TYPE=${TPU_TYPE/:/-}
 options=(--cluster="$CLUSTER" --tpu-type="$TPU_TYPE" --storage="$STORAGE")
 options+=(--workload="${WORKLOAD:-mvjax-$(date +%m%d-%H%M)}" --num-slices=1)
 options+=(--max-restarts="${RESTARTS:-100}" --termination-grace-period-seconds="${GRACE:-180}")
