@@ -299,7 +299,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=0.0, help="that a batch takes")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--mesh", type=int, nargs=3, default=(-1, 1, 1))
+    parser.add_argument("--mesh", type=int, nargs="+", default=(-1, 1, 1))
     parser.add_argument("--every", type=int, default=4, help="steps between checkpoints")
     args = parser.parse_args()
     from mvjax.train import distributed, fit, sharding

@@ -59,14 +59,46 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 def make_mesh(sizes: schema.MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh over `devices` (default: all), with axes data, fsdp, tensor.
 
+    The data axis goes through one slice after the other.
+
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices.
+      ValueError: if the sizes do not multiply to the number of devices, or data not to that of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = mesh_shape(sizes, len(devices))
+    data, fsdp, tensor = mesh_shape(sizes, len(devices))
+    parts = _slices(sizes, devices, data)
     # jax.make_mesh refuses to split a torus axis (except on v5e), which 8 x 2 on 4 x 4 needs.
-    placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return Mesh(placed, AXES, axis_types=_AUTO)
+    placed = [
+        mesh_utils.create_device_mesh(
+            (data // len(parts), fsdp, tensor), part, allow_split_physical_axes=True
+        )
+        for part in parts
+    ]
+    return Mesh(np.concatenate(placed), AXES, axis_types=_AUTO)
+
+
+def _slices(sizes: schema.MeshConfig, devices: Sequence[Any], data: int) -> list[list[Any]]:
+    """Returns the devices of each slice or node; equal parts of devices that know of none, as CPUs."""
+    by_slice: dict[int, list[Any]] = {}
+    for device in devices:
+        by_slice.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    found, gpus = len(by_slice), devices[0].platform == "gpu"
+    count = found if sizes.slices == -1 else sizes.slices
+    if gpus and sizes.slices == -1 and data % count:
+        count = 1  # any axis may go from node to node
+    if count < 1 or data % count:
+        raise ValueError(
+            f"mesh: expected a data axis that spans whole slices, a multiple of {max(count, 1)}, got"
+            f" data={data} and slices={count}; such as --set mesh.data={max(count, 1)} --set mesh.fsdp=-1"
+        )
+    if count == found:
+        return [by_slice[index] for index in sorted(by_slice)]
+    if found > 1 and not (gpus and count == 1):
+        raise ValueError(
+            f"mesh.slices={count}: the devices are in {found} slices; --set mesh.slices={found}"
+        )
+    size = len(devices) // count
+    return [list(devices[i * size : (i + 1) * size]) for i in range(count)]
 
 
 def mesh_shape(sizes: schema.MeshConfig, devices: int) -> tuple[int, int, int]:

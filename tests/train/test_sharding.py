@@ -33,6 +33,47 @@ def test_mesh_that_does_not_fit(sizes):
         sharding.make_mesh(schema.MeshConfig(*sizes))
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device that knows its slice."""
+
+    id: int
+    slice_index: int
+    platform: str
+    device_kind: str = ""
+
+
+def _two_slices(sizes, platform="gpu"):
+    # one slice's devices after the other's, as jax does not promise
+    chips = [Chip(i, i % 2, platform) for i in range(8)]
+    return sharding.make_mesh(schema.MeshConfig(*sizes), chips).devices
+
+
+def test_the_data_axis_alone_goes_from_slice_to_slice():
+    for placed in (_two_slices((2, 4, 1)), _two_slices((4, 2, 1, 2)), _two_slices((-1, 1, 2, 2))):
+        slices = np.vectorize(lambda chip: chip.slice_index)(placed)
+        half = len(placed) // 2
+        assert not slices[:half].any() and slices[half:].all()
+    assert len({chip.slice_index for chip in _two_slices((1, 8, 1)).ravel()}) == 2  # GPU nodes may
+    apart = sharding.make_mesh(schema.MeshConfig(4, 2, 1, slices=2)).devices  # CPUs in equal parts
+    assert [d.id for d in apart.ravel()] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "platform", "message"),
+    [
+        ((1, 8, 1), "tpu", "a multiple of 2, got data=1 and slices=2; such as --set mesh.data=2"),
+        ((1, 8, 1, 2), "gpu", "a multiple of 2, got data=1"),
+        ((4, 2, 1, 4), "gpu", "mesh.slices=4: the devices are in 2 slices; --set mesh.slices=2"),
+        ((4, 2, 1, 1), "tpu", "mesh.slices=1: the devices are in 2 slices"),
+        ((4, 2, 1, 0), "gpu", "got data=4 and slices=0"),
+    ],
+)
+def test_slices_that_do_not_fit(sizes, platform, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _two_slices(sizes, platform)
+
+
 def test_specs():
     assert sharding.spec("backbone/blocks/attn/qkv/kernel", 5) == P(
         None, "fsdp", None, "tensor", None

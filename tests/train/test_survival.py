@@ -60,7 +60,7 @@ def test_sigkill_goes_back_to_the_last_checkpoint(tmp_path):
 
 
 def test_one_two_and_four_processes_are_one_run(tmp_path):
-    """A signal to one of two processes stops both; four, whose tensor axis spans two, go on."""
+    """A signal to one of two processes stops both; four, as two slices of a tensor axis each, go on."""
     mesh = ("--mesh", 1, 2, 2)
     processes.finish(processes.start(tmp_path / "one", *mesh, devices=4))
     folder = tmp_path / "several"
@@ -72,7 +72,8 @@ def test_one_two_and_four_processes_are_one_run(tmp_path):
     assert f"stopped at step {stopped}, saved" in told[0] and "stopped at" not in told[1]
     assert "process 1 of 2: SIGTERM: finishes its step, saves and ends" in told[1]
     assert 5 <= stopped < 12
-    told = processes.finish(processes.start(folder, *mesh, count=4, devices=1))
+    slices = ("--mesh", 2, 1, 2, 2)
+    told = processes.finish(processes.start(folder, *slices, count=4, devices=1))
     assert f"resumes at step {stopped}; 12 steps" in told[0] and "4 processes" in told[0]
     one, several = losses(tmp_path / "one"), losses(folder)
     assert [step for step, _ in one] == [step for step, _ in several] == list(range(1, 13))
