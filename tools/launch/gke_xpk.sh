@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on TPU slices of a GKE cluster, through xpk (https://github.com/AI-Hypercomputer/xpk):
 #
-#   export CLUSTER=NAME TPU_TYPE=v5litepod-64 [WORKLOAD=NAME] [ZONE=ZONE] [PROJECT=PROJECT]
+#   export CLUSTER=NAME TPU_TYPE=v5litepod-64 [SLICES=2] [WORKLOAD=NAME] [ZONE=ZONE] [PROJECT=PROJECT]
 #   export STORAGE=NAME      # an xpk storage attached to the cluster: Filestore, or a bucket through gcsfuse
 #   tools/launch/gke_xpk.sh EXP.py --out /mounted/runs/NAME [other arguments of mvjax train]
 #
@@ -32,7 +32,7 @@ done
 TPU_TYPE=${TPU_TYPE/#v5e[:-]/v5litepod-} # as xpk has them: v5litepod-8x8, v5p-2x2x4
 TPU_TYPE=${TPU_TYPE/:/-}
 options=(--cluster="$CLUSTER" --tpu-type="$TPU_TYPE" --storage="$STORAGE")
-options+=(--workload="${WORKLOAD:-mvjax-$(date +%m%d-%H%M)}" --num-slices=1)
+options+=(--workload="${WORKLOAD:-mvjax-$(date +%m%d-%H%M)}" --num-slices="${SLICES:-1}")
 options+=(--max-restarts="${RESTARTS:-100}" --termination-grace-period-seconds="${GRACE:-180}")
 for name in ZONE PROJECT; do
     if [[ -n ${!name:-} ]]; then
