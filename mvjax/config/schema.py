@@ -260,7 +260,7 @@ class MeshConfig:
     data: int = -1  # batch rows are sharded, parameters replicated
     fsdp: int = 1  # batch rows and parameters are sharded
     tensor: int = 1  # attention heads, MLP hidden units and vocabulary are sharded
-    # TPU slices, or GPU nodes, that the data axis spans: gradients alone take the slower network between them;
+    # TPU slices, or GPU nodes, that the data axis spans: gradients alone take the network between them;
     # -1: as the devices say, and GPU nodes only if they divide the data axis
     slices: int = -1
 
