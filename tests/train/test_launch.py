@@ -57,7 +57,9 @@ def test_tpu_vm_starts_the_same_command_on_all_hosts(tmp_path):
 
 
 def test_tpu_vm_tells_every_slice_and_follows_the_first(tmp_path):
-    program(tmp_path / "bin", "gcloud", '#!/bin/bash\nprintf "%s %s\\0" "$4" "$5"; [[ $5 != b-1 ]]\n')
+    program(
+        tmp_path / "bin", "gcloud", '#!/bin/bash\nprintf "%s %s\\0" "$4" "$5"; [[ $5 != b-1 ]]\n'
+    )
     env = {"TPU": "b-0 b-1", "ZONE": "z", "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     for command, named, status in (("stop", {"ssh b-0", "ssh b-1"}, 1), ("log", {"ssh b-0"}, 0)):
         script = [SCRIPTS / "tpu_vm.sh", command]
@@ -90,7 +92,9 @@ def test_xpk_starts_a_stopped_run_again(tmp_path, finished, status):
     out.mkdir()
     named = {"CLUSTER": "c", "TPU_TYPE": "v5p-8", "STORAGE": "s", "IMAGE": "i", "SLICES": "2"}
     arguments = told(tmp_path / "bin", "gke_xpk.sh", "a.py", "--out", str(out), **named)
-    assert {"--docker-image=i", "--storage=s", "--tpu-type=v5p-8", "--num-slices=2"} < set(arguments)
+    assert {"--docker-image=i", "--storage=s", "--tpu-type=v5p-8", "--num-slices=2"} < set(
+        arguments
+    )
     program(tmp_path / "bin", "mvjax", "#!/bin/bash\n")
     (out / "summary.json").write_text(f'{{\n "step": 3,\n "finished": {finished}\n}}\n')
     env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
