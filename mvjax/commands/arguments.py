@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +56,8 @@ class Listing(argparse.Action):
 
 def experiment(arg) -> None:
     """Adds EXP.py, --pick and --set."""
-    arg("experiment", type=Path, metavar="EXP.py", help="defines config(), or sweep() by name")
+    arg("experiment", type=Path, metavar="EXP.py",
+        help="defines config(), or sweep() by name; or a run's config.json, or its folder")  # fmt: skip
     arg("--pick", metavar="NAME", help="which config of a sweep")
     arg("--set", action="append", default=[], metavar="PATH=VALUE",
         help="override a field, such as train.steps=100; may be repeated")  # fmt: skip
@@ -83,8 +85,50 @@ def load_experiment(args: argparse.Namespace) -> schema.Config:
     """
     from mvjax.config import beside_moshi, text
 
-    run = text.override(text.load_experiment(args.experiment, pick=args.pick), args.set)
-    return beside_moshi.follow(run, said=[setting.partition("=")[0] for setting in args.set])
+    said = [setting.partition("=")[0] for setting in args.set]
+    if saved_config(args.experiment):  # it has all that was left to Moshi's files
+        said.append("model")
+    run = text.override(read_experiment(args.experiment, pick=args.pick), args.set)
+    return beside_moshi.follow(run, said=said)
+
+
+def read_experiment(path: Path, *, pick: str | None = None) -> schema.Config:
+    """Returns the config of an experiment file, of a saved config.json, or of a run folder.
+
+    Raises:
+      ValueError: if it cannot be read, or `pick` is given of a saved config.
+    """
+    from mvjax.config import text
+
+    saved = saved_config(path)
+    if saved is None:
+        return text.load_experiment(path, pick=pick)
+    if pick is not None:
+        raise ValueError(
+            f"--pick {pick}: {saved} is the config of one run, not a sweep; leave --pick out, or name"
+            " the experiment file"
+        )
+    try:
+        return text.from_json(json.loads(saved.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{saved}: expected the saved config of a run: {error}") from error
+
+
+def saved_config(path: Path) -> Path | None:
+    """Returns the saved config that a path names: a JSON file, or that of a run folder; None if neither.
+
+    Raises:
+      ValueError: if it is another folder.
+    """
+    if not path.is_dir():
+        return path if path.suffix == ".json" and path.is_file() else None
+    if (config := path / run_folder.CONFIG_JSON).is_file():
+        return config
+    meant = run_folder.nearby(path, run_folder.is_run)
+    raise ValueError(
+        f"{path}: expected an experiment file or the folder of a run, found no"
+        f" {run_folder.CONFIG_JSON} in it{meant}"
+    )
 
 
 def check_writable(path: Path) -> None:

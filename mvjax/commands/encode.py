@@ -50,12 +50,11 @@ def add(commands) -> None:
 def encode(args: argparse.Namespace) -> int:
     """Encodes, writes the records, and prints the speed and what was skipped."""
     from mvjax.config import beside_moshi
-    from mvjax.config import text as config_text
     from mvjax.data.ingest import catalog, items, sources
     from mvjax.data.records import dataset, index
     from mvjax.data.speech import encode as encode_lib
 
-    run = beside_moshi.follow(config_text.load_experiment(args.experiment, pick=args.pick))
+    run = beside_moshi.follow(arguments.read_experiment(args.experiment, pick=args.pick))
     split = catalog.find(args.dataset, args.split)[1]
     sources.check_folders(args.images)
     out = args.out / args.name

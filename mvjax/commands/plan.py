@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mvjax.commands import arguments
+
+if TYPE_CHECKING:
+    from mvjax.config import schema
+    from mvjax.train import chips
 
 
 def add(commands) -> None:
@@ -31,26 +37,44 @@ def add(commands) -> None:
 
 def plan(args: argparse.Namespace) -> int:
     """Prints the plans; returns 1 if any of them does not fit."""
+    topologies = read_topologies(args.topology, measured=not args.count)
+    how = {"fit": args.compile if args.fit else 0, "estimate_only": args.count}
+    return show(arguments.load_experiment(args), topologies, cached=not args.no_cache, **how)
+
+
+def read_topologies(names: Sequence[str], *, measured: bool) -> list[chips.Topology]:
+    """Parses topologies and, before jax is imported, selects its platforms; raises as `chips.topology`."""
     from mvjax.train import chips
 
-    topologies = [chips.topology(name) for name in args.topology]
-    _choose_platforms(gpus=any(one.chip.kind == "gpu" for one in topologies) and not args.count)
+    topologies = [chips.topology(name) for name in names]
+    _choose_platforms(gpus=measured and any(one.chip.kind == "gpu" for one in topologies))
+    return topologies
+
+
+def show(
+    run: schema.Config,
+    topologies: Sequence[chips.Topology],
+    *,
+    fit: int = 0,
+    estimate_only: bool = False,
+    measured: bool = True,
+    cached: bool = True,
+) -> int:
+    """Prints the plans of a run; returns 1 if any of them does not fit. `measured`: on GPUs that are here."""
     from mvjax.plan import compiled_step, search
     from mvjax.plan import text as plan_text
 
-    run = arguments.load_experiment(args)
-    cache = None if args.no_cache else compiled_step.cache_folder()
     best = []
     for topology in topologies:
         plans = search.plans(
             run,
             topology,
-            fit=args.compile if args.fit else 0,
-            estimate_only=args.count,
-            cache=cache,
+            fit=fit,
+            estimate_only=estimate_only or (topology.chip.kind == "gpu" and not measured),
+            cache=compiled_step.cache_folder() if cached else None,
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
-        if args.fit:
+        if fit:
             print(f"{plan_text.table(plans)}\n")
         best.append(plans[0])
         print(f"{plan_text.full(plans[0])}\n\n{search.advice(plans[0])}\n")

@@ -58,6 +58,11 @@ def add(commands) -> None:
 
 def sweep(args: argparse.Namespace) -> int:
     """Runs what is left; the status is 1 if a run failed, and 128 + the signal's number if one stopped it."""
+    if arguments.saved_config(args.experiment):
+        raise ValueError(
+            f"{args.experiment}: is the config of one run, which `mvjax train` takes; a sweep is an"
+            " experiment file that defines sweep()"
+        )
     threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.jobs))
     for name, value in (("seeds", args.seeds), ("jobs", args.jobs), ("threads", threads)):
         if value < 1:

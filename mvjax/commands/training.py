@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 from mvjax import files, messages, run_folder
-from mvjax.commands import arguments, evaluate, extras
+from mvjax.commands import arguments, evaluate, extras, plan
 
 
 def add(commands) -> None:
@@ -30,6 +31,8 @@ def add(commands) -> None:
         help="start a new run from the adapters of another one")  # fmt: skip
     arg("--dry-run", action="store_true",
         help="check files, records, mesh and memory without a step; write nothing")  # fmt: skip
+    arg("--topology", action="append", default=[], metavar="CHIP:SHAPE",
+        help="with --dry-run: mesh, memory and time on these devices, as of mvjax plan")  # fmt: skip
     arg("--profile", metavar="A:B",
         help="trace these steps into RUN/profile, for TensorBoard, xprof")  # fmt: skip
     arg(
@@ -53,16 +56,18 @@ def quickstart(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Trains, or resumes; on SIGTERM or SIGINT the run saves a checkpoint, and the status is 0, too."""
+    starts = {"extend": args.extend, "warm_start": args.warm_start}
+    if args.topology:
+        return _dry_run_elsewhere(args, starts)
     from mvjax.train import distributed, fit, signals, trace
 
     _check_out(args.out)
     profile = trace.parse(args.profile) if args.profile else None
-    added = _evaluation(args.evaluate) if args.evaluate else ()
-    starts = {"extend": args.extend, "warm_start": args.warm_start}
     try:
         with distributed.session(args.out):
-            run = arguments.load_experiment(args)
-            run = dataclasses.replace(run, evals=(*run.evals, *added))
+            run = _load(args)
+            if distributed.is_first():
+                _tell_changes(args, run)
             if args.dry_run:
                 from mvjax.plan import dry_run
 
@@ -71,6 +76,40 @@ def train(args: argparse.Namespace) -> int:
     except signals.Stopped as stopped:  # before it trained; it has been said
         signals.end(stopped.status)
     return 0
+
+
+def _dry_run_elsewhere(args: argparse.Namespace, starts) -> int:
+    """What a dry run checks but the devices that are here, and the plan of the step on those named."""
+    if not args.dry_run:
+        raise ValueError(
+            "--topology: expected --dry-run with it; `mvjax train` trains on the devices that are here"
+        )
+    _check_out(args.out)
+    topologies = plan.read_topologies(args.topology, measured=False)
+    from mvjax.plan import dry_run
+
+    run = _load(args)
+    _tell_changes(args, run)
+    dry_run.check(run, args.out, topologies=topologies, **starts)
+    print()
+    return plan.show(run, topologies, measured=False)
+
+
+def _load(args: argparse.Namespace):
+    run = arguments.load_experiment(args)
+    added = _evaluation(args.evaluate) if args.evaluate else ()
+    return dataclasses.replace(run, evals=(*run.evals, *added))
+
+
+def _tell_changes(args: argparse.Namespace, run) -> None:
+    """Says in what a run differs from the saved config that it was read from."""
+    if not (saved := arguments.saved_config(args.experiment)):
+        return
+    from mvjax.config import text
+
+    changed = text.differences(arguments.read_experiment(saved), run)
+    listed = messages.names(f"{path} {old!r} -> {new!r}" for path, (old, new) in changed.items())
+    print(f"{saved}: {f'with {listed}' if changed else 'as it was saved'}", file=sys.stderr)
 
 
 def _check_out(out: Path) -> None:

@@ -1,9 +1,12 @@
-"""`mvjax train --dry-run`: checks files, run folder, records, mesh and memory; no step, nothing written."""
+"""`mvjax train --dry-run`: checks files, run folder, records, mesh and memory; no step, nothing written.
+
+With a topology it is not this machine that trains: mesh and memory are those of `mvjax plan`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,11 @@ import jax
 from mvjax import messages, run_folder
 from mvjax.config import schema
 from mvjax.data import mixing, mixture
-from mvjax.plan import compiled_step
+from mvjax.plan import compiled_step, search
 from mvjax.train import (
     begin,
     checkpoint,
+    chips,
     distributed,
     learnable,
     load,
@@ -30,9 +34,12 @@ def check(
     *,
     extend: bool = False,
     warm_start: run_folder.RunStep | None = None,
+    topologies: Sequence[chips.Topology] = (),
     say: Callable[[str], None] = print,
 ) -> int:
     """Says what a run would begin with; every process of a run calls it, and the first one speaks.
+
+    With topologies, one process says what does not depend on the devices here.
 
     Returns:
       The exit status: 1 if the step does not fit into memory.
@@ -41,10 +48,9 @@ def check(
       ValueError, FileNotFoundError: as `fit.fit`, before its first step.
     """
     tell = say if jax.process_index() == 0 else lambda text: None
-    mesh = sharding.make_mesh(run.mesh)
-    sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
-    processes = messages.counted(jax.process_count(), "process", "processes")
-    tell(f"mesh: {sharding.describe(mesh)}, {processes}")
+    for topology in topologies:
+        search.fitted(run, topology)
+    mesh = _mesh(run, tell) if not topologies else _one_device()
     files = load.open_frozen(run)
     load.frozen_tensors(run, files.tensors)
     names = (f"{name} {one['path']}" for name, one in files.identity.items())
@@ -55,7 +61,20 @@ def check(
         tell("nothing to train: all steps are done")
         return 0
     _check_records(run, folder, mesh, saved, tell)
-    return _check_memory(run, mesh, tell)
+    return _check_memory(run, mesh, tell) if not topologies else 0
+
+
+def _mesh(run: schema.Config, tell: Callable[[str], None]) -> jax.sharding.Mesh:
+    mesh = sharding.make_mesh(run.mesh)
+    sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
+    processes = messages.counted(jax.process_count(), "process", "processes")
+    tell(f"mesh: {sharding.describe(mesh)}, {processes}")
+    return mesh
+
+
+def _one_device() -> jax.sharding.Mesh:
+    """A mesh for which this process reads whole batches."""
+    return sharding.make_mesh(schema.MeshConfig(), jax.local_devices()[:1])
 
 
 def _check_folder(

@@ -40,7 +40,7 @@ def plans(
     """
     trial, note = (None, "") if estimate_only else _trial(topology, cache, say)
     if not fit:
-        run = _fitted(run, topology)
+        run = fitted(run, topology)
         if trial is not None:
             return [trial(run)]
         return [dataclasses.replace(estimate.estimated_plan(run, topology), note=note)]
@@ -159,7 +159,7 @@ def _tried(
     return tried
 
 
-def _fitted(run: schema.Config, topology: chips.Topology) -> schema.Config:
+def fitted(run: schema.Config, topology: chips.Topology) -> schema.Config:
     """Returns the run with its mesh filled in.
 
     Raises:
@@ -170,10 +170,11 @@ def _fitted(run: schema.Config, topology: chips.Topology) -> schema.Config:
         mesh = sharding.abstract_mesh(filled.mesh)
         sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
     except ValueError as error:
-        best = ranked(run, topology)[0]
+        found = ranked(run, topology)
+        alike = [one for one in found if one.fits and one.run.train == run.train]
         raise ValueError(
             f"{topology.name}: {error}\nthe best setting that divides them, by estimate: "
-            f"{settings(best.run)}; --fit looks for it"
+            f"{settings((alike or found)[0].run)}; `mvjax plan --fit` compares more"
         ) from error
     return filled
 

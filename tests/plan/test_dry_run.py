@@ -10,7 +10,7 @@ from mvjax import run_folder
 from mvjax.config import schema
 from mvjax.data import mixture
 from mvjax.plan import compiled_step, dry_run
-from mvjax.train import begin, checkpoint, load, resume, sharding
+from mvjax.train import begin, checkpoint, chips, load, resume, sharding
 from mvjax.train import step as step_lib
 
 
@@ -69,6 +69,15 @@ def test_it_tells_mesh_files_run_records_and_memory_and_writes_nothing(
         f"frozen files: moshi {config.frozen.moshi}" in said and "batch of step 1 is made" in said
     )
     assert "memory: a step takes 7.00 GB on each device, which has 8.0 GB: fits" in said
+
+
+def test_for_other_devices_it_tells_what_does_not_depend_on_those_here(config, tmp_path, records):
+    devices = chips.topology("h100:8")
+    status, said = check(config, tmp_path / "run", topologies=[devices])
+    assert status == 0 and "complete, of the right shapes" in said
+    assert "batch of step 1 is made" in said and "mesh:" not in said and "memory:" not in said
+    with pytest.raises(ValueError, match="h100:4: mesh: expected sizes that multiply to 4"):
+        check(config, tmp_path / "run", topologies=[devices, chips.topology("h100:4")])
 
 
 def test_what_does_not_fit_is_status_1(config, tmp_path, records, memory):
