@@ -26,6 +26,9 @@ def add(commands) -> None:
         help="a TPU slice (v4, v5e, v5p, v6e, tpu7x), such as v5e:8x8 or v5litepod-64: the step is"
         " compiled for it; or GPUs, such as h100:8: estimated, and measured if they are here; may be"
         " repeated")  # fmt: skip
+    arg("--slices", type=int, default=1, metavar="N",
+        help="so many TPU slices, or GPU nodes, of each topology: --topology v5e:8x8 --slices 2 is"
+        " v5e:2x8x8; the data axis goes from one to the next")  # fmt: skip
     arg("--fit", action="store_true",
         help="find the fastest mesh, remat policy and gradient accumulation that fit")  # fmt: skip
     arg("--compile", type=int, default=2, metavar="N",
@@ -37,16 +40,18 @@ def add(commands) -> None:
 
 def plan(args: argparse.Namespace) -> int:
     """Prints the plans; returns 1 if any of them does not fit."""
-    topologies = read_topologies(args.topology, measured=not args.count)
+    topologies = read_topologies(args.topology, measured=not args.count, slices=args.slices)
     how = {"fit": args.compile if args.fit else 0, "estimate_only": args.count}
     return show(arguments.load_experiment(args), topologies, cached=not args.no_cache, **how)
 
 
-def read_topologies(names: Sequence[str], *, measured: bool) -> list[chips.Topology]:
+def read_topologies(
+    names: Sequence[str], *, measured: bool, slices: int = 1
+) -> list[chips.Topology]:
     """Parses topologies and, before jax is imported, selects its platforms; raises as `chips.topology`."""
     from mvjax.train import chips
 
-    topologies = [chips.topology(name) for name in names]
+    topologies = [chips.topology(name, slices) for name in names]
     _choose_platforms(gpus=measured and any(one.chip.kind == "gpu" for one in topologies))
     return topologies
 

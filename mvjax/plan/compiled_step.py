@@ -61,7 +61,7 @@ class CompiledStep:
 
 
 def slice_mesh(run: schema.Config, topology: chips.Topology) -> Mesh:
-    """Returns the mesh of a run over the devices of a TPU slice that need not exist.
+    """Returns the mesh of a run over the devices of TPU slices that need not exist.
 
     Raises:
       ValueError: if libtpu is missing or refuses the slice, or the mesh does not fit it.
@@ -73,6 +73,8 @@ def slice_mesh(run: schema.Config, topology: chips.Topology) -> Mesh:
     options: dict[str, Any] = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
     if math.prod(topology.shape) == 1:  # it takes a host to have four chips unless it is told
         options["chips_per_host_bounds"] = [1, 1, 1]
+    if topology.slices > 1:
+        options["num_slices"] = topology.slices
     try:
         described = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{topology.chip.name}:{shape}", **options

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mvjax import tree
 from mvjax.config import schema
 from mvjax.data import batch_spec
-from mvjax.plan import step_plan
+from mvjax.plan import hlo_cost, step_plan
 from mvjax.train import chips, load, sharding
 from mvjax.train import flops as flops_lib
 
@@ -98,9 +98,16 @@ class _Sizes:
         if m.fsdp > 1:
             gathered = self.passes * self.gathered * (m.fsdp - 1) / m.fsdp
             received["all-gather"] = (gathered, self._bandwidth(m.fsdp))
-        n = self.shards
+        n, slices = self.shards // self.topology.slices, self.topology.slices
+        if slices > 1:  # what one device of a slice has summed, for the same device of the others
+            network = self.topology.chip.network_bandwidth
+            assert network is not None
+            received[hlo_cost.BETWEEN_SLICES] = (
+                2 * self.adapters * (slices - 1) / slices,
+                network,
+            )
         if n > 1:  # gradients in float32: each device ends with its shard, then with all of them
-            share = self.adapters * (2 if m.data > 1 else 1) * (n - 1) / n
+            share = self.adapters * (2 if m.data > slices else 1) * (n - 1) / n
             received["reduce-scatter"] = (share, self._bandwidth(n))
         if m.tensor > 1:
             sums = {"full": 8, "attention": 6, "frozen": 6, "none": 6}[self.run.train.remat]

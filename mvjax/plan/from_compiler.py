@@ -41,7 +41,7 @@ def compiled_plan(
         return dataclasses.replace(plan, memory={**memory, "temporaries": rest}, times=None)
     if not compiled.hlo:
         return plan
-    cost = hlo_cost.program_cost(hlo.parse(compiled.hlo), devices=topology.devices)
+    cost = hlo_cost.program_cost(hlo.parse(compiled.hlo), devices=topology.devices_per_slice)
     received: dict[str, float] = collections.defaultdict(float)
     for one in cost.collectives:
         received[one.kind] += one.times * one.received
@@ -77,9 +77,13 @@ def step_times(
     coordinates = [tuple(device.coords) for device in mesh.devices.flat]
     collectives = 0.0
     for one in cost.collectives:
+        if one.kind == hlo_cost.BETWEEN_SLICES:
+            assert chip.network_bandwidth is not None
+            collectives += one.times * one.received / chip.network_bandwidth
+            continue
         members = one.groups[0]
         if one.kind == "collective-permute":  # a ring over all devices that take part
-            members = sorted({n for pair in one.groups for n in pair})[: topology.devices]
+            members = sorted({n for pair in one.groups for n in pair})[: topology.devices_per_slice]
         bandwidth = topology.group_bandwidth([coordinates[n] for n in members])
         collectives += one.times * one.received / bandwidth
     serial = sum(

@@ -19,6 +19,10 @@ _FREE = {
 }  # fmt: skip
 
 
+# The kind of exchange that leaves the slice: libtpu gives it to the host, which sends it over the network.
+BETWEEN_SLICES = "between slices"
+
+
 @dataclasses.dataclass(frozen=True)
 class Op:
     """An instruction that computes or moves something."""
@@ -85,6 +89,8 @@ class _Walker:
                 self._branches(instruction, times)
             elif opcode.removesuffix("-start") in hlo_ops.COLLECTIVES:
                 self._collective(computation, instruction, times)
+            elif "xla_megascale" in instruction.attributes and opcode in ("send", "recv"):
+                self._between_slices(instruction, times)
             else:
                 self._op(computation, instruction, times)
 
@@ -154,6 +160,13 @@ class _Walker:
             ends = list(instruction.shapes)  # (operand, result, ...)
         moved = sum(shape.hbm_bytes for shape in ends)
         self.cost.ops.append(Op(instruction.op_name, times, 0.0, moved))
+
+    def _between_slices(self, instruction: hlo.Instruction, times: float) -> None:
+        """Charges what comes back of an exchange; both of its halves go through HBM."""
+        size = float(instruction.shapes[0].bytes)
+        if instruction.opcode == "recv":
+            self.cost.collectives.append(Collective(BETWEEN_SLICES, times, size, []))
+        self.cost.ops.append(Op(instruction.op_name, times, 0.0, size))
 
 
 def trip_count(

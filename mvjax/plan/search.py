@@ -58,7 +58,8 @@ def with_mesh(run: schema.Config, devices: int) -> schema.Config:
       ValueError: if the mesh does not multiply to the devices.
     """
     shape = sharding.mesh_shape(run.mesh, devices)
-    return dataclasses.replace(run, mesh=schema.MeshConfig(*shape))
+    mesh = dataclasses.replace(run.mesh, **dict(zip(sharding.AXES, shape, strict=True)))
+    return dataclasses.replace(run, mesh=mesh)
 
 
 def ranked(run: schema.Config, topology: chips.Topology) -> list[step_plan.StepPlan]:
@@ -98,7 +99,9 @@ def candidates(
         if any(n % shards for n in rows) or any(n % tensor for n in heads):
             continue
         for fsdp in _divisors(shards):
-            mesh = schema.MeshConfig(data=shards // fsdp, fsdp=fsdp, tensor=tensor)
+            if shards // fsdp % topology.slices:
+                continue
+            mesh = dataclasses.replace(run.mesh, data=shards // fsdp, fsdp=fsdp, tensor=tensor)
             try:
                 sharding.shardings(tree.merge(*params), sharding.abstract_mesh(mesh))
             except ValueError:  # the mesh does not divide the parameters
@@ -167,6 +170,7 @@ def fitted(run: schema.Config, topology: chips.Topology) -> schema.Config:
     """
     try:
         filled = with_mesh(run, topology.devices)
+        sharding.check_slices(filled.mesh.data, topology.slices)
         mesh = sharding.abstract_mesh(filled.mesh)
         sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
     except ValueError as error:

@@ -19,6 +19,8 @@ def full(one: step_plan.StepPlan) -> str:
     """Returns everything about one plan."""
     chips = one.topology.devices // one.topology.chip.devices_per_chip
     devices = "" if chips == one.topology.devices else f" ({one.topology.devices} devices)"
+    if (slices := one.topology.slices) > 1:
+        devices += f" in {slices} {'slices' if one.topology.chip.kind == 'tpu' else 'nodes'}"
     verdict = "fits" if one.fits else "does not fit"
     lines = [
         f"{one.topology.name}: {messages.counted(chips, 'chip')}{devices}, {_setting(one)}",

@@ -29,25 +29,45 @@ class Chip:
     ring_length: int  # from which on an axis of a slice is closed to a ring
     source: str  # who publishes the numbers
     devices_per_chip: int = 1  # that jax shows
+    # bytes/s that a device receives from other slices or nodes; None: not known
+    network_bandwidth: float | None = None
 
 
-_TPU_DOCS = "Google Cloud TPU documentation, page {}: bidirectional ICI a chip / links / 2"
+_TPU_DOCS = "Google Cloud TPU documentation, page {}: bidirectional ICI a chip / links / 2; DCN a pod or chip"
 
 # tpu7x has two devices per chip: each has half of the chip's rates and memory, and shares its links.
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
         Chip("v4", "tpu", 275e12, 32 * GIB, 1228e9, 50e9, 3, 4, _TPU_DOCS.format("v4")),
-        Chip("v5e", "tpu", 197e12, 16 * GIB, 819e9, 50e9, 2, 16, _TPU_DOCS.format("v5e")),
-        Chip("v5p", "tpu", 459e12, 95 * GIB, 2765e9, 100e9, 3, 4, _TPU_DOCS.format("v5p")),
-        Chip("v6e", "tpu", 918e12, 32 * GIB, 1638e9, 100e9, 2, 16, _TPU_DOCS.format("v6e")),
+        Chip(
+            "v5e", "tpu", 197e12, 16 * GIB, 819e9, 50e9, 2, 16, _TPU_DOCS.format("v5e"),
+            network_bandwidth=6.4e12 / 256 / 8,
+        ),
+        Chip(
+            "v5p", "tpu", 459e12, 95 * GIB, 2765e9, 100e9, 3, 4, _TPU_DOCS.format("v5p"),
+            network_bandwidth=50e9 / 8,
+        ),
+        Chip(
+            "v6e", "tpu", 918e12, 32 * GIB, 1638e9, 100e9, 2, 16, _TPU_DOCS.format("v6e"),
+            network_bandwidth=25.6e12 / 256 / 8,
+        ),
         Chip(
             "tpu7x", "tpu", 2307e12 / 2, 96 * GIB, 7380e9 / 2, 50e9, 3, 4,
             _TPU_DOCS.format("tpu7x"), devices_per_chip=2,
         ),
-        Chip("h100", "gpu", 989e12, 80e9, 3350e9, 450e9, 0, 0, "NVIDIA H100 SXM data sheet"),
-        Chip("h200", "gpu", 989e12, 141e9, 4800e9, 450e9, 0, 0, "NVIDIA H200 SXM data sheet"),
-        Chip("a100", "gpu", 312e12, 80e9, 2039e9, 300e9, 0, 0, "NVIDIA A100 80GB SXM data sheet"),
+        Chip(
+            "h100", "gpu", 989e12, 80e9, 3350e9, 450e9, 0, 0, "NVIDIA H100 SXM and DGX data sheets",
+            network_bandwidth=400e9 / 8,
+        ),
+        Chip(
+            "h200", "gpu", 989e12, 141e9, 4800e9, 450e9, 0, 0, "NVIDIA H200 SXM and DGX data sheets",
+            network_bandwidth=400e9 / 8,
+        ),
+        Chip(
+            "a100", "gpu", 312e12, 80e9, 2039e9, 300e9, 0, 0, "NVIDIA A100 80GB SXM and DGX data sheets",
+            network_bandwidth=200e9 / 8,
+        ),
         Chip("l4", "gpu", 121e12, 24e9, 300e9, 32e9, 0, 0, "NVIDIA L4 data sheet; PCIe 4 x16"),
         Chip("l40s", "gpu", 362e12, 48e9, 864e9, 32e9, 0, 0, "NVIDIA L40S data sheet; PCIe 4 x16"),
     )
@@ -76,15 +96,21 @@ def of_device(kind: str) -> Chip | None:
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A TPU slice or a number of GPUs, such as v5e:8x8 or h100:8; `shape` is in chips along each axis."""
+    """TPU slices or GPU nodes, such as v5e:8x8 or h100:2x8; `shape` is one's, in chips along each axis."""
 
     name: str
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def devices(self) -> int:
         """Number of devices, as jax counts them."""
+        return self.slices * self.devices_per_slice
+
+    @property
+    def devices_per_slice(self) -> int:
+        """As `devices`."""
         return math.prod(self.shape) * self.chip.devices_per_chip
 
     @property
@@ -115,19 +141,21 @@ class Topology:
         return all(size % self.chip.ring_length == 0 for size in self.shape)
 
 
-def topology(name: str) -> Topology:
+def topology(name: str, slices: int = 1) -> Topology:
     """Parses a name such as v5e:8x8, v5p:2x2x4 or h100:8, or Google's of a TPU slice, such as v5litepod-16.
+
+    A size before the shape is a number of slices or GPU nodes, and so is `slices`: v5e:2x8x8, h100:2x8.
 
     Raises:
       ValueError: naming the known chips, the shape that the chip needs, or the slices that exist.
     """
     try:
-        return _topology(name)
+        return _topology(name, slices)
     except ValueError as error:
         raise ValueError(f"--topology {name}: {error}") from None
 
 
-def _topology(asked: str) -> Topology:
+def _topology(asked: str, slices: int) -> Topology:
     name = tpu_slices.translated(asked)
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if not match or match[1] not in CHIPS:
@@ -136,9 +164,22 @@ def _topology(asked: str) -> Topology:
             f" such as v5litepod-16; chips: {', '.join(CHIPS)}"
         )
     chip, shape = CHIPS[match[1]], tuple(int(size) for size in match[2].split("x"))
-    if len(shape) != max(chip.torus_axes, 1) or 0 in shape:
+    axes = max(chip.torus_axes, 1)
+    if len(shape) == axes + 1 and slices == 1:
+        slices, shape = shape[0], shape[1:]
+    if len(shape) != axes or 0 in shape or slices < 1:
         form = {0: "a number", 2: "two sizes, such as 4x4", 3: "three sizes, such as 2x2x4"}
-        raise ValueError(f"{chip.name} takes {form[chip.torus_axes]}")
+        several = "before them that of slices" if chip.kind == "tpu" else "before it that of nodes"
+        raise ValueError(
+            f"{chip.name} takes {form[chip.torus_axes]}, and {several}, all of 1 or more"
+        )
     if chip.kind == "tpu":
         tpu_slices.check(chip.name, shape)
-    return Topology(name, chip, shape)
+    if slices == 1:
+        return Topology(f"{chip.name}:{'x'.join(map(str, shape))}", chip, shape)
+    if chip.network_bandwidth is None:
+        known = [one.name for one in CHIPS.values() if one.network_bandwidth]
+        raise ValueError(
+            f"the bandwidth between {chip.name} slices or nodes is not known, that of {', '.join(known)} is"
+        )
+    return Topology(f"{chip.name}:{slices}x{'x'.join(map(str, shape))}", chip, shape, slices)

@@ -86,11 +86,7 @@ def _slices(sizes: schema.MeshConfig, devices: Sequence[Any], data: int) -> list
     count = found if sizes.slices == -1 else sizes.slices
     if gpus and sizes.slices == -1 and data % count:
         count = 1  # any axis may go from node to node
-    if count < 1 or data % count:
-        raise ValueError(
-            f"mesh: expected a data axis that spans whole slices, a multiple of {max(count, 1)}, got"
-            f" data={data} and slices={count}; such as --set mesh.data={max(count, 1)} --set mesh.fsdp=-1"
-        )
+    check_slices(data, count)
     if count == found:
         return [by_slice[index] for index in sorted(by_slice)]
     if found > 1 and not (gpus and count == 1):
@@ -99,6 +95,15 @@ def _slices(sizes: schema.MeshConfig, devices: Sequence[Any], data: int) -> list
         )
     size = len(devices) // count
     return [list(devices[i * size : (i + 1) * size]) for i in range(count)]
+
+
+def check_slices(data: int, slices: int) -> None:
+    """Checks that the data axis of a mesh can go through so many slices; ValueError, with a `--set`."""
+    if slices < 1 or data % slices:
+        raise ValueError(
+            f"mesh: expected a data axis that spans whole slices, a multiple of {max(slices, 1)}, got"
+            f" data={data} and slices={slices}; such as --set mesh.data={max(slices, 1)} --set mesh.fsdp=-1"
+        )
 
 
 def mesh_shape(sizes: schema.MeshConfig, devices: int) -> tuple[int, int, int]:

@@ -5,15 +5,17 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 import toy
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mvjax.config import schema
 from mvjax.config import text as config_text
-from mvjax.plan import compiled_step, from_compiler, search, step_plan
+from mvjax.plan import compiled_step, from_compiler, hlo, hlo_cost, search, step_plan
 from mvjax.plan import estimate as estimate_lib
 from mvjax.plan import text as plan_text
-from mvjax.train import chips
+from mvjax.train import chips, sharding
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = ROOT / "experiments" / "moshika_vis.py"
@@ -226,6 +228,38 @@ def test_a_mesh_may_split_an_axis_of_the_torus(sizes):
     run = dataclasses.replace(toy.planned(), mesh=schema.MeshConfig(*sizes))
     mesh = compiled_step.slice_mesh(run, chips.topology("v6e:4x4"))
     assert mesh.devices.shape == sizes and len(set(mesh.devices.flat)) == 16
+
+
+def test_what_two_slices_exchange_is_read_from_their_program():
+    """A gradient over rows on both: each device receives its shard of the sum, over the network."""
+    pytest.importorskip("libtpu")
+    run = dataclasses.replace(toy.planned(), mesh=schema.MeshConfig(2, 4))
+    topology = chips.topology("v5e:2x2x2")
+    mesh = compiled_step.slice_mesh(run, topology)
+    assert [d.slice_index for d in mesh.devices.flat] == 4 * [0] + 4 * [1]
+    whole, rows = (NamedSharding(mesh, PartitionSpec(axes)) for axes in ("fsdp", sharding.ROWS))
+    arguments = (
+        jax.ShapeDtypeStruct((256, 128), jnp.float32, sharding=whole),
+        jax.ShapeDtypeStruct((64, 256), jnp.float32, sharding=rows),
+    )
+    gradient = jax.jit(jax.grad(lambda w, x: jnp.square(x @ w).sum()), out_shardings=whole)
+    program = gradient.trace(*arguments).lower(lowering_platforms=("tpu",)).compile().as_text()
+    cost = hlo_cost.program_cost(hlo.parse(program), devices=topology.devices_per_slice)
+    between = [one for one in cost.collectives if one.kind == hlo_cost.BETWEEN_SLICES]
+    assert [(one.times, one.received) for one in between] == [(1, 256 * 128 * 4 / 4)]
+    times = from_compiler.step_times(cost, topology, mesh)
+    assert times.collectives > between[0].received / topology.chip.network_bandwidth
+
+
+def test_the_data_axis_of_a_plan_spans_the_slices():
+    run = dataclasses.replace(toy.planned(), mesh=schema.MeshConfig(1, 8))
+    topology = chips.topology("v5e:2x2x2")
+    with pytest.raises(
+        ValueError, match=r"a multiple of 2, got data=1.*\n.*--set mesh.data=[248] "
+    ):
+        search.plans(run, topology, fit=0, estimate_only=True, cache=None, say=silent)
+    for one in search.ranked(run, topology):
+        assert one.run.mesh.data % 2 == 0 and one.collective_bytes[hlo_cost.BETWEEN_SLICES] > 0
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_what_was_measured_stands_beside_the_estimate(gpus):
     assert f"measured on 2 x {H100}" in text and "250.0 ms, median of 10" in text
     assert "61.500 GB, peak of the fullest device" in text
     assert f"{frames / 0.25:,.0f} frames/s; MFU" in text
-    assert "rates: NVIDIA H100 SXM data sheet; estimated, not compiled\n" in text
+    assert "rates: NVIDIA H100 SXM and DGX data sheets; estimated, not compiled\n" in text
 
 
 def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):

@@ -18,9 +18,11 @@ def test_devices(name, devices):
     [
         ("v9:4x4", "chips: v4, v5e"),
         ("v5e", "expected CHIP:SHAPE"),
-        ("v5e:2x2x4", "v5e takes two sizes"),
+        ("v5e:2x2x2x4", "v5e takes two sizes, such as 4x4, and before them that of slices"),
         ("v5p:4x4", "v5p takes three sizes"),
-        ("h100:4x4", "h100 takes a number"),
+        ("h100:4x4x4", "h100 takes a number, and before it that of nodes"),
+        ("v5e:0x4x4", "all of 1 or more"),
+        ("l4:2x8", "between l4 slices or nodes is not known, that of v5e, "),
         ("v5e:0x4", "v5e takes two sizes"),
         (
             "v5e:4x5",
@@ -45,6 +47,15 @@ def test_devices(name, devices):
 def test_bad_topologies(name, message):
     with pytest.raises(ValueError, match=message):
         chips.topology(name)
+
+
+def test_several_slices():
+    two = chips.topology("v5litepod-16", slices=2)
+    assert two == chips.topology("v5e:2x4x4") and two.name == "v5e:2x4x4"
+    assert (two.slices, two.shape, two.devices, two.devices_per_slice) == (2, (4, 4), 32, 16)
+    assert chips.topology("h100:2x8").devices == 16
+    with pytest.raises(ValueError, match="v5e takes two sizes"):
+        chips.topology("v5e:2x4x4", slices=2)
 
 
 @pytest.mark.parametrize(
