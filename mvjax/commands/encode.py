@@ -45,6 +45,7 @@ def add(commands) -> None:
         help="stop when more than N items are skipped (no limit)")  # fmt: skip
     arg("--beam", metavar="OPTIONS",
         help="encode on Apache Beam with these options: --beam='--runner=DirectRunner'")  # fmt: skip
+    arg("-v", "--verbose", action="store_true", help="with --beam: show what Beam logs of its work")
 
 
 def encode(args: argparse.Namespace) -> int:
@@ -69,7 +70,7 @@ def encode(args: argparse.Namespace) -> int:
         from mvjax.data.speech import beam
 
         tasks = encode_lib.tasks(read(skips=items.SkippedItems()), settings, copies=args.copies)
-        fresh = beam.fill(tasks, settings, options=shlex.split(args.beam))
+        fresh = beam.fill(tasks, settings, options=shlex.split(args.beam), verbose=args.verbose)
         print(f"encoded on Beam: {fresh}")
         workers = 0
     with (

@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+import itertools
 import json
 import shutil
 import sys
@@ -173,8 +174,28 @@ def test_beam_fills_the_store(tmp_path, source):
     chosen = settings(tmp_path)
     tasks = encode.tasks(moshi_finetune.read(source, skips=items.SkippedItems()), chosen)
     assert beam.fill(tasks, chosen, options=["--runner=DirectRunner"]) == len(SECONDS)
+    assert not list(chosen.store.glob("beam-*"))
     tally = run(tmp_path, source)
     assert (tally.records, tally.fresh_seconds) == (len(SECONDS), 0)
+
+
+@pytest.mark.parametrize("count", [1, 1_000_000])
+def test_the_graph_of_a_million_dialogues_is_small(tmp_path, monkeypatch, count):
+    """Dataflow takes a job of at most 10 MB; the dialogues are in a manifest that workers read."""
+    pytest.importorskip("apache_beam")
+    from mvjax.data.speech import beam
+
+    monkeypatch.setattr(encode, "only_audio", list)  # a million copies take a minute
+    word = dataset.Word("seven", 0.0, 0.5)
+    talk = spoken.Spoken("talk", Path("/far/talk.wav"), (word,) * 150, ())
+    task = encoder.EncodeTask(talk)
+    tasks = itertools.repeat(task, count)
+    manifest = beam.Manifest(tmp_path).write(tasks)
+    assert manifest.chunks == -(-count // encode.CHUNK)
+    last = beam.Manifest(tmp_path).read(manifest.chunks - 1)
+    assert last == [task] * (count - (manifest.chunks - 1) * encode.CHUNK)
+    graph = beam.pipeline(manifest, settings(tmp_path), ["--runner=DirectRunner"])
+    assert len(graph.to_runner_api().SerializeToString()) < 100_000
 
 
 def test_without_beam_the_extra_is_named(monkeypatch):

@@ -134,9 +134,7 @@ def _results(
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of jax
     with futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
         chunks = encoder.batched(tasks, CHUNK)
-        submitted = (
-            (chunk, pool.submit(_encode, settings, without_images(chunk))) for chunk in chunks
-        )
+        submitted = ((chunk, pool.submit(_encode, settings, only_audio(chunk))) for chunk in chunks)
         try:
             for chunk, done in items.delayed(submitted, 2 * workers):
                 yield from zip(chunk, done.result(), strict=True)
@@ -149,12 +147,15 @@ def _results(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def without_images(tasks: Iterable[encoder.EncodeTask]) -> list[encoder.EncodeTask]:
-    """Tasks as they are sent to a worker: codes need only the audio."""
-    return [
-        dataclasses.replace(task, dialogue=dataclasses.replace(task.dialogue, image=None))
-        for task in tasks
-    ]
+def only_audio(tasks: Iterable[encoder.EncodeTask]) -> list[encoder.EncodeTask]:
+    """Tasks as they are sent to a worker, wherever it runs: codes need no words and no image."""
+
+    def reduced(dialogue: spoken.Spoken) -> spoken.Spoken:
+        audio = dialogue.audio
+        audio = audio.absolute() if isinstance(audio, Path) else audio
+        return spoken.Spoken(dialogue.id, audio, None, ())
+
+    return [dataclasses.replace(task, dialogue=reduced(task.dialogue)) for task in tasks]
 
 
 def default_workers() -> int:
