@@ -14,6 +14,7 @@ CONFIG_JSON = "config.json"  # the same config; resume, eval and export read thi
 METRICS = "metrics.jsonl"  # one JSON object per logged step
 DAMAGED_METRICS = "metrics.damaged.jsonl"  # lines of it that a resume could not read
 TENSORBOARD = "tensorboard"  # event files of the same values
+WANDB = "wandb.json"  # the run's id at Weights & Biases, whose own files are below wandb/
 CHECKPOINTS = "checkpoints"  # one folder per saved step, NNNNNNNN/; see train/checkpoint.py
 MIXTURE = "mixture.json"  # sampling weights of the datasets, and the steps at which they changed
 SUMMARY = "summary.json"  # how the last session ended

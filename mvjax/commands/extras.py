@@ -26,6 +26,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "tpu": ("libtpu",),
     "hub": ("huggingface_hub",),
     "data": ("pyarrow",),
+    "wandb": ("wandb",),
     "beam": ("apache-beam",),
     "align": ("whisper-timestamped",),
     "moshi": ("einops", "sphn", "tqdm"),

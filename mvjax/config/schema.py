@@ -24,6 +24,7 @@ Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "frozen", "attention", "full"]
 AttentionKernel = Literal["auto", "plain", "splash", "cudnn"]
 FrozenDtype = Literal["as stored", "bfloat16", "int8"]
+Tracker = Literal["tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,8 +240,7 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1  # matrices only
     clip_norm: float = 1.0  # of the global gradient norm
-    # skip a batch whose loss is above this x the running median; None: never
-    spike_factor: float | None = None
+    spike_factor: float | None = None  # skip losses above this x the running median; None: never
     spike_window: int = 64  # steps of the running median
     # decay a step of an exponential moving average of the adapters, used by eval and export; None: none
     ema_decay: float | None = None
@@ -273,12 +273,12 @@ class TrainConfig:
     steps: int = 50_000
     seed: int = 0
     log_every: int = 10  # steps
+    trackers: tuple[Tracker, ...] = ("tensorboard",)  # that get what metrics.jsonl does
     checkpoint_every: int = 1000  # steps
     checkpoint_minutes: float | None = 30.0  # and so long after the last; None: by steps only
     keep_checkpoints: int = 2
     max_failed_saves: int = 3  # in a row, as on a full disk, before the run stops (ours)
-    # batches in a row, not finite or loss spikes, that may be skipped before the run stops (ours)
-    max_skipped: int = 10
+    max_skipped: int = 10  # bad batches in a row, not finite or spikes, before it stops (ours)
     watchdog_seconds: float = 300.0  # log what the run is blocked on after so long (ours)
     watchdog_stacks: bool = False  # log the stack of every thread, too
     trained: tuple[str, ...] = (  # regexes over parameter paths: the adapters; the rest is frozen

@@ -19,7 +19,7 @@ from mvjax import run_folder, tree, types
 from mvjax.config import evaluating, schema
 from mvjax.eval import benchmarks, metrics, results, runner
 from mvjax.eval import model as eval_model
-from mvjax.train import callbacks, distributed
+from mvjax.train import callbacks, distributed, trackers
 
 FOLDER = f"{run_folder.EVAL}/training"
 
@@ -42,7 +42,7 @@ def callback(
     loaded = eval_model.load(run, {})
     samples = benchmark.samples(settings.limit, settings.seed)
 
-    def evaluate(step: int, state: callbacks.ModelState) -> Mapping[str, float]:
+    def evaluate(step: int, state: callbacks.ModelState) -> callbacks.Findings:
         params = state.params
         leaf = next(iter(tree.flatten(params).values()))
         placed = leaf.sharding if isinstance(leaf, jax.Array) else None
@@ -61,12 +61,17 @@ def callback(
         evaluation = runner.evaluate(
             model, benchmark, samples, settings.modes, keep_spoken=settings.examples
         )
+        sounds: dict[str, trackers.Sound] = {}
         if distributed.is_first():
             place = folder / FOLDER / f"{benchmark.name}@{step}"
             results.write(place.with_name(f"{place.name}.json"), evaluation, asked)
             if settings.examples:
-                _write_examples(place, model, evaluation, settings.examples)
-        return _metrics(benchmark, evaluation)
+                sounds = _write_examples(place, model, evaluation, settings.examples)
+        tables = {
+            f"{benchmark.name}/scores": evaluation.table,
+            f"{benchmark.name}/answers": _answers(evaluation, settings.examples, sounds),
+        }
+        return callbacks.Findings(_metrics(benchmark, evaluation), tables)
 
     return callbacks.Callback(settings.every, evaluate, f"{benchmark.name} benchmark")
 
@@ -82,10 +87,29 @@ def _metrics(benchmark: benchmarks.Benchmark, evaluation: runner.Evaluation) -> 
     return {name.removesuffix(f"/{metrics.ALL}"): score for name, score in named.items()}
 
 
+def _answers(
+    evaluation: runner.Evaluation, count: int, sounds: Mapping[str, trackers.Sound]
+) -> list[trackers.Row]:
+    """The first answers of each mode, for trackers."""
+    return [
+        {
+            "prompts": mode,
+            "id": answer.id,
+            "kind": answer.kind,
+            "prompt": answer.prompt,
+            "said": answer.said,
+            "score": answer.score,
+            "sound": sounds.get(answer.id) if mode == "audio" else None,
+        }
+        for mode, answers in evaluation.answers.items()
+        for answer in answers[:count]
+    ]
+
+
 def _write_examples(
     place: Path, model: eval_model.LoadedModel, evaluation: runner.Evaluation, count: int
-) -> None:
-    """Writes the first answers of each mode: as text, and those that were spoken as sound."""
+) -> dict[str, trackers.Sound]:
+    """Writes the first answers of each mode: as text, and those that were spoken as sound (returned)."""
     place.mkdir(parents=True, exist_ok=True)
     lines = []
     for mode, answers in evaluation.answers.items():
@@ -95,8 +119,11 @@ def _write_examples(
             lines.append(f"- {answer.prompt!r} -> {answer.said!r}{score}, {answer.id}")
         lines.append("")
     (place / "answers.md").write_text("\n".join(lines))
+    sounds = {}
     for name, conversation in evaluation.spoken.items():
         sides = [conversation.streams.user_codes, conversation.streams.audio_codes]
         clips = np.stack(model.decode_audio(sides), axis=1)
         safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-        soundfile.write(place / f"{safe}.wav", clips, types.SAMPLE_RATE)
+        sounds[name] = trackers.Sound(place / f"{safe}.wav")
+        soundfile.write(sounds[name].path, clips, types.SAMPLE_RATE)
+    return sounds

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mvjax import tree
+from mvjax.train import trackers
 
 
 class ModelState(NamedTuple):
@@ -26,6 +27,13 @@ class ModelState(NamedTuple):
         return tree.merge(self.adapters if self.ema is None else self.ema, self.frozen)
 
 
+class Findings(NamedTuple):
+    """What a call returns: metrics, {name: number or list of numbers}, and tables for the trackers."""
+
+    metrics: Mapping[str, Any]
+    tables: Mapping[str, Sequence[trackers.Row]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Callback:
     """A function that the training loop calls every so many steps, after the step is done.
@@ -35,14 +43,14 @@ class Callback:
 
     Attributes:
       every: it is called after steps every, 2 every, ...
-      call: takes (step, state) and returns metrics, {name: number or list of numbers}, or None. They join
-        the metrics of the step; the progress line shows the numbers whose name has no "/". To keep an array
-        of the state after it returns, it copies it.
+      call: takes (step, state) and returns metrics, `Findings`, or None. The metrics join those of the step;
+        the progress line shows the numbers whose name has no "/". To keep an array of the state after it
+        returns, it copies it.
       name: for messages; by default that of the function.
     """
 
     every: int
-    call: Callable[[int, ModelState], Mapping[str, Any] | None]
+    call: Callable[[int, ModelState], Mapping[str, Any] | Findings | None]
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -52,15 +60,16 @@ class Callback:
         if self.every < 1:
             raise ValueError(f"callback {self.name}: every: expected at least 1, got {self.every}")
 
-    def run(self, step: int, state: ModelState) -> Mapping[str, Any]:
-        """Calls it and returns its metrics.
+    def run(self, step: int, state: ModelState) -> Findings:
+        """Calls it and returns what it found.
 
         Raises:
           RuntimeError: naming the callback and the step, from the error that it raised.
         """
         try:
-            return self.call(step, state) or {}
+            found = self.call(step, state)
         except Exception as error:
             raise RuntimeError(
                 f"callback {self.name} failed after step {step}: {type(error).__name__}: {error}"
             ) from error
+        return found if isinstance(found, Findings) else Findings(found or {}, {})

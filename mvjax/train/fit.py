@@ -31,6 +31,7 @@ from mvjax.train import (
     sharding,
     signals,
     trace,
+    wandb_tracker,
 )
 from mvjax.train import callbacks as callbacks_lib
 from mvjax.train import phases as phases_lib
@@ -125,9 +126,11 @@ def _watchdog(
 
 def _log(session: begin.Session, *, quiet: bool) -> runlog.RunLog:
     step, throughput = int(session.state.step), flops.throughput(session.run, session.mesh)
-    settings = session.run.train
+    run, folder = session.run, session.folder
+    makers = {"wandb": lambda: wandb_tracker.Wandb(run, folder)}
+    others = {name: make for name, make in makers.items() if name in run.train.trackers}
     return runlog.RunLog(
-        session.folder, step=step, settings=settings, throughput=throughput, quiet=quiet
+        folder, step=step, settings=run.train, throughput=throughput, others=others, quiet=quiet
     )
 
 
@@ -195,7 +198,7 @@ def _train(
                     jax.block_until_ready(metrics)
                 with phases("callbacks", f"callback {callback.name} after step {step}"):
                     model = callbacks_lib.ModelState(state.adapters, state.ema, frozen)
-                    log.add(callback.name, callback.run(step, model))
+                    log.add(callback.name, *callback.run(step, model))
             if saves.due(step):
                 with phases("step", f"step {step}"):
                     skips.add(log.finish_step())

@@ -22,7 +22,7 @@ FREE = (
     r"mesh\..*|frozen\.(moshi|siglip|codec|tokenizer|moshi_lora)"  # their hashes are compared
     r"|data\.(root|prepare|workers|bad_record_budget)"
     r"|data\.(speech|speechless)(\..*)?"  # sampling weights: `data.weights` keeps their history
-    r"|train\.(log_every|checkpoint_.*|keep_checkpoints|max_.*|watchdog_.*)"
+    r"|train\.(log_every|trackers|checkpoint_.*|keep_checkpoints|max_.*|watchdog_.*)"
     r"|train\.(remat|attention|grad_accum_steps|loss_chunk)|talk\..*|evals(\..*)?"
 )
 # Fields that `mvjax train --extend` may change: how long and how fast a run learns from here on.

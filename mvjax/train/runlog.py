@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from mvjax import files, messages, run_folder
+from mvjax import messages, run_folder
 from mvjax.config import schema
-from mvjax.train import distributed, events, flops, memory
+from mvjax.train import distributed, events, flops, memory, metrics_file, trackers
 from mvjax.train import phases as phases_lib
 
 _BAR = 12  # columns
@@ -39,9 +38,13 @@ class RunLog:
         step: int,
         settings: schema.TrainConfig,
         throughput: flops.Throughput,
+        others: Mapping[str, Callable[[], trackers.Tracker]] | None = None,
         quiet: bool = False,
     ) -> None:
-        """Opens the logs of a run that has done `step` steps; lines of later steps are dropped."""
+        """Opens the logs of a run that has done `step` steps; lines of later steps are dropped.
+
+        `others` make trackers beside metrics.jsonl and TensorBoard.
+        """
         self._first = jax.process_index() == 0
         self._throughput, self._steps, self._every = throughput, settings.steps, settings.log_every
         self._pending: phases_lib.DoneStep | None = None
@@ -49,12 +52,19 @@ class RunLog:
         self.timer = phases_lib.StepTimer()
         self.step = step  # the last that was pushed
         self.last: dict[str, Any] = {}
-        self._files: _Files | None = None
+        self._trackers: list[trackers.Tracker] = []
         self._quiet = quiet
         self._console = rich_console.Console(quiet=quiet or not self._first, stderr=True)
         if self._first:
-            self.last = _truncate(folder / run_folder.METRICS, step, self.warn)
-            self._files = _Files(folder, step=step, say=self.warn)
+            file = metrics_file.MetricsFile(folder, step=step, say=self.warn)
+            self.last = file.last
+            self._trackers.append(file)
+            if "tensorboard" in settings.trackers:
+                place = folder / run_folder.TENSORBOARD
+                self._trackers.append(events.Events(place, step=step, say=self.warn))
+            self._trackers += [
+                trackers.Guarded(name, make, say=self.warn) for name, make in (others or {}).items()
+            ]
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}"),
             rich_progress.BarColumn(bar_width=_BAR),
@@ -72,8 +82,8 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         """Closes the line and the files."""
         self._bar.stop()
-        if self._files is not None:
-            self._files.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     @property
     def frames_per_second(self) -> float | None:
@@ -87,8 +97,15 @@ class RunLog:
         self._pending, self.step = phases_lib.DoneStep(step, metrics), step
         return done
 
-    def add(self, callback: str, metrics: Mapping[str, Any]) -> None:
+    def add(
+        self,
+        callback: str,
+        metrics: Mapping[str, Any],
+        tables: Mapping[str, Sequence[trackers.Row]] = types.MappingProxyType({}),
+    ) -> None:
         """Adds the metrics of a callback to those of the step that was pushed last, which is then logged.
+
+        The trackers get its tables.
 
         Raises:
           ValueError: naming the callback and each metric that is no number or list of numbers, or whose
@@ -105,6 +122,9 @@ class RunLog:
         if bad:
             raise ValueError(f"metrics of callback {callback}: {messages.names(bad, between='; ')}")
         self._from_callbacks |= numbers
+        for name, rows in tables.items():
+            for tracker in self._trackers:
+                tracker.table(self.step, name, rows)
 
     def finish_step(self) -> phases_lib.DoneStep | None:
         """Waits for the pending step, ends its time, logs its metrics if they are due, and returns it."""
@@ -119,9 +139,10 @@ class RunLog:
             numbers = {name: _json_number(np.asarray(x)) for name, x in done.metrics.items()}
             shown = [name for name, value in added.items() if not value.ndim and "/" not in name]
             added = {name: _json_number(value) for name, value in added.items()}
-            self.last = {"step": done.step, **numbers, **self._measured(), **added}
-            if self._files is not None:
-                self._files.write(self.last)
+            line = {**numbers, **self._measured(), **added}
+            self.last = {"step": done.step, **line}
+            for tracker in self._trackers:
+                tracker.log(done.step, line)
             self._show(self.last, shown)
         return done
 
@@ -200,96 +221,6 @@ def _fitted(head: str, parts: Sequence[str], left: str, *, width: int) -> str:
 
 def _joined(head: str, parts: Sequence[str], left: str) -> str:
     return "  ".join(part for part in (head, *parts, left) if part)
-
-
-class _Files:
-    """metrics.jsonl and TensorBoard events; on a full disk, lines wait until there is space."""
-
-    def __init__(self, folder: Path, *, step: int, say: Any) -> None:
-        self._path, self._say = folder / run_folder.METRICS, say
-        self._file = self._path.open("ab", buffering=0)
-        self._waiting: list[str] = []
-        self._events = events.Events(folder / run_folder.TENSORBOARD, step=step)
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        self._waiting.append(json.dumps(line) + "\n")
-        try:
-            self._append("".join(self._waiting).encode())
-            self._waiting.clear()
-            self._events.add(line["step"], _scalars(line))
-        except OSError as error:
-            self._say(
-                f"{self._path}: cannot write the metrics of step {line['step']}: {error}\n"
-                "Training goes on; free some space."
-                f" {messages.counted(len(self._waiting), 'line waits', 'lines wait')} to be written."
-            )
-
-    def close(self) -> None:
-        if self._waiting:
-            lost = messages.counted(len(self._waiting), "line")
-            self._say(f"{self._path}: could not write the last {lost}")
-        self._file.close()
-        with contextlib.suppress(OSError):  # said already
-            self._events.close()
-
-    def _append(self, data: bytes) -> None:
-        """Writes all or nothing: no half line is left for the next one to be joined to."""
-        whole = self._file.seek(0, os.SEEK_END)
-        try:
-            if self._file.write(data) != len(data):
-                raise OSError("the disk is full")
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._file.truncate(whole)
-            raise
-
-
-def _truncate(path: Path, step: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Drops the lines after `step`, and one that a kill cut short; returns the last that is left.
-
-    Damaged lines are set aside in a file beside it, and `say` takes which.
-    """
-    if not path.exists():
-        return {}
-    whole = path.read_bytes()
-    *lines, _ = whole.split(b"\n")  # what follows the last line break is a line cut short
-    kept, last, damaged = [], {}, {}
-    for number, line in enumerate(lines, 1):
-        try:
-            metrics = _read_line(line)
-        except (ValueError, RecursionError) as error:
-            damaged[number] = (line, error)
-            continue
-        if metrics["step"] <= step:
-            kept.append(line + b"\n")
-            last = metrics
-    if damaged:
-        aside = path.with_name(run_folder.DAMAGED_METRICS)
-        with aside.open("ab") as file:
-            file.writelines(line + b"\n" for line, _ in damaged.values())
-        told = (f"line {number}: {error}" for number, (_, error) in damaged.items())
-        say(f"{path}: {len(damaged)} damaged lines, moved to {aside.name}:{messages.lines(told)}")
-    if (content := b"".join(kept)) != whole:
-        files.write_atomic(path, content)
-    return last
-
-
-def _read_line(line: bytes) -> dict[str, Any]:
-    metrics = json.loads(line)
-    if not (isinstance(metrics, dict) and type(metrics.get("step")) is int):
-        raise ValueError('expected an object with a whole number "step"')
-    return metrics
-
-
-def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the curves that TensorBoard plots: one per number, and one per element of a list."""
-    scalars = {}
-    for name, value in line.items():
-        if isinstance(value, list):
-            scalars |= {f"{name}/{i:02}": float(v) for i, v in enumerate(value) if v is not None}
-        elif value is not None and name != "step":
-            scalars[name] = float(value)
-    return scalars
 
 
 def _json_number(value: Any) -> Any:

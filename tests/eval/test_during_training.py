@@ -70,8 +70,9 @@ def test_the_current_adapters_answer_and_what_they_say_is_written(monkeypatch, t
     state = callbacks.ModelState({"xa": {"kernel": np.float32(2)}}, None, frozen)
     found = called.run(20, state)
     averaged = called.run(40, state._replace(ema={"xa": {"kernel": np.float32(3)}}))
-    assert asked == [(2, 2), (3, 2)] and averaged == found
-    assert found["noise_accuracy_text"] == 0.3 and found["noise_accuracy_audio/short"] == 0.5
+    assert asked == [(2, 2), (3, 2)] and averaged.metrics == found.metrics
+    assert found.metrics["noise_accuracy_text"] == 0.3
+    assert found.metrics["noise_accuracy_audio/short"] == 0.5
 
     folder = tmp_path / "eval" / "training"
     result = json.loads((folder / "noise@20.json").read_text())
@@ -80,6 +81,14 @@ def test_the_current_adapters_answer_and_what_they_say_is_written(monkeypatch, t
     assert shown.startswith("## text\n") and shown.count("\n- ") == 4
     sounds = sorted((folder / "noise@20").glob("*.wav"))
     assert [path.stem for path in sounds] == [s.id for s in noise.samples(3, 1)[:2]]
+    assert found.tables["noise/scores"][-1]["kind"] == "all"
+    rows = averaged.tables["noise/answers"]
+    assert [(row["prompts"], row["said"]) for row in rows] == [
+        (mode, "a seven") for mode in ("text", "text", "audio", "audio")
+    ]
+    assert [row["sound"] and row["sound"].path.parent.name for row in rows] == [
+        None, None, "noise@40", "noise@40"
+    ]  # fmt: skip
     clip, rate = soundfile.read(sounds[0])
     assert rate == 24_000 and clip.shape == (64 * FRAME, 2)
     np.testing.assert_allclose(clip[0], [0.5, 0.6], atol=1e-3)

@@ -1,21 +1,26 @@
 import contextlib
+import io
 import json
 import math
 import struct
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import soundfile
 from tensorboardX.proto import event_pb2
 
 from mvjax import run_folder
 from mvjax.config import schema
-from mvjax.train import flops, phases, runlog
+from mvjax.train import flops, phases, runlog, trackers
 
 
-def open_log(folder, *, step=0, quiet=True, peak=None):
+def open_log(folder, *, step=0, peak=None, quiet=True, others=None):
     throughput = flops.Throughput(frames=30, model_flops=60.0, peak_flops=peak)
     settings = schema.TrainConfig(steps=9, log_every=2)
-    return runlog.RunLog(folder, step=step, settings=settings, throughput=throughput, quiet=quiet)
+    return runlog.RunLog(
+        folder, step=step, settings=settings, throughput=throughput, others=others, quiet=quiet
+    )
 
 
 def push(log, step, loss, **others):
@@ -93,6 +98,38 @@ def test_metrics_of_callbacks_join_those_of_their_step_and_have_it_logged(tmp_pa
     assert scalars["accuracy"] == 0.75 and scalars["by_kind/01"] == 1
 
 
+def test_tables_of_callbacks_are_text_and_sound_in_tensorboard(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full((240, 2), 0.5), 24_000)
+    rows = [
+        {"said": "a|b", "score": 0.12345, "sound": trackers.Sound(tmp_path / "a.wav")},
+        {"said": None, "sound": trackers.Sound(tmp_path / "gone.wav")},
+    ]
+    with open_log(tmp_path) as log:
+        push(log, 3, 2.5)
+        log.add("ask", {}, {"digits/answers": rows})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    shown = [(e.step, v) for e in records(path) for v in e.summary.value]
+    (step, text), (_, sound) = shown
+    assert step == 3 and text.tag.startswith("digits/answers")
+    assert text.tensor.string_val[0].decode().splitlines() == [
+        "| said | score | sound |",
+        "| --- | --- | --- |",
+        "| a\\|b | 0.1235 | a.wav |",
+        "|  |  | gone.wav |",
+    ]
+    assert sound.tag == "digits/answers/a" and sound.audio.sample_rate == 24_000
+    clip, _ = soundfile.read(io.BytesIO(sound.audio.encoded_audio_string))
+    assert clip.shape == (240, 2)
+
+
+def test_tensorboard_may_be_left_out(tmp_path):
+    settings = schema.TrainConfig(steps=9, log_every=2, trackers=())
+    throughput = flops.Throughput(frames=30, model_flops=60.0, peak_flops=None)
+    with runlog.RunLog(tmp_path, step=0, settings=settings, throughput=throughput, quiet=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [run_folder.METRICS]
+
+
 def test_metrics_of_callbacks_that_cannot_be_logged_are_all_named(tmp_path):
     with open_log(tmp_path) as log:
         push(log, 1, 2.5)
@@ -158,7 +195,8 @@ def test_the_progress_line_keeps_the_time_left(tmp_path, monkeypatch, columns, s
     settings = schema.TrainConfig(steps=50_000, log_every=2)
     throughput = flops.Throughput(frames=30_000, model_flops=60.0, peak_flops=40.0)
     log = runlog.RunLog(tmp_path, step=12_000, settings=settings, throughput=throughput)
-    with contextlib.closing(log._files):
+    with contextlib.ExitStack() as stack:
+        stack.callback(log.__exit__)
         for step in (12_001, 12_002, 12_004):
             push(log, step, 5.0)
         log.finish_step()
@@ -176,7 +214,9 @@ def test_only_the_first_process_writes_files(tmp_path, monkeypatch, capsys, inde
     for module in (runlog.jax, runlog.distributed.jax):
         monkeypatch.setattr(module, "process_index", lambda: index)
         monkeypatch.setattr(module, "process_count", lambda: 3)
-    with open_log(tmp_path, quiet=False) as log:
+    with open_log(
+        tmp_path, quiet=False, others={"never": lambda: (tmp_path / "made").touch()}
+    ) as log:
         log.say("new run")
         log.warn("slow disk")
         push(log, 1, 2.5)
@@ -187,13 +227,13 @@ def test_only_the_first_process_writes_files(tmp_path, monkeypatch, capsys, inde
 
 def test_a_full_disk_stops_no_training_and_loses_no_line(tmp_path, capsys):
     with open_log(tmp_path, quiet=False) as log:
-        good = log._files._file
+        good = log._trackers[0]._file
         with open("/dev/full", "ab", buffering=0) as full:
-            log._files._file = full
+            log._trackers[0]._file = full
             for step in (2, 4):
                 push(log, step, 1.0)
                 log.finish_step()
-        log._files._file = good
+        log._trackers[0]._file = good
         push(log, 6, 1.0)
         log.finish_step()
     told = capsys.readouterr().err
@@ -203,7 +243,7 @@ def test_a_full_disk_stops_no_training_and_loses_no_line(tmp_path, capsys):
 
 def test_half_a_line_is_taken_back(tmp_path):
     with open_log(tmp_path) as log:
-        files = log._files
+        files = log._trackers[0]
         push(log, 2, 1.0)
         log.finish_step()
 
