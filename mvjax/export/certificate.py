@@ -80,12 +80,12 @@ def certify(
         raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
     model = _as_trained(config.model)
     runtime, frames = _talk(folder, pixels, user_codes)
+    # as upstream's server multiplies
+    rounded = _talk(folder, pixels, user_codes, rounded=True)[1] if quantization == "q8_0" else None
     served = _served(folder, pixels, user_codes, frames)
     weights = folder / targets.weight_file(target, quantization)
     reloaded = weight_files.open_exported(weights, config.model, target, dtype=np.float32)
-    compare = functools.partial(
-        agreement.compare, model=model, pixels=pixels, user=user_codes, frames=frames
-    )
+    compare = functools.partial(agreement.compare, model=model, pixels=pixels, user=user_codes)
     certificate = {
         "target": target,
         "upstream": targets.UPSTREAM[target],
@@ -98,15 +98,16 @@ def certify(
         "window": model.backbone.window,
         "talked_past_window": model.backbone.window < T,
         "tolerance": tolerance,
-        **compare(reloaded),
+        **compare(reloaded, frames=frames),
         **_values(params, config, reloaded, target, dtype=dtype, quantization=quantization),
         "served": served,
-        "upstream_differences": deviations.deviations(config.model, target),
+        "upstream_differences": deviations.deviations(config.model, target, quantization),
     }
     trained = _on_host(params)
     lossy = any(not _equal(leaf, trained[path]) for path, leaf in reloaded.items())
-    compared = compare(trained) if lossy else {}
-    certificate["loss"] = {name: compared[name] for name in _LOSS} if lossy else None
+    certificate["loss"] = _loss(compare(trained, frames=frames)) if lossy else None
+    if rounded is not None:
+        certificate["loss_with_8_bit_activations"] = _loss(compare(trained, frames=rounded))
     certificate |= verdict.verdict(certificate)
     content = json.dumps(certificate, indent=1).encode()
     files_lib.write_atomic(folder / file_names.CERTIFICATE, content)
@@ -129,20 +130,26 @@ def summary(certificate: dict[str, Any]) -> str:
     if not certificate["talked_past_window"]:
         lines.append(verify.window_note(certificate))
     if loss := certificate["loss"]:
-        lines.append(
-            f"stored as {certificate['stored_as']}, so beside the model as trained: logit error"
-            f" {loss['max_abs_logit_error']:.2g} at most, {loss['mean_abs_logit_error']:.2g} in the"
-            f" mean; same greedy text in {loss['text_agreement']:.1%} and audio in"
-            f" {loss['audio_agreement']:.1%} of cases"
-        )
+        stored = f"stored as {certificate['stored_as']}"
+        lines.append(f"{stored}, so beside the model as trained: {_in_words(loss)}")
+    if loss := certificate.get("loss_with_8_bit_activations"):
+        lines.append(f"with activations in 8 bits, as kyuteye_rs has them: {_in_words(loss)}")
     if served := certificate.get("served"):  # an earlier certificate has none
-        lines.append(
-            f"served in {served['dtype']}, beside the same in float32: logit error"
-            f" {served['max_abs_logit_error']:.2g} at most, {served['mean_abs_logit_error']:.2g} in"
-            f" the mean; same greedy text in {served['text_agreement']:.1%} and audio in"
-            f" {served['audio_agreement']:.1%} of cases"
-        )
+        in_dtype = f"served in {served['dtype']}"
+        lines.append(f"{in_dtype}, beside the same in float32: {_in_words(served)}")
     return "\n  ".join(lines)
+
+
+def _in_words(apart: Mapping[str, Any]) -> str:
+    return (
+        f"logit error {apart['max_abs_logit_error']:.2g} at most, {apart['mean_abs_logit_error']:.2g} in"
+        f" the mean; same greedy text in {apart['text_agreement']:.1%} and audio in"
+        f" {apart['audio_agreement']:.1%} of cases"
+    )
+
+
+def _loss(compared: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: compared[name] for name in _LOSS}
 
 
 def _as_trained(model: schema.ModelConfig) -> schema.ModelConfig:
@@ -157,10 +164,14 @@ def _as_trained(model: schema.ModelConfig) -> schema.ModelConfig:
 
 
 def _talk(
-    folder: Path, pixels: Float[np.ndarray, "1 height width 3"], user_codes: Int[np.ndarray, "U T"]
+    folder: Path,
+    pixels: Float[np.ndarray, "1 height width 3"],
+    user_codes: Int[np.ndarray, "U T"],
+    *,
+    rounded: bool = False,
 ) -> tuple[str, list[interface.Frame]]:
     """Returns the runtime's module and its frames; its weights are freed before JAX's are loaded."""
-    model = loading.open_folder(folder, dtype="float32")
+    model = loading.open_folder(folder, dtype="float32", round_activations=rounded)
     return type(model).__module__, agreement.talk(model, np.asarray(pixels, np.float32), user_codes)
 
 

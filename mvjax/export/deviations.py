@@ -63,7 +63,20 @@ ALWAYS: dict[targets.Target, tuple[str, ...]] = {
 }
 
 
-def deviations(config: schema.ModelConfig, target: targets.Target) -> list[str]:
+# for what a file may be quantized to
+_QUANTIZED: dict[targets.Quantization | None, tuple[str, ...]] = {
+    "q8_0": (
+        "kyuteye_rs rounds what enters a product with q8_0 weights to 8 bits, too, in blocks of 32 (on CPUs"
+        " and CUDA, not on Metal), unless CANDLE_DEQUANTIZE_ALL=1 is set; its cost is in the certificate",
+    ),
+}
+
+
+def deviations(
+    config: schema.ModelConfig,
+    target: targets.Target,
+    quantization: targets.Quantization | None = None,
+) -> list[str]:
     """Returns where the upstream runtime differs from this model in what no file of the export sets."""
     name, settled = targets.UPSTREAM[target], upstream.settings("candle").keys()
     notes = [
@@ -75,4 +88,4 @@ def deviations(config: schema.ModelConfig, target: targets.Target) -> list[str]:
         ours = operator.attrgetter(path)(config)
         if ours != value and path not in _IN_FILE[target]:
             notes.append(f"{name} {_NOTES[path, value]}; the model has {path}={ours!r}")
-    return [*notes, *ALWAYS[target]]
+    return [*notes, *ALWAYS[target], *_QUANTIZED.get(quantization, ())]

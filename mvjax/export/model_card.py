@@ -52,7 +52,7 @@ def text(
     """Returns the card, with the metadata that the Hugging Face Hub reads."""
     model = config.model
     adapters, _ = tree.partition(params, config.train.trained)
-    differences = deviations.deviations(model, target)
+    differences = deviations.deviations(model, target, quantization)
     frozen_licenses = licenses.licenses(config.frozen)
     return _CARD.format(
         metadata=yaml.safe_dump(_metadata(config, target, quantization), sort_keys=False),

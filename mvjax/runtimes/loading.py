@@ -53,6 +53,7 @@ def open_folder(
     *,
     dtype: Literal["float32", "bfloat16"] | None = None,
     quantize: Literal["int8", "int4"] | None = None,
+    round_activations: bool = False,
 ) -> interface.Model:
     """Loads a folder that `mvjax export` wrote: PyTorch runs the torch and candle layouts, MLX its own.
 
@@ -60,6 +61,7 @@ def open_folder(
       folder: as written.
       dtype: as `TorchModel` and `MlxModel` take it.
       quantize: as `TorchModel` takes it; what MLX runs is quantized in its file.
+      round_activations: as `TorchModel` takes it.
 
     Raises:
       ValueError: if the folder has no such layout, or its files do not fit each other; for a quantization
@@ -80,7 +82,9 @@ def open_folder(
             return mlx_model.MlxModel(folder, dtype=dtype)
         from mvjax.runtimes.torch import model as torch_model
 
-        return torch_model.TorchModel(folder, dtype=dtype, quantize=quantize)
+        return torch_model.TorchModel(
+            folder, dtype=dtype, quantize=quantize, round_activations=round_activations
+        )
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{folder}: its runtime needs {error.name!r}: pip install 'mvjax[{extras}]'"

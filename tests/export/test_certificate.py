@@ -90,7 +90,12 @@ def test_what_quantization_costs_is_stated(target, how, tmp_path):
     assert_lossy(found)
     assert found["stored_as"] == how["quantization"]
     assert 1e-3 < found["loss"]["max_abs_logit_error"] < 0.5
+    rounded = found.get("loss_with_8_bit_activations")
+    assert (rounded is not None) == (target == "candle")
     if target == "candle":
+        assert rounded["mean_abs_logit_error"] > found["loss"]["mean_abs_logit_error"]
+        assert "with activations in 8 bits, as kyuteye_rs has them" in certificate.summary(found)
+        assert any("CANDLE_DEQUANTIZE_ALL" in note for note in found["upstream_differences"])
         assert "model_vision_tower_unquant.safetensors" in found["files"]
 
 

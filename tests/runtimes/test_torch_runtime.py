@@ -170,3 +170,21 @@ def test_quantized_layers_hold_their_weights(how):
         step = ((groups.amax(2) - groups.amin(2)) / 15).repeat_interleave(linears.INT4_GROUP, 1)
     assert ((found - weight).abs() <= 0.5 * step + 0.02 * weight.abs().max()).all()
     assert linears.quantized(weight[:, :30], None, how, torch.device("cpu")) is None
+
+
+def test_activations_are_rounded_as_q8_0_kernels_do():
+    """By hand: a value and its half, a block of zeros, and one whose outlier takes all but it to zero."""
+    x = torch.zeros(2, 96)
+    x[0, :4] = torch.tensor([127.0, -2.5, 0.5, 0.49])  # d = 1: halves go away from zero
+    x[0, 64:68] = torch.tensor([-254e3, 999.0, -1000.0, 3001.0])  # d = 2000
+    x[1, 0] = 1e-3  # d = 7.87e-6, which float16 has as 7.87 with its last digits lost
+    rounded = linears.rounded_to_q8_0(x)
+    assert rounded[0, :4].tolist() == [127, -3, 1, 0] and not rounded[:, 32:64].any()
+    assert rounded[0, 64:68].tolist() == [-254e3, 0, -2000, 4000]
+    assert rounded[1, 0] == 127 * torch.tensor(1e-3 / 127).half().float() != x[1, 0]
+    assert rounded.dtype == x.dtype and rounded.bfloat16().shape == x.shape
+
+
+def test_only_q8_0_files_have_rounded_activations(folder):
+    with pytest.raises(ValueError, match="its weights are not q8_0"):
+        torch_model.TorchModel(folder, round_activations=True)

@@ -16,6 +16,7 @@ Quantization = Literal["int8", "int4"]
 Linear = Callable[[torch.Tensor], torch.Tensor]
 
 _ATEN = torch.ops.aten
+Q8_0_BLOCK = 32  # values that share a scale
 INT4_GROUP = 32  # inputs that share a scale and a zero
 _INT4_TILES = 8  # of CUDA's kernel, of 16 inputs each
 
@@ -79,6 +80,19 @@ class Int4:
             x.dtype
         )
         return y if self._bias is None else (y + self._bias).to(x.dtype)
+
+
+def rounded_to_q8_0(x: torch.Tensor) -> torch.Tensor:
+    """Returns activations [..., in] as llama.cpp's CPU kernel, and candle's, takes them for q8_0 weights.
+
+    Blocks of 32 become integers times d, the largest magnitude of a block over 127; halves go away from
+    zero, and the product takes d in float16.
+    """
+    blocks = x.float().unflatten(-1, (-1, Q8_0_BLOCK))
+    d = blocks.abs().amax(-1, keepdim=True) / 127
+    scaled = torch.where(d > 0, blocks / d, 0.0)
+    codes = torch.trunc(scaled + torch.copysign(torch.full_like(scaled, 0.5), scaled))
+    return (codes * d.half().float()).flatten(-2).to(x.dtype)
 
 
 class Packed:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mvjax.runtimes import folder as folder_lib
 from mvjax.runtimes import network
 from mvjax.runtimes.torch import engine, linears, tensors
+from mvjax.weights import file_names
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -32,9 +33,11 @@ class TorchModel(network.Network):
         bfloat16 on a GPU.
       device: of PyTorch; None: "cuda" where there is one.
       quantize: the weights that a frame reads; the kernels compute in bfloat16.
+      round_activations: what enters a product with q8_0 weights, to 8 bits, as upstream's Rust server does on
+        CPUs and CUDA; to measure what that costs.
 
     Raises:
-      ValueError: if a file or a key is missing or damaged, naming both.
+      ValueError: if a file or a key is missing or damaged, naming both, or the weights are not q8_0.
     """
 
     xp, nn = torch, F
@@ -46,6 +49,7 @@ class TorchModel(network.Network):
         dtype: Dtype | None = None,
         device: str | None = None,
         quantize: linears.Quantization | None = None,
+        round_activations: bool = False,
     ) -> None:
         candle = folder_lib.is_candle(folder)
         config = (folder_lib.read_candle if candle else folder_lib.read_torch)(folder)
@@ -54,6 +58,9 @@ class TorchModel(network.Network):
         self.activations: torch.dtype = getattr(torch, dtype or usual)
         self._quantize: linears.Quantization | None = quantize
         self._layers: dict[str, linears.Linear] = {}
+        if round_activations and config.weights.suffix != file_names.GGUF_SUFFIX:
+            raise ValueError(f"{config.weights}: round_activations: its weights are not q8_0")
+        self._round_activations = round_activations
         super().__init__(config, {})
         self.weights: tensors.Tensors
         try:
@@ -110,6 +117,9 @@ class TorchModel(network.Network):
                 del self.weights[name]
 
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        # matrices with another number of inputs, and the image part, are not stored in blocks
+        if self._round_activations and not x.shape[-1] % linears.Q8_0_BLOCK:
+            x = x if name.startswith(_VISION) else linears.rounded_to_q8_0(x)
         if (layer := self._layers.get(name)) is not None:
             return layer(x)
         return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
