@@ -1,15 +1,18 @@
 """Weights & Biases as a tracker: `train.trackers=("tensorboard", "wandb")`, extra `wandb`.
 
 Its own variables say the rest: WANDB_PROJECT (mvjax), WANDB_ENTITY, WANDB_MODE=offline, ... RUN/wandb.json
-keeps the run's id, so that a resumed run is the same run there, and the last step that was handed over: what
-is done again after a rollback is not sent again.
+keeps the run's id, so that a resumed run is the same run there, and the last step that it has for certain:
+what is done again after a rollback is not sent again. After a kill, that may be the last seconds' lines.
 """
 
 from __future__ import annotations
 
+import collections
 import json
+import math
 import os
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,9 @@ from mvjax.config import text as config_text
 from mvjax.train import trackers
 
 _START = 60.0  # seconds that starting may take, as without a network
+_WRITTEN = (
+    10.0  # seconds after which a line has left the buffers of wandb's process, which die with ours
+)
 
 
 class Wandb:
@@ -45,6 +51,7 @@ class Wandb:
         self._wandb, self._file = wandb, folder / run_folder.WANDB
         self._id, self._sent = _state(self._file) or (secrets.token_hex(4), 0)
         self._resumed_at = self._sent
+        self._buffered: collections.deque[tuple[float, int]] = collections.deque()  # time, step
         name, group = _names(folder)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "mvjax"),
@@ -59,14 +66,14 @@ class Wandb:
             name=name,
             group=group,
         )
-        self._save()
+        self._save(before=-math.inf)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the curves of a step."""
         if step > self._resumed_at:
             self._run.log(trackers.scalars(metrics), step=step)
-            self._sent = step
-            self._save()
+            self._buffered.append((time.monotonic(), step))
+            self._save(before=time.monotonic() - _WRITTEN)
 
     def table(self, step: int, name: str, rows: Sequence[trackers.Row]) -> None:
         """Logs a table, and the sounds in it as NAME/sounds, with what their rows say."""
@@ -86,8 +93,12 @@ class Wandb:
     def close(self) -> None:
         """Waits until all is written, or sent."""
         self._run.finish()
+        self._save(before=math.inf)
 
-    def _save(self) -> None:
+    def _save(self, *, before: float) -> None:
+        """Writes the id, and the last step that was logged before a time."""
+        while self._buffered and self._buffered[0][0] <= before:
+            self._sent = self._buffered.popleft()[1]
         content = json.dumps({"id": self._id, "step": self._sent})
         files.write_atomic(self._file, f"{content}\n".encode())
 

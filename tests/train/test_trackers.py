@@ -6,6 +6,8 @@ import struct
 import subprocess
 import sys
 import threading
+import types
+from typing import Any
 
 import jax
 import pytest
@@ -112,6 +114,52 @@ def test_one_that_hangs_is_left_behind(where, monkeypatch):
     forever.set()
     guarded.close()
     assert len(behind) == 1
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A module in the place of wandb; returns what it was asked."""
+    asked = types.SimpleNamespace(mode="online", logged_in=True, init=[], logged=[])
+    module: Any = types.ModuleType("wandb")
+    module.setup = lambda: types.SimpleNamespace(settings=types.SimpleNamespace(mode=asked.mode))
+    module.login = lambda prompt: asked.logged_in
+    module.Settings = dict
+    run = types.SimpleNamespace(
+        log=lambda line, step: asked.logged.append((step, line)), finish=lambda: None
+    )
+    module.init = lambda **options: asked.init.append(options) or run
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return asked
+
+
+def test_it_goes_on_with_the_same_run_and_sends_no_step_twice(
+    config, tmp_path, stand_in, monkeypatch
+):
+    clock = [0.0]
+    monkeypatch.setattr(wandb_tracker.time, "monotonic", lambda: clock[0])
+    killed = wandb_tracker.Wandb(config, tmp_path)
+    for step in (1, 2, 3):
+        killed.log(step, {"loss": 1})
+        clock[0] += 6
+    assert json.loads((tmp_path / "wandb.json").read_text())["step"] == 1
+    resumed = wandb_tracker.Wandb(config, tmp_path)
+    for step in (1, 2, 3, 4):
+        resumed.log(step, {"loss": 1})
+    assert [step for step, _ in stand_in.logged] == [1, 2, 3, 2, 3, 4]
+    resumed.close()
+    assert json.loads((tmp_path / "wandb.json").read_text())["step"] == 4
+    first, second = stand_in.init
+    assert first["id"] == second["id"] and first["resume"] == "allow"
+    assert first["name"] == tmp_path.name and first["group"] is None
+
+
+def test_who_is_not_logged_in_is_told_how(config, tmp_path, stand_in):
+    stand_in.logged_in = False
+    with pytest.raises(ValueError, match="nobody is logged in: `wandb login`"):
+        wandb_tracker.Wandb(config, tmp_path)
+    stand_in.mode = "offline"
+    wandb_tracker.Wandb(config, tmp_path).log(1, {"loss": 1})
+    assert stand_in.logged == [(1, {"loss": 1.0})]
 
 
 def test_without_the_package_it_names_the_extra(config, tmp_path, monkeypatch):
