@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from mvjax.codec import mimi
+from mvjax.codec import mimi, seanet
 from mvjax.config import frozen
+
+_SHORTEST = 16  # frames that are encoded at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +21,18 @@ class FlaxCodec:
     config: frozen.MimiConfig
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
-        """As `Codec.encode`; compiled once for each shape."""
-        return np.asarray(mimi.run("encode", self.params, audio, config=self.config))
+        """As `Codec.encode`; compiled once for each shape, and each power of 2 of frames before silence."""
+        frame = self.config.frame_samples
+        frames = -(-audio.shape[1] // frame)
+        heard = np.flatnonzero(audio.any(axis=0))
+        sounding = -(-(int(heard[-1]) + 1 if len(heard) else 0) // frame)
+        sounding += -(-seanet.context(self.config) // frame)  # until the convolutions are at rest
+        begin = max(_SHORTEST, 1 << (sounding - 1).bit_length())
+        sizes = ()
+        if begin < frames:
+            audio, sizes = audio[:, : begin * frame], (frames - begin,)
+        codes = mimi.run("encode", self.params, audio, config=self.config, sizes=sizes)
+        return np.asarray(codes)
 
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
         """As `Codec.decode`; compiled once for each shape."""

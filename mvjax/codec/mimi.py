@@ -68,16 +68,22 @@ class Mimi(nn.Module):
         """Encodes and decodes; creates every parameter under `init`."""
         return self.decode(self.encode(audio))
 
-    def encode(self, audio: Float[Array, "B samples"]) -> Int[Array, "B Q T"]:
-        """Returns the codes of audio that is zero-filled on the right to whole frames."""
-        return self.quantize(self.latents(audio))
+    def encode(self, audio: Float[Array, "B samples"], silence: int = 0) -> Int[Array, "B Q T"]:
+        """Returns the codes of audio that is zero-filled on the right to whole frames.
+
+        `silence` are frames more of zeros, which the convolutions leave out: the audio itself must end with
+        `seanet.context` samples of zeros, so that their result does not change any more.
+        """
+        return self.quantize(self.latents(audio, silence))
 
     def decode(self, codes: Int[Array, "B Q T"]) -> Float[Array, "B samples"]:
         """Returns the audio of codes; a row with a code out of range has NaN there and around it."""
         return self.synthesize(self.dequantize(codes))
 
-    def latents(self, audio: Float[Array, "B samples"]) -> Float[Array, "B T latent"]:
-        """Returns the latents of audio before quantization, one per frame."""
+    def latents(
+        self, audio: Float[Array, "B samples"], silence: int = 0
+    ) -> Float[Array, "B T latent"]:
+        """Returns the latents of audio before quantization, one per frame; see `encode`."""
         B, samples = audio.shape
         frame = self.config.frame_samples
         frames = -(-samples // frame)
@@ -85,8 +91,10 @@ class Mimi(nn.Module):
         chunk = self._chunk(B, frames)
         padded = -(-frames // chunk) * chunk * frame
         audio = jnp.pad(audio, ((0, 0), (0, padded - samples)))
-        _, latents = self.latents_step(self.start(B).encoder, audio)
-        return latents[:, :frames]
+        # or XLA pads with the zeros of the start element by element, between computing, not in vectors
+        state = jax.lax.optimization_barrier(self.start(B).encoder)
+        _, latents = self.latents_step(state, audio, silence)
+        return latents[:, : frames + silence]
 
     def synthesize(self, latents: Float[Array, "B T latent"]) -> Float[Array, "B samples"]:
         """Returns the audio of latents."""
@@ -125,7 +133,7 @@ class Mimi(nn.Module):
         return state._replace(decoder=decoder), audio
 
     def latents_step(
-        self, state: HalfState, audio: Float[Array, "B samples"]
+        self, state: HalfState, audio: Float[Array, "B samples"], silence: int = 0
     ) -> tuple[HalfState, Float[Array, "B T latent"]]:
         """Returns the latents of the next frames; see `encode_step`."""
         frame, samples = self.config.frame_samples, audio.shape[1]
@@ -136,6 +144,7 @@ class Mimi(nn.Module):
             )
         with jax.default_matmul_precision("highest"):
             x, convs = self._chunked(self.encoder, audio[:, :, None], state.convs)
+            x = jnp.pad(x, ((0, 0), (0, silence * frozen.MIMI_STEPS), (0, 0)), mode="edge")
             x, kv_cache = self.encoder_transformer(x, state.kv_cache, state.position)
             # The stream begins as if its first step had been there before (upstream's replicate padding).
             past = jnp.where(state.position == 0, x[:, :1], state.resample)
@@ -197,7 +206,13 @@ def start(config: frozen.MimiConfig, *, batch: int) -> MimiState:
     return Mimi(config).bind({}).start(batch)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "config"))
-def run(method: str, params: Params, *inputs: Any, config: frozen.MimiConfig) -> Any:
-    """Returns what a method of `Mimi` does, compiled once for each shape of its inputs."""
-    return Mimi(config).apply({"params": params}, *inputs, method=method)
+@functools.partial(jax.jit, static_argnames=("method", "config", "sizes"))
+def run(
+    method: str,
+    params: Params,
+    *inputs: Any,
+    config: frozen.MimiConfig,
+    sizes: tuple[int, ...] = (),
+) -> Any:
+    """Returns what a method of `Mimi` does, compiled once for each shape of its inputs; `sizes` come last."""
+    return Mimi(config).apply({"params": params}, *inputs, *sizes, method=method)

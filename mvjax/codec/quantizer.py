@@ -76,5 +76,8 @@ def _nearest(
     """Returns what the nearest centroid leaves, and its index."""
     dot = jnp.einsum("BTw,Cw->BTC", residual, centroids)
     distance = jnp.sum(jnp.square(centroids), axis=-1)[None, None] - 2.0 * dot
-    codes = jnp.argmin(distance, axis=-1).astype(jnp.int32)
+    # the first of the nearest; XLA's CPU backend computes it in vectors, unlike `jnp.argmin`
+    ids = jnp.arange(distance.shape[-1], dtype=jnp.int32)
+    nearest = distance == jnp.min(distance, axis=-1, keepdims=True)
+    codes = jnp.min(jnp.where(nearest, ids, ids[-1]), axis=-1)
     return residual - centroids[codes], codes

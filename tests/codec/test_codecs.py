@@ -39,6 +39,9 @@ def test_the_flax_codec_is_mimi(tmp_path):
     np.testing.assert_array_equal(codes, mimi.run("encode", params, audio, config=config))
     decoded = codec.decode(codes)
     np.testing.assert_array_equal(decoded, mimi.run("decode", params, codes, config=config))
+    silent = np.pad(audio, ((0, 0), (0, 20 * config.frame_samples)))
+    whole = mimi.run("encode", params, silent, config=config)
+    np.testing.assert_array_equal(codec.encode(silent), whole)
     stream = codec.stream(batch=B)
     for again in (codec.stream(batch=B), stream, stream):  # a second stream, or one reset
         streamed, sound = _streamed(again, audio, T)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mvjax import tree
-from mvjax.codec import mimi, transformer
+from mvjax.codec import mimi, seanet, transformer
 from mvjax.config import schema
 from mvjax.weights import mimi as mimi_weights
 
@@ -139,6 +139,26 @@ def test_long_signals_are_cut_into_chunks_on_a_cpu():
     assert chunk(1, 4) == 4
     assert chunk(1, 100) == 8
     assert chunk(64, 100) == 1
+
+
+def test_the_convolutions_leave_out_silence_once_they_are_at_rest(params):
+    rest, more = -(-seanet.context(CONFIG) // FRAME), 4
+    sounds = AUDIO[:, : 2 * FRAME]
+    whole = np.pad(sounds, ((0, 0), (0, (rest + more) * FRAME)))
+    want = mimi.run("latents", params, whole, config=CONFIG)
+
+    def latents(kept: int) -> jax.Array:
+        heard = whole[:, : (2 + kept) * FRAME]
+        return mimi.run("latents", params, heard, config=CONFIG, sizes=(rest + more - kept,))
+
+    np.testing.assert_allclose(latents(rest), want, atol=1e-6)
+    assert np.abs(latents(rest - 1) - want).max() > 1e-4
+
+
+def test_elu_is_exact():
+    x = np.concatenate([np.linspace(-20, 3, 9999), -np.logspace(-9, 0, 999)]).astype(np.float32)
+    want = np.where(x > 0, x, np.expm1(x.astype(np.float64)))
+    np.testing.assert_allclose(jax.jit(seanet.elu)(x), want, rtol=4e-7)
 
 
 def test_the_compiled_functions_are_the_methods(params):
