@@ -6,9 +6,10 @@ import exported
 import jax
 import jax.numpy as jnp
 import numpy as np
+import toy
 
 from mvjax.runtimes import interface
-from mvjax.runtimes.jax import kv_cache
+from mvjax.runtimes.jax import frames, kv_cache, weights
 from mvjax.runtimes.jax import model as jax_model
 
 SMALL = dataclasses.replace(
@@ -55,18 +56,32 @@ def test_whatever_happens_to_conversations_compiles_nothing(caplog):
 
 def test_a_row_attends_to_all_its_past_however_much_of_the_cache_is_read():
     rng = np.random.default_rng(0)
-    q, k, v = (rng.standard_normal((4, *s, 3), np.float32) for s in ((1,), (600,), (600,)))
+    q, k, v = (rng.standard_normal((4, *s, 3), np.float32) for s in ((1,), (1600,), (1600,)))
     attend = jax.jit(kv_cache.attend_to_past)
-    for last in (0, 126, 127, 128, 511, 512, 599, 600, 1500):
+    for last in (0, 126, 127, 128, 511, 512, 1599, 1600, 4000):
         position = np.array([last, last // 2], np.int32)
         u = attend(
             jnp.asarray(q.reshape(2, 2, 3)), kv_cache.Held(jnp.asarray(k), jnp.asarray(v)), position
         )
         for head in range(4):
-            seen = min(position[head // 2] + 1, 600)
+            seen = min(position[head // 2] + 1, 1600)
             p = np.exp(k[head, :seen] @ q[head, 0] * 3**-0.5)
             want = p @ v[head, :seen] / p.sum()
             np.testing.assert_allclose(u[head // 2, head % 2], want, atol=1e-5)
+
+
+def test_columns_multiply_as_matrices_do():
+    rng = np.random.default_rng(0)
+    params = {
+        "one": {"kernel": rng.integers(-9, 9, (2, 3, 4), np.int8), "scale": rng.random((1, 1, 4))},
+        "two": {"kernel": rng.integers(-9, 9, (6, 2, 5), np.int8), "scale": rng.random((1, 2, 5))},
+    }
+    x = jnp.asarray(rng.standard_normal((3, 6), np.float32))
+    for read in (lambda of: of.matrix("one", inputs=2), lambda of: of.matrices("two")):
+        found = [read(weights._Leaves(params, toy.MODEL, columns)) for columns in (False, True)]
+        assert [type(matrix) for matrix in found] == [weights.Matrix, weights.Columns]
+        y, columns = (frames._matmul(x, matrix) for matrix in found)
+        np.testing.assert_allclose(columns, y, rtol=1e-5)
 
 
 def test_accelerators_write_the_same_cache_as_a_cpu():

@@ -193,7 +193,12 @@ def _mlp(block: weights_lib.Block, y: Float[Array, "B D"]) -> Float[Array, "B D"
     return _matmul(layers.gated_silu(halves), block.mlp_out)
 
 
-def _matmul(x: Float[Array, "B in"], weight: weights_lib.Matrix) -> Float[Array, "B *out"]:
+def _matmul(
+    x: Float[Array, "B in"], weight: weights_lib.Matrix | weights_lib.Columns
+) -> Float[Array, "B *out"]:
+    if isinstance(weight, weights_lib.Columns):
+        y = jnp.einsum("Bi,i...->B...", x, weight.kernel.astype(x.dtype))
+        return y if weight.scale is None else (y.astype(jnp.float32) * weight.scale).astype(x.dtype)
     # weight first: XLA's CPU backend reads it once and in order, for one row and for several
     y = jnp.einsum("...oi,Bi->...oB", weight.kernel.astype(x.dtype), x)
     if weight.scale is not None:  # in float32, as in `layers.contract`

@@ -26,6 +26,10 @@ from mvjax.runtimes import interface
 from mvjax.runtimes.jax import draws, frames, kv_cache
 from mvjax.runtimes.jax import weights as weights_lib
 
+_MANY_ROWS = (
+    8  # whose matmuls XLA's CPU backend computes faster with the weights as they are stored
+)
+
 
 class Generated(NamedTuple):
     """A whole conversation; everything is aligned with the undelayed frames.
@@ -130,7 +134,7 @@ def _run(
     """Returns (text and audio ids, (text logits, gates, layers' gates, audio logits)) of each call."""
     B, _, steps = columns[:, :, 1:].shape
     own = slice(1, 1 + config.codebooks_out)
-    weights = weights_lib.unstack(params, config)
+    weights = weights_lib.unstack(params, config, columns=B >= _MANY_ROWS)
     images = None if kv is None else kv_cache.images(config, kv, merged=False)
 
     def body(carry: Any, x: Any) -> Any:
@@ -197,7 +201,7 @@ def generate_text(
     absent = jnp.full((B, config.codebooks - 1, steps), types.ZERO_TOKEN, jnp.int32)
     columns = alignment.delay_codes(jnp.concatenate([known[:, None], absent], axis=1), config)
     has_image = _seen(config, has_image, None, (B, steps))
-    weights = weights_lib.unstack(params, config)
+    weights = weights_lib.unstack(params, config, columns=B >= _MANY_ROWS)
     images = None if kv is None else kv_cache.images(config, kv, merged=False)
 
     def body(carry: Any) -> Any:
@@ -206,7 +210,7 @@ def generate_text(
         caches, out = frames.backbone(
             config, weights, caches, column, s, images=images, sees=has_image[:, s]
         )
-        ids = frames.taken(jnp.argmax(out.text_logits, axis=-1).astype(jnp.int32), known[:, s])
+        ids = frames.taken(draws.greedy(out.text_logits), known[:, s])
         stops = jnp.isin(ids, jnp.array(stop_ids, jnp.int32)) & (s >= lengths)
         stopped = stopped | stops | (s + 1 >= lengths + max_tokens)
         return s + 1, caches, ids, stopped, out_ids.at[s].set(ids), out_gates.at[s].set(out.gates)
@@ -230,7 +234,7 @@ def _draw(
     logits: Float[Array, "B vocabulary"], uniform: Float[Array, "B"], how: interface.Sampling
 ) -> Int[Array, "B"]:
     if how.temperature == 0:  # no branch that draws is compiled
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return draws.greedy(logits)
     temperature = jnp.full(len(logits), how.temperature, jnp.float32)
     return draws.choose(logits, uniform, temperature, jnp.full(len(logits), how.top_k, jnp.int32))
 
