@@ -133,10 +133,9 @@ class Answerer:
     def _spoken(self, asked: Sequence[asking.Spoken], images: generation.Images) -> list[Answer]:
         config, tokenizer = self._model.config.model, self._model.tokenizer
         mine = [asked[i] for i in self._generator.rows(len(asked))]
-        # clip by clip: then codes do not depend on the batch, and a clip is long enough for any device
-        user = [self._model.encode_audio([one.user])[0] for one in mine]
+        user = self._generator.encode([one.user for one in mine])
         text = [asking.forced_text(one, config, tokenizer) for one in mine]
-        speech = [self._forced_audio(one) for one in mine]
+        speech = self._forced_audio(mine)
         out = self._generator.converse(
             np.stack(user), images, forced_text=np.stack(text), forced_audio=np.stack(speech)
         )
@@ -157,11 +156,15 @@ class Answerer:
             )
         return answers
 
-    def _forced_audio(self, one: asking.Spoken) -> np.ndarray:
-        if one.forced:
-            return asking.forced_audio(one, self._model.encode_audio([one.assistant])[0])
+    def _forced_audio(self, asked: Sequence[asking.Spoken]) -> list[np.ndarray]:
+        given = iter(self._generator.encode([one.assistant for one in asked if one.forced]))
         codebooks = self._model.config.model.codebooks_out
-        return np.full((codebooks, one.size), asking.FREE, np.int32)
+        return [
+            asking.forced_audio(one, next(given))
+            if one.forced
+            else np.full((codebooks, one.size), asking.FREE, np.int32)
+            for one in asked
+        ]
 
     def _classes(self, one: asking.Spoken, ids: np.ndarray) -> dict[str, list[int]]:
         """The frames in which the assistant talks, from its first word to its last, by topic; the others."""

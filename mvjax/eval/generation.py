@@ -1,12 +1,16 @@
 """Batches of prompts through the model: rows sharded over the devices of its mesh, and over processes.
 
-Each process gives the rows that its devices hold (`Generator.rows`) and gets the results of all.
+Each process gives the rows that its devices hold (`Generator.rows`) and gets the results of all. On one CPU
+its cores share the rows: a step of a small model is too short for XLA to share it out.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import math
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +29,10 @@ from mvjax.runtimes.jax import generate
 from mvjax.train import distributed, sharding
 
 Images = UInt8[np.ndarray, "b height width 3"] | None  # None: no row has one
+
+# cores share a batch if each has so many rows, for all read every weight, and if the weights, of which each
+# makes copies, are at most so many bytes
+_ROWS_OF_A_CORE, _SHARED_BYTES = 16, 1_000_000_000
 
 
 class WrittenAnswers(NamedTuple):
@@ -60,6 +68,8 @@ class Generator:
         self._sharding = None if mesh is None else sharding.rows(mesh)
         # batches have a multiple of so many rows
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in sharding.ROWS)
+        self._cores = _cores(model)
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._cores)
 
     def rows(self, count: int) -> list[int]:
         """Returns which of `count` rows of a batch this process gives, ascending."""
@@ -77,16 +87,19 @@ class Generator:
         max_tokens: int,
     ) -> WrittenAnswers:
         """Continues written prompts up to the end of the answer, in at most `max_tokens`."""
-        out = generate.generate_text(
-            self.model.model,
-            self.model.params,
-            self._everywhere(prompts),
-            self._everywhere(lengths),
-            self._image_kv(images),
-            max_tokens=max_tokens,
-            stop_ids=(streams.BOS, streams.EOS),
-        )
-        return WrittenAnswers(*map(self._here, out))
+
+        def write(prompts: np.ndarray, lengths: np.ndarray, images: Images) -> Any:
+            return generate.generate_text(
+                self.model.model,
+                self.model.params,
+                self._everywhere(prompts),
+                self._everywhere(lengths),
+                self._image_kv(images),
+                max_tokens=max_tokens,
+                stop_ids=(streams.BOS, streams.EOS),
+            )
+
+        return WrittenAnswers(*self._on_cores(write, prompts, lengths, images))
 
     def converse(
         self,
@@ -97,18 +110,25 @@ class Generator:
         forced_audio: Int[np.ndarray, "b Q T"] | None = None,
     ) -> SpokenAnswers:
         """Steps through the users' speech; UNGENERATED of what is forced leaves the choice to the model."""
-        codes = self._everywhere(user_codes)
-        out = generate.generate(
-            self.model.model,
-            self.model.params,
-            codes,
-            self._image_kv(images),
-            forced_text=None if forced_text is None else self._everywhere(forced_text),
-            forced_audio=None if forced_audio is None else self._everywhere(forced_audio),
-            with_text_logits=False,
+
+        def converse(
+            user: np.ndarray, images: Images, text: np.ndarray | None, audio: np.ndarray | None
+        ) -> Any:
+            codes = self._everywhere(user)
+            out = generate.generate(
+                self.model.model,
+                self.model.params,
+                codes,
+                self._image_kv(images),
+                forced_text=None if text is None else self._everywhere(text),
+                forced_audio=None if audio is None else self._everywhere(audio),
+                with_text_logits=False,
+            )
+            return out.text_ids, out.audio_codes, codes, out.layer_gates
+
+        return SpokenAnswers(
+            *self._on_cores(converse, user_codes, images, forced_text, forced_audio)
         )
-        kept = (out.text_ids, out.audio_codes, codes, out.layer_gates)
-        return SpokenAnswers(*map(self._here, kept))
 
     def likelihoods(
         self,
@@ -120,11 +140,34 @@ class Generator:
         longest: int,
     ) -> Likelihoods:
         """Scores given continuations: `counts` ids (at most `longest`) after `lengths` of a prompt."""
-        inputs = (self._everywhere(x) for x in (ids, lengths, counts))
-        out = _likelihoods(
-            self.model.model, self.model.params, *inputs, self._image_kv(images), longest=longest
-        )
-        return Likelihoods(*map(self._here, out))
+
+        def score(ids: np.ndarray, lengths: np.ndarray, counts: np.ndarray, images: Images) -> Any:
+            inputs = (self._everywhere(x) for x in (ids, lengths, counts))
+            kv = self._image_kv(images)
+            return _likelihoods(self.model.model, self.model.params, *inputs, kv, longest=longest)
+
+        return Likelihoods(*self._on_cores(score, ids, lengths, counts, images))
+
+    def encode(self, clips: Sequence[np.ndarray]) -> list[Int[np.ndarray, "Q T"]]:
+        """Returns the codes of clips, one by one on each core: no code depends on the batch."""
+        return list(self._pool.map(lambda clip: self.model.encode_audio([clip])[0], clips))
+
+    def _on_cores(
+        self, compute: Callable[..., Any], *inputs: np.ndarray | None
+    ) -> list[np.ndarray]:
+        """Returns the arrays that `compute` makes of all rows; each core computes as many."""
+        rows = next(len(x) for x in inputs if x is not None)
+        parts = max(1, min(self._cores, rows // _ROWS_OF_A_CORE))
+        while rows % parts:
+            parts -= 1
+        split = [[None] * parts if x is None else np.split(x, parts) for x in inputs]
+
+        def made(*part: np.ndarray | None) -> list[np.ndarray]:
+            return [self._here(x) for x in compute(*part)]
+
+        if parts == 1:
+            return made(*inputs)
+        return [np.concatenate(x) for x in zip(*self._pool.map(made, *split), strict=True)]
 
     def _image_kv(self, images: Images) -> Any:
         if images is None:
@@ -141,6 +184,16 @@ class Generator:
         if isinstance(rows, jax.Array) and not rows.is_fully_addressable:
             rows = multihost_utils.process_allgather(rows, tiled=True)
         return np.asarray(rows)
+
+
+def _cores(model: eval_model.LoadedModel) -> int:
+    """How many cores of a CPU may share a batch; 1 of other devices, and where devices share it."""
+    devices = [jax.local_devices()[0]] if model.mesh is None else list(model.mesh.devices.flat)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    if len(devices) > 1 or devices[0].platform != "cpu" or size > _SHARED_BYTES:
+        return 1
+    # PJRT_NPROC bounds the threads of jax
+    return int(os.environ.get("PJRT_NPROC") or len(os.sched_getaffinity(0)))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "longest"))

@@ -65,6 +65,27 @@ def test_written_answers_do_not_depend_on_the_batch_or_the_devices(noise, sample
             np.testing.assert_allclose(layers, written.gates[name], atol=2e-5)
 
 
+def test_the_cores_of_a_cpu_share_a_batch(noise, samples, written, monkeypatch):
+    parts = []
+    real = generation.generate.generate_text
+    monkeypatch.setattr(generation, "_ROWS_OF_A_CORE", 3)
+    monkeypatch.setattr(generation, "_cores", lambda model: 2)
+    monkeypatch.setattr(
+        generation.generate,
+        "generate_text",
+        lambda *args, **how: parts.append(len(args[2])) or real(*args, **how),
+    )
+    other = runner.evaluate(small_speaker.loaded(), noise, samples, ["text"], batch_size=6)
+    assert said(other)["text"] == said(written)["text"] and set(parts) == {3}
+    assert len(parts) % 2 == 0
+
+
+def test_as_many_cores_share_a_batch_as_jax_may_use(monkeypatch):
+    monkeypatch.setenv("PJRT_NPROC", "3")
+    assert generation._cores(small_speaker.loaded()) == 3
+    assert generation._cores(small_speaker.on_mesh(data=8)) == 1
+
+
 def test_images_are_seen_where_they_are_shown(written):
     texts = said(written)
     assert len({*map(tuple, texts.values())}) == 3  # the modes differ
