@@ -6,9 +6,12 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import math
+import re
 import sys
 from pathlib import Path
 
+from mvjax import messages
 from mvjax.commands import arguments, spinner
 
 
@@ -32,6 +35,7 @@ def _digits_switch():
 
 # {name: returns the class} of the digits worlds; all others are found by `mvjax.eval.discovery`
 DIGITS = {"digits": _digits, "digits-hard": _digits_hard, "digits-switch": _digits_switch}
+_NAME = re.compile(r"[\w+-]+(\.[\w+-]+)*")
 PROMPTS = ("text", "audio", "blind", "shuffled")  # `benchmarks.MODES`, whose import takes numpy
 
 
@@ -55,7 +59,10 @@ def add(commands) -> None:
         help="conversations at once (%(default)s)")  # fmt: skip
     arg("--fsdp", type=int, metavar="N", help="devices that share the parameters (as in training)")
     arg("--tensor", type=int, metavar="N", help="devices that share each matmul (as in training)")
-    arg("--again", action="store_true", help="ask all again: keep no answer of an earlier session")
+    arg("--as", dest="name", metavar="NAME",
+        help="name of the files in RUN/eval, to keep it beside another one (the benchmark's)")  # fmt: skip
+    arg("--again", action="store_true",
+        help="replace what is there under that name, result and answers")  # fmt: skip
     arg("--lead-in", type=float, metavar="SECONDS",
         help="silence before the first spoken question; the model may greet (the benchmark's)")  # fmt: skip
     arg("--tail", type=float, metavar="SECONDS",
@@ -74,16 +81,17 @@ def evaluate(args: argparse.Namespace) -> int:
     The answers are in NAME.samples.jsonl beside it, which the same command continues.
     """
     make = find(args.benchmark, option="--benchmark")
-    _check_counts(args)
+    _check(args)
     from mvjax import run_folder
-    from mvjax.eval import journal, results, runner
+    from mvjax.eval import earlier, results, runner
     from mvjax.eval import model as eval_model
     from mvjax.train import distributed, load
 
     with distributed.session(), contextlib.ExitStack() as stack:
+        benchmark, modes = make(args.data), args.prompt or make.modes
+        runner.check_modes(benchmark, modes)
         trained = load.trained(*args.trained_run, mesh=functools.partial(_mesh, args))
         model = eval_model.load(trained.config, trained.params, trained.mesh)
-        benchmark = make(args.data)
         asked = results.Asked(
             benchmark=benchmark,
             config=trained.config,
@@ -94,43 +102,59 @@ def evaluate(args: argparse.Namespace) -> int:
             limit=args.limit,
             batch_size=args.batch_size,
         )
-        folder, step = args.trained_run
-        name = make.name if step is None else f"{make.name}@{step}"
         samples = benchmark.samples(args.limit, args.seed)
-        first, log = distributed.is_first(), None
-        if first:
-            path = folder / run_folder.EVAL / f"{name}.samples.jsonl"
-            log = stack.enter_context(journal.Journal(path, asked.identity(), fresh=args.again))
+        runner.check(benchmark, samples, modes)
+        folder, step = args.trained_run
+        name = args.name or make.name
+        place = earlier.Place(folder / run_folder.EVAL, name if step is None else f"{name}@{step}")
+        logs = []
+
+        def enter() -> list[str]:
+            opened = place.opened(asked, len(samples), modes, again=args.again)
+            log, admitted = stack.enter_context(opened)
             _say_what_is_there(log)
+            logs.append(log)
+            return admitted
+
+        modes = distributed.from_first(enter)
+        first, log = distributed.is_first(), next(iter(logs), None)
         say = stack.enter_context(spinner.shown(make.name)) if first else None
         evaluation = runner.evaluate(
             model,
             benchmark,
             samples,
-            args.prompt or make.modes,
+            modes,
             protocol=asked.protocol,
             batch_size=args.batch_size,
             log=log,
             say=say or runner.quiet,
         )
         if first:
-            results.write(folder / run_folder.EVAL / f"{name}.json", evaluation, asked)
+            results.write(place.result, evaluation, asked)
             print(results.text(evaluation, asked))
     return 0
 
 
-def _check_counts(args: argparse.Namespace) -> None:
-    """Refuses numbers below 1, and a template that is none."""
-    names = ("limit", "batch_size", "fsdp", "tensor", "max_tokens")
-    low = {name: getattr(args, name) for name in names if (getattr(args, name) or 1) < 1}
-    low |= {name: 0 for name in names if getattr(args, name) == 0}
-    low |= {n: getattr(args, n) for n in ("lead_in", "tail") if (getattr(args, n) or 0) < 0}
-    if low:
-        shown = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in low.items())
-        raise ValueError(f"expected 1 or more (silences: 0 or more), got {shown}")
-    if args.template is not None and "{prompt}" not in args.template:
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options that make no sense, before anything is read or changed."""
+    for name in ("limit", "batch_size", "fsdp", "tensor", "max_tokens", "seed", "lead_in", "tail"):
+        value, low = getattr(args, name), 0 if name in ("seed", "lead_in", "tail") else 1
+        if value is not None and not low <= value < math.inf:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option}: expected a number of at least {low}, got {value:g}")
+    if args.template is not None:
+        try:
+            good = args.template.format(prompt="{prompt}") != args.template.format(prompt="")
+        except (ValueError, LookupError, AttributeError):  # another field, or a brace alone
+            good = False
+        if not good:
+            raise ValueError(
+                "--template: expected a text with {prompt} in it and no other field (a brace is written"
+                f" twice), got {args.template!r}"
+            )
+    if args.name is not None and not _NAME.fullmatch(args.name):
         raise ValueError(
-            f"--template: expected a text with {{prompt}} in it, got {args.template!r}"
+            f"--as: expected a name of letters, digits, _ + -, and . within, got {args.name!r}"
         )
 
 
@@ -154,11 +178,11 @@ def _protocol(protocol, args: argparse.Namespace):
 
 
 def _say_what_is_there(log) -> None:
+    if log.dropped:
+        print(f"{log.path}: dropped {log.dropped}", file=sys.stderr)
     if log.lines:
-        print(f"{log.path}: goes on after {len(log.lines)} answers", file=sys.stderr)
-    elif log.differs:
-        said = f"{log.path}: begins anew: earlier answers had another {', '.join(log.differs)}"
-        print(said, file=sys.stderr)
+        counted = messages.counted(len(log.lines), "answer")
+        print(f"{log.path}: goes on after {counted}", file=sys.stderr)
 
 
 def find(name: str, *, option: str):

@@ -12,11 +12,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvjax import files
+import msgspec
+
+from mvjax import files, messages
 
 Line = dict[
     str, Any
 ]  # "id", "mode", "kind", "prompt", "said", "score", "gates", "seconds", "batch", ...
+
+
+class _Needed(msgspec.Struct):
+    """What an evaluation that goes on reads of a line."""
+
+    id: str
+    mode: str
+    prompt: str
+    said: str
+    seconds: float
+    batch: tuple[str, int]
+    gates: dict[str, list[float]] | None
 
 
 class Journal:
@@ -27,26 +41,29 @@ class Journal:
 
         Args:
           path: NAME.samples.jsonl; its folder is made.
-          identity: JSON values; if those of the file differ, or `fresh` is set, it starts empty.
-          fresh: begin anew.
+          identity: JSON values.
+          fresh: begin anew: what is there is removed.
 
-        `lines` are those that were there, `differs` the names in which an earlier file had another identity.
+        `lines` are those that were there. Damaged lines, and all but the last about one sample in one mode,
+        are taken out of the file; `dropped` says which, "" if none was.
+
+        Raises:
+          ValueError: if the file has lines of another identity, or of none.
         """
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = path.with_suffix(".identity")
-        identity = json.loads(json.dumps(identity))  # as it is read back
-        earlier = _read_identity(known) if path.exists() else None
-        self.differs: list[str] = []
-        if earlier is not None:
-            names = earlier.keys() | identity.keys()
-            self.differs = sorted(n for n in names if earlier.get(n) != identity.get(n))
-        if earlier is None or self.differs or fresh:
+        identity = dict(json.loads(json.dumps(identity)))  # as it is read back
+        if fresh:
             path.unlink(missing_ok=True)
-            files.write_atomic(known, (json.dumps(identity, indent=1) + "\n").encode())
-        self.lines, size = _whole_lines(path)
+        if (earlier := read_identity(path)) is None:
+            path.unlink(missing_ok=True)
+            known = (json.dumps(identity, indent=1) + "\n").encode()
+            files.write_atomic(_beside(path), known)
+        elif earlier != identity:
+            names = sorted(n for n in {*earlier, *identity} if earlier.get(n) != identity.get(n))
+            raise ValueError(f"{path}: expected answers of this evaluation, got another {names}")
+        self.lines, self.dropped = self._read()
         self._file = path.open("ab")
-        self._file.truncate(size)
 
     def write(self, lines: Sequence[Line]) -> None:
         """Appends lines; when it returns they are on the disk."""
@@ -62,25 +79,45 @@ class Journal:
         """Closes the file."""
         self._file.close()
 
+    def _read(self) -> tuple[list[Line], str]:
+        """The good lines, which alone stay in the file, and what was dropped."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        kept: dict[tuple[str, str], tuple[bytes, Line]] = {}
+        damaged, twice, whole = [], 0, content.rpartition(b"\n")[0].split(b"\n")
+        for number, raw in enumerate(whole if b"\n" in content else (), start=1):
+            try:
+                line = json.loads(raw)
+                needed = msgspec.convert(line, _Needed)
+            except (ValueError, msgspec.ValidationError) as error:
+                damaged.append(f"line {number} ({error})")
+                continue
+            twice += kept.pop((needed.mode, needed.id), None) is not None
+            kept[needed.mode, needed.id] = raw, line
+        good = b"".join(raw + b"\n" for raw, _ in kept.values())
+        if good != content:
+            files.write_atomic(self.path, good)
+        told = [f"{messages.counted(twice, 'answer')} given twice"] if twice else []
+        if damaged:
+            counted = messages.counted(len(damaged), "damaged line")
+            told.append(f"{counted}, asked again: {messages.names(damaged, shown=3)}")
+        return [line for _, line in kept.values()], "; ".join(told)
 
-def _read_identity(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):  # a file that nobody vouches for
+
+def read_identity(path: Path) -> dict[str, Any] | None:
+    """Returns what the lines of NAME.samples.jsonl answer, {} if nothing says so; None without a line."""
+    if not path.exists() or not path.stat().st_size:
         return None
+    try:
+        return dict(json.loads(_beside(path).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
-def _whole_lines(path: Path) -> tuple[list[Line], int]:
-    """Returns the lines up to the first that is torn or damaged, and their size in bytes."""
-    lines: list[Line] = []
-    size = 0
-    for raw in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        try:
-            line = json.loads(raw)
-        except ValueError:
-            break
-        if not (raw.endswith(b"\n") and isinstance(line, dict)):
-            break
-        lines.append(line)
-        size += len(raw)
-    return lines, size
+def remove(path: Path) -> None:
+    """Removes NAME.samples.jsonl, and what its lines answer."""
+    path.unlink(missing_ok=True)
+    _beside(path).unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".identity")

@@ -36,6 +36,10 @@ class Asked(NamedTuple):
             "tokenizer": self.config.frozen.tokenizer,
         }
 
+    def facts(self) -> dict[str, Any]:
+        """What a result of this evaluation says of it, apart from samples and modes."""
+        return {"benchmark": self.benchmark.name, "step": self.step, **self.described()}
+
     def identity(self) -> dict[str, Any]:
         """What answers depend on, apart from the samples; not the limit, so that a first look goes on."""
         return {

@@ -77,11 +77,9 @@ def evaluate(
       say: is told of progress.
 
     Raises:
-      ValueError: if the benchmark lacks a mode, there is no sample or two have the same id, or as
-        `benchmarks.shuffled`.
+      ValueError: as `check`.
     """
-    check_modes(benchmark, modes)
-    _check_samples(benchmark, samples)
+    check(benchmark, samples, modes)
     answerer = answering.Answerer(model, protocol or benchmark.protocol)
     known = _known(distributed.from_first(lambda: _untraced(log)), samples)
     kept = {sample.id for sample in samples[:keep_spoken]}
@@ -118,7 +116,18 @@ def check_modes(benchmark: benchmarks.Benchmark, modes: Sequence[str]) -> None:
         )
 
 
-def _check_samples(benchmark: benchmarks.Benchmark, samples: Sequence[benchmarks.Sample]) -> None:
+def check(
+    benchmark: benchmarks.Benchmark,
+    samples: Sequence[benchmarks.Sample],
+    modes: Sequence[str],
+) -> None:
+    """Checks that samples can be asked in these modes.
+
+    Raises:
+      ValueError: if the benchmark lacks a mode, there is no sample or two have the same id, or as
+        `benchmarks.shuffled`.
+    """
+    check_modes(benchmark, modes)
     counts = collections.Counter(sample.id for sample in samples)
     twice = [name for name, count in counts.items() if count > 1]
     if twice or not samples:
@@ -126,6 +135,8 @@ def _check_samples(benchmark: benchmarks.Benchmark, samples: Sequence[benchmarks
         raise ValueError(
             f"benchmark {benchmark.name}: expected samples with ids of their own, got {fact}"
         )
+    if "shuffled" in modes:
+        benchmarks.shuffled(samples)
 
 
 Known = dict[tuple[str, str], journal.Line]  # by (mode, sample id)

@@ -55,9 +55,9 @@ def test_a_step_that_is_no_number_is_a_misuse(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--limit 0", "expected 1 or more (silences: 0 or more), got --limit 0"),
-        ("--batch-size -1 --tail -2", "got --batch-size -1, --tail -2.0"),
-        ("--template please", "--template: expected a text with {prompt} in it, got 'please'"),
+        ("--limit 0", "--limit: expected a number of at least 1, got 0"),
+        ("--batch-size -1 --tail -2", "--batch-size: expected a number of at least 1, got -1"),
+        ("--template please", "--template: expected a text with {prompt} in it and no other"),
     ],
 )
 def test_counts_and_templates_that_make_no_sense_are_refused(capsys, words, message):

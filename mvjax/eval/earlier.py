@@ -1,0 +1,141 @@
+"""What an earlier evaluation left under a name in RUN/eval: another one goes on with it, or is refused.
+
+NAME.json           the result (`results`)
+NAME.samples.jsonl  its answers, and NAME.samples.identity what they answer (`journal`)
+NAME.lock           while an evaluation works on these
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mvjax import locks, messages
+from mvjax.eval import benchmarks, journal, results
+
+
+class Place:
+    """The files of one evaluation."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """`folder` is RUN/eval; it is made when the place is held."""
+        self.folder, self.name = folder, name
+        self.result = folder / f"{name}.json"
+        self.samples = folder / f"{name}.samples.jsonl"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other evaluations from these files.
+
+        Raises:
+          ValueError: naming the process that works on them.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locks.held(self.folder / f"{self.name}.lock"))
+            except locks.Taken as taken:
+                raise ValueError(
+                    f"{self.result}: another evaluation works on it ({taken}); wait for its end, or"
+                    " give this one a name of its own with --as NAME"
+                ) from taken
+            yield
+
+    @contextlib.contextmanager
+    def opened(
+        self, asked: results.Asked, count: int, modes: Sequence[str], *, again: bool
+    ) -> Iterator[tuple[journal.Journal, list[str]]]:
+        """Holds the files, and gives the journal and the modes to ask, as of `admit`.
+
+        With `again` what is there is removed first, result and answers together.
+        """
+        with self.held():
+            if again:
+                self.result.unlink(missing_ok=True)
+                journal.remove(self.samples)
+            modes = self.admit(asked, count, modes)
+            with journal.Journal(self.samples, asked.identity()) as log:
+                yield log, modes
+
+    def admit(self, asked: results.Asked, count: int, modes: Sequence[str]) -> list[str]:
+        """Checks that an evaluation with `count` samples loses nothing that is there.
+
+        Returns the modes to ask: those of a result with as many samples are among them.
+
+        Raises:
+          ValueError: naming what would be lost, and the ways.
+        """
+        facts = asked.facts()
+        lost = [] if (result := read(self.result)) is None else losses(result, facts, count, modes)
+        if (identity := journal.read_identity(self.samples)) is not None:
+            lost += _differences(_flat(identity), facts | {"checkpoint": asked.checkpoint})
+        if lost:
+            listed = messages.names(dict.fromkeys(lost), between="; ")
+            raise ValueError(
+                f"{self.result}: another evaluation is there: {listed}. To keep both, give this one a name"
+                f" with --as NAME: it becomes {self.folder}/NAME.json. To replace the other with its answers,"
+                " add --again."
+            )
+        had = {*modes, *(modes_of(result) if result else ())}
+        return [mode for mode in asked.benchmark.modes if mode in had]
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Returns a result; None if there is none.
+
+    Raises:
+      ValueError: if it is none that `mvjax eval` wrote.
+    """
+    try:
+        result = json.loads(path.read_bytes())
+        if {"kind", "n"} <= result["table"][-1].keys():
+            return result
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        pass
+    raise ValueError(
+        f"{path}: expected the result of an evaluation, got something else; delete it, or add --again"
+    )
+
+
+def losses(
+    result: Mapping[str, Any], facts: Mapping[str, Any], count: int, modes: Sequence[str]
+) -> list[str]:
+    """Returns what would be lost if another evaluation replaced a result, in words.
+
+    Args:
+      result: as of `read`.
+      facts: of the other one, all or some of those of `results.Asked.facts`.
+      count: of its samples.
+      modes: of prompts that it asks.
+    """
+    found = _differences(_flat(result), facts)
+    had = result.get("samples", result["table"][-1]["n"])
+    if had > count:
+        found.append(f"{had} samples, now {count}")
+    without = [mode for mode in modes_of(result) if mode not in modes]
+    if had < count and without:
+        found.append(f"prompts {messages.names(without)} (of {had} samples; ask for them, too)")
+    return found
+
+
+def modes_of(result: Mapping[str, Any]) -> list[str]:
+    """Returns the modes of prompts that a result has scores of."""
+    return [mode for mode in benchmarks.MODES if mode in result["table"][-1]]
+
+
+def _flat(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A result's or an identity's facts, those of its protocol among them."""
+    return {**described, **(described.get("protocol") or {})}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} {old.get(name, 'unknown')!s}, now {value!s}"
+        for name, value in new.items()
+        if old.get(name) != value
+    ]
