@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from mvjax.commands import arguments, extras
@@ -23,12 +24,14 @@ def add(commands) -> None:
 def report(args: argparse.Namespace) -> int:
     """Writes the report and prints where."""
     extras.require("scipy", "matplotlib", "jinja2")
-    from mvjax.report import comparison, numbers, outcomes, page
+    from mvjax.report import comparable, comparison, numbers, outcomes, page
 
-    read = outcomes.read(args.folders)
+    read = comparable.keep(outcomes.read(args.folders))
     found = numbers.scores(read)
     out = args.out or args.folders[0] / "report"
     texts = {page.JSON: numbers.as_json(read, found), page.CSV: numbers.as_csv(read, found)}
     page.write(out, comparison.compose(read, found), numbers=texts)
+    for one in read.left_out:
+        print(f"left out: {one}", file=sys.stderr)
     print(out / page.HTML)
     return 0

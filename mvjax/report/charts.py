@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mvjax.report import plots, stats
+from mvjax.report import plots
 
 _MARKERS, _LINES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
-_CROWD = 2  # series in a panel; more have bars, a little aside of each other
+CROWD = 2  # series in a panel; more have bars, a little aside of each other
 _NARROW_WIDTH = 5.0  # inches: below it panels stand below each other
 
 
@@ -23,20 +23,33 @@ class Chart(NamedTuple):
     png: bytes
 
 
+class Estimate(NamedTuple):
+    """A mean, the ends of its interval, if it has one, and what single seeds had."""
+
+    value: float
+    ends: tuple[float, float] | None = None
+    seeds: Sequence[float] = ()
+
+    def bar(self) -> list[list[float]] | None:
+        """As matplotlib's errorbar takes it; an interval holds its mean."""
+        if self.ends is None:
+            return None
+        return [[max(0.0, self.value - self.ends[0])], [max(0.0, self.ends[1] - self.value)]]
+
+
 class Series(NamedTuple):
-    """Means at x, and what single seeds had."""
+    """Estimates at x."""
 
     name: str
     x: Sequence[float]
-    means: Sequence[stats.Mean]
-    seeds: Sequence[Sequence[float]] = ()
+    y: Sequence[Estimate]
 
 
 class Dots(NamedTuple):
     """One row of `ranking`."""
 
     name: str
-    modes: Mapping[str, tuple[stats.Mean, Sequence[float]]]  # {mode: (mean, scores of seeds)}
+    modes: Mapping[str, Estimate]
     group: str = ""  # rows of one group follow each other, under its name
 
 
@@ -45,7 +58,7 @@ class Spot(NamedTuple):
 
     letter: str
     x: float
-    y: stats.Mean
+    y: Estimate
     baseline: bool = False
 
 
@@ -75,15 +88,16 @@ def ranking(
             for i, row in enumerate(rows):
                 if mode not in row.modes:
                     continue
-                mean, seeds = row.modes[mode]
-                at = len(rows) - 1 - i - shift
-                axes.plot(seeds, [at] * len(seeds), "o", mfc="none", mec=color, ms=3.4, mew=0.7)
+                one, at = row.modes[mode], len(rows) - 1 - i - shift
+                axes.plot(
+                    one.seeds, [at] * len(one.seeds), "o", mfc="none", mec=color, ms=3.4, mew=0.7
+                )
                 axes.errorbar(
-                    mean.value, at, xerr=mean.half, color=color, marker=marker, ms=5.5, capsize=2.5,
-                    linewidth=1.2, label=mode if i == 0 else None,
+                    one.value, at, xerr=one.bar(), color=color, marker=marker, ms=5.5, capsize=2.5,
+                    linewidth=1.2, label=None if mode in _labels(figure) else mode,
                 )  # fmt: skip
                 if row.name == baseline:
-                    axes.axvline(mean.value, color=color, linewidth=0.9, linestyle=_LINES[k + 1])
+                    axes.axvline(one.value, color=color, linewidth=0.9, linestyle=_LINES[k + 1])
         for i, row in enumerate(rows):
             if row.group and (i == 0 or row.group != rows[i - 1].group):
                 at = len(rows) - 0.5 - i
@@ -93,7 +107,11 @@ def ranking(
         names = [row.name if row.name != baseline else f"{row.name} *" for row in rows]
         size = 9 if width == plots.WIDE else 6.5
         axes.set_yticks(range(len(rows))[::-1], names, fontsize=size)
-        axes.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4), xlim=_within(axes.get_xlim(), most))
+        every = [one for row in rows for one in row.modes.values()]
+        ends = _within(axes.get_xlim(), every, most)
+        if len(rows) == 1 and most is not None:  # nothing to compare with but the whole scale
+            ends = _within((0.0, most), [], most)
+        axes.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4), xlim=ends)
         figure.legend(frameon=False, ncols=4, loc="outside upper left")
 
     height = 1.1 + 0.36 * len(rows)
@@ -101,22 +119,27 @@ def ranking(
 
 
 def against(
-    panels: Mapping[str, Sequence[Spot]], *, y_label: str, names: Mapping[str, str]
+    panels: Mapping[str, Sequence[Spot]],
+    *,
+    y_label: str,
+    names: Mapping[str, str],
+    most: float | None = None,
 ) -> Chart:
-    """Scores against costs, a panel for each; the letters are those of `names`."""
+    """Scores against costs, a panel for each; letters are those of `names`; `most` as in `ranking`."""
 
     def draw(figure: Any, width: float) -> None:
         for i, (axes, (label, spots)) in enumerate(_panels(figure, width, panels)):
             for spot in spots:
                 color = plots.CURVES[1] if spot.baseline else plots.CURVES[0]
                 axes.errorbar(
-                    spot.x, spot.y.value, yerr=spot.y.half, color=color, capsize=2, linewidth=0.9,
+                    spot.x, spot.y.value, yerr=spot.y.bar(), color=color, capsize=2, linewidth=0.9,
                     marker="s" if spot.baseline else "o", ms=4,
                 )  # fmt: skip
                 axes.annotate(
                     spot.letter, (spot.x, spot.y.value), (4, 3), textcoords="offset points", fontsize=8
                 )  # fmt: skip
             _cost_scale(axes, [spot.x for spot in spots])
+            axes.set_ylim(_within(axes.get_ylim(), [spot.y for spot in spots], most))
             axes.set(xlabel=label, ylabel=y_label if i == 0 or width < _NARROW_WIDTH else "")
         if width == plots.WIDE:
             text = "   ".join(f"{letter} {name}" for letter, name in names.items())
@@ -133,7 +156,7 @@ def curves(
     guessing: float | None = None,
     most: float | None = None,
 ) -> Chart:
-    """Lines with 95% intervals, one panel each; single seeds as small rings; `most` as in `ranking`."""
+    """Lines with their intervals, one panel each; single seeds as small rings; `most` as in `ranking`."""
     names = list(dict.fromkeys(one.name for series in panels.values() for one in series))
     every = [one for series in panels.values() for one in series]
     xs = sorted({x for one in every for x in one.x})
@@ -146,9 +169,10 @@ def curves(
             for k, one in ((names.index(one.name), one) for one in series):
                 shown = None if one.name in _labels(figure) else one.name
                 aside = (k - (len(names) - 1) / 2) * 0.008 * (xs[-1] - xs[0])
-                _draw_line(axes, one, k, label=shown, aside=aside if len(series) > _CROWD else 0.0)
+                _draw_line(axes, one, k, label=shown, aside=aside if len(series) > CROWD else 0.0)
             _scale(axes, xs)
-            axes.set_ylim(_within(axes.get_ylim(), most))
+            shown = [estimate for one in series for estimate in one.y]
+            axes.set_ylim(_within(axes.get_ylim(), shown, most))
             axes.set_title(title, fontsize=9, color=plots.INK)
             first = i == 0 or width < _NARROW_WIDTH
             axes.set(xlabel=x_label, ylabel=y_label if first else "")
@@ -164,19 +188,19 @@ def curves(
 def _draw_line(axes: Any, one: Series, k: int, *, label: str | None, aside: float) -> None:
     """A line with its band and rings; `aside` of others, in a crowd, with bars in their place."""
     color, xs = plots.CURVES[k % len(plots.CURVES)], [x + aside for x in one.x]
-    values = [mean.value for mean in one.means]
+    values, ends = [y.value for y in one.y], [y.ends or (y.value, y.value) for y in one.y]
     marker, style = _MARKERS[k % len(_MARKERS)], _LINES[k % len(_LINES)]
     axes.plot(xs, values, marker=marker, ms=5, color=color, linestyle=style, label=label)
-    halves = [(mean.half or 0.0) for mean in one.means]
-    if aside and any(halves):
-        bars = {"ecolor": color, "elinewidth": 0.8, "capsize": 2, "alpha": 0.8}
-        axes.errorbar(xs, values, halves, fmt="none", **bars)
-    elif any(halves):
-        ends = [[v + sign * h for v, h in zip(values, halves, strict=True)] for sign in (-1, 1)]
-        axes.fill_between(xs, *ends, color=color, alpha=0.13, linewidth=0)
-    if not aside:
-        for x, seeds in zip(xs, one.seeds, strict=False):
-            axes.plot([x] * len(seeds), seeds, "o", mfc="none", mec=color, ms=3, mew=0.6)
+    if aside:
+        bars = {"ecolor": color, "elinewidth": 0.8, "capsize": 2, "alpha": 0.4}
+        for x, y in zip(xs, one.y, strict=True):
+            if y.ends is not None:
+                axes.errorbar(x, y.value, y.bar(), fmt="none", **bars)
+        return
+    if any(y.ends for y in one.y):
+        axes.fill_between(xs, *zip(*ends, strict=True), color=color, alpha=0.13, linewidth=0)
+    for x, y in zip(xs, one.y, strict=True):
+        axes.plot([x] * len(y.seeds), y.seeds, "o", mfc="none", mec=color, ms=3, mew=0.6)
 
 
 def layers(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Chart:
@@ -197,13 +221,17 @@ def layers(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Chart:
             plots.styled(axes)
             for k, kind in enumerate(classes):
                 if kind in lines:
+                    shown = None if kind in _labels(figure) else kind
                     axes.plot(
-                        range(1, 1 + len(lines[kind])), lines[kind], _MARKERS[k], ms=4,
-                        color=plots.CURVES[k], linestyle=_LINES[k], label=None if i else kind,
+                        range(1, 1 + len(lines[kind])), lines[kind], _MARKERS[k % len(_MARKERS)],
+                        ms=4, color=plots.CURVES[k % len(plots.CURVES)],
+                        linestyle=_LINES[k % len(_LINES)], label=shown,
                     )  # fmt: skip
             axes.set_title(name, fontsize=8 if wide else 6.5, color=plots.INK)
             axes.set_xticks(_ticks(max(map(len, lines.values()))))
-            axes.set(ylim=(None, None), xlabel="layer" if i >= len(panels) - across[wide] else "")
+            axes.set_xlabel("layer" if i >= len(panels) - across[wide] else "")
+        if all(value >= 0 for one in panels.values() for line in one.values() for value in line):
+            flat[0].set_ylim(bottom=0)
         figure.supylabel("gate activation", fontsize=9, color=plots.SOFT)
         figure.legend(frameon=False, ncols=3, loc="outside upper left")
 
@@ -231,12 +259,20 @@ def _labels(figure: Any) -> set[str]:
     return {text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]}
 
 
-def _within(ends: tuple[float, float], most: float | None) -> tuple[float, float]:
-    """An axis no longer than scores are possible, with room for markers."""
-    if most is None:
-        return ends
-    room = 0.02 * most
-    return max(ends[0], -room), min(ends[1], most + room)
+def _within(
+    ends: tuple[float, float], shown: Sequence[Estimate], most: float | None
+) -> tuple[float, float]:
+    """An axis no longer than scores are possible, with room for markers.
+
+    It holds every mean and seed. Intervals far wider than these lie apart, as of two seeds, run off it.
+    """
+    points = [value for one in shown for value in (one.value, *one.seeds)]
+    room = 0.02 * (most or max(points, default=1.0))
+    low, high = max(ends[0], -room), ends[1] if most is None else min(ends[1], most + room)
+    if points:
+        beyond = max(max(points) - min(points), 10 * room)
+        low, high = max(low, min(points) - beyond), min(high, max(points) + beyond)
+    return low, high
 
 
 def _scale(axes: Any, xs: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mvjax
 from mvjax import messages
-from mvjax.report import figures, numbers, page, paper, tables
+from mvjax.report import comparable, figures, numbers, page, paper, tables
 from mvjax.report import outcomes as outcomes_lib
 
 _LEVEL = 0.05  # of p values
@@ -30,11 +30,14 @@ def compose(outcomes: outcomes_lib.Outcomes, found: Sequence[numbers.Score]) -> 
     sections += _cost(outcomes, found)
     if study.paper is not None:
         sections.append(_paper(outcomes, study.paper))
+    if out := tables.left_out(outcomes):
+        sections.append(page.Section("Left out", [out]))
     if missing := tables.unfinished(outcomes):
         sections.append(page.Section("Failed and unfinished runs", [missing]))
     sections.append(page.Section("Method", _method(outcomes)))
-    sizes = f"{len(outcomes.trials)} trials, {messages.counted(len(outcomes.seeds), 'seed')}"
-    subtitle = f"{sizes}, {done} of {len(runs)} runs finished"
+    counts = {"trial": len(outcomes.trials), "seed": len(outcomes.seeds)}
+    sizes = ", ".join(messages.counted(number, one) for one, number in counts.items())
+    subtitle = f"{sizes}, {done} of {messages.counted(len(runs), 'run')} finished"
     return page.Page(study.title, subtitle, sections, f"mvjax {mvjax.__version__}: mvjax report")
 
 
@@ -49,6 +52,9 @@ def _question(
         blocks.append(
             f"{runs - done} of {runs} runs are not finished and count nowhere; see below."
         )
+    if outcomes.left_out:
+        files = messages.counted(len(outcomes.left_out), "file of a run", "files of runs")
+        blocks.append(f'Not in the numbers: {files}; see "Left out" below.')
     return blocks + [_verdict(outcomes, found, name) for name in outcomes.benchmarks()]
 
 
@@ -58,6 +64,8 @@ def _verdict(
     """What can be said of a benchmark, in sentences that its numbers hold up."""
     of_one = [one for one in found if one.benchmark == benchmark]
     text = f"{benchmark}. "
+    if not of_one:
+        return text + "No finished run has a result."
     for mode in outcomes_lib.SEEING:
         ranked = sorted(
             (one for one in of_one if one.mode == mode), key=lambda one: -one.mean.value
@@ -68,6 +76,8 @@ def _verdict(
                 f"{mode.capitalize()} prompts: from {tables.score_cell(last)} ({last.trial}) to "
                 f"{tables.score_cell(best)} ({best.trial}). "
             )
+        elif ranked:
+            text += f"{mode.capitalize()} prompts: {tables.score_cell(ranked[0])}. "
     differences = [one.difference for one in of_one if one.difference is not None]
     if differences:
         by_seeds = sum(d.p_seeds is not None and d.p_seeds < _LEVEL for d in differences)
@@ -160,16 +170,17 @@ def _method(outcomes: outcomes_lib.Outcomes) -> list[str | page.Table | page.Fig
         limit, count = result.get("limit"), result["table"][-1].get("n")
         of = "limit not recorded" if "limit" not in result else f"--limit {limit}"
         of = "all samples" if limit is None and "limit" in result else of
-        protocol = _flat(result.get("protocol") or {})
+        runs = [run for trial in outcomes.trials for run in trial.finished()]
+        own = [run.results[benchmark] for run in runs if benchmark in run.results]
+        steps = ", ".join(map(str, sorted({one["step"] for one in own if "step" in one})))
+        protocol = _flat({k: v for one in own for k, v in comparable.protocol(one).items()})
         blocks.append(
-            f"{benchmark}: {count} questions ({of}), step {result.get('step')}. Prompts: {protocol}."
+            f"{benchmark}: {messages.counted(count, 'question') if count else 'questions not counted'}"
+            f" ({of}), step {steps or 'not recorded'}. Prompts: {protocol}."
         )
     return blocks
 
 
 def _flat(protocol: Mapping[str, Any]) -> str:
-    kept = {k: v for k, v in protocol.items() if not (isinstance(v, str) and "/" in v)}
-    return (
-        ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in kept.items())
-        or "not recorded"
-    )
+    words = [f"{key.replace('_', ' ')} {value}" for key, value in protocol.items()]
+    return ", ".join(words) or "not recorded"

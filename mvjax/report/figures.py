@@ -13,7 +13,8 @@ _RELATIVE = (
     "Relative to plain Moshi, asked the same without the image (image to other), and to the same model"
     " without talk before the question (other to image)."
 )
-_SPREAD = "Intervals are 95% over seeds; rings, where there are any, are single seeds."
+_RINGS = " Rings are single seeds."
+_OVER_SEEDS = "Intervals are 95% over seeds, where there are several; what runs off an axis is cut."
 
 
 def ranking(
@@ -23,19 +24,17 @@ def ranking(
     rows = []
     for trial in outcomes.trials:
         own = [one for one in found if (one.trial, one.benchmark) == (trial.name, benchmark)]
-        modes = {
-            one.mode: (_percent(one.mean), [100 * score for score in one.seeds.values()])
-            for one in own
-            if one.mode in outcomes_lib.SEEING
-        }
+        modes = {one.mode: _percent(one) for one in own if one.mode in outcomes_lib.SEEING}
         if modes:
             group = trial.point.series if trial.point.series != trial.name else ""
             rows.append(charts.Dots(trial.name, modes, group))
     metric = outcomes.result(benchmark).get("metric", "accuracy")
     words = "; ".join(
-        f"{row.name}: " + ", ".join(f"{m} {v.value:.1f}" for m, (v, _) in row.modes.items())
+        f"{row.name}: " + ", ".join(f"{m} {v.value:.1f}" for m, v in row.modes.items())
         for row in rows
     )
+    several = any(len(one.seeds) > 1 for row in rows for one in row.modes.values())
+    rings = _RINGS if several else ""
     vertical = (
         " The vertical lines are the baseline's (*) means." if outcomes.study.baseline else ""
     )
@@ -43,13 +42,13 @@ def ranking(
         f"{benchmark}-scores",
         charts.ranking(
             rows,
-            label=f"{benchmark} {metric}, %",
+            label=f"{benchmark} {numbers.scaled(metric)}",
             baseline=outcomes.study.baseline,
             guessing=_guessing(outcomes, benchmark),
             most=_most(outcomes, benchmark),
         ),
-        alt=f"{benchmark}, percent: {words}",
-        caption=_SPREAD + vertical,
+        alt=f"{benchmark}, {numbers.scaled(metric)}: {words}",
+        caption=_spread(found, benchmark) + rings + vertical,
     )
 
 
@@ -63,9 +62,7 @@ def cost(
     panels: dict[str, list[charts.Spot]] = {}
     for key, label in outcomes_lib.COSTS.items():
         spots = [
-            charts.Spot(
-                letters[one.trial], x, _percent(one.mean), one.trial == outcomes.study.baseline
-            )
+            charts.Spot(letters[one.trial], x, _percent(one), one.trial == outcomes.study.baseline)
             for one in scores
             if (x := trials[one.trial].cost(key)) is not None
         ]
@@ -74,12 +71,19 @@ def cost(
     if not panels:
         return None
     shown = {letters[one.trial]: one.trial for one in scores}
+    metric = numbers.scaled(outcomes.result(benchmark).get("metric", "accuracy"))
     key_text = ", ".join(f"{letter} {name}" for letter, name in shown.items())
+    squares = "Squares: the baseline. " if outcomes.study.baseline else ""
     return page.Figure(
         f"{benchmark}-{mode}-cost",
-        charts.against(panels, y_label=f"{benchmark}, {mode}, %", names=shown),
+        charts.against(
+            panels,
+            y_label=f"{benchmark}, {mode}: {metric}",
+            names=shown,
+            most=_most(outcomes, benchmark),
+        ),
         alt=f"{benchmark}, {mode}, against {', '.join(panels)}",
-        caption=f"{mode.capitalize()} prompts. Squares: the baseline. {key_text}.",
+        caption=f"{mode.capitalize()} prompts. {_spread(found, benchmark)} {squares}{key_text}.",
     )
 
 
@@ -104,28 +108,26 @@ def curve(
         for name, ones in of_panel.items():
             ones = sorted(ones, key=lambda one: points[one.trial].x or 0.0)
             xs = [points[one.trial].x or 0.0 for one in ones]
-            seeds = [[100 * score for score in one.seeds.values()] for one in ones]
-            panels[panel].append(
-                charts.Series(name, xs, [_percent(one.mean) for one in ones], seeds)
-            )
+            panels[panel].append(charts.Series(name, xs, [_percent(one) for one in ones]))
     metric = outcomes.result(benchmark).get("metric", "accuracy")
     return page.Figure(
         f"{benchmark}-curve",
         charts.curves(
             panels,
             x_label=outcomes.study.x_label,
-            y_label=f"{metric}, %",
+            y_label=numbers.scaled(metric),
             guessing=_guessing(outcomes, benchmark),
             most=_most(outcomes, benchmark),
         ),
         alt=f"{benchmark} over {outcomes.study.x_label}: " + _in_words(panels),
-        caption=_SPREAD,
+        caption=_spread(found, benchmark) + _rings(panels),
     )
 
 
 def switches(outcomes: outcomes_lib.Outcomes, benchmark: str, mode: str) -> list[page.Figure]:
     """Scores over the turns before a question, relative as in the paper's figure 5, and as they are."""
     figures = []
+    metric = numbers.scaled(outcomes.result(benchmark).get("metric", "accuracy"))
     for relative in (True, False):
         panels = {
             direction: series
@@ -133,24 +135,34 @@ def switches(outcomes: outcomes_lib.Outcomes, benchmark: str, mode: str) -> list
             if (series := _switch(outcomes, benchmark, mode, direction, relative=relative))
         }
         if panels:
-            y_label = "relative score" if relative else f"{mode} score, %"
+            y_label = "relative score" if relative else f"{mode}: {metric}"
             most = None if relative else _most(outcomes, benchmark)
             label = "exchanges before the question"
             chart = charts.curves(panels, x_label=label, y_label=y_label, most=most)
             name = f"{benchmark}-{mode}-{'relative' if relative else 'absolute'}"
             caption = _RELATIVE if relative else f"The {mode} scores themselves."
             alt = f"{benchmark}, {mode}, {y_label}: {_in_words(panels)}"
-            figures.append(page.Figure(name, chart, alt, f"{caption} {_SPREAD}"))
+            figures.append(
+                page.Figure(name, chart, alt, f"{caption} {_OVER_SEEDS}{_rings(panels)}")
+            )
     return figures
 
 
 def gates(traced: Mapping[str, Mapping[str, Sequence[float]]], benchmark: str) -> page.Figure:
-    """{trial: {class of frames: activation of each layer}}."""
+    """{trial: {class of frames: activation of each layer}}; of trials with a gate, if any has one."""
+    values = {name: [v for line in one.values() for v in line] for name, one in traced.items()}
+    ungated = [name for name, own in values.items() if set(own) == {1.0}]
+    shown = {name: one for name, one in traced.items() if name not in ungated} or traced
+    caption = "Mean over frames and seeds."
+    if any(0 in values[name] for name in shown):
+        caption += " A layer at 0 has no cross-attention."
+    if ungated:
+        caption += f" Without a gate, so that all is 1: {', '.join(ungated)}."
     return page.Figure(
         f"{benchmark}-gates",
-        charts.layers(traced),
-        alt="Mean gate activation of each layer, by class of frames, for " + ", ".join(traced),
-        caption="Mean over frames and seeds, of every layer with cross-attention or without (0).",
+        charts.layers(shown),
+        alt="Mean gate activation of each layer, by class of frames, for " + ", ".join(shown),
+        caption=caption,
     )
 
 
@@ -160,8 +172,8 @@ def of_paper(numbers_: paper.PaperNumbers, name: str) -> page.Figure | None:
         return None
     panels: dict[str, list[charts.Series]] = {}
     for line in numbers_.lines:
-        means = [stats.Mean(y, None, 1) for y in line.y]
-        panels.setdefault(line.panel, []).append(charts.Series(line.series, line.x, means))
+        values = [charts.Estimate(y) for y in line.y]
+        panels.setdefault(line.panel, []).append(charts.Series(line.series, line.x, values))
     chart = charts.curves(panels, x_label=numbers_.x_label, y_label=numbers_.y_label)
     alt = f"{numbers_.title}: {_in_words(panels)}"
     return page.Figure(
@@ -182,10 +194,12 @@ def _switch(
                 of_turns.setdefault(turns, []).append(score)
         if of_turns:
             turns = sorted(of_turns)
-            means, xs = [stats.mean(of_turns[x]) for x in turns], [float(x) for x in turns]
-            series.append(
-                charts.Series(trial.point.series, xs, means, [of_turns[x] for x in turns])
-            )
+            means = [stats.mean(of_turns[x]) for x in turns]
+            values = [
+                charts.Estimate(mean.value, mean.ends(), of_turns[x])
+                for x, mean in zip(turns, means, strict=True)
+            ]
+            series.append(charts.Series(trial.point.series, [float(x) for x in turns], values))
     return series
 
 
@@ -215,9 +229,30 @@ def _guessing(outcomes: outcomes_lib.Outcomes, benchmark: str) -> float | None:
     return None if chance is None else 100 * chance
 
 
-def _percent(mean: stats.Mean) -> stats.Mean:
-    half = None if mean.half is None else 100 * mean.half
-    return stats.Mean(100 * mean.value, half, mean.n)
+def _percent(one: numbers.Score) -> charts.Estimate:
+    ends = one.ends()
+    return charts.Estimate(
+        100 * one.mean.value,
+        None if ends is None else (100 * ends[0], 100 * ends[1]),
+        [100 * score for score in one.seeds.values()],
+    )
+
+
+def _rings(panels: Mapping[str, Sequence[charts.Series]]) -> str:
+    """What rings are, if there are any: `charts.curves`."""
+    several = any(len(y.seeds) > 1 for series in panels.values() for one in series for y in one.y)
+    crowded = any(len(series) > charts.CROWD for series in panels.values())
+    return _RINGS if several and not crowded else ""
+
+
+def _spread(found: Sequence[numbers.Score], benchmark: str) -> str:
+    """What the intervals of a benchmark's scores are over."""
+    of_one = [one for one in found if one.benchmark == benchmark]
+    seeds = any(one.mean.n > 1 for one in of_one)
+    questions = any(one.interval is not None for one in of_one)
+    over = "over seeds" if seeds else "over questions" if questions else ""
+    over += ", of a single one over questions" if seeds and questions else ""
+    return f"Intervals are 95% {over}; what runs off an axis is cut." if over else "No intervals."
 
 
 def _letters() -> list[str]:
@@ -230,7 +265,7 @@ def _in_words(panels: Mapping[str, Sequence[charts.Series]]) -> str:
     texts = []
     for panel, series in panels.items():
         for one in series:
-            pairs = zip(one.x, one.means, strict=True)
-            values = ", ".join(f"{mean.value:.3g} at {x:g}" for x, mean in pairs)
+            pairs = zip(one.x, one.y, strict=True)
+            values = ", ".join(f"{y.value:.3g} at {x:g}" for x, y in pairs)
             texts.append(f"{panel}, {one.name}: {values}")
     return "; ".join(texts)

@@ -38,6 +38,10 @@ class Score:
     interval: tuple[float, float] | None
     difference: stats.Difference | None = None  # from the baseline; p values as corrected
 
+    def ends(self) -> tuple[float, float] | None:
+        """Of the interval: over seeds if there are several, else over questions."""
+        return self.interval if self.mean.half is None else self.mean.ends()
+
 
 def scores(outcomes: outcomes_lib.Outcomes) -> list[Score]:
     """Every score of a trial with finished runs, with corrected differences from the study's baseline."""
@@ -51,6 +55,11 @@ def scores(outcomes: outcomes_lib.Outcomes) -> list[Score]:
         ]
         found += _corrected(of_one)
     return found
+
+
+def scaled(metric: str) -> str:
+    """A metric and the unit in which 100 times its values are shown, such as "CIDEr x 100"."""
+    return f"{metric}, %" if metric.endswith("accuracy") else f"{metric} x 100"
 
 
 def gates(trial: outcomes_lib.Trial, benchmark: str) -> dict[str, list[float]]:
@@ -72,6 +81,7 @@ def as_json(outcomes: outcomes_lib.Outcomes, found: Sequence[Score]) -> str:
     content = {
         "study": _without_folders(dataclasses.asdict(outcomes.study)),
         "seeds": list(outcomes.seeds),
+        "left_out": [one._asdict() for one in outcomes.left_out],
         "method": METHOD,
         "benchmarks": {name: _benchmark(outcomes.result(name)) for name in outcomes.benchmarks()},
         "trials": [_trial(trial, outcomes.benchmarks()) for trial in outcomes.trials],

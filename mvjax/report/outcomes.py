@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mvjax import run_folder
 from mvjax.config import study as study_lib
+from mvjax.report import results
 
-MODES = ("text", "audio", "blind", "shuffled")  # as `eval.benchmarks.MODES`, in the order of tables
+MODES, Json = results.MODES, results.Json
 SEEING = ("text", "audio")  # those in which the model sees the image that it is asked about
 COSTS = {  # keys of trial.json, and what they are called
     "adapters": "trained parameters",
@@ -19,8 +19,20 @@ COSTS = {  # keys of trial.json, and what they are called
     "flops_per_frame": "FLOPs per frame",
     "bytes_per_frame": "bytes per frame",
 }
+_STATES = ("running", "stopped", "finished", "failed")  # as `sweep.outcome.State`
 
-Json = dict[str, Any]
+
+class LeftOut(NamedTuple):
+    """A file that is not in the numbers, or not in all that it belongs to."""
+
+    trial: str
+    seed: int
+    file: str  # in the run folder
+    why: str
+
+    def __str__(self) -> str:
+        """As a line."""
+        return f"{self.trial}, seed {self.seed}: {self.file}: {self.why}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Run:
     """One trial with one seed."""
 
     seed: int
-    state: str  # "finished", "failed", "running", or "not started"
+    state: str  # of `_STATES`, "not started", or "unreadable"
     error: str | None = None
     seconds: float = 0.0
     costs: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # by keys of COSTS
@@ -49,6 +61,7 @@ class Trial:
     name: str
     runs: Sequence[Run]
     point: study_lib.Point
+    steps: int | None = None  # that the sweep trains; None: not known
 
     def finished(self) -> list[Run]:
         """The runs that count."""
@@ -72,10 +85,11 @@ class Outcomes:
     study: study_lib.Study
     trials: Sequence[Trial]
     seeds: Sequence[int]
+    left_out: Sequence[LeftOut] = ()
 
     def benchmarks(self) -> list[str]:
         """Those that any run has a result of, the study's first."""
-        asked = [Path(one.benchmark).stem for one in self.study.benchmarks]
+        asked = [stem(one) for one in self.study.benchmarks]
         found = [name for trial in self.trials for run in trial.runs for name in run.results]
         return list(dict.fromkeys([*(name for name in asked if name in found), *sorted(found)]))
 
@@ -90,91 +104,119 @@ class Outcomes:
         return next((one for one in found if "protocol" in one), found[0] if found else {})
 
 
+def stem(asked: study_lib.Asked) -> str:
+    """The name of a benchmark's files; one in a file is named after it."""
+    return Path(asked.benchmark).stem
+
+
 def read(folders: Sequence[Path]) -> Outcomes:
     """Reads one sweep folder, or any number of run folders, each a trial named after its folder.
 
     Raises:
-      ValueError: if a folder is neither, or a file in it is damaged.
+      ValueError: if a folder is neither, if a sweep is not alone, or if a file that says what there is to
+        read is damaged. Of runs of a sweep damaged files are in `left_out`.
     """
-    if len(folders) == 1 and (folders[0] / run_folder.SWEEP).is_file():
-        return _sweep(folders[0])
-    for folder in folders:
-        if not (folder / run_folder.EVAL).is_dir():
-            raise ValueError(
-                f"{folder}: expected {run_folder.SWEEP} (of mvjax sweep), or {run_folder.EVAL}/ (of"
-                " mvjax eval), found neither; evaluate it first, or name the folder of a sweep alone"
-            )
+    sweeps = [folder for folder in folders if (folder / run_folder.SWEEP).is_file()]
+    if sweeps and len(folders) > 1:
+        raise ValueError(
+            f"{sweeps[0]}: expected the folder of a sweep alone, got {len(folders)} folders; name it alone,"
+            " or name runs of it, such as SWEEP/TRIAL/seed-0"
+        )
+    if sweeps:
+        return _sweep(sweeps[0])
     names = _distinct(folders)
-    study = study_lib.Study("Results of " + ", ".join(names), "How do these runs compare?")
-    runs = [dataclasses.replace(_run(f, _seed(f)), state="finished") for f in folders]
-    trials = [Trial(n, [r], study.point(n)) for n, r in zip(names, runs, strict=True)]
-    return Outcomes(study, trials, sorted({run.seed for run in runs}))
+    single = len(folders) == 1
+    question = "What does this run reach?" if single else "How do these runs compare?"
+    study = study_lib.Study("Results of " + ", ".join(names), question)
+    trials, left_out = [], []
+    for folder, name in zip(folders, names, strict=True):
+        run, faults = _run(folder, _seed(folder), ())
+        left_out += [LeftOut(name, run.seed, *fault) for fault in faults]
+        if not run.results:
+            why = "; ".join(f"{file}: {fault}" for file, fault in faults) or run.error or "none"
+            raise ValueError(
+                f"{folder}: expected {run_folder.SWEEP} (of mvjax sweep), or results in {run_folder.EVAL}/"
+                f" (of mvjax eval), found {why}; evaluate it first, or name the folder of a sweep"
+            )
+        trials.append(Trial(name, [dataclasses.replace(run, state="finished")], study.point(name)))
+    return Outcomes(study, trials, sorted({t.runs[0].seed for t in trials}), left_out)
 
 
 def _sweep(folder: Path) -> Outcomes:
-    sweep = _json(folder / run_folder.SWEEP)
+    path = folder / run_folder.SWEEP
     try:
+        sweep = results.load(path)
+        if not isinstance(sweep, dict) or not sweep.keys() >= {"study", "seeds", "trials"}:
+            raise ValueError("expected study, seeds and trials, found others; sweep again")
         study = study_lib.from_json(sweep["study"])
-        seeds, names = sorted(sweep["seeds"]), list(sweep["trials"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / run_folder.SWEEP}: {error}") from error
+        seeds, configs = sorted(map(int, sweep["seeds"])), dict(sweep["trials"])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
     order = [point.trial for point in study.points]
-    names.sort(key=lambda name: order.index(name) if name in order else len(order))
-    trials = []
+    names = sorted(configs, key=lambda name: order.index(name) if name in order else len(order))
+    asked = [stem(one) for one in study.benchmarks]
+    trials, left_out = [], []
     for name in names:
-        runs = [_run(folder / name / f"seed-{seed}", seed) for seed in seeds]
-        trials.append(Trial(name, runs, study.point(name)))
-    return Outcomes(study, trials, seeds)
+        runs = []
+        for seed in seeds:
+            run, faults = _run(folder / name / f"seed-{seed}", seed, asked)
+            runs.append(run)
+            left_out += [LeftOut(name, seed, *fault) for fault in faults]
+        trials.append(Trial(name, runs, study.point(name), _steps(configs[name])))
+    return Outcomes(study, trials, seeds, left_out)
 
 
-def _run(folder: Path, seed: int) -> Run:
-    outcome = _json(folder / run_folder.TRIAL) if (folder / run_folder.TRIAL).is_file() else {}
+def _steps(config: Any) -> int | None:
+    train = config.get("train") if isinstance(config, dict) else None
+    return train.get("steps") if isinstance(train, dict) else None
+
+
+def _run(folder: Path, seed: int, asked: Sequence[str]) -> tuple[Run, list[tuple[str, str]]]:
+    """Returns the run and (file, what is wrong with it) of its evaluations."""
+    try:
+        outcome = _outcome(folder / run_folder.TRIAL)
+    except (ValueError, OSError) as error:
+        return Run(seed, "unreadable", f"{run_folder.TRIAL}: {error}"), []
     costs = {**outcome, **(outcome.get("parameters") or {})}
-    results = {}
-    for path in sorted((folder / run_folder.EVAL).glob("*.json")):
-        result = _json(path) if "@" not in path.stem else {}
-        table = result.get("table") if isinstance(result, dict) else None
-        if table and table[-1].get("kind") == "all":
-            results[path.stem] = result
-    answers: dict[tuple[str, str], dict[str, float]] = {}
-    for name in results:
-        for line in _lines(folder / run_folder.EVAL / f"{name}.samples.jsonl"):
-            if line.get("score") is not None:
-                answers.setdefault((name, line["mode"]), {})[line["id"]] = float(line["score"])
-    return Run(
+    found = results.read(folder, asked)
+    run = Run(
         seed,
         outcome.get("state", "not started"),
         outcome.get("error"),
-        float(outcome.get("seconds", 0.0)),
+        float(outcome.get("seconds") or 0.0),
         {key: None if costs.get(key) is None else float(costs[key]) for key in COSTS},
-        results,
-        answers,
+        found.results,
+        found.answers,
     )
+    return run, found.faults
 
 
-def _lines(path: Path) -> Iterable[Json]:
-    """The lines that are whole: the last one of an evaluation that was killed may not be."""
-    if not path.is_file():
-        return
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and {"mode", "id"} <= value.keys():
-            yield value
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON: {error}") from error
+def _outcome(path: Path) -> Json:
+    """Reads trial.json; {} if there is none."""
+    outcome = results.load(path) if path.is_file() else {}
+    if not isinstance(outcome, dict):
+        raise ValueError(f"expected an object, got {outcome!r}")
+    costs = outcome.get("parameters") or {}
+    kinds = {"error": str | None, "parameters": dict | None}
+    bad = [name for name, kind in kinds.items() if not isinstance(outcome.get(name), kind)]
+    bad += [] if outcome.get("state", "failed") in _STATES else ["state"]
+    numbers = {"seconds": outcome.get("seconds")}
+    if not bad:
+        numbers |= {key: {**outcome, **costs}.get(key) for key in COSTS}
+    bad += [name for name, value in numbers.items() if not results.is_number(value)]
+    if bad:
+        raise ValueError(
+            f"{', '.join(bad)}: expected as mvjax sweep writes it, got {outcome.get(bad[0])!r}"
+        )
+    return outcome
 
 
 def _seed(folder: Path) -> int:
     path = folder / run_folder.CONFIG_JSON
-    return _json(path).get("train", {}).get("seed", 0) if path.is_file() else 0
+    try:
+        return int(results.load(path)["train"]["seed"]) if path.is_file() else 0
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a config with train.seed: {error}") from error
 
 
 def _distinct(folders: Sequence[Path]) -> list[str]:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib import parse
 
 from mvjax import files
 from mvjax.report import charts, html
 
+# What would be markup: emphasis at the edge of a word, code, HTML, links, cells, lists and headings.
+_MARKUP = re.compile(
+    r"[\\`|]|<(?=[\w/!?])|&(?=[#\w]+;)|\*(?=\S)|(?<=\S)\*|(?<!\w)_(?=\S)|(?<=\S)_(?!\w)|\](?=[(:])|~(?=~)"
+    r"|^(?:>|[#+-](?=[#\s]))|(?:(?<=^\d)|(?<=^\d\d))[.)](?=\s)"
+)
 HTML, MARKDOWN, JSON, CSV = "report.html", "report.md", "results.json", "results.csv"
 
 
@@ -78,19 +85,26 @@ def render(page: Page) -> str:
 
 def markdown(page: Page) -> str:
     """Returns the page as GitHub's Markdown, beside the PNG files."""
-    parts = [f"# {page.title}", page.subtitle]
+    parts = [f"# {_escaped(page.title)}", _escaped(page.subtitle)]
     for section in page.sections:
-        parts.append(f"## {section.title}")
+        parts.append(f"## {_escaped(section.title)}")
         for block in section.blocks:
             parts += _markdown(block)
-    return "\n\n".join([*parts, f"*{page.footer}*"]) + "\n"
+    return "\n\n".join([*parts, f"*{_escaped(page.footer)}*"]) + "\n"
 
 
 def _markdown(block: str | Table | Figure) -> list[str]:
     if isinstance(block, str):
-        return [block]
+        return [_escaped(block)]
     if isinstance(block, Figure):
-        return [f"![{block.alt}]({block.name}.png)", *([block.caption] if block.caption else [])]
-    rows = [block.head, ["---"] + ["--:"] * (len(block.head) - 1), *block.rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return [block.caption, "\n".join(lines)]
+        image = f"![{_escaped(block.alt)}]({parse.quote(block.name)}.png)"
+        return [image, *([_escaped(block.caption)] if block.caption else [])]
+    cells = [[_escaped(cell) for cell in row] for row in (block.head, *block.rows)]
+    rows = [cells[0], ["---"] + ["--:"] * (len(block.head) - 1), *cells[1:]]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [_escaped(block.caption), "\n".join(lines)]
+
+
+def _escaped(text: str) -> str:
+    """Plain text as one line of Markdown that shows it as it is."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))

@@ -18,6 +18,10 @@ class Mean(NamedTuple):
     half: float | None
     n: int
 
+    def ends(self) -> tuple[float, float] | None:
+        """Of the interval."""
+        return None if self.half is None else (self.value - self.half, self.value + self.half)
+
 
 class Difference(NamedTuple):
     """A trial less the baseline; p values are two-sided, None where there is no test."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from mvjax.report import numbers, page, paper, stats
 from mvjax.report import outcomes as outcomes_lib
@@ -16,18 +17,19 @@ def scores(
     outcomes: outcomes_lib.Outcomes, found: Sequence[numbers.Score], benchmark: str
 ) -> page.Table:
     """One row a trial, one column a mode; trials without a result say why."""
-    modes, metric = outcomes.modes(benchmark), outcomes.result(benchmark).get("metric", "accuracy")
+    modes, metric = outcomes.modes(benchmark), _metric(outcomes, benchmark)
     by = {(one.trial, one.mode): one for one in found if one.benchmark == benchmark}
     rows = []
     for trial in outcomes.trials:
-        done = len(trial.finished())
-        cells = [score_cell(by.get((trial.name, mode))) for mode in modes]
-        if not done:
-            cells = [states(trial)] + [NONE] * (len(modes) - 1)
+        own = {mode: by.get((trial.name, mode)) for mode in modes}
+        cells = [score_cell(one) for one in own.values()]
+        if not any(own.values()):
+            cells = [states(outcomes, trial, benchmark)] + [NONE] * (len(modes) - 1)
+        counts = {mode: one.mean.n if one else 0 for mode, one in own.items()}
         parameters = count(trial.cost("adapters"))
-        rows.append([named(outcomes, trial), *cells, f"{done} of {len(trial.runs)}", parameters])
+        rows.append([named(outcomes, trial), *cells, seeds(counts, len(trial.runs)), parameters])
     return page.Table(
-        f"{benchmark}: {metric}, in percent; ± is the 95% interval over seeds, in brackets over questions"
+        f"{benchmark}: {metric}; ± is the 95% interval over seeds, in brackets over questions"
         + (", * the baseline" if outcomes.study.baseline else ""),
         ["trial", *modes, "seeds", "trained parameters"],
         rows,
@@ -42,8 +44,8 @@ def differences(
     for one in found:
         if one.benchmark == benchmark and one.difference is not None:
             d = one.difference
-            mean = f"{round(100 * d.mean.value, 1) + 0.0:+.1f}"  # not -0.0
-            mean += "" if d.mean.half is None else f" ± {100 * d.mean.half:.1f}"
+            value = f"{round(100 * d.mean.value, 1) + 0.0:+.1f}"  # not -0.0
+            mean = _with_half(value, d.mean)
             asked = f"{d.questions} x {d.asked_seeds}" if d.questions else NONE
             tests = [p_value(d.p_seeds), p_value(d.p_questions), asked]
             rows.append([one.trial, one.mode, mean, str(d.mean.n), *tests])
@@ -97,7 +99,9 @@ def kinds(
     if any(chance is not None for chance in known):
         rows.append(["guessing", *(NONE if c is None else f"{100 * c:.1f}" for c in known)])
     return page.Table(
-        f"{benchmark}, {mode}: percent by kind, means over seeds", ["trial", *names], rows
+        f"{benchmark}, {mode}: {_metric(outcomes, benchmark)} by kind, means over seeds",
+        ["trial", *names],
+        rows,
     )
 
 
@@ -125,7 +129,8 @@ def directions(outcomes: outcomes_lib.Outcomes, benchmark: str) -> page.Table:
         ]
         for trial, found in rows
     ]
-    return page.Table(f"{benchmark}: percent, means over all turns before", ["trial", *head], cells)
+    caption = f"{benchmark}: {_metric(outcomes, benchmark)}, means over all turns before"
+    return page.Table(caption, ["trial", *head], cells)
 
 
 def gate_means(
@@ -140,11 +145,10 @@ def gate_means(
         ratio = f"{image / other:.2f}" if image and other else NONE
         cells = [f"{means[kind]:.4f}" if kind in means else NONE for kind in classes]
         rows.append([name, *cells, ratio])
-    return page.Table(
-        "Mean gate activation over layers, by class of frames",
-        ["trial", *classes, "image / off-topic"],
-        rows,
-    )
+    head = ["trial", *classes, "image / off-topic"]
+    if all(row[-1] == NONE for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return page.Table("Mean gate activation over layers, by class of frames", head, rows)
 
 
 def unfinished(outcomes: outcomes_lib.Outcomes) -> page.Table | None:
@@ -164,6 +168,13 @@ def unfinished(outcomes: outcomes_lib.Outcomes) -> page.Table | None:
     )
 
 
+def left_out(outcomes: outcomes_lib.Outcomes) -> page.Table | None:
+    """Files that are not in the numbers, and why; None if there are none."""
+    rows = [[one.trial, str(one.seed), one.file, one.why] for one in outcomes.left_out]
+    head = ["trial", "seed", "file", "why"]
+    return page.Table("Files that are not in the numbers", head, rows) if rows else None
+
+
 def of_paper(numbers_: paper.PaperNumbers) -> page.Table:
     """The paper's own."""
     return page.Table(f"{numbers_.title} ({numbers_.status})", numbers_.head, numbers_.rows)
@@ -174,9 +185,21 @@ def named(outcomes: outcomes_lib.Outcomes, trial: outcomes_lib.Trial) -> str:
     return f"{trial.name} *" if trial.name == outcomes.study.baseline else trial.name
 
 
-def states(trial: outcomes_lib.Trial) -> str:
-    """What became of a trial without a finished run, such as "failed" or "failed, not started"."""
-    return ", ".join(dict.fromkeys(run.state for run in trial.runs))
+def states(outcomes: outcomes_lib.Outcomes, trial: outcomes_lib.Trial, benchmark: str) -> str:
+    """What became of a trial without a score, such as "failed, not started", "left out", "not evaluated"."""
+    out = {(one.trial, one.seed) for one in outcomes.left_out if Path(one.file).stem == benchmark}
+    without = ["left out" if (trial.name, r.seed) in out else "not evaluated" for r in trial.runs]
+    shown = [
+        s if r.state == "finished" else r.state for r, s in zip(trial.runs, without, strict=True)
+    ]
+    return ", ".join(dict.fromkeys(shown))
+
+
+def seeds(counts: Mapping[str, int], of: int) -> str:
+    """How many seeds {mode: n} are of, such as "3 of 3", or "text 3, audio 1 of 3"."""
+    if len(set(counts.values())) == 1:
+        return f"{next(iter(counts.values()))} of {of}"
+    return ", ".join(f"{mode} {n}" for mode, n in counts.items()) + f" of {of}"
 
 
 def score_cell(one: numbers.Score | None) -> str:
@@ -185,16 +208,25 @@ def score_cell(one: numbers.Score | None) -> str:
         return NONE
     if one.mean.half is None and one.interval is not None:
         low, high = one.interval
+        if low == high:  # drawn anew from answers that are all the same, which tells nothing
+            return f"{mean_cell(one.mean)} (answers equal)"
         return f"{mean_cell(one.mean)} [{100 * low:.1f}, {100 * high:.1f}]"
     return mean_cell(one.mean)
 
 
 def mean_cell(mean: stats.Mean) -> str:
     """A mean in percent with its interval over seeds, if there are several."""
-    text = f"{100 * mean.value:.1f}"
+    return _with_half(f"{100 * mean.value:.1f}", mean)
+
+
+def _with_half(text: str, mean: stats.Mean) -> str:
     if mean.half == 0:
         return f"{text} (seeds equal)"
     return text if mean.half is None else f"{text} ± {100 * mean.half:.1f}"
+
+
+def _metric(outcomes: outcomes_lib.Outcomes, benchmark: str) -> str:
+    return numbers.scaled(outcomes.result(benchmark).get("metric", "accuracy"))
 
 
 def p_value(p: float | None) -> str:

@@ -41,7 +41,7 @@ def test_a_report_is_a_page_markdown_with_its_charts_and_the_numbers(written):
             assert len(alt) > 20 and picture.size[0] > 800
     sources = re.findall(r'(?:src|srcset|href)="([^"]*)"', html)
     assert sources and all(s.startswith(("data:", "#")) for s in sources) and "<script" not in html
-    assert "<gate>" not in html and "no such &lt;gate&gt;" in html and "no such <gate>" in text
+    assert "<gate>" not in html and "no such &lt;gate&gt;" in html and r"no such \<gate>" in text
     for content in (html, text, (written / page.JSON).read_text()):
         assert "/somewhere" not in content
     rows = list(csv.DictReader((written / page.CSV).read_text().splitlines()))
@@ -180,8 +180,8 @@ def test_the_papers_numbers_are_known_by_name():
 
 
 def test_lines_of_a_chart_differ_by_more_than_color():
-    mean = stats.Mean(1.0, None, 1)
-    series = [charts.Series(f"s{k}", [0.0, 1.0], [mean, mean]) for k in range(6)]
+    one = charts.Estimate(1.0)
+    series = [charts.Series(f"s{k}", [0.0, 1.0], [one, one]) for k in range(6)]
     svg = charts.curves({"": series}, x_label="x", y_label="y").plot.wide
     dashes = set(re.findall(r"stroke-dasharray: ([^;\"]+)", svg))
     assert len(dashes) >= 5 and len(set(charts._MARKERS)) == len(charts._LINES) == 6
