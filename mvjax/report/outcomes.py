@@ -161,7 +161,8 @@ def _sweep(folder: Path) -> Outcomes:
         for seed in seeds:
             run, faults = _run(folder / name / f"seed-{seed}", seed, asked)
             runs.append(run)
-            left_out += [LeftOut(name, seed, *fault) for fault in faults]
+            if run.state == "finished":  # others count nowhere
+                left_out += [LeftOut(name, seed, *fault) for fault in faults]
         trials.append(Trial(name, runs, study.point(name), _steps(configs[name])))
     return Outcomes(study, trials, seeds, left_out)
 
