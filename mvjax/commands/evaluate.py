@@ -90,6 +90,8 @@ def evaluate(args: argparse.Namespace) -> int:
     with distributed.session(), contextlib.ExitStack() as stack:
         benchmark, modes = make(args.data), args.prompt or make.modes
         runner.check_modes(benchmark, modes)
+        samples = draw(benchmark, args.limit, args.seed)
+        runner.check(benchmark, samples, modes)
         trained = load.trained(*args.trained_run, mesh=functools.partial(_mesh, args))
         model = eval_model.load(trained.config, trained.params, trained.mesh)
         asked = results.Asked(
@@ -102,8 +104,6 @@ def evaluate(args: argparse.Namespace) -> int:
             limit=args.limit,
             batch_size=args.batch_size,
         )
-        samples = benchmark.samples(args.limit, args.seed)
-        runner.check(benchmark, samples, modes)
         folder, step = args.trained_run
         name = args.name or make.name
         place = earlier.Place(folder / run_folder.EVAL, name if step is None else f"{name}@{step}")
@@ -192,6 +192,18 @@ def find(name: str, *, option: str):
     from mvjax.eval import discovery
 
     return discovery.find(name, option=option, others=DIGITS)
+
+
+def draw(benchmark, limit: int | None, seed: int):
+    """Returns a benchmark's samples; what fails in a file of the user's is an error of the file."""
+    try:
+        return benchmark.samples(limit, seed)
+    except (ValueError, OSError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"benchmark {benchmark.name}: samples() failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _listed() -> str:

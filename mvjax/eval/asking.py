@@ -6,6 +6,7 @@ programs are compiled. Samples with the same `key` may be in one batch.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
@@ -146,6 +147,13 @@ def forced_audio(asked: Spoken, codes: np.ndarray) -> np.ndarray:
     return out
 
 
+def image(sample: benchmarks.Sample) -> benchmarks.LoadImage | None:
+    """What loads a sample's image, if it has one; an error names the sample."""
+    return (
+        None if sample.image is None else functools.partial(_named_image, sample.id, sample.image)
+    )
+
+
 def rung(length: int, step: int) -> int:
     """Returns the next length of a ladder: multiples of a step, then four to eight to an octave."""
     size = max(step, 1 << max(0, (length - 1).bit_length() - 3))
@@ -156,12 +164,22 @@ def _frames(seconds: float) -> int:
     return math.ceil(seconds * types.FRAME_RATE - 1e-6)
 
 
+def _named_image(name: str, load: benchmarks.LoadImage) -> np.ndarray:
+    try:
+        return load()
+    except (ValueError, OSError) as error:
+        raise ValueError(f"sample {name}: its image: {error}") from error
+
+
 def _speech(sample: benchmarks.Sample, load: benchmarks.LoadSpeech | None) -> np.ndarray:
     if load is None:
         raise ValueError(
             f"sample {sample.id}: expected spoken questions for mode audio, got written ones"
         )
-    return load()
+    try:
+        return load()
+    except (ValueError, OSError) as error:
+        raise ValueError(f"sample {sample.id}: its speech: {error}") from error
 
 
 def _whole(samples: np.ndarray) -> np.ndarray:

@@ -216,7 +216,7 @@ def _tasks(
     others = benchmarks.shuffled(samples) if mode == "shuffled" else range(len(samples))
     for sample, other in zip(samples, others, strict=True):
         if sample.id not in done:
-            image = None if mode == "blind" else samples[other].image
+            image = None if mode == "blind" else asking.image(samples[other])
             yield Task(sample, image, answerer.prepare(sample, spoken=mode == "audio"))
 
 

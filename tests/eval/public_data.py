@@ -164,7 +164,7 @@ def babillage(root: Path) -> None:
         for n in (31, 13, 11, 20)
     ]  # fmt: skip
     released.save_table(
-        folder / "coco" / "test-00000-of-00004.parquet", rows, _schema(answers=True)
+        folder / "coco" / "test-00000-of-00001.parquet", rows, _schema(answers=True)
     )
     books = [
         (761183272, "So who is it that wrote this book?", "It was written by J.R.R. Tolkien."),
@@ -178,12 +178,12 @@ def babillage(root: Path) -> None:
         for n, (key, question, answer) in enumerate(books)
     ]
     released.save_table(
-        folder / "ocrvqa" / "test-00000-of-00014.parquet", rows, _schema(answers=True)
+        folder / "ocrvqa" / "test-00000-of-00001.parquet", rows, _schema(answers=True)
     )
     rows = [
         {"sample_id": n} | _said("question", f"What's at {n}?", n % 7) for n in (1000, 1003, 2000)
     ]
-    path = folder / "vqav2" / "validation-00000-of-00010.parquet"
+    path = folder / "vqav2" / "validation-00000-of-00001.parquet"
     released.save_table(path, rows, _schema(answers=False))
 
 

@@ -1,7 +1,11 @@
 """A benchmark is one file: found by its path, and refused with a reason."""
 
+import textwrap
+from pathlib import Path
+
 import pytest
 
+from mvjax import cli
 from mvjax.eval import benchmarks, discovery
 
 FILE = '''
@@ -61,3 +65,30 @@ def test_a_smaller_limit_asks_a_part_of_a_larger_ones_samples():
     assert len(few) == 10 and set(few) < set(more) and more == sorted(more)
     assert few != benchmarks.drawn(100, 10, seed=2)
     assert benchmarks.drawn(5, None, seed=1) == benchmarks.drawn(5, 9, seed=1) == [0, 1, 2, 3, 4]
+
+
+def test_the_example_of_the_docs_is_one(tmp_path, capsys):
+    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
+    example = text.partition("    import csv\n")[2].partition("`Sample.image`")[0]
+    path = tmp_path / "capitals.py"
+    path.write_text("import csv\n" + textwrap.dedent(example))
+    (tmp_path / "capitals.csv").write_text(
+        "id,continent,question,answer\nfr,europe,what is the capital of france,paris\n"
+    )
+    made = discovery.find(str(path), option="--benchmark")
+    (sample,) = made(tmp_path).samples(None, 1)
+    assert made().score(sample, "it is paris") == 1 and sample.kind == "europe"
+    for words, told in (
+        (
+            [],
+            "--data ROOT (while a run trains: EvalConfig(..., data=ROOT) in config.evals): expected the",
+        ),
+        (["--data", str(tmp_path / "no")], "no/capitals.csv: expected data of benchmark capitals"),
+    ):
+        assert cli.main(["eval", "runs/a", "--benchmark", str(path), *words]) == 2
+        assert told in capsys.readouterr().err
+    path.write_text(
+        path.read_text().replace('self.data("capitals.csv")', "(self.root / 'capitals.csv')")
+    )
+    assert cli.main(["eval", "runs/a", "--benchmark", str(path)]) == 2
+    assert "benchmark capitals: samples() failed: TypeError" in capsys.readouterr().err

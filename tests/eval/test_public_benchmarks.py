@@ -7,7 +7,7 @@ import public_data
 import pytest
 import released
 
-from mvjax.eval import discovery, metrics
+from mvjax.eval import asking, discovery, metrics
 from mvjax.eval.scoring import cider, ptb
 
 PUBLIC = discovery.names()
@@ -178,7 +178,7 @@ def test_documents_and_questions_as_tables(root, tmp_path):
         (
             "tallyqa",
             "visual-genome",
-            "1 image missing: .*2410408.jpg.*VG_100K_2 of visualgenome.org",
+            "1 image missing: .*visual-genome/VG_100K_2/2410408.jpg.*VG_100K_2 of visualgenome.org",
         ),
         ("docvqa", "docvqa/val_v1.0_withQT.json", "val_v1.0_withQT.json or .*rrc.cvc.uab.es"),
         ("babillage_coco", "babillage/coco", r"coco/test-\*.parquet .*; download kyutai/Babillage"),
@@ -197,20 +197,73 @@ def test_what_is_missing_is_named_with_where_to_get_it(tmp_path, name, gone, mes
 def test_without_a_root_each_says_what_it_wants():
     for name in PUBLIC:
         with pytest.raises(
-            ValueError, match=r"--data ROOT: expected the folder that holds .*, got none; "
+            ValueError, match=r"--data ROOT .*: expected the folder that holds .*, got none; "
         ):
             made(name, None).samples(None, 0)
 
 
-def test_damage_is_no_smaller_set(tmp_path):
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def of_four(path):
+    path.rename(path.with_name(path.name.replace("-of-00001", "-of-00004")))
+
+
+def changed(change):
+    """Changes a JSON file."""
+
+    def to(path):
+        content = json.loads(path.read_text())
+        change(content)
+        released.save_json(path, content)
+
+    return to
+
+
+ANSWERS, ASKED = (
+    f"vqav2/v2_{name}.json"
+    for name in ("mscoco_val2014_annotations", "OpenEnded_mscoco_val2014_questions")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "damage", "message"),
+    [
+        ("tallyqa", "tallyqa/test.json", changed(lambda x: x.append({"answer": "x"})),
+         r"tallyqa: expected whole files, got 1 damaged entry \(test.json:2: .*answer.*\); unpack"),
+        ("babillage_coco", "babillage/coco/test-00000-of-00001.parquet", cut, "damaged file .*; download"),
+        ("babillage_coco", "babillage/coco/test-00000-of-00001.parquet", of_four,
+         "expected 4 files such as test-00000-of-00004.parquet, missing are the numbers 1, 2, 3; download"),
+        ("mmlu", "mmlu/data/test/animals_test.csv", lambda path: path.write_bytes(b""),
+         "animals_test.csv: expected questions, got an empty file"),
+        ("mmlu", "mmlu/data/test/animals_test.csv", lambda path: path.write_bytes(b"\xff,a,b,c,d,A\n"),
+         "animals_test.csv: expected CSV in UTF-8: "),
+        ("vqav2", ASKED, changed(lambda x: x["questions"].pop()), r"1 missing question \(vqav2-val-2000: "),
+        ("vqav2", ANSWERS, changed(lambda x: x["annotations"].pop()), r"1 missing answers \(vqav2-val-2000"),
+        ("babillage_vqav2", ANSWERS, changed(lambda x: x["annotations"][0].update(answers=[])),
+         r"1 missing answers \(vqav2-val-1000"),
+        ("coco", "coco/dataset_coco.json", changed(lambda x: x["images"][1].update(sentences=[])),
+         r"1 missing captions \(image 2: COCO_"),
+        ("ocr_vqa", "ocr-vqa/dataset.json", changed(lambda x: x["0761183272"]["answers"].pop()),
+         r"questions and answers differ \(.*2 questions, 1 answers"),
+        ("docvqa", "docvqa/spdocvqa_images/page_0.png", lambda path: path.unlink(),
+         "1 image missing: .*docvqa/spdocvqa_images/page_0.png; put val_"),
+    ],
+)  # fmt: skip
+def test_damage_is_no_smaller_set(tmp_path, name, file, damage, message):
     public_data.write(tmp_path)
-    path = tmp_path / "tallyqa" / "test.json"
-    released.save_json(path, [*json.loads(path.read_text()), {"answer": "x"}])
-    with pytest.raises(
-        ValueError, match="tallyqa: expected whole files, got 1 damaged entry; unpack"
-    ):
-        made("tallyqa", tmp_path).samples(None, 0)
-    path = tmp_path / "babillage" / "coco" / "test-00000-of-00004.parquet"
-    public_data.released.save(path, path.read_bytes()[:-30])
-    with pytest.raises(ValueError, match="damaged file; download kyutai/Babillage"):
-        made("babillage_coco", tmp_path).samples(None, 0)
+    damage(tmp_path / file)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        made(name, tmp_path).samples(None, 0)
+    assert str(error.value).count("into ROOT") <= 1
+
+
+def test_a_damaged_image_or_sound_is_named_with_its_sample(root, tmp_path):
+    public_data.write(tmp_path)
+    path = tmp_path / "coco/val2014/COCO_val2014_000000000001.jpg"
+    path.write_bytes(b"no image")
+    (sample, *_) = made("coco", tmp_path).samples(None, 0)
+    load = asking.image(sample)
+    with pytest.raises(ValueError, match=f"sample coco-1: its image: {path}: "):
+        assert load is not None and load()

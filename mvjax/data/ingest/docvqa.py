@@ -72,7 +72,7 @@ def _from_json(
     for question in sources.json_entries(path, entries, _DocQuestion, skips):
         page = sources.find_image(roots, question.image)
         if not page.is_file():
-            page = sources.find_image(roots, Path(question.image).name)
+            page = sources.find_image(roots[::-1], Path(question.image).name)
         yield question, page
 
 

@@ -48,6 +48,7 @@ class SkippedItems(contextlib.AbstractContextManager):
     def __init__(self, listing: Path | None = None, *, budget: int | None = None):
         self.counts: collections.Counter[str] = collections.Counter()
         self.trimmed: collections.Counter[str] = collections.Counter()
+        self.examples: dict[str, str] = {}  # by reason: the first that was skipped for it
         self._first: list[str] = []
         self._path, self._budget = listing, budget
         self._file = listing.open("w", encoding="utf-8") if listing else None
@@ -55,6 +56,7 @@ class SkippedItems(contextlib.AbstractContextManager):
     def add(self, place: str, reason: str, detail: object = "") -> None:
         """Counts and lists one item by id, or by file and line; raises ValueError past the budget."""
         self.counts[reason] += 1
+        self.examples.setdefault(reason, f"{place}: {detail}")
         if self.counts.total() <= _SHOWN:
             self._first.append(f"{place}: {detail}")
         self._list(place, reason, detail)

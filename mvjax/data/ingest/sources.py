@@ -159,4 +159,5 @@ def _contents(source: Path) -> str:
         return "no such folder"
     if source.is_file():
         return f"a file {source.name}"
-    return messages.names(sorted(path.name for path in source.iterdir()), shown=8)
+    names = (f"{path.name}/" if path.is_dir() else path.name for path in source.iterdir())
+    return messages.names(sorted(names), shown=8)

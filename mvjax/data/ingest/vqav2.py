@@ -69,19 +69,27 @@ def read(
 
 
 def answered(
-    source: Path, *, split: str, skips: items.SkippedItems
+    source: Path, *, split: str, skips: items.SkippedItems, whole: bool = False
 ) -> Iterator[tuple[VqaQuestion, VqaAnnotation]]:
-    """Yields the questions of a split, with their answers as published."""
+    """Yields the questions of a split, with their answers as published.
+
+    With `whole`, what one of the two files lacks of the other is skipped as missing.
+    """
     folder = f"{split}2014"
     asked = sources.the_file(source, f"v2_OpenEnded_mscoco_{folder}_questions.json")
     answers_file = sources.the_file(source, f"v2_mscoco_{folder}_annotations.json")
     answers = sources.decode_json(answers_file, msgspec.json.Decoder(_Annotations)).annotations
     answers = sources.json_entries(answers_file, answers, VqaAnnotation, skips)
     annotations = {annotation.question_id: annotation for annotation in answers}
+    unasked = set(annotations) if whole else set()
     questions = sources.decode_json(asked, msgspec.json.Decoder(_Questions)).questions
     for question in sources.json_entries(asked, questions, VqaQuestion, skips):
         name = f"vqav2-{split}-{question.question_id}"
         annotation = annotations.get(question.question_id)
+        unasked.discard(question.question_id)
+        if whole and (annotation is None or not annotation.answers):
+            skips.add(name, "missing answers", f"{answers_file.name} has none for this question")
+            continue
         if annotation is None or not annotation.multiple_choice_answer.strip():
             skips.add(name, "no answer", f"{answers_file.name} has none for this question")
             continue
@@ -89,3 +97,5 @@ def answered(
             skips.add(name, "empty question", asked.name)
             continue
         yield question, annotation
+    for number in sorted(unasked):
+        skips.add(f"vqav2-{split}-{number}", "missing question", f"{asked.name} has not this one")

@@ -68,6 +68,13 @@ class Sample:
     choices: tuple[str, ...] = ()
 
 
+# The message without a root; takes the name of what lies below it.
+NO_ROOT = (
+    "--data ROOT (while a run trains: EvalConfig(..., data=ROOT) in config.evals): expected the folder that"
+    " holds {}, got none"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class PromptProtocol:
     """How questions are put; published with every result. Decoding is greedy."""
@@ -94,6 +101,19 @@ class Benchmark(abc.ABC):
     def __init__(self, root: Path | None = None) -> None:
         """`root` is the folder that local copies of public data lie below (`--data`)."""
         self.root = root
+
+    def data(self, name: str) -> Path:
+        """Returns ROOT/NAME, a file or a folder.
+
+        Raises:
+          ValueError: without a root.
+          FileNotFoundError: if it does not exist.
+        """
+        if self.root is None:
+            raise ValueError(NO_ROOT.format(name))
+        if not (path := self.root / name).exists():
+            raise FileNotFoundError(f"{path}: expected data of benchmark {self.name}, got nothing")
+        return path
 
     @abc.abstractmethod
     def samples(self, limit: int | None, seed: int) -> Sequence[Sample]:

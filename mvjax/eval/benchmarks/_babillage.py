@@ -40,7 +40,7 @@ def prompts(root: Path | None, part: str, split: str) -> list[Prompt]:
     source = _public.folder(root, "babillage", get=_public.BABILLAGE)
     found = []
     with _public.reading(source, get=_public.BABILLAGE) as skips:
-        paths = sources.the_files(source, f"{part}/{split}-*.parquet")
+        paths = _public.tables(source, f"{part}/{split}-*.parquet")
         kind = _Row if part == "vqav2" else _RowWithAnswer
         for place, row in sources.parquet_rows(paths, kind, skips, rows_at_once=1024):
             answered = isinstance(row, _RowWithAnswer)

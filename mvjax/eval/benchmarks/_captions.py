@@ -47,6 +47,9 @@ class Captions(benchmarks.Benchmark):
         source = _public.folder(self.root, "coco", get=_public.KARPATHY)
         with _public.reading(source, get=_public.KARPATHY) as skips:
             self._images = list(coco.captioned(source, split=self.split, skips=skips))
+            for image in self._images:
+                if not any(sentence.raw.strip() for sentence in image.sentences):
+                    skips.add(f"image {image.cocoid}", "missing captions", image.filename)
         return self._images
 
     def known(self, samples: Sequence[benchmarks.Sample]) -> Sequence[benchmarks.Sample]:

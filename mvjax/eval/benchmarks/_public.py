@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from mvjax import messages
 from mvjax.data import images as images_lib
-from mvjax.data.ingest import items
+from mvjax.data.ingest import items, sources
 from mvjax.data.records import dataset
 from mvjax.data.speech import spoken
 from mvjax.eval import benchmarks
@@ -32,11 +33,14 @@ VQAV2 = (
 OCR_VQA = "put dataset.json and the covers (images/KEY.EXT) of ocr-vqa.github.io into ROOT/ocr-vqa"
 BABILLAGE = "download kyutai/Babillage of huggingface.co as ROOT/babillage"
 
+_DAMAGE = ("damaged", "missing", "questions and answers differ")  # reasons for which readers skip
+_PART = re.compile(r"-(\d+)-of-(\d+)$")
+
 
 def folder(root: Path | None, name: str, *, get: str) -> Path:
     """ROOT/NAME; raises FileNotFoundError, or ValueError without a root, saying what to put there."""
     if root is None:
-        raise ValueError(f"--data ROOT: expected the folder that holds {name}/, got none; {get}")
+        raise ValueError(f"{benchmarks.NO_ROOT.format(f'{name}/')}; {get}")
     if not (root / name).is_dir():
         raise FileNotFoundError(f"{root / name}: expected a folder, there is none; {get}")
     return root / name
@@ -53,9 +57,30 @@ def reading(place: Path, *, get: str) -> Iterator[items.SkippedItems]:
         yield skips
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; {get}") from error
-    if any(reason.startswith(("damaged", "missing")) for reason in skips.counts):
-        raise ValueError(f"{place}: expected whole files, got {skips.summary()}; {get}")
+    damage = [skips.examples[reason] for reason in skips.counts if reason.startswith(_DAMAGE)]
+    if damage:
+        facts = f"{skips.summary()} ({messages.names(damage, between='; ')})"
+        raise ValueError(f"{place}: expected whole files, got {facts}; {get}")
     skips.report()
+
+
+def tables(source: Path, *patterns: str) -> list[Path]:
+    """The Parquet files of the first pattern that matches any.
+
+    Raises:
+      FileNotFoundError: if there is none, or one of those that names such as
+        "-00000-of-00004" count is missing.
+    """
+    paths = sources.the_files(source, *patterns)
+    counted = [(path, found) for path in paths if (found := _PART.search(path.stem))]
+    for path, found in counted:
+        parts = {int(other[1]) for _, other in counted if other[2] == found[2]}
+        if missing := sorted({*range(int(found[2]))} - parts):
+            raise FileNotFoundError(
+                f"{path.parent}: expected {int(found[2])} files such as {path.name}, missing are the numbers"
+                f" {messages.names(missing, shown=8)}"
+            )
+    return paths
 
 
 def check_images(paths: Iterable[Path], *, get: str) -> None:
@@ -88,16 +113,29 @@ def row_of(place: str, paths: Iterable[Path]) -> tuple[Path, int]:
 
 
 def _decode_file(path: Path) -> np.ndarray:
-    return images_lib.decode(path.read_bytes(), limits=dataset.LIMITS)
+    with _named(f"{path}"):
+        return images_lib.decode(path.read_bytes(), limits=dataset.LIMITS)
 
 
 def _decode_cell(path: Path, row: int) -> np.ndarray:
-    return images_lib.decode(_content(path, row, "image"), limits=dataset.LIMITS)
+    content = _content(path, row, "image")
+    with _named(f"{path}, row {row}"):
+        return images_lib.decode(content, limits=dataset.LIMITS)
 
 
 def _listen(path: Path, row: int, column: str) -> np.ndarray:
-    (samples,) = spoken.read_audio(_content(path, row, column), channels=1)
+    content = _content(path, row, column)
+    with _named(f"{path}, row {row}, column {column}"):
+        (samples,) = spoken.read_audio(content, channels=1)
     return samples
+
+
+@contextlib.contextmanager
+def _named(place: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def _content(path: Path, row: int, column: str) -> bytes:

@@ -43,7 +43,12 @@ class DocVqa(benchmarks.Benchmark):
         source = _public.folder(self.root, "docvqa", get=_GET)
         in_tables = any(source.glob("*.parquet")) or any(source.glob("DocVQA/*.parquet"))
         with _public.reading(source, get=_GET) as skips:
-            samples = _from_tables(source, skips) if in_tables else _from_json(source, skips)
+            if in_tables:
+                samples = _from_tables(source, skips)
+            else:
+                questions = list(docvqa.read(source, split="val", images=[source], skips=skips))
+        if not in_tables:
+            samples = _from_json(questions)
         return [samples[n] for n in benchmarks.drawn(len(samples), limit, seed)]
 
     def score(self, sample: Any, said: str) -> float:
@@ -51,8 +56,7 @@ class DocVqa(benchmarks.Benchmark):
         return anls.best(templates.tidy(said), sample.truth)
 
 
-def _from_json(source: Path, skips: items.SkippedItems) -> list[benchmarks.Sample]:
-    questions = list(docvqa.read(source, split="val", images=[source], skips=skips))
+def _from_json(questions: Sequence[items.Item]) -> list[benchmarks.Sample]:
     pages = [Path(str(item.image)) for item in questions]
     _public.check_images(pages, get=_GET)
     return [
@@ -69,7 +73,7 @@ def _from_json(source: Path, skips: items.SkippedItems) -> list[benchmarks.Sampl
 
 
 def _from_tables(source: Path, skips: items.SkippedItems) -> list[benchmarks.Sample]:
-    paths = sources.the_files(source, "DocVQA/validation-*.parquet", "validation-*.parquet")
+    paths = _public.tables(source, "DocVQA/validation-*.parquet", "validation-*.parquet")
     samples = []
     for place, question in sources.parquet_rows(paths, _Question, skips):
         answers = [answer for answer in map(templates.tidy, question.answers or ()) if answer]

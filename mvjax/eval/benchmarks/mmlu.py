@@ -16,6 +16,7 @@ N / 6 questions.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,10 +120,10 @@ class Mmlu(benchmarks.Benchmark):
 def _read(root: Path | None) -> list[_Question]:
     source = _public.folder(root, "mmlu", get=_GET)
     with _public.reading(source, get=_GET) as skips:
-        tables = sorted(source.glob("all/test-*.parquet"))
-        if not tables:
+        if not any(source.glob("all/test-*.parquet")):
             paths = sources.the_files(source, "data/test/*_test.csv", "test/*_test.csv")
             return [question for path in paths for question in _from_csv(path)]
+        tables = _public.tables(source, "all/test-*.parquet")
         rows = [row for _, row in sources.parquet_rows(tables, _Row, skips)]
     return [
         _Question(f"mmlu-{row.subject}-{n}", row.question, tuple(row.choices), row.answer)
@@ -132,10 +133,15 @@ def _read(root: Path | None) -> list[_Question]:
 
 def _from_csv(path: Path) -> Iterator[_Question]:
     subject = path.stem.removesuffix("_test")
-    with path.open(newline="", encoding="utf-8") as file:
-        for n, row in enumerate(csv.reader(file)):
-            if len(row) != 6 or row[5] not in "ABCD":
-                raise ValueError(
-                    f"{path}:{n + 1}: expected a question, four choices and a letter, got {row}; {_GET}"
-                )
-            yield _Question(f"mmlu-{subject}-{n}", row[0], tuple(row[1:5]), "ABCD".index(row[5]))
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text("utf-8"), newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: expected CSV in UTF-8: {error}; {_GET}") from error
+    if not rows:
+        raise ValueError(f"{path}: expected questions, got an empty file; {_GET}")
+    for n, row in enumerate(rows):
+        if len(row) != 6 or row[5] not in ("A", "B", "C", "D"):
+            raise ValueError(
+                f"{path}:{n + 1}: expected a question, four choices and a letter, got {row}; {_GET}"
+            )
+        yield _Question(f"mmlu-{subject}-{n}", row[0], tuple(row[1:5]), "ABCD".index(row[5]))

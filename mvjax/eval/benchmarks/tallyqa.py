@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvjax.data.ingest import tallyqa, templates
+from mvjax.data.ingest import items, tallyqa, templates
 from mvjax.eval import benchmarks
 from mvjax.eval.benchmarks import _public
 from mvjax.eval.scoring import exact
@@ -37,15 +37,16 @@ class TallyQa(benchmarks.Benchmark):
         folders = [source.parent / "coco", source.parent / "visual-genome"]
         with _public.reading(source, get=_GET) as skips:
             questions = list(tallyqa.read(source, split="test", images=folders, skips=skips))
+        paths = {item.id: _path(item, source.parent / "visual-genome") for item in questions}
         chosen = [questions[n] for n in benchmarks.drawn(len(questions), limit, seed)]
-        _public.check_images([Path(str(item.image)) for item in chosen], get=_IMAGES)
+        _public.check_images([paths[item.id] for item in chosen], get=_IMAGES)
         return [
             benchmarks.Sample(
                 id=item.id,
                 kind=item.kinds[-1],
                 prompt=item.turns[0].text,
                 truth=item.facts["answers"],
-                image=_public.image(Path(str(item.image))),
+                image=_public.image(paths[item.id]),
                 shows=str(item.image),
             )
             for item in chosen
@@ -54,3 +55,10 @@ class TallyQa(benchmarks.Benchmark):
     def score(self, sample: Any, said: str) -> float:
         """Exact match of numbers."""
         return exact.number(templates.tidy(said), sample.truth)
+
+
+def _path(item: items.Item, genome: Path) -> Path:
+    """The file of a question's image; one of Visual Genome that is missing is missing there."""
+    path = Path(str(item.image))
+    ours = path.parent.name.startswith("VG_") and not path.is_file()
+    return genome / path.parent.name / path.name if ours else path

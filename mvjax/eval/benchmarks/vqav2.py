@@ -55,7 +55,7 @@ def read(root: Path | None) -> list[Answered]:
     """The questions of the validation split, with their answers."""
     source = _public.folder(root, "vqav2", get=_public.VQAV2)
     with _public.reading(source, get=_public.VQAV2) as skips:
-        return list(published.answered(source, split="val", skips=skips))
+        return list(published.answered(source, split="val", skips=skips, whole=True))
 
 
 def image_paths(root: Path | None, ids: Sequence[int]) -> dict[int, Path]:
