@@ -218,7 +218,9 @@ def _in_folder(folder: Path, text: str, names: Sequence[str]) -> Path:
 def _neighbors(folder: Path) -> str:
     if not folder.is_dir():
         return f"the folder {folder} does not exist"
-    return f"{folder} holds {messages.names(sorted(path.name for path in folder.iterdir()))}"
+    return (
+        f"{folder} holds {messages.names(sorted(path.name for path in folder.iterdir()), shown=8)}"
+    )
 
 
 def _in_package(text: str) -> Path:

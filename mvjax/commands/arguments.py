@@ -131,6 +131,13 @@ def saved_config(path: Path) -> Path | None:
     )
 
 
+def check_folder(path: Path) -> None:
+    """Raises ValueError if a path, or what it lies in, is a file where a folder belongs."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"{path}: expected a folder, but {there} is a file; choose another one")
+
+
 def check_writable(path: Path) -> None:
     """Checks, before long work, that a file can be written; its folder may be made later.
 

@@ -36,6 +36,7 @@ def _digits_switch():
 # {name: returns the class} of the digits worlds; all others are found by `mvjax.eval.discovery`
 DIGITS = {"digits": _digits, "digits-hard": _digits_hard, "digits-switch": _digits_switch}
 _NAME = re.compile(r"[\w+-]+(\.[\w+-]+)*")
+SEED = 1  # of the questions
 PROMPTS = ("text", "audio", "blind", "shuffled")  # `benchmarks.MODES`, whose import takes numpy
 
 
@@ -54,7 +55,7 @@ def add(commands) -> None:
         help="written questions, spoken ones, written without the image, or written with the image of"
         " another question; may be repeated (all that the benchmark has)")  # fmt: skip
     arg("--limit", type=int, metavar="N", help="ask N questions, for a first look (all)")
-    arg("--seed", type=int, default=1, help="random seed of the questions (%(default)s)")
+    arg("--seed", type=int, default=SEED, help="random seed of the questions (%(default)s)")
     arg("--batch-size", type=int, default=64, metavar="N",
         help="conversations at once (%(default)s)")  # fmt: skip
     arg("--fsdp", type=int, metavar="N", help="devices that share the parameters (as in training)")
@@ -107,6 +108,7 @@ def evaluate(args: argparse.Namespace) -> int:
         folder, step = args.trained_run
         name = args.name or make.name
         place = earlier.Place(folder / run_folder.EVAL, name if step is None else f"{name}@{step}")
+        arguments.check_folder(place.folder)
         logs = []
 
         def enter() -> list[str]:

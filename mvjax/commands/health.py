@@ -89,6 +89,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.per_kind < 1:
         raise ValueError(f"--per-kind: expected at least 1, got {args.per_kind}")
     arguments.check_writable(_out(args))
+    if args.listen:
+        arguments.check_folder(args.listen)
 
 
 def _questions(args: argparse.Namespace, image_size: int):

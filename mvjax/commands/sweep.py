@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
 from pathlib import Path
 
-from mvjax.commands import arguments
+from mvjax import messages, run_folder
+from mvjax.commands import arguments, evaluate
 
 _REFRESH = 0.5  # seconds
 
@@ -63,7 +65,9 @@ def sweep(args: argparse.Namespace) -> int:
             f"{args.experiment}: is the config of one run, which `mvjax train` takes; a sweep is an"
             " experiment file that defines sweep()"
         )
-    threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.jobs))
+    threads = args.threads
+    if threads is None:
+        threads = max(1, (os.cpu_count() or 1) // max(1, args.jobs))
     for name, value in (("seeds", args.seeds), ("jobs", args.jobs), ("threads", threads)):
         if value < 1:
             raise ValueError(f"--{name}: expected at least 1, got {value}")
@@ -71,8 +75,11 @@ def sweep(args: argparse.Namespace) -> int:
     from mvjax.sweep import outcome, running, trials
 
     how = {"picks": args.pick, "settings": args.set, "seeds": args.seeds, "data": args.data}
+    arguments.check_folder(args.out)
     chosen = trials.load(args.experiment, out=args.out, **how)
+    chosen = dataclasses.replace(chosen, asking=_asking(chosen, dry=args.dry_run))
     outcome.check(chosen.runs())
+    _tell_replaced(chosen)
     if args.dry_run:
         print("".join(f"{line}\n" for line in running.command_lines(chosen)), end="")
         return 0
@@ -84,6 +91,55 @@ def sweep(args: argparse.Namespace) -> int:
         print("mvjax sweep: stopped; the same command continues", file=sys.stderr)
         return 128 + stopped
     return 0 if board.count(board_lib.FINISHED) == len(chosen.runs()) else 1
+
+
+def _asking(chosen, *, dry: bool) -> dict:
+    """How each benchmark of the study is asked; checks that it can be, before anything is trained."""
+    from mvjax.eval import earlier, runner
+    from mvjax.sweep import trials
+
+    found = {}
+    for asked in chosen.study.benchmarks:
+        benchmark = evaluate.find(asked.benchmark, option="study(): benchmark")(chosen.data)
+        modes = asked.prompts or benchmark.modes
+        runner.check_modes(benchmark, modes)
+        try:
+            samples = evaluate.draw(benchmark, asked.limit, evaluate.SEED)
+        except FileNotFoundError as error:
+            if not dry:
+                raise
+            print(
+                f"{asked.benchmark}: not checked, its data are not here: {error}", file=sys.stderr
+            )
+            continue
+        runner.check(benchmark, samples, modes)
+        facts = {"benchmark": benchmark.name, "seed": evaluate.SEED}
+        facts |= dataclasses.asdict(benchmark.protocol)
+
+        def replaces(
+            folder: Path,
+            step: int,
+            *,
+            name=benchmark.name,
+            facts=facts,
+            n=len(samples),
+            modes=modes,
+        ) -> list[str]:
+            place = earlier.Place(folder / run_folder.EVAL, name)
+            return place.lost(facts | {"step": step}, n, modes)
+
+        found[asked.benchmark] = trials.Asking(modes, replaces)
+    return found
+
+
+def _tell_replaced(chosen) -> None:
+    """Says which evaluations are not what the study asks for: they are asked again."""
+    for run in chosen.runs():
+        for asked in chosen.study.benchmarks:
+            if facts := chosen.replaces(run, asked):
+                listed = messages.names(facts, between="; ")
+                told = f"{run}: {asked.benchmark} was asked otherwise ({listed}) and is asked again"
+                print(told, file=sys.stderr)
 
 
 def _until_done(runner, board) -> int | None:

@@ -113,7 +113,8 @@ def _tell_changes(args: argparse.Namespace, run) -> None:
 
 
 def _check_out(out: Path) -> None:
-    """Refuses a folder that holds runs, such as a quickstart's, and is none itself."""
+    """Refuses a file, and a folder that holds runs, such as a quickstart's, and is none itself."""
+    arguments.check_folder(out)
     runs = [path for path in sorted(out.glob("*")) if run_folder.is_run(path)]
     if runs and not run_folder.is_run(out):
         raise ValueError(

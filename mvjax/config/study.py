@@ -27,6 +27,13 @@ class Asked:
     prompts: tuple[str, ...] = ()  # prompt modes; (): all that the benchmark has
     limit: int | None = None  # samples; None: all
 
+    def __post_init__(self) -> None:
+        """Checks the limit."""
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(
+                f"benchmark {self.benchmark}: limit: expected at least 1, got {self.limit}"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:

@@ -44,6 +44,39 @@ class Place:
                 ) from taken
             yield
 
+    def read(self) -> dict[str, Any] | None:
+        """Returns the result; None if there is none.
+
+        Raises:
+          ValueError: if it is none that `mvjax eval` wrote.
+        """
+        try:
+            result = json.loads(self.result.read_bytes())
+            if {"kind", "n"} <= result["table"][-1].keys():
+                return result
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            pass
+        raise ValueError(f"{self.result}: expected the result of an evaluation, got something else")
+
+    def lost(self, facts: Mapping[str, Any], count: int, modes: Sequence[str]) -> list[str]:
+        """Returns what would be lost if another evaluation took this place, in words.
+
+        Args:
+          facts: of the other one, all or some of those of `results.Asked.facts`, and its checkpoint.
+          count: of its samples.
+          modes: of prompts that it asks.
+        """
+        try:
+            result = self.read()
+        except ValueError:
+            return ["a file that cannot be read"]
+        found = [] if result is None else _losses(result, facts, count, modes)
+        if (identity := journal.read_identity(self.samples)) is not None:
+            found += _differences(_flat(identity), facts)
+        return list(dict.fromkeys(found))
+
     @contextlib.contextmanager
     def opened(
         self, asked: results.Asked, count: int, modes: Sequence[str], *, again: bool
@@ -68,52 +101,23 @@ class Place:
         Raises:
           ValueError: naming what would be lost, and the ways.
         """
-        facts = asked.facts()
-        lost = [] if (result := read(self.result)) is None else losses(result, facts, count, modes)
-        if (identity := journal.read_identity(self.samples)) is not None:
-            lost += _differences(_flat(identity), facts | {"checkpoint": asked.checkpoint})
+        lost = self.lost(asked.facts() | {"checkpoint": asked.checkpoint}, count, modes)
         if lost:
-            listed = messages.names(dict.fromkeys(lost), between="; ")
+            listed = messages.names(lost, between="; ")
             raise ValueError(
                 f"{self.result}: another evaluation is there: {listed}. To keep both, give this one a name"
                 f" with --as NAME: it becomes {self.folder}/NAME.json. To replace the other with its answers,"
                 " add --again."
             )
-        had = {*modes, *(modes_of(result) if result else ())}
+        had = {*modes, *modes_of(self.read() or {"table": [{}]})}
         return [mode for mode in asked.benchmark.modes if mode in had]
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """Returns a result; None if there is none.
-
-    Raises:
-      ValueError: if it is none that `mvjax eval` wrote.
-    """
-    try:
-        result = json.loads(path.read_bytes())
-        if {"kind", "n"} <= result["table"][-1].keys():
-            return result
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        pass
-    raise ValueError(
-        f"{path}: expected the result of an evaluation, got something else; delete it, or add --again"
-    )
-
-
-def losses(
+def _losses(
     result: Mapping[str, Any], facts: Mapping[str, Any], count: int, modes: Sequence[str]
 ) -> list[str]:
-    """Returns what would be lost if another evaluation replaced a result, in words.
-
-    Args:
-      result: as of `read`.
-      facts: of the other one, all or some of those of `results.Asked.facts`.
-      count: of its samples.
-      modes: of prompts that it asks.
-    """
-    found = _differences(_flat(result), facts)
+    known = {name: value for name, value in facts.items() if name != "checkpoint"}
+    found = _differences(_flat(result), known)
     had = result.get("samples", result["table"][-1]["n"])
     if had > count:
         found.append(f"{had} samples, now {count}")

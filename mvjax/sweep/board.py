@@ -59,7 +59,7 @@ class Board:
             if state == FAILED:
                 self._errors[str(run)] = detail
         if before.state != state and not self._console.is_terminal:
-            reason = detail.strip().splitlines()[-1:] if state in (FAILED, ELSEWHERE) else [scores]
+            reason = _cause(detail) if state in (FAILED, ELSEWHERE) else [scores]
             seconds = f"{time.monotonic() - self._began:7.0f} s"
             self._say("  ".join(part for part in (seconds, str(run), state, *reason) if part))
 
@@ -106,3 +106,10 @@ class Board:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _cause(detail: str) -> list[str]:
+    """Of what failed: its message, or the last line; as `running` puts them, how it ended comes first."""
+    first, *lines = detail.strip().splitlines() or [""]
+    command = f"{first.partition(':')[0]}: "
+    return [line for line in lines if line.startswith(command)][:1] or [first, *lines][-1:]

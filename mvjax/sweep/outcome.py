@@ -76,15 +76,18 @@ def trained(run: trials.TrialRun) -> bool:
     return resume.finished(run.folder, run.config, extend=False) is not None
 
 
-def evaluated(run: trials.TrialRun, asked: study_lib.Asked) -> bool:
-    """Whether a benchmark was asked as the study says it, after the last step."""
+def evaluated(sweep: trials.Sweep, run: trials.TrialRun, asked: study_lib.Asked) -> bool:
+    """Whether a benchmark was asked as the study and its protocol say it, after the last step."""
     result = scores(run, asked)
     if result is None:
         return False
     if "limit" not in result:  # of an earlier version
         return False
     same = result["step"] == run.config.train.steps and result["limit"] == asked.limit
-    return same and all(prompt in result["table"][-1] for prompt in asked.prompts)
+    asking = sweep.asking.get(asked.benchmark)
+    prompts = asked.prompts if asking is None else asking.modes
+    same = same and all(prompt in result["table"][-1] for prompt in prompts)
+    return same and not sweep.replaces(run, asked)
 
 
 def scores(run: trials.TrialRun, asked: study_lib.Asked) -> dict[str, Any] | None:

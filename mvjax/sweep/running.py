@@ -19,7 +19,7 @@ from mvjax.sweep import board as board_lib
 from mvjax.sweep import cost, outcome, trials
 
 _LOOK_AGAIN = 1.0  # seconds until a run that another process works on is tried again
-_ERROR_LINES, _ERROR_BYTES = 12, 4000  # of a failed command, its last
+_ERROR_LINES, _ERROR_BYTES = 12, 65536  # of a failed command, from its message on, or its last
 _HINT = "(MVJAX_DEBUG"  # how to see more, of the command itself
 
 
@@ -36,7 +36,7 @@ def left(sweep: trials.Sweep, run: trials.TrialRun) -> list[list[str]]:
     asked = sweep.study.benchmarks
     if not outcome.trained(run):
         return [sweep.train(run), *(sweep.evaluate(run, one) for one in asked)]
-    return [sweep.evaluate(run, one) for one in asked if not outcome.evaluated(run, one)]
+    return [sweep.evaluate(run, one) for one in asked if not outcome.evaluated(sweep, run, one)]
 
 
 def command_lines(sweep: trials.Sweep) -> list[str]:
@@ -199,10 +199,13 @@ def _failure(log: Path, start: int, command: Sequence[str], status: int) -> str:
     with log.open("rb") as file:
         file.seek(max(start, file.seek(0, os.SEEK_END) - _ERROR_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
-    lines = [line for line in lines if not line.startswith(_HINT)][-_ERROR_LINES:]
+    lines = [line for line in lines if not line.startswith(_HINT)]
+    name = trials.shell(command[:2])
+    told = [n for n, line in enumerate(lines) if line.startswith(f"{name}: ")]
+    lines = lines[told[-1] :][:_ERROR_LINES] if told else lines[-_ERROR_LINES:]
     ended = f"status {status}"
     if status < 0:
         ended = f"killed by {signal.Signals(-status).name}"
         if -status == signal.SIGKILL:
             ended += " (the memory is full?)"
-    return "\n".join([f"{trials.shell(command[:2])}: {ended}", *lines])
+    return "\n".join([f"{name}: {ended}", *lines])

@@ -7,9 +7,9 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mvjax import files, messages, run_folder
 from mvjax.config import beside_moshi, schema, text
@@ -19,7 +19,8 @@ from mvjax.config import study as study_lib
 SWEEP = run_folder.SWEEP
 COST = "cost.json"
 
-_NAME = re.compile(r"[\w+-][\w.+-]*")  # a folder is named after the trial
+_NAME = re.compile(r"[\w+][\w.+-]*")  # a folder is named after the trial, a word of commands
+_TAKEN = (SWEEP, f"{SWEEP}{files.DRAFT}", "report", "compiled")  # in OUT by a sweep, or its report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,14 @@ class TrialRun:
         return f"{self.name}/seed-{self.seed}"
 
 
+class Asking(NamedTuple):
+    """How a benchmark of the study is asked, as its code says."""
+
+    modes: tuple[str, ...]  # of prompts
+    # in what an evaluation in a run folder, after a step, is another one, which this one would replace
+    replaces: Callable[[Path, int], list[str]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """The trials of an experiment file that a command asks for."""
@@ -47,6 +56,7 @@ class Sweep:
     seeds: int
     out: Path
     data: Path | None = None  # of benchmarks with public data
+    asking: Mapping[str, Asking] = dataclasses.field(default_factory=dict)  # by benchmark
 
     def runs(self) -> list[TrialRun]:
         """Every trial with seed 0, then every trial with seed 1, and so on."""
@@ -64,11 +74,17 @@ class Sweep:
         return ["mvjax", "train", str(self.experiment), *place]
 
     def evaluate(self, run: TrialRun, asked: study_lib.Asked) -> list[str]:
-        """The command that evaluates a run with one benchmark."""
+        """The command that evaluates a run with one benchmark; it replaces what another question left."""
         options = [word for prompt in asked.prompts for word in ("--prompt", prompt)]
         options += [] if asked.limit is None else ["--limit", str(asked.limit)]
         options += [] if self.data is None else ["--data", str(self.data)]
+        options += ["--again"] if self.replaces(run, asked) else []
         return ["mvjax", "eval", str(run.folder), "--benchmark", asked.benchmark, *options]
+
+    def replaces(self, run: TrialRun, asked: study_lib.Asked) -> list[str]:
+        """In what an evaluation that is there is another one than the study asks for, in words."""
+        asking = self.asking.get(asked.benchmark)
+        return [] if asking is None else asking.replaces(run.folder, run.config.train.steps)
 
 
 def load(
@@ -95,8 +111,15 @@ def load(
         study = names["study"]() if "study" in names else default
     if not configs:
         raise ValueError(f"{experiment}: expected a function sweep(): {{name: config}}, found none")
-    if bad := [name for name in configs if not _NAME.fullmatch(name)]:
-        raise ValueError(f"{experiment}: sweep(): names of letters, digits, . _ + -, got {bad}")
+    if bad := [name for name in configs if not _NAME.fullmatch(name) or name.lower() in _TAKEN]:
+        raise ValueError(
+            f"{experiment}: sweep(): expected names of letters, digits, _ + and, not first, . and -, none of"
+            f" {messages.names(_TAKEN)}, got {bad}"
+        )
+    if seeded := [setting for setting in settings if setting.startswith("train.seed=")]:
+        raise ValueError(
+            f"--set {seeded[-1]}: expected no seed, as each trial is trained with those of --seeds"
+        )
     named = [one.trial for one in study.points] + ([study.baseline] if study.baseline else [])
     for name in [*picks, *named]:
         if name not in configs:

@@ -9,10 +9,12 @@ import toy
 
 from mvjax import cli, locks, tree
 from mvjax.config import study as study_lib
+from mvjax.eval import benchmarks
 from mvjax.sweep import board as board_lib
 from mvjax.sweep import cost, outcome, running, trials
 from mvjax.train import checkpoint, resume
 
+PROTOCOL = dataclasses.asdict(benchmarks.PromptProtocol()) | {"seed": 1}
 COST = {"parameters": {"adapters": 3, "gate": 1}, "flops_per_frame": 2.0, "bytes_per_frame": 4.0}
 
 
@@ -36,7 +38,8 @@ def commands(monkeypatch):
             (one.folder / "trained").touch()
         else:
             (one.folder / "eval").mkdir(exist_ok=True)
-            result = {"step": 3, "limit": None, "table": [{"kind": "all", "n": 3, "text": 0.5}]}
+            result = {"table": [{"kind": "all", "n": 3, "text": 0.5}], "protocol": PROTOCOL}
+            result |= {"step": 3, "limit": None, "benchmark": "asked", "samples": 3}
             (one.folder / "eval" / "asked.json").write_text(json.dumps(result))
 
     monkeypatch.setattr(running.Runner, "_call", call)
@@ -149,12 +152,17 @@ def program(tmp_path, monkeypatch):
     [
         ("echo to; echo do >&2; echo '(MVJAX_DEBUG=1 shows where)'; exit 3", "status 3\nto\ndo"),
         ("kill -9 $$", "killed by SIGKILL (the memory is full?)"),
+        (
+            "echo 'mvjax train: it diverged' >&2; seq 40 >&2; exit 2",
+            "status 2\nmvjax train: it diverged\n1\n",
+        ),
         (":", "mvjax train: stopped by a signal; the same sweep continues"),
     ],
 )
 def test_how_a_command_failed(capsys, experiment, program, text, error):
     program(text)
-    assert swept(capsys, experiment, "--pick", "gate")[0] == 1
+    status, told = swept(capsys, experiment, "--pick", "gate")
+    assert status == 1 and ("diverged" in text) == ("failed  mvjax train: it diverged\n" in told)
     trial = json.loads((experiment.parent / "out/gate/seed-0/trial.json").read_text())
     assert trial["state"] == "failed" and error in trial["error"]
 
@@ -205,9 +213,9 @@ def test_results_of_another_question_or_step_are_asked_anew(experiment):
         ({"table": []}, False),
     ):
         (run.folder / "eval" / "asked.json").write_text(json.dumps(good | change))
-        assert outcome.evaluated(run, asked) == done, change
+        assert outcome.evaluated(sweep, run, asked) == done, change
     (run.folder / "eval" / "asked.json").write_text('{"step": 3')
-    assert not outcome.evaluated(run, asked)
+    assert not outcome.evaluated(sweep, run, asked)
 
 
 def test_trained_runs_of_another_config_are_refused_and_left_as_they_are(
@@ -236,12 +244,60 @@ def test_trained_runs_of_another_config_are_refused_and_left_as_they_are(
         (["--pick", "nome"], "--pick: no 'nome' in sweep(); did you mean 'none'?"),
         (["--set", "optim.clip_nom=1"], "did you mean 'clip_norm'?"),
         (["--seeds", "0"], "--seeds: expected at least 1, got 0"),
+        (["--threads", "0", "--dry-run"], "--threads: expected at least 1, got 0"),
+        (["--set", "train.seed=5"], "--set train.seed=5: expected no seed"),
         (["--jobs", "0"], "--jobs: expected at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_told_before_anything_runs(capsys, experiment, words, message):
     status, told = swept(capsys, experiment, *words)
     assert status == 2 and message in told and not (experiment.parent / "out").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('str(HERE / "asked.py")', '"digit"', "study(): benchmark: unknown 'digit'; did you mean 'digits'?"),
+        ('("text",)', '("text", "audio")', "benchmark asked: expected modes among text, got audio"),
+        ('("text",))', '("text",), 0)', "limit: expected at least 1, got 0"),
+        ('str(HERE / "asked.py")', '"coco"', "expected the folder that holds coco/, got none; put"),
+        *(('return {"gate"', f'return {{"{name}": BASE, "gate"', "sweep(): expected names of letters")
+          for name in ("sweep.json", "-x", "Report", "compiled", "...")),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_told_before_anything_is_trained(
+    capsys, experiment, commands, old, new, message, words
+):
+    text = experiment.read_text()
+    assert old in text
+    experiment.write_text(text.replace(old, new))
+    status, told = swept(capsys, experiment, *words)
+    assert status == 2 and message in told and not (experiment.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"protocol": PROTOCOL | {"tail": 1.0, "seed": 7}}, "(seed 7, now 1; tail 1.0, now 20.0)"),
+        ({"limit": 9, "samples": 9}, "(9 samples, now 3)"),
+        ({"table": []}, "(a file that cannot be read)"),
+        ({"limit": 2, "samples": 2}, None),  # goes on
+    ],
+)
+def test_a_run_that_was_asked_otherwise_is_asked_again(capsys, experiment, commands, change, told):
+    run, _ = commands
+    assert swept(capsys, experiment, "--pick", "gate")[0] == 0
+    path = experiment.parent / "out/gate/seed-0/eval/asked.json"
+    good = json.loads(path.read_text())
+    path.write_text(json.dumps(good | change))
+    words = ["sweep", str(experiment), "--out", str(experiment.parent / "out"), "--dry-run"]
+    assert cli.main([*words, "--pick", "gate"]) == 0
+    assert capsys.readouterr().out.count("--again") == (told is not None)
+    run.clear()
+    status, said = swept(capsys, experiment, "--pick", "gate")
+    assert (status, run) == (0, ["eval gate/seed-0"]) and json.loads(path.read_text()) == good
+    assert (f"asked otherwise {told} and is asked again" in said) == (told is not None)
 
 
 def test_a_study_that_names_no_trial_or_a_file_without_a_sweep_is_refused(tmp_path, experiment):
