@@ -110,7 +110,7 @@ def ranking(
         every = [one for row in rows for one in row.modes.values()]
         ends = _within(axes.get_xlim(), every, most)
         if len(rows) == 1 and most is not None:  # nothing to compare with but the whole scale
-            ends = _within((0.0, most), [], most)
+            ends = (-0.02 * most, 1.02 * most)
         axes.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4), xlim=ends)
         figure.legend(frameon=False, ncols=4, loc="outside upper left")
 
@@ -264,14 +264,16 @@ def _within(
 ) -> tuple[float, float]:
     """An axis no longer than scores are possible, with room for markers.
 
-    It holds every mean and seed. Intervals far wider than these lie apart, as of two seeds, run off it.
+    Without a largest score, it holds every mean and seed, and intervals over questions; intervals over seeds that
+    are far wider, as of two that lie apart, run off it.
     """
-    points = [value for one in shown for value in (one.value, *one.seeds)]
-    room = 0.02 * (most or max(points, default=1.0))
+    room = 0.02 * (most or max((one.value for one in shown), default=0.0) or 1.0)
     low, high = max(ends[0], -room), ends[1] if most is None else min(ends[1], most + room)
-    if points:
-        beyond = max(max(points) - min(points), 10 * room)
-        low, high = max(low, min(points) - beyond), min(high, max(points) + beyond)
+    held = [x for one in shown for x in (one.value, *one.seeds)]
+    held += [x for one in shown if one.ends and len(one.seeds) < 2 for x in one.ends]
+    if most is None and held:
+        beyond = max((max(held) - min(held)) / 2, 10 * room)
+        low, high = max(low, min(held) - beyond), min(high, max(held) + beyond)
     return low, high
 
 

@@ -70,14 +70,17 @@ def _verdict(
         ranked = sorted(
             (one for one in of_one if one.mode == mode), key=lambda one: -one.mean.value
         )
-        if len(ranked) > 1:
-            best, last = ranked[0], ranked[-1]
-            text += (
-                f"{mode.capitalize()} prompts: from {tables.score_cell(last)} ({last.trial}) to "
-                f"{tables.score_cell(best)} ({best.trial}). "
+        if not ranked:
+            continue
+        best, last = ranked[0], ranked[-1]
+        if best.mean.value > last.mean.value:
+            said = (
+                f"from {tables.score_cell(last)} ({last.trial}) to {tables.score_cell(best)}"
+                f" ({best.trial})"
             )
-        elif ranked:
-            text += f"{mode.capitalize()} prompts: {tables.score_cell(ranked[0])}. "
+        else:
+            said = tables.score_cell(best) + (" of each" if len(ranked) > 1 else "")
+        text += f"{mode.capitalize()} prompts: {said}. "
     differences = [one.difference for one in of_one if one.difference is not None]
     if differences:
         by_seeds = sum(d.p_seeds is not None and d.p_seeds < _LEVEL for d in differences)

@@ -28,10 +28,13 @@ def scores(
         counts = {mode: one.mean.n if one else 0 for mode, one in own.items()}
         parameters = count(trial.cost("adapters"))
         rows.append([named(outcomes, trial), *cells, seeds(counts, len(trial.runs)), parameters])
+    head = ["trial", *modes, "seeds", "trained parameters"]
+    if all(row[-1] == NONE for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     return page.Table(
         f"{benchmark}: {metric}; ± is the 95% interval over seeds, in brackets over questions"
         + (", * the baseline" if outcomes.study.baseline else ""),
-        ["trial", *modes, "seeds", "trained parameters"],
+        head,
         rows,
     )
 
