@@ -264,7 +264,7 @@ def _within(
 ) -> tuple[float, float]:
     """An axis no longer than scores are possible, with room for markers.
 
-    Without a largest score, it holds every mean and seed, and intervals over questions; intervals over seeds that
+    Without a largest score, it holds every mean and seed, and intervals over questions; those over seeds that
     are far wider, as of two that lie apart, run off it.
     """
     room = 0.02 * (most or max((one.value for one in shown), default=0.0) or 1.0)
