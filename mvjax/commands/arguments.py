@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvjax import run_folder
+from mvjax import files, run_folder
 
 if TYPE_CHECKING:
     from mvjax.config import schema
@@ -147,6 +146,13 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path}: expected the name of a file, got a folder; name a file in it")
     there = next(folder for folder in path.absolute().parents if folder.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        fact = "cannot be written" if there.is_dir() else "is a file"
-        raise ValueError(f"{path}: expected a folder to write into, but {there} {fact}")
+    fact = "is a file"
+    if there.is_dir():
+        try:
+            draft = there / f"{path.name}{files.DRAFT}"
+            draft.touch()
+            draft.unlink()
+            return
+        except OSError as error:  # rights, a file system without writing, a name that is too long
+            fact = f"cannot be written: {error.strerror}"
+    raise ValueError(f"{path}: expected a file in a folder to write into, but {there} {fact}")

@@ -48,7 +48,8 @@ def add(commands) -> None:
     arguments.trained_run(arg)
     arg("--benchmark", default="digits", metavar="NAME",
         help="one that --benchmarks lists, or a file that defines one (%(default)s)")  # fmt: skip
-    arg("--benchmarks", action=arguments.Listing, const=_listed, help="list the benchmarks")
+    arg("--benchmarks", action=arguments.Listing, const=_listed,
+        help="list the benchmarks: metric, prompts, and the files that each wants")  # fmt: skip
     arg("--data", type=Path, metavar="ROOT",
         help="folder that local copies of public data lie below")  # fmt: skip
     arg("--prompt", action="append", choices=PROMPTS,
@@ -209,6 +210,14 @@ def draw(benchmark, limit: int | None, seed: int):
 
 
 def _listed() -> str:
+    """Each benchmark with its metric, its modes, and what it needs where, as its file says."""
     from mvjax.eval import discovery
 
-    return "\n".join(sorted([*DIGITS, *discovery.names()]))
+    shown = []
+    for name in sorted([*DIGITS, *discovery.names()]):
+        made = find(name, option="--benchmarks")
+        what, *lines = (sys.modules[made.__module__].__doc__ or "").splitlines()
+        layout = [line.strip() for line in lines if line.strip().startswith("ROOT/")]
+        shown.append(f"{name}: {made.metric}; prompts {', '.join(made.modes)}")
+        shown += [f"    {line}" for line in (what, *layout)]
+    return "\n".join(shown)

@@ -79,7 +79,7 @@ def health(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    extras.require(*_NEEDED, *(() if args.asr else ("pocketsphinx",)))
+    extras.require(*_NEEDED, *(() if args.asr is not None else ("pocketsphinx",)))
     if args.quality:
         from mvjax.eval.health import quality
 
@@ -88,6 +88,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--image: expected --audio with it; the digits world has its own pictures")
     if args.per_kind < 1:
         raise ValueError(f"--per-kind: expected at least 1, got {args.per_kind}")
+    if args.asr is not None:
+        from mvjax.eval.health import recognize
+
+        recognize.command(args.asr)  # which must exist
     arguments.check_writable(_out(args))
     if args.listen:
         arguments.check_folder(args.listen)
@@ -111,7 +115,7 @@ def _speech_check(args: argparse.Namespace, *, of_digits: bool):
     from mvjax.eval.health import checkup, recognize
 
     voice = voices.ASSISTANT if of_digits else None
-    if args.asr:
+    if args.asr is not None:
         return checkup.SpeechCheck(recognize.command(args.asr), args.asr, voice, args.quality)
     if of_digits:
         recognizer = recognize.pocketsphinx(users.grammar(), users.PRONUNCIATIONS)

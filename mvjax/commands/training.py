@@ -37,7 +37,8 @@ def add(commands) -> None:
         help="trace these steps into RUN/profile, for TensorBoard, xprof")  # fmt: skip
     arg(
         "--evaluate", metavar="NAME:N",
-        help="every N steps, ask 64 written questions of a benchmark, such as digits:100 (config.evals)",
+        help="every N steps, ask 64 written questions of a benchmark, such as digits:100 (config.evals, which"
+        " also says where public data lie: EvalConfig(..., data=ROOT))",
     )  # fmt: skip
 
     arg = arguments.command(
@@ -68,6 +69,7 @@ def train(args: argparse.Namespace) -> int:
             run = _load(args)
             if distributed.is_first():
                 _tell_changes(args, run)
+                _tell_late(run)
             if args.dry_run:
                 from mvjax.plan import dry_run
 
@@ -110,6 +112,16 @@ def _tell_changes(args: argparse.Namespace, run) -> None:
     changed = text.differences(arguments.read_experiment(saved), run)
     listed = messages.names(f"{path} {old!r} -> {new!r}" for path, (old, new) in changed.items())
     print(f"{saved}: {f'with {listed}' if changed else 'as it was saved'}", file=sys.stderr)
+
+
+def _tell_late(run) -> None:
+    """Says which evaluations a run is too short for."""
+    for asked in run.evals:
+        if asked.every > run.train.steps:
+            print(
+                f"evals: {asked.benchmark} is never asked: every {asked.every} steps, of {run.train.steps}",
+                file=sys.stderr,
+            )
 
 
 def _check_out(out: Path) -> None:

@@ -1,9 +1,11 @@
 import argparse
+import sys
 from pathlib import Path
 
 import pytest
 
 from mvjax import cli, files
+from mvjax.commands import arguments
 from mvjax.config import schema, text
 
 # metavars of arguments that are paths
@@ -67,3 +69,31 @@ def test_what_is_a_path_and_what_is_none():
     run = schema.Config(schema.FrozenFiles("moshi", "siglip"))
     with pytest.raises(ValueError, match="data.root=gs://b: .*: expected a path on this machine"):
         text.override(run, ["data.root=gs://b"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="writes into /proc")
+def test_what_cannot_be_written_is_told_before_long_work(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    arguments.check_writable(tmp_path / "new" / "result.json")
+    arguments.check_folder(tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for words in (
+        f"health runs/a --asr nosuchcommand --out {tmp_path}/x.json",
+        f"health runs/a --out {tmp_path}/file/x.json",
+        f"train runs/a/config.json --out {tmp_path}/file",
+        f"sweep runs/a.py --out {tmp_path}/file/sweep",
+    ):
+        assert cli.main(words.split()) == 2
+        told = capsys.readouterr().err
+        assert "there is no such command: nosuchcommand" in told or "/file is a file" in told
+    with pytest.raises(ValueError, match="but /proc cannot be written: "):
+        arguments.check_writable(Path("/proc/x.json"))
+
+
+def test_the_list_of_benchmarks_says_what_each_wants(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["eval", "--benchmarks"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "coco: CIDEr; prompts text, blind, shuffled" in lines
+    assert "digits: accuracy; prompts text, audio, blind, shuffled" in lines
+    assert any(line.startswith("    ROOT/mmlu/data/test/*_test.csv ") for line in lines)

@@ -1,6 +1,7 @@
 """`mvjax train RUN/config.json`: a saved config in place of an experiment file; and --dry-run --topology."""
 
 import argparse
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from mvjax import cli
 from mvjax.commands import arguments, training
+from mvjax.config import evaluating
 from mvjax.digits import records
 from mvjax.train import resume
 
@@ -105,3 +107,14 @@ def test_a_dry_run_for_devices_that_do_not_divide_the_mesh_stops_first(run, caps
     out = capsys.readouterr()
     assert "h100:2: mesh: expected sizes" in out.err and "--set train.remat=none" in out.err
     assert "complete" not in out.out
+
+
+def test_an_evaluation_that_a_run_is_too_short_for_is_told(capsys):
+    config = arguments.load_experiment(asked(DIGITS, "train.steps=30"))
+    for every, told in (
+        (30, ""),
+        (1000, "evals: digits is never asked: every 1000 steps, of 30\n"),
+    ):
+        evals = (evaluating.EvalConfig("digits", every=every),)
+        training._tell_late(dataclasses.replace(config, evals=evals))
+        assert capsys.readouterr().err == told

@@ -39,6 +39,7 @@ def test_a_command_hears_every_clip_at_once(tmp_path):
     [
         ("no-such-recognizer", "no such command: no-such-recognizer"),
         ("sh -c 'echo broken >&2; exit 3'", "failed with status 3: broken"),
+        ("false", "failed with status 1: it printed no error"),
         ("sh -c 'echo one'", "expected 3 lines on its output, one for each file, got 1"),
     ],
 )

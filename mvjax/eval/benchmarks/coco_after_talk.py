@@ -1,6 +1,8 @@
 """COCO captions after 0 to 10 turns of small talk: context switching, from other topics to the image.
 
-The files, split, request and metric are those of `coco`. The image is in view from the start; the small
+    ROOT/coco/                                               as for `coco`
+
+The split, request and metric are those of `coco`. The image is in view from the start; the small
 talk (`_prefixes`; ours, written for this: the paper does not say which it took) is given as turns of both
 sides, drawn for each image by its id, and every image is asked after every prefix. The kinds are "after 0"
 to "after 10"; the paper's Figure 5 divides each by "after 0". A limit of N samples asks N / 6 images.

@@ -7,6 +7,7 @@ is weak but comes with its model in the wheel, and a command of the user's choic
 from __future__ import annotations
 
 import shlex
+import shutil
 import string
 import subprocess
 import tempfile
@@ -64,9 +65,12 @@ def pocketsphinx(
 def command(line: str) -> Recognizer:
     """Returns a recognizer that runs a command once, with the paths of all clips (WAV, 24 kHz) as arguments.
 
-    It prints one line a clip, in their order: what was said, empty if nothing.
+    It prints one line a clip, in their order: what was said, empty if nothing. Raises ValueError if there is
+    no such command.
     """
     words = shlex.split(line)
+    if not words or shutil.which(words[0]) is None:
+        raise ValueError(f"--asr {line!r}: there is no such command: {' '.join(words[:1])}")
 
     def hear(clips: Sequence[np.ndarray]) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
@@ -117,10 +121,8 @@ def _lines(line: str, words: Sequence[str], expected: int) -> list[str]:
     """What the command prints, a line for each clip."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"--asr {line!r}: there is no such command: {words[0]}") from error
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip()[-_SHOWN:]
+        said = error.stderr.strip()[-_SHOWN:] or "it printed no error"
         raise ValueError(
             f"--asr {line!r}: failed with status {error.returncode}: {said}"
         ) from error
