@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mvjax import messages
-from mvjax.eval import answering, asking, benchmarks, generation, journal, metrics
+from mvjax.eval import answering, asking, benchmarks, generation, image_files, journal, metrics
 from mvjax.eval import model as eval_model
 from mvjax.train import distributed
 
@@ -81,7 +81,7 @@ def evaluate(
     """
     check(benchmark, samples, modes)
     answerer = answering.Answerer(model, protocol or benchmark.protocol)
-    known = _known(distributed.from_first(lambda: _untraced(log)), samples)
+    known = _known(distributed.from_first(lambda: _read(log, samples)), samples)
     kept = {sample.id for sample in samples[:keep_spoken]}
     spoken: dict[str, answering.SpokenConversation] = {}
     for mode in modes:
@@ -142,9 +142,9 @@ def check(
 Known = dict[tuple[str, str], journal.Line]  # by (mode, sample id)
 
 
-def _untraced(log: journal.Journal | None) -> list[journal.Line]:
-    """The lines without what only a reader of the file wants: they go to all processes."""
-    lines = [] if log is None else log.lines
+def _read(log: journal.Journal | None, samples: Sequence[benchmarks.Sample]) -> list[journal.Line]:
+    """The lines, without what only a reader of the file wants: they go to all processes."""
+    lines = [] if log is None else image_files.unchanged(log.lines, samples)
     return [{name: value for name, value in line.items() if name != "trace"} for line in lines]
 
 
@@ -248,7 +248,8 @@ def _line(
         "score": benchmark.score(sample, said),
         "gates": answer.gates,
     }
-    more = {"trace": answer.trace, "log_likelihoods": answer.log_likelihoods}
+    more: dict[str, Any] = {"trace": answer.trace, "log_likelihoods": answer.log_likelihoods}
+    more["image"] = image_files.stamp(sample, mode)
     return line | {name: value for name, value in more.items() if value is not None}
 
 

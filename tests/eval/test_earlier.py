@@ -1,6 +1,7 @@
 """`mvjax eval` again: nothing that is there is replaced unless it is contained in the new, or asked for."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import small_speaker
 
 from mvjax import cli
 from mvjax.commands import evaluate
-from mvjax.eval import answering, asking
+from mvjax.eval import answering, asking, benchmarks, image_files
 from mvjax.eval import model as eval_model
 from mvjax.train import load
 
@@ -111,6 +112,29 @@ def test_another_name_keeps_both_and_again_replaces_result_and_answers(asked):
     assert (other["benchmark"], other["samples"], other["protocol"]["seed"]) == ("noise", 2, 2)
     assert asked("--limit 2 --seed 2 --prompt text --again")[::2] == (0, 2)
     assert json.loads((asked.at / "noise.json").read_text())["table"] == other["table"]
+
+
+def test_answers_about_images_that_changed_are_asked_again(asked, monkeypatch, tmp_path):
+    paths = [tmp_path / f"{n}.png" for n in range(2)]
+    for n, path in enumerate(paths):
+        path.write_bytes(b"image %d" % n)
+    samples = [
+        benchmarks.Sample(str(n), "k", "?", image=image_files.ImageFile(path), shows=n)
+        for n, path in enumerate(paths)
+    ]
+    monkeypatch.setattr(small_speaker.Noise, "samples", lambda *_: samples)
+    words = "--prompt text --prompt blind --as other"
+    assert asked(words)[0] == 0
+
+    def lines():
+        return (asked.at / "other.samples.jsonl").read_text().splitlines()
+
+    assert len(before := lines()) == 4
+    os.utime(paths[0], (1, 1))  # a copy
+    assert asked(words)[:2] == (0, f"{asked.at}/other.samples.jsonl: goes on after 4 answers\n")
+    paths[0].write_bytes(b"image 7")
+    assert "1 answer about images that have changed since: asked again\n" in asked(words)[1]
+    assert lines()[:4] == before and len(lines()) == 5
 
 
 def test_one_evaluation_at_a_time(asked):

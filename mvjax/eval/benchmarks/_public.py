@@ -16,7 +16,7 @@ from mvjax.data import images as images_lib
 from mvjax.data.ingest import items, sources
 from mvjax.data.records import dataset
 from mvjax.data.speech import spoken
-from mvjax.eval import benchmarks
+from mvjax.eval import benchmarks, image_files
 
 # What to download, and where it lies below ROOT.
 COCO_IMAGES = (
@@ -93,7 +93,7 @@ def check_images(paths: Iterable[Path], *, get: str) -> None:
 
 def image(path: Path) -> benchmarks.LoadImage:
     """Loads the image of a file when asked."""
-    return functools.partial(_decode_file, path)
+    return image_files.ImageFile(path)
 
 
 def image_cell(path: Path, row: int) -> benchmarks.LoadImage:
@@ -110,11 +110,6 @@ def row_of(place: str, paths: Iterable[Path]) -> tuple[Path, int]:
     """The file and the row of a place that `sources.parquet_rows` names."""
     name, _, row = place.rpartition(":")
     return next(path for path in paths if path.name == name), int(row)
-
-
-def _decode_file(path: Path) -> np.ndarray:
-    with _named(f"{path}"):
-        return images_lib.decode(path.read_bytes(), limits=dataset.LIMITS)
 
 
 def _decode_cell(path: Path, row: int) -> np.ndarray:
