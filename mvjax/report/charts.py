@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mvjax.report import plots
 
 _MARKERS, _LINES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
@@ -119,13 +121,9 @@ def ranking(
 
 
 def against(
-    panels: Mapping[str, Sequence[Spot]],
-    *,
-    y_label: str,
-    names: Mapping[str, str],
-    most: float | None = None,
+    panels: Mapping[str, Sequence[Spot]], *, y_label: str, most: float | None = None
 ) -> Chart:
-    """Scores against costs, a panel for each; letters are those of `names`; `most` as in `ranking`."""
+    """Scores against costs, a panel for each; `most` as in `ranking`."""
 
     def draw(figure: Any, width: float) -> None:
         for i, (axes, (label, spots)) in enumerate(_panels(figure, width, panels)):
@@ -135,17 +133,12 @@ def against(
                     spot.x, spot.y.value, yerr=spot.y.bar(), color=color, capsize=2, linewidth=0.9,
                     marker="s" if spot.baseline else "o", ms=4,
                 )  # fmt: skip
-                axes.annotate(
-                    spot.letter, (spot.x, spot.y.value), (4, 3), textcoords="offset points", fontsize=8
-                )  # fmt: skip
             _cost_scale(axes, [spot.x for spot in spots])
             axes.set_ylim(_within(axes.get_ylim(), [spot.y for spot in spots], most))
+            _letter(axes, spots)
             axes.set(xlabel=label, ylabel=y_label if i == 0 or width < _NARROW_WIDTH else "")
-        if width == plots.WIDE:
-            text = "   ".join(f"{letter} {name}" for letter, name in names.items())
-            figure.supxlabel(_wrapped(text, 140), fontsize=7.5, color=plots.SOFT)
 
-    return _chart(draw, wide=3.9, narrow=2.6 * len(panels))
+    return _chart(draw, wide=3.6, narrow=2.6 * len(panels))
 
 
 def curves(
@@ -171,7 +164,9 @@ def curves(
                 aside = (k - (len(names) - 1) / 2) * 0.008 * (xs[-1] - xs[0])
                 _draw_line(axes, one, k, label=shown, aside=aside if len(series) > CROWD else 0.0)
             _scale(axes, xs)
-            shown = [estimate for one in series for estimate in one.y]
+            shown = [y for one in series for y in one.y]
+            if len(series) > CROWD:  # which has no rings
+                shown = [Estimate(y.value) for y in shown]
             axes.set_ylim(_within(axes.get_ylim(), shown, most))
             axes.set_title(title, fontsize=9, color=plots.INK)
             first = i == 0 or width < _NARROW_WIDTH
@@ -281,9 +276,13 @@ def _scale(axes: Any, xs: Sequence[float]) -> None:
     """Ticks where the points are; values that crowd near 0 are drawn apart, by their roots."""
     positive = [x for x in xs if x > 0]
     if len(xs) > 4 and positive and min(xs) >= 0 and max(xs) > 12 * min(positive):
-        axes.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
+        axes.set_xscale("function", functions=(_root, lambda x: x * np.abs(x)))
     if len(xs) <= 12:
         axes.set_xticks(xs, [f"{x:g}" for x in xs], fontsize=7.5)
+
+
+def _root(x: Any) -> Any:
+    return np.sign(x) * np.abs(x) ** 0.5
 
 
 def _cost_scale(axes: Any, xs: Sequence[float]) -> None:
@@ -305,11 +304,17 @@ def _ticks(layers_: int) -> list[int]:
     return list(range(1, layers_ + 1, step))
 
 
-def _wrapped(text: str, width: int) -> str:
-    lines, line = [], ""
-    for word in text.split("   "):
-        if line and len(line) + len(word) > width:
-            lines.append(line)
-            line = ""
-        line += word + "   "
-    return "\n".join([*lines, line])
+def _letter(axes: Any, spots: Sequence[Spot]) -> None:
+    """Letters beside the points; one label for those that would lie on each other."""
+    left = list(spots)
+    while left:
+        x, y = axes.transData.transform((left[0].x, left[0].y.value))
+        places = [axes.transData.transform((spot.x, spot.y.value)) for spot in left]
+        near = [abs(px - x) < 12 and abs(py - y) < 12 for px, py in places]  # pixels
+        text = " ".join(spot.letter for spot, is_near in zip(left, near, strict=True) if is_near)
+        aside = {"xytext": (4, 3), "ha": "left"}
+        if x > axes.bbox.x0 + 0.85 * axes.bbox.width:  # inside of the chart
+            aside = {"xytext": (-4, 3), "ha": "right"}
+        place = (left[0].x, left[0].y.value)
+        axes.annotate(text, place, textcoords="offset points", fontsize=8, **aside)
+        left = [spot for spot, is_near in zip(left, near, strict=True) if not is_near]

@@ -79,7 +79,6 @@ def cost(
         charts.against(
             panels,
             y_label=f"{benchmark}, {mode}: {metric}",
-            names=shown,
             most=_most(outcomes, benchmark),
         ),
         alt=f"{benchmark}, {mode}, against {', '.join(panels)}",

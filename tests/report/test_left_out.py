@@ -227,12 +227,14 @@ def _all_charts():
         charts.Series(f"s{k}", [0.0, 1.0, 10.0], [at(5.0), at(50.0, 200.0), at(95.0)])
         for k in range(6)
     ]
+    long = charts.Series("s", [0.0, 1.0, 5.0, 25.0, 100.0], [at(90.0, 3.0)] * 5)
     return {
         "layers": lambda: charts.layers(gates),
         "ranking": lambda: charts.ranking(rows, label="", baseline="b", guessing=10.0, most=100.0),
         "single": lambda: charts.ranking(one, label="", baseline=None, most=100.0),
-        "against": lambda: charts.against({"x": spots}, y_label="", names={"A": "a"}, most=100.0),
+        "against": lambda: charts.against({"x": spots}, y_label="", most=100.0),
         "curves": lambda: charts.curves({"": lines}, x_label="", y_label="", most=100.0),
+        "roots": lambda: charts.curves({"": [long]}, x_label="", y_label="", most=100.0),
         "relative": lambda: charts.curves({"a": lines[:1], "b": lines}, x_label="", y_label=""),
     }
 
