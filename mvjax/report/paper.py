@@ -156,7 +156,7 @@ NUMBERS: Mapping[str, PaperNumbers] = {
         "digitized",
         "Image to other: MMLU after a conversation about an image, relative to Moshi without an image."
         " Other to image: COCO after unrelated talk, relative to the same model without it. 7 B.",
-        head=("direction", "p_concat", "design", *(f"{turns:g} turns" for turns in _TURNS)),
+        head=("direction", "p_concat", "design", *(f"after {turns:g}" for turns in _TURNS)),
         rows=[
             (direction, p, design, *(f"{y:.3f}" for y in ys))
             for (direction, p), designs in _SWITCH.items()
