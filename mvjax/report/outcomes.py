@@ -133,7 +133,7 @@ def read(folders: Sequence[Path]) -> Outcomes:
         run, faults = _run(folder, _seed(folder), ())
         left_out += [LeftOut(name, run.seed, *fault) for fault in faults]
         if not run.results:
-            why = "; ".join(f"{file}: {fault}" for file, fault in faults) or run.error or "none"
+            why = "; ".join(f"{file}: {fault}" for file, fault in faults) or "none"
             raise ValueError(
                 f"{folder}: expected {run_folder.SWEEP} (of mvjax sweep), or results in {run_folder.EVAL}/"
                 f" (of mvjax eval), found {why}; evaluate it first, or name the folder of a sweep"
@@ -161,7 +161,7 @@ def _sweep(folder: Path) -> Outcomes:
         for seed in seeds:
             run, faults = _run(folder / name / f"seed-{seed}", seed, asked)
             runs.append(run)
-            if run.state == "finished":  # others count nowhere
+            if run.state in ("finished", "unreadable"):  # others count nowhere
                 left_out += [LeftOut(name, seed, *fault) for fault in faults]
         trials.append(Trial(name, runs, study.point(name), _steps(configs[name])))
     return Outcomes(study, trials, seeds, left_out)
@@ -177,7 +177,7 @@ def _run(folder: Path, seed: int, asked: Sequence[str]) -> tuple[Run, list[tuple
     try:
         outcome = _outcome(folder / run_folder.TRIAL)
     except (ValueError, OSError) as error:
-        return Run(seed, "unreadable", f"{run_folder.TRIAL}: {error}"), []
+        return Run(seed, "unreadable", str(error)), [(run_folder.TRIAL, str(error))]
     costs = {**outcome, **(outcome.get("parameters") or {})}
     found = results.read(folder, asked)
     run = Run(
