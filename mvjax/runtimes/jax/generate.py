@@ -26,9 +26,8 @@ from mvjax.runtimes import interface
 from mvjax.runtimes.jax import draws, frames, kv_cache
 from mvjax.runtimes.jax import weights as weights_lib
 
-_MANY_ROWS = (
-    8  # whose matmuls XLA's CPU backend computes faster with the weights as they are stored
-)
+# so many rows XLA's CPU backend multiplies faster with the weights as they are stored
+_MANY_ROWS = 8
 
 
 class Generated(NamedTuple):
