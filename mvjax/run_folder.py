@@ -25,7 +25,8 @@ PROFILE = "profile"  # profiler traces (--profile), one folder per process
 
 # Written by evaluation.
 # NAME.json: scores of a benchmark, which the model card quotes of the exported step;
-# NAME.samples.jsonl: every answer; training/: the same of evaluations while it trains
+# NAME.samples.jsonl: every answer, NAME.samples.identity: to what; NAME.lock while it is evaluated;
+# training/: the same of evaluations while it trains
 EVAL = "eval"
 
 # Written by `mvjax sweep`: into OUT, and into OUT/TRIAL/seed-N, which is a run folder; docs/sweeps.md.

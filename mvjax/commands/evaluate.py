@@ -84,9 +84,8 @@ def evaluate(args: argparse.Namespace) -> int:
     """
     make = find(args.benchmark, option="--benchmark")
     _check(args)
-    from mvjax import run_folder
-    from mvjax.eval import earlier, results, runner
     from mvjax.eval import model as eval_model
+    from mvjax.eval import results, runner
     from mvjax.train import distributed, load
 
     with distributed.session(), contextlib.ExitStack() as stack:
@@ -94,6 +93,10 @@ def evaluate(args: argparse.Namespace) -> int:
         runner.check_modes(benchmark, modes)
         samples = draw(benchmark, args.limit, args.seed)
         runner.check(benchmark, samples, modes)
+        place, protocol = _place(args, make.name), _protocol(benchmark.protocol, args)
+        if not args.again:  # before a large model is loaded
+            facts = {"benchmark": make.name, "seed": args.seed, **dataclasses.asdict(protocol)}
+            distributed.from_first(lambda: place.check(facts, len(samples), modes))
         trained = load.trained(*args.trained_run, mesh=functools.partial(_mesh, args))
         model = eval_model.load(trained.config, trained.params, trained.mesh)
         asked = results.Asked(
@@ -101,15 +104,11 @@ def evaluate(args: argparse.Namespace) -> int:
             config=trained.config,
             step=trained.step,
             checkpoint=trained.identity,
-            protocol=_protocol(benchmark.protocol, args),
+            protocol=protocol,
             seed=args.seed,
             limit=args.limit,
             batch_size=args.batch_size,
         )
-        folder, step = args.trained_run
-        name = args.name or make.name
-        place = earlier.Place(folder / run_folder.EVAL, name if step is None else f"{name}@{step}")
-        arguments.check_folder(place.folder)
         logs = []
 
         def enter() -> list[str]:
@@ -159,6 +158,17 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--as: expected a name of letters, digits, _ + -, and . within, got {args.name!r}"
         )
+
+
+def _place(args: argparse.Namespace, name: str):
+    """The files of the evaluation; a benchmark's name is theirs unless the options say another."""
+    from mvjax import run_folder
+    from mvjax.eval import earlier
+
+    folder, step = args.trained_run
+    name = args.name or name
+    arguments.check_folder(folder / run_folder.EVAL)
+    return earlier.Place(folder / run_folder.EVAL, name if step is None else f"{name}@{step}")
 
 
 def _mesh(args: argparse.Namespace, run):

@@ -52,7 +52,8 @@ class Place:
         """
         try:
             result = json.loads(self.result.read_bytes())
-            if {"kind", "n"} <= result["table"][-1].keys():
+            last = result["table"][-1]
+            if "kind" in last.keys() and isinstance(result.get("samples", last["n"]), int):
                 return result
         except FileNotFoundError:
             return None
@@ -81,27 +82,32 @@ class Place:
     def opened(
         self, asked: results.Asked, count: int, modes: Sequence[str], *, again: bool
     ) -> Iterator[tuple[journal.Journal, list[str]]]:
-        """Holds the files, and gives the journal and the modes to ask, as of `admit`.
+        """Holds the files, and gives the journal and the modes to ask.
 
-        With `again` what is there is removed first, result and answers together.
+        Those of a result that is there are among them, so that it loses none.
+
+        Args:
+          asked: what, of whom.
+          count: of samples.
+          modes: of prompts that are asked for.
+          again: what is there is removed first, result and answers together.
+
+        Raises:
+          ValueError: if another evaluation holds them, or as `check`.
         """
         with self.held():
             if again:
                 self.result.unlink(missing_ok=True)
                 journal.remove(self.samples)
-            modes = self.admit(asked, count, modes)
+            self.check(asked.facts() | {"checkpoint": asked.checkpoint}, count, modes)
+            had = {*modes, *modes_of(self.read() or {"table": [{}]})}
+            modes = [mode for mode in asked.benchmark.modes if mode in had]
             with journal.Journal(self.samples, asked.identity()) as log:
                 yield log, modes
 
-    def admit(self, asked: results.Asked, count: int, modes: Sequence[str]) -> list[str]:
-        """Checks that an evaluation with `count` samples loses nothing that is there.
-
-        Returns the modes to ask: those of a result with as many samples are among them.
-
-        Raises:
-          ValueError: naming what would be lost, and the ways.
-        """
-        lost = self.lost(asked.facts() | {"checkpoint": asked.checkpoint}, count, modes)
+    def check(self, facts: Mapping[str, Any], count: int, modes: Sequence[str]) -> None:
+        """Raises ValueError naming what `lost` returns, if anything, and the ways."""
+        lost = self.lost(facts, count, modes)
         if lost:
             listed = messages.names(lost, between="; ")
             raise ValueError(
@@ -109,8 +115,6 @@ class Place:
                 f" with --as NAME: it becomes {self.folder}/NAME.json. To replace the other with its answers,"
                 " add --again."
             )
-        had = {*modes, *modes_of(self.read() or {"table": [{}]})}
-        return [mode for mode in asked.benchmark.modes if mode in had]
 
 
 def _losses(
@@ -134,7 +138,8 @@ def modes_of(result: Mapping[str, Any]) -> list[str]:
 
 def _flat(described: Mapping[str, Any]) -> dict[str, Any]:
     """A result's or an identity's facts, those of its protocol among them."""
-    return {**described, **(described.get("protocol") or {})}
+    protocol = described.get("protocol")
+    return {**described, **(protocol if isinstance(protocol, dict) else {})}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

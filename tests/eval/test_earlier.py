@@ -103,6 +103,31 @@ def test_modes_that_were_asked_before_stay_and_more_questions_go_on(asked):
     assert json.loads((asked.at / "noise.json").read_text())["samples"] == 5
 
 
+def test_a_refusal_comes_before_the_model_is_loaded_and_names_another_checkpoint_after(
+    asked, monkeypatch
+):
+    other = load.TrainedRun(small_speaker.CONFIG, {}, 500, identity="another")
+    loaded = []
+    monkeypatch.setattr(load, "trained", lambda *_, **how: loaded.append(1) or other)
+    assert asked("--limit 4 --seed 2")[0] == 2 and not loaded
+    status, said, _ = asked("--limit 4")
+    facts = "step 400, now 500; checkpoint a checkpoint, now another. To keep"
+    assert status == 2 and loaded and facts in said
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", '{"a": null}', '{"table": [1]}', '{"table": [{"kind": "all", "n": "x"}]}',
+     '{"table": [{"kind": "all", "n": 4}], "protocol": [1]}'],
+)  # fmt: skip
+def test_a_result_that_cannot_be_read_is_refused_until_it_is_replaced(asked, content):
+    (asked.at / "noise.json").write_text(content)
+    status, said, _ = asked("--limit 4")
+    assert status == 2 and "another evaluation is there: " in said
+    assert (asked.at / "noise.json").read_text() == content
+    assert asked("--limit 4 --prompt text --again")[::2] == (0, 4)
+
+
 def test_another_name_keeps_both_and_again_replaces_result_and_answers(asked):
     before = contents(asked.at)
     assert asked("--limit 2 --seed 2 --prompt text --as other")[0] == 0
