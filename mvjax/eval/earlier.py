@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mvjax import locks, messages
-from mvjax.eval import benchmarks, journal, results
+from mvjax.eval import benchmarks, journal, metrics, results
 
 
 class Place:
@@ -53,7 +53,7 @@ class Place:
         try:
             result = json.loads(self.result.read_bytes())
             last = result["table"][-1]
-            if "kind" in last.keys() and isinstance(result.get("samples", last["n"]), int):
+            if last["kind"] == metrics.ALL and isinstance(result.get("samples", last["n"]), int):
                 return result
         except FileNotFoundError:
             return None
