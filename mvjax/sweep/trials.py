@@ -113,8 +113,8 @@ def load(
         raise ValueError(f"{experiment}: expected a function sweep(): {{name: config}}, found none")
     if bad := [name for name in configs if not _NAME.fullmatch(name) or name.lower() in _TAKEN]:
         raise ValueError(
-            f"{experiment}: sweep(): expected names of letters, digits, _ + and, not first, . and -, none of"
-            f" {messages.names(_TAKEN)}, got {bad}"
+            f"{experiment}: sweep(): expected names of letters, digits, _ and +, after the first also . and"
+            f" -, and not {messages.names(_TAKEN)}; got {messages.names(bad)}"
         )
     if seeded := [setting for setting in settings if setting.startswith("train.seed=")]:
         raise ValueError(
