@@ -6,6 +6,7 @@ import numpy as np
 import public_data
 import pytest
 import released
+from pyarrow import parquet
 
 from mvjax.eval import asking, discovery, metrics
 from mvjax.eval.scoring import cider, ptb
@@ -206,6 +207,10 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-30])
 
 
+def emptied(path):
+    parquet.write_table(parquet.read_table(path).slice(0, 0), path)
+
+
 def of_four(path):
     path.rename(path.with_name(path.name.replace("-of-00001", "-of-00004")))
 
@@ -235,6 +240,8 @@ ANSWERS, ASKED = (
         ("babillage_coco", "babillage/coco/test-00000-of-00001.parquet", cut, "damaged file .*; download"),
         ("babillage_coco", "babillage/coco/test-00000-of-00001.parquet", of_four,
          "expected 4 files such as test-00000-of-00004.parquet, missing are the numbers 1, 2, 3; download"),
+        ("babillage_vqav2", "babillage/vqav2/validation-00000-of-00001.parquet", emptied,
+         "expected rows, got none in validation-00000-of-00001.parquet"),
         ("mmlu", "mmlu/data/test/animals_test.csv", lambda path: path.write_bytes(b""),
          "animals_test.csv: expected questions, got an empty file"),
         ("mmlu", "mmlu/data/test/animals_test.csv", lambda path: path.write_bytes(b"\xff,a,b,c,d,A\n"),

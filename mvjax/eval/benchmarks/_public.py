@@ -70,6 +70,7 @@ def tables(source: Path, *patterns: str) -> list[Path]:
     Raises:
       FileNotFoundError: if there is none, or one of those that names such as
         "-00000-of-00004" count is missing.
+      ValueError: if one has no row.
     """
     paths = sources.the_files(source, *patterns)
     counted = [(path, found) for path in paths if (found := _PART.search(path.stem))]
@@ -80,6 +81,8 @@ def tables(source: Path, *patterns: str) -> list[Path]:
                 f"{path.parent}: expected {int(found[2])} files such as {path.name}, missing are the numbers"
                 f" {messages.names(missing, shown=8)}"
             )
+    if empty := [path.name for path in paths if _count(path) == 0]:
+        raise ValueError(f"{source}: expected rows, got none in {messages.names(empty, shown=3)}")
     return paths
 
 
@@ -140,6 +143,16 @@ def _content(path: Path, row: int, column: str) -> bytes:
     if not cell or not cell["bytes"]:
         raise ValueError(f"{path}: expected bytes in column {column} of row {row}, got none")
     return cell["bytes"]
+
+
+def _count(path: Path) -> int | None:
+    """The rows of a Parquet file; None if it is damaged, which its reader tells."""
+    import pyarrow
+    from pyarrow import parquet
+
+    with contextlib.suppress(pyarrow.ArrowException, OSError):
+        return parquet.read_metadata(path).num_rows
+    return None
 
 
 @functools.lru_cache(maxsize=64)
