@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import sentencepiece
+import toy
 
 from mvjax import files, types
 from mvjax.codec import flax_codec, mimi
@@ -18,7 +19,6 @@ from mvjax.data.records import record
 from mvjax.digits import frozen_models
 from mvjax.eval import benchmarks, journal, runner
 from mvjax.eval import model as eval_model
-from mvjax.nn import model as model_lib
 from mvjax.train import distributed, sharding
 
 Q = 3
@@ -48,7 +48,7 @@ CONFIG = schema.Config(frozen=frozen_models.FROZEN, model=MODEL, codec=CODEC)
 @functools.cache
 def loaded() -> eval_model.LoadedModel:
     """Random weights."""
-    params = jax.jit(model_lib.VisionSpeech(MODEL).init)(jax.random.key(0))["params"]
+    params = toy.params(MODEL)
     audio = jax.random.normal(jax.random.key(2), (1, FRAME))
     codec = jax.jit(mimi.Mimi(CODEC).init)(jax.random.key(1), audio)["params"]
     return eval_model.LoadedModel(CONFIG, params, flax_codec.FlaxCodec(codec, CODEC), tokenizer())

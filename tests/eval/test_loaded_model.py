@@ -1,17 +1,13 @@
 """The model under test at toy size: batching changes nothing, words and clips keep their places."""
 
-import functools
-
-import jax
 import numpy as np
 import pytest
 import small_speaker
 
-from mvjax.data import images
 from mvjax.dialogues import speech
 from mvjax.digits import world
-from mvjax.eval import generation, switching
 from mvjax.eval import model as eval_model
+from mvjax.eval import switching
 
 MODEL, Q, FRAME = small_speaker.MODEL, small_speaker.Q, small_speaker.FRAME
 
@@ -23,25 +19,6 @@ def toy() -> eval_model.LoadedModel:
 
 def _pictures(n: int) -> np.ndarray:
     return np.stack([s.image for s in world.scenes("test", n, 0)])
-
-
-def test_conversations_do_not_depend_on_the_batch_and_gates_are_those_of_the_forward_pass(toy):
-    rng = np.random.default_rng(0)
-    user = rng.integers(0, MODEL.audio_vocab, (5, Q, 11)).astype(np.int32)
-    pictures = _pictures(5)
-    generator = generation.Generator(toy)
-    together = generator.converse(user, pictures)
-    assert together.text_ids.shape == (5, 11) and together.audio_codes.shape == (5, Q, 11)
-    again = generator.converse(user[1:3], pictures[1:3])
-    np.testing.assert_array_equal(again.text_ids, together.text_ids[1:3])
-    np.testing.assert_array_equal(again.audio_codes, together.audio_codes[1:3])
-    np.testing.assert_array_equal(together.user_codes, user)
-    codes = np.concatenate([together.text_ids[:, None], together.audio_codes, user], axis=1)
-    forward = jax.jit(functools.partial(toy.model.apply, depth_codebooks=0))
-    seen = forward({"params": toy.params}, codes, images.normalize(pictures))
-    gates = np.moveaxis(np.asarray(seen.gates), 0, 2)
-    np.testing.assert_allclose(together.gates, gates, rtol=0, atol=1e-5)
-    assert gates.shape == (5, 11, 3) and (gates > 0).all() and np.ptp(gates, axis=1).all()
 
 
 def test_words_skip_silence_and_know_their_frame(toy):

@@ -57,6 +57,7 @@ def written(noise, samples):
     return runner.evaluate(small_speaker.loaded(), noise, samples, modes, batch_size=3)
 
 
+@pytest.mark.slow
 def test_written_answers_do_not_depend_on_the_batch_or_the_devices(noise, samples, written):
     for model, size in ((small_speaker.loaded(), 1), (small_speaker.on_mesh(data=4, fsdp=2), 64)):
         other = runner.evaluate(model, noise, samples, ["text"], batch_size=size)

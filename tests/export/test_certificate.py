@@ -63,6 +63,7 @@ def test_certificate(target, run, tmp_path):
     assert not (out / "certificate.json").exists()  # it would be of other files
 
 
+@pytest.mark.slow
 def test_a_model_that_imitates_a_runtime_is_certified_as_trained(tmp_path):
     """Upstream then differs in its sizes, and in what it does whatever the config says."""
     pytest.importorskip(RUNTIME["mlx"])
@@ -77,7 +78,11 @@ def test_a_model_that_imitates_a_runtime_is_certified_as_trained(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "how"), [("mlx", {"quantization": "q8"}), ("candle", {"quantization": "q8_0"})]
+    ("target", "how"),
+    [
+        pytest.param("mlx", {"quantization": "q8"}, marks=pytest.mark.slow),
+        ("candle", {"quantization": "q8_0"}),
+    ],
 )
 def test_what_quantization_costs_is_stated(target, how, tmp_path):
     pytest.importorskip(RUNTIME[target])

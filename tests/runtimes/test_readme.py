@@ -20,6 +20,8 @@ from mvjax.config import schema
 from mvjax.digits import recipe
 from mvjax.train import fit
 
+pytestmark = pytest.mark.slow
+
 RUN = "runs/quickstart/run"
 README = Path(__file__).parents[2] / "README.md"
 
