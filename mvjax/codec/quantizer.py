@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mvjax.config import frozen
+from mvjax.nn import layers
 
 SEMANTIC_LEVELS = 1
 
@@ -76,8 +77,5 @@ def _nearest(
     """Returns what the nearest centroid leaves, and its index."""
     dot = jnp.einsum("BTw,Cw->BTC", residual, centroids)
     distance = jnp.sum(jnp.square(centroids), axis=-1)[None, None] - 2.0 * dot
-    # the first of the nearest; XLA's CPU backend computes it in vectors, unlike `jnp.argmin`
-    ids = jnp.arange(distance.shape[-1], dtype=jnp.int32)
-    nearest = distance == jnp.min(distance, axis=-1, keepdims=True)
-    codes = jnp.min(jnp.where(nearest, ids, ids[-1]), axis=-1)
+    codes = layers.argmax(-distance)
     return residual - centroids[codes], codes

@@ -10,9 +10,10 @@ import toy
 
 from mvjax import types
 from mvjax.config import upstream
+from mvjax.nn import layers
 from mvjax.nn import model as model_lib
 from mvjax.runtimes import interface
-from mvjax.runtimes.jax import draws, frames, generate
+from mvjax.runtimes.jax import frames, generate
 from mvjax.runtimes.jax import model as jax_model
 
 MODEL = model_lib.VisionSpeech(toy.MODEL)
@@ -274,4 +275,4 @@ def test_drawn_conversation_depends_on_the_key():
 
 def test_the_greedy_choice_is_the_first_of_the_highest():
     logits = np.random.default_rng(0).integers(-3, 3, (40, 7)).astype(np.float32)
-    np.testing.assert_array_equal(draws.greedy(jnp.asarray(logits)), logits.argmax(axis=1))
+    np.testing.assert_array_equal(layers.argmax(jnp.asarray(logits)), logits.argmax(axis=1))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mvjax.nn import layers
 from mvjax.runtimes import interface, sampling
 
 
@@ -30,16 +31,6 @@ def penalized(
     return logits + jnp.where(is_pad[None], bonus[:, None], 0.0)
 
 
-def greedy(logits: Float[Array, "*batch vocabulary"]) -> Int[Array, "*batch"]:
-    """Returns the ids of the highest logits, of equal ones the first.
-
-    XLA's CPU backend computes this in vectors, unlike `jnp.argmax`, which takes twelve times as long.
-    """
-    ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-    highest = logits == jnp.max(logits, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(highest, ids, ids[-1]), axis=-1)
-
-
 def choose(
     logits: Float[Array, "B vocabulary"],
     uniform: Float[Array, "B"],
@@ -47,7 +38,7 @@ def choose(
     top_k: Int[Array, "B"],
 ) -> Int[Array, "B"]:
     """As `sampling.choose`, row by row."""
-    best = greedy(logits)
+    best = layers.argmax(logits)
     hot = temperature > 0
 
     def draw() -> Int[Array, "B"]:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mvjax import tree, types
 from mvjax.config import schema
-from mvjax.nn import alignment, xattn
+from mvjax.nn import alignment, layers, xattn
 from mvjax.nn import model as model_lib
 from mvjax.runtimes import interface
 from mvjax.runtimes.jax import draws, frames, kv_cache
@@ -209,7 +209,7 @@ def generate_text(
         caches, out = frames.backbone(
             config, weights, caches, column, s, images=images, sees=has_image[:, s]
         )
-        ids = frames.taken(draws.greedy(out.text_logits), known[:, s])
+        ids = frames.taken(layers.argmax(out.text_logits), known[:, s])
         stops = jnp.isin(ids, jnp.array(stop_ids, jnp.int32)) & (s >= lengths)
         stopped = stopped | stops | (s + 1 >= lengths + max_tokens)
         return s + 1, caches, ids, stopped, out_ids.at[s].set(ids), out_gates.at[s].set(out.gates)
@@ -233,7 +233,7 @@ def _draw(
     logits: Float[Array, "B vocabulary"], uniform: Float[Array, "B"], how: interface.Sampling
 ) -> Int[Array, "B"]:
     if how.temperature == 0:  # no branch that draws is compiled
-        return draws.greedy(logits)
+        return layers.argmax(logits)
     temperature = jnp.full(len(logits), how.temperature, jnp.float32)
     return draws.choose(logits, uniform, temperature, jnp.full(len(logits), how.top_k, jnp.int32))
 
