@@ -193,7 +193,10 @@ def _cores(model: eval_model.LoadedModel) -> int:
     if len(devices) > 1 or devices[0].platform != "cpu" or size > _SHARED_BYTES:
         return 1
     # PJRT_NPROC bounds the threads of jax
-    return int(os.environ.get("PJRT_NPROC") or len(os.sched_getaffinity(0)))
+    if bound := os.environ.get("PJRT_NPROC"):
+        return int(bound)
+    # macOS has no affinity
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.partial(jax.jit, static_argnames=("model", "longest"))

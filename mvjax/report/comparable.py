@@ -10,12 +10,8 @@ from typing import Any
 from mvjax import messages, run_folder
 from mvjax.report import outcomes as outcomes_lib
 
-_SPOKEN = (
-    "lead_in",
-    "tail",
-    "greeting",
-    "answer_from",
-)  # of a protocol, without which written ones do
+# of a protocol, what answers of the other kind do not depend on
+_SPOKEN = ("lead_in", "tail", "greeting", "answer_from")
 _WRITTEN = ("max_tokens", "template")
 _FILES = ("codec", "tokenizer")  # the model's, wherever it lies
 

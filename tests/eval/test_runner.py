@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,9 @@ def test_as_many_cores_share_a_batch_as_jax_may_use(monkeypatch):
     monkeypatch.setenv("PJRT_NPROC", "3")
     assert generation._cores(small_speaker.loaded()) == 3
     assert generation._cores(small_speaker.on_mesh(data=8)) == 1
+    monkeypatch.delenv("PJRT_NPROC")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert generation._cores(small_speaker.loaded()) == os.cpu_count()
 
 
 def test_images_are_seen_where_they_are_shown(written):
