@@ -10,7 +10,9 @@ from jaxtyping import Float32, Int32
 from mvjax.codec import mimi, seanet
 from mvjax.config import frozen
 
-_SHORTEST = 16  # frames that are encoded at least
+# of the frames before silence: multiples of so many, then four to eight lengths to an octave, so that few are
+# compiled; the convolutions leave silence out where it is a quarter of the signal or more
+_STEP, _WORTH_IT = 8, 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +23,16 @@ class FlaxCodec:
     config: frozen.MimiConfig
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
-        """As `Codec.encode`; compiled once for each shape, and each power of 2 of frames before silence."""
+        """As `Codec.encode`; compiled once for each shape and number of frames before silence."""
         frame = self.config.frame_samples
         frames = -(-audio.shape[1] // frame)
         heard = np.flatnonzero(audio.any(axis=0))
         sounding = -(-(int(heard[-1]) + 1 if len(heard) else 0) // frame)
         sounding += -(-seanet.context(self.config) // frame)  # until the convolutions are at rest
-        begin = max(_SHORTEST, 1 << (sounding - 1).bit_length())
+        step = max(_STEP, 1 << max(0, (sounding - 1).bit_length() - 3))
+        begin = -(-sounding // step) * step
         sizes = ()
-        if begin < frames:
+        if begin <= _WORTH_IT * frames:
             audio, sizes = audio[:, : begin * frame], (frames - begin,)
         codes = mimi.run("encode", self.params, audio, config=self.config, sizes=sizes)
         return np.asarray(codes)

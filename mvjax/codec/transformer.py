@@ -136,10 +136,10 @@ def windowed(
     P = min(T, W)  # block length
     n = -(-T // P)
     more = ((0, 0), (0, n * P - T), (0, 0), (0, 0))
-    q, k, v = jnp.pad(q, more), jnp.pad(k, more), jnp.pad(v, more)
+    q, k, v = (jnp.pad(x, more) for x in (q, k, v))
     q = q.reshape(B, n, P, N, H)
+    k, v = _by_block(k, n), _by_block(v, n)
     window = jnp.arange(n)[:, None] * P + jnp.arange(W + P)[None]
-    k, v = k[:, window], v[:, window]
     # steps, from the window's start
     query, key = jnp.arange(P)[:, None] + W, jnp.arange(W + P)[None]
     near = (key <= query) & (key > query - W)
@@ -149,3 +149,11 @@ def windowed(
     logits = jnp.where(allowed[None, :, None], logits, jnp.finfo(jnp.float32).min)
     u = jnp.einsum("BbNTS,BbSNH->BbTNH", jax.nn.softmax(logits), v)
     return u.reshape(B, n * P, N, H)[:, :T]
+
+
+def _by_block(x: Float[Array, "B seen N H"], blocks: int) -> Float[Array, "B blocks met N H"]:
+    """Cuts keys or values into what each block of queries meets; of a gather XLA's CPU makes slow copies."""
+    if blocks == 1:
+        return x[:, None]
+    cut = x.reshape(x.shape[0], blocks + 1, -1, *x.shape[2:])
+    return jnp.concatenate([cut[:, :-1], cut[:, 1:]], axis=2)

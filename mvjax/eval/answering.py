@@ -26,6 +26,15 @@ class SpokenConversation(NamedTuple):
     end: int  # the first frame after it
 
 
+class Inputs(NamedTuple):
+    """What the rows that this process gives of a batch need, read and encoded."""
+
+    images: generation.Images
+    # of spoken conversations
+    user_codes: list[np.ndarray]
+    assistant_codes: list[np.ndarray]  # UNGENERATED where the model chooses
+
+
 class Answer(NamedTuple):
     """What the model did with one sample."""
 
@@ -50,15 +59,28 @@ class Answerer:
             return asking.spoken(sample, self._protocol)
         return asking.written(sample, self._protocol, self._model.tokenizer)
 
+    def load(
+        self,
+        batch: Sequence[asking.Written | asking.Spoken],
+        images: Sequence[benchmarks.LoadImage | None],
+        rows: int,
+    ) -> Inputs:
+        """Loads the images of a batch and encodes its speech, for `answer`; in any thread."""
+        filled = self._filled(len(batch), rows)
+        mine = [filled[i] for i in self._generator.rows(len(filled))]
+        spoken = [asked for i in mine if isinstance(asked := batch[i], asking.Spoken)]
+        user = self._generator.encode([one.user for one in spoken])
+        return Inputs(self._images(images, mine), user, self._forced_audio(spoken))
+
     def answer(
-        self, batch: Sequence[asking.Written | asking.Spoken], images: generation.Images, rows: int
+        self, batch: Sequence[asking.Written | asking.Spoken], inputs: Inputs, rows: int
     ) -> list[Answer]:
         """Answers samples of one key; a batch of fewer than `rows` is filled up with copies of its last."""
-        filled = [batch[i] for i in self._filled(len(batch), rows)]
+        filled, images = [batch[i] for i in self._filled(len(batch), rows)], inputs.images
         spoken = [asked for asked in filled if isinstance(asked, asking.Spoken)]
         written = [asked for asked in filled if isinstance(asked, asking.Written)]
         if spoken:
-            answers = self._spoken(spoken, images)
+            answers = self._spoken(spoken, inputs)
         elif written[0].choices:
             answers = self._choices(written, images)
         else:
@@ -130,14 +152,15 @@ class Answerer:
             )
         return answers
 
-    def _spoken(self, asked: Sequence[asking.Spoken], images: generation.Images) -> list[Answer]:
+    def _spoken(self, asked: Sequence[asking.Spoken], inputs: Inputs) -> list[Answer]:
         config, tokenizer = self._model.config.model, self._model.tokenizer
-        mine = [asked[i] for i in self._generator.rows(len(asked))]
-        user = self._generator.encode([one.user for one in mine])
-        text = [asking.forced_text(one, config, tokenizer) for one in mine]
-        speech = self._forced_audio(mine)
+        images, mine = inputs.images, self._generator.rows(len(asked))
+        text = [asking.forced_text(asked[i], config, tokenizer) for i in mine]
         out = self._generator.converse(
-            np.stack(user), images, forced_text=np.stack(text), forced_audio=np.stack(speech)
+            np.stack(inputs.user_codes),
+            images,
+            forced_text=np.stack(text),
+            forced_audio=np.stack(inputs.assistant_codes),
         )
         answers = []
         for one, ids, audio, heard, gates in zip(asked, *out, strict=True):
@@ -177,10 +200,10 @@ class Answerer:
         talks = {frame for frames in classes.values() for frame in frames}
         return classes | {SILENCE: [frame for frame in range(one.last) if frame not in talks]}
 
-    def images(self, loads: Sequence[benchmarks.LoadImage | None], rows: int) -> generation.Images:
-        """Loads the images of the rows that this process gives of a batch; None if it has none."""
-        filled = self._filled(len(loads), rows)
-        mine = [filled[i] for i in self._generator.rows(len(filled))]
+    def _images(
+        self, loads: Sequence[benchmarks.LoadImage | None], mine: Sequence[int]
+    ) -> generation.Images:
+        """Loads the images of these samples of a batch; None if it has none."""
         size = self._model.config.model.siglip.image_size
         present = {i: load for i in mine if (load := loads[i]) is not None}
         if not present:

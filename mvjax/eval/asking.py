@@ -19,7 +19,7 @@ from mvjax.data import streams
 from mvjax.data.records import record
 from mvjax.eval import benchmarks
 
-_TOKENS, _CHOICE, _FRAMES = 16, 4, 64  # the smallest steps of the ladders
+_TOKENS, _CHOICE, _FRAMES = 16, 4, 32  # the smallest steps of the ladders
 
 FREE = types.UNGENERATED  # what the model chooses
 

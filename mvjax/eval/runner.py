@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mvjax import messages
-from mvjax.eval import answering, asking, benchmarks, generation, image_files, journal, metrics
+from mvjax.eval import answering, asking, benchmarks, image_files, journal, metrics
 from mvjax.eval import model as eval_model
 from mvjax.train import distributed
 
@@ -185,25 +185,28 @@ def _asked(
         return
     tasks = _tasks(answerer, samples, mode, done=_complete(known, mode))
     rows = min(batch_size, len(samples))
-    for batch, images in _loaded(answerer, _batches(tasks, rows), rows):
+    for batch, inputs in _loaded(answerer, _batches(tasks, rows), rows):
         began = time.perf_counter()
-        answers = answerer.answer([task.asked for task in batch], images, rows)
+        answers = answerer.answer([task.asked for task in batch], inputs, rows)
         yield batch, answers, (time.perf_counter() - began) / len(batch)
 
 
 def _loaded(
-    answerer: answering.Answerer, batches: Iterable[list[Task]], rows: int
-) -> Iterator[tuple[list[Task], generation.Images]]:
-    """Yields batches with their images, which are loaded while the batch before is answered."""
+    answerer: answering.Answerer, batches: Iterator[list[Task]], rows: int
+) -> Iterator[tuple[list[Task], answering.Inputs]]:
+    """Yields batches with their inputs, prefetched: made ready while the batch before is answered."""
+
+    def load() -> tuple[list[Task], answering.Inputs] | None:
+        if (batch := next(batches, None)) is None:
+            return None
+        images = [task.image for task in batch]
+        return batch, answerer.load([task.asked for task in batch], images, rows)
+
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting: tuple[list[Task], concurrent.futures.Future[generation.Images]] | None = None
-        for batch in batches:
-            loading = pool.submit(answerer.images, [task.image for task in batch], rows)
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = batch, loading
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+        coming = pool.submit(load)
+        while (ready := coming.result()) is not None:
+            coming = pool.submit(load)
+            yield ready
 
 
 def _tasks(

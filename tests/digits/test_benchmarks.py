@@ -33,11 +33,12 @@ def _oracle(samples):
             assert not spoken
             return asking.Written(16, 0, [sample], [], "image", [])
 
-        def images(self, loads, rows):
-            return [load and load() for load in loads]
+        def load(self, batch, images, rows):
+            shown = [image and image() for image in images]
+            return answering.Inputs(shown, [], [])
 
-        def answer(self, batch, images, rows):
-            pairs = zip(batch, images, strict=True)
+        def answer(self, batch, inputs, rows):
+            pairs = zip(batch, inputs.images, strict=True)
             return [self._answer(one.tokens[0], image) for one, image in pairs]
 
         def _answer(self, sample, image):
@@ -98,10 +99,10 @@ def test_an_oracle_is_right_with_its_image_and_only_then(samples, monkeypatch):
     assert rows[-1]["chance"] == pytest.approx(np.mean([r["chance"] for r in rows[:-1]]))
 
 
-def test_a_spoken_question_and_the_time_for_its_answer_fit_into_128_frames(samples):
+def test_a_spoken_question_and_the_time_for_its_answer_fit_into_96_frames(samples):
     """So that the quickstart compiles one spoken conversation."""
     for sample in samples:
         asked = asking.spoken(sample, DIGITS.protocol)
-        assert (asked.size, asked.start, asked.last - asked.end) == (128, 4, 64)
+        assert (asked.size, asked.start, asked.last - asked.end) == (96, 4, 64)
         assert not asked.user[: 4 * types.FRAME_SAMPLES].any()
         assert not asked.user[asked.end * types.FRAME_SAMPLES :].any()

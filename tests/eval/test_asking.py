@@ -44,9 +44,9 @@ def test_lengths_are_rungs_of_a_ladder():
 
 def test_a_spoken_conversation_is_silence_question_and_time_to_answer():
     asked = asking.spoken(sample(), PROTOCOL)
-    assert (asked.start, asked.end, asked.last, asked.size) == (2, 5, 18, 64)
+    assert (asked.start, asked.end, asked.last, asked.size) == (2, 5, 18, 32)
     heard = np.flatnonzero(asked.user)
-    assert (heard[0], heard[-1] + 1, len(asked.user)) == (2 * FRAME, 4 * FRAME + 5, 64 * FRAME)
+    assert (heard[0], heard[-1] + 1, len(asked.user)) == (2 * FRAME, 4 * FRAME + 5, 32 * FRAME)
     assert asked.spans == [("image", 2, 18)] and not asked.forced
     assert (asking.forced_text(asked, small_speaker.MODEL, None) == FREE).all()
 

@@ -24,10 +24,10 @@ class Parrot(answering.Answerer):
     def prepare(self, sample, *, spoken):
         return asking.Written(16, 0, [], [], "image", [])._replace(tokens=sample.prompt)
 
-    def images(self, loads, rows):
-        return None
+    def load(self, batch, images, rows):
+        return answering.Inputs(None, [], [])
 
-    def answer(self, batch, images, rows):
+    def answer(self, batch, inputs, rows):
         said = [f"{self.protocol.max_tokens} {one}" for one in batch]
         return [answering.Answer(text, None, None, None, None, None) for text in said]
 

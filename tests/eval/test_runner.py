@@ -178,7 +178,8 @@ def test_choices_are_scored_by_their_likelihood_per_token(noise):
             at = len(prepared.tokens) + np.arange(len(choice))
             want.append(float(np.mean(np.asarray(jax.nn.log_softmax(text_logits[0]))[at, choice])))
         assert answer.said == sample.choices[int(np.argmax(want))]
-        (got,) = answerer.answer([prepared], answerer.images([sample.image], 1), 1)
+        inputs = answerer.load([prepared], [sample.image], 1)
+        (got,) = answerer.answer([prepared], inputs, 1)
         np.testing.assert_allclose(got.log_likelihoods, want, atol=2e-5)
 
 
