@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from mvjax.config import schema
-from mvjax.export import gate_words, matrix, server_matrix, targets
+from mvjax.export import gate_words, matrix, server_matrix, serving, targets
 from mvjax.weights import file_names, quantize
 
 OWN = "mvjax"  # key of what upstream does not ask for, and mvjax's own runtimes need
@@ -181,6 +181,7 @@ def candle_config(
             "delays": list(config.delays),
             "xa_start": config.cross_attention.scope.start,
             "image_norm": _image_norm(config),
+            "client_asks": serving.path(config),
         },
     }
 

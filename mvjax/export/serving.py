@@ -6,6 +6,17 @@ from mvjax.config import schema
 from mvjax.export import targets
 from mvjax.weights import file_names
 
+_ADDRESS = {
+    "torch": "ws://HOST:8088",
+    "candle": "wss://HOST:8008",
+}  # as the commands below start them
+
+
+def path(model: schema.ModelConfig) -> str:
+    """Returns what a client asks of kyuteye_pt's and kyuteye_rs's server: what no file tells them."""
+    start, size = model.cross_attention.scope.start, model.siglip.image_size
+    return f"/api/chat?xa_start={start}&image_resolution={size}"
+
 
 def text(
     model: schema.ModelConfig,
@@ -27,7 +38,9 @@ def text(
             )
         case "candle":
             use = _CANDLE.format(suffix="" if quantization is None else "-q8")
-    url = "" if target == "mlx" else _URL.format(start=start, size=size)
+    url = "" if target == "mlx" else _URL.format(url=f"{_ADDRESS[target]}{path(model)}")
+    if target == "candle":
+        url += _CANDLE_SIZE
     return f"{use}{url}\n\n{_MORE}"
 
 
@@ -63,10 +76,13 @@ _URL = """
 
 The client's URL says from which frame on the model sees, and the size of the image in pixels:
 
-    /api/chat?xa_start={start}&image_resolution={size}
+    {url}
 
 The web client sends values of its own: those of its settings "gating delay" (16 unless set, and again after a
 reload if set to 0) and "image resolution" (448)."""
+
+_CANDLE_SIZE = """ A client that leaves `image_resolution` out gets 224 pixels, whatever the model was trained
+with."""
 
 _MORE = """All that this takes, and what each server sets itself: "Serve with upstream's servers" in
 `docs/weights-and-export.md` of mvjax."""

@@ -258,9 +258,12 @@ def test_image_sizes_are_told_or_refused(size):
             assert all(f"to {resized} pixels unless" in note for note in told)
     use = {t: serving.text(model, t, None) for t in targets.TARGETS}
     assert f"--img_size {size}" in use["mlx"]
-    assert (
-        f"image_resolution={size}" in use["torch"] and f"image_resolution={size}" in use["candle"]
-    )
+    asked = f"/api/chat?xa_start=0&image_resolution={size}"
+    assert f"    ws://HOST:8088{asked}\n" in use["torch"]
+    assert f"    wss://HOST:8008{asked}\n" in use["candle"] and "gets 224 pixels" in use["candle"]
+    assert asked in " ".join(deviations.deviations(model, "candle"))
+    if encoder:
+        assert runtime_configs.candle_config(model)[runtime_configs.OWN]["client_asks"] == asked
 
 
 def test_a_late_scope_is_the_servers_alone():
@@ -276,7 +279,9 @@ def test_a_late_scope_is_the_servers_alone():
     assert runtime_configs.TORCH_START not in runtime_configs.torch_config(TOY)
     assert "--xa-start 4 " in serving.text(late, "mlx", None)
     assert "--xa-start 0 " in serving.text(TOY, "mlx", None)
-    assert "xa_start=3" in serving.text(late, "candle", None)
+    asked = f"xa_start=3&image_resolution={late.siglip.image_size}"
+    assert asked in serving.text(late, "candle", None)
+    assert asked in " ".join(deviations.deviations(late, "candle"))
 
 
 def test_what_servers_do_not_read_is_told():
