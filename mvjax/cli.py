@@ -12,6 +12,7 @@ import mvjax
 from mvjax.commands import (
     arguments,
     bench,
+    certify,
     completion,
     data,
     dialogues,
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"mvjax {mvjax.__version__}")
     commands = arguments.subcommands(whole, of="COMMAND")
     first = (training, plan, evaluate, health, sweep, report)
-    for group in (*first, export, serve, talk, bench, data, dialogues):
+    for group in (*first, export, certify, serve, talk, bench, data, dialogues):
         group.add(commands)
     completion.add(commands, _parser)
     return whole

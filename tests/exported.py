@@ -1,6 +1,7 @@
 """A toy model to export, with files for its frozen part, and what to say to it."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import toy
 
 from mvjax import tree
+from mvjax.commands import extras
 from mvjax.config import schema
 from mvjax.export import agreement
 from mvjax.export import folder as export_folder
@@ -104,3 +106,13 @@ def talk(model, frames):
 def stacked(frames, name):
     """A probe of every frame."""
     return np.stack([getattr(frame.probes, name) for frame in frames])
+
+
+def absent(monkeypatch, package):
+    """As on a machine without this package of a runtime."""
+    ours = f"mvjax.runtimes.{package.partition('.')[0]}."
+    for name in [name for name in sys.modules if f"{name}.".startswith(ours)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    installed = extras.installed
+    monkeypatch.setattr(extras, "installed", lambda name: name != package and installed(name))

@@ -18,7 +18,8 @@ from mvjax.eval import benchmarks
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
 COMMANDS = (
-    "quickstart", "train", "plan", "eval", "sweep", "export", "data", "dialogues", "show", "completion"
+    "quickstart", "train", "plan", "eval", "sweep", "export", "certify", "data", "dialogues", "show",
+    "completion",
 )  # fmt: skip
 GROUPS = ("data", "dialogues")
 
@@ -235,7 +236,7 @@ def test_export_lists_its_targets_without_a_run(capsys):
 
 def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monkeypatch, tmp_path):
     from mvjax.config import schema
-    from mvjax.export import certificate
+    from mvjax.export import certificate, verdict
     from mvjax.export import folder as export_folder
     from mvjax.train import load
 
@@ -250,17 +251,18 @@ def test_export_passes_its_arguments_and_fails_with_its_certificate(capsys, monk
     monkeypatch.setattr(load, "trained", lambda folder, step: trained)
     monkeypatch.setattr(export_folder, "export", lambda *a, **kw: seen.update(args=a, exported=kw))
     monkeypatch.setattr(certificate, "certify", certify)
-    monkeypatch.setattr(certificate, "summary", lambda found: f"{found['verdict']}!")
+    monkeypatch.setattr(verdict, "summary", lambda found, command: f"{found['verdict']}! {command}")
     words = ["export", str(tmp_path), "--to", "mlx", "--quantize", "q4", "--out", "o"]
     status, out, _ = run(capsys, *words, "--frames", "150")
-    assert (status, out) == (0, "o: lossy!\n")
+    assert (status, out) == (0, f"o: lossy! mvjax certify o --run {tmp_path}@600\n")
     how = {"dtype": None, "quantization": "q4"}
     assert seen["args"] == ({"a": 1}, run_config, "mlx", Path("o"))
     assert seen["exported"].pop("results").step == 600
     assert seen["exported"] == seen["certified"] == how
     assert seen["shapes"] == ((1, 448, 448, 3), (8, 150))
-    seen["verdict"] = "fail"
-    assert run(capsys, *words)[0] == 1
+    for given, status in (("fail", 1), ("not run", 0)):
+        seen["verdict"] = given
+        assert run(capsys, *words)[0] == status
     assert seen["shapes"][1] == (8, 120)  # the released window is too long to talk past
 
 

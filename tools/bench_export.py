@@ -40,7 +40,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     from mvjax import tree
-    from mvjax.export import certificate
+    from mvjax.export import certificate, verdict
     from mvjax.export import folder as export_folder
 
     run = make_config(args.folder, args.gigabytes)
@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace) -> None:
         start = time.perf_counter()
         made = certificate.certify(params, run, out, args.target, **conversation(run.model), **how)
         report("certificate", before, sizes, time.perf_counter() - start)
-        print(certificate.summary(made))
+        print(verdict.summary(made))
 
 
 def report(what: str, before: int, sizes: list[int], seconds: float) -> None:

@@ -21,7 +21,7 @@ def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
         commands, "bench", bench, "measure the latency of each 80 ms frame",
-        "mvjax bench runs/quickstart/export/torch --slots 1,4")  # fmt: skip
+        "mvjax bench runs/quickstart/run --slots 1,4")  # fmt: skip
     arg("folder", nargs="?", type=arguments.run_step, metavar="DIR",
         help="written by `mvjax export` (PyTorch or MLX), or a run folder, RUN[@STEP] (JAX)")  # fmt: skip
     arg("--random", choices=SIZES, metavar="SIZE",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mvjax.commands import arguments, extras
-
-_RUNTIMES = {"torch": "torch", "mlx": "mlx", "candle": "torch"}  # what the certificate runs on
+from mvjax.commands import arguments, certify, extras
 
 
 def add(commands) -> None:
@@ -23,8 +21,7 @@ def add(commands) -> None:
         help="of the weights, mixed as in upstream's file; default: as they were trained")  # fmt: skip
     arg("--quantize", "--quantise", dest="quantize", choices=("q8", "q4", "q8_0"),
         help="q8 or q4 for mlx, q8_0 (a GGUF) for candle")  # fmt: skip
-    arg("--frames", type=int, metavar="N",
-        help="frames to compare; default: past the attention window, if that takes at most 600")  # fmt: skip
+    certify.frames(arg)
     arg("--verify", type=Path, metavar="DIR", action=_Verify,
         help="compare an export's files with its certificate and stop; status 1 if they differ")  # fmt: skip
     arg("--list", action=arguments.Listing, const=_targets,
@@ -42,37 +39,23 @@ class _Verify(argparse.Action):
 
 
 def export(args: argparse.Namespace) -> int:
-    """Writes an upstream runtime's folder, runs it, and certifies that it agrees."""
-    extras.require(_RUNTIMES[args.target], *(["gguf"] if args.quantize == "q8_0" else []))
-    import numpy as np
-
-    from mvjax.export import certificate, model_card
+    """Writes an upstream runtime's folder, runs it (if that is installed), and certifies that it agrees."""
+    if args.quantize == "q8_0":
+        extras.require("gguf")
     from mvjax.export import folder as export_folder
+    from mvjax.export import model_card
     from mvjax.train import load
 
-    if args.frames is not None and args.frames < certificate.MIN_FRAMES:
-        raise ValueError(f"--frames: expected {certificate.MIN_FRAMES} or more, got {args.frames}")
+    frames = certify.how_many(args.frames)
     trained = load.trained(*args.trained_run)
-    model = trained.config.model
-    frames = args.frames or certificate.usual_frames(model)
     results = model_card.read_results(args.trained_run.folder, step=trained.step)
     how = {"dtype": args.dtype, "quantization": args.quantize}
     export_folder.export(
         trained.params, trained.config, args.target, args.out, results=results, **how
     )
-    rng = np.random.default_rng(0)
-    side, users = model.siglip.image_size, model.codebooks - 1 - model.codebooks_out
-    result = certificate.certify(
-        trained.params,
-        trained.config,
-        args.out,
-        args.target,
-        pixels=rng.uniform(-1, 1, (1, side, side, 3)).astype(np.float32),
-        user_codes=rng.integers(0, model.audio_vocab, (users, frames)).astype(np.int32),
-        **how,
+    return certify.write(
+        args.out, args.target, trained, args.trained_run.folder, frames=frames, **how
     )
-    print(f"{args.out}: {certificate.summary(result)}")
-    return 1 if result["verdict"] == "fail" else 0
 
 
 def _targets() -> str:

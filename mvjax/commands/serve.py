@@ -17,7 +17,7 @@ def add(commands) -> None:
     """Adds the subcommand."""
     arg = arguments.command(
         commands, "serve", serve, "talk to a model in the browser",
-        "mvjax serve runs/quickstart/export/torch")  # fmt: skip
+        "mvjax serve runs/quickstart/run")  # fmt: skip
     speakers.add(arg)
     arg("--host", default="127.0.0.1",
         help="address to listen at; 0.0.0.0: all, where browsers need --tls-cert (%(default)s)")  # fmt: skip

@@ -49,7 +49,7 @@ def add(commands) -> None:
 
 def quickstart(args: argparse.Namespace) -> int:
     """The whole chain in the digits world."""
-    extras.require("jax", "torch", "mlx")
+    extras.require("jax")
     from mvjax.digits import quickstart as quickstart_lib
 
     return quickstart_lib.run(args.out, short=args.short)

@@ -17,6 +17,7 @@ import mvjax
 from mvjax import run_folder
 from mvjax.digits import stages
 from mvjax.eval import benchmarks, metrics, switching
+from mvjax.export import verdict
 from mvjax.report import html, plots
 from mvjax.train import load
 
@@ -166,10 +167,11 @@ def _certificates(results: stages.QuickstartResults) -> list[html.Certificate]:
     return [
         html.Certificate(
             name=RUNTIMES[target],
-            error=c["max_abs_logit_error"],
+            error=c.get("max_abs_logit_error"),
             tolerance=c["tolerance"],
-            frames=c["greedy_frames_equal"],
-            passed=c["verdict"] == "pass",
+            frames=c.get("greedy_frames_equal"),
+            verdict=c["verdict"],
+            notes=verdict.notes(c, command=results.plan.certify(target)) if "not_run" in c else (),
         )
         for target, c in results.certificates.items()
     ]

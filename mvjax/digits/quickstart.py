@@ -14,12 +14,15 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mvjax import run_folder
 from mvjax.eval import metrics
 from mvjax.report import html
 from mvjax.train import memory
+
+if TYPE_CHECKING:
+    from mvjax.digits import stages
 
 _AGAIN = "then run the same command again: finished work is kept"
 
@@ -102,18 +105,33 @@ def _chain(out: Path, *, short: bool) -> None:
         content = page.compose(results, [*clock.done, clock.total()])
         html.write(out / run_folder.REPORT, content)
     _write_metrics(out, stages.summary(results), clock)
-    print(f"\n{metrics.text_table(evaluation.table)}\n\n{_what_next(out)}")
+    next_steps = _what_next(plan) + _to_certify(plan, certificates)
+    print(f"\n{metrics.text_table(evaluation.table)}\n\n{next_steps}")
     _check_certificates(certificates)
 
 
-def _what_next(out: Path) -> str:
-    """Commands that work now."""
+def _what_next(plan: stages.QuickstartPlan) -> str:
+    """Commands that work now, with what trained the model."""
+    out, run = plan.out, plan.run
     image, question = out / run_folder.QUESTION_IMAGE, out / run_folder.QUESTION_AUDIO
-    folder = out / "export" / "torch"
     return f"""Open {out / run_folder.REPORT}; talk to the model in a browser, or from files:
 
-    mvjax serve {folder}
-    mvjax talk {folder} --image {image} --audio {question} --out {out / "answer.wav"}"""
+    mvjax serve {run}
+    mvjax talk {run} --image {image} --audio {question} --out {out / "answer.wav"}"""
+
+
+def _to_certify(plan: stages.QuickstartPlan, certificates: dict[str, dict[str, Any]]) -> str:
+    """Says which exports no runtime has run yet, and what does; "" if none."""
+    return "".join(
+        f"""
+
+Export to {target}: its weights are the model's, but no runtime has run it, as {missing["needs"]} is not
+installed. To complete its certificate, {missing["install"]}, then run
+
+    {plan.certify(target)}"""
+        for target, found in certificates.items()
+        if (missing := found.get("not_run")) and found["verdict"] == "not run"
+    )
 
 
 def _write_metrics(out: Path, summary: dict[str, Any], clock: StageClock) -> None:
@@ -132,7 +150,7 @@ def _write_metrics(out: Path, summary: dict[str, Any], clock: StageClock) -> Non
 
 def _check_certificates(certificates: dict[str, dict[str, Any]]) -> None:
     """A runtime that disagrees fails the quickstart, after its report is written."""
-    failed = {name: c for name, c in certificates.items() if c["verdict"] != "pass"}
+    failed = {n: c for n, c in certificates.items() if c["verdict"] not in ("pass", "not run")}
     if failed:
         causes = " | ".join(f"{name}: {'; '.join(c['reasons'])}" for name, c in failed.items())
         raise Failed(
@@ -144,7 +162,7 @@ def _check_certificates(certificates: dict[str, dict[str, Any]]) -> None:
 
 def _remedy(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"pip install 'mvjax[train,torch,mlx]', {_AGAIN}"
+        return f"pip install 'mvjax[train]', {_AGAIN}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"free some disk space (a quickstart needs 0.5 GB), {_AGAIN}"
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:

@@ -52,6 +52,14 @@ class QuickstartPlan:
         """The run folder."""
         return self.out / ("run-short" if self.short else "run")
 
+    def exported(self, target: str) -> Path:
+        """The folder of an export."""
+        return self.out / "export" / target
+
+    def certify(self, target: str) -> str:
+        """The command that certifies an export anew."""
+        return f"mvjax certify {self.exported(target)} --run {self.run}"
+
 
 @dataclasses.dataclass(frozen=True)
 class SpeechResults:
@@ -134,14 +142,14 @@ def evaluate(model: eval_model.LoadedModel, plan: QuickstartPlan) -> runner.Eval
 def export(
     model: eval_model.LoadedModel, evaluation: runner.Evaluation, plan: QuickstartPlan
 ) -> dict[str, dict[str, Any]]:
-    """Exports for each runtime; the certificate compares the runtime on the reloaded files with JAX."""
+    """Exports for each runtime; certificates compare those installed, on the reloaded files, with JAX."""
     codes = [spoken.streams.user_codes for spoken in _spoken(evaluation)[:2]]
     user_codes = np.concatenate(codes, axis=1)[:, :_CERTIFIED_FRAMES]
     pixels = images.normalize(_image(evaluation.samples[0]))[None]
     card = model_card.read_results(plan.run, step=plan.config.train.steps)
     certificates = {}
     for target in TARGETS:
-        folder = plan.out / "export" / target
+        folder = plan.exported(target)
         shutil.rmtree(folder, ignore_errors=True)
         export_folder.export(model.params, model.config, target, folder, results=card)
         certificates[target] = certificate.certify(
@@ -182,14 +190,17 @@ def speak(
 
 
 def summary(results: QuickstartResults) -> dict[str, Any]:
-    """The measured numbers as JSON values; the accuracies are means over the question kinds."""
+    """The measured numbers as JSON values; the accuracies are means over the question kinds.
+
+    Of a certificate that was not run, the numbers are None.
+    """
     plan, table, speech = results.plan, results.evaluation.table, results.speech
     trace = speech.trace
     kept = ("max_abs_logit_error", "greedy_frames_equal", "verdict")
     return {
         "accuracy": {mode: table[-1][mode] for mode in benchmarks.MODES},
         "certificates": {
-            name: {key: c[key] for key in kept} for name, c in results.certificates.items()
+            name: {key: c.get(key) for key in kept} for name, c in results.certificates.items()
         },
         "accuracy_interval": results.evaluation.intervals,
         "accuracy_by_kind": table,

@@ -5,7 +5,8 @@ Three questions. *Values*: does the reloaded file hold the model's weights, roun
 them? *Loss*, if the format rounds: the same against the model as trained. The verdict is "pass", "lossy" (the
 file is right, and its loss is stated) or "fail"; beside it stands how far the same runtime is in bfloat16, in
 which a GPU serves. Config files are compared key by key with what they should say, codec and tokenizer with
-the run's; `verify` checks the hashes of all files later.
+the run's; `verify` checks the hashes of all files later. Where the runtime's package is not installed the
+computation is left out, and the verdict is "not run" at best.
 
 Besides the parameters that it is given, one whole model at a time is in memory, in float32: the runtime's,
 then JAX's with the reloaded weights, then JAX's as trained. The rest is compared leaf by leaf.
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float, Int
 
 from mvjax import files as files_lib
@@ -31,14 +31,15 @@ from mvjax.config import schema
 from mvjax.export import (
     agreement,
     deviations,
-    runtime_configs,
+    model_card,
+    other_files,
     targets,
     verdict,
     verify,
     weight_files,
 )
 from mvjax.runtimes import interface, loading
-from mvjax.weights import checksums, codecs, file_names, frozen_files, lazy, placement, stated
+from mvjax.weights import checksums, file_names, frozen_files, lazy, placement
 
 MIN_FRAMES = 100  # of a conversation that a certificate is about
 _USUAL_FRAMES, _MANY_FRAMES = 120, 600
@@ -66,52 +67,88 @@ def certify(
 ) -> dict[str, Any]:
     """Returns the certificate and writes it to `folder/certificate.json`, whose earlier one goes first.
 
+    The card in the folder then says the verdict, too.
+
     Both sides compute as trained: what the config imitates of an upstream runtime, and no file tells one
     (how a conversation begins, eps of SigLIP's last norm), is left out. `pixels` lie in [-1, 1], `user_codes`
     are undelayed, `tolerance` is on differences of logits and gate means; the rest is as given to `export`.
 
     Raises:
       ValueError: if there are fewer than MIN_FRAMES frames.
-      ModuleNotFoundError: if the runtime's package is not installed, with the remedy.
     """
     (folder / file_names.CERTIFICATE).unlink(missing_ok=True)
+    model_card.state(folder, model_card.UNCERTIFIED)
     T = user_codes.shape[1]
     if T < MIN_FRAMES:
         raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
-    model = _as_trained(config.model)
-    runtime, frames = _talk(folder, pixels, user_codes)
-    # as upstream's server multiplies
-    rounded = _talk(folder, pixels, user_codes, rounded=True)[1] if quantization == "q8_0" else None
-    served = _served(folder, pixels, user_codes, frames)
     weights = folder / targets.weight_file(target, quantization)
     reloaded = weight_files.open_exported(weights, config.model, target, dtype=np.float32)
-    compare = functools.partial(agreement.compare, model=model, pixels=pixels, user=user_codes)
     certificate = {
         "target": target,
         "upstream": targets.UPSTREAM[target],
-        "runtime": f"{runtime}{_ALSO.get(target, '')}",
         "file": weights.name,
-        "files": verify.hashes(folder),
-        "not_as_exported": _other_files(config, folder, target, quantization),
+        "files": {},
+        "not_as_exported": other_files.differing(config, folder, target, quantization),
         "stored_as": quantization or dtype or "as trained",
-        "frames": T,
-        "window": model.backbone.window,
-        "talked_past_window": model.backbone.window < T,
         "tolerance": tolerance,
-        **compare(reloaded, frames=frames),
         **_values(params, config, reloaded, target, dtype=dtype, quantization=quantization),
-        "served": served,
         "upstream_differences": deviations.deviations(config.model, target, quantization),
     }
-    trained = _on_host(params)
-    lossy = any(not _equal(leaf, trained[path]) for path, leaf in reloaded.items())
-    certificate["loss"] = _loss(compare(trained, frames=frames)) if lossy else None
-    if rounded is not None:
-        certificate["loss_with_8_bit_activations"] = _loss(compare(trained, frames=rounded))
+    try:
+        certificate |= _computation(
+            params, config.model, folder, target, reloaded,
+            pixels=pixels, user_codes=user_codes, eight_bit=quantization == "q8_0",
+        )  # fmt: skip
+    except loading.MissingRuntime as missing:
+        certificate["not_run"] = {
+            "needs": missing.package,
+            "install": missing.install,
+            "command": "mvjax certify DIR --run RUN",
+        }
     certificate |= verdict.verdict(certificate)
+    model_card.state(folder, verdict.summary(certificate))
+    certificate["files"] = verify.hashes(folder)
     content = json.dumps(certificate, indent=1).encode()
     files_lib.write_atomic(folder / file_names.CERTIFICATE, content)
     return certificate
+
+
+def _computation(
+    params: tree.Tree,
+    config: schema.ModelConfig,
+    folder: Path,
+    target: targets.Target,
+    reloaded: Mapping[str, lazy.LazyTensor],
+    *,
+    pixels: Float[np.ndarray, "1 height width 3"],
+    user_codes: Int[np.ndarray, "U T"],
+    eight_bit: bool,
+) -> dict[str, Any]:
+    """Compares what the runtime computes with what JAX does, from the file and from the model as trained.
+
+    Raises:
+      MissingRuntime: before anything is computed.
+    """
+    model, T = _as_trained(config), user_codes.shape[1]
+    runtime, frames = _talk(folder, pixels, user_codes)
+    # as upstream's server multiplies
+    rounded = _talk(folder, pixels, user_codes, rounded=True)[1] if eight_bit else None
+    served = _served(folder, pixels, user_codes, frames)
+    compare = functools.partial(agreement.compare, model=model, pixels=pixels, user=user_codes)
+    found = {
+        "runtime": f"{runtime}{_ALSO.get(target, '')}",
+        "frames": T,
+        "window": model.backbone.window,
+        "talked_past_window": model.backbone.window < T,
+        **compare(reloaded, frames=frames),
+        "served": served,
+    }
+    trained = _on_host(params)
+    lossy = any(not _equal(leaf, trained[path]) for path, leaf in reloaded.items())
+    found["loss"] = _loss(compare(trained, frames=frames)) if lossy else None
+    if rounded is not None:
+        found["loss_with_8_bit_activations"] = _loss(compare(trained, frames=rounded))
+    return found
 
 
 def usual_frames(model: schema.ModelConfig) -> int:
@@ -120,32 +157,14 @@ def usual_frames(model: schema.ModelConfig) -> int:
     return past if past <= _MANY_FRAMES else _USUAL_FRAMES
 
 
-def summary(certificate: dict[str, Any]) -> str:
-    """Returns verdict, errors, what rounding costs, and every reason to fail, for people."""
-    lines = [
-        f"{certificate['verdict']}: largest logit error {certificate['max_abs_logit_error']:.2g},"
-        f" greedy tokens agree over {certificate['greedy_frames_equal']} frames",
-        *certificate["reasons"],
-    ]
-    if not certificate["talked_past_window"]:
-        lines.append(verify.window_note(certificate))
-    if loss := certificate["loss"]:
-        stored = f"stored as {certificate['stored_as']}"
-        lines.append(f"{stored}, so beside the model as trained: {_in_words(loss)}")
-    if loss := certificate.get("loss_with_8_bit_activations"):
-        lines.append(f"with activations in 8 bits, as kyuteye_rs has them: {_in_words(loss)}")
-    if served := certificate.get("served"):  # an earlier certificate has none
-        in_dtype = f"served in {served['dtype']}"
-        lines.append(f"{in_dtype}, beside the same in float32: {_in_words(served)}")
-    return "\n  ".join(lines)
-
-
-def _in_words(apart: Mapping[str, Any]) -> str:
-    return (
-        f"logit error {apart['max_abs_logit_error']:.2g} at most, {apart['mean_abs_logit_error']:.2g} in"
-        f" the mean; same greedy text in {apart['text_agreement']:.1%} and audio in"
-        f" {apart['audio_agreement']:.1%} of cases"
-    )
+def any_conversation(model: schema.ModelConfig, frames: int) -> dict[str, Any]:
+    """Returns `pixels` and `user_codes` for `certify`: random, and always the same."""
+    rng = np.random.default_rng(0)
+    side, users = model.siglip.image_size, model.codebooks - 1 - model.codebooks_out
+    return {
+        "pixels": rng.uniform(-1, 1, (1, side, side, 3)).astype(np.float32),
+        "user_codes": rng.integers(0, model.audio_vocab, (users, frames)).astype(np.int32),
+    }
 
 
 def _loss(compared: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,44 +264,3 @@ def _hash(leaves: Mapping[str, lazy.LazyTensor]) -> str:
         digest.update(f"{path} {leaf.dtype.name} {leaf.shape}".encode())
         digest.update(checksums.raw(leaf))
     return digest.hexdigest()
-
-
-def _other_files(
-    config: schema.Config,
-    folder: Path,
-    target: targets.Target,
-    quantization: targets.Quantization | None,
-) -> list[str]:
-    """Returns the keys of config files that are not as they should be; codec, tokenizer if not the run's."""
-    differing = []
-    for name, content in runtime_configs.contents(config.model, target, quantization).items():
-        text = (folder / name).read_text()
-        as_yaml = name == file_names.TORCH_CONFIG
-        found = _flat(yaml.safe_load(text) if as_yaml else json.loads(text))
-        wanted = _flat(content)
-        differing += [
-            f"{name}: {key}: expected {wanted.get(key, 'no such key')!r},"
-            f" found {found.get(key, 'no such key')!r}"
-            for key in sorted(wanted.keys() | found.keys())
-            if key not in wanted or key not in found or wanted[key] != found[key]
-        ]
-    if codecs.read_sizes(folder) != codecs.stated_sizes(config.codec):
-        differing.append(f"{file_names.CODEC_CONFIG}: is not the run's")
-    if stated.read(folder / file_names.TALK, config.talk) != config.talk:
-        differing.append(f"{file_names.TALK}: is not the run's")
-    sources = {file_names.CODEC: config.frozen.codec, file_names.TOKENIZER: config.frozen.tokenizer}
-    return differing + [
-        f"{name}: is not the run's"
-        for name, source in sources.items()
-        if files_lib.file_hash(folder / name) != files_lib.file_hash(files_lib.resolve(source))
-    ]
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {path with dots: value}."""
-    flat = {}
-    for key, value in content.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat

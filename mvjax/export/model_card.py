@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mvjax import run_folder, tree
+from mvjax import files, run_folder, tree
 from mvjax.config import schema
 from mvjax.export import deviations, licenses, serving, targets
 from mvjax.weights import file_names
 
+UNCERTIFIED = "none yet"  # what the card says until `certificate.certify` has compared
 _HUB = "hf://"
+_BEGIN, _END = "<!-- mvjax certificate -->", "<!-- /mvjax certificate -->"
 _LIBRARY = {"torch": "pytorch", "mlx": "mlx", "candle": "candle"}
 
 
@@ -40,6 +42,23 @@ def read_results(run: Path, *, step: int) -> RunResults:
     return RunResults(step, tables)
 
 
+def state(folder: Path, said: str) -> None:
+    """Lets an export's card say this of its certificate; a card without a place for it stays as it is."""
+    path = folder / file_names.CARD
+    if not path.is_file():
+        return
+    before, begin, rest = path.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if begin and end:
+        files.write_atomic(path, f"{before}{_certificate(said)}{after}".encode())
+
+
+def _certificate(said: str) -> str:
+    head, *more = said.splitlines()
+    listed = "".join(f"\n- {line.strip()}" for line in more)
+    return f"{_BEGIN}\n**Certificate: {head}**\n{listed}\n{_END}"
+
+
 def text(
     params: tree.Tree,
     config: schema.Config,
@@ -57,6 +76,7 @@ def text(
     return _CARD.format(
         metadata=yaml.safe_dump(_metadata(config, target, quantization), sort_keys=False),
         upstream=targets.UPSTREAM[target],
+        certificate=_certificate(UNCERTIFIED),
         count=_count(params),
         trained=_count(adapters),
         patterns=", ".join(f"`{pattern}`" for pattern in config.train.trained),
@@ -163,7 +183,7 @@ these {steps} it loads without an error and predicts the user's speech with copi
 
 _LOSSY = """
 The weights were rounded to be stored so. `certificate.json` says what that costs: error of the logits and
-agreement of greedy tokens with the model as trained, under `loss`.
+agreement of greedy tokens with the model as trained, under `loss`, unless it was not run.
 """
 
 _CARD = """---
@@ -176,7 +196,11 @@ It listens and talks at the same time, and sees one image. Trained and written b
 gated cross-attention between them was trained.
 
 {count:,} parameters, of which {trained:,} were trained; stored as {stored}.
-`certificate.json`, once written, compares these files, reloaded, with the JAX model that wrote them.
+{certificate}
+
+`certificate.json` compares these files, reloaded, with the JAX model that wrote them. Its verdict is pass,
+lossy (right, and rounded to be stored so), fail, or not run: the weights were read back and compared, but no
+runtime has computed with them.
 {lossy}
 | part | sizes |
 |---|---|

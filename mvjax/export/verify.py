@@ -61,9 +61,7 @@ def _compare(folder: Path, certificate: dict[str, Any]) -> tuple[list[str], list
     if others := [name for name in added if name not in read]:
         count = messages.counted(len(others), "file is", "files are")
         notes.append(f"{count} not certified, such as {others[0]}")
-    if not certificate["talked_past_window"]:
-        notes.append(window_note(certificate))
-    return problems, notes
+    return problems, notes + verdict.notes(certificate)
 
 
 def report(folder: Path) -> int:
@@ -79,20 +77,15 @@ def report(folder: Path) -> int:
     return 1 if problems else 0
 
 
-def window_note(certificate: dict[str, Any]) -> str:
-    """Returns what a certificate of a short conversation leaves out."""
-    return (
-        f"{certificate['frames']} frames do not reach past the attention window of"
-        f" {certificate['window']}: what a runtime does there was not compared (--frames says how many)"
-    )
-
-
 def _read(path: Path) -> dict[str, Any]:
     if path.parent.is_file() or run_folder.is_run(path.parent):
         what = "a file" if path.parent.is_file() else "a run folder"
         raise ValueError(f"--verify {path.parent}: expected the folder of an export, got {what}")
     if not path.is_file():
-        raise ValueError(f"{path}: missing: {path.parent} was not certified; export again")
+        raise ValueError(
+            f"{path}: missing: {path.parent} was not certified; export again, or certify it with"
+            f" `mvjax certify {path.parent} --run RUN`"
+        )
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
@@ -101,6 +94,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: holds no hashes of all files; export again")
     try:
         verdict.verdict(content)
+        verdict.notes(content)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: holds no numbers to judge by ({error!r}); export again"

@@ -103,6 +103,23 @@ def as_stored(
             return candle.from_tensors(tensors, config, place=place)
 
 
+def how_stored(
+    folder: Path, params: tree.Tree, config: schema.ModelConfig, target: targets.Target
+) -> dict[str, Any]:
+    """Returns the dtype and the quantization, as `save_exported` takes them, that a folder was written with.
+
+    `params` are the run's. Where a file's dtypes fit none, dtype is None: as they were trained.
+    """
+    for quantization, name in file_names.QUANTIZED[target].items():
+        if (folder / name).is_file():
+            return {"dtype": None, "quantization": quantization}
+    found = _dtypes(safetensors_io.tensors(folder / file_names.MODEL))
+    for dtype in (None, *_NUMPY):
+        if _dtypes(to_tensors(params, config, target, dtype=dtype)) == found:
+            return {"dtype": dtype, "quantization": None}
+    return {"dtype": None, "quantization": None}
+
+
 def load_exported(
     path: str | Path,
     config: schema.ModelConfig,
@@ -165,6 +182,10 @@ def assert_written(path: Path, tensors: Mapping[str, lazy.LazyTensor]) -> None:
             " from what was written:"
             f" {differing}; the disk or the file is damaged, export again"
         )
+
+
+def _dtypes(tensors: Mapping[str, lazy.LazyTensor]) -> dict[str, np.dtype]:
+    return {name: np.dtype(tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -91,13 +91,20 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """One runtime's agreement with the JAX model over greedy frames; errors are of the logits."""
+    """One runtime's agreement with the JAX model over greedy frames; errors are of the logits.
+
+    Attributes:
+      error, frames: None if its computation was not run.
+      verdict: "pass", "lossy", "not run" or "fail".
+      notes: what is to be said below the table.
+    """
 
     name: str
-    error: float
+    error: float | None
     tolerance: float
-    frames: int
-    passed: bool
+    frames: int | None
+    verdict: str
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)

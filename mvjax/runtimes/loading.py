@@ -18,6 +18,22 @@ from mvjax.runtimes import voice as voice_lib
 from mvjax.weights import codecs, file_names, stated
 
 
+class MissingRuntime(ModuleNotFoundError):
+    """A package of a folder's runtime is not installed.
+
+    Attributes:
+      package: by its import name.
+      install: the command that installs it.
+    """
+
+    def __init__(self, folder: Path, package: str, install: str) -> None:
+        super().__init__(
+            f"{folder}: its runtime needs {package!r}: {install}; or take the run that it was exported from,"
+            " which runs in JAX"
+        )
+        self.package, self.install = package, install
+
+
 @dataclasses.dataclass(frozen=True)
 class Speaker:
     """A model that hears and speaks.
@@ -37,6 +53,11 @@ class Speaker:
     name: str
     certificate: dict[str, Any] | None
     talk: talking.TalkConfig = talking.TalkConfig()
+
+    @property
+    def verdict(self) -> str | None:
+        """That of the certificate: pass, lossy, not run or fail; None without one."""
+        return None if self.certificate is None else self.certificate.get("verdict")
 
     def voice(self) -> voice_lib.Voice:
         """Returns the voice of one conversation; with rustymimi it takes half a second and 0.45 GB."""
@@ -66,7 +87,7 @@ def open_folder(
     Raises:
       ValueError: if the folder has no such layout, or its files do not fit each other; for a quantization
         that its runtime does not have.
-      ModuleNotFoundError: if a package of the runtime is not installed, with the remedy.
+      MissingRuntime: if a package of the runtime is not installed, with the remedy.
     """
     layout = folder_lib.layout(folder)
     extras = {"torch": "torch", "mlx": "mlx", "candle": "torch,candle"}[layout]
@@ -86,9 +107,8 @@ def open_folder(
             folder, dtype=dtype, quantize=quantize, round_activations=round_activations
         )
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{folder}: its runtime needs {error.name!r}: pip install 'mvjax[{extras}]'"
-        ) from error
+        package = (error.name or "").partition(".")[0]
+        raise MissingRuntime(folder, package, f"pip install 'mvjax[{extras}]'") from error
 
 
 def open_speaker(

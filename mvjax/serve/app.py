@@ -67,6 +67,8 @@ def make(speaker: loading.Speaker, options: Options) -> web.Application:
         about=_about(speaker, options),
     )
     _watch(server)
+    if speaker.verdict:
+        _log.info("certificate", extra={"model": speaker.name, "verdict": speaker.verdict})
     app = web.Application()
     app[ENGINE], app[_CONNECTIONS] = engine, set()
 

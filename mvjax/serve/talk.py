@@ -133,10 +133,9 @@ class _Recorder:
         for question, end in zip(questions, ends, strict=True):
             said = (p["text"] for p in self._pieces if question["start"] <= p["start"] < end)
             question["answer"] = "".join(said).strip()
-        certificate = self._speaker.certificate
         transcript = {
             "model": self._speaker.name,
-            "verdict": certificate and certificate.get("verdict"),
+            "verdict": self._speaker.verdict,
             "seconds": self._seconds,
             "talk": dataclasses.asdict(self._how),
             "seed": self._seed,

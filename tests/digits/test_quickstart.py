@@ -39,7 +39,9 @@ def chain(monkeypatch):
     fake = pytypes.SimpleNamespace(
         ran=ran,
         certificates=certificates,
-        plan=lambda out, short: pytypes.SimpleNamespace(out=out, short=short),
+        plan=lambda out, short: pytypes.SimpleNamespace(
+            out=out, short=short, run=out / "run", certify=lambda target: f"certify {target}!"
+        ),
         data=stage("data"),
         train=stage("train"),
         evaluate=stage("evaluate", pytypes.SimpleNamespace(table=[{"kind": "all", "text": 0.95}])),
@@ -73,8 +75,8 @@ def test_stages_run_in_order_and_metrics_hold_what_was_asked_for(chain, tmp_path
     assert written["seconds"] >= 0 and 0.01 < written["peak_memory_gb"] < 100
     assert written["gate_activation"] == {"image": None}  # JSON has no NaN
     shown = capsys.readouterr()
-    assert f"mvjax serve {out}/export/torch" in shown.out
-    assert f"mvjax talk {out}/export/torch --image {out}/question/image.png" in shown.out
+    assert f"mvjax serve {out}/run" in shown.out
+    assert f"mvjax talk {out}/run --image {out}/question/image.png" in shown.out
     assert "== train" in shown.out and "all   95.0" in shown.out and not shown.err
     assert "'all'" in (out / "report.html").read_text()
 
@@ -100,7 +102,7 @@ def test_any_failing_stage_ends_with_one_message_and_a_status(chain, tmp_path, c
         (PermissionError(errno.EACCES, "denied"), "--out DIR"),
         (
             ModuleNotFoundError("the mlx runtime needs 'mlx'"),
-            "pip install 'mvjax[train,torch,mlx]'",
+            "pip install 'mvjax[train]'",
         ),
         (MemoryError(), "close other programs"),
         (ValueError("a: expected 1, got 2"), "as the cause says"),
@@ -126,6 +128,18 @@ def test_a_failed_certificate_fails_the_run_but_keeps_its_report(chain, tmp_path
     shown = capsys.readouterr().err
     assert "mlx: max_abs_text_logit_error = 0.3" in shown
     assert (tmp_path / "report.html").exists() and (tmp_path / "metrics.json").exists()
+
+
+def test_a_runtime_that_is_not_installed_is_told_and_no_failure(chain, tmp_path, capsys):
+    missing = {"needs": "torch", "install": "pip install it"}
+    chain.certificates["torch"] = {"verdict": "not run", "reasons": [], "not_run": missing}
+    assert quickstart.run(tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "no runtime has run it, as torch is not\ninstalled" in shown
+    assert "pip install it, then run\n\n    certify torch!" in shown and "mlx" not in shown
+    chain.certificates["torch"] = _certificate("fail") | {"not_run": missing}  # wrong weights
+    assert quickstart.run(tmp_path) == 1
+    assert "certify torch!" not in capsys.readouterr().out
 
 
 def test_stopping_says_how_to_go_on(chain, tmp_path, capsys):

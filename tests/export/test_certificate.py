@@ -8,10 +8,11 @@ import exported
 import pytest
 import toy
 
-from mvjax import tree
+from mvjax import cli, tree
 from mvjax.config import schema, upstream
-from mvjax.export import certificate, deviations, targets, verify, weight_files
+from mvjax.export import certificate, deviations, targets, verdict, verify, weight_files
 from mvjax.export import folder as export_folder
+from mvjax.train import load
 from mvjax.weights import codecs, file_names, safetensors_io
 
 TOY, FRAMES = exported.TOY, 104
@@ -57,7 +58,7 @@ def test_certificate(target, run, tmp_path):
     served = found["served"]  # the same runtime, in another dtype
     assert served["dtype"] == "bfloat16" and served["text_agreement"] > 0.8
     assert 1e-4 < served["mean_abs_logit_error"] < served["max_abs_logit_error"] < 0.5
-    assert "served in bfloat16, beside the same in float32" in certificate.summary(found)
+    assert "served in bfloat16, beside the same in float32" in verdict.summary(found)
     assert verify.verify(out) == ([], [])
     export_folder.export(params, config, target, out)
     assert not (out / "certificate.json").exists()  # it would be of other files
@@ -99,19 +100,39 @@ def test_what_quantization_costs_is_stated(target, how, tmp_path):
     assert (rounded is not None) == (target == "candle")
     if target == "candle":
         assert rounded["mean_abs_logit_error"] > found["loss"]["mean_abs_logit_error"]
-        assert "with activations in 8 bits, as kyuteye_rs has them" in certificate.summary(found)
+        assert "with activations in 8 bits, as kyuteye_rs has them" in verdict.summary(found)
         assert any("CANDLE_DEQUANTIZE_ALL" in note for note in found["upstream_differences"])
         assert "model_vision_tower_unquant.safetensors" in found["files"]
 
 
-def test_what_bfloat16_costs_is_stated(run, tmp_path):
+def test_what_bfloat16_costs_is_stated_once_the_runtime_is_there(
+    run, tmp_path, monkeypatch, capsys
+):
+    """`mvjax certify` completes what was certified where no torch was."""
     pytest.importorskip("torch")
-    out = export_folder.export(*run, "torch", tmp_path / "out", dtype="bfloat16")
-    found = certificate.certify(*run, out, "torch", dtype="bfloat16", **inputs())
-    assert_lossy(found)
-    assert found["stored_as"] == "bfloat16"
-    text = certificate.summary(found)
+    params, config = run
+    out = export_folder.export(params, config, "torch", tmp_path / "out", dtype="bfloat16")
+    monkeypatch.setattr(load, "trained", lambda *_: load.TrainedRun(config, params, 7))
+    asked = ["certify", str(out), "--run", "it@7", "--frames", str(FRAMES)]
+    with monkeypatch.context() as elsewhere:
+        exported.absent(elsewhere, "torch")
+        before = certificate.certify(params, config, out, "torch", dtype="bfloat16", **inputs())
+        assert cli.main(asked) == 2 and "needs torch" in capsys.readouterr().err
+        assert json.loads((out / "certificate.json").read_text()) == before  # not begun anew
+    card = (out / "README.md").read_text()
+    assert "**Certificate: not run: " in card
+    (out / "README.md").write_text(card.replace("names their license here", "says: MIT"))
+    assert cli.main(asked) == 0
+    text = capsys.readouterr().out.removeprefix(f"{out}: ")
     assert text.startswith("lossy: largest logit error") and "same greedy text in" in text
+    found = json.loads((out / "certificate.json").read_text())
+    assert_lossy(found)
+    assert found["stored_as"] == "bfloat16" and "not_run" not in found
+    assert (found["frames"], found["values"]) == (FRAMES, before["values"])
+    assert verify.verify(out) == ([], [])
+    card = (out / "README.md").read_text()
+    assert "**Certificate: lossy: " in card and "says: MIT" in card
+    assert "**Certificate: not run: " not in card
 
 
 def assert_lossy(found):
@@ -201,7 +222,7 @@ def test_a_conversation_within_the_window_says_so_and_a_wrong_context_still_fail
     found = certificate.certify(params, config, out, "torch", **inputs(model))
     assert found["verdict"] == "pass"
     past = context < FRAMES
-    told = f"do not reach past the attention window of {context}" in certificate.summary(found)
+    told = f"do not reach past the attention window of {context}" in verdict.summary(found)
     assert (found["talked_past_window"], told) == (past, not past)
     _set(out / "moshika-vis.yaml", "context", 250)
     found = certificate.certify(params, config, out, "torch", **inputs(model))

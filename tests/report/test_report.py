@@ -67,7 +67,10 @@ def _report() -> html_lib.Report:
         gate=html_lib.Picture(gates, "gate over time", "it opens", np.zeros(1920)),
         trained=[("Steps", "600")],
         loss=html_lib.Picture(losses, "loss falls"),
-        certificates=[html_lib.Certificate("PyTorch", 3.2e-6, 1e-4, 120, True)],
+        certificates=[
+            html_lib.Certificate("PyTorch", 3.2e-6, 1e-4, 120, "pass"),
+            html_lib.Certificate("MLX", None, 1e-4, None, "not run", ["mvjax certify <DIR>"]),
+        ],
         codec=[("as synthesized", 100, html_lib.Share(0.97, (0.92, 0.99)))],
         stages=[html_lib.Stage("train", 1.5, 2.0)],
         continued=False,
@@ -145,6 +148,19 @@ def test_every_bar_is_as_wide_as_every_other_and_holds_no_digits(page):
     assert all(re.sub("<[^>]*>", "", inner) == "" for _, inner in bars)
     assert re.findall("--low: ([\\d.]+)%; --high: ([\\d.]+)%", bars[0][1]) == [("82.0", "100.0")]
     assert re.search(r"\.bar { [^}]*width: var\(--bar-width\)", page)
+
+
+def test_a_verdict_is_named_and_what_was_not_run_has_no_numbers(report, page):
+    (table,) = re.findall('<section id="certificates".*?</section>', page, re.DOTALL)
+    rows = re.findall('<tr><th scope="row">(.*?)</tr>', table, re.DOTALL)
+    cells = [re.sub("<[^>]*>", " ", row).split() for row in rows]
+    assert cells == [
+        ["PyTorch", "3.2e-06", "1e-04", "120", "agrees"],
+        ["MLX", "–", "1e-04", "–", "not", "run"],
+    ]
+    assert "<p>MLX: mvjax certify &lt;DIR&gt;</p>" in table and "<p>PyTorch" not in table
+    failed = dataclasses.replace(report.certificates[0], verdict="fail")
+    assert "differs" in html_lib.render(dataclasses.replace(report, certificates=[failed]))
 
 
 def test_a_continued_run_does_not_claim_its_whole_time(report, page):
