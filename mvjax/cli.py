@@ -28,6 +28,7 @@ from mvjax.commands import (
     talk,
     training,
 )
+from mvjax.stores import places
 
 DEBUG = "MVJAX_DEBUG"  # set to 1 for the traceback of an error
 USER_ERROR = 2
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get(DEBUG) == "1":
             raise
         missing = extras.explain(error) if isinstance(error, ModuleNotFoundError) else None
-        text = f" {missing}" if missing else f": {error}\n({DEBUG}=1 shows where)"
+        text = f" {missing}" if missing else f": {places.named(error)}\n({DEBUG}=1 shows where)"
         print(f"{name}{text}", file=sys.stderr)
         return getattr(error, "exit_status", USER_ERROR)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """Files: locations, hashes, and atomic writes.
 
-A location is a path, a folder, `package:NAME/FILE`, or `hf://OWNER/NAME@REVISION/FILE`.
+A location is a path, a folder, `package:NAME/FILE`, `hf://OWNER/NAME@REVISION/FILE`, or an object or folder
+of a store: `gs://BUCKET/NAME`, `s3://BUCKET/NAME`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ import contextlib
 import hashlib
 import importlib.resources
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mvjax import messages
+from mvjax import hub, messages
+from mvjax.stores import objects, places, staging
 
 PACKAGE_PREFIX = "package:"
-HUB_PREFIX = "hf://"
+HUB_PREFIX = hub.PREFIX
 # file names to look for in a folder or repository, in this order
 WEIGHTS = (
     "model.safetensors.index.json",
@@ -28,10 +29,7 @@ WEIGHTS = (
 
 DRAFT = ".part"  # suffix of a file until its content is complete
 
-_INDEX_SUFFIX = ".index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
-_HUB_FORM = "expected hf://OWNER/NAME[@REVISION]/FILE"
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+:/")  # of more than one letter: C:/ is a path
 
 
@@ -62,7 +60,9 @@ def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
             " opened; convert it with its own framework (safetensors.torch.save_file)"
         )
     if text.startswith(HUB_PREFIX):
-        return _on_hub(text, names)
+        return hub.resolve(text, names)
+    if places.is_url(text):
+        return _on_store(text, names)
     path = _in_package(text) if text.startswith(PACKAGE_PREFIX) else local(text)
     if path.is_dir():
         return _in_folder(path, text, names)
@@ -73,7 +73,23 @@ def resolve(location: str | Path, *, names: Sequence[str] = ()) -> Path:
 
 
 def local(path: str | Path) -> Path:
-    """Returns the path with `~` expanded; ValueError for gs://, s3:// and the like: none becomes a folder."""
+    """Returns the path with `~` expanded; of gs:// and s3:// where copies lie, which `staging.here` fetches.
+
+    Raises:
+      ValueError: for hdfs://, https:// and the like: none becomes a folder.
+    """
+    if places.is_url(path):
+        return places.staged(str(path))
+    return on_disk(path)
+
+
+def output(path: str | Path) -> Path:
+    """Returns the path of a folder to write; of gs:// and s3:// where this process works on it."""
+    return places.work(str(path)) if places.is_url(path) else local(path)
+
+
+def on_disk(path: str | Path) -> Path:
+    """Returns the path with `~` expanded; ValueError for a location of any other kind."""
     if scheme := _SCHEME.match(str(path)):
         raise ValueError(
             f"{path}: expected a path on this machine, got a location of {scheme[0]}/, which is neither read"
@@ -92,26 +108,30 @@ def beside(location: str, name: str) -> str:
     if name.startswith(HUB_PREFIX):
         return name
     if location.startswith(HUB_PREFIX):
-        repository, revision, file = _hub_parts(location)
+        repository, revision, file = hub.parts(location)
         folder = file.rpartition("/")[0] if file else ""
         at = f"@{revision}" if revision else ""
         return f"{HUB_PREFIX}{repository}{at}/{folder + '/' if folder else ''}{name}"
     if location.startswith(PACKAGE_PREFIX):
         return f"{location.rpartition('/')[0]}/{name}"
+    if places.is_url(location):
+        return f"{location if is_folder(location) else location.rpartition('/')[0]}/{name}"
     path = local(location)
     return str((path if is_folder(location) else path.parent) / name)
 
 
 def is_folder(location: str) -> bool:
-    """Whether a location is an existing folder, or a repository without a file."""
+    """Whether a location is an existing folder, a repository without a file, or no object of a store."""
     if location.startswith(HUB_PREFIX):
-        return _hub_parts(location)[2] is None
+        return hub.parts(location)[2] is None
+    if places.is_url(location):
+        return objects.stat(location) is None
     return not location.startswith(PACKAGE_PREFIX) and local(location).is_dir()
 
 
 def may_exist(location: str) -> bool:
     """Whether there is a file or folder at a location, as far as can be told without a network."""
-    here = not location.startswith((HUB_PREFIX, PACKAGE_PREFIX))
+    here = not (location.startswith((HUB_PREFIX, PACKAGE_PREFIX)) or places.is_url(location))
     return not here or local(location).exists()
 
 
@@ -126,11 +146,11 @@ def find(location: str) -> Path | None:
             return resolve(location)
         except FileNotFoundError:
             return None
-    repository, revision, file = _hub_parts(location)
+    repository, revision, file = hub.parts(location)
     assert file is not None, location
     reasons: list[str] = []
-    path = _fetch(repository, file, revision, reasons)
-    if path is None and not _known_absent(repository, file, revision):
+    path = hub.fetch(repository, file, revision, reasons)
+    if path is None and not hub.known_absent(repository, file, revision):
         raise FileNotFoundError(
             f"{location}: whether it exists is unknown: {reasons[0].rstrip('.')}. Run this where there"
             " is a network and copy the cache (HF_HOME), or give a local folder."
@@ -142,22 +162,6 @@ def file_hash(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_hub_hash(path: Path, digest: str) -> str:
-    """Returns the SHA-256 of a file; for one in the hub's cache it must be the one that the hub listed.
-
-    Raises:
-      ValueError: naming the file and both hashes.
-    """
-    blob = path.resolve()  # the hub's cache names large files by their SHA-256
-    listed = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name)
-    if listed and blob.name != digest:
-        raise ValueError(
-            f"{path}: expected SHA-256 {blob.name}, as the hub listed it, got {digest};"
-            " the file is damaged: delete it and fetch it again"
-        )
-    return digest
 
 
 def joint_hash(digests: Iterable[str]) -> str:
@@ -238,77 +242,15 @@ def _in_package(text: str) -> Path:
     return Path(str(importlib.resources.files(package))) / name
 
 
-def _on_hub(text: str, names: Sequence[str]) -> Path:
-    repository, revision, file = _hub_parts(text)
-    if not (file or names):
-        raise ValueError(f"{text}: {_HUB_FORM}")
-    candidates = [file] if file else list(names)
-    reasons: list[str] = []
-    for name in candidates:
-        path = _fetch(repository, name, revision, reasons)
-        if path is not None:
-            if name.endswith(_INDEX_SUFFIX):
-                _fetch_indexed(path, repository, name)
+def _on_store(text: str, names: Sequence[str]) -> Path:
+    """Returns the copy of an object, fetched with the files that it names if it is an index."""
+    url = text.rstrip("/")
+    for location in (url, *(f"{url}/{name}" for name in names)):
+        path = staging.here(local(location))
+        if path.is_file():
+            if path.name.endswith(hub.INDEX_SUFFIX):
+                beside = [path.with_name(name) for name in hub.indexed(path)]
+                objects.each(staging.here, beside)
             return path
-    at = f" --revision {revision}" if revision else ""
-    raise FileNotFoundError(
-        f"{text}: neither on the hub nor in its local cache:"
-        + messages.lines(reasons)
-        + "\nCheck repository, revision and file name. Without a network, run this where there is one"
-        f" and copy the cache (HF_HOME): hf download {repository} {candidates[-1]}{at}"
-    )
-
-
-def _hub_parts(text: str) -> tuple[str, str | None, str | None]:
-    """Returns repository, revision and file of an hf:// location."""
-    parts = _HUB.fullmatch(text)
-    if parts is None:
-        raise ValueError(f"{text}: {_HUB_FORM}")
-    return parts[1], parts[2], parts[3]
-
-
-def _known_absent(repository: str, name: str, revision: str | None) -> bool:
-    """Whether the hub said, now or earlier, that a repository has no such file."""
-    import huggingface_hub
-
-    cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
-    return cached is not None and not isinstance(cached, str)
-
-
-def _fetch_indexed(index: Path, repository: str, name: str) -> None:
-    """Fetches the files that an index names, of the same commit."""
-    try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{index}: expected JSON with "weight_map" ({error!r})') from error
-    depth = name.count("/")
-    commit = index.parents[depth].name  # the cache keeps snapshots/COMMIT/NAME
-    reasons: list[str] = []
-    fetched = [_fetch(repository, _beside(name, shard), commit, reasons) for shard in shards]
-    if None in fetched:
-        raise FileNotFoundError(
-            f"{index} names files that are neither on the hub nor in its local cache:"
-            + messages.lines(reasons)
-        )
-
-
-def _beside(name: str, other: str) -> str:
-    return f"{name[: name.rfind('/') + 1]}{other}"
-
-
-def _fetch(repository: str, name: str, revision: str | None, reasons: list[str]) -> Path | None:
-    """Returns the cached or downloaded file, or None and adds a reason."""
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{HUB_PREFIX}{repository}: needs huggingface_hub: pip install 'mvjax[hub]', or download"
-            " the files and give their path"
-        ) from error
-    missing = (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled)
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
-    except missing as error:
-        reasons.append(f"{name}: {str(error).strip().splitlines()[0]}")
-        return None
+    one_of = f", nor a folder with one of {list(names)}" if names else ""
+    raise FileNotFoundError(f"{text}: no such object{one_of}; check the name in `frozen`.")

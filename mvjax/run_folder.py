@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mvjax import files, messages
+from mvjax.stores import places
 
 # Written by `mvjax train`.
 CONFIG_TEXT = "config.txt"  # the config as `field = value` lines, to read and to diff
@@ -49,24 +50,25 @@ class RunStep(NamedTuple):
 
     def __str__(self) -> str:
         """As it was written."""
-        return str(self.folder) if self.step is None else f"{self.folder}@{self.step}"
+        folder = places.named(self.folder)
+        return folder if self.step is None else f"{folder}@{self.step}"
 
 
 def parse(text: str) -> RunStep:
     """Reads RUN or RUN@STEP; a folder whose name is the whole text is meant as such.
 
     Raises:
-      ValueError: if STEP is no number, or RUN no path on this machine.
+      ValueError: if STEP is no number, or RUN neither a path on this machine nor a folder of a store.
     """
     folder, at, step = text.rpartition("@")
-    whole = files.local(text)
+    whole = files.output(text)
     if not at or whole.is_dir():
         return RunStep(whole, None)
     if not step.isdecimal():
         raise ValueError(
             f"{text}: expected RUN@STEP, such as runs/digits@300, got '{step}' as STEP"
         )
-    return RunStep(files.local(folder), int(step))
+    return RunStep(files.output(folder), int(step))
 
 
 def bad_records(part: int) -> str:

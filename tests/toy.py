@@ -301,8 +301,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--mesh", type=int, nargs="+", default=(-1, 1, 1))
     parser.add_argument("--every", type=int, default=4, help="steps between checkpoints")
+    parser.add_argument("--out", help="the run folder; one of a store, too")
     args = parser.parse_args()
-    from mvjax.train import distributed, fit, sharding
+    from mvjax import files
+    from mvjax.train import distributed, fit, run_store, sharding
 
     with distributed.session():
         mesh = schema.MeshConfig(*args.mesh)
@@ -316,7 +318,9 @@ def main() -> None:
         feed = distributed.BatchFeed(sharding.make_mesh(mesh))
         notes = args.folder / f"ids-{jax.process_index()}.txt"
         data = Data(config.data, seconds=args.seconds, part=(feed.index, feed.count), notes=notes)
-        fit.fit(config, args.folder / "run", data=data)
+        out = files.output(args.out or args.folder / "run")
+        with run_store.opened(out):
+            fit.fit(config, out, data=data)
 
 
 if __name__ == "__main__":

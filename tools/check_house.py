@@ -23,7 +23,9 @@ MAX_FILE, MAX_FUNCTION = 320, 60  # lines
 # Ground floor first; a room is a file or a folder of mvjax/.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("messages",),
-    ("__init__", "types", "tree", "files", "locks", "gating"),
+    ("locks",),
+    ("stores", "hub"),
+    ("__init__", "types", "tree", "files", "gating"),
     ("gates", "scopes"),
     ("config",),
     ("nn", "run_folder"),

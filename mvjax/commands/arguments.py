@@ -62,17 +62,34 @@ def experiment(arg) -> None:
         help="override a field, such as train.steps=100; may be repeated")  # fmt: skip
 
 
+def place(text: str) -> Path:
+    """Reads a folder on this machine or on a store (gs://, s3://); the type of an argument."""
+    try:
+        return files.output(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def run_step(text: str) -> run_folder.RunStep:
-    """Reads RUN or RUN@STEP; the type of an argument."""
+    """Reads RUN or RUN@STEP, a folder on this machine; the type of an argument."""
+    try:
+        files.on_disk(text)
+        return run_folder.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def stored_run_step(text: str) -> run_folder.RunStep:
+    """Reads RUN or RUN@STEP, which may be on a store; the type of an argument."""
     try:
         return run_folder.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def trained_run(arg) -> None:
+def trained_run(arg, *, type=run_step) -> None:
     """Adds RUN or RUN@STEP, a `run_folder.RunStep`."""
-    arg("trained_run", type=run_step, metavar="RUN[@STEP]",
+    arg("trained_run", type=type, metavar="RUN[@STEP]",
         help="run folder of `mvjax train`, and which of its checkpoints (the newest)")  # fmt: skip
 
 

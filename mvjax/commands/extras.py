@@ -25,6 +25,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "candle": ("gguf",),
     "tpu": ("libtpu",),
     "hub": ("huggingface_hub",),
+    "gcs": ("gcsfs",),
+    "s3": ("s3fs",),
     "data": ("pyarrow",),
     "wandb": ("wandb",),
     "beam": ("apache-beam",),

@@ -11,7 +11,7 @@ from mvjax import files, messages
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors end with "did you mean"; its subcommands' parsers are such, too.
 
-    An argument of `type=Path` is a path on this machine, as `files.local`.
+    An argument of `type=Path` is a path on this machine, as `files.on_disk`.
     """
 
     def __init__(self, *args, **options):
@@ -44,6 +44,6 @@ class Parser(argparse.ArgumentParser):
 
 def _local(text: str) -> Path:
     try:
-        return files.local(text)
+        return files.on_disk(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
 
 from mvjax import files, messages, run_folder
 from mvjax.commands import arguments, evaluate, extras, plan
+from mvjax.stores import places
 
 
 def add(commands) -> None:
@@ -24,10 +26,11 @@ def add(commands) -> None:
         commands, "train", train, "train an experiment; run it again to resume",
         "mvjax train experiments/digits.py --set optim.learning_rate=1e-3 --out runs/digits")  # fmt: skip
     arguments.experiment(arg)
-    arg("--out", type=Path, required=True, metavar="RUN", help="run folder, new or to be resumed")
+    arg("--out", type=arguments.place, required=True, metavar="RUN",
+        help="run folder, new or to be resumed; gs:// and s3:// too")  # fmt: skip
     arg("--extend", action="store_true",
         help="go on with RUN for more steps, or with another learning rate, as --set says")  # fmt: skip
-    arg("--from", type=arguments.run_step, metavar="RUN[@STEP]", dest="warm_start",
+    arg("--from", type=arguments.stored_run_step, metavar="RUN[@STEP]", dest="warm_start",
         help="start a new run from the adapters of another one")  # fmt: skip
     arg("--dry-run", action="store_true",
         help="check files, records, mesh and memory without a step; write nothing")  # fmt: skip
@@ -62,10 +65,11 @@ def train(args: argparse.Namespace) -> int:
         return _dry_run_elsewhere(args, starts)
     from mvjax.train import distributed, fit, signals, trace
 
-    _check_out(args.out)
     profile = trace.parse(args.profile) if args.profile else None
+    _check_out(args.out)
+    on_store = places.url(args.out) is not None
     try:
-        with distributed.session(args.out):
+        with distributed.session(None if on_store else args.out), _here(args):
             run = _load(args)
             if distributed.is_first():
                 _tell_changes(args, run)
@@ -90,11 +94,25 @@ def _dry_run_elsewhere(args: argparse.Namespace, starts) -> int:
     topologies = plan.read_topologies(args.topology, measured=False)
     from mvjax.plan import dry_run
 
-    run = _load(args)
-    _tell_changes(args, run)
-    dry_run.check(run, args.out, topologies=topologies, **starts)
+    with _here(args):
+        run = _load(args)
+        _tell_changes(args, run)
+        dry_run.check(run, args.out, topologies=topologies, **starts)
     print()
     return plan.show(run, topologies, measured=False)
+
+
+@contextlib.contextmanager
+def _here(args: argparse.Namespace):
+    """While this lasts, the runs of stores that are trained and started from are on this machine."""
+    from mvjax.train import run_store
+
+    with contextlib.ExitStack() as stack:
+        if args.warm_start:
+            stack.enter_context(run_store.opened(args.warm_start.folder, dry=True))
+        stack.enter_context(run_store.opened(args.out, dry=args.dry_run))
+        _check_out(args.out)
+        yield
 
 
 def _load(args: argparse.Namespace):

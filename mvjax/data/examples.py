@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mvjax import types
+from mvjax import files, types
 from mvjax.config import schema
 from mvjax.data import collate, image_features, images, mixing, streams, tokenizers, windows
 from mvjax.data.records import bad_records, dataset
@@ -172,4 +172,4 @@ class ExampleBuilder:
 
 def record_path(data: schema.DataConfig, name: str) -> Path:
     """ROOT/NAME."""
-    return Path(data.root).expanduser() / name
+    return files.local(data.root) / name

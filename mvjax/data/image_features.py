@@ -20,6 +20,7 @@ from mvjax.config import schema
 from mvjax.data import batch_spec, images
 from mvjax.data.records import dataset, shards
 from mvjax.data.records import index as index_lib
+from mvjax.stores import staging
 from mvjax.weights import frozen_files
 
 FORMAT, VERSION = "mvjax image features", 1
@@ -115,7 +116,7 @@ class FeatureReader:
     """
 
     def __init__(self, path: Path, *, expected: FeatureIdentity | None):
-        file = index_path(path)
+        file = staging.here(index_path(path))
         if not file.is_file():
             raise FileNotFoundError(
                 f"{file}: no such file; make it with `mvjax data features EXP.py`, or set data.features"

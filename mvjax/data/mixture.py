@@ -21,7 +21,8 @@ import numpy as np
 from mvjax import files, locks, messages, types
 from mvjax.config import schema
 from mvjax.data import batch_spec, collate, examples, mixing
-from mvjax.data.records import bad_records, dataset
+from mvjax.data.records import bad_records, dataset, publishing
+from mvjax.stores import staging
 
 _LOCK = "lock"  # of a folder of records: while a process makes them
 
@@ -114,12 +115,13 @@ def ensure_records(data: schema.DataConfig) -> None:
 
     Of several processes that miss them, one makes them and the others wait.
     """
-    root = Path(data.root).expanduser()
+    root = files.local(data.root)
     if missing_records(data) and data.prepare is not None:
         root.mkdir(parents=True, exist_ok=True)
         with locks.held(root / _LOCK, wait=True):
             if missing_records(data):
-                data.prepare(root)
+                with publishing.published(files.output(data.root)) as made:
+                    data.prepare(made)
     if missing := missing_records(data):
         raise FileNotFoundError(
             f"data.root {root}: expected records that are not there: {missing}; "
@@ -131,14 +133,16 @@ def missing_records(data: schema.DataConfig) -> list[str]:
     """Returns the records of the mixture that are not there."""
     sources = (*data.speech, *data.speechless, *data.small_talk)
     paths = [examples.record_path(data, source.name) for source in sources]
-    return sorted({str(path) for path in paths if not dataset.index_path(path).is_file()})
+    return sorted(
+        {str(path) for path in paths if not staging.here(dataset.index_path(path)).is_file()}
+    )
 
 
 def records_identity(data: schema.DataConfig) -> dict[str, str]:
     """Returns {dataset: SHA-256 of its index}, which holds the hashes of all its records and images."""
     names = sorted({s.name for s in (*data.speech, *data.speechless, *data.small_talk)})
     paths = {name: dataset.index_path(examples.record_path(data, name)) for name in names}
-    return {name: files.file_hash(path) for name, path in paths.items()}
+    return {name: files.file_hash(staging.here(path)) for name, path in paths.items()}
 
 
 def rows(

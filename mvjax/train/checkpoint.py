@@ -6,6 +6,8 @@ checkpoints/00000250/adapters/    the trained parameters, by path
                      metadata/    step, config text, identity and hash of the frozen weights, as JSON
                      hashes.json  size and SHA-256 of each file above: written last, this is the commit
 
+Of a run on a store, the folders here hold the lists of hashes alone; the other files are copied as needed.
+
 The layout of earlier versions is read, too: `meta.json` in place of metadata/ and hashes.json, | in place of
 / in the names of adapters, and an optimizer whose leaves are numbered in the order of its chain.
 """
@@ -27,12 +29,14 @@ import orbax.checkpoint as ocp
 
 from mvjax import files as files_lib
 from mvjax import messages, tree
+from mvjax.stores import places, staging
 from mvjax.train import step as step_lib
 
 HASHES = "hashes.json"
 ADAPTERS, OPTIMIZER, EMA, METADATA = "adapters", "optimizer", "ema", "metadata"  # orbax items
 
 _OLD_META = "meta.json"  # of the earlier layout
+LISTINGS = (HASHES, _OLD_META)  # files without which a folder is no checkpoint
 
 
 class Checkpoint(NamedTuple):
@@ -91,8 +95,8 @@ def read(checkpoint: Checkpoint, abstract: step_lib.TrainState) -> step_lib.Trai
     Raises:
       ValueError: if the optimizer state of the earlier layout has other leaves than this version's.
     """
-    folder = checkpoint.folder
-    if _is_old(folder):
+    folder = _whole(checkpoint.folder)
+    if _is_old(checkpoint.folder):
         return _read_old(folder, abstract)
     restored = {
         item: tree.flatten(_restore(folder / item, tree.unflatten(flat)))
@@ -104,8 +108,9 @@ def read(checkpoint: Checkpoint, abstract: step_lib.TrainState) -> step_lib.Trai
 
 def read_adapters(checkpoint: Checkpoint, abstract: tree.Tree) -> dict[str, Any]:
     """Returns the trained parameters only, shaped as `abstract`: their EMA if there is one."""
-    folder = checkpoint.folder / EMA
-    folder = folder if folder.is_dir() else checkpoint.folder / ADAPTERS
+    whole = _whole(checkpoint.folder)
+    folder = whole / EMA
+    folder = folder if folder.is_dir() else whole / ADAPTERS
     return (_read_old_params if _is_old(checkpoint.folder) else _restore)(folder, abstract)
 
 
@@ -162,7 +167,18 @@ def quiet_orbax() -> Iterator[None]:
 
 def _verified(folder: Path, damaged: dict[Path, str]) -> Checkpoint:
     meta = _OLD_META if _is_old(folder) else f"{METADATA}/metadata"
-    return Checkpoint(folder, json.loads((folder / meta).read_text()), damaged)
+    return Checkpoint(folder, json.loads(staging.here(folder / meta).read_text()), damaged)
+
+
+def _whole(folder: Path) -> Path:
+    """Returns the folder with all files of a checkpoint: of a store, that of the copies."""
+    url = places.url(folder)
+    if url is None or (folder / METADATA).is_dir():
+        return folder
+    listed = json.loads(_listing(folder).read_text())["files"]
+    for name, (_, digest) in listed.items():
+        staging.here(folder / name, sha256=digest)
+    return places.staged(url)
 
 
 def _restore(folder: Path, abstract: Any) -> Any:
@@ -195,7 +211,10 @@ def _problem(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{listing.name} is unreadable ({first_line(error)})"
     for name, (size, digest) in listed.items():
-        path = folder / name
+        try:
+            path = staging.here(folder / name, sha256=digest)
+        except ValueError:
+            return f"{name}: its bytes changed since it was written"
         if not path.is_file():
             return f"{name} is missing"
         actual_size, actual_digest = _size_and_hash(path)

@@ -87,6 +87,18 @@ def from_first(make: Callable[[], Any]) -> Any:
     return answer["value"]
 
 
+def to_first(state: Any) -> Any:
+    """Returns the arrays of a tree whole, in numpy, in the first process; elsewhere empty ones."""
+
+    def gathered(
+        leaf: jax.Array,
+    ) -> np.ndarray:  # one after the other: they need not all fit a device
+        whole = np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return whole if jax.process_index() == 0 else whole[:0].copy() if whole.ndim else whole
+
+    return jax.tree.map(gathered, state)
+
+
 def hosts() -> list[str]:
     """Returns the names of the hosts of all processes; waits for them."""
     name = np.frombuffer(socket.gethostname().encode()[:64].ljust(64), np.uint8)

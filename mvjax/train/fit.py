@@ -26,6 +26,7 @@ from mvjax.train import (
     memory,
     output,
     resume,
+    run_store,
     runlog,
     saving,
     sharding,
@@ -100,6 +101,7 @@ def fit(
             )
             return Summary(**done)
         distributed.from_first(lambda: stack.enter_context(lock.held(folder)))
+        run_store.refresh(folder)  # the last that another session sent
         mesh = sharding.make_mesh(run.mesh)
         watchdog = stack.enter_context(_watchdog(run.train, folder, on_signal))
         session, notices = begin.session(
@@ -153,8 +155,13 @@ def _summary(
         metrics=log.last,
     )
     # In every process it is there when this returns, for the launch scripts.
-    path, text = folder / run_folder.SUMMARY, json.dumps(dataclasses.asdict(summary), indent=1)
-    distributed.from_first(lambda: files_lib.write_atomic(path, f"{text}\n".encode()))
+    text = json.dumps(dataclasses.asdict(summary), indent=1)
+
+    def write() -> None:
+        files_lib.write_atomic(folder / run_folder.SUMMARY, f"{text}\n".encode())
+        run_store.send(folder)
+
+    distributed.from_first(write)
     return summary
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from mvjax import locks, run_folder
+from mvjax.stores import lease, places
+from mvjax.train import run_store, signals
 
 
 @contextlib.contextmanager
@@ -23,12 +27,25 @@ def held(folder: Path) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locks.held(folder / run_folder.LOCK))
+                if (url := places.url(folder)) is not None:
+                    held = lease.held(
+                        f"{url}/{run_folder.LOCK}", lost=functools.partial(_end, folder)
+                    )
+                    stack.enter_context(held)
             except locks.Taken as taken:
                 raise ValueError(
                     f"{folder}: another run trains into this folder ({taken}); stop it or wait for its"
                     " end, or choose another --out"
                 ) from taken
+            run_store.clean(folder / run_folder.CHECKPOINTS)
             yield
     finally:
         with contextlib.suppress(OSError):  # not empty
             folder.rmdir()
+
+
+def _end(folder: Path, holder: str) -> None:
+    """Ends this process: what it would write now would mix two runs."""
+    told = f"{folder}: another run ({holder}) took this folder over, while the store was out of reach; ends"
+    print(places.named(told), file=sys.stderr, flush=True)
+    signals.end(1)

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 
 from mvjax import messages, run_folder
+from mvjax.stores import notes as notes_lib
 from mvjax.train import distributed
 
 Phase = Literal["data", "step", "callbacks", "checkpoint"]
@@ -125,7 +126,7 @@ class Watchdog:
         """Starts the thread; removes the file that a killed session left."""
         if jax.process_count() > 1:
             self._hosts = distributed.hosts()
-        self._file.unlink(missing_ok=True)
+        notes_lib.remove(self._file)
         self._thread.start()
         return self
 
@@ -133,7 +134,7 @@ class Watchdog:
         """Stops the thread."""
         self._closed.set()
         self._thread.join()
-        self._file.unlink(missing_ok=True)
+        notes_lib.remove(self._file)
 
     @contextlib.contextmanager
     def task(self, name: str, *, within: float | None = None) -> Iterator[None]:
@@ -146,7 +147,7 @@ class Watchdog:
             self._task = None
         if task.reported:
             self._say(f"{name}: done after {time.monotonic() - task.began:.0f} s")
-            self._file.unlink(missing_ok=True)
+            notes_lib.remove(self._file)
 
     def starting(self, name: str) -> contextlib.AbstractContextManager[None]:
         """`task` before the first step."""
@@ -166,8 +167,8 @@ class Watchdog:
     def _report(self, text: str) -> None:
         if jax.process_count() > 1:
             with contextlib.suppress(OSError):  # the disk may be why
-                self._file.parent.mkdir(exist_ok=True)
-                self._file.write_text(f"{distributed.name()} ({socket.gethostname()}): {text}")
+                note = f"{distributed.name()} ({socket.gethostname()}): {text}"
+                notes_lib.write(self._file, note)
             if jax.process_index() == 0:
                 self._closed.wait(min(self._seconds / 2, 1.5))  # the others write theirs
                 notes = [self._written(index) for index in range(jax.process_count())]
@@ -183,7 +184,7 @@ class Watchdog:
 
     def _written(self, index: int) -> str:
         try:
-            return (self._file.parent / f"{index:05d}.txt").read_text(errors="replace")
+            return notes_lib.read(self._file.with_name(f"{index:05d}.txt"))
         except OSError:
             host = f" ({self._hosts[index]})" if self._hosts else ""
             return f"process {index}{host}: nothing; it steps, hangs elsewhere, or is gone"

@@ -18,6 +18,7 @@ from rich import progress as rich_progress
 
 from mvjax import messages, run_folder
 from mvjax.config import schema
+from mvjax.stores import places
 from mvjax.train import distributed, events, flops, memory, metrics_file, trackers
 from mvjax.train import phases as phases_lib
 
@@ -158,14 +159,14 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Prints a notice above the progress line, from the first process."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(places.named(text), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Prints a notice from this process, whichever it is."""
         if self._first:
             self.say(text)
         elif not self._quiet:
-            print(f"{distributed.name()}: {text}", file=sys.stderr, flush=True)
+            print(f"{distributed.name()}: {places.named(text)}", file=sys.stderr, flush=True)
 
     def _measured(self) -> dict[str, float | None]:
         """Step time by phase, throughput, MFU and peak memory so far; null before they are known."""

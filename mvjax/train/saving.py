@@ -19,7 +19,8 @@ import orbax.checkpoint as ocp
 from mvjax import files as files_lib
 from mvjax import tree
 from mvjax.config import schema
-from mvjax.train import checkpoint, distributed
+from mvjax.stores import places
+from mvjax.train import checkpoint, distributed, run_store
 from mvjax.train import step as step_lib
 
 _SPARE_BYTES = 2**20  # metadata and block rounding, on top of the arrays
@@ -48,12 +49,22 @@ class PendingCheckpoint:
         self._root, self._keep = root, keep
         self._folder = root / f"{self.step:08d}"
         self._manager: ocp.CheckpointManager | None = None
+        # Processes have no folder in common on a store: the first one writes the checkpoint alone.
+        self._alone = places.url(root) is not None and jax.process_count() > 1
         # Every step is kept: older ones may go only when the new one is committed, which is ours to know.
         options = ocp.CheckpointManagerOptions(
             step_format_fixed_length=8, max_to_keep=None, save_root_metadata=False
         )
         try:
             distributed.from_first(lambda: self._make_room(state))
+            if self._alone:
+                state = distributed.to_first(state)
+                if jax.process_index():
+                    return
+                options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                    primary_host=0, active_processes={0}
+                )
+                options.create = False
             items: dict[str, Any] = {
                 name: ocp.args.StandardSave(tree.unflatten(flat))
                 for name, flat in checkpoint.items(state).items()
@@ -72,14 +83,17 @@ class PendingCheckpoint:
         A kill before the hashes are written leaves no checkpoint of this step and the earlier ones as
         they were. Raises as the constructor.
         """
-        assert self._manager is not None
+        if self._manager is None:  # the first process writes it
+            return
         try:
             with checkpoint.quiet_orbax():
                 self._manager.wait_until_finished()  # orbax has renamed its temporary folder by then
             if jax.process_index() == 0:
                 text = json.dumps({"files": checkpoint.hashes(self._folder)}, indent=1)
                 files_lib.write_atomic(self._folder / checkpoint.HASHES, text.encode())
+                run_store.commit(self._folder)
                 for old in checkpoint.folders(self._root)[self._keep :]:
+                    run_store.drop(old)
                     shutil.rmtree(old, ignore_errors=True)
         except Exception as error:
             raise self._failure(error) from error

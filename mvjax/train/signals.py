@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from mvjax.stores import places
+
 # SIGHUP: the terminal is gone; SIGUSR1, SIGUSR2, SIGXCPU: what schedulers send before the time is up
 STOPPING = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
@@ -125,7 +127,7 @@ def _name(number: int) -> str:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(places.named(text), file=sys.stderr, flush=True)
 
 
 def end(status: int) -> NoReturn:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mvjax import files as files_lib
+from mvjax import hub
 from mvjax.config import beside_moshi, schema
 from mvjax.weights import big_vision, checksums, hf_siglip, kyutai, lazy, lora, safetensors_io
 
@@ -90,9 +91,9 @@ def identity(files: schema.FrozenFiles) -> Identity:
 def file_hash(path: Path) -> str:
     """Returns the SHA-256 of one weight file, verified in the same pass; errors as `identity`."""
     if path.suffix == _NPZ:  # its values are checked by zip, as they are read
-        return files_lib.check_hub_hash(path, files_lib.file_hash(path))
+        return hub.check_hash(path, files_lib.file_hash(path))
     digest, changed = safetensors_io.hash_and_compare(path)
-    files_lib.check_hub_hash(path, digest)
+    hub.check_hash(path, digest)
     checksums.refuse_changed(path, changed)
     return digest
 

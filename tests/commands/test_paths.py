@@ -10,6 +10,11 @@ from mvjax.config import schema, text
 
 # metavars of arguments that are paths
 PATHS = {"DIR", "FILE", "ROOT", "RUN", "RUN[@STEP]", "SOURCE", "EXP.py", "PNG"}
+# arguments that may be folders of a store
+STORED = {
+    "mvjax train --out",
+    "mvjax train --from",
+}
 
 
 def parsers(parser):
@@ -20,18 +25,26 @@ def parsers(parser):
                 yield from parsers(child)
 
 
-def test_every_path_of_the_command_line_is_one_on_this_machine():
-    checked = 0
+def test_every_path_of_the_command_line_is_one_on_this_machine_or_says_so():
+    checked, stored = 0, set()
     for parser in parsers(cli._parser()):
         for action in parser._actions:
             if action.metavar not in PATHS:
                 continue
-            with pytest.raises(argparse.ArgumentError, match=r"gs://b/d: expected a path on this"):
-                parser._get_value(action, "gs://b/d")
+            name = f"{parser.prog} {(action.option_strings or [action.metavar])[0]}"
+            with pytest.raises(
+                argparse.ArgumentError, match=r"hdfs://b/d: expected a path on this"
+            ):
+                parser._get_value(action, "hdfs://b/d")
+            if action.type in (arguments.place, arguments.stored_run_step):
+                stored.add(name)
+            else:
+                with pytest.raises(argparse.ArgumentError, match=r"gs://b/d: expected a path on"):
+                    parser._get_value(action, "gs://b/d")
             value = parser._get_value(action, "~/x")
             assert str(value) == str(Path("~/x").expanduser()), f"{parser.prog}: {action.metavar}"
             checked += 1
-    assert checked > 25
+    assert checked > 25 and stored == STORED
 
 
 @pytest.mark.parametrize(
@@ -39,7 +52,6 @@ def test_every_path_of_the_command_line_is_one_on_this_machine():
     [
         "data ingest docci . --out gs://b/d",
         "data encode experiments/digits.py . --out s3://b --name x",
-        "train experiments/digits.py --out s3://b/r",
         "eval gs://b/r",
         "export gs://b/r --target mlx --out x",
         "dialogues speak gs://b/x.jsonl --out x",
@@ -61,14 +73,15 @@ def test_a_bucket_is_refused_at_once_and_makes_no_folder(words, tmp_path, monkey
 def test_what_is_a_path_and_what_is_none():
     for path in ("a/b", "/a:b/c", "C:/records", "a:b", "x/gs:/y"):
         assert files.local(path) == Path(path)
-    for location in ("gs://b", "s3://b/c", "https://h/x", "gs:/b/d", "hf://a/b", "file:///x"):
+    for location in ("hdfs://b", "https://h/x", "gs:/b/d", "hf://a/b", "file:///x"):
         with pytest.raises(ValueError, match="mount it as a folder"):
             files.local(location)
-    with pytest.raises(ValueError, match="gs://b/m: expected a path on this machine"):
-        files.resolve("gs://b/m")
+    with pytest.raises(ValueError, match="hdfs://b/m: expected a path on this machine"):
+        files.resolve("hdfs://b/m")
     run = schema.Config(schema.FrozenFiles("moshi", "siglip"))
-    with pytest.raises(ValueError, match="data.root=gs://b: .*: expected a path on this machine"):
-        text.override(run, ["data.root=gs://b"])
+    assert text.override(run, ["data.root=gs://b"]).data.root == "gs://b"
+    with pytest.raises(ValueError, match="data.root=hdfs://b: .*: expected a path on this machine"):
+        text.override(run, ["data.root=hdfs://b"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="writes into /proc")

@@ -15,17 +15,23 @@ from mvjax.train import distributed
 TIMEOUT = 600  # seconds; a hang, not a slow machine
 
 
-def start(folder: Path, *arguments: object, count: int = 1, devices: int = 1):
-    """Starts `count` processes of one run with `devices` simulated devices each; see `toy.main`."""
+def start(folder: Path, *arguments: object, count: int = 1, devices: int = 1, caches: bool = False):
+    """Starts `count` processes of one run with `devices` simulated devices each; see `toy.main`.
+
+    With `caches` each copies from object stores as if it had a host of its own.
+    """
     toy.make_config(folder / "frozen")  # before they all do
+    joined = _joined(count)
+    if caches:
+        joined = [j | {"MVJAX_CACHE": str(folder / f"host-{n}")} for n, j in enumerate(joined)]
     return [
         subprocess.Popen(
             [sys.executable, toy.__file__, str(folder), *map(str, arguments)],
-            env={**environment(folder, devices=devices), **joined},
+            env={**environment(folder, devices=devices), **variables},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for joined in _joined(count)
+        for variables in joined
     ]
 
 

@@ -13,6 +13,7 @@ from jaxtyping import UInt64
 from mvjax import files, messages
 from mvjax.config import schema
 from mvjax.data.records import shards
+from mvjax.stores import staging
 
 FORMAT, VERSION = "mvjax records", 2
 _NAME = re.compile(r"[\w-]+", re.ASCII)
@@ -93,7 +94,7 @@ def _may_be_index(dataset: Path) -> bool:
 def read(dataset: Path) -> DatasetIndex:
     """Reads NAME.json alone; ValueError if it is no index, of another version, or contradicts itself."""
     check_name(dataset)
-    beside = path(dataset)
+    beside = staging.here(path(dataset))
     if not beside.is_file():
         raise FileNotFoundError(f"{beside}: no such file; it is the index of a dataset of records")
     content = beside.read_bytes()
@@ -160,7 +161,7 @@ def write_ids(dataset: Path, hashes: UInt64[np.ndarray, " count"]) -> str:
 
 def read_ids(dataset: Path, count: int) -> UInt64[np.ndarray, "2 count"]:
     """Opens NAME.ids as a memory map; ValueError if its size is not that of `count` records."""
-    file = ids_path(dataset)
+    file = staging.here(ids_path(dataset))
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; it says where each id is")
     if file.stat().st_size != 16 * count:
@@ -178,6 +179,6 @@ def wrong_hashes(dataset: Path, index: DatasetIndex) -> list[str]:
     """The files whose SHA-256 differs from the index, with that as a problem."""
     wrong = shards.wrong_hashes(dataset, index.records)
     wrong += shards.wrong_hashes(images_stem(dataset), index.images)
-    if files.file_hash(ids_path(dataset)) != index.ids_sha256:
+    if files.file_hash(staging.here(ids_path(dataset))) != index.ids_sha256:
         wrong.append(f"{ids_path(dataset)}: its SHA-256 is not the one in {path(dataset).name}")
     return wrong

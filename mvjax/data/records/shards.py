@@ -15,6 +15,7 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 
 from mvjax import files as files_lib
 from mvjax import messages
+from mvjax.stores import places, staging
 
 SUFFIX, _DRAFT = ".array_record", ".part"
 # One entry a chunk, for random access.
@@ -40,8 +41,12 @@ def paths(stem: Path, total: int) -> list[Path]:
 
 def present(stem: Path) -> set[Path]:
     """All shards and drafts of shards with this stem, also of an earlier writing."""
-    shard = re.compile(rf"{re.escape(stem.name)}-\d{{5}}(-of-\d{{5}})?{SUFFIX}({_DRAFT})?")
-    return {file for file in stem.parent.iterdir() if shard.fullmatch(file.name)}
+    return {file for file in stem.parent.iterdir() if is_shard(file.name, stem.name)}
+
+
+def is_shard(name: str, stem: str) -> bool:
+    """Whether a file, by its name, is a shard or a draft of one with this stem."""
+    return bool(re.fullmatch(rf"{re.escape(stem)}-\d{{5}}(-of-\d{{5}})?{SUFFIX}({_DRAFT})?", name))
 
 
 def wrong_hashes(stem: Path, expected: Sequence[Shard]) -> list[str]:
@@ -49,7 +54,7 @@ def wrong_hashes(stem: Path, expected: Sequence[Shard]) -> list[str]:
     return [
         f"{path}: its SHA-256 is not the one in its index; copy it or make it again"
         for path, shard in zip(paths(stem, len(expected)), expected, strict=True)
-        if files_lib.file_hash(path) != shard.sha256
+        if files_lib.file_hash(staging.here(path)) != shard.sha256
     ]
 
 
@@ -120,15 +125,17 @@ class ShardWriter:
 class ShardReader:
     """Random access to the entries of all shards; each shard is opened on first use.
 
-    Raises FileNotFoundError or ValueError, listing the shards that are missing or have another size than
-    the index says.
+    Of a store, each is copied here on first use, verified by its SHA-256. Elsewhere, raises FileNotFoundError
+    or ValueError, listing the shards that are missing or have another size than the index says.
     """
 
     def __init__(self, stem: Path, shards: Sequence[Shard]):
         self.paths = files = paths(stem, len(shards))
         self._ends = list(itertools.accumulate(shard.count for shard in shards))
         self._starts = [0, *self._ends]
-        self._open = functools.cache(lambda n: _open_whole(files[n], shards[n].count))
+        self._open = functools.cache(lambda n: _opened(files[n], shards[n]))
+        if places.url(stem) is not None:
+            return
         missing = [str(path) for path in self.paths if not path.is_file()]
         if missing:
             raise FileNotFoundError(
@@ -156,9 +163,20 @@ class ShardReader:
         place = number - self._starts[n]
         try:
             # Not read([place]): that takes time in proportion to the shard's length.
-            return self._open(n).read(place, place + 1)[0]
+            opened = self._open(n)
+            if isinstance(opened, ValueError):
+                raise opened
+            return opened.read(place, place + 1)[0]
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"{self.paths[n]} entry {place}: {error}") from error
+
+
+def _opened(path: Path, shard: Shard):
+    """Returns the reader of a shard, or the ValueError: a bad copy is not fetched again for each entry."""
+    try:
+        return _open_whole(staging.here(path, sha256=shard.sha256), shard.count)
+    except ValueError as error:
+        return error
 
 
 def _open_whole(path: Path, count: int):
