@@ -25,7 +25,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(lease, "_SETTLE", 0.05)
 
 
-def test_one_process_at_a_time(url):
+def test_one_process_at_a_time(url, monkeypatch):
+    monkeypatch.setattr(lease, "PATIENCE", 60)
     place = f"{url}/lock"
     program = HOLDER.replace("\nwith", "\nlease.RENEWAL = 0.1\nwith")
     with subprocess.Popen(
