@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvjax import run_folder
 from mvjax.commands import arguments, extras
+from mvjax.stores import places
 
 if TYPE_CHECKING:
     from mvjax.config import schema
@@ -81,6 +82,6 @@ def write(
         dtype=dtype,
         quantization=quantization,
     )
-    command = f"mvjax certify {folder} --run {run_folder.RunStep(run, trained.step)}"
-    print(f"{folder}: {verdict.summary(found, command=command)}")
+    command = f"mvjax certify {places.named(folder)} --run {run_folder.RunStep(run, trained.step)}"
+    print(f"{places.named(folder)}: {verdict.summary(found, command=command)}")
     return 0 if found["verdict"] in verdict.GOOD else 1

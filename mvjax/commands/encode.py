@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mvjax import messages
 from mvjax.commands import arguments, spinner
+from mvjax.stores import places
 
 if TYPE_CHECKING:
     from mvjax.config import schema
@@ -28,7 +29,8 @@ def add(commands) -> None:
         "--dataset", default="moshi-finetune", choices=("moshi-finetune", "babillage"),
         help="its format: moshi-finetune's jsonl, wav and json (default), or Babillage's Parquet",
     )  # fmt: skip
-    arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
+    arg("--out", type=arguments.place, required=True, metavar="ROOT",
+        help="folder of records; gs:// and s3:// too")  # fmt: skip
     arg("--name", required=True, help="name of the dataset of records")
     arg("--split", help="split of Babillage (the first)")
     arg("--images", type=Path, action="append", default=[], metavar="DIR",
@@ -51,45 +53,22 @@ def add(commands) -> None:
 def encode(args: argparse.Namespace) -> int:
     """Encodes, writes the records, and prints the speed and what was skipped."""
     from mvjax.config import beside_moshi
-    from mvjax.data.ingest import catalog, items, sources
-    from mvjax.data.records import dataset, index
-    from mvjax.data.speech import encode as encode_lib
+    from mvjax.data.ingest import catalog, sources
+    from mvjax.data.records import index, publishing
 
+    _refuse_beam(args)
     run = beside_moshi.follow(arguments.read_experiment(args.experiment, pick=args.pick))
     split = catalog.find(args.dataset, args.split)[1]
     sources.check_folders(args.images)
-    out = args.out / args.name
-    settings = _settings(args, run)
-    index.check_name(out)
-    args.out.mkdir(parents=True, exist_ok=True)
+    index.check_name(args.out / args.name)
     read = functools.partial(
         catalog.reader(args.dataset), args.source, split=split, images=args.images
     )
-    workers = encode_lib.default_workers() if args.workers is None else args.workers
-    if args.beam is not None:
-        from mvjax.data.speech import beam
-
-        tasks = encode_lib.tasks(read(skips=items.SkippedItems()), settings, copies=args.copies)
-        fresh = beam.fill(tasks, settings, options=shlex.split(args.beam), verbose=args.verbose)
-        print(f"encoded on Beam: {fresh}")
-        workers = 0
-    with (
-        items.SkippedItems(items.bad_records(out), budget=args.max_skipped) as skips,
-        spinner.shown(f"{out}: opening") as tell,
-    ):
-        tally = encode_lib.write(
-            read(skips=skips),
-            out,
-            settings=settings,
-            made_with=dataset.identity(run.frozen),
-            skips=skips,
-            copies=args.copies,
-            workers=workers,
-            limits=run.data.limits,
-            progress=lambda tally: tell(f"{out}: {tally.summary()}"),
-        )
+    with publishing.published(args.out):
+        tally, skips = _write(args, run, read)
     print(
-        f"{out}: {messages.counted(tally.records, 'record')}, {tally.seconds / 3600:.2f} h of audio"
+        f"{places.named(args.out / args.name)}: {messages.counted(tally.records, 'record')},"
+        f" {tally.seconds / 3600:.2f} h of audio"
     )
     if tally.fresh_seconds:
         print(
@@ -100,6 +79,49 @@ def encode(args: argparse.Namespace) -> int:
     return 0
 
 
+def _write(args: argparse.Namespace, run: schema.Config, read):
+    """Encodes and writes; returns the tally and what was skipped."""
+    from mvjax.data.ingest import items
+    from mvjax.data.records import dataset
+    from mvjax.data.speech import encode as encode_lib
+
+    out, settings = args.out / args.name, _settings(args, run)
+    shown = places.named(out)
+    args.out.mkdir(parents=True, exist_ok=True)
+    workers = encode_lib.default_workers() if args.workers is None else args.workers
+    if args.beam is not None:
+        from mvjax.data.speech import beam
+
+        tasks = encode_lib.tasks(read(skips=items.SkippedItems()), settings, copies=args.copies)
+        fresh = beam.fill(tasks, settings, options=shlex.split(args.beam), verbose=args.verbose)
+        print(f"encoded on Beam: {fresh}")
+        workers = 0
+    with (
+        items.SkippedItems(items.bad_records(out), budget=args.max_skipped) as skips,
+        spinner.shown(f"{shown}: opening") as tell,
+    ):
+        tally = encode_lib.write(
+            read(skips=skips),
+            out,
+            settings=settings,
+            made_with=dataset.identity(run.frozen),
+            skips=skips,
+            copies=args.copies,
+            workers=workers,
+            limits=run.data.limits,
+            progress=lambda tally: tell(f"{shown}: {tally.summary()}"),
+        )
+    return tally, skips
+
+
+def _refuse_beam(args: argparse.Namespace) -> None:
+    if args.beam is not None and places.url(args.out) is not None:
+        raise ValueError(
+            f"--beam with --out {args.out}: expected a folder that all workers of the job see, as they write"
+            " codes into it one by one, got one of a store; write to a shared folder and copy the records"
+        )
+
+
 def _settings(args: argparse.Namespace, run: schema.Config) -> encoder.EncodeSettings:
     from mvjax.data.speech import augment, encode, encoder
 
@@ -108,8 +130,16 @@ def _settings(args: argparse.Namespace, run: schema.Config) -> encoder.EncodeSet
         codec=run.frozen.codec,
         config=run.codec,
         codebooks=run.model.codebooks_out,
-        store=args.out / encode.STORE,
+        store=_codes(args.out, encode.STORE),
         augment=augment.Augment(seed=args.seed, noise=noise) if args.augment else None,
         max_seconds=run.data.limits.audio_seconds,
         batch_seconds=args.batch_seconds,
     )
+
+
+def _codes(out: Path, name: str) -> Path:
+    """Where codes are kept until the records are written, so that the same command goes on after a kill.
+
+    Codes are named by all that they depend on, so those for several folders of stores lie together.
+    """
+    return out / name if places.url(out) is None else places.cache() / name

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mvjax import messages
 from mvjax.commands import arguments, spinner
+from mvjax.stores import places
 
 
 def _digits():
@@ -45,7 +46,7 @@ def add(commands) -> None:
     arg = arguments.command(
         commands, "eval", evaluate, "ask a trained run the questions of a benchmark",
         "mvjax eval runs/digits --benchmark digits --prompt text --prompt audio")  # fmt: skip
-    arguments.trained_run(arg)
+    arguments.trained_run(arg, type=arguments.stored_run_step)
     arg("--benchmark", default="digits", metavar="NAME",
         help="one that --benchmarks lists, or a file that defines one (%(default)s)")  # fmt: skip
     arg("--benchmarks", action=arguments.Listing, const=_listed,
@@ -86,9 +87,10 @@ def evaluate(args: argparse.Namespace) -> int:
     _check(args)
     from mvjax.eval import model as eval_model
     from mvjax.eval import results, runner
-    from mvjax.train import distributed, load
+    from mvjax.train import distributed, load, run_store
 
-    with distributed.session(), contextlib.ExitStack() as stack:
+    here = run_store.opened(args.trained_run.folder)
+    with distributed.session(), here, contextlib.ExitStack() as stack:
         benchmark, modes = make(args.data), args.prompt or make.modes
         runner.check_modes(benchmark, modes)
         samples = draw(benchmark, args.limit, args.seed)
@@ -192,10 +194,10 @@ def _protocol(protocol, args: argparse.Namespace):
 
 def _say_what_is_there(log) -> None:
     if log.dropped:
-        print(f"{log.path}: dropped {log.dropped}", file=sys.stderr)
+        print(f"{places.named(log.path)}: dropped {log.dropped}", file=sys.stderr)
     if log.lines:
         counted = messages.counted(len(log.lines), "answer")
-        print(f"{log.path}: goes on after {counted}", file=sys.stderr)
+        print(f"{places.named(log.path)}: goes on after {counted}", file=sys.stderr)
 
 
 def find(name: str, *, option: str):

@@ -13,10 +13,11 @@ def add(commands) -> None:
     arg = arguments.command(
         commands, "export", export, "write a ready-to-serve folder with its parity certificate",
         "mvjax export runs/digits --target candle --quantize q8_0 --out exported/digits")  # fmt: skip
-    arguments.trained_run(arg)
+    arguments.trained_run(arg, type=arguments.stored_run_step)
     arg("--target", "--to", choices=("torch", "mlx", "candle"), required=True,
         help="the runtime that will run it")  # fmt: skip
-    arg("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    arg("--out", type=arguments.place, required=True, metavar="DIR",
+        help="folder to write; RUN and DIR may be gs:// and s3://")  # fmt: skip
     arg("--dtype", choices=("float32", "bfloat16"),
         help="of the weights, mixed as in upstream's file; default: as they were trained")  # fmt: skip
     arg("--quantize", "--quantise", dest="quantize", choices=("q8", "q4", "q8_0"),
@@ -43,19 +44,18 @@ def export(args: argparse.Namespace) -> int:
     if args.quantize == "q8_0":
         extras.require("gguf")
     from mvjax.export import folder as export_folder
-    from mvjax.export import model_card
-    from mvjax.train import load
+    from mvjax.export import model_card, publishing
+    from mvjax.train import load, run_store
 
-    frames = certify.how_many(args.frames)
-    trained = load.trained(*args.trained_run)
-    results = model_card.read_results(args.trained_run.folder, step=trained.step)
+    frames, run = certify.how_many(args.frames), args.trained_run
     how = {"dtype": args.dtype, "quantization": args.quantize}
-    export_folder.export(
-        trained.params, trained.config, args.target, args.out, results=results, **how
-    )
-    return certify.write(
-        args.out, args.target, trained, args.trained_run.folder, frames=frames, **how
-    )
+    with run_store.opened(run.folder, dry=True), publishing.published(args.out, args.target):
+        trained = load.trained(*run)
+        results = model_card.read_results(run.folder, step=trained.step)
+        export_folder.export(
+            trained.params, trained.config, args.target, args.out, results=results, **how
+        )
+        return certify.write(args.out, args.target, trained, run.folder, frames=frames, **how)
 
 
 def _targets() -> str:

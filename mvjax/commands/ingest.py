@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mvjax import messages
 from mvjax.commands import arguments, spinner
 from mvjax.data.ingest import catalog
+from mvjax.stores import places
 
 if TYPE_CHECKING:
     from mvjax.data.ingest import write
@@ -22,7 +23,8 @@ def add(commands) -> None:
     names = [name for name, dataset in catalog.DATASETS.items() if not dataset.spoken]
     arg("name", metavar="DATASET", help=f"one of {', '.join(names)}")
     arg("source", type=Path, metavar="SOURCE", help="folder with the dataset's files as published")
-    arg("--out", type=Path, required=True, metavar="ROOT", help="folder of records")
+    arg("--out", type=arguments.place, required=True, metavar="ROOT",
+        help="folder of records; gs:// and s3:// too")  # fmt: skip
     arg("--name", dest="called", metavar="NAME",
         help="name of the dataset of records (DATASET-SPLIT)")  # fmt: skip
     arg("--split", help="split of the dataset (the first)")
@@ -42,15 +44,17 @@ def add(commands) -> None:
 def ingest(args: argparse.Namespace) -> int:
     """Writes the records and prints what was skipped."""
     from mvjax.data.ingest import write
+    from mvjax.data.records import publishing
 
     split = catalog.find(args.name, args.split)[1]
     dataset = args.out / (args.called or f"{args.name}-{split}")
-    with spinner.shown(f"{dataset}: opening") as tell:
+    shown = places.named(dataset)
+    with publishing.published(args.out), spinner.shown(f"{shown}: opening") as tell:
         summary = write.write_text(
             args.name, args.source, dataset, split=split, images=args.images, limit=args.limit,
             workers=args.workers, budget=args.max_skipped,
             progress=lambda written, skipped: tell(
-                f"{dataset}: {messages.counted(written, 'record')}, {skipped} skipped"
+                f"{shown}: {messages.counted(written, 'record')}, {skipped} skipped"
             ),
         )  # fmt: skip
     report(dataset, summary)
@@ -64,10 +68,10 @@ def report(dataset: Path, summary: write.IngestSummary) -> None:
     counts = (
         f"{messages.counted(summary.index.count, 'record')}, {messages.counted(images, 'image')}"
     )
-    print(f"{dataset}: {counts}, {total / 1e6:.1f} MB")
+    print(f"{places.named(dataset)}: {counts}, {total / 1e6:.1f} MB")
     if summary.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.items())
-        print(f"skipped: {reasons}; listed in {summary.listing}")
+        print(f"skipped: {reasons}; listed in {places.named(summary.listing)}")
 
 
 def _datasets() -> str:

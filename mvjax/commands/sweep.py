@@ -26,13 +26,8 @@ def add(commands) -> None:
         metavar="EXP.py",
         help="defines sweep(), and study() for what to ask",
     )
-    arg(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of the sweep, new or to be continued",
-    )
+    arg("--out", type=arguments.place, required=True, metavar="DIR",
+        help="folder of the sweep, new or to be continued; gs:// and s3:// too")  # fmt: skip
     arg(
         "--seeds",
         type=int,
@@ -71,11 +66,18 @@ def sweep(args: argparse.Namespace) -> int:
     for name, value in (("seeds", args.seeds), ("jobs", args.jobs), ("threads", threads)):
         if value < 1:
             raise ValueError(f"--{name}: expected at least 1, got {value}")
+    arguments.check_folder(args.out)
+    from mvjax.sweep import sweep_store
+
+    with sweep_store.opened(args.out, dry=args.dry_run):
+        return _run(args, threads)
+
+
+def _run(args: argparse.Namespace, threads: int) -> int:
     from mvjax.sweep import board as board_lib
     from mvjax.sweep import outcome, running, trials
 
     how = {"picks": args.pick, "settings": args.set, "seeds": args.seeds, "data": args.data}
-    arguments.check_folder(args.out)
     chosen = trials.load(args.experiment, out=args.out, **how)
     chosen = dataclasses.replace(chosen, asking=_asking(chosen, dry=args.dry_run))
     outcome.check(chosen.runs())

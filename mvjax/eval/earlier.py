@@ -15,6 +15,7 @@ from typing import Any
 
 from mvjax import locks, messages
 from mvjax.eval import benchmarks, journal, metrics, results
+from mvjax.stores import lease, places
 
 
 class Place:
@@ -36,7 +37,10 @@ class Place:
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locks.held(self.folder / f"{self.name}.lock"))
+                lock = self.folder / f"{self.name}.lock"
+                stack.enter_context(locks.held(lock))
+                if (url := places.url(lock)) is not None:
+                    stack.enter_context(lease.held(url, lost=lease.ends(self.result)))
             except locks.Taken as taken:
                 raise ValueError(
                     f"{self.result}: another evaluation works on it ({taken}); wait for its end, or"

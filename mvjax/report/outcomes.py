@@ -22,6 +22,17 @@ COSTS = {  # keys of trial.json, and what they are called
 _STATES = ("running", "stopped", "finished", "failed")  # as `sweep.outcome.State`
 
 
+def reads(name: str) -> bool:
+    """Whether `read` looks at a file of a folder, or of a run in it; of a store these alone are copied."""
+    *folders, file = name.split("/")
+    return run_folder.EVAL in folders[-1:] or file in (
+        run_folder.SWEEP,
+        run_folder.TRIAL,
+        run_folder.CONFIG_JSON,
+        run_folder.CONFIG_TEXT,
+    )
+
+
 class LeftOut(NamedTuple):
     """A file that is not in the numbers, or not in all that it belongs to."""
 

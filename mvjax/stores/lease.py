@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,25 @@ def held(url: str, *, lost: Callable[[str], None]) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if (_holder(url) or {"id": ""})["id"] == places.process():
                 objects.remove([url])
+
+
+def ends(what: Path) -> Callable[[str], None]:
+    """Returns what to do when the lease of a folder or file is lost: this process ends, and says so."""
+
+    def end(holder: str) -> None:
+        told = (
+            f"{places.named(what)}: {holder} took it over, while the store was out of reach; ends"
+        )
+        print(told, file=sys.stderr, flush=True)
+        os._exit(1)  # what it would write now would mix two runs
+
+    return end
+
+
+def holder(url: str) -> str | None:
+    """Returns who renews a lease; None if nobody does, as far as that shows at once."""
+    said = _holder(url)
+    return None if said is None or _dead(said) else _name(said)
 
 
 def _take(url: str) -> None:

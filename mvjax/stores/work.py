@@ -148,6 +148,33 @@ def pushed(
     push(folder, wanted)
 
 
+@contextlib.contextmanager
+def read(folder: Path, wanted: Wanted = everything) -> Iterator[None]:
+    """While this lasts, the wanted files of a store's folder are here; any other folder is left alone."""
+    if places.url(folder) is None:
+        yield
+        return
+    try:
+        pull(folder, wanted)
+        yield
+    finally:
+        leave(folder)
+
+
+@contextlib.contextmanager
+def written(folder: Path, *, last: Wanted = lambda name: False) -> Iterator[None]:
+    """Sends what the block puts into a folder, if it does not raise; any but a store's is left alone."""
+    if places.url(folder) is None:
+        yield
+        return
+    try:
+        enter(folder)
+        yield
+        push(folder, last=last)
+    finally:
+        leave(folder)
+
+
 def leave(folder: Path) -> None:
     """Removes the home of a folder from this machine."""
     shutil.rmtree(folder, ignore_errors=True)

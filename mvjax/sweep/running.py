@@ -15,8 +15,9 @@ from pathlib import Path
 import mvjax
 from mvjax import locks, run_folder
 from mvjax.config import study as study_lib
+from mvjax.stores import places
 from mvjax.sweep import board as board_lib
-from mvjax.sweep import cost, outcome, trials
+from mvjax.sweep import cost, outcome, sweep_store, trials
 
 _LOOK_AGAIN = 1.0  # seconds until a run that another process works on is tried again
 _ERROR_LINES, _ERROR_BYTES = 12, 65536  # of a failed command, from its message on, or its last
@@ -91,7 +92,8 @@ class Runner:
                 run = self._waiting.popleft()
             try:
                 run.folder.mkdir(parents=True, exist_ok=True)
-                with locks.held(run.folder / outcome.LOCK, shared=True) as lock:
+                lock_file = run.folder / outcome.LOCK
+                with locks.held(lock_file, shared=True) as lock, sweep_store.held(run):
                     if by := locks.holder(run.folder / run_folder.LOCK):
                         raise locks.Taken(by)  # a plain `mvjax train`
                     self._run(run, lock)
@@ -165,6 +167,7 @@ class Runner:
         with self._mutex:
             del self._children[child.pid]
         told.seconds = round(told.seconds + time.monotonic() - began, 2)
+        sweep_store.refresh(run)
         if self._stopping.is_set():
             raise Stopped
         if status:
@@ -173,7 +176,7 @@ class Runner:
     def _environment(self) -> dict[str, str]:
         """Bounds the threads of a command; what one trial compiles the others load."""
         compiled = {
-            "JAX_COMPILATION_CACHE_DIR": str(self._sweep.out.absolute() / "compiled"),
+            "JAX_COMPILATION_CACHE_DIR": str(_compiled(self._sweep.out)),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
         }
         threads = dict.fromkeys(("PJRT_NPROC", "OMP_NUM_THREADS"), str(self._threads))
@@ -188,6 +191,11 @@ class Runner:
             values = [f"{p} {100 * row[p]:.1f}" for p in shown if isinstance(row.get(p), float)]
             parts.append(" ".join([_short(asked), *values]))
         return ", ".join(parts)
+
+
+def _compiled(out: Path) -> Path:
+    """Where the trials keep what they compile; those of a store here, for all sweeps."""
+    return (out.absolute() if places.url(out) is None else places.cache()) / "compiled"
 
 
 def _short(asked: study_lib.Asked) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from mvjax import files, messages, run_folder
 from mvjax.config import beside_moshi, schema, text
 from mvjax.config import study as study_lib
+from mvjax.stores import places
 
 # Written into OUT, and into OUT/TRIAL; what lies in OUT/TRIAL/seed-N is in `outcome`.
 SWEEP = run_folder.SWEEP
@@ -70,7 +71,7 @@ class Sweep:
         """The command that trains a run."""
         settings = [*self.settings, f"train.seed={run.seed}"]
         options = [word for setting in settings for word in ("--set", setting)]
-        place = ["--pick", run.name, *options, "--out", str(run.folder)]
+        place = ["--pick", run.name, *options, "--out", places.named(run.folder)]
         return ["mvjax", "train", str(self.experiment), *place]
 
     def evaluate(self, run: TrialRun, asked: study_lib.Asked) -> list[str]:
@@ -79,7 +80,7 @@ class Sweep:
         options += [] if asked.limit is None else ["--limit", str(asked.limit)]
         options += [] if self.data is None else ["--data", str(self.data)]
         options += ["--again"] if self.replaces(run, asked) else []
-        return ["mvjax", "eval", str(run.folder), "--benchmark", asked.benchmark, *options]
+        return ["mvjax", "eval", places.named(run.folder), "--benchmark", asked.benchmark, *options]
 
     def replaces(self, run: TrialRun, asked: study_lib.Asked) -> list[str]:
         """In what an evaluation that is there is another one than the study asks for, in words."""

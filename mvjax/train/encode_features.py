@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mvjax import tree
+from mvjax import files, tree
 from mvjax.config import schema
-from mvjax.data import examples, image_features, mixture
+from mvjax.data import image_features, mixture
+from mvjax.data.records import publishing
 from mvjax.nn import siglip
 from mvjax.train import gradients, sharding
 from mvjax.weights import frozen_files
@@ -31,9 +33,16 @@ def make(
     `progress` is called with a dataset, its images done so far, and its images in all.
     """
     mixture.ensure_records(run.data)
+    with publishing.published(files.output(run.data.root)) as root:
+        return _make(run, root, progress)
+
+
+def _make(
+    run: schema.Config, root: Path, progress: Callable[[str, int, int], None]
+) -> dict[str, image_features.FeatureIndex | None]:
     made_with = image_features.made_with(run.frozen, run.model)
     names = [source.name for source in (*run.data.speech, *run.data.speechless)]
-    datasets = {name: examples.record_path(run.data, name) for name in names}
+    datasets = {name: root / name for name in names}
     made: dict[str, image_features.FeatureIndex | None] = dict.fromkeys(datasets)
     encode = None
     for name, path in datasets.items():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from mvjax import locks, run_folder
 from mvjax.stores import lease, places
-from mvjax.train import run_store, signals
+from mvjax.train import run_store
 
 
 @contextlib.contextmanager
@@ -28,9 +26,8 @@ def held(folder: Path) -> Iterator[None]:
             try:
                 stack.enter_context(locks.held(folder / run_folder.LOCK))
                 if (url := places.url(folder)) is not None:
-                    held = lease.held(
-                        f"{url}/{run_folder.LOCK}", lost=functools.partial(_end, folder)
-                    )
+                    place = f"{url}/{run_folder.LOCK}"
+                    held = lease.held(place, lost=lease.ends(folder))
                     stack.enter_context(held)
             except locks.Taken as taken:
                 raise ValueError(
@@ -42,10 +39,3 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # not empty
             folder.rmdir()
-
-
-def _end(folder: Path, holder: str) -> None:
-    """Ends this process: what it would write now would mix two runs."""
-    told = f"{folder}: another run ({holder}) took this folder over, while the store was out of reach; ends"
-    print(places.named(told), file=sys.stderr, flush=True)
-    signals.end(1)

@@ -14,6 +14,14 @@ PATHS = {"DIR", "FILE", "ROOT", "RUN", "RUN[@STEP]", "SOURCE", "EXP.py", "PNG"}
 STORED = {
     "mvjax train --out",
     "mvjax train --from",
+    "mvjax eval RUN[@STEP]",
+    "mvjax export RUN[@STEP]",
+    "mvjax export --out",
+    "mvjax sweep --out",
+    "mvjax report DIR",
+    "mvjax report --out",
+    "mvjax data ingest --out",
+    "mvjax data encode --out",
 }
 
 
@@ -50,10 +58,12 @@ def test_every_path_of_the_command_line_is_one_on_this_machine_or_says_so():
 @pytest.mark.parametrize(
     "words",
     [
-        "data ingest docci . --out gs://b/d",
-        "data encode experiments/digits.py . --out s3://b --name x",
-        "eval gs://b/r",
-        "export gs://b/r --target mlx --out x",
+        "data ingest docci gs://b/d --out x",
+        "data validate s3://b",
+        "health gs://b/r",
+        "export --verify gs://b/r",
+        "eval x --data s3://b/public",
+        "serve gs://b/exported",
         "dialogues speak gs://b/x.jsonl --out x",
         "quickstart --out gs://b/q",
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-for room in ("data", "train", "sweep"):
+for room in ("data", "train", "sweep", "report"):
     sys.path.append(str(Path(__file__).parents[1] / room))
 
 

@@ -49,6 +49,13 @@ class Runs:
         """Waits; returns the status and what was printed."""
         return int(self._process.stdout.readline()), self.log.read_text()
 
+    def finish(self, *words: object) -> str:
+        """Runs to the end, which is good; returns what was printed."""
+        self.start(*words)
+        status, told = self.end()
+        assert status == 0, told
+        return told
+
     def close(self) -> None:
         self._process.communicate()
 
@@ -171,6 +178,72 @@ def test_several_hosts_have_a_store_in_common(s3, tmp_path, monkeypatch):
         [line["loss"] for line in got], [line["loss"] for line in expected], rtol=0, atol=1e-5
     )
     assert strays(run) == set() and objects.below(f"{run}/waiting") == {}
+
+
+@pytest.mark.slow
+def test_a_run_of_a_store_is_evaluated_exported_and_reported(runs, experiment, s3, tmp_path):
+    """What is asked of it there is what is asked of the same run in a folder."""
+    run = f"{s3}/run"
+    gate = "model.cross_attention.gate.hidden=3"  # as kyuteye_mlx has it
+    settings = ["--set", "train.steps=4", "--set", gate]
+    asked = ["--benchmark", tmp_path / "tiny" / "asked.py"]
+    folder = tmp_path / "run"
+    runs.finish(*experiment, *settings, "--out", run)
+    for name in objects.below(run):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        objects.download(f"{run}/{name}", folder / name)
+    for place in (run, folder):
+        runs.finish("eval", place, *asked)
+        runs.finish("export", place, "--target", "mlx", "--out", f"{place}-mlx")
+        assert f"{place}/report/report.html" in runs.finish("report", place)
+    assert results(objects.read(f"{run}/eval/asked.json")) == results(
+        (folder / "eval/asked.json").read_bytes()
+    )
+    there = objects.below(f"{run}-mlx")
+    here = {path.name: path for path in (tmp_path / "run-mlx").iterdir()}
+    assert there.keys() == here.keys() and "certificate.json" in there
+    for name, path in here.items():
+        if name != "README.md" and not name.startswith("certificate"):
+            assert objects.read(f"{run}-mlx/{name}") == path.read_bytes(), name
+    numbers = [json.loads(c) for c in (
+        objects.read(f"{run}/report/results.json"), (folder / "report/results.json").read_bytes()
+    )]  # fmt: skip
+    assert numbers[0] == numbers[1]
+    for name in objects.below(s3):
+        if "/checkpoints/" not in name and name.startswith("run"):
+            assert str(tmp_path / "cache").encode() not in objects.read(f"{s3}/{name}"), name
+
+
+@pytest.mark.long
+def test_a_sweep_on_a_store(s3, tmp_path):
+    """Killed, it goes on where it was, from a host with another cache."""
+    tiny_sweep.make(tmp_path / "tiny", steps=8)
+    out = f"{s3}/sweep"
+    command = [sys.executable, "-m", "mvjax", "sweep", str(tmp_path / "tiny" / "experiment.py")]
+    command += ["--set", "train.checkpoint_every=3", "--out", out]
+    environment = tiny_sweep.environment() | {"MVJAX_PUSH_SECONDS": "0.5"}
+    first = subprocess.Popen(command, env=environment, start_new_session=True)
+    wait_for(lambda: objects.stat(f"{out}/none/seed-0/config.json"))
+    first.terminate()
+    assert first.wait() == 128 + signal.SIGTERM
+    asked = "eval/asked.json"
+    done = objects.read(f"{out}/gate/seed-0/{asked}")
+    assert objects.stat(f"{out}/none/seed-0/{asked}") is None
+    environment["MVJAX_CACHE"] = str(tmp_path / "another")
+    subprocess.run(command, env=environment, check=True)
+    assert objects.read(f"{out}/gate/seed-0/{asked}") == done
+    for name in ("gate", "none"):
+        run = f"{out}/{name}/seed-0"
+        assert json.loads(objects.read(f"{run}/trial.json"))["state"] == "finished"
+        assert json.loads(objects.read(f"{run}/{asked}"))["step"] == committed(run)[-1] == 8
+        assert f"--out {run}".encode() in objects.read(f"{run}/trial.log")
+        assert strays(run) == set() and objects.stat(f"{run}/trial.lock") is None
+    left = subprocess.run([*command, "--dry-run"], env=environment, check=True, capture_output=True)
+    assert left.stdout == b""
+
+
+def results(content: bytes) -> list:
+    return json.loads(content)["table"]
 
 
 def wait_for(ready, seconds: float = 300) -> None:

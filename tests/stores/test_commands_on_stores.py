@@ -1,0 +1,64 @@
+"""Commands that read and write folders of a store, beside the same in a folder."""
+
+import pytest
+import released
+import sweeps
+
+from mvjax import cli, files
+from mvjax.config import study as study_lib
+from mvjax.data.records import dataset
+from mvjax.report import comparable, numbers, outcomes
+from mvjax.stores import objects
+
+
+def sent(folder, url):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            objects.upload(path, f"{url}/{path.relative_to(folder).as_posix()}")
+
+
+def test_ingest(s3, tmp_path, capsys):
+    released.tallyqa(tmp_path / "tallyqa")
+    words = ["data", "ingest", "tallyqa", str(tmp_path / "tallyqa"), "--out"]
+    assert cli.main([*words, str(tmp_path / "here")]) == 0
+    expected = capsys.readouterr().out
+    assert cli.main([*words, s3]) == 0
+    assert capsys.readouterr().out == expected.replace(str(tmp_path / "here"), s3)
+    names = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    assert objects.below(s3).keys() == names.keys()
+    for name, content in names.items():
+        assert objects.read(f"{s3}/{name}") == content
+    reader = dataset.RecordReader(files.local(s3) / "tallyqa-train", expected=None)
+    assert [record.image is not None for record in reader]
+
+
+def test_report(s3, tmp_path, capsys):
+    study = study_lib.Study("Gates", "which?", baseline="none")
+    folder = sweeps.write(tmp_path / "gates", study, {"none": {"text": 0.4}, "gate": {"text": 0.8}})
+    sent(folder, f"{s3}/gates")
+    objects.write(f"{s3}/gates/none/seed-0/checkpoints/00000004/adapters/d/x", bytes(1000))
+    assert cli.main(["report", f"{s3}/gates"]) == 0
+    assert capsys.readouterr().out == f"{s3}/gates/report/report.html\n"
+    names = objects.below(f"{s3}/gates/report").keys()
+    assert {"report.html", "report.md", "results.csv"} < names and any(".png" in n for n in names)
+    read = comparable.keep(outcomes.read([folder]))
+    expected = numbers.as_json(read, numbers.scores(read))
+    assert objects.read(f"{s3}/gates/report/results.json").decode() == expected
+
+
+def test_what_cannot_be_written_is_told(s3, tmp_path, capsys, monkeypatch):
+    def refuse(path, place):
+        raise PermissionError(f"{place}: expected the right to write it")
+
+    released.tallyqa(tmp_path / "tallyqa")
+    monkeypatch.setattr(objects, "upload", refuse)
+    assert cli.main(["data", "ingest", "tallyqa", str(tmp_path / "tallyqa"), "--out", s3]) == 2
+    assert f"mvjax data: {s3}/" in capsys.readouterr().err and objects.below(s3) == {}
+    assert not list((tmp_path / "cache" / "work").glob("*/s3/*/*"))
+
+
+@pytest.mark.parametrize("words", ["train x.json --out s3://b//x", "report gs://"])
+def test_what_is_no_location_is_told_at_once(words, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(words.split())
+    assert "expected gs://BUCKET/NAME or s3://BUCKET/NAME" in capsys.readouterr().err
