@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
 from mvjax import files, messages, run_folder
 from mvjax.commands import arguments, evaluate, extras, plan
-from mvjax.stores import places
+from mvjax.stores import places, staging
 
 
 def add(commands) -> None:
@@ -36,6 +37,8 @@ def add(commands) -> None:
         help="check files, records, mesh and memory without a step; write nothing")  # fmt: skip
     arg("--topology", action="append", default=[], metavar="CHIP:SHAPE",
         help="with --dry-run: mesh, memory and time on these devices, as of mvjax plan")  # fmt: skip
+    arg("--finished", type=arguments.place, metavar="RUN", action=_Finished,
+        help="stop, with status 0 if RUN has done all its steps, else 1; for scripts")  # fmt: skip
     arg("--profile", metavar="A:B",
         help="trace these steps into RUN/profile, for TensorBoard, xprof")  # fmt: skip
     arg(
@@ -48,6 +51,22 @@ def add(commands) -> None:
         commands, "show", show, "print an experiment's config, parameters and shardings",
         "mvjax show experiments/moshika_vis.py")  # fmt: skip
     arguments.experiment(arg)
+
+
+class _Finished(argparse.Action):
+    """Says whether a run is finished and stops, as `--help` does, whatever else is missing."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Acts when the parser meets the option."""
+        run = places.named(values)
+        try:
+            path = staging.here(files.local(run) / run_folder.SUMMARY)
+            done = json.loads(path.read_bytes())["finished"] is True
+        except (FileNotFoundError, NotADirectoryError):  # not even begun, or never stopped in order
+            done = False
+        except (ValueError, LookupError, TypeError, OSError, ModuleNotFoundError) as error:
+            parser.error(f"--finished {run}: {places.named(error)}")
+        parser.exit(0 if done else 1)
 
 
 def quickstart(args: argparse.Namespace) -> int:

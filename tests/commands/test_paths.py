@@ -14,6 +14,7 @@ PATHS = {"DIR", "FILE", "ROOT", "RUN", "RUN[@STEP]", "SOURCE", "EXP.py", "PNG"}
 STORED = {
     "mvjax train --out",
     "mvjax train --from",
+    "mvjax train --finished",
     "mvjax eval RUN[@STEP]",
     "mvjax export RUN[@STEP]",
     "mvjax export --out",

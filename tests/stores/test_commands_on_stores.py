@@ -46,6 +46,21 @@ def test_report(s3, tmp_path, capsys):
     assert objects.read(f"{s3}/gates/report/results.json").decode() == expected
 
 
+def test_scripts_ask_whether_a_run_is_finished(s3, tmp_path, capsys):
+    def status(run) -> int:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["train", "--finished", str(run)])
+        return stopped.value.code
+
+    assert status(f"{s3}/run") == status(tmp_path / "run") == 1
+    for number, finished in enumerate(("false", "true")):
+        objects.write(f"{s3}/run/summary.json", f'{{"finished": {finished}}}'.encode())
+        assert status(f"{s3}/run") == 1 - number
+    assert capsys.readouterr().err == ""
+    objects.write(f"{s3}/run/summary.json", b"?")
+    assert status(f"{s3}/run") == 2 and f"--finished {s3}/run" in capsys.readouterr().err
+
+
 def test_what_cannot_be_written_is_told(s3, tmp_path, capsys, monkeypatch):
     def refuse(path, place):
         raise PermissionError(f"{place}: expected the right to write it")

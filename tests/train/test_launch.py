@@ -102,6 +102,33 @@ def test_xpk_starts_a_stopped_run_again(tmp_path, finished, status):
     assert subprocess.run(["bash", "-c", command], env=env).returncode == status
 
 
+def test_xpk_needs_no_storage_for_a_bucket(tmp_path):
+    program(tmp_path / "bin", "xpk", ECHO)
+    named = {"CLUSTER": "c", "TPU_TYPE": "v5p-8", "STORAGE": ""}
+    words = ("a.py", "--out", "gs://b/r", "--set", "data.root=s3://b/d")
+    arguments = told(tmp_path / "bin", "gke_xpk.sh", *words, **named)
+    assert not any(argument.startswith("--storage") for argument in arguments)
+    command = arguments[-1].removeprefix("--command=")
+    assert command.startswith("pip install --quiet .[train,tpu,gcs,s3] && mvjax train a.py ")
+    assert command.endswith("{ mvjax train --finished gs://b/r || exit 42; }")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_slurm_asks_a_bucket_whether_the_run_is_finished(tmp_path, finished):
+    for name in ("srun", "scontrol"):
+        program(tmp_path / "bin", name, f'#!/bin/bash\necho {name} "$@"\n')
+    asked = f'#!/bin/bash\necho mvjax "$@"\nexit {int(not finished)}\n'
+    program(tmp_path / "bin", "mvjax", asked)
+    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    command = [SCRIPTS / "slurm.sh", "a.py", "--out", "s3://b/r"]
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    expected = ["srun --kill-on-bad-exit=1 mvjax train a.py --out s3://b/r"]
+    expected += ["mvjax train --finished s3://b/r", *([] if finished else ["scontrol requeue 7"])]
+    assert done.stdout.splitlines() == expected
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [

@@ -4,9 +4,9 @@
 #   export CLUSTER=NAME TPU_TYPE=v5litepod-8 STORAGE=NAME
 #   tools/launch/gke_xpk_sweep.sh EXP.py --seeds 3 --out /mounted/runs/NAME [other arguments of mvjax sweep]
 #
-# The folder is the one that pods see. From a machine that does not see it every run is started: one that is
-# finished says so and ends. `mvjax sweep` with the same arguments, where the folder is mounted, writes each
-# trial.json and runs again what failed.
+# The folder is the one that pods see, or gs:// or s3:// (then without STORAGE). From a machine that does not see it
+# every run is started: one that is finished says so and ends. `mvjax sweep` with the same arguments, where the folder
+# is mounted, writes each trial.json and runs again what failed.
 set -euo pipefail
 
 if (($# == 0)) || [[ $1 == -h || $1 == --help ]]; then

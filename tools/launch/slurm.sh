@@ -30,12 +30,18 @@ for ((i = 1; i < $#; i++)); do
         out=${!next}
     fi
 done
-: "${out:?give --out, a folder that every node sees}"
+: "${out:?give --out, a folder that every node sees, or gs:// or s3://}"
 
 if [[ -x .venv/bin/mvjax ]]; then
     PATH=$PWD/.venv/bin:$PATH
 fi
 srun --kill-on-bad-exit=1 mvjax train "$@"
-if ! grep -q '"finished": true' "$out/summary.json"; then
+finished() { # RUN
+    case $1 in
+        gs://* | s3://*) mvjax train --finished "$1" ;;
+        *) grep -q '"finished": true' "$1/summary.json" ;;
+    esac
+}
+if ! finished "$out"; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

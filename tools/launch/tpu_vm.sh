@@ -7,9 +7,9 @@
 #   tools/launch/tpu_vm.sh log                                       follow what the first host prints
 #   tools/launch/tpu_vm.sh stop                                      finish the step, save a checkpoint, exit
 #
-# The run folder and the records are paths that every host sees under the same name: Filestore, or a bucket
-# mounted with gcsfuse. jax finds the hosts in the metadata of the slice; they need no configuration. Several
-# slices are those of one queued resource (--node-count), whose metadata names them all.
+# The run folder and the records are gs:// locations (or s3://), or paths that every host sees under the same name:
+# Filestore, or a bucket mounted with gcsfuse. jax finds the hosts in the metadata of the slice; they need no
+# configuration. Several slices are those of one queued resource (--node-count), whose metadata names them all.
 set -euo pipefail
 
 usage() { # STATUS
@@ -54,7 +54,7 @@ setup() {
     everywhere 'set -e
         mkdir -p mvjax && tar -C mvjax -xzf mvjax.tar.gz && cd mvjax
         [ -d .venv ] || python3 -m venv .venv
-        .venv/bin/pip install --quiet -c constraints.txt -e ".[train,tpu]"'
+        .venv/bin/pip install --quiet -c constraints.txt -e ".[train,tpu,gcs]"'
 }
 
 train() { # arguments of mvjax train
