@@ -12,11 +12,11 @@ QUICK := tests/nn/test_model.py tests/nn/test_xattn.py tests/test_gates.py tests
 	tests/train/test_step.py tests/train/test_checkpoint.py tests/train/test_fit.py
 export NO_TORCH_COMPILE := 1
 
-.PHONY: help quickstart test slow long plans test-lowest lint format types house constraints clean
+.PHONY: help quickstart test slow long plans plans-gpu test-lowest lint format types house constraints clean
 
 help:
 	@echo "make quickstart    the whole chain on this machine; then open $(OUT)/report.html"
-	@echo "make test          the test suite (make slow, make long: longer ones; make plans: TPU slices)"
+	@echo "make test          the test suite (make slow, make long: longer ones; make plans, make plans-gpu: TPUs, GPUs)"
 	@echo "make test-lowest   quick tests with the lowest versions that pyproject.toml allows"
 	@echo "make lint types    ruff and pyright;  make format rewrites the files;  make house: rooms and arrows"
 	@echo "make constraints   the newest versions that pyproject.toml allows, into constraints.txt"
@@ -35,6 +35,10 @@ long: $(VENV)/.dev
 
 plans: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m plans
+
+# With an empty XLA_FLAGS the tests' fast compilation of toys is off.
+plans-gpu: $(VENV)-gpu/.dev
+	XLA_FLAGS= JAX_PLATFORMS=cpu $(VENV)-gpu/bin/python -m pytest -m plans_gpu tests/plan/test_plans_gpu.py
 
 test-lowest: $(VENV)-lowest/.dev
 	$(VENV)-lowest/bin/python -m pytest -n 2 --dist worksteal $(QUICK)
@@ -62,9 +66,9 @@ constraints:
 	$(VENV)-newest/bin/python tools/constraints.py freeze > constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest build *.egg-info
+	rm -rf $(VENV) $(VENV)-gpu $(VENV)-lowest $(VENV)-newest build *.egg-info
 
-$(BIN)/python $(VENV)-lowest/bin/python:
+$(BIN)/python $(VENV)-gpu/bin/python $(VENV)-lowest/bin/python:
 	$(PYTHON) -m venv $(@D:/bin=)
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
@@ -75,6 +79,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[dev]"
 	$(BIN)/python $(INSTALL) -c constraints.txt --no-deps $(MOSHI)
 	@touch $@ $(VENV)/.run
+
+$(VENV)-gpu/.dev: pyproject.toml constraints.txt | $(VENV)-gpu/bin/python
+	$(VENV)-gpu/bin/python $(INSTALL) -c constraints.txt -e ".[train,gpu-plan]" pytest beartype hypothesis
+	@touch $@
 
 $(VENV)-lowest/.dev: pyproject.toml constraints.txt tools/constraints.py | $(VENV)-lowest/bin/python
 	$(PYTHON) tools/constraints.py lowest > $(VENV)-lowest/constraints.txt

@@ -98,7 +98,7 @@ def _estimate(args: argparse.Namespace) -> None:
     run = text.load_experiment(args.experiment)
     run = dataclasses.replace(run, mesh=schema.MeshConfig(data=-1, tensor=args.tensor))
     topology = chips.topology(args.topology)
-    mesh = compiled_step.slice_mesh(run, topology)
+    mesh = compiled_step.topology_mesh(run, topology)
     params = tree.merge(*load.shapes(run))
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)
     params = sharding.with_shardings(params, sharding.shardings(params, mesh))

@@ -24,6 +24,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "quality": ("speechmos", "onnxruntime", "librosa", "requests"),
     "candle": ("gguf",),
     "tpu": ("libtpu",),
+    "gpu-plan": ("jax",),
     "hub": ("huggingface_hub",),
     "gcs": ("gcsfs",),
     "s3": ("s3fs",),

@@ -24,7 +24,8 @@ def add(commands) -> None:
     arguments.experiment(arg)
     arg("--topology", action="append", required=True, metavar="CHIP:SHAPE",
         help="a TPU slice (v4, v5e, v5p, v6e, tpu7x), such as v5e:8x8 or v5litepod-64: the step is"
-        " compiled for it; or GPUs, such as h100:8: estimated, and measured if they are here; may be"
+        " compiled for it; or GPUs (h100, h200, b200, a100, l4, l40s), such as h100:8, or h100:2x8 in two"
+        " nodes: measured if they are here, else compiled (extra gpu-plan), else counted; may be"
         " repeated")  # fmt: skip
     arg("--slices", type=int, default=1, metavar="N",
         help="so many TPU slices, or GPU nodes, of each topology: --topology v5e:8x8 --slices 2 is"
@@ -32,7 +33,7 @@ def add(commands) -> None:
     arg("--fit", action="store_true",
         help="find the fastest mesh, remat policy and gradient accumulation that fit")  # fmt: skip
     arg("--compile", type=int, default=2, metavar="N",
-        help="with --fit: compile (TPUs) or measure (GPUs that are here) the N best by estimate"
+        help="with --fit: compile, or measure on GPUs that are here, the N best by estimate"
         " (%(default)s)")  # fmt: skip
     arg("--count", action="store_true", help="analytic estimate only: compile and measure nothing")
     arg("--no-cache", action="store_true", help="ignore the cache of compiled steps")
@@ -52,7 +53,8 @@ def read_topologies(
     from mvjax.train import chips
 
     topologies = [chips.topology(name, slices) for name in names]
-    _choose_platforms(gpus=measured and any(one.chip.kind == "gpu" for one in topologies))
+    gpus = any(one.chip.kind == "gpu" for one in topologies)
+    _choose_platforms(gpus=gpus, measured=measured)
     return topologies
 
 
@@ -75,7 +77,8 @@ def show(
             run,
             topology,
             fit=fit,
-            estimate_only=estimate_only or (topology.chip.kind == "gpu" and not measured),
+            estimate_only=estimate_only,
+            measured=measured,
             cache=compiled_step.cache_folder() if cached else None,
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
@@ -88,16 +91,21 @@ def show(
     return 0 if all(one.fits for one in best) else 1
 
 
-def _choose_platforms(*, gpus: bool) -> None:
+def _choose_platforms(*, gpus: bool, measured: bool) -> None:
     """Selects jax's platforms before it starts: never the TPUs, which are only described.
 
-    CUDA is selected only where a driver shows a GPU; if jax cannot use it, the estimate is printed.
+    CUDA is selected only where a driver shows a GPU; if jax cannot use it, the plan is made without.
     """
     from mvjax.train import chips
 
     here = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()  # dxg: Windows
-    os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu" if gpus and here else "cpu")
-    if not gpus:
+    cuda = gpus and measured and here
+    os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu" if cuda else "cpu")
+    if gpus and not here:
+        from mvjax.plan import gpu_targets
+
+        gpu_targets.prepare()
+    if not cuda:
         return
     # the memory that the estimate allows, and none of it before it is needed
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(chips.USABLE["gpu"]))
@@ -107,5 +115,5 @@ def _choose_platforms(*, gpus: bool) -> None:
     try:
         jax.devices()
     except RuntimeError as error:
-        print(f"mvjax plan: {error}\ncontinuing with an estimate, without the GPU", file=sys.stderr)
+        print(f"mvjax plan: {error}\ncontinuing without the GPU", file=sys.stderr)
         jax.config.update("jax_platforms", "cpu")

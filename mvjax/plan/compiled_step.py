@@ -1,4 +1,4 @@
-"""Compiles the real training step for a TPU slice on a machine without TPUs, and caches the result."""
+"""Compiles the real training step for TPUs or GPUs that need not be here, and caches the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import re
 import time
@@ -15,24 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from mvjax import files, tree, types
 from mvjax.config import schema
 from mvjax.data import batch_spec
+from mvjax.plan import gpu_targets, tpu_targets
 from mvjax.train import chips, load, sharding
 from mvjax.train import step as step_lib
 
-# libtpu asks the cloud's metadata server what machine this is, and lets one process at a time load it.
-_LIBTPU = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # any that it knows; the topology is named below
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TPU_STDERR_LOG_LEVEL": "3",
-}
+# jax's name of the platform to lower for, and the packages whose versions the program depends on.
+_PLATFORM = {"tpu": "tpu", "gpu": "cuda"}
+_PACKAGES = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-pjrt", "nvidia-cudnn-cu13")}
 # Two passes of the compiler report that a program needs more HBM than there is, each in its own words.
 _OUT_OF_HBM = tuple(
     re.compile(form.replace("SIZE", r"([\d.]+)([KMG])"))
@@ -60,31 +53,14 @@ class CompiledStep:
     seconds: float  # that compiling took
 
 
-def slice_mesh(run: schema.Config, topology: chips.Topology) -> Mesh:
-    """Returns the mesh of a run over the devices of TPU slices that need not exist.
+def topology_mesh(run: schema.Config, topology: chips.Topology) -> Mesh:
+    """Returns the mesh of a run over devices that need not exist.
 
     Raises:
-      ValueError: if libtpu is missing or refuses the slice, or the mesh does not fit it.
+      ValueError: if their compiler is missing or refuses them, or the mesh does not fit them.
     """
-    for name, value in _LIBTPU.items():
-        os.environ.setdefault(name, value)
-    shape = "x".join(str(size) for size in topology.shape)
-    # of v4, unlike the others, libtpu shows two devices a chip unless it is asked for one
-    options: dict[str, Any] = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
-    if math.prod(topology.shape) == 1:  # it takes a host to have four chips unless it is told
-        options["chips_per_host_bounds"] = [1, 1, 1]
-    if topology.slices > 1:
-        options["num_slices"] = topology.slices
-    try:
-        described = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{topology.chip.name}:{shape}", **options
-        )
-    except Exception as error:  # jaxlib raises several kinds
-        raise ValueError(
-            f"--topology {topology.name}: cannot compile for it: {str(error).splitlines()[0]}\n"
-            'The compiler is installed with `pip install "mvjax[tpu]"`; --count does without it.'
-        ) from error
-    return sharding.make_mesh(run.mesh, described.devices)
+    targets = tpu_targets if topology.chip.kind == "tpu" else gpu_targets
+    return sharding.make_mesh(run.mesh, targets.devices(topology))
 
 
 def step_arguments(run: schema.Config, mesh: Mesh) -> StepArguments:
@@ -111,7 +87,7 @@ def compile_step(
     *,
     cache: Path | None,
 ) -> CompiledStep:
-    """Compiles the step of a run for a TPU slice, or reads it from the cache folder.
+    """Compiles the step of a run for a topology, or reads it from the cache folder.
 
     The cache key is the lowered program itself with the versions of the compiler and the topology: whatever
     changes the program, in config or code, compiles again, and nothing else does.
@@ -119,10 +95,10 @@ def compile_step(
     Raises:
       ValueError: if the compiler refuses the step for another reason than memory.
     """
-    lowered = lower(run, mesh, arguments, "tpu")
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu")
-    ]
+    kind = topology.chip.kind
+    lowered = lower(run, mesh, arguments, _PLATFORM[kind])
+    packages = ("jax", "jaxlib", *_PACKAGES[kind])
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     fields = [field.name for field in dataclasses.fields(CompiledStep)]
     parts = (*fields, topology.name, *versions, sharding.describe(mesh), lowered.as_text())
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
@@ -163,7 +139,8 @@ def out_of_hbm(error: Exception) -> tuple[float, float] | None:
 def _compile(lowered: Any, topology: chips.Topology) -> CompiledStep:
     began = time.monotonic()
     try:
-        program = lowered.compile()
+        gpus = topology.chip.kind == "gpu"
+        program = lowered.compile(compiler_options=gpu_targets.COMPILER_OPTIONS if gpus else None)
     except jax.errors.JaxRuntimeError as error:
         sizes = out_of_hbm(error)
         if sizes is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -16,22 +17,24 @@ from mvjax.train import chips, sharding
 def compiled_plan(
     run: schema.Config, topology: chips.Topology, *, cache: Path | None
 ) -> step_plan.StepPlan:
-    """Compiles the step for a TPU slice and reads what the program will do.
+    """Compiles the step for a topology and reads what the program will do.
 
     Where jaxlib cannot read the program, only memory is the compiler's and the rest is estimated.
 
     Raises:
-      ValueError: as `compiled_step.slice_mesh` and `compile_step`.
+      ValueError: as `compiled_step.topology_mesh` and `compile_step`.
     """
-    mesh = compiled_step.slice_mesh(run, topology)
+    mesh = compiled_step.topology_mesh(run, topology)
     arguments = compiled_step.step_arguments(run, mesh)
     compiled = compiled_step.compile_step(run, topology, mesh, arguments, cache=cache)
     memory = persistent_memory(arguments)
+    gpus = topology.chip.kind == "gpu"
+    granted = topology.usable_hbm if gpus else topology.chip.hbm_bytes
     plan = dataclasses.replace(
         estimate.estimated_plan(run, topology),
         memory=memory | compiled.memory,
         peak_hbm=compiled.peak_hbm,
-        hbm_limit=compiled.hbm_limit or topology.chip.hbm_bytes,
+        hbm_limit=compiled.hbm_limit or granted,
         fits=compiled.fits,
         compiled=True,
         compile_seconds=compiled.seconds,
@@ -41,7 +44,9 @@ def compiled_plan(
         return dataclasses.replace(plan, memory={**memory, "temporaries": rest}, times=None)
     if not compiled.hlo:
         return plan
-    cost = hlo_cost.program_cost(hlo.parse(compiled.hlo), devices=topology.devices_per_slice)
+    within = topology.devices if gpus else topology.devices_per_slice
+    cost = hlo_cost.program_cost(hlo.parse(compiled.hlo), devices=within)
+    cost = between_nodes(cost, [d.slice_index for d in mesh.devices.flat]) if gpus else cost
     received: dict[str, float] = collections.defaultdict(float)
     for one in cost.collectives:
         received[one.kind] += one.times * one.received
@@ -54,8 +59,40 @@ def compiled_plan(
         remat_flops=remat * topology.devices,
         hbm_traffic=cost.hbm_bytes,
         collective_bytes=dict(received),
+        kernels=kernels(cost),
         from_hlo=True,
     )
+
+
+def kernels(cost: hlo_cost.ProgramCost) -> dict[str, step_plan.Kernels]:
+    """Returns what the kernels of each kind do in one step on one device, the most traffic first."""
+    sums: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
+    for op in cost.ops:
+        for index, value in enumerate((1.0, op.flops, op.hbm_bytes)):
+            sums[op.kind][index] += op.times * value
+    most = sorted(sums.items(), key=lambda item: -item[1][2])
+    return {kind: step_plan.Kernels(*values) for kind, values in most}
+
+
+def between_nodes(cost: hlo_cost.ProgramCost, node: Sequence[int]) -> hlo_cost.ProgramCost:
+    """Returns the cost with what goes from node to node taken apart; `node` is that of each device.
+
+    Of what n devices in s nodes receive, (s - 1) / (n - 1) comes from other nodes, if each value enters a
+    node once and its devices' network cards share that; of a permutation all, if a pair of it crosses nodes.
+    """
+    parts: list[hlo_cost.Collective] = []
+    for one in cost.collectives:
+        members = one.groups[0]
+        share = 0.0
+        if one.kind == "collective-permute":
+            share = float(any(node[a] != node[b] for a, b in one.groups))
+        elif len(members) > 1:
+            share = (len({node[n] for n in members}) - 1) / (len(members) - 1)
+        if share:
+            kind, size = hlo_cost.BETWEEN_SLICES, share * one.received
+            parts.append(dataclasses.replace(one, kind=kind, received=size))
+        parts.append(dataclasses.replace(one, received=(1 - share) * one.received))
+    return dataclasses.replace(cost, collectives=parts)
 
 
 def persistent_memory(arguments: compiled_step.StepArguments) -> dict[str, float]:
@@ -74,7 +111,7 @@ def step_times(
 ) -> step_plan.StepTimes:
     """Returns the seconds of a program's matmuls, HBM traffic and collectives at published peak rates."""
     chip = topology.chip
-    coordinates = [tuple(device.coords) for device in mesh.devices.flat]
+    coordinates = [tuple(getattr(device, "coords", ())) for device in mesh.devices.flat]
     collectives = 0.0
     for one in cost.collectives:
         if one.kind == hlo_cost.BETWEEN_SLICES:

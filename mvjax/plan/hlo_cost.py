@@ -31,6 +31,7 @@ class Op:
     times: float  # it runs in one step
     flops: float  # of its matmuls, each time
     hbm_bytes: float  # read from and written to HBM, each time
+    kind: str = "collectives"  # of kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,8 @@ class _Walker:
             flops = hlo_ops.matmul_flops(computation, instruction)
         moved = hlo_ops.hbm_traffic(self.module, computation, instruction)
         if flops or moved:
-            self.cost.ops.append(Op(op_name, times, flops, moved))
+            kind = hlo_ops.kernel_kind(self.module, instruction, flops)
+            self.cost.ops.append(Op(op_name, times, flops, moved, kind))
 
     def _inside(
         self, computation: hlo.Computation
@@ -155,9 +157,9 @@ class _Walker:
             "collective-broadcast": sent,
         }.get(kind, sent * (n - 1) / n)
         self.cost.collectives.append(Collective(kind, times, received, groups))
-        ends = computation.operand_shapes(instruction) + list(instruction.shapes)
-        if len(ends) > 2 and instruction.opcode.endswith("-start"):
-            ends = list(instruction.shapes)  # (operand, result, ...)
+        inputs, ends = computation.operand_shapes(instruction), list(instruction.shapes)
+        if len(ends) < 2 * len(inputs):  # those of a -start are (operands, results, ...)
+            ends += inputs
         moved = sum(shape.hbm_bytes for shape in ends)
         self.cost.ops.append(Op(instruction.op_name, times, 0.0, moved))
 

@@ -14,9 +14,16 @@ COLLECTIVES = {
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
     "collective-permute", "collective-broadcast",
 }  # fmt: skip
+_MOVES = {
+    "copy", "copy-start", "slice", "slice-start", "dynamic-slice", "dynamic-update-slice", "transpose",
+    "concatenate", "pad", "gather", "scatter", "reshape",
+}  # fmt: skip
+_NAMES = {"parameter", "constant", "bitcast", "broadcast", "tuple"}
 _VIEWS = {"bitcast", "reshape", "convert", "copy", "transpose"}
 _SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}  # matmuls per block
 _KERNEL = "tpu_custom_call"  # a Pallas kernel
+_LIBRARY = 'custom_call_target="__cu'  # a kernel of cuBLAS or cuDNN, which may have a workspace
+_CUDNN_ATTENTION = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}  # matmuls
 
 
 def matmul_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
@@ -73,12 +80,66 @@ def _valid_taps(
     return int(np.where(last >= first, taps, 0).sum())
 
 
+def kernel_kind(module: hlo.Module, instruction: hlo.Instruction, flops: float) -> str:
+    """Returns what kind of kernel an instruction is, as a plan lists them."""
+    opcode, attributes = instruction.opcode, instruction.attributes
+    if opcode == "custom-call":
+        if "fmhaSoftmax" in attributes or "splash" in instruction.name:
+            return "attention kernels"
+        if _LIBRARY in attributes:
+            return "cuBLAS, cuDNN" if flops else "other"
+    if flops:
+        return "Triton matmuls" if '"__triton' in attributes else "matmuls"
+    if opcode == "fusion":
+        body = module.called(instruction).instructions.values()
+        arrays = [one for one in body if any(shape.dims for shape in one.shapes)]
+        moves = all(one.opcode in _MOVES or one.opcode in _NAMES for one in arrays)
+    else:
+        moves = opcode in _MOVES
+    return "copies" if moves else "elementwise, reductions"
+
+
+def library_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
+    """Returns the FLOPs of a kernel of cuBLAS or cuDNN: its config says what it multiplies.
+
+    Of attention under a mask, those of the pairs inside it.
+    """
+    attributes, inputs = instruction.attributes, computation.operand_shapes(instruction)
+    name = re.search(r'custom_call_target="([^"]*)"', attributes)
+    target = name[1] if name else ""
+    if target in _CUDNN_ATTENTION:
+        sizes = _json_ints(attributes.partition("intermediate_tensor_shape")[2], "dimensions")
+        window = re.search(r'"sliding_window_length": ?(\d+)', attributes)
+        pairs = float(sizes[-2] * sizes[-1])
+        if re.search(r'"mask_type": ?"(PADDING_)?CAUSAL"', attributes):
+            width = int(window[1] if window else 0) or sizes[-1]
+            pairs = float(sum(min(n + 1, width) for n in range(sizes[-2])))
+        multiply_adds = math.prod(sizes[:-2]) * pairs * inputs[0].dims[-1]
+        return 2.0 * _CUDNN_ATTENTION[target] * multiply_adds
+    if target.startswith("__cudnn$conv"):
+        dims = (inputs[0].dims, inputs[1].dims, instruction.shapes[0].dims)
+        return _convolution_flops(*dims, attributes)
+    if target.startswith("__cublas"):
+        axes = _json_ints(attributes, "lhs_contracting_dimensions")
+        contracted = math.prod(inputs[0].dims[axis] for axis in axes)
+        return 2.0 * instruction.shapes[0].size * contracted
+    return 0.0
+
+
+def _json_ints(text: str, name: str) -> list[int]:
+    """Returns the numbers of the first list of this name in a kernel's config."""
+    listed = re.search(rf'"{name}": ?\[([^\]]*)\]', text)
+    return [int(n) for n in re.findall(r"\d+", listed[1] if listed else "")]
+
+
 def kernel_flops(computation: hlo.Computation, instruction: hlo.Instruction) -> float:
     """Returns the FLOPs that a Pallas kernel declares; splash attention declares none and is counted.
 
     Forward has two matmuls per block of queries and keys, backward (one kernel) five. With the causal mask,
     which comes as one more integer operand, blocks above the diagonal are left out.
     """
+    if _LIBRARY in instruction.attributes:
+        return library_flops(computation, instruction)
     declared = re.search(r'\\?"flops\\?"\W+(\d+)', instruction.attributes)
     if declared:
         return float(declared[1])
@@ -117,6 +178,11 @@ def hbm_traffic(
         return written + (instruction.shapes[0].bytes if inputs[0].space == 0 else 0.0)
     if opcode == "dynamic-update-slice":
         return 2 * inputs[1].bytes if inputs[0].space == 0 else inputs[1].hbm_bytes
+    if opcode == "custom-call" and _LIBRARY in instruction.attributes:
+        results = [
+            s for s in instruction.shapes if not (s.dtype in ("s8", "u8") and len(s.dims) == 1)
+        ]
+        return sum(shape.hbm_bytes for shape in (*inputs, *results))  # without the workspace
     if opcode == "custom-call" and _KERNEL not in instruction.attributes:
         return 0.0
     return written + sum(shape.hbm_bytes for shape in inputs)

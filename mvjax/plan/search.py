@@ -11,7 +11,7 @@ from typing import get_args
 
 from mvjax import tree
 from mvjax.config import schema
-from mvjax.plan import estimate, from_compiler, gpus, measure, step_plan
+from mvjax.plan import estimate, from_compiler, gpu_targets, gpus, measure, step_plan
 from mvjax.train import chips, load, sharding
 
 SHOWN = 6  # settings of a search that are printed, tried or not
@@ -28,17 +28,18 @@ def plans(
     estimate_only: bool,
     cache: Path | None,
     say: Callable[[str], None],
+    measured: bool = True,
 ) -> list[step_plan.StepPlan]:
     """Returns plans, the best first: those that were tried and fit, by speed, then the others.
 
-    A setting is tried by compiling it for a TPU slice, or by measuring it on GPUs that are here: the `fit`
+    A setting is tried by compiling it, or by measuring it on GPUs that are here, if `measured`: the `fit`
     best by estimate, or with 0 the run's own. `say` gets a message before each trial, which takes minutes.
 
     Raises:
       ValueError: if mesh or rows do not divide, naming the best setting that does; or as
         `from_compiler.compiled_plan`.
     """
-    trial, note = (None, "") if estimate_only else _trial(topology, cache, say)
+    trial, note = (None, "") if estimate_only else _trial(topology, cache, say, measured)
     if not fit:
         run = fitted(run, topology)
         if trial is not None:
@@ -184,25 +185,30 @@ def fitted(run: schema.Config, topology: chips.Topology) -> schema.Config:
 
 
 def _trial(
-    topology: chips.Topology, cache: Path | None, say: Callable[[str], None]
+    topology: chips.Topology, cache: Path | None, say: Callable[[str], None], measured: bool
 ) -> tuple[Trial | None, str]:
     """Returns how to try a setting, or None and why that cannot be."""
 
-    def compiled(run: schema.Config) -> step_plan.StepPlan:
+    def compiles(run: schema.Config) -> step_plan.StepPlan:
         say(f"{topology.name}: compiling {settings(run)} (minutes, unless cached)")
         return from_compiler.compiled_plan(run, topology, cache=cache)
 
     if topology.chip.kind == "tpu":
-        return compiled, ""
-    devices, reason = gpus.local_gpus(topology)
+        return compiles, ""
+    devices, reason = gpus.local_gpus(topology) if measured else ((), "")
 
-    def measured(run: schema.Config) -> step_plan.StepPlan:
+    def measures(run: schema.Config) -> step_plan.StepPlan:
         say(f"{topology.name}: measuring {settings(run)} (minutes)")
         one = measure.measure(run, devices)
         estimated = estimate.estimated_plan(run, topology)
         return dataclasses.replace(estimated, measured=one, fits=one.fits)
 
-    return (measured if devices else None), reason
+    if devices:
+        return measures, ""
+    if gpu_targets.installed():
+        return compiles, ""
+    remedy = f'not compiled: needs `pip install "mvjax[{gpu_targets.EXTRA}]"` (4.6 GB; no GPU)'
+    return None, f"not measured: {reason}; {remedy}" if reason else remedy
 
 
 def _step_seconds(one: step_plan.StepPlan) -> float:

@@ -45,6 +45,14 @@ class StepTimes:
         return 0.8 * self.roofline + 0.2 * self.no_overlap
 
 
+class Kernels(NamedTuple):
+    """What the kernels of one kind do in one step on one device; bytes are read or written."""
+
+    times: float
+    flops: float
+    hbm_bytes: float
+
+
 class Speed(NamedTuple):
     """What a time per step amounts to: throughput, MFU (of model FLOPs), and hours for `train.steps`."""
 
@@ -69,13 +77,14 @@ class StepPlan:
     remat_flops: float  # of these, recomputed in the backward pass
     hbm_traffic: float  # bytes between one device and its HBM
     collective_bytes: Mapping[str, float]  # bytes that one device receives, by kind of collective
+    kernels: Mapping[str, Kernels] = dataclasses.field(default_factory=dict)  # by kind, if from_hlo
     compiled: bool = False  # whether memory is the compiler's; False: an analytic estimate
     from_hlo: bool = (
         False  # whether FLOPs, traffic and times too are read from the compiled program
     )
     compile_seconds: float = 0.0  # that compiling took, now or when it was cached
     measured: measure.Measured | None = None  # the step on devices that are here
-    note: str = ""  # why nothing was measured, where it was asked for
+    note: str = ""  # why nothing was measured or compiled, where it was asked for
 
     def speed(self, seconds: float) -> Speed:
         """Returns throughput, MFU and hours at so many seconds per step."""

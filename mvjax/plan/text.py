@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mvjax import messages
-from mvjax.plan import measure, step_plan
+from mvjax.plan import gpu_targets, hlo_cost, measure, step_plan
 
 _COLUMNS = (
     "topology", "mesh, remat, grad accum", "peak HBM, GB", "fits", "model PFLOP", "remat PFLOP",
@@ -33,6 +33,8 @@ def full(one: step_plan.StepPlan) -> str:
     ]
     if one.times:
         lines += ["", *_time_lines(one, one.times)]
+    if one.kernels:
+        lines += ["", *_kernel_lines(one)]
     if one.measured:
         lines += ["", *_measured_lines(one, one.measured)]
     return "\n".join(lines)
@@ -79,9 +81,28 @@ def _flops_lines(one: step_plan.StepPlan) -> list[str]:
     return lines
 
 
+def _kernel_lines(one: step_plan.StepPlan) -> list[str]:
+    """Returns what the kernels of each kind do; of GPUs also what compiling cannot know."""
+    lines = [f"{'kernels per device':<23} {'run':>8} {'TFLOP':>9} {'GB of HBM':>10}"]
+    lines += [
+        f"  {kind:<21} {k.times:8,.0f} {k.flops / 1e12:9.2f} {k.hbm_bytes / 1e9:10.2f}"
+        for kind, k in one.kernels.items()
+    ]
+    if one.topology.chip.kind == "gpu" and one.compiled:
+        lines += ["", gpu_targets.UNKNOWN]
+    return lines
+
+
+def _received(one: step_plan.StepPlan) -> str:
+    """Returns GB that one device receives by each kind of collective, and what of it comes over a network."""
+    kinds = dict(sorted(one.collective_bytes.items()))
+    network = kinds.pop(hlo_cost.BETWEEN_SLICES, 0.0)
+    parts = [f"{name} {size / 1e9:.2f}" for name, size in kinds.items()]
+    text = f"over {one.topology.chip.link}: {', '.join(parts)}" if parts else "none"
+    return f"{text}; over the network: {network / 1e9:.2f}" if network else text
+
+
 def _time_lines(one: step_plan.StepPlan, t: step_plan.StepTimes) -> list[str]:
-    kinds = sorted(one.collective_bytes.items())
-    received = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in kinds)
     chip, speed = one.topology.chip, one.speed(t.roofline)
     tflops = one.executed_flops / one.topology.devices / 1e12
     lines = [
@@ -90,8 +111,8 @@ def _time_lines(one: step_plan.StepPlan, t: step_plan.StepTimes) -> list[str]:
         f"{chip.peak_flops / 1e12:.0f} TFLOP/s",
         f"  {'HBM':<21} {t.hbm * 1e3:8.1f}  {one.hbm_traffic / 1e9:.1f} GB per device at "
         f"{chip.hbm_bandwidth / 1e9:.0f} GB/s",
-        f"  {'collectives':<21} {t.collectives * 1e3:8.1f}  GB received per device: "
-        f"{received or 'none'}",
+        f"  {'collectives':<21} {t.collectives * 1e3:8.1f}  GB received per device "
+        f"{_received(one)}",
         f"  {'roofline':<21} {t.roofline * 1e3:8.1f}  the longest: bound by {t.bound}",
         f"  {'no overlap':<21} {t.no_overlap * 1e3:8.1f}  no compute/communication overlap",
         f"  {'expected':<21} {t.expected * 1e3:8.1f}  four parts roofline, one no overlap: --fit ranks by it",
@@ -100,11 +121,11 @@ def _time_lines(one: step_plan.StepPlan, t: step_plan.StepTimes) -> list[str]:
         f"(no overlap: {one.speed(t.no_overlap).mfu:.1%}); "
         f"{speed.hours:.1f} hours for {one.run.train.steps:,} steps",
     ]
-    source = "estimated, not compiled" + (f"; not measured: {one.note}" if one.note else "")
+    source = "counted, not compiled" + (f"; {one.note}" if one.note else "")
     if one.compiled:
         source = f"compiled in {one.compile_seconds:.0f} s"
         if not one.from_hlo:
-            source += "; jaxlib cannot read this program: memory compiled, rest estimated"
+            source += "; jaxlib cannot read this program: memory compiled, rest counted"
     return [*lines, f"peak rates: {chip.source}; {source}"]
 
 

@@ -32,6 +32,13 @@ class Chip:
     # bytes/s that a device receives from other slices or nodes; None: not known
     network_bandwidth: float | None = None
 
+    @property
+    def link(self) -> str:
+        """What joins the devices of a slice or node."""
+        if self.kind == "tpu":
+            return "ICI"
+        return "NVLink" if self.link_bandwidth > 64e9 else "PCIe"
+
 
 _TPU_DOCS = "Google Cloud TPU documentation, page {}: bidirectional ICI a chip / links / 2; DCN a pod or chip"
 
@@ -65,6 +72,10 @@ CHIPS: dict[str, Chip] = {
             network_bandwidth=400e9 / 8,
         ),
         Chip(
+            "b200", "gpu", 2250e12, 180e9, 8000e9, 900e9, 0, 0, "NVIDIA HGX B200 and DGX data sheets",
+            network_bandwidth=400e9 / 8,
+        ),
+        Chip(
             "a100", "gpu", 312e12, 80e9, 2039e9, 300e9, 0, 0, "NVIDIA A100 80GB SXM and DGX data sheets",
             network_bandwidth=200e9 / 8,
         ),
@@ -83,6 +94,7 @@ _DEVICE_KINDS = (
     (r"TPU ?(v7|7x).*", "tpu7x"),
     (r".*H100.*80GB HBM3.*", "h100"),
     (r".*H200.*", "h200"),
+    (r".*B200.*", "b200"),
     (r".*A100.*", "a100"),
     (r".*L40S.*", "l40s"),
     (r".*L4", "l4"),

@@ -189,7 +189,7 @@ def test_every_kind_of_slice_is_one_that_the_compiler_knows():
     run = dataclasses.replace(toy.planned(), mesh=schema.MeshConfig())
     for name in ("v5litepod-1", "v6e-256", "v4-8", "v5p-128", "tpu7x:1x1x1", "tpu7x-512"):
         topology = chips.topology(name)
-        assert compiled_step.slice_mesh(run, topology).size == topology.devices
+        assert compiled_step.topology_mesh(run, topology).size == topology.devices
 
 
 def test_table_has_a_line_a_plan():
@@ -226,7 +226,7 @@ def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
 def test_a_mesh_may_split_an_axis_of_the_torus(sizes):
     pytest.importorskip("libtpu")
     run = dataclasses.replace(toy.planned(), mesh=schema.MeshConfig(*sizes))
-    mesh = compiled_step.slice_mesh(run, chips.topology("v6e:4x4"))
+    mesh = compiled_step.topology_mesh(run, chips.topology("v6e:4x4"))
     assert mesh.devices.shape == sizes and len(set(mesh.devices.flat)) == 16
 
 
@@ -235,7 +235,7 @@ def test_what_two_slices_exchange_is_read_from_their_program():
     pytest.importorskip("libtpu")
     run = dataclasses.replace(toy.planned(), mesh=schema.MeshConfig(2, 4))
     topology = chips.topology("v5e:2x2x2")
-    mesh = compiled_step.slice_mesh(run, topology)
+    mesh = compiled_step.topology_mesh(run, topology)
     assert [d.slice_index for d in mesh.devices.flat] == 4 * [0] + 4 * [1]
     whole, rows = (NamedSharding(mesh, PartitionSpec(axes)) for axes in ("fsdp", sharding.ROWS))
     arguments = (
@@ -272,7 +272,7 @@ def test_the_data_axis_of_a_plan_spans_the_slices():
 )
 def test_a_step_that_is_too_big_says_by_how_much(message):
     class Lowered:
-        def compile(self):
+        def compile(self, compiler_options):
             raise compiled_step.jax.errors.JaxRuntimeError(message)
 
     compiled = compiled_step._compile(Lowered(), chips.topology("v5e:2x2"))
@@ -285,7 +285,7 @@ def test_a_step_that_is_too_big_says_by_how_much(message):
 
 def test_a_step_that_the_compiler_refuses_is_an_error():
     class Lowered:
-        def compile(self):
+        def compile(self, compiler_options):
             raise compiled_step.jax.errors.JaxRuntimeError("INTERNAL: no")
 
     with pytest.raises(ValueError, match="v5e:2x2: the compiler refused the step: INTERNAL: no"):

@@ -10,9 +10,9 @@ import pytest
 import toy
 
 from mvjax.config import schema
+from mvjax.plan import estimate, from_compiler, gpu_targets, search
 from mvjax.plan import gpus as gpus_lib
 from mvjax.plan import measure as measure_lib
-from mvjax.plan import search
 from mvjax.plan import text as plan_text
 from mvjax.train import chips, flops
 
@@ -64,11 +64,25 @@ def gpus(monkeypatch):
     return use
 
 
-def test_without_gpus_the_plan_is_an_estimate_and_says_why():
+def test_without_gpus_the_plan_is_compiled_if_the_compiler_is_here(monkeypatch):
+    def compiled(run, topology, *, cache):
+        return dataclasses.replace(estimate.estimated_plan(run, topology), compiled=True)
+
+    monkeypatch.setattr(from_compiler, "compiled_plan", compiled)
+    monkeypatch.setattr(gpu_targets, "installed", lambda: True)
+    (one,) = plans("h100:4", toy.planned())
+    tried = [other.compiled for other in plans("h100:4", toy.planned(), fit=2)]
+    assert one.compiled and one.note == "" and tried[:3] == [True, True, False]
+    assert not plans("h100:4", toy.planned(), estimate_only=True)[0].compiled
+
+
+def test_without_gpus_and_compiler_the_plan_is_counted_and_says_why(monkeypatch):
+    monkeypatch.setattr(gpu_targets, "installed", lambda: False)
     (one,) = plans("h100:4", toy.planned())
     assert one.measured is None and one.fits and one.times is not None
     text = plan_text.full(one)
-    assert "estimated, not compiled; not measured: no GPU is here that jax can use" in text
+    assert "counted, not compiled; not measured: no GPU is here that jax can use" in text
+    assert '`pip install "mvjax[gpu-plan]"`' in text
     assert "measured on" not in text and "measured" not in plan_text.table([one])
     assert all(other.note for other in plans("h100:4", toy.planned(), fit=2))
 
@@ -87,7 +101,7 @@ def test_what_was_measured_stands_beside_the_estimate(gpus):
     assert f"measured on 2 x {H100}" in text and "250.0 ms, median of 10" in text
     assert "61.500 GB, peak of the fullest device" in text
     assert f"{frames / 0.25:,.0f} frames/s; MFU" in text
-    assert "rates: NVIDIA H100 SXM and DGX data sheets; estimated, not compiled\n" in text
+    assert "rates: NVIDIA H100 SXM and DGX data sheets; counted, not compiled\n" in text
 
 
 def test_the_table_has_columns_for_it_only_where_something_was_measured(gpus):
@@ -186,5 +200,7 @@ def command(*words: str) -> subprocess.CompletedProcess:
 def test_the_command_without_a_gpu_estimates_and_says_that_none_is_here():
     done = command("--topology", "h100:1")
     assert done.returncode == 0, done.stderr
-    assert "not measured: no GPU is here that jax can use" in done.stdout
-    assert done.stderr == ""
+    compiled = gpu_targets.installed()
+    assert ("not measured: no GPU is here that jax can use" in done.stdout) != compiled
+    assert ("compiled in" in done.stdout) == compiled
+    assert compiled or done.stderr == ""
