@@ -46,7 +46,8 @@ def compiled_plan(
         return plan
     within = topology.devices if gpus else topology.devices_per_slice
     cost = hlo_cost.program_cost(hlo.parse(compiled.hlo), devices=within)
-    cost = between_nodes(cost, [d.slice_index for d in mesh.devices.flat]) if gpus else cost
+    if gpus:  # described with one process a node; their slice_index is 0
+        cost = between_nodes(cost, [device.process_index for device in mesh.devices.flat])
     received: dict[str, float] = collections.defaultdict(float)
     for one in cost.collectives:
         received[one.kind] += one.times * one.received

@@ -76,7 +76,7 @@ def prepare() -> None:
 
 
 def devices(topology: chips.Topology) -> list[Any]:
-    """Returns the devices of a topology, node by node, each node a slice of its own.
+    """Returns the devices of a topology, node by node, each node a process of its own.
 
     Raises:
       ValueError: if the compiler is not installed, or refuses the description.
