@@ -158,7 +158,8 @@ def test_the_convolutions_leave_out_silence_once_they_are_at_rest(params):
 def test_elu_is_exact():
     x = np.concatenate([np.linspace(-20, 3, 9999), -np.logspace(-9, 0, 999)]).astype(np.float32)
     want = np.where(x > 0, x, np.expm1(x.astype(np.float64)))
-    np.testing.assert_allclose(jax.jit(seanet.elu)(x), want, rtol=4e-7)
+    found = jax.jit(seanet.elu)(x)
+    np.testing.assert_allclose(found, want, rtol=1e-6)  # exp(x) - 1 is off by all of small x
 
 
 def test_the_compiled_functions_are_the_methods(params):

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.slow
 
 def start(folder: Path, *modes: str, count: int = 1, devices: int = 1) -> list[subprocess.Popen]:
     folder.mkdir(exist_ok=True)
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
+    flags = os.environ["XLA_FLAGS"]  # the same instructions as here
     env = {
         **os.environ,
-        "XLA_FLAGS": f"{flags}={devices}",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join(sys.path),
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import closeness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +81,7 @@ def test_the_others_do_nothing(fields):
     np.testing.assert_array_equal(np.any(np.asarray(gate_means), axis=(1, 2)), [True, False, True])
     run = {"config": whole, "weights": {**weights, "backbone": spine}}
     want, _ = toy.apply("hidden", codes, toy.apply("keys_values", tokens, **run), **run)
-    np.testing.assert_allclose(z, want, atol=1e-5)
+    closeness.assert_close(z, want)
 
 
 def test_every_parameter_that_exists_learns():
@@ -103,7 +104,7 @@ def test_steps_equal_the_whole_and_report_over_all_layers():
     codes, kv = toy.codes(), toy.apply("image_kv", toy.pixels(), config=config)
     z, gate_means = toy.apply("hidden", codes, kv, config=config)
     for t, out in enumerate(stepping.backbone(codes, kv, config=config)):
-        np.testing.assert_allclose(out.z, z[:, t], atol=1e-5)
+        closeness.assert_close(out.z, z[:, t])
         # as kyuteye_pt: the sum over layers with cross-attention, divided by all (reference 2.8)
         np.testing.assert_allclose(
             out.gate, (gate_means[0, :, t] + gate_means[2, :, t]) / 3, atol=1e-6

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import closeness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +80,7 @@ def test_text_row_alone_is_the_row_with_absent_audio(start):
     codes[:, 1:] = -1
     whole = forward(codes, toy.pixels(), levels=0, config=config)
     alone = forward(codes[:, :1], toy.pixels(), levels=0, config=config)
-    np.testing.assert_allclose(whole.text_logits, alone.text_logits, atol=1e-5)
+    closeness.assert_close(whole.text_logits, alone.text_logits)
 
 
 def test_the_start_of_absent_audio_matters():
@@ -97,7 +98,7 @@ def test_text_decoding_equals_the_training_forward():
     absent = np.full((2, toy.MODEL.codebooks - 1, codes.shape[2]), -1, np.int32)
     columns = alignment.delay_codes(jnp.concatenate([codes, absent], axis=1), toy.MODEL)
     for t, out in enumerate(stepping.backbone(columns[:, :, :-1], None)):
-        np.testing.assert_allclose(out.text_logits, want[:, t], atol=1e-5)
+        closeness.assert_close(out.text_logits, want[:, t])
 
 
 def with_absent_start(start):
@@ -193,10 +194,10 @@ def test_step_by_step_equals_the_whole_sequence(share, share_gate):
     z, gate_means = toy.apply("hidden", columns, kv, has_image, config=config)
     # past the context of five, so the ring buffer wraps
     for t, out in enumerate(stepping.backbone(columns, kv, has_image, config=config)):
-        np.testing.assert_allclose(out.z, z[:, t], atol=1e-5)
+        closeness.assert_close(out.z, z[:, t])
         np.testing.assert_allclose(out.gate, np.mean(gate_means[:, :, t], axis=0), atol=1e-6)
         want = toy.apply("text_logits", z[:, t], config=config)
-        np.testing.assert_allclose(out.text_logits, want, atol=1e-5)
+        closeness.assert_close(out.text_logits, want)
     assert t == toy.T - 1
 
 
@@ -207,12 +208,12 @@ def test_depth_steps_equal_teacher_forcing_with_what_it_chose():
     chosen, logits = stepping.depth(z, text, free)
     np.testing.assert_array_equal(chosen, np.argmax(logits, -1))
     want = toy.apply("depth_logits", z[:, None], text[:, None], chosen[:, None, :-1])
-    np.testing.assert_allclose(logits, want[:, 0], atol=1e-5)
+    closeness.assert_close(logits, want[:, 0])
     wanted = free.at[0, 1].set(7).at[1, 0].set(-1)
     forced, logits = stepping.depth(z, text, wanted)
     assert forced[0, 1] == 7 and forced[1, 0] == -1 and forced[0, 0] == chosen[0, 0]
     want = toy.apply("depth_logits", z[:, None], text[:, None], forced[:, None, :-1])
-    np.testing.assert_allclose(logits, want[:, 0], atol=1e-5)
+    closeness.assert_close(logits, want[:, 0])
 
 
 def test_delays_by_hand():

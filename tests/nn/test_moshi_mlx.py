@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import closeness
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -111,8 +112,8 @@ def test_frames_and_their_codes(tmp_path):
         words, sounds = Greedy(), Greedy()
         said = [mx.array([[int(i)]]) for i in ids]
         _, tokens, hidden = theirs._sample(said[0], said[1:], words, sounds)
-        close = {"atol": 1e-4, "rtol": 0, "err_msg": f"frame {t}"}
-        np.testing.assert_allclose(z[0], np.array(hidden)[0, 0], **close)
-        np.testing.assert_allclose(text[0], words.logits[0], **close)
-        np.testing.assert_allclose(audio[0], np.stack(sounds.logits), **close)
+        close = {"share": closeness.COMPOSED, "where": f"frame {t}"}
+        closeness.assert_close(z[0], np.array(hidden)[0, 0], **close)
+        closeness.assert_close(text[0], words.logits[0], **close)
+        closeness.assert_close(audio[0], np.stack(sounds.logits), **close)
         np.testing.assert_array_equal(chosen[0], np.array(tokens).reshape(-1))

@@ -1,14 +1,16 @@
 """Delays and sampling on the host, and the PyTorch and MLX runtimes against the JAX model."""
 
 import dataclasses
+import functools
 
+import closeness
 import exported
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax import gates, scopes
+from mvjax import gates, scopes, tree
 from mvjax.config import schema
 from mvjax.export import agreement, targets
 from mvjax.nn import model as model_lib
@@ -32,6 +34,13 @@ def toy(name):
     return dataclasses.replace(TOY, cross_attention=adapters)
 
 
+@functools.cache
+def forward(config):
+    """The training forward, compiled once for each config."""
+    model, Q = model_lib.VisionSpeech(config), config.codebooks_out
+    return jax.jit(lambda p, c, x: model.apply({"params": p}, c, x, depth_codebooks=Q))
+
+
 def jax_logits(config, params, pixels, outs, user):
     """Text and audio logits and gates of the training forward over what the runtime said."""
     T, Q = len(outs), config.codebooks_out
@@ -40,27 +49,20 @@ def jax_logits(config, params, pixels, outs, user):
     for q, d in enumerate(config.delays[1 : 1 + Q]):
         rows[0, 1 + q, : T - d] = [out.audio_tokens[q] for out in outs[d:]]
     rows[0, 1 + Q :] = user
-    model = model_lib.VisionSpeech(config)
-    apply = jax.jit(lambda p, c, x: model.apply({"params": p}, c, x, depth_codebooks=Q))
-    out = apply(params, jnp.asarray(rows), None if pixels is None else jnp.asarray(pixels))
+    images = None if pixels is None else jnp.asarray(pixels)
+    out = forward(config)(params, jnp.asarray(rows), images)
     gates = np.zeros((config.backbone.layers, T), np.float32)
     gates[list(config.cross_attention_layers)] = out.gates[:, 0]
     return out.text_logits[0], out.audio_logits[0], gates.T
 
 
-def assert_close(actual, expected):
-    """Compares composed modules: 1e-4 of the largest magnitude compared, on any processor."""
-    bound = 1e-4 * max(1.0, float(np.abs(expected).max()))
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=bound)
-
-
 def assert_agree(config, params, pixels, outs, user):
     text, audio, gate = jax_logits(config, params, pixels, outs, user)
     T = len(outs)
-    assert_close(exported.stacked(outs, "text_logits"), text)
+    closeness.assert_close(exported.stacked(outs, "text_logits"), text, closeness.COMPOSED)
     for q, d in enumerate(config.delays[1 : 1 + config.codebooks_out]):
         said = exported.stacked(outs[d:], "audio_logits")[:, q]
-        assert_close(said, audio[: T - d, q])
+        closeness.assert_close(said, audio[: T - d, q], closeness.COMPOSED)
     np.testing.assert_allclose(exported.stacked(outs, "gates"), gate, atol=1e-4)
     np.testing.assert_allclose([out.gate for out in outs], gate.mean(axis=1), atol=1e-4)
 
@@ -115,6 +117,29 @@ def test_torch_agrees_with_jax_for_every_gate(name, tmp_path):
     pixels, user = exported.inputs(FRAMES)
     outs = agreement.talk(exported.open_model(folder), pixels, user)
     assert_agree(config, params, pixels, outs, user)
+
+
+def test_what_is_wrong_is_seen(tmp_path):
+    """The bounds of `assert_agree` are narrower than what a weight, a norm or a frame too late changes."""
+    config = toy("conditional_sigmoid")
+    params, folder = exported.write(config, "torch", tmp_path)
+    pixels, user = exported.inputs(FRAMES)
+    outs = agreement.talk(exported.open_model(folder), pixels, user)
+    assert_agree(config, params, pixels, outs, user)
+    flat = tree.flatten(params)
+    kernel = flat["backbone/blocks/attn/out/kernel"].copy()
+    kernel[1] *= 1.003  # of one layer, in its eighth bit
+    wrong = tree.unflatten(flat | {"backbone/blocks/attn/out/kernel": kernel})
+    depformer = dataclasses.replace(config.depformer, norm="variance")
+    other = dataclasses.replace(config, depformer=depformer)
+    for case in (
+        (config, wrong, pixels, outs, user),
+        (other, params, pixels, outs, user),
+        (config, params, pixels, outs, np.roll(user, 1, axis=1)),
+        (config, params, pixels[:, :, ::-1], outs, user),
+    ):
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            assert_agree(*case)
 
 
 @pytest.mark.parametrize(

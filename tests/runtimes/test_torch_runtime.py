@@ -3,6 +3,7 @@
 import gc
 import pathlib
 
+import closeness
 import exported
 import numpy as np
 import pytest
@@ -94,8 +95,7 @@ def test_what_a_gpu_captures_is_one_program_fed_by_its_buffers(size, folder):
             np.testing.assert_array_equal(frame.audio_tokens, other[slot].audio_tokens)
             for name in ("text_logits", "audio_logits", "hidden"):
                 pair = getattr(frame.probes, name), getattr(other[slot].probes, name)
-                bound = 1e-5 * max(1.0, float(np.abs(pair[0]).max()))
-                np.testing.assert_allclose(*pair, rtol=0, atol=bound, err_msg=name)
+                closeness.assert_close(*pair, where=name)
     programs = {str(noted) for noted in captured.launches}
     assert len(captured.launches) == FRAMES + 2 and captured.captures == 3 - size
     assert len(programs) == captured.captures  # with an image and, alone, without one

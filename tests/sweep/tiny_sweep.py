@@ -97,7 +97,7 @@ def environment(first: Path | None = None) -> dict[str, str]:
     path = [*([str(first)] if first else []), *sys.path]
     return {
         **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(path),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

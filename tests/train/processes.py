@@ -54,10 +54,10 @@ def run(program: str, folder: Path, *, count: int, devices: int) -> list[str]:
 
 def environment(folder: Path, *, devices: int) -> dict[str, str]:
     """Quick compilation, once for all runs beside the folder."""
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
+    flags = os.environ["XLA_FLAGS"]  # the same instructions as here
     return {
         **os.environ,
-        "XLA_FLAGS": f"{flags}={devices}",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(sys.path),
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
