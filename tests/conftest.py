@@ -3,8 +3,9 @@
 import os
 
 # Before jax starts its backends. What a test compiles runs a few times, on toys: LLVM need not optimize it.
-# Tests that start processes pass their own environment. Of two equal flags the later counts.
-os.environ["XLA_FLAGS"] = (
+# Tests that start processes pass their own environment. Of two equal flags the later counts; set to nothing,
+# XLA_FLAGS stays so.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", " ") and (
     "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8 "
     + os.environ.get("XLA_FLAGS", "")
 )
