@@ -2,7 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 OUT ?= runs/quickstart
+# What `make quickstart` installs besides: EXTRAS=torch certifies PyTorch's export, too.
+EXTRAS ?=
 BIN := $(VENV)/bin
+comma := ,
+RUN := $(VENV)/.run$(if $(EXTRAS),-$(EXTRAS))
 INSTALL := -m pip --disable-pip-version-check install --quiet
 
 # They ask for torch < 2.10 and mlx < 0.27 but run on ours: without --no-deps pip would replace those.
@@ -12,16 +16,18 @@ QUICK := tests/nn/test_model.py tests/nn/test_xattn.py tests/test_gates.py tests
 	tests/train/test_step.py tests/train/test_checkpoint.py tests/train/test_fit.py
 export NO_TORCH_COMPILE := 1
 
-.PHONY: help quickstart test slow long plans plans-gpu test-lowest lint format types house constraints clean
+.PHONY: help quickstart test slow long plans plans-gpu test-lowest resolve lint format types house constraints \
+	clean
 
 help:
 	@echo "make quickstart    the whole chain on this machine; then open $(OUT)/report.html"
 	@echo "make test          the test suite (make slow, make long: longer ones; make plans, make plans-gpu: TPUs, GPUs)"
 	@echo "make test-lowest   quick tests with the lowest versions that pyproject.toml allows"
+	@echo "make resolve       every extra, as pip would install it in the oldest and the newest Python"
 	@echo "make lint types    ruff and pyright;  make format rewrites the files;  make house: rooms and arrows"
 	@echo "make constraints   the newest versions that pyproject.toml allows, into constraints.txt"
 
-quickstart: $(VENV)/.run
+quickstart: $(RUN)
 	$(BIN)/mvjax quickstart --out $(OUT)
 
 test: $(VENV)/.dev
@@ -42,6 +48,9 @@ plans-gpu: $(VENV)-gpu/.dev
 
 test-lowest: $(VENV)-lowest/.dev
 	$(VENV)-lowest/bin/python -m pytest -n 2 --dist worksteal $(QUICK)
+
+resolve: | $(BIN)/python
+	$(BIN)/python tools/resolve.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -71,8 +80,9 @@ clean:
 $(BIN)/python $(VENV)-gpu/bin/python $(VENV)-lowest/bin/python:
 	$(PYTHON) -m venv $(@D:/bin=)
 
-$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python $(INSTALL) -c constraints.txt -e ".[train,torch,mlx,serve]"
+# Not compiled: of 17,000 files a quickstart imports a third, and compiles those itself, once.
+$(RUN): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python $(INSTALL) --no-compile -c constraints.txt -e ".[train,mlx,serve$(addprefix $(comma),$(EXTRAS))]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
