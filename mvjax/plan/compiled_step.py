@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import re
@@ -19,13 +20,15 @@ from jax.sharding import Mesh
 from mvjax import files, tree, types
 from mvjax.config import schema
 from mvjax.data import batch_spec
+from mvjax.nn import flash
 from mvjax.plan import gpu_targets, tpu_targets
 from mvjax.train import chips, load, sharding
 from mvjax.train import step as step_lib
 
 # jax's name of the platform to lower for, and the packages whose versions the program depends on.
-_PLATFORM = {"tpu": "tpu", "gpu": "cuda"}
+PLATFORM = {"tpu": "tpu", "gpu": "cuda"}
 _PACKAGES = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-pjrt", "nvidia-cudnn-cu13")}
+_ADDRESS = re.compile(r'(@CustomSPMDPartitioning\([^\n]*?backend_config = )"\d+"')
 # Two passes of the compiler report that a program needs more HBM than there is, each in its own words.
 _OUT_OF_HBM = tuple(
     re.compile(form.replace("SIZE", r"([\d.]+)([KMG])"))
@@ -95,12 +98,23 @@ def compile_step(
     Raises:
       ValueError: if the compiler refuses the step for another reason than memory.
     """
-    kind = topology.chip.kind
-    lowered = lower(run, mesh, arguments, _PLATFORM[kind])
-    packages = ("jax", "jaxlib", *_PACKAGES[kind])
+    lowered = lower(run, mesh, arguments, PLATFORM[topology.chip.kind])
+    return compile_lowered(lowered, topology, run.model, sharding.describe(mesh), cache=cache)
+
+
+def compile_lowered(
+    lowered: Any,
+    topology: chips.Topology,
+    model: schema.ModelConfig,
+    *more: str,
+    cache: Path | None,
+) -> CompiledStep:
+    """Compiles a program of a model, lowered for a topology, as `compile_step`; `more` goes into the key."""
+    packages = ("jax", "jaxlib", *_PACKAGES[topology.chip.kind])
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     fields = [field.name for field in dataclasses.fields(CompiledStep)]
-    parts = (*fields, topology.name, *versions, sharding.describe(mesh), lowered.as_text())
+    program = _key_text(lowered.as_text(), model)
+    parts = (*fields, topology.name, *versions, *more, program)
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     file = None if cache is None else cache / f"{key}.json.gz"
     if file is not None and file.is_file():
@@ -111,6 +125,16 @@ def compile_step(
         content = gzip.compress(json.dumps(dataclasses.asdict(compiled)).encode(), 6)
         files.write_atomic(file, content, shared=True)
     return compiled
+
+
+def _key_text(program: str, model: schema.ModelConfig) -> str:
+    """Returns a lowered program as the same text in every process.
+
+    How cuDNN attends (the mask, the window) is not in it: only the address of a function of this process,
+    in whose place what decides it is put.
+    """
+    text = _ADDRESS.sub(r"\1", program)
+    return text if text == program else f"{text}\n{model}\n{inspect.getsource(flash)}"
 
 
 def cache_folder() -> Path:
@@ -145,7 +169,7 @@ def _compile(lowered: Any, topology: chips.Topology) -> CompiledStep:
         sizes = out_of_hbm(error)
         if sizes is None:
             raise ValueError(
-                f"{topology.name}: the compiler refused the step: {str(error)[:2000]}"
+                f"{topology.name}: the compiler refused the program: {str(error)[:2000]}"
             ) from error
         return CompiledStep(False, "", {}, *sizes, time.monotonic() - began)
     stats = program.memory_analysis()

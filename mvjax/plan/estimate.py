@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from mvjax import tree
 from mvjax.config import schema
 from mvjax.data import batch_spec
-from mvjax.plan import hlo_cost, step_plan
+from mvjax.plan import gpu_targets, hlo_cost, step_plan
 from mvjax.train import chips, load, sharding
 from mvjax.train import flops as flops_lib
 
@@ -119,8 +119,11 @@ class _Sizes:
         batch = batch_spec.batch_spec(self.run)
         arrays = (*batch.speech, *batch.speechless)
         frames = self.frames / train.grad_accum_steps
-        # alone, a GPU is done with one part of the batch before the other
-        alive = max(self.parts) if self.gpus and self.topology.devices == 1 else self.frames
+        # a GPU alone, and those before Hopper, are done with one part of the batch before the other
+        apart = self.gpus and (
+            self.topology.devices == 1 or not gpu_targets.is_hopper_or_newer(self.topology.chip)
+        )
+        alive = max(self.parts) if apart else self.frames
         kept = alive / train.grad_accum_steps * self._kept() * self.layers
         layer = self.gathered / self.layers if self.mesh.fsdp > 1 else 0.0
         working = 2 * layer + frames * self.itemsize * (4 * self.D + 4 * self.F / tensor)

@@ -64,6 +64,11 @@ _TARGETS = {
 }  # fmt: skip
 
 
+def is_hopper_or_newer(chip: chips.Chip) -> bool:
+    """Whether a GPU is of compute capability 9 or more: XLA schedules their programs differently."""
+    return _TARGETS[chip.name].capability >= (9, 0)
+
+
 def installed() -> bool:
     """Whether the compiler is: jax's CUDA plugin of the extra `gpu-plan`."""
     return importlib.util.find_spec(PLUGIN) is not None

@@ -222,6 +222,14 @@ def test_a_cached_step_is_not_compiled_again(tmp_path, monkeypatch):
         compile_plan(changed, topology, tmp_path)
 
 
+def test_the_address_of_a_partitioned_kernel_is_not_in_the_key_but_how_it_attends_is():
+    line = '%1 = stablehlo.custom_call @CustomSPMDPartitioning(%0) {{api_version = 2, backend_config = "{}"}}'
+    here, there = (compiled_step._key_text(line.format(n), toy.MODEL) for n in (14067, 24067))
+    windowed = dataclasses.replace(toy.MODEL, backbone=schema.BackboneConfig(context=7))
+    assert here == there != compiled_step._key_text(line.format(14067), windowed)
+    assert "%0" in here and compiled_step._key_text("add %0", toy.MODEL) == "add %0"
+
+
 @pytest.mark.parametrize("sizes", [(8, 1, 2), (2, 4, 2), (1, 8, 2)])
 def test_a_mesh_may_split_an_axis_of_the_torus(sizes):
     pytest.importorskip("libtpu")
@@ -288,7 +296,7 @@ def test_a_step_that_the_compiler_refuses_is_an_error():
         def compile(self, compiler_options):
             raise compiled_step.jax.errors.JaxRuntimeError("INTERNAL: no")
 
-    with pytest.raises(ValueError, match="v5e:2x2: the compiler refused the step: INTERNAL: no"):
+    with pytest.raises(ValueError, match="v5e:2x2: the compiler refused the program: INTERNAL: no"):
         compiled_step._compile(Lowered(), chips.topology("v5e:2x2"))
 
 

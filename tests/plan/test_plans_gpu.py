@@ -36,6 +36,7 @@ def compiler():
         ("h100:8", "mesh.fsdp=1 train.remat=frozen"),
         ("h100:8", "mesh.fsdp=4 mesh.tensor=2"),
         ("h100:2x8", f"{NODE} train.remat=frozen mesh.data=2"),
+        ("a100:8", f"{NODE} train.remat=frozen"),
         ("h200:1", f"{ONE} train.remat=frozen"),
         ("l4:1", LEAN),
     ],

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mvjax import types
+from mvjax import tree, types
 from mvjax.config import schema
 from mvjax.nn import model as model_lib
 from mvjax.runtimes import sampling, slots
@@ -28,32 +28,52 @@ class FrameCost(NamedTuple):
     bytes: float
 
 
-def count(config: schema.ModelConfig) -> FrameCost:
-    """Compiles the step of `model.JaxModel` for the default device, and returns XLA's cost analysis of it."""
+class Arguments(NamedTuple):
+    """ShapeDtypeStructs of what `model.frame_step` is called with."""
+
+    weights: weights_lib.Weights
+    caches: list[kv_cache.Held]
+    images: list[kv_cache.Held]
+    packed: jax.ShapeDtypeStruct
+    spec: slots.Inputs
+
+
+def arguments(
+    config: schema.ModelConfig, *, rows: int = 1, params: tree.Tree | None = None
+) -> Arguments:
+    """Returns those of so many conversations that see images; `params`: the model's, else as initialized."""
     module = model_lib.VisionSpeech(config)
-    params = jax.eval_shape(module.init, jax.random.key(0))["params"]
-    weights = jax.eval_shape(lambda tree: weights_lib.unstack(tree, config), params)
-    dtype, size = config.dtype, config.siglip.image_size
-    caches = jax.eval_shape(lambda: kv_cache.empty(config, rows=1, dtype=dtype))
-    pixels = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    if params is None:
+        params = jax.eval_shape(module.init, jax.random.key(0))["params"]
+    size = config.siglip.image_size
+    pixels = jax.ShapeDtypeStruct((rows, size, size, 3), np.float32)
     images = jax.eval_shape(
-        lambda tree, image: kv_cache.images(config, generate.image_kv(module, tree, image)),
+        lambda leaves, image: kv_cache.images(config, generate.image_kv(module, leaves, image)),
         params,
         pixels,
     )
     inputs = slots.Inputs(
-        column=np.zeros((1, config.codebooks), np.int32),
-        position=np.zeros(1, np.int32),
-        sees=np.ones(1, bool),
-        text=np.full(1, types.UNGENERATED, np.int32),
-        audio=np.full((1, config.codebooks_out), types.UNGENERATED, np.int32),
-        sampling=sampling.greedy(1, config.codebooks_out),
+        column=np.zeros((rows, config.codebooks), np.int32),
+        position=np.zeros(rows, np.int32),
+        sees=np.ones(rows, bool),
+        text=np.full(rows, types.UNGENERATED, np.int32),
+        audio=np.full((rows, config.codebooks_out), types.UNGENERATED, np.int32),
+        sampling=sampling.greedy(rows, config.codebooks_out),
     )
-    spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
     packed = runtime.pack(inputs)
-    lowered = runtime.frame_step.lower(
-        config, weights, caches, images, packed, spec=spec, probes=False
+    return Arguments(
+        weights=jax.eval_shape(lambda leaves: weights_lib.unstack(leaves, config), params),
+        caches=jax.eval_shape(lambda: kv_cache.empty(config, rows=rows, dtype=config.dtype)),
+        images=images,
+        packed=jax.ShapeDtypeStruct(packed.shape, packed.dtype),
+        spec=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs),
     )
+
+
+def count(config: schema.ModelConfig) -> FrameCost:
+    """Compiles the step of `model.JaxModel` for the default device, and returns XLA's cost analysis of it."""
+    *arrays, spec = arguments(config)
+    lowered = runtime.frame_step.lower(config, *arrays, spec=spec, probes=False)
     analysis = lowered.compile().cost_analysis()
     assert analysis is not None
     return FrameCost(float(analysis["flops"]), float(analysis["bytes accessed"]))
