@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvjax import files, run_folder
+from mvjax.stores import objects, places, staging
 
 if TYPE_CHECKING:
     from mvjax.config import schema
@@ -85,6 +86,28 @@ def stored_run_step(text: str) -> run_folder.RunStep:
         return run_folder.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def exported(text: str) -> Path:
+    """Reads the folder of an export; one of a store is copied here first; the type of an argument."""
+    try:
+        if not places.is_url(text):
+            return files.on_disk(text)
+        folder = files.local(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if objects.stat(f"{places.url(folder)}/{run_folder.CONFIG_TEXT}"):
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected an export, got a run folder, which is copied from a store by mvjax eval and"
+            " export alone; export it, or copy it to this machine"
+        )
+    staging.whole(folder)
+    return folder
+
+
+def served(text: str) -> run_folder.RunStep:
+    """Reads RUN or RUN@STEP on this machine, or an export there or on a store; the type of an argument."""
+    return run_folder.RunStep(exported(text), None) if places.is_url(text) else run_step(text)
 
 
 def trained_run(arg, *, type=run_step) -> None:

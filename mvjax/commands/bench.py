@@ -22,7 +22,7 @@ def add(commands) -> None:
     arg = arguments.command(
         commands, "bench", bench, "measure the latency of each 80 ms frame",
         "mvjax bench runs/quickstart/run --slots 1,4")  # fmt: skip
-    arg("folder", nargs="?", type=arguments.run_step, metavar="DIR",
+    arg("folder", nargs="?", type=arguments.served, metavar="DIR",
         help="written by `mvjax export` (PyTorch or MLX), or a run folder, RUN[@STEP] (JAX)")  # fmt: skip
     arg("--random", choices=SIZES, metavar="SIZE",
         help=f"random weights in place of DIR: {', '.join(SIZES)} (347 M, 8.3 B)")  # fmt: skip

@@ -23,7 +23,7 @@ def add(commands) -> None:
     arg("--quantize", "--quantise", dest="quantize", choices=("q8", "q4", "q8_0"),
         help="q8 or q4 for mlx, q8_0 (a GGUF) for candle")  # fmt: skip
     certify.frames(arg)
-    arg("--verify", type=Path, metavar="DIR", action=_Verify,
+    arg("--verify", type=arguments.exported, metavar="DIR", action=_Verify,
         help="compare an export's files with its certificate and stop; status 1 if they differ")  # fmt: skip
     arg("--list", action=arguments.Listing, const=_targets,
         help="print which designs each target can run, and why not")  # fmt: skip

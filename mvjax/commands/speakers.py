@@ -26,7 +26,7 @@ class Opened(NamedTuple):
 
 def add(arg) -> None:
     """Adds DIR, --dtype and --quantize."""
-    arg("folder", type=arguments.run_step, metavar="DIR",
+    arg("folder", type=arguments.served, metavar="DIR",
         help="written by `mvjax export` (PyTorch or MLX), or a run folder, RUN[@STEP] (JAX)")  # fmt: skip
     arg("--dtype", choices=("float32", "bfloat16"),
         help="what the runtime computes in; default: the run's, or what suits an export here")  # fmt: skip

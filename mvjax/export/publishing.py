@@ -23,10 +23,11 @@ def published(out: Path, target: targets.Target) -> Iterator[None]:
         yield
         return
     try:
+        work.begin(out)
         if objects.below(url):
             work.pull(out, lambda name: "/" not in name and not name.endswith(_LARGE))
         yield
-        work.push(out, last=lambda name: name == file_names.CERTIFICATE)
+        work.deliver(out, last=lambda name: name == file_names.CERTIFICATE)
         earlier = objects.below(url).keys() & set(file_names.owned(target))
         objects.remove(f"{url}/{name}" for name in earlier if not (out / name).exists())
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mvjax import files, messages, run_folder
 from mvjax.export import verdict
+from mvjax.stores import places
 from mvjax.weights import file_names
 
 _LINK = "link to "  # in place of a hash
@@ -74,7 +75,7 @@ def report(folder: Path) -> int:
         if problems
         else f"as certified: {certificate['verdict']}, {messages.counted(len(certificate['files']), 'file')}"
     )
-    print(f"{folder}: {head}{messages.lines([*problems, *notes])}")
+    print(f"{places.named(folder)}: {head}{messages.lines([*problems, *notes])}")
     return 1 if problems else 0
 
 

@@ -75,6 +75,19 @@ def here(path: Path, *, sha256: str | None = None) -> Path:
     return copy
 
 
+def whole(folder: Path) -> None:
+    """Makes the copies below a folder those of the store: fetches what differs, drops what is gone there."""
+    url = places.url(folder)
+    assert url is not None, folder
+    names = objects.below(url)
+    if not names:
+        raise FileNotFoundError(f"{url}: no such folder: nothing lies there; check the name")
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        if path.relative_to(folder).as_posix() not in names:
+            _drop(path)
+    objects.each(here, [folder / name for name in names])
+
+
 def hold(folder: Path) -> None:
     """Keeps the copies below a folder as long as this process lives."""
     with _mutex:

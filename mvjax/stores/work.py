@@ -168,11 +168,45 @@ def written(folder: Path, *, last: Wanted = lambda name: False) -> Iterator[None
         yield
         return
     try:
-        enter(folder)
+        begin(folder)
         yield
-        push(folder, last=last)
+        deliver(folder, last=last)
     finally:
         leave(folder)
+
+
+def begin(folder: Path) -> None:
+    """Makes the home of a folder to write into, and checks, before long work, that the store takes objects.
+
+    Raises:
+      PermissionError: if it does not.
+    """
+    url = places.url(folder)
+    assert url is not None, folder
+    enter(folder)
+    probe = f"{url}/{places.process()}.probe"
+    objects.write(probe, b"")
+    objects.remove([probe])
+
+
+def deliver(
+    folder: Path, wanted: Wanted = everything, *, last: Wanted = lambda name: False
+) -> None:
+    """Sends what long work made, as `push`; what cannot be sent is kept on this machine.
+
+    Raises:
+      OSError: saying why, and where it is kept.
+    """
+    try:
+        push(folder, wanted, last=last)
+    except OSError as error:
+        kept = places.cache() / "unsent" / places.process() / folder.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        folder.replace(kept)
+        first = "; ".join(name for name, _ in _files(kept) if last(name))
+        raise OSError(
+            f"{error}\nWhat was made is kept in {kept}: copy it to {places.url(folder)}, and last {first}"
+        ) from error
 
 
 def leave(folder: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from mvjax import files, run_folder
 from mvjax.config import schema
 from mvjax.config import text as config_text
+from mvjax.stores import staging
 from mvjax.train import trackers
 
 _START = 60.0  # seconds that starting may take, as without a network
@@ -116,6 +117,6 @@ def _names(folder: Path) -> tuple[str, str | None]:
     """The name that Weights & Biases shows, and the group: of a trial of a sweep, the sweep."""
     folder = folder.absolute()
     sweep = folder.parent.parent
-    if (sweep / run_folder.SWEEP).exists():
+    if staging.here(sweep / run_folder.SWEEP).exists():
         return f"{folder.parent.name}/{folder.name}", sweep.name
     return folder.name, None

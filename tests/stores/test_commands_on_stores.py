@@ -1,10 +1,13 @@
 """Commands that read and write folders of a store, beside the same in a folder."""
 
+import argparse
+
 import pytest
 import released
 import sweeps
 
 from mvjax import cli, files
+from mvjax.commands import arguments
 from mvjax.config import study as study_lib
 from mvjax.data.records import dataset
 from mvjax.report import comparable, numbers, outcomes
@@ -61,15 +64,39 @@ def test_scripts_ask_whether_a_run_is_finished(s3, tmp_path, capsys):
     assert status(f"{s3}/run") == 2 and f"--finished {s3}/run" in capsys.readouterr().err
 
 
-def test_what_cannot_be_written_is_told(s3, tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_sent_is_kept(s3, tmp_path, capsys, monkeypatch):
     def refuse(path, place):
         raise PermissionError(f"{place}: expected the right to write it")
 
     released.tallyqa(tmp_path / "tallyqa")
+    words = ["data", "ingest", "tallyqa", str(tmp_path / "tallyqa"), "--out", s3]
     monkeypatch.setattr(objects, "upload", refuse)
-    assert cli.main(["data", "ingest", "tallyqa", str(tmp_path / "tallyqa"), "--out", s3]) == 2
-    assert f"mvjax data: {s3}/" in capsys.readouterr().err and objects.below(s3) == {}
+    assert cli.main(words) == 2
+    told = capsys.readouterr().err
+    assert f"mvjax data: {s3}/" in told and objects.below(s3) == {}
+    (kept,) = (tmp_path / "cache" / "unsent").glob("*/*")
+    assert f"is kept in {kept}: copy it to {s3}, and last tallyqa-train.json" in told
+    assert (kept / "tallyqa-train.json").exists()
     assert not list((tmp_path / "cache" / "work").glob("*/s3/*/*"))
+    monkeypatch.setattr(objects, "write", lambda place, content: refuse(None, place))
+    assert cli.main(words) == 2  # at once
+    assert "tallyqa" not in capsys.readouterr().err and len(list(kept.parent.iterdir())) == 1
+
+
+def test_an_export_of_a_store_is_verified(s3, tmp_path, capsys):
+    """Its copy is what there is at the store, also after that changed."""
+    for name in ("certificate.json", "README.md"):
+        objects.write(f"{s3}/x/{name}", b"{}")
+    for _ in range(2):
+        assert cli.main(["export", "--verify", f"{s3}/x"]) == 2
+        assert f"{s3}/x/certificate.json: holds no hashes of all files" in capsys.readouterr().err
+    objects.remove([f"{s3}/x/README.md"])
+    with pytest.raises(FileNotFoundError):
+        arguments.exported(f"{s3}/nothing")
+    assert [path.name for path in arguments.exported(f"{s3}/x").iterdir()] == ["certificate.json"]
+    objects.write(f"{s3}/x/config.txt", b"")
+    with pytest.raises(argparse.ArgumentTypeError, match="expected an export, got a run folder"):
+        arguments.served(f"{s3}/x")
 
 
 @pytest.mark.parametrize("words", ["train x.json --out s3://b//x", "report gs://"])

@@ -21,7 +21,7 @@ def published(root: Path) -> Iterator[Path]:
     if places.url(root) is None:
         yield root
         return
-    work.enter(root)
+    work.begin(root)
     try:
         try:
             yield root
@@ -29,7 +29,7 @@ def published(root: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # the other error counts
                 work.push(root, lambda name: name.endswith(_LISTING))
             raise
-        work.push(root, lambda name: "/" not in name, last=lambda name: name.endswith(_INDEX))
+        work.deliver(root, lambda name: "/" not in name, last=lambda name: name.endswith(_INDEX))
         _remove_earlier(root)
     finally:
         work.leave(root)
