@@ -43,15 +43,17 @@ def cases(project: dict, asked: list[str]) -> Iterator[tuple[str, str, bool]]:
             yield python, extras, True
 
 
-def resolve(python: str, extras: str, wheels: str, *, constrained: bool) -> dict[str, str]:
+def resolve(
+    pip: list[str], wheels: str, python: str, extras: str, *, constrained: bool
+) -> dict[str, str]:
     """Returns {package: version} of what pip would install.
 
     Raises:
       ValueError: with pip's message.
     """
     command = [
-        sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed",
-        "--report", "-", "--python-version", python, "--only-binary", ":all:",
+        *pip, "install", "--dry-run", "--quiet", "--ignore-installed", "--report", "-",
+        "--python-version", python, "--only-binary", ":all:",
         "--find-links", wheels, "--target", wheels,  # which pip asks for, and leaves alone
         *(["-c", "constraints.txt"] if constrained else []), f".[{extras}]",
     ]  # fmt: skip
@@ -64,19 +66,25 @@ def resolve(python: str, extras: str, wheels: str, *, constrained: bool) -> dict
 
 def main() -> int:
     """Prints a line for each case; returns the exit status."""
-    with tempfile.TemporaryDirectory() as wheels:
-        make = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", wheels]
-        subprocess.run([*make, *_WITHOUT_WHEELS], check=True)
-        return _report(wheels)
+    with tempfile.TemporaryDirectory() as scratch:
+        # the newest pip: 23.2, for one, compares Requires-Python with the Python that it runs on
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--upgrade-deps", f"{scratch}/venv"], check=True
+        )
+        pip = [f"{scratch}/venv/bin/python", "-m", "pip"]
+        wheels = f"{scratch}/wheels"
+        make = [*pip, "wheel", "--quiet", "--no-deps", "-w", wheels, *_WITHOUT_WHEELS]
+        subprocess.run(make, check=True)
+        return _report(pip, wheels)
 
 
-def _report(wheels: str) -> int:
+def _report(pip: list[str], wheels: str) -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     failed = 0
     for python, extras, constrained in cases(project, sys.argv[1:]):
         name = f"Python {python}, {extras}{', constraints.txt' if constrained else ''}"
         try:
-            found = resolve(python, extras, wheels, constrained=constrained)
+            found = resolve(pip, wheels, python, extras, constrained=constrained)
             heavy = sorted(name for name in found if _HEAVY.fullmatch(name))
             if heavy and extras == quickstart():
                 raise ValueError(f"the quickstart would install {', '.join(heavy)}")
