@@ -115,7 +115,8 @@ def beside(location: str, name: str) -> str:
     if location.startswith(PACKAGE_PREFIX):
         return f"{location.rpartition('/')[0]}/{name}"
     if places.is_url(location):
-        return f"{location if is_folder(location) else location.rpartition('/')[0]}/{name}"
+        at = location.rstrip("/")
+        return f"{at if is_folder(at) else at.rpartition('/')[0]}/{name}"
     path = local(location)
     return str((path if is_folder(location) else path.parent) / name)
 

@@ -14,6 +14,7 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from mvjax import messages
 from mvjax.stores import places
 
 WAITS = (
@@ -25,6 +26,7 @@ WAITS = (
     16.0,
     30.0,
 )  # seconds before another try, each by up to a fifth longer
+GIVE_UP = 120.0  # seconds after which there is no other try: the clients have waits of their own
 PARALLEL = 8  # requests at once
 
 _MODULES = {"gs": "gcsfs", "s3": "s3fs"}
@@ -173,6 +175,9 @@ def _file_system(scheme: str) -> Any:
         ) from error
     import fsspec
 
+    logging.getLogger(module).setLevel(
+        logging.CRITICAL
+    )  # each try's traceback; errors are told by us
     return fsspec.filesystem(scheme, use_listings_cache=False)
 
 
@@ -182,7 +187,7 @@ def scheme_extra(scheme: str) -> str:
 
 
 def _tried(url: str, verb: str, do: Callable[[Any], _T]) -> _T:
-    """Returns what `do` does with the file system, after as many tries as `WAITS` allows.
+    """Returns what `do` does with the file system, after as many tries as `WAITS` and `GIVE_UP` allow.
 
     Raises:
       FileNotFoundError: if bucket or object are not there.
@@ -191,16 +196,17 @@ def _tried(url: str, verb: str, do: Callable[[Any], _T]) -> _T:
     """
     fs = _file_system(places.parts(url)[0])
     began = time.monotonic()
-    for wait in (*WAITS, None):
+    for tries, wait in enumerate((*WAITS, None), start=1):
         try:
             return do(fs)
         except Exception as error:  # of aiohttp, botocore, google.auth, gcsfs
             _refuse(url, verb, error)
-            if wait is None:
+            took = time.monotonic() - began
+            if wait is None or took > GIVE_UP:
                 raise OSError(
-                    f"{url}: could not {verb} it in {len(WAITS) + 1} tries and"
-                    f" {time.monotonic() - began:.0f} s: {_said(error)}; check the network and the"
-                    " store's status, then run the same command again"
+                    f"{url}: could not {verb} it in {messages.counted(tries, 'try', 'tries')} and"
+                    f" {took:.0f} s: {_said(error)}; check the network and the store's status, then run the"
+                    " same command again"
                 ) from error
             _log.info("%s: %s; tried again in %.1f s", url, _said(error), wait)
             time.sleep(wait * random.uniform(1.0, 1.2))

@@ -35,6 +35,7 @@ def test_ingest(s3, tmp_path, capsys):
     assert [record.image is not None for record in reader]
 
 
+@pytest.mark.slow
 def test_report(s3, tmp_path, capsys):
     study = study_lib.Study("Gates", "which?", baseline="none")
     folder = sweeps.write(tmp_path / "gates", study, {"none": {"text": 0.4}, "gate": {"text": 0.8}})

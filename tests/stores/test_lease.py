@@ -25,9 +25,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(lease, "_SETTLE", 0.05)
 
 
-def test_one_process_at_a_time(url, monkeypatch):
+def test_one_process_at_a_time(s3, monkeypatch):
     monkeypatch.setattr(lease, "PATIENCE", 60)
-    place = f"{url}/lock"
+    place = f"{s3}/lock"
     program = HOLDER.replace("\nwith", "\nlease.RENEWAL = 0.1\nwith")
     with subprocess.Popen(
         [sys.executable, "-c", program, place],
@@ -45,8 +45,8 @@ def test_one_process_at_a_time(url, monkeypatch):
     assert objects.stat(place) is None
 
 
-def test_what_another_machine_left_is_taken_after_a_while(url, monkeypatch):
-    place = f"{url}/lock"
+def test_what_another_machine_left_is_taken_after_a_while(s3, monkeypatch):
+    place = f"{s3}/lock"
     objects.write(place, json.dumps({"id": "elsewhere", "machine": "x", "pid": 1}).encode())
     waits = []
     sleep = lease.time.sleep

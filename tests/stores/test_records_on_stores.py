@@ -20,17 +20,17 @@ def config(tmp_path):
     return at
 
 
-def test_a_mixture_of_a_store_is_that_of_a_folder(url, config, tmp_path):
+def test_a_mixture_of_a_store_is_that_of_a_folder(s3, config, tmp_path):
     """The first use makes the records; another host, with a cache of its own, reads the same."""
-    here, there = config(tmp_path / "records"), config(f"{url}/records")
+    here, there = config(tmp_path / "records"), config(f"{s3}/records")
     wanted, got = mixture.batches(here), mixture.batches(there)
     for step in (0, 7):
         toy_records.assert_equal(got[step], wanted[step])
     made = dataclasses.replace(there.data, prepare=None)
     assert mixture.records_identity(made) == mixture.records_identity(here.data)
     names = {path.name for path in (tmp_path / "records").iterdir()} - {"lock"}
-    assert objects.below(f"{url}/records").keys() == names
-    nothing = dataclasses.replace(made, root=f"{url}/elsewhere")
+    assert objects.below(f"{s3}/records").keys() == names
+    nothing = dataclasses.replace(made, root=f"{s3}/elsewhere")
     with pytest.raises(FileNotFoundError, match="expected records that are not there"):
         mixture.ensure_records(nothing)
 

@@ -251,7 +251,7 @@ def test_frozen_weights_of_a_store(url):
         found.name == files.WEIGHTS[0] and found.with_name("two.safetensors").read_text() == "two"
     )
     assert files.is_folder(f"{url}/moshi") and not files.is_folder(f"{url}/moshi/one.safetensors")
-    assert files.beside(f"{url}/moshi", "c.json") == f"{url}/moshi/c.json"
+    assert files.beside(f"{url}/moshi/", "c.json") == f"{url}/moshi/c.json"
     assert files.beside(f"{url}/moshi/one.safetensors", "c.json") == f"{url}/moshi/c.json"
     assert files.find(f"{url}/moshi/c.json") is None and files.may_exist(f"{url}/moshi/c.json")
     with pytest.raises(
