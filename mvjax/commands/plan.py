@@ -35,15 +35,51 @@ def add(commands) -> None:
     arg("--compile", type=int, default=2, metavar="N",
         help="with --fit: compile, or measure on GPUs that are here, the N best by estimate"
         " (%(default)s)")  # fmt: skip
+    arg("--serve", action="store_true",
+        help="instead of training: a frame of a conversation in the JAX runtime, compiled for one device;"
+        " bytes read against those needed, and how many conversations fit")  # fmt: skip
     arg("--count", action="store_true", help="analytic estimate only: compile and measure nothing")
     arg("--no-cache", action="store_true", help="ignore the cache of compiled steps")
 
 
 def plan(args: argparse.Namespace) -> int:
     """Prints the plans; returns 1 if any of them does not fit."""
+    if args.serve:
+        return _serve(args)
     topologies = read_topologies(args.topology, measured=not args.count, slices=args.slices)
     how = {"fit": args.compile if args.fit else 0, "estimate_only": args.count}
     return show(arguments.load_experiment(args), topologies, cached=not args.no_cache, **how)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    """Prints the plans of a frame; returns 1 if a device holds no conversation."""
+    if args.fit or args.count or args.slices != 1:
+        raise ValueError(
+            "--serve: compiles one device's frame, without --fit, --count and --slices"
+        )
+    from mvjax.train import chips
+
+    names = list(args.topology)
+    for index, name in enumerate(names):  # one chip of a TPU, as l4:1 is one GPU
+        chip, _, shape = name.partition(":")
+        if shape == "1" and chip in chips.CHIPS:
+            names[index] = f"{chip}:{'x'.join('1' * max(chips.CHIPS[chip].torus_axes, 1))}"
+    topologies = read_topologies(names, measured=False)
+    from mvjax.plan import compiled_step, frame_plan, frame_text
+
+    run = arguments.load_experiment(args)
+    cache = None if args.no_cache else compiled_step.cache_folder()
+    holds = []
+    for topology in topologies:
+        print(
+            f"{topology.name}: compiling a frame (minutes, unless cached)",
+            file=sys.stderr,
+            flush=True,
+        )
+        one = frame_plan.plan(run, topology, cache=cache)
+        print(f"{frame_text.full(one)}\n")
+        holds.append(one.holds)
+    return 0 if all(holds) else 1
 
 
 def read_topologies(
@@ -102,6 +138,7 @@ def _choose_platforms(*, gpus: bool, measured: bool) -> None:
     cuda = gpus and measured and here
     os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu" if cuda else "cpu")
     if gpus and not here:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jax is imported
         from mvjax.plan import gpu_targets
 
         gpu_targets.prepare()

@@ -23,8 +23,6 @@ UNKNOWN = (
     "\nwould choose (here the first, with its temporaries), nor the buffers of cuDNN and NCCL and the CUDA"
     f"\ncontext, for which {1 - chips.USABLE['gpu']:.0%} of the GPU's memory is left."
 )
-# Read when the plugin is loaded: do not ask a driver for its version; say nothing but errors that end us.
-_ENVIRONMENT = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +73,8 @@ def installed() -> bool:
 
 
 def prepare() -> None:
-    """Lets the plugin be loaded without a driver; only before jax makes its first backend."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    """Lets the plugin be loaded without a driver, whose versions it asks for; before jax's first backend."""
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 
 def devices(topology: chips.Topology) -> list[Any]:

@@ -54,12 +54,12 @@ class ProgramCost:
     @property
     def flops(self) -> float:
         """Of all matmuls and attention kernels."""
-        return sum(op.times * op.flops for op in self.ops)
+        return sum((op.times * op.flops for op in self.ops), 0.0)
 
     @property
     def hbm_bytes(self) -> float:
         """Between the device and its HBM."""
-        return sum(op.times * op.hbm_bytes for op in self.ops)
+        return sum((op.times * op.hbm_bytes for op in self.ops), 0.0)
 
 
 def program_cost(module: hlo.Module, *, devices: int) -> ProgramCost:

@@ -19,6 +19,7 @@ _MOVES = {
     "concatenate", "pad", "gather", "scatter", "reshape",
 }  # fmt: skip
 _NAMES = {"parameter", "constant", "bitcast", "broadcast", "tuple"}
+_IN_PLACE = {"dynamic-update-slice": 1, "scatter": -1}  # the operand that is written into the first
 _VIEWS = {"bitcast", "reshape", "convert", "copy", "transpose"}
 _SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}  # matmuls per block
 _KERNEL = "tpu_custom_call"  # a Pallas kernel
@@ -176,6 +177,10 @@ def hbm_traffic(
         return target.hbm_bytes + (target.bytes if inputs[0].space == 0 else 0.0)
     if opcode in ("dynamic-slice", "slice", "gather"):
         return written + (instruction.shapes[0].bytes if inputs[0].space == 0 else 0.0)
+    if (
+        opcode == "scatter" and len(inputs) == 3
+    ):  # in place: indices and updates are read, these written
+        return inputs[1].hbm_bytes + 2 * inputs[2].hbm_bytes
     if opcode == "dynamic-update-slice":
         return 2 * inputs[1].bytes if inputs[0].space == 0 else inputs[1].hbm_bytes
     if opcode == "custom-call" and _LIBRARY in instruction.attributes:
@@ -199,7 +204,7 @@ def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
             continue
         if user.opcode in ("dynamic-slice", "slice", "gather"):
             total += user.shapes[0].bytes if user.operands[0] == name else 0.0
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+        elif user.opcode in _IN_PLACE and user.operands[0] == name:
             continue
         elif user.opcode == "tuple" or user.opcode in COLLECTIVES:
             continue  # passed on, or counted as a collective
@@ -228,10 +233,10 @@ def _written(module: hlo.Module, body: hlo.Computation, root: hlo.Instruction) -
         return sum(_written(module, body, body.instructions[name]) for name in root.operands)
     if root.opcode in ("bitcast", "convert", "copy") and root.shapes[0].space == 0:
         inner = body.instructions[root.operands[0]]
-        if inner.opcode == "dynamic-update-slice":
+        if inner.opcode in _IN_PLACE:
             return _written(module, body, inner)
-    if root.opcode == "dynamic-update-slice":
-        update = body.instructions[root.operands[1]].shapes[0]
+    if root.opcode in _IN_PLACE:
+        update = body.instructions[root.operands[_IN_PLACE[root.opcode]]].shapes[0]
         return update.bytes if root.shapes[0].space == 0 else 0.0
     if root.opcode == "fusion":
         inner = module.called(root)
