@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 
 from mvjax.config import schema, upstream
-from mvjax.export import matrix, serving, targets
+from mvjax.export import matrix, server_matrix, serving, targets
 
 # {(field in which the runtimes differ, what a runtime has): what that means}
 _NOTES = {
@@ -88,7 +88,7 @@ def deviations(
         ours = operator.attrgetter(path)(config)
         if ours != value and path not in _IN_FILE[target]:
             notes.append(f"{name} {_NOTES[path, value]}; the model has {path}={ours!r}")
-    if target == "candle":
+    if target == "candle" and server_matrix.builds_encoder(config):
         notes.append(
             f"{name} sees as this model was trained if its client asks for {serving.path(config)}"
         )

@@ -29,9 +29,13 @@ _BUILT_IN = (
 _SIZES = operator.attrgetter(*_BUILT_IN, "codebooks")
 
 
+def builds_encoder(model: Model) -> bool:
+    """Whether the image encoder is So400m/14, which all servers build."""
+    return _ENCODER(model) == _ENCODER(_RELEASE)
+
+
 def _encoder(model: Model) -> tuple[bool, int]:
-    """Whether the image encoder is So400m/14, and its image size."""
-    return _ENCODER(model) == _ENCODER(_RELEASE), model.siglip.image_size
+    return builds_encoder(model), model.siglip.image_size
 
 
 def _users(model: Model) -> int:

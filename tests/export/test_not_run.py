@@ -12,6 +12,7 @@ from mvjax import cli, run_folder
 from mvjax.export import certificate, verdict, verify, weight_files
 from mvjax.export import folder as export_folder
 from mvjax.runtimes import loading
+from mvjax.weights import file_names
 
 PARAMETERS = 51
 
@@ -78,6 +79,14 @@ def test_a_folder_says_how_it_was_stored(target, dtype, run, tmp_path):
     kept = None if dtype == "float32" else dtype  # as the toy is trained
     how = weight_files.how_stored(out, params, config.model, target)
     assert how == {"dtype": kept, "quantization": None}
+
+
+@pytest.mark.parametrize(("target", "how"), [("mlx", "q4"), ("candle", "q8_0")])
+def test_a_quantized_folder_says_so(target, how, run, tmp_path):
+    params, config = run
+    (tmp_path / file_names.QUANTIZED[target][how]).touch()
+    found = weight_files.how_stored(tmp_path, params, config.model, target)
+    assert found == {"dtype": None, "quantization": how}
 
 
 def test_certify_refuses_what_is_no_export(tmp_path, capsys):

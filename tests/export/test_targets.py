@@ -281,7 +281,10 @@ def test_a_late_scope_is_the_servers_alone():
     assert "--xa-start 0 " in serving.text(TOY, "mlx", None)
     asked = f"xa_start=3&image_resolution={late.siglip.image_size}"
     assert asked in serving.text(late, "candle", None)
-    assert asked in " ".join(deviations.deviations(late, "candle"))
+    assert "/api/chat" not in " ".join(deviations.deviations(late, "candle"))  # it builds no toy
+    whole = schema.ModelConfig(cross_attention=late.cross_attention)
+    asked = "/api/chat?xa_start=3&image_resolution=448"
+    assert asked in " ".join(deviations.deviations(whole, "candle"))
 
 
 def test_what_servers_do_not_read_is_told():
