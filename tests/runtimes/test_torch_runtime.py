@@ -157,6 +157,15 @@ def test_precisions_stay_near_float32(how, size, wide):
     assert 1e-4 < error < BOUNDS[how]
 
 
+def test_bfloat16_is_packed_where_onednn_can(monkeypatch):
+    """Not without AVX-512, where it raises an error: `make other-processor` has none."""
+    cpu = torch.device("cpu")
+    for can in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda can=can: can)
+        assert linears.can_pack(cpu, torch.bfloat16) == can
+        assert linears.can_pack(cpu, torch.float32)
+
+
 @pytest.mark.parametrize("how", ["int8", "int4"])
 def test_quantized_layers_hold_their_weights(how):
     weight = torch.from_numpy(np.random.default_rng(0).standard_normal((64, 128), np.float32))

@@ -112,6 +112,9 @@ class Packed:
         return linear(x, self._weight, self._bias, "none", [], "")
 
 
-def can_pack(device: torch.device) -> bool:
-    """Whether this build of PyTorch has `Packed`."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available()
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has `Packed`, and this processor has it in a dtype."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    # oneDNN packs bfloat16 with AVX-512 or AVX-NE-CONVERT alone, and raises an error elsewhere
+    return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()

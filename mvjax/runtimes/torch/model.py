@@ -80,7 +80,8 @@ class TorchModel(network.Network):
 
     def engine(self, rows: int, *, probes: bool) -> engine.Engine:
         """As `slots.BatchedModel.engine`."""
-        if linears.can_pack(self.device) and (rows > 1 or self.activations != torch.float32):
+        dtype = self.activations
+        if linears.can_pack(self.device, dtype) and (rows > 1 or dtype != torch.float32):
             self._pack(rows)
         return engine.Engine(self, rows, probes=probes)
 
