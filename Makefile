@@ -14,14 +14,22 @@ MOSHI := moshi moshi_mlx
 # What the lower bounds are tried with: the model, the step, the loop, records, checkpoints.
 QUICK := tests/nn/test_model.py tests/nn/test_xattn.py tests/test_gates.py tests/data/test_records.py \
 	tests/train/test_step.py tests/train/test_checkpoint.py tests/train/test_fit.py
+# What adds floats, beside what others compute: quick, for `make other-processor`.
+NUMERIC := tests/nn/test_layers.py tests/nn/test_xattn.py tests/nn/test_depformer.py \
+	tests/nn/test_backbone.py tests/codec/test_mimi.py tests/runtimes/test_runtimes.py \
+	tests/runtimes/test_torch_runtime.py tests/train/test_loss.py tests/weights/test_families.py
+# The instructions of an older processor in all that adds floats: PyTorch, oneDNN, MKL, numpy's OpenBLAS, XLA.
+OTHER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+	OPENBLAS_CORETYPE=Nehalem XLA_FLAGS=--xla_cpu_max_isa=AVX2
 export NO_TORCH_COMPILE := 1
 
-.PHONY: help quickstart test slow long plans plans-gpu test-lowest resolve lint format types house constraints \
-	clean
+.PHONY: help quickstart test other-processor slow long plans plans-gpu test-lowest resolve lint format types house \
+	constraints clean
 
 help:
 	@echo "make quickstart    the whole chain on this machine; then open $(OUT)/report.html"
 	@echo "make test          the test suite (make slow, make long: longer ones; make plans, make plans-gpu: TPUs, GPUs)"
+	@echo "make other-processor  numeric tests as on an older processor, at a fifth of their bounds"
 	@echo "make test-lowest   quick tests with the lowest versions that pyproject.toml allows"
 	@echo "make resolve       every extra, as pip would install it in the oldest and the newest Python"
 	@echo "make lint types    ruff and pyright;  make format rewrites the files;  make house: rooms and arrows"
@@ -32,6 +40,9 @@ quickstart: $(RUN)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+other-processor: $(VENV)/.dev
+	$(OTHER) $(BIN)/python -m pytest -n 2 --dist worksteal --margin 5 $(NUMERIC)
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=12

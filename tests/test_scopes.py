@@ -1,5 +1,6 @@
 """Which frames see the image: by hand, whole and frame by frame, with and without `has_image`."""
 
+import closeness
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,5 +50,5 @@ def test_frame_by_frame_the_position_counts():
     want, _ = toy.apply("hidden", codes, kv, config=config, weights=weights)
     sees = np.tile(config.cross_attention.scope(jnp.arange(toy.T)), (toy.B, 1))
     for t, out in enumerate(stepping.backbone(codes, kv, sees, weights=weights)):
-        np.testing.assert_allclose(out.z, want[:, t], atol=1e-5)
+        closeness.assert_close(out.z, want[:, t])
         assert np.all((out.gate > 0) == (2 <= t < 7))

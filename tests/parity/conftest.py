@@ -11,12 +11,16 @@ REPORT = "MVJAX_PARITY_REPORT"  # a file to which one JSON line a comparison is 
 
 
 class Compare:
-    """Compares arrays and asserts; `compare(what, actual, want, atol)` or `compare.same(what, ..)`."""
+    """Compares arrays and asserts; `compare(what, actual, want, share)`, `within(..)` or `same(..)`."""
 
     def __init__(self, check: str) -> None:
         self.check = check
 
-    def __call__(self, what: str, actual, want, atol: float) -> None:
+    def __call__(self, what: str, actual, want, share: float) -> None:
+        """Numbers: no difference is over a share of the largest magnitude wanted, or of 1 if that is more."""
+        self.within(what, actual, want, share * max(1.0, float(np.abs(np.asarray(want)).max())))
+
+    def within(self, what: str, actual, want, atol: float) -> None:
         """Numbers: the largest absolute difference is at most `atol`."""
         actual, want = np.asarray(actual, np.float64), np.asarray(want, np.float64)
         assert actual.shape == want.shape, (what, actual.shape, want.shape)

@@ -177,7 +177,7 @@ def test_images_as_the_server_resizes_them(shape, compare):
     """`local_web.model_server`: `img.resize((size, size), resample=3)`."""
     picture = np.random.default_rng(5).integers(0, 256, (*shape, 3), dtype=np.uint8)
     theirs = np.asarray(Image.fromarray(picture).resize((448, 448), resample=3))
-    compare("pixels", images.resize_square(picture, 448), theirs, 1)
+    compare.within("pixels", images.resize_square(picture, 448), theirs, 1)
 
 
 # The logit is shifted by 4 in the dtype it serves in here too, and its sigmoid rounds in between: see

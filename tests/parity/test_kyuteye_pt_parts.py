@@ -44,7 +44,7 @@ def test_norms(name, kind, eps, compare):
     want = norm(torch.tensor(x)).numpy()
     run = jax.jit(lambda x, a: layers.rms_norm(x, a, kind=kind, eps=eps))
     found = np.asarray(run(jnp.asarray(x), jnp.asarray(scale)))
-    compare("relative", found / want, np.ones_like(want), 1e-6)
+    compare("relative", found / want, np.ones_like(want), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["RMS_NORM_F32", "REAL_RMS_NORM_F32"])
@@ -65,7 +65,7 @@ def test_norms_of_bfloat16_in_float32(name, compare):
 
 # kyuteye_pt computes gates in the dtype it serves in, ours the logits in float32: in bfloat16 its shift by 4
 # rounds to steps of 2^-5, at a slope of the sigmoid of at most 1/4, and then its g to steps of 2^-8
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2**-7)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2**-7)])
 @pytest.mark.parametrize("gate", GATES, ids=str)
 @torch.no_grad()
 def test_gates(gate, dtype, tolerance, compare):
@@ -84,7 +84,7 @@ def test_gates(gate, dtype, tolerance, compare):
     found = np.asarray(jax.jit(gate)(weights, toy.seen(jnp.asarray(u))))
     compare("g", found, np.broadcast_to(want.float().numpy(), u.shape), tolerance)
     size = np.abs(u.astype(np.float32)).max()
-    compare("u g", u.astype(np.float32) * found, product.float().numpy(), size * tolerance)
+    compare.within("u g", u.astype(np.float32) * found, product.float().numpy(), size * tolerance)
 
 
 def _exact(shape, rng):
