@@ -82,6 +82,11 @@ def write(
         dtype=dtype,
         quantization=quantization,
     )
-    command = f"mvjax certify {places.named(folder)} --run {run_folder.RunStep(run, trained.step)}"
+    step = run_folder.RunStep(run, trained.step)
+    command = f"mvjax certify {folder} --run {step}"
+    if places.url(folder) or places.url(run):  # of a store: `certify` takes folders of this machine
+        options = {"--dtype": dtype, "--quantize": quantization}
+        how = "".join(f" {name} {value}" for name, value in options.items() if value)
+        command = places.named(f"mvjax export {step} --target {target}{how} --out {folder}")
     print(f"{places.named(folder)}: {verdict.summary(found, command=command)}")
     return 0 if found["verdict"] in verdict.GOOD else 1

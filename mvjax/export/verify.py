@@ -62,7 +62,7 @@ def _compare(folder: Path, certificate: dict[str, Any]) -> tuple[list[str], list
     if others := [name for name in added if name not in read]:
         count = messages.counted(len(others), "file is", "files are")
         notes.append(f"{count} not certified, such as {others[0]}")
-    command = f"mvjax certify {folder} --run RUN"
+    command = None if places.url(folder) else f"mvjax certify {folder} --run RUN"
     return problems, notes + verdict.notes(certificate, command=command)
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import exported
 import pytest
 
-from mvjax import cli, run_folder
+from mvjax import cli, files, run_folder
+from mvjax.commands import certify
+from mvjax.config import schema
 from mvjax.export import certificate, verdict, verify, weight_files
 from mvjax.export import folder as export_folder
 from mvjax.runtimes import loading
+from mvjax.train import load
 from mvjax.weights import file_names
 
 PARAMETERS = 51
@@ -69,6 +72,26 @@ def test_wrong_weights_fail_without_the_runtime(run, tmp_path, monkeypatch):
     assert "does not hold these parameters of the model" in found["reasons"][-1]
     assert verify.report(out) == 1
     assert "**Certificate: fail:" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("x", "mvjax certify x --run runs/a@7"),
+        ("gs://b/x", "mvjax export runs/a@7 --target torch --dtype bfloat16 --out gs://b/x"),
+    ],
+)
+def test_the_command_that_completes_it_is_one_that_works(place, command, monkeypatch, capsys):
+    """Of a store's folder: `certify` takes folders of this machine."""
+    missing = {"needs": "torch", "install": "pip install it", "command": ""}
+    values = {"tensors": 1, "not_as_exported": []}
+    found = {"verdict": "not run", "reasons": [], "values": values, "not_run": missing}
+    monkeypatch.setattr(certificate, "certify", lambda *_, **__: found)
+    config = schema.Config(schema.FrozenFiles("", "", "", ""), model=exported.TOY)
+    trained, how = load.TrainedRun(config, {}, 7), {"dtype": "bfloat16", "quantization": None}
+    folder = files.output(place)
+    assert certify.write(folder, "torch", trained, Path("runs/a"), frames=None, **how) == 0
+    assert capsys.readouterr().out.endswith(f": {command}\n")
 
 
 @pytest.mark.parametrize("target", ["torch", "mlx", "candle"])
