@@ -17,7 +17,9 @@ QUICK := tests/nn/test_model.py tests/nn/test_xattn.py tests/test_gates.py tests
 # What adds floats, beside what others compute: quick, for `make other-processor`.
 NUMERIC := tests/nn/test_layers.py tests/nn/test_xattn.py tests/nn/test_depformer.py \
 	tests/nn/test_backbone.py tests/codec/test_mimi.py tests/runtimes/test_runtimes.py \
-	tests/runtimes/test_torch_runtime.py tests/train/test_loss.py tests/weights/test_families.py
+	tests/runtimes/test_torch_runtime.py::test_precisions_stay_near_float32 \
+	tests/runtimes/test_torch_runtime.py::test_what_a_gpu_captures_is_one_program_fed_by_its_buffers \
+	tests/weights/test_families.py
 # The instructions of an older processor in all that adds floats: PyTorch, oneDNN, MKL, numpy's OpenBLAS, XLA.
 OTHER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
 	OPENBLAS_CORETYPE=Nehalem XLA_FLAGS=--xla_cpu_max_isa=AVX2
