@@ -25,15 +25,13 @@ from mvjax.runtimes.jax import frame_cost
 from mvjax.runtimes.jax import model as runtime
 from mvjax.train import chips, load
 
-_TABLES = ("text_emb", "audio_emb")  # of which a frame reads a row each
-
 
 @dataclasses.dataclass(frozen=True)
 class Needed:
     """Bytes that a frame must read, for so many conversations whose caches are full and that see images."""
 
     weights: float  # each matrix once
-    again: float  # what layers, or the depth transformer's steps, share: each time after the first
+    again: float  # what layers share, in every layer after the first
     caches: float
     images: float  # in every layer that sees
 
@@ -120,7 +118,7 @@ def frame(run: schema.Config, topology: chips.Topology, rows: int, *, cache: Pat
         "images": _size(arguments.images),
         **compiled.memory,
     }
-    needed = _needed(config, arguments, params)
+    needed = _needed(config, arguments)
     if not compiled.fits:
         return Frame(rows, memory, compiled.peak_hbm, False, needed)
     peak, chip = sum(memory.values()), topology.chip
@@ -149,25 +147,16 @@ def _compiled(
     return compiled_step.compile_lowered(lowered, topology, config, "frame", cache=cache)
 
 
-def _needed(
-    config: schema.ModelConfig, arguments: frame_cost.Arguments, params: tree.Tree
-) -> Needed:
-    weights = arguments.weights
+def _needed(config: schema.ModelConfig, arguments: frame_cost.Arguments) -> Needed:
+    weights, layers = arguments.weights, len(config.cross_attention_layers)
     depth = weights.depth._replace(text_emb=None, audio_emb=())
-    read = _size(weights._replace(text_emb=None, audio_emb=(), depth=depth))
-    flat = {
-        path: leaf for path, leaf in tree.flatten(params).items()
-        if not path.startswith("image/") and not any(f"{table}/" in path for table in _TABLES)
-    }  # fmt: skip
-    local = config.cross_attention.gate is not None and config.cross_attention.gate.local_frames
-    once = {
-        path: leaf for path, leaf in flat.items() if local or ("xa/k/" not in path and "xa/v/" not in path)
-    }  # fmt: skip
-    single = _stored(tree.unflatten(once), config)
-    layers = len(config.cross_attention_layers)
-    seen = 1 if len(arguments.images) > 1 else layers
-    images = _size(arguments.images) * seen
-    return Needed(min(single, read), max(read - single, 0.0), _size(arguments.caches), images)
+    once = weights._replace(text_emb=None, audio_emb=(), depth=depth)  # without tables
+    return Needed(
+        weights=_size(once),
+        again=(layers - 1) * _size(weights.shared),
+        caches=_size(arguments.caches),
+        images=_size(arguments.images) * (1 if len(arguments.images) > 1 else layers),
+    )
 
 
 def _within_deadline(topology: chips.Topology, one: Frame, each: float) -> int:

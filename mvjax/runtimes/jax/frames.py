@@ -51,7 +51,9 @@ def backbone(
     tables = (weights.text_emb, *weights.audio_emb)
     embedded = [layers.lookup(table, column[:, k], dtype=dtype) for k, table in enumerate(tables)]
     x = sum(embedded[1:], embedded[0])
-    adapters = dict(zip(config.cross_attention_layers, weights.adapters, strict=True))
+    adapters = {
+        layer: weights.adapter(row) for row, layer in enumerate(config.cross_attention_layers)
+    }
     rings = dict(zip(config.cross_attention_layers, caches[c.layers :]))  # of `local_frames`
     seeing = {}
     if images is not None:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from mvjax import tree
 from mvjax.config import schema
-from mvjax.nn import layers
+from mvjax.nn import layers, xattn
 
 Matrix = layers.Weight  # [outputs, inputs]; of int8 codes with a scale [outputs, 1]
 
@@ -42,12 +42,24 @@ class Block(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """Cross-attention of one layer; what layers share is the same array in each."""
+    """Cross-attention of one layer."""
 
     norm: Float[Array, "D"]
     q: Matrix | Columns  # [N H, D]
     out: Matrix | Columns  # [D, N H]
     k: Matrix | Columns | None  # [N H, D]; of gates with `local_frames` alone, as v
+    v: Matrix | Columns | None
+    gate: Mapping[str, Array] | None
+    alpha: Float[Array, ""] | None
+
+
+class AdapterPart(NamedTuple):
+    """What one layer has for itself of an `Adapter`, or what all layers share; None is not in it."""
+
+    norm: Float[Array, "D"] | None
+    q: Matrix | Columns | None
+    out: Matrix | Columns | None
+    k: Matrix | Columns | None
     v: Matrix | Columns | None
     gate: Mapping[str, Array] | None
     alpha: Float[Array, ""] | None
@@ -69,10 +81,18 @@ class Weights(NamedTuple):
     text_emb: Float[Array, "V+1 D"]
     audio_emb: tuple[Float[Array, "C+1 D"], ...]
     blocks: tuple[Block, ...]
-    adapters: tuple[Adapter, ...]  # of `config.cross_attention_layers`
+    adapters: tuple[
+        AdapterPart, ...
+    ]  # of `config.cross_attention_layers`, what each has for itself
+    shared: AdapterPart  # of all of them: held, and given to a step, once
     out_norm: Float[Array, "D"]
     text_head: Matrix | Columns  # [V, D]
     depth: Depth
+
+    def adapter(self, row: int) -> Adapter:
+        """Returns all that the row-th layer with cross-attention has."""
+        own = {name: x for name, x in self.adapters[row]._asdict().items() if x is not None}
+        return Adapter(**(self.shared._asdict() | own))
 
 
 def unstack(params: tree.Tree, config: schema.ModelConfig, *, columns: bool = False) -> Weights:
@@ -91,6 +111,7 @@ def unstack(params: tree.Tree, config: schema.ModelConfig, *, columns: bool = Fa
         ),
         blocks=tuple(leaves.block(spine, i) for i in range(config.backbone.layers)),
         adapters=tuple(leaves.adapter(i) for i in range(len(config.cross_attention_layers))),
+        shared=leaves.adapter(None),
         out_norm=leaves.array("backbone/out_norm/scale"),
         text_head=leaves.matrix("backbone/text_head"),
         depth=Depth(
@@ -162,31 +183,32 @@ class _Leaves:
             mlp_out=self.matrix(f"{path}/mlp/out", layer, *step),
         )
 
-    def adapter(self, row: int) -> Adapter:
-        """Of the row-th layer with cross-attention."""
+    def adapter(self, row: int | None) -> AdapterPart:
+        """What the row-th layer with cross-attention has for itself; None: what all of them share."""
         own, xa = "backbone/blocks/", self._config.cross_attention
-        place, at = ("xa/", ()) if xa.share == "qkv" else (f"{own}xa/", (row,))
-        kv_place, kv_at = (f"{own}xa/", (row,)) if xa.share == "none" else ("xa/", ())
-        k, v = (
-            self.matrix(f"{kv_place}{name}", *kv_at)
-            if xa.gate is not None and xa.gate.local_frames
-            else None
-            for name in "kv"
-        )
+
+        def matrix(name: str, inputs: int = 1) -> Matrix | Columns | None:
+            if (name in xattn.shared_names(xa.share)) != (row is None):
+                return None
+            place, at = ("xa/", ()) if row is None else (f"{own}xa/", (row,))
+            return self.matrix(f"{place}{name}", *at, inputs=inputs)
+
+        local = xa.gate is not None and xa.gate.local_frames
         alpha = f"{own}gate_alpha"
-        return Adapter(
-            norm=self.array(f"{own}norm_xa/scale", row),
-            q=self.matrix(f"{place}q", *at),
-            out=self.matrix(f"{place}out", *at, inputs=2),
-            k=k,
-            v=v,
+        return AdapterPart(
+            norm=None if row is None else self.array(f"{own}norm_xa/scale", row),
+            q=matrix("q"),
+            out=matrix("out", inputs=2),
+            k=matrix("k") if local else None,
+            v=matrix("v") if local else None,
             gate=None if xa.gate is None else self._gate(row),
-            alpha=self.array(alpha, row) if alpha in self._flat else None,
+            alpha=None if row is None or alpha not in self._flat else self.array(alpha, row),
         )
 
-    def _gate(self, row: int) -> dict[str, Array]:
-        shared = self._config.cross_attention.share_gate
-        place, at = ("gate/", ()) if shared else ("backbone/blocks/gate/", (row,))
+    def _gate(self, row: int | None) -> dict[str, Array] | None:
+        if self._config.cross_attention.share_gate != (row is None):
+            return None
+        place, at = ("gate/", ()) if row is None else ("backbone/blocks/gate/", (row,))
         # in the dtype that they have: a gate rounds its parameters itself
         return {
             path.removeprefix(place): self.array(path, *at)
