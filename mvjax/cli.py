@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = _parser().parse_args(words)
             return args.run(args)
         finally:
-            print(end="", flush=True)  # here, where a failure can still be told
+            _flush()
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return 0  # as of `mvjax show EXP.py | head`
@@ -58,13 +58,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _flush() -> None:
+    """Flushes standard output where a failure can still be told; Python shall not try again when it exits."""
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        raise  # what it means follows
+    except OSError:
+        _write_no_more()
+        raise
+
+
+def _write_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _nobody_reads() -> bool:
     """Whether standard output is a closed pipe; then Python shall not try again when it exits."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     if closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
     return closed
 
 
