@@ -1,15 +1,20 @@
 """Commands that read and write folders of a store, beside the same in a folder."""
 
 import argparse
+from pathlib import Path
 
+import numpy as np
 import pytest
 import released
 import sweeps
+import toy_records
 
 from mvjax import cli, files
 from mvjax.commands import arguments
 from mvjax.config import study as study_lib
-from mvjax.data.records import dataset
+from mvjax.data.ingest import moshi_finetune
+from mvjax.data.records import dataset, publishing
+from mvjax.data.speech import spoken
 from mvjax.report import comparable, numbers, outcomes
 from mvjax.stores import objects
 
@@ -48,6 +53,43 @@ def test_report(s3, tmp_path, capsys):
     read = comparable.keep(outcomes.read([folder]))
     expected = numbers.as_json(read, numbers.scores(read))
     assert objects.read(f"{s3}/gates/report/results.json").decode() == expected
+
+
+@pytest.mark.slow
+def test_encode_and_features(s3, tmp_path, capsys, monkeypatch):
+    """The features are made beside records that lie at the store; a second time, nothing is made."""
+    rng = np.random.default_rng(0)
+    noise = (0.2 * rng.standard_normal((2, 24000))).astype(np.float32)
+    turns, words = (dataset.Turn("assistant", "hi"),), (dataset.Word("hi", 0.0, 0.5),)
+    spoken_one = spoken.Spoken(id="talk-0", audio=noise, words=words, turns=turns)
+    moshi_finetune.write(tmp_path / "speech", [spoken_one])
+    experiment = Path(__file__).parents[2] / "experiments" / "digits.py"
+    encode = ["data", "encode", str(experiment), str(tmp_path / "speech"), "--workers", "0"]
+    encode += ["--name", "chat", "--out"]
+    assert cli.main([*encode, s3]) == 0
+    assert f"{s3}/chat: 1 record" in capsys.readouterr().out
+    (record,) = dataset.RecordReader(files.local(s3) / "chat", expected=None)
+    assert record.id == "talk-0" and not any("codes" in name for name in objects.below(s3))
+    assert cli.main([*encode, s3, "--beam=--runner=DirectRunner"]) == 2
+    assert f"--beam with --out {s3}: expected a folder that all" in capsys.readouterr().err
+
+    pictured = [toy_records.record(i, "x", spoken=False) for i in range(3)]
+    with publishing.published(files.output(s3)) as root:
+        dataset.write(root / "x", pictured, dataset.Identity())
+    settings = {"data.root": s3, "data.speech_rows": 0, "data.p_concat": 0.0}
+    features = ["data", "features", str(experiment)]
+    features += [w for k, v in settings.items() for w in ("--set", f"{k}={v}")]
+    features += [
+        "--set",
+        "data.speech=[]",
+        "--set",
+        "data.small_talk=[]",
+        "--set",
+        'data.speechless=[{"name": "x", "weight": 1}]',
+    ]
+    assert cli.main(features) == 0 and "x: 3 images" in capsys.readouterr().out
+    assert {"x.features.json", "x.json", "x.ids"} < objects.below(s3).keys()
+    assert cli.main(features) == 0 and "x: up to date" in capsys.readouterr().out
 
 
 def test_scripts_ask_whether_a_run_is_finished(s3, tmp_path, capsys):

@@ -30,7 +30,7 @@ class Runs:
         self.log = folder / "log.txt"
         environment = tiny_sweep.environment() | {
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-            "MVJAX_PUSH_SECONDS": "0.3",
+            "MVJAX_PUSH_SECONDS": "1000",  # what is there came with a checkpoint, or at the end
         }
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", forking.__file__],
@@ -127,13 +127,20 @@ def test_kills_lose_no_step_and_leave_nothing(runs, experiment, url, tmp_path, k
     experiment += ["--set", f"train.steps={steps}"]
     runs.finish(*experiment, "--out", whole)
     chosen, step, half, usual = random.Random(15), 0, 0, 0.0
-    for number in range(kills):
+    for number in range(1 + kills):
         pid = runs.start(*experiment, "--out", killed)
         wait_for(lambda: "compiled the training step" in runs.log.read_text())
-        if not usual:  # how long it takes on this machine, now, to come to a checkpoint
+        if not usual:
             began = time.monotonic()
             wait_for(lambda: committed(killed))
-            usual = time.monotonic() - began
+            usual = time.monotonic() - began  # until there is a checkpoint, on this machine, now
+            os.kill(pid, signal.SIGTERM)
+            status, told = runs.end()
+            step = committed(killed)[-1]
+            assert status == 0 and f"stopped at step {step}, saved" in told
+            assert lines(killed)[-1]["step"] == step  # the last line before the preemption
+            assert objects.below(f"{killed}/tensorboard")
+            continue
         time.sleep(chosen.uniform(0, 1.5 * usual))
         os.kill(pid, signal.SIGKILL)
         status, told = runs.end()
