@@ -162,11 +162,11 @@ def make_room(url: str, size: int) -> None:
         if short <= 0:
             return
         used = _used()
-        for _, copy in sorted((_beside(copy).stat().st_mtime, copy) for copy in _copies()):
+        for copy in sorted(_copies(), key=lambda copy: _stat(_beside(copy))[1]):
             if short <= 0:
                 return
             if not any(copy.is_relative_to(folder) for folder in used):
-                short -= copy.stat().st_size if copy.exists() else 0
+                short -= _stat(copy)[0]
                 _drop(copy)
         if short > 0:
             raise OSError(
@@ -185,7 +185,7 @@ def _short(size: int) -> int:
             limit = int(float(given) * 1e9)
         except ValueError as error:
             raise ValueError(f"{LIMIT}={given}: expected a number of GB, such as 200") from error
-        now = sum(copy.stat().st_size for copy in _copies() if copy.exists())
+        now = sum(_stat(copy)[0] for copy in _copies())
         short = max(short, now + size - limit)
     return short
 
@@ -211,6 +211,14 @@ def _copies() -> list[Path]:
     root = places.cache() / "known"
     names = [path.relative_to(root).with_suffix("") for path in root.rglob("*.json")]
     return [places.cache() / places.STAGED / name for name in names]
+
+
+def _stat(path: Path) -> tuple[int, float]:
+    """Returns size and time of a file; zeros if another process has just dropped it."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_size, found.st_mtime
+    return 0, 0.0
 
 
 def _drop(copy: Path) -> None:

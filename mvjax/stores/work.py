@@ -49,15 +49,15 @@ def enter(folder: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     if not _homes:
         for note in root.glob("*.alive"):
-            file = os.open(note, os.O_RDWR)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), note.open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(note.with_suffix(""), ignore_errors=True)
                 note.unlink(missing_ok=True)
-            os.close(file)
-        file = os.open(root / f"{places.process()}.alive", os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        _homes.append(file)
+        draft = root / f"{places.process()}{_DRAFTS[0]}"
+        mine = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(mine, fcntl.LOCK_EX)  # before others see it
+        draft.replace(draft.with_name(f"{places.process()}.alive"))
+        _homes.append(mine)
     folder.mkdir(parents=True, exist_ok=True)
 
 
