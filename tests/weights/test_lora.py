@@ -58,7 +58,7 @@ def test_every_weight_is_the_one_that_moshi_merges(tmp_path):
     before = tree.flatten(PARAMS)
     assert found.keys() == expected.keys()
     for path, leaf in found.items():
-        np.testing.assert_allclose(leaf[()], expected[path], rtol=0, atol=5e-6, err_msg=path)
+        closeness.assert_close(leaf[()], expected[path], MERGED, where=path)
         changed = np.abs(expected[path] - before[path]).max() > 0.1
         assert changed == ("norm" not in path), path
 
