@@ -172,13 +172,15 @@ def _compare_greedy(
 
 
 def _errors(scored: TeacherForced, given: TeacherForced) -> dict[str, Any]:
-    """Returns the largest absolute difference of each kind, the mean of the logits, agreement."""
+    """Returns the largest absolute difference of each kind, the logits' magnitude and mean, agreement."""
     error = {name: np.abs(a - b) for name, a, b in zip(scored._fields, scored, given)}
     text, audio = error["text_logits"], error["audio_logits"]
     return {
         "max_abs_logit_error": float(max(text.max(), audio.max())),
         "max_abs_text_logit_error": float(text.max()),
         "max_abs_audio_logit_error": float(audio.max()),
+        "max_abs_text_logit": float(np.abs(scored.text_logits).max()),
+        "max_abs_audio_logit": float(np.abs(scored.audio_logits).max()),
         "mean_abs_logit_error": float((text.sum() + audio.sum()) / (text.size + audio.size)),
         "max_abs_gate_error": float(error["gates"].max()),
         "text_agreement": _agreement(scored.text_logits, given.text_logits),

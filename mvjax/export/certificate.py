@@ -71,7 +71,8 @@ def certify(
 
     Both sides compute as trained: what the config imitates of an upstream runtime, and no file tells one
     (how a conversation begins, eps of SigLIP's last norm), is left out. `pixels` lie in [-1, 1], `user_codes`
-    are undelayed, `tolerance` is on differences of logits and gate means; the rest is as given to `export`.
+    are undelayed, `tolerance` is the share of the largest logit, or of 1, by which logits and gate means may
+    differ; the rest is as given to `export`.
 
     Raises:
       ValueError: if there are fewer than MIN_FRAMES frames.

@@ -333,6 +333,24 @@ def test_verify_finds_whatever_is_no_longer_as_certified(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("error", "largest", "expected"),
+    [
+        (9e-5, 0.1, "pass"),
+        (2e-3, 0.1, "fail"),
+        (2e-3, 30.0, "pass"),
+        (4e-3, 30.0, "fail"),
+        (2e-3, float("inf"), "fail"),
+        (float("nan"), 30.0, "fail"),
+    ],
+)
+def test_logits_are_held_to_a_share_of_the_largest_which_holds_on_any_processor(
+    error, largest, expected
+):
+    given = {"max_abs_text_logit_error": error, "max_abs_text_logit": largest}
+    assert verdict.verdict(exported.CERTIFICATE | given)["verdict"] == expected
+
+
+@pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"max_abs_gate_error": 0.5}, "pass, but its numbers say fail\n  max_abs_gate_error = 0.5"),
