@@ -68,6 +68,7 @@ def run(root, source, *, skips=None, name="chat", workers=0, copies=1, **fields)
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_codes_are_those_of_each_side_alone(tmp_path, source, codec):
     tally = run(tmp_path, source)
     assert tally.records == len(SECONDS) and tally.fresh_seconds == pytest.approx(sum(SECONDS))

@@ -10,7 +10,7 @@ import toy
 
 from mvjax import cli, tree
 from mvjax.config import schema, upstream
-from mvjax.export import certificate, deviations, targets, verdict, verify, weight_files
+from mvjax.export import certificate, deviations, verdict, verify, weight_files
 from mvjax.export import folder as export_folder
 from mvjax.train import load
 from mvjax.weights import codecs, file_names, safetensors_io
@@ -31,7 +31,7 @@ def run(tmp_path):
     return params, exported.make_run(tmp_path, TOY, params)
 
 
-@pytest.mark.parametrize("target", targets.TARGETS)
+@pytest.mark.parametrize("target", ["torch", "mlx", pytest.param("candle", marks=pytest.mark.slow)])
 def test_certificate(target, run, tmp_path):
     pytest.importorskip(RUNTIME[target])
     params, config = run
@@ -78,12 +78,9 @@ def test_a_model_that_imitates_a_runtime_is_certified_as_trained(tmp_path):
     assert notes == list(deviations.ALWAYS["mlx"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("target", "how"),
-    [
-        pytest.param("mlx", {"quantization": "q8"}, marks=pytest.mark.slow),
-        ("candle", {"quantization": "q8_0"}),
-    ],
+    ("target", "how"), [("mlx", {"quantization": "q8"}), ("candle", {"quantization": "q8_0"})]
 )
 def test_what_quantization_costs_is_stated(target, how, tmp_path):
     pytest.importorskip(RUNTIME[target])

@@ -98,6 +98,7 @@ def codes():
     return ids.astype(np.int32)
 
 
+@pytest.mark.slow
 def test_frames_and_their_codes(tmp_path):
     params = toy.params(CONFIG)
     flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
