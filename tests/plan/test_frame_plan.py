@@ -93,7 +93,8 @@ def test_a_frame_compiled_for_a_tpu_is_read_and_cached(tmp_path):
     pytest.importorskip("libtpu")
     run = dataclasses.replace(toy.planned(), model=toy.QUANTIZABLE)
     one = frame_plan.frame(run, chips.topology("v6e:1x1"), 1, cache=tmp_path)
-    assert one.fits and one.hbm_bytes / one.needed.total > 0.9
+    once = one.needed.total - one.needed.again  # what layers share may stay on the chip
+    assert one.fits and once <= one.hbm_bytes <= 1.1 * one.needed.total
     (file,) = tmp_path.iterdir()
     written = file.stat().st_mtime_ns
     assert frame_plan.frame(run, chips.topology("v6e:1x1"), 1, cache=tmp_path) == one
