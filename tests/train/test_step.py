@@ -222,6 +222,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, params, train_step, s
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), host(state), after)))
 
 
+@pytest.mark.slow
 def test_eight_devices_and_one_agree(config, params, made, alone, train_step, state):
     batch = toy.Data(config.data)[0]
     sharded, metrics = train_step(state, params.frozen, batch)
@@ -246,6 +247,7 @@ def test_pixels_equal_the_hosts():
     closeness.assert_close(gradients.pixels(jnp.asarray(picture)), images.normalize(picture), 1e-6)
 
 
+@pytest.mark.slow
 def test_features_stand_for_pixels_and_frames_may_be_blind(config, params_alone, jitted_loss):
     batch = toy.Data(config.data)[0]
     whole = tree.merge(*params_alone)
