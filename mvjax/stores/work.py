@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,6 +208,32 @@ def deliver(
         raise OSError(
             f"{error}\nWhat was made is kept in {kept}: copy it to {places.url(folder)}, and last {first}"
         ) from error
+
+
+@contextlib.contextmanager
+def opened(folder: Path, pulled: Wanted, sent: Wanted, *, dry: bool) -> Iterator[None]:
+    """While this lasts, a folder of a store is here, and what changes in it is sent there.
+
+    Any other folder is left alone.
+
+    Args:
+      folder: to work on.
+      pulled: what is needed from the start.
+      sent: what is sent as it changes.
+      dry: send nothing.
+    """
+    if places.url(folder) is None:
+        yield
+        return
+    try:
+        pull(folder, pulled)
+        if dry:
+            yield
+            return
+        with pushed(folder, sent, say=lambda text: print(text, file=sys.stderr, flush=True)):
+            yield
+    finally:
+        leave(folder)
 
 
 def leave(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,24 +30,9 @@ def _pushed(name: str) -> bool:
     return name == trials.SWEEP or name.split("/")[-1] in (trials.COST, *_OWN)
 
 
-@contextlib.contextmanager
-def opened(out: Path, *, dry: bool) -> Iterator[None]:
-    """While this lasts, the sweep in a folder of a store is here, and what it writes is sent there.
-
-    Any other folder is left alone; `dry` sends nothing.
-    """
-    if places.url(out) is None:
-        yield
-        return
-    try:
-        work.pull(out, _pulled)
-        if dry:
-            yield
-            return
-        with work.pushed(out, _pushed, say=lambda text: print(text, file=sys.stderr, flush=True)):
-            yield
-    finally:
-        work.leave(out)
+def opened(out: Path, *, dry: bool) -> contextlib.AbstractContextManager[None]:
+    """As `work.opened`, of the folder of a sweep."""
+    return work.opened(out, _pulled, _pushed, dry=dry)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from mvjax import run_folder
@@ -40,24 +38,9 @@ def pushed(name: str) -> bool:
     return name.split("/")[0] not in (*_NEVER, run_folder.CHECKPOINTS)
 
 
-@contextlib.contextmanager
-def opened(folder: Path, *, dry: bool = False) -> Iterator[None]:
-    """While this lasts, the run folder of a store is here, and what changes in it is sent there.
-
-    Any other folder is left alone; `dry` sends nothing.
-    """
-    if places.url(folder) is None:
-        yield
-        return
-    try:
-        refresh(folder)
-        if dry:
-            yield
-            return
-        with work.pushed(folder, pushed, say=lambda text: print(text, file=sys.stderr, flush=True)):
-            yield
-    finally:
-        work.leave(folder)
+def opened(folder: Path, *, dry: bool = False) -> contextlib.AbstractContextManager[None]:
+    """As `work.opened`, of a run folder."""
+    return work.opened(folder, pulled, pushed, dry=dry)
 
 
 def refresh(folder: Path) -> None:
