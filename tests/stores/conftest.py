@@ -42,3 +42,18 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "_held", set())
     monkeypatch.setattr(staging, "_file", [])
     return folder
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """The locations that are downloaded, in order."""
+    from mvjax.stores import objects
+
+    found, download = [], objects.download
+
+    def noted(place, path):
+        found.append(place)
+        download(place, path)
+
+    monkeypatch.setattr(objects, "download", noted)
+    return found

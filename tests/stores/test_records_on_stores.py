@@ -76,18 +76,10 @@ def test_a_failure_publishes_nothing_but_the_list_of_what_was_skipped(s3):
     assert after.pop("x.bad_records.jsonl").size == 3 and after == before
 
 
-def test_a_damaged_shard_is_fetched_once_and_named(s3, config, monkeypatch):
+def test_a_damaged_shard_is_fetched_once_and_named(s3, config, fetched):
     publish(s3, range(3))
     shard = f"{s3}/x-00000-of-00001.array_record"
     objects.write(shard, objects.read(shard)[:-1] + b"?")
-    fetched = []
-    download = objects.download
-
-    def noted(place, path):
-        fetched.append(place)
-        download(place, path)
-
-    monkeypatch.setattr(objects, "download", noted)
     reader = dataset.RecordReader(files.local(s3) / "x", expected=None)
     for number in range(3):
         with pytest.raises(ValueError, match=f"{shard}: expected SHA-256"):
@@ -95,16 +87,8 @@ def test_a_damaged_shard_is_fetched_once_and_named(s3, config, monkeypatch):
     assert fetched.count(shard) == 1
 
 
-def test_threads_share_a_copy(s3, monkeypatch):
+def test_threads_share_a_copy(s3, fetched):
     objects.write(f"{s3}/x", np.random.default_rng(0).bytes(3_000_000))
-    fetched = []
-    download = objects.download
-
-    def noted(place, path):
-        fetched.append(place)
-        download(place, path)
-
-    monkeypatch.setattr(objects, "download", noted)
     path, found = files.local(f"{s3}/x"), []
     threads = [
         threading.Thread(target=lambda: found.append(staging.here(path).stat().st_size))

@@ -117,16 +117,8 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
     objects._file_system.cache_clear()
 
 
-def test_a_copy_is_fetched_once_and_verified(url, monkeypatch):
+def test_a_copy_is_fetched_once_and_verified(url, fetched):
     objects.write(f"{url}/x", b"one")
-    fetched = []
-    download = objects.download
-
-    def noted(place, path):
-        fetched.append(place)
-        download(place, path)
-
-    monkeypatch.setattr(objects, "download", noted)
     path, one = files.local(f"{url}/x"), hashlib.sha256(b"one").hexdigest()
     for wanted in (None, None, one, one):
         assert staging.here(path, sha256=wanted) == path and path.read_bytes() == b"one"
