@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvjax.commands import arguments, bench_models, spinner
+from mvjax.commands import arguments, bench_models, speakers, spinner
 
 if TYPE_CHECKING:
     from mvjax.serve import bench_report
@@ -30,6 +30,7 @@ def add(commands) -> None:
         help="which, with --random; default: all that are installed")  # fmt: skip
     arg("--dtype", choices=("float32", "bfloat16"), help="compute in this; default: the runtime's")
     arg("--quantize", choices=("int8", "int4"), help="weights, in PyTorch; and int8 in JAX")
+    speakers.kv_cache(arg, ": prints its effect on the logits, too")
     arg("--slots", type=_numbers, default=(1,), metavar="N,N",
         help="conversations in a batch, such as 1,2,4,8 (1)")  # fmt: skip
     arg("--frames", type=_frames, default=200, metavar="N",
@@ -81,7 +82,11 @@ def result(opened: bench_models.Opened, settings: Any, load: float) -> bench_rep
         bandwidth = machine.memory_bandwidth()
     else:
         bandwidth = machine.bandwidth(memory.reader(_READ), _READ)
-    codec = None
+    codec, effect = None, None
+    if opened.kv_cache:
+        from mvjax.serve import cache_effect
+
+        effect = cache_effect.measure(model, context=opened.context)
     if opened.folder is not None:
         voice = loading.open_speaker(opened.folder, model=model).voice()
         codec = bench_lib.voice_latency(voice, bench_lib.any_frame(model), settings.frames)
@@ -95,6 +100,7 @@ def result(opened: bench_models.Opened, settings: Any, load: float) -> bench_rep
         bandwidth=bandwidth,
         needed=[opened.needed(case, settings.frames) for case in measured.cases],
         device_memory=None if device is None else memory.peak(),
+        cache_effect=effect,
     )
 
 

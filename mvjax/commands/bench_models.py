@@ -15,7 +15,7 @@ from mvjax.commands import extras, speakers
 
 if TYPE_CHECKING:
     from mvjax.config import schema
-    from mvjax.runtimes import frame_bytes
+    from mvjax.runtimes import frame_bytes, interface
     from mvjax.serve import bench
 
 RUNTIMES = ("torch", "mlx", "jax")
@@ -35,6 +35,7 @@ class Opened:
       values: that a frame reads; None where they are not known.
       folder: with codec and tokenizer; None without.
       shallow: as `bench.measure` takes it.
+      kv_cache: how it is stored, if otherwise than `computes`.
     """
 
     runtime: str
@@ -45,11 +46,13 @@ class Opened:
     values: frame_bytes.FrameValues | None
     folder: Path | None = None
     shallow: Callable[[Any], Any] | None = None
+    kv_cache: str | None = None
 
     @property
     def dtype(self) -> str:
         """For people."""
-        return f"{self.computes}, {self.stored} weights" if self.stored else self.computes
+        stored = {"weights": self.stored, "KV cache": self.kv_cache}
+        return ", ".join([self.computes, *(f"{how} {what}" for what, how in stored.items() if how)])
 
     def needed(self, case: bench.Case, frames: int) -> float | None:
         """Returns the bytes that a frame of a case, in its middle, has to read."""
@@ -58,6 +61,7 @@ class Opened:
         return self.values.bytes(
             weight=_BYTES[self.stored or self.computes],
             activation=_BYTES[self.computes],
+            cached=None if self.kv_cache is None else _BYTES[self.kv_cache],
             slots=case.slots,
             past=min(case.position + frames // 2, self.context),
             image=case.image,
@@ -73,11 +77,12 @@ def models(args: argparse.Namespace) -> Iterator[Opened]:
     folder, step = args.folder
     if run_folder.is_run(folder):
         trained, model = speakers.trained_run(args)
-        yield in_jax(model, trained.params)
+        yield in_jax(model, trained.params, kv_cache=args.kv_cache)
     elif step is not None:
         raise ValueError(f"{args.folder}: expected a run folder before @{step}, got {folder}")
     else:
-        yield exported(folder, folder, dtype=args.dtype, quantize=args.quantize)
+        how = {"dtype": args.dtype, "quantize": args.quantize, "kv_cache": args.kv_cache}
+        yield exported(folder, folder, **how)
 
 
 def exported(folder: Path, speaker: Path | None, **how: Any) -> Opened:
@@ -90,7 +95,7 @@ def exported(folder: Path, speaker: Path | None, **how: Any) -> Opened:
     computes, _, stored = str(model.dtype).removeprefix("torch.").partition(", ")
     kept = stored.removesuffix(" weights") or getattr(model, "quantize", None)
     values, context = frame_bytes.read(folder), model.config.context
-    return Opened(runtime, model, computes, kept, context, values, speaker)
+    return Opened(runtime, model, computes, kept, context, values, speaker, kv_cache=model.kv_cache)
 
 
 def _random(args: argparse.Namespace) -> Iterator[Opened]:
@@ -101,18 +106,26 @@ def _random(args: argparse.Namespace) -> Iterator[Opened]:
     for runtime in chosen:
         model, target = random_model.SIZES[args.random], "mlx" if runtime == "mlx" else "torch"
         if runtime == "jax":
-            yield random_in_jax(model, dtype, int8=args.quantize == "int8")
+            int8 = args.quantize == "int8"
+            yield random_in_jax(model, dtype, int8=int8, kv_cache=args.kv_cache)
             continue
         quantize = args.quantize if runtime == "torch" else None
         mode = {"int8": "q8", "int4": "q4"}.get(args.quantize) if runtime == "mlx" else None
         with tempfile.TemporaryDirectory() as scratch:
             how = {} if mode is None else {"quantization": mode}
             folder = random_model.write(model, target, Path(scratch), dtype=dtype, **how)
-            opened = exported(folder, None, dtype=dtype, quantize=quantize)
+            stored = {"quantize": quantize, "kv_cache": args.kv_cache}
+            opened = exported(folder, None, dtype=dtype, **stored)
         yield opened
 
 
-def random_in_jax(model: schema.ModelConfig, dtype: schema.Dtype, *, int8: bool) -> Opened:
+def random_in_jax(
+    model: schema.ModelConfig,
+    dtype: schema.Dtype,
+    *,
+    int8: bool,
+    kv_cache: interface.KvCache | None = None,
+) -> Opened:
     """Returns a model of random weights in JAX; int8 those that training quantizes."""
     from mvjax import tree
     from mvjax.export import random_model
@@ -125,10 +138,17 @@ def random_in_jax(model: schema.ModelConfig, dtype: schema.Dtype, *, int8: bool)
             if (axes := frozen_dtype.contracted(path)) is not None:
                 codes, scale = random_model.int8(path, leaves[path].shape, axes)
                 leaves |= {path: codes, path.removesuffix("kernel") + "scale": scale}
-    return in_jax(config, tree.unflatten(leaves), stored="int8" if int8 else None)
+    params = tree.unflatten(leaves)
+    return in_jax(config, params, stored="int8" if int8 else None, kv_cache=kv_cache)
 
 
-def in_jax(model: schema.ModelConfig, params: Any, *, stored: str | None = None) -> Opened:
+def in_jax(
+    model: schema.ModelConfig,
+    params: Any,
+    *,
+    stored: str | None = None,
+    kv_cache: interface.KvCache | None = None,
+) -> Opened:
     """Returns parameters in the JAX runtime."""
     from mvjax.runtimes import frame_bytes
     from mvjax.runtimes.jax import model as jax_model
@@ -137,12 +157,13 @@ def in_jax(model: schema.ModelConfig, params: Any, *, stored: str | None = None)
     values = frame_bytes.count(
         rules.tensor_shapes(kyutai.vis_rules(model), kyutai.sizes(model)),
         layers=model.backbone.layers,
+        heads=model.backbone.heads,
         image_layers=len(model.cross_attention_layers),
         tokens=model.siglip.tokens,
     )
     return Opened(
-        "jax", jax_model.JaxModel(model, params), model.dtype, stored, model.backbone.window, values,
-        shallow=_one_codebook,
+        "jax", jax_model.JaxModel(model, params, kv_cache=kv_cache), model.dtype, stored,
+        model.backbone.window, values, shallow=_one_codebook, kv_cache=kv_cache,
     )  # fmt: skip
 
 

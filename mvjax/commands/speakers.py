@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mvjax import files, run_folder
 from mvjax.commands import arguments, extras
@@ -25,12 +25,20 @@ class Opened(NamedTuple):
 
 
 def add(arg) -> None:
-    """Adds DIR, --dtype and --quantize."""
+    """Adds DIR, --dtype, --quantize and --kv-cache."""
     arg("folder", type=arguments.served, metavar="DIR",
         help="written by `mvjax export` (PyTorch or MLX), or a run folder, RUN[@STEP] (JAX)")  # fmt: skip
     arg("--dtype", choices=("float32", "bfloat16"),
         help="what the runtime computes in; default: the run's, or what suits an export here")  # fmt: skip
     arg("--quantize", choices=("int8", "int4"), help="weights of a torch or candle folder")
+    kv_cache(arg)
+
+
+def kv_cache(arg, more: str = "") -> None:
+    """Adds --kv-cache; `more` is said of it."""
+    arg("--kv-cache", choices=("int8",),
+        help="store keys and values of past frames so, in half the memory of bfloat16; default: as the"
+        f" runtime computes{more}")  # fmt: skip
 
 
 def talk(args: argparse.Namespace) -> talking.TalkConfig:
@@ -60,10 +68,12 @@ def open_speaker(args: argparse.Namespace, *, minutes: float) -> Opened:
     from mvjax.runtimes import folder as folder_lib
     from mvjax.runtimes import loading
 
-    model = loading.open_folder(folder, dtype=args.dtype, quantize=args.quantize)
+    model: Any = loading.open_folder(
+        folder, dtype=args.dtype, quantize=args.quantize, kv_cache=args.kv_cache
+    )
     speaker = loading.open_speaker(folder, model=model, minutes=minutes)
     runtime = folder_lib.runtime(folder)
-    return Opened(speaker, runtime, str(getattr(model, "dtype", "")))
+    return Opened(speaker, runtime, _precision(model.dtype, args))
 
 
 def _run(args: argparse.Namespace, minutes: float) -> Opened:
@@ -75,7 +85,7 @@ def _run(args: argparse.Namespace, minutes: float) -> Opened:
 
     config = trained.config
     speaker = loading.Speaker(
-        model=jax_model.JaxModel(model, trained.params),
+        model=jax_model.JaxModel(model, trained.params, kv_cache=args.kv_cache),
         codec=codecs.open_codec(
             files.resolve(config.frozen.codec), sizes=config.codec, minutes=minutes
         ),
@@ -84,7 +94,11 @@ def _run(args: argparse.Namespace, minutes: float) -> Opened:
         certificate=None,
         talk=config.talk,
     )
-    return Opened(speaker, "jax", model.dtype)
+    return Opened(speaker, "jax", _precision(model.dtype, args))
+
+
+def _precision(dtype: str, args: argparse.Namespace) -> str:
+    return f"{dtype}, {args.kv_cache} KV cache" if args.kv_cache else dtype
 
 
 def trained_run(args: argparse.Namespace) -> tuple[load.TrainedRun, schema.ModelConfig]:

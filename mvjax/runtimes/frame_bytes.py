@@ -30,15 +30,24 @@ class FrameValues(NamedTuple):
       cross: besides, where an image is seen.
       past: keys and values of one frame of the cache, all layers.
       image: keys and values of the image, once for each layer that sees it.
+      vectors: keys and values of one frame of the cache, a vector of each head counted as one.
     """
 
     weights: int
     cross: int
     past: int
     image: int
+    vectors: int
 
     def bytes(
-        self, *, weight: float, activation: float, slots: int, past: int, image: bool
+        self,
+        *,
+        weight: float,
+        activation: float,
+        slots: int,
+        past: int,
+        image: bool,
+        cached: float | None = None,
     ) -> float:
         """Returns the bytes of one frame of a batch.
 
@@ -48,10 +57,14 @@ class FrameValues(NamedTuple):
           slots: conversations.
           past: frames in the cache of each.
           image: whether each sees one.
+          cached: bytes of a code in the cache, which has a float32 scale of each vector; None: no codes.
         """
         weights = self.weights + (self.cross if image else 0)
-        cached = past * self.past + (self.image if image else 0)
-        return weights * weight + slots * cached * activation
+        frame = self.past * activation
+        if cached is not None:
+            frame = self.past * cached + self.vectors * 4
+        seen = self.image * activation if image else 0
+        return weights * weight + slots * (past * frame + seen)
 
 
 def read(folder: Path) -> FrameValues | None:
@@ -65,6 +78,7 @@ def read(folder: Path) -> FrameValues | None:
     return count(
         shapes,
         layers=config.layers,
+        heads=config.heads,
         image_layers=len(config.image_layers),
         tokens=(encoder.image_size // encoder.patch) ** 2,
         per_word=32 // config.quantized.bits if config.quantized else 1,
@@ -75,6 +89,7 @@ def count(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     layers: int,
+    heads: int,
     image_layers: int,
     tokens: int,
     per_word: int = 1,
@@ -84,6 +99,7 @@ def count(
     Args:
       shapes: of the file.
       layers: L.
+      heads: N.
       image_layers: how many of them have cross-attention.
       tokens: S.
       per_word: quantized values in a word of 32 bits.
@@ -100,4 +116,5 @@ def count(
             weights += size
     width = math.prod(next(shape for name, shape in shapes.items() if "out_norm." in name))
     past = 2 * width * layers
-    return FrameValues(weights, cross, past, 2 * width * tokens * image_layers)
+    image = 2 * width * tokens * image_layers
+    return FrameValues(weights, cross, past, image, vectors=2 * heads * layers)

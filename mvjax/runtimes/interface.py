@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
+# how the backbone's KV caches are stored, where not in the dtype of the activations
+KvCache = Literal["int8"]
 MAX_TOP_K = 512
 MAX_PENALTY_CONTEXT = 256  # tokens
 

@@ -75,6 +75,7 @@ def open_folder(
     dtype: Literal["float32", "bfloat16"] | None = None,
     quantize: Literal["int8", "int4"] | None = None,
     round_activations: bool = False,
+    kv_cache: interface.KvCache | None = None,
 ) -> interface.Model:
     """Loads a folder that `mvjax export` wrote: PyTorch runs the torch and candle layouts, MLX its own.
 
@@ -83,6 +84,7 @@ def open_folder(
       dtype: as `TorchModel` and `MlxModel` take it.
       quantize: as `TorchModel` takes it; what MLX runs is quantized in its file.
       round_activations: as `TorchModel` takes it.
+      kv_cache: how the backbone's KV caches are stored; None: in the dtype of the activations.
 
     Raises:
       ValueError: if the folder has no such layout, or its files do not fit each other; for a quantization
@@ -100,11 +102,15 @@ def open_folder(
                 )
             from mvjax.runtimes.mlx import model as mlx_model
 
-            return mlx_model.MlxModel(folder, dtype=dtype)
+            return mlx_model.MlxModel(folder, dtype=dtype, kv_cache=kv_cache)
         from mvjax.runtimes.torch import model as torch_model
 
         return torch_model.TorchModel(
-            folder, dtype=dtype, quantize=quantize, round_activations=round_activations
+            folder,
+            dtype=dtype,
+            quantize=quantize,
+            round_activations=round_activations,
+            kv_cache=kv_cache,
         )
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

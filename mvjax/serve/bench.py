@@ -85,7 +85,7 @@ def measure(
     With an image and without take turns, and so do the model and a shallow one, so that other load on the
     machine slows both. Without `shallow` the parts of a `network.Network` alone are told apart.
     """
-    image = model.encode_image(_pixels(model))
+    image = model.encode_image(pixels(model))
     first, warm_up, cases = {}, {}, []
     for size in settings.slots:
         group, begun = model.slots(size), time.perf_counter()
@@ -177,7 +177,7 @@ def _depth(
         return None
     for one in (model, other):
         group = one.slots(1)
-        joined = [group.join(one.encode_image(_pixels(one)))]
+        joined = [group.join(one.encode_image(pixels(one)))]
         group.warm_up()
         sides.append((group, joined, one))
     for _ in range(settings.frames // 8 + 1):
@@ -188,6 +188,7 @@ def _depth(
     return min(max(whole - short, 0.0) * Q / (Q - 1) / whole, 1.0)
 
 
-def _pixels(model: slots_lib.BatchedModel) -> np.ndarray:
+def pixels(model: slots_lib.BatchedModel) -> np.ndarray:
+    """Returns an image of noise, as `Model.encode_image` takes it."""
     side = model.sizes.image_size
     return np.random.default_rng(2).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)

@@ -15,7 +15,7 @@ from rich import box
 from rich import table as rich_table
 
 from mvjax import types
-from mvjax.serve import bench, timing
+from mvjax.serve import bench, cache_effect, timing
 
 _PLOT_NEEDS = "the plot needs matplotlib: pip install 'mvjax[train]'"
 
@@ -26,13 +26,14 @@ class Result:
 
     Attributes:
       runtime: "torch", "mlx" or "jax".
-      dtype: that it computes in, and how its weights are quantized.
+      dtype: that it computes in, and how weights and KV cache are quantized.
       load: seconds.
       measured: latencies.
       codec: latency of encoding and decoding; None without a codec.
       bandwidth: bytes/s of the memory that the weights are in, measured on the spot.
       needed: bytes of each case's frame; None where they are not known.
       device_memory: peak bytes on a GPU; None on a CPU.
+      cache_effect: of a KV cache of codes; None without.
     """
 
     runtime: str
@@ -44,6 +45,7 @@ class Result:
     bandwidth: float
     needed: list[float | None]
     device_memory: int | None
+    cache_effect: cache_effect.Effect | None = None
 
 
 def share(result: Result, index: int) -> float | None:
@@ -103,6 +105,10 @@ def lines(result: Result) -> list[str]:
             for position, added in picture(measured).items()
         ),
     ]
+    if result.cache_effect is not None:
+        told.append(
+            f"its KV cache beside one in {result.dtype.partition(',')[0]}, {result.cache_effect.words}"
+        )
     memory = [] if measured.memory is None else [f"{measured.memory / 1e9:.2f} GB of the process"]
     if result.device_memory is not None:
         memory.append(f"{result.device_memory / 1e9:.2f} GB at most on the device")

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Int8, Num
 
 from mvjax.config import schema
 from mvjax.nn import xattn
+from mvjax.runtimes import interface
 
+Attend = Callable[..., Float[Array, "B N H"]]
 _BEGINNINGS = (128, 512)  # slots
 
 
 class Held(NamedTuple):
     """Of one layer; rows and heads are one axis, as batched matmuls take them, or two, for devices to share.
 
-    In a KV cache the frame at position p is in slot p % S; its key is rotated.
+    In a KV cache the frame at position p is in slot p % S; its key is rotated. Keys and values that are int8
+    codes have a scale of each, float32.
     """
 
-    k: Float[Array, "BN S H"] | Float[Array, "B N S H"]
-    v: Float[Array, "BN S H"] | Float[Array, "B N S H"]
+    k: Float[Array, "BN S H"] | Float[Array, "B N S H"] | Int8[Array, "*rows S H"]
+    v: Float[Array, "BN S H"] | Float[Array, "B N S H"] | Int8[Array, "*rows S H"]
+    k_scale: Float[Array, "*rows S"] | None = None
+    v_scale: Float[Array, "*rows S"] | None = None
+
+    def beginning(self, slots: int) -> Held:
+        """Returns the first slots alone."""
+        scales = (None if x is None else x[..., :slots] for x in self[2:])
+        return Held(self.k[..., :slots, :], self.v[..., :slots, :], *scales)
 
 
 def empty(
@@ -35,20 +45,25 @@ def empty(
     dtype: DTypeLike,
     slots: int | None = None,
     merged: bool = True,
+    stored: interface.KvCache | None = None,
 ) -> list[Held]:
     """Returns the KV caches of all layers, of `slots` frames at most; None: of the window.
 
-    After them come those of each layer with cross-attention, if its gate has `local_frames`.
+    After them come those of each layer with cross-attention, if its gate has `local_frames`; what is stored
+    otherwise than in `dtype` are the backbone's.
     """
     c, xa = config.backbone, config.cross_attention
     sizes = [c.window] * c.layers
     if xa.gate is not None and xa.gate.local_frames:
         sizes += [xa.gate.local_frames] * len(config.cross_attention_layers)
     caches = []
-    for size in sizes:
+    for index, size in enumerate(sizes):
         lead = (rows * c.heads,) if merged else (rows, c.heads)
         shape = (*lead, size if slots is None else min(slots, size), c.width // c.heads)
-        caches.append(Held(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+        specs = [(shape, dtype)] * 2
+        if stored is not None and index < c.layers:
+            specs = [(shape, stored)] * 2 + [(shape[:-1], jnp.float32)] * 2
+        caches.append(Held(*(jnp.zeros(*spec) for spec in specs)))
     return caches
 
 
@@ -72,54 +87,70 @@ def write(
 ) -> Held:
     """Returns the cache with one frame more in each row; where it is donated, this happens in place."""
     slot = position % cache.k.shape[-2]
+    new = [k, v]
+    if cache.k_scale is not None:
+        (k, k_scale), (v, v_scale) = _quantized(k), _quantized(v)
+        new = [k, v, k_scale, v_scale]
+    held = jax.tree.leaves(cache)
+    return Held(*(_written(old, part, slot) for old, part in zip(held, new, strict=True)))
+
+
+def _quantized(
+    x: Float[Array, "B N H"],
+) -> tuple[Float[Array, "B N H"], Float[Array, "B N"]]:
+    """Returns (integers from -127 to 127, scale): x is about their product."""
+    x = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(x), axis=-1) / 127
+    return jnp.round(x / jnp.where(scale == 0, 1, scale)[..., None]), scale
+
+
+def _written(
+    held: Array, new: Float[Array, "B N *H"], slot: Int[Array, "B"] | Int[Array, ""]
+) -> Array:
+    """Of keys, values or scales, whose slots are as many axes from the end as heads are of `new`."""
+    axis = held.ndim - new.ndim + 1
     if slot.ndim == 0:  # all rows at once, whatever devices they are on
-        return Held(_write_column(cache.k, k, slot), _write_column(cache.v, v, slot))
+        part = new.reshape(*held.shape[:axis], 1, *new.shape[2:]).astype(held.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(held, part, slot, axis=axis)
     if len(slot) == 1:
-        return Held(_write_rows(cache.k, k, slot), _write_rows(cache.v, v, slot))
-    how = {"cpu": _write_rows, "default": _scatter}
-    return Held(
-        jax.lax.platform_dependent(cache.k, k, slot, **how),
-        jax.lax.platform_dependent(cache.v, v, slot, **how),
-    )
+        return _write_rows(held, new, slot)
+    return jax.lax.platform_dependent(held, new, slot, cpu=_write_rows, default=_scatter)
 
 
 def _scatter(
-    held: Float[Array, "BN S H"], new: Float[Array, "B N H"], slot: Int[Array, "B"]
-) -> Float[Array, "BN S H"]:
+    held: Num[Array, "BN S *H"], new: Float[Array, "B N *H"], slot: Int[Array, "B"]
+) -> Num[Array, "BN S *H"]:
     """Head by head: of a scatter of [N, H] XLA's TPU compiler makes two copies of the cache."""
-    B, N, _ = new.shape
+    B, N = new.shape[:2]
     heads = jnp.arange(B * N, dtype=jnp.int32)
-    part = new.reshape(B * N, -1).astype(held.dtype)
+    part = new.reshape(B * N, *new.shape[2:]).astype(held.dtype)
     return held.at[heads, jnp.repeat(slot, N)].set(
         part, unique_indices=True, mode="promise_in_bounds"
     )
 
 
 def _write_rows(
-    held: Float[Array, "BN S H"], new: Float[Array, "B N H"], slot: Int[Array, "B"]
-) -> Float[Array, "BN S H"]:
+    held: Num[Array, "BN S *H"], new: Float[Array, "B N *H"], slot: Int[Array, "B"]
+) -> Num[Array, "BN S *H"]:
     """As `_scatter`, row by row: XLA's CPU backend makes of a scatter a loop that copies."""
-    B, N, _ = new.shape
+    B, N = new.shape[:2]
     for row in range(B):
         part = new[row, :, None].astype(held.dtype)
-        held = jax.lax.dynamic_update_slice(held, part, (row * N, slot[row], 0))
+        start = (row * N, slot[row], *[0] * (held.ndim - 2))
+        held = jax.lax.dynamic_update_slice(held, part, start)
     return held
-
-
-def _write_column(
-    held: Float[Array, "*rows S H"], new: Float[Array, "B N H"], slot: Int[Array, ""]
-) -> Float[Array, "*rows S H"]:
-    part = new.reshape(*held.shape[:-2], 1, -1).astype(held.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(held, part, slot, axis=held.ndim - 2)
 
 
 def attend(
     q: Float[Array, "B N H"], held: Held, seen: Bool[Array, "B S"] | None
 ) -> Float[Array, "B N H"]:
     """Returns softmax(q k / sqrt(H)) v over the keys that each row sees; None: all."""
-    logits = _logits(q, held, seen)
-    weights = jax.nn.softmax(logits).astype(held.v.dtype).reshape(held.v.shape[:-1])
-    return jnp.einsum("...S,...SH->...H", weights, held.v).reshape(q.shape)
+    weights, v = jax.nn.softmax(_logits(q, held, seen)).reshape(held.v.shape[:-1]), held.v
+    if (
+        held.v_scale is not None
+    ):  # of codes the products are exact, and the scale is outside of their sum
+        weights, v = weights * held.v_scale, v.astype(q.dtype)
+    return jnp.einsum("...S,...SH->...H", weights.astype(v.dtype), v).reshape(q.shape)
 
 
 def match(q: Float[Array, "B N H"], held: Held) -> Float[Array, "B N"]:
@@ -140,7 +171,10 @@ def _logits(
 ) -> Float[Array, "B N S"]:
     B, N, H = q.shape
     q = q.reshape(*held.k.shape[:-2], H)
-    logits = jnp.einsum("...H,...SH->...S", q, held.k, preferred_element_type=jnp.float32)
+    k = held.k if held.k_scale is None else held.k.astype(q.dtype)
+    logits = jnp.einsum("...H,...SH->...S", q, k, preferred_element_type=jnp.float32)
+    if held.k_scale is not None:
+        logits = logits * held.k_scale
     logits = logits.reshape(B, N, -1) * H**-0.5
     return logits if seen is None else jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
 
@@ -153,24 +187,40 @@ def attend_to_past(
     On a CPU the beginning of the ring is read alone while all rows are in it: with several rows, their KV
     caches are as many bytes as the weights. Elsewhere nothing branches.
     """
+    by_head, S = cache.k_scale is not None, cache.k.shape[-2]
 
-    def within(size: int) -> Float[Array, "B N H"]:
+    def within(size: int, *, attend: Attend) -> Float[Array, "B N H"]:
         seen = jnp.arange(size, dtype=jnp.int32)[None] <= position[:, None]
-        return attend(q, Held(cache.k[..., :size, :], cache.v[..., :size, :]), seen)
+        return attend(q, cache.beginning(size), seen)
 
-    S = cache.k.shape[-2]
-    # of several rows a beginning is copied first, and so moved three times
-    cost = 1 if len(q) == 1 else 3
+    # of several rows a beginning is copied first, and so moved three times; of one head none is
+    cost = 1 if len(q) == 1 or by_head else 3
     sizes = [*(size for size in _BEGINNINGS if cost * size < S), S]
+    whole = functools.partial(within, attend=attend)
+    part = functools.partial(within, attend=_attend_by_head if by_head else attend)
 
     def filled() -> Float[Array, "B N H"]:
         last = jnp.max(position)
         at = sum((last >= size).astype(jnp.int32) for size in sizes[:-1])
-        return jax.lax.switch(at, [functools.partial(within, size) for size in sizes])
+        return jax.lax.switch(at, [functools.partial(part, size) for size in sizes])
 
     if len(sizes) == 1:
-        return within(S)
-    return jax.lax.platform_dependent(cpu=filled, default=lambda: within(S))
+        return whole(S)
+    return jax.lax.platform_dependent(cpu=filled, default=lambda: whole(S))
+
+
+def _attend_by_head(
+    q: Float[Array, "B N H"], held: Held, seen: Bool[Array, "B S"]
+) -> Float[Array, "B N H"]:
+    """As `attend`, to codes: XLA's CPU backend makes floats of them first, here of one head at a time."""
+    B, N, H = q.shape
+
+    def head(given: tuple[Array, Held, Array]) -> Array:
+        q, one, row = given
+        return attend(q, jax.tree.map(lambda x: x[None], one), seen[row, None])
+
+    rows = jnp.repeat(jnp.arange(B, dtype=jnp.int32), N)
+    return jax.lax.map(head, (q.reshape(B * N, 1, 1, H), held, rows)).reshape(q.shape)
 
 
 def attend_to_few(

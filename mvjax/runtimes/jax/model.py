@@ -25,8 +25,15 @@ from mvjax.runtimes.jax import weights as weights_lib
 class JaxModel(slots.BatchedModel):
     """As `interface.Model`; parameters may be arrays of any kind, and lazy tensors."""
 
-    def __init__(self, config: schema.ModelConfig, params: tree.Tree) -> None:
+    def __init__(
+        self,
+        config: schema.ModelConfig,
+        params: tree.Tree,
+        *,
+        kv_cache: interface.KvCache | None = None,
+    ) -> None:
         self.config = config
+        self.kv_cache: interface.KvCache | None = kv_cache
         self.weights = weights_lib.unstack(params, config)
         own = "backbone/blocks/xa/" if config.cross_attention.share == "none" else "xa/"
         self._image_params = tree.unflatten(
@@ -67,7 +74,7 @@ class Engine:
     def __init__(self, model: JaxModel, rows: int, *, probes: bool) -> None:
         c, b, dtype = model.config, model.config.backbone, model.config.dtype
         self._config, self._weights, self._rows, self._probes = c, model.weights, rows, probes
-        self._caches = kv_cache.empty(c, rows=rows, dtype=dtype)
+        self._caches = kv_cache.empty(c, rows=rows, dtype=dtype, stored=model.kv_cache)
         own = c.cross_attention.share == "none"
         shape = (rows * b.heads, c.siglip.tokens, b.width // b.heads)
         self._images = [

@@ -18,7 +18,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mvjax.runtimes import folder as folder_lib
-from mvjax.runtimes import network
+from mvjax.runtimes import interface, network
 from mvjax.runtimes.mlx import engine, tensors
 
 Dtype = Literal["float32", "bfloat16"]
@@ -41,6 +41,7 @@ class MlxModel(network.Network):
       dtype: of weights, activations and KV cache, but for what is always float32; None: float32 on the CPU,
         on a GPU that of the file, bfloat16 if it is quantized.
       quantized: keep quantized weights so; None: on a GPU.
+      kv_cache: how it is stored, if not in `dtype`.
       compiled: compile the step, which on the CPU starts a C++ compiler; None: on a GPU.
 
     Raises:
@@ -55,6 +56,7 @@ class MlxModel(network.Network):
         *,
         dtype: Dtype | None = None,
         quantized: bool | None = None,
+        kv_cache: interface.KvCache | None = None,
         compiled: bool | None = None,
     ) -> None:
         config, cpu = folder_lib.read_mlx(folder), on_cpu()
@@ -66,6 +68,7 @@ class MlxModel(network.Network):
             dequantized=cpu if quantized is None else not quantized,
         )
         self._dtype = weights["out_norm.weight"].dtype
+        self.kv_cache: interface.KvCache | None = kv_cache
         self._compiled = not cpu if compiled is None else compiled
         if cpu:
             _in_blocks(weights)
@@ -85,7 +88,14 @@ class MlxModel(network.Network):
 
     def engine(self, rows: int, *, probes: bool) -> engine.Engine:
         """As `slots.BatchedModel.engine`."""
-        return engine.Engine(self, rows, probes=probes, dtype=self._dtype, compiled=self._compiled)
+        return engine.Engine(
+            self,
+            rows,
+            probes=probes,
+            dtype=self._dtype,
+            kv_cache=self.kv_cache,
+            compiled=self._compiled,
+        )
 
     def encode_image(self, pixels: np.ndarray) -> network.KeysValues:
         """As `interface.Model.encode_image`, computed once and not with the first frame."""

@@ -69,9 +69,12 @@ class Engine:
         self._captured: dict[bool, Compute] = {}
         capacity = -(-c.context // 8) * 8  # masks of CUDA's attention are read eight at a time
         shape = rows, c.heads, capacity, model.weights["out_norm.weight"].numel() // c.heads
-        new = {"dtype": model.activations, "device": model.device}
+        specs = [(shape, model.activations)] * 2
+        if model.kv_cache is not None:
+            specs = [(shape, getattr(torch, model.kv_cache)), (shape[:-1], torch.float32)] * 2
         self._past = [
-            (torch.zeros(shape, **new), torch.zeros(shape, **new)) for _ in range(c.layers)
+            [torch.zeros(size, dtype=dtype, device=model.device) for size, dtype in specs]
+            for _ in range(c.layers)
         ]
         self._slots = torch.arange(capacity, device=model.device)
         self._image: network.KeysValues | None = None
@@ -89,9 +92,9 @@ class Engine:
     @torch.inference_mode()
     def clear(self, row: int) -> None:
         """As `slots.Engine.clear`."""
-        for keys, values in self._past:
-            keys[row].zero_()
-            values[row].zero_()
+        for past in self._past:
+            for tensor in past:
+                tensor[row].zero_()
 
     @torch.inference_mode()
     def step(self, inputs: slots.Inputs) -> slots.Outputs:
@@ -187,11 +190,11 @@ class _Buffer:
 
 
 class _Cache:
-    """As `network.Cache`."""
+    """As `network.Cache`; `past` of each layer are keys and values, or codes and scales of each."""
 
     def __init__(
         self,
-        past: list[network.KeysValues],
+        past: list[list[torch.Tensor]],
         slot: torch.Tensor,
         filled: int | None,
         mask: torch.Tensor | None,
@@ -202,9 +205,33 @@ class _Cache:
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """As `network.Cache.attend`."""
-        keys, values = self._past[layer]
-        keys[self._rows, :, self._slot], values[self._rows, :, self._slot] = k, v
-        keys, values = keys[:, :, : self._filled], values[:, :, : self._filled]
-        return torch.nn.functional.scaled_dot_product_attention(
-            q[:, :, None], keys, values, attn_mask=self._mask
-        )
+        past = self._past[layer]
+        new = (k, v) if len(past) == 2 else (*_quantized(k), *_quantized(v))
+        for tensor, part in zip(past, new):
+            tensor[self._rows, :, self._slot] = part
+        past = [tensor[:, :, : self._filled] for tensor in past]
+        if len(past) == 2:
+            return torch.nn.functional.scaled_dot_product_attention(
+                q[:, :, None], *past, attn_mask=self._mask
+            )
+        return _attend_to_codes(q[:, :, None], past, self._mask)
+
+
+def _quantized(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns (int8 codes of [B, N, H], scale [B, N]): x is about their product."""
+    x = x.float()
+    scale = x.abs().amax(-1) / 127
+    return (x / scale.where(scale != 0, 1.0)[..., None]).round().to(torch.int8), scale
+
+
+def _attend_to_codes(
+    q: torch.Tensor, past: list[torch.Tensor], mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Attends from [B, N, 1, H], in float32: no more than one layer's codes are floats at a time."""
+    keys, k_scale, values, v_scale = past
+    scores = q.float() @ keys.float().transpose(-1, -2)
+    scores = scores * (k_scale * q.shape[-1] ** -0.5)[:, :, None]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(-1) * v_scale[:, :, None]
+    return (weights @ values.float()).to(q.dtype)

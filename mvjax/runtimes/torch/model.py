@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mvjax.runtimes import folder as folder_lib
-from mvjax.runtimes import network
+from mvjax.runtimes import interface, network
 from mvjax.runtimes.torch import engine, linears, tensors
 from mvjax.weights import file_names
 
@@ -35,6 +35,7 @@ class TorchModel(network.Network):
       quantize: the weights that a frame reads; the kernels compute in bfloat16.
       round_activations: what enters a product with q8_0 weights, to 8 bits, as upstream's Rust server does on
         CPUs and CUDA; to measure what that costs.
+      kv_cache: how it is stored, if not in `dtype`.
 
     Raises:
       ValueError: if a file or a key is missing or damaged, naming both, or the weights are not q8_0.
@@ -50,6 +51,7 @@ class TorchModel(network.Network):
         device: str | None = None,
         quantize: linears.Quantization | None = None,
         round_activations: bool = False,
+        kv_cache: interface.KvCache | None = None,
     ) -> None:
         candle = folder_lib.is_candle(folder)
         config = (folder_lib.read_candle if candle else folder_lib.read_torch)(folder)
@@ -61,6 +63,7 @@ class TorchModel(network.Network):
         if round_activations and config.weights.suffix != file_names.GGUF_SUFFIX:
             raise ValueError(f"{config.weights}: round_activations: its weights are not q8_0")
         self._round_activations = round_activations
+        self.kv_cache: interface.KvCache | None = kv_cache
         super().__init__(config, {})
         self.weights: tensors.Tensors
         try:
