@@ -185,6 +185,7 @@ def test_the_effect_on_logits_is_that_of_rounding(model):
     model.kv_cache = "int8"
 
 
+@pytest.mark.slow
 def test_in_jax_in_bfloat16_with_int8_weights():
     leaves = tree.flatten(exported.random_params(SMALL))
     for path in list(leaves):
