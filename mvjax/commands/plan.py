@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mvjax import run_folder
 from mvjax.commands import arguments
 
 if TYPE_CHECKING:
     from mvjax.config import schema
+    from mvjax.runtimes import interface
     from mvjax.train import chips
+
+_KV_CACHES: tuple[interface.KvCache | None, ...] = (None, "int8")  # that --serve compares
 
 
 def add(commands) -> None:
@@ -36,8 +40,9 @@ def add(commands) -> None:
         help="with --fit: compile, or measure on GPUs that are here, the N best by estimate"
         " (%(default)s)")  # fmt: skip
     arg("--serve", action="store_true",
-        help="instead of training: a frame of a conversation in the JAX runtime, compiled for one device;"
-        " bytes read against those needed, and how many conversations fit")  # fmt: skip
+        help="instead of training: a frame of a conversation in the JAX runtime, compiled for one device,"
+        " also of an export for PyTorch; bytes read against those needed, and how many conversations fit"
+        " with KV caches as they are and in int8")  # fmt: skip
     arg("--count", action="store_true", help="analytic estimate only: compile and measure nothing")
     arg("--no-cache", action="store_true", help="ignore the cache of compiled steps")
 
@@ -67,7 +72,7 @@ def _serve(args: argparse.Namespace) -> int:
     topologies = read_topologies(names, measured=False)
     from mvjax.plan import compiled_step, frame_plan, frame_text
 
-    run = arguments.load_experiment(args)
+    run = _served(args)
     cache = None if args.no_cache else compiled_step.cache_folder()
     holds = []
     for topology in topologies:
@@ -76,10 +81,32 @@ def _serve(args: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
-        one = frame_plan.plan(run, topology, cache=cache)
-        print(f"{frame_text.full(one)}\n")
-        holds.append(one.holds)
+        plans = [
+            frame_plan.plan(run, topology, cache=cache, stored=stored) for stored in _KV_CACHES
+        ]
+        print(f"{frame_text.full(plans)}\n")
+        holds.append(max(one.holds for one in plans))
     return 0 if all(holds) else 1
+
+
+def _served(args: argparse.Namespace) -> schema.Config:
+    """Returns the config of an experiment, a run, or an export that the JAX runtime reads."""
+    folder: Path = args.experiment
+    if not folder.is_dir() or run_folder.is_run(folder):
+        return arguments.load_experiment(args)
+    from mvjax.runtimes import folder as folder_lib
+
+    if not folder_lib.is_export(folder):
+        arguments.saved_config(folder)  # says what it expected
+    if args.pick is not None:
+        raise ValueError(
+            f"--pick {args.pick}: {folder} is an export, not a sweep; leave --pick out"
+        )
+    from mvjax.config import schema, text
+    from mvjax.runtimes.jax import exported
+
+    nowhere = schema.FrozenFiles("", "", "", "")  # only shapes are wanted
+    return text.override(schema.Config(nowhere, exported.read_config(folder)), args.set)
 
 
 def read_topologies(

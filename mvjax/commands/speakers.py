@@ -25,9 +25,10 @@ class Opened(NamedTuple):
 
 
 def add(arg) -> None:
-    """Adds DIR, --dtype, --quantize and --kv-cache."""
+    """Adds DIR, --runtime, --dtype, --quantize and --kv-cache."""
     arg("folder", type=arguments.served, metavar="DIR",
         help="written by `mvjax export` (PyTorch or MLX), or a run folder, RUN[@STEP] (JAX)")  # fmt: skip
+    arg("--runtime", choices=("jax",), help="run an export for PyTorch in JAX")
     arg("--dtype", choices=("float32", "bfloat16"),
         help="what the runtime computes in; default: the run's, or what suits an export here")  # fmt: skip
     arg("--quantize", choices=("int8", "int4"), help="weights of a torch or candle folder")
@@ -68,12 +69,29 @@ def open_speaker(args: argparse.Namespace, *, minutes: float) -> Opened:
     from mvjax.runtimes import folder as folder_lib
     from mvjax.runtimes import loading
 
-    model: Any = loading.open_folder(
-        folder, dtype=args.dtype, quantize=args.quantize, kv_cache=args.kv_cache
-    )
+    if args.runtime == "jax":
+        runtime, model, dtype = "jax", *_in_jax(args)
+    else:
+        model: Any = loading.open_folder(
+            folder, dtype=args.dtype, quantize=args.quantize, kv_cache=args.kv_cache
+        )
+        runtime, dtype = folder_lib.runtime(folder), model.dtype
     speaker = loading.open_speaker(folder, model=model, minutes=minutes)
-    runtime = folder_lib.runtime(folder)
-    return Opened(speaker, runtime, _precision(model.dtype, args))
+    return Opened(speaker, runtime, _precision(dtype, args))
+
+
+def _in_jax(args: argparse.Namespace) -> tuple[Any, str]:
+    """Loads an export in the JAX runtime; returns the model and its dtype."""
+    extras.require("jax")
+    if args.quantize:
+        raise ValueError(
+            f"--quantize {args.quantize}: PyTorch quantizes an export's weights, JAX does not; leave out"
+            " --quantize or --runtime jax"
+        )
+    from mvjax.runtimes.jax import exported
+
+    model = exported.open_model(args.folder.folder, dtype=args.dtype, kv_cache=args.kv_cache)
+    return model, model.config.dtype
 
 
 def _run(args: argparse.Namespace, minutes: float) -> Opened:

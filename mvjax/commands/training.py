@@ -37,6 +37,8 @@ def add(commands) -> None:
         help="check files, records, mesh and memory without a step; write nothing")  # fmt: skip
     arg("--topology", action="append", default=[], metavar="CHIP:SHAPE",
         help="with --dry-run: mesh, memory and time on these devices, as of mvjax plan")  # fmt: skip
+    arg("--slices", type=int, default=1, metavar="N",
+        help="with --topology: so many TPU slices or GPU nodes of each, as of mvjax plan")  # fmt: skip
     arg("--finished", type=arguments.place, metavar="RUN", action=_Finished,
         help="stop, with status 0 if RUN has done all its steps, else 1; for scripts")  # fmt: skip
     arg("--profile", metavar="A:B",
@@ -82,6 +84,11 @@ def train(args: argparse.Namespace) -> int:
     starts = {"extend": args.extend, "warm_start": args.warm_start}
     if args.topology:
         return _dry_run_elsewhere(args, starts)
+    if args.slices != 1:
+        raise ValueError(
+            f"--slices {args.slices}: expected --dry-run --topology CHIP:SHAPE with it; `mvjax train` trains"
+            " on the devices that are here"
+        )
     from mvjax.train import distributed, fit, signals, trace
 
     profile = trace.parse(args.profile) if args.profile else None
@@ -110,7 +117,7 @@ def _dry_run_elsewhere(args: argparse.Namespace, starts) -> int:
             "--topology: expected --dry-run with it; `mvjax train` trains on the devices that are here"
         )
     _check_out(args.out)
-    topologies = plan.read_topologies(args.topology, measured=False)
+    topologies = plan.read_topologies(args.topology, measured=False, slices=args.slices)
     from mvjax.plan import dry_run
 
     with _here(args):

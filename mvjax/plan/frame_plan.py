@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mvjax.plan import (
     step_plan,
     tpu_targets,
 )
+from mvjax.runtimes import interface
 from mvjax.runtimes.jax import frame_cost
 from mvjax.runtimes.jax import model as runtime
 from mvjax.train import chips, load
@@ -62,6 +64,7 @@ class FramePlan:
 
     run: schema.Config
     topology: chips.Topology
+    stored: interface.KvCache | None  # how KV caches are; None: in the model's dtype
     one: Frame
     many: Frame | None  # None if not even one fits
     by_memory: int
@@ -72,9 +75,22 @@ class FramePlan:
         """Conversations at once on one device."""
         return min(self.by_memory, self.by_deadline)
 
+    @property
+    def kv_cache(self) -> str:
+        """The dtype of KV caches."""
+        return self.stored or self.run.model.dtype
 
-def plan(run: schema.Config, topology: chips.Topology, *, cache: Path | None) -> FramePlan:
+
+def plan(
+    run: schema.Config,
+    topology: chips.Topology,
+    *,
+    cache: Path | None,
+    stored: interface.KvCache | None = None,
+) -> FramePlan:
     """Compiles the frame for one conversation, and for as many as the device holds.
+
+    `cache` is the folder of compiled programs, `stored` how KV caches are.
 
     Raises:
       ValueError: if the topology has several devices, or as `compiled_step.compile_step`.
@@ -84,9 +100,11 @@ def plan(run: schema.Config, topology: chips.Topology, *, cache: Path | None) ->
             f"--topology {topology.name}: a conversation runs on one device, and so does this plan: --serve"
             f" --topology {topology.chip.name}:1; it says how many devices more conversations take"
         )
-    one = frame(run, topology, 1, cache=cache)
+    compiled = functools.partial(frame, run, topology, cache=cache, stored=stored)
+    planned = functools.partial(FramePlan, run, topology, stored)
+    one = compiled(1)
     if not one.fits:
-        return FramePlan(run, topology, one, None, 0, 0)
+        return planned(one, None, 0, 0)
     moved = one.needed.caches + one.needed.images  # by each conversation more
     stays = one.memory["KV caches"] + one.memory["images"]
     rows = 0
@@ -97,20 +115,27 @@ def plan(run: schema.Config, topology: chips.Topology, *, cache: Path | None) ->
         rows = min(most, rows - 1) if rows else most
         limits = (by_memory, rows) if by_deadline <= by_memory else (rows, by_deadline)
         if rows <= 1:
-            return FramePlan(run, topology, one, one, *limits)
-        many = frame(run, topology, rows, cache=cache)
+            return planned(one, one, *limits)
+        many = compiled(rows)
         stays = max(stays, (many.peak_hbm - one.peak_hbm) / (rows - 1))
         if many.fits and many.seconds <= types.FRAME_SECONDS:
-            return FramePlan(run, topology, one, many, *limits)
+            return planned(one, many, *limits)
         if many.fits:
             moved = max(moved, (many.hbm_bytes - one.hbm_bytes) / (rows - 1))
 
 
-def frame(run: schema.Config, topology: chips.Topology, rows: int, *, cache: Path | None) -> Frame:
+def frame(
+    run: schema.Config,
+    topology: chips.Topology,
+    rows: int,
+    *,
+    cache: Path | None,
+    stored: interface.KvCache | None = None,
+) -> Frame:
     """Compiles the frame of so many conversations."""
     config = run.model
     params = tree.merge(*load.abstract_params(run))
-    arguments = frame_cost.arguments(config, rows=rows, params=params)
+    arguments = frame_cost.arguments(config, rows=rows, params=params, stored=stored)
     compiled = _compiled(config, topology, arguments, cache)
     memory = {
         "weights": _stored(params, config),

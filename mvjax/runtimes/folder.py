@@ -127,6 +127,11 @@ def runtime(folder: Path) -> Literal["torch", "mlx"]:
     return "mlx" if layout(folder) == "mlx" else "torch"
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder has one of the layouts."""
+    return _layout(folder) is not None
+
+
 def _layout(folder: Path) -> Layout | None:
     if is_candle(folder):
         return "candle"

@@ -6,7 +6,8 @@ import jax
 import pytest
 import toy
 
-from mvjax import run_folder
+from mvjax import cli, run_folder
+from mvjax.commands import plan
 from mvjax.config import schema
 from mvjax.data import mixture
 from mvjax.plan import compiled_step, dry_run
@@ -78,6 +79,21 @@ def test_for_other_devices_it_tells_what_does_not_depend_on_those_here(config, t
     assert "batch of step 1 is made" in said and "mesh:" not in said and "memory:" not in said
     with pytest.raises(ValueError, match="h100:4: mesh: expected sizes that multiply to 4"):
         check(config, tmp_path / "run", topologies=[devices, chips.topology("h100:4")])
+
+
+def test_slices_of_a_topology_reach_the_plan(monkeypatch, tmp_path, capsys):
+    planned = []
+    monkeypatch.setattr(
+        dry_run, "check", lambda run, out, topologies, **_: planned.extend(topologies)
+    )
+    monkeypatch.setattr(
+        plan, "show", lambda run, topologies, measured: planned.extend(topologies) or 0
+    )
+    words = ["train", "experiments/digits.py", "--out", str(tmp_path / "run"), "--slices", "2"]
+    assert cli.main([*words, "--dry-run", "--topology", "v5e:2x4"]) == 0
+    assert planned == 2 * [chips.topology("v5e:2x4", 2)] and planned[0].slices == 2
+    assert cli.main([*words, "--dry-run"]) == cli.USER_ERROR
+    assert "--slices 2: expected --dry-run --topology" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_status_1(config, tmp_path, records, memory):

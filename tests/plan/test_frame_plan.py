@@ -27,10 +27,16 @@ def frame(rows: int, *, moved: float, each: float, stays: float = 1e9) -> frame_
     )  # fmt: skip
 
 
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of each row, by its name."""
+    split = (re.split(r" {2,}", line.strip()) for line in text.splitlines() if line)
+    return {name: cells for name, *cells in split}
+
+
 def planned(monkeypatch, **sizes) -> tuple[frame_plan.FramePlan, list[int]]:
     tried = []
 
-    def compiled(run, topology, rows, *, cache):
+    def compiled(run, topology, rows, *, cache, stored):
         tried.append(rows)
         return frame(rows, **sizes)
 
@@ -47,23 +53,32 @@ def test_a_device_holds_what_memory_and_deadline_allow(monkeypatch):
     assert one.holds == one.by_deadline == one.many.rows == 1 + int(spare / 2e9)
     one, tried = planned(monkeypatch, moved=25e9, each=2e9)  # not even one in time
     assert tried == [1] and one.holds == 0
-    said = frame_text.full(one)
-    assert "12 by memory, 0 by the deadline of 80 ms" in said and "devices for" not in said
+    said = frame_text.full([one])
+    assert rows(said)["fit by memory"] == ["12"] and rows(said)["a device holds"] == ["0"]
+    assert rows(said)["devices for 1,000"] == ["-"]
     one, _ = planned(monkeypatch, moved=15e9, each=1e9, stays=13e9)  # nor in memory
-    assert one.holds == 0 and "not one conversation fits" in frame_text.full(one)
+    assert one.holds == 0 and "not one conversation fits" in frame_text.full([one])
 
 
 def test_more_than_fit_are_tried_with_fewer(monkeypatch):
     """Compiled, two conversations move more than was needed of the first."""
 
-    def compiled(run, topology, rows, *, cache):
+    def compiled(run, topology, rows, *, cache, stored):
         return frame(rows, moved=15e9, each=1e9 if rows == 1 else 2e9)
 
     monkeypatch.setattr(frame_plan, "frame", compiled)
     one = frame_plan.plan(toy.planned(), L4, cache=None)
     assert one.holds == one.many.rows == 5 and one.many.seconds <= types.FRAME_SECONDS
-    text = frame_text.full(one)
-    assert "1,000: 200; 1,000,000: 200,000" in text
+    found = rows(frame_text.full([one, dataclasses.replace(one, stored="int8", by_memory=2)]))
+    assert found["KV caches in"] == ["float32", "int8"]
+    assert found["conversations, KV caches in"] == [
+        "1, float32",
+        "5, float32",
+        "1, int8",
+        "5, int8",
+    ]
+    assert found["devices for 1,000"] == ["200", "500"]
+    assert found["devices for 1,000,000"] == ["200,000", "500,000"]
 
 
 def test_what_is_needed_counts_shared_weights_in_every_layer_and_no_table():
@@ -72,11 +87,14 @@ def test_what_is_needed_counts_shared_weights_in_every_layer_and_no_table():
     params = jax.eval_shape(lambda: toy.params(config))
     arguments = frame_cost.arguments(config, rows=2, params=params)
     needed = frame_plan._needed(config, arguments)
+    coded = frame_cost.arguments(config, rows=2, params=params, stored="int8")
     D = config.backbone.width
     layers, itemsize = config.backbone.layers, 4  # float32
     shared = (layers - 1) * 2 * D * D  # q and out of cross-attention
     assert needed.again == shared * itemsize
     assert needed.caches == 2 * 2 * layers * config.backbone.window * D * itemsize
+    values, heads = needed.caches / itemsize, D // config.backbone.heads
+    assert frame_plan._needed(config, coded).caches == values + 4 * values / heads  # and scales
     assert needed.images == 2 * 2 * layers * config.siglip.tokens * D * itemsize
     read = {
         path: leaf for path, leaf in tree.flatten(params).items()

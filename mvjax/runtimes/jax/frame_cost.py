@@ -10,7 +10,7 @@ import numpy as np
 from mvjax import tree, types
 from mvjax.config import schema
 from mvjax.nn import model as model_lib
-from mvjax.runtimes import sampling, slots
+from mvjax.runtimes import interface, sampling, slots
 from mvjax.runtimes.jax import generate, kv_cache
 from mvjax.runtimes.jax import model as runtime
 from mvjax.runtimes.jax import weights as weights_lib
@@ -39,9 +39,16 @@ class Arguments(NamedTuple):
 
 
 def arguments(
-    config: schema.ModelConfig, *, rows: int = 1, params: tree.Tree | None = None
+    config: schema.ModelConfig,
+    *,
+    rows: int = 1,
+    params: tree.Tree | None = None,
+    stored: interface.KvCache | None = None,
 ) -> Arguments:
-    """Returns those of so many conversations that see images; `params`: the model's, else as initialized."""
+    """Returns those of so many conversations that see images.
+
+    `params`: the model's, else as initialized; `stored`: how KV caches are, as `kv_cache.empty` takes it.
+    """
     module = model_lib.VisionSpeech(config)
     if params is None:
         params = jax.eval_shape(module.init, jax.random.key(0))["params"]
@@ -63,7 +70,9 @@ def arguments(
     packed = runtime.pack(inputs)
     return Arguments(
         weights=jax.eval_shape(lambda leaves: weights_lib.unstack(leaves, config), params),
-        caches=jax.eval_shape(lambda: kv_cache.empty(config, rows=rows, dtype=config.dtype)),
+        caches=jax.eval_shape(
+            lambda: kv_cache.empty(config, rows=rows, dtype=config.dtype, stored=stored)
+        ),
         images=images,
         packed=jax.ShapeDtypeStruct(packed.shape, packed.dtype),
         spec=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs),
