@@ -60,6 +60,7 @@ def run(out: Path, *, short: bool = False) -> int:
 
     `short` means few steps and questions: shows that every stage works, not that the model learns.
     """
+    memory.keep_freed()
     try:
         _chain(out, short=short)
     except Failed as failed:

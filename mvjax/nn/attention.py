@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -32,8 +33,10 @@ class SelfAttention(nn.Module):
         """Attends within x, each frame to those before it and itself."""
         positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
         qkv = self.qkv("BTD,DpNH->BTpNH", x)
-        q = layers.rope(qkv[:, :, 0], positions, base=self.config.rope_base)
-        k = layers.rope(qkv[:, :, 1], positions, base=self.config.rope_base)
+        turned = functools.partial(
+            layers.rope, positions=positions, base=self.config.rope_base, flat=self.compute.flat
+        )
+        q, k = turned(qkv[:, :, 0]), turned(qkv[:, :, 1])
         v = qkv[:, :, 2]
         q, k, v = compute_lib.remat_saved(compute_lib.ATTENTION, q, k, v)
         u = attend_by_kernel(q, k, v, context=self.config.window, compute=self.compute)

@@ -218,6 +218,7 @@ def _stacked(config: schema.ModelConfig, compute: compute_lib.Compute) -> Any:
         "variable_axes": {"params": 0, "intermediates": 0},
         "split_rngs": {"params": True},
         "length": config.backbone.layers,
+        "unroll": compute.unroll(config.backbone.layers),
     }
     methods = {
         "__call__": {**common, "in_axes": (0, own_kv, nn.broadcast, nn.broadcast)},

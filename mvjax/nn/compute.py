@@ -38,6 +38,8 @@ MLP_HALVES = "mlp_halves"
 ATTENTION = "attention"
 _SAVED = {"frozen": (ATTENTION, MLP_HALVES), "attention": (ATTENTION,), "full": ()}
 
+_FEW_LAYERS = 8
+
 Kernel = Literal["plain", "splash", "cudnn"]
 
 
@@ -57,6 +59,14 @@ class Compute:
         Only on one CPU: merging copies on a TPU, and of several devices each may hold a part of an axis.
         """
         return self.mesh is not None and [d.platform for d in self.mesh.devices.flat] == ["cpu"]
+
+    def unroll(self, layers: int) -> int:
+        """Returns how many layers in a row a scan computes as straight code: on one CPU all, if they are few.
+
+        What a loop saves for the backward pass XLA's CPU backend copies into stacks and out of them again,
+        which takes a fifth of a step of a small model; compilation takes as long either way.
+        """
+        return layers if self.flat and layers <= _FEW_LAYERS else 1
 
     def shard_rows(self, x: Array) -> Array:
         """Returns x with its first axis sharded over `ROWS` and no other."""

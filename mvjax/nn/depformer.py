@@ -126,6 +126,7 @@ def first_levels(
 def _stacked(config: schema.ModelConfig, compute: compute_lib.Compute) -> Any:
     """Returns the blocks as a scan over layers; parameters get a leading L axis."""
     how: dict[str, Any] = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
-    how |= {"in_axes": nn.broadcast, "length": config.depformer.layers}
+    length = config.depformer.layers
+    how |= {"in_axes": nn.broadcast, "length": length, "unroll": compute.unroll(length)}
     scan = nn.scan(compute.block(DepthBlock), **how)
     return scan(config, compute, name="blocks")

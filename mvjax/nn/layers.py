@@ -162,13 +162,18 @@ def gated_silu(halves: Float[Array, "*batch 2 F"]) -> Float[Array, "*batch F"]:
 
 
 def rope(
-    x: Float[Array, "B T N H"], positions: Int[Array, "#B T"], *, base: float
+    x: Float[Array, "B T N H"], positions: Int[Array, "#B T"], *, base: float, flat: bool = False
 ) -> Float[Array, "B T N H"]:
-    """Rotates pairs (2i, 2i+1) by position * base^(-2i/H), in float32; reference section 2.3."""
+    """Rotates pairs (2i, 2i+1) by position * base^(-2i/H), in float32; reference section 2.3.
+
+    `flat` computes the sines first: XLA's CPU backend otherwise does so anew for each row and head.
+    """
     B, T, N, H = x.shape
     frequencies = jnp.exp(jnp.arange(H // 2, dtype=jnp.float32) * (-2.0 * math.log(base) / H))
     angles = positions.astype(jnp.float32)[:, :, None] * frequencies[None, None]
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    if flat:
+        cos, sin = jax.lax.optimization_barrier((cos, sin))
     pairs = x.astype(jnp.float32).reshape(B, T, N, H // 2, 2)
     r, i = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([r * cos - i * sin, r * sin + i * cos], axis=-1)

@@ -11,7 +11,7 @@ from mvjax import messages, run_folder, tree, types
 from mvjax.config import schema
 from mvjax.config import text as config_text
 from mvjax.data import mixing, mixture
-from mvjax.train import distributed, load, optim, resume, sharding
+from mvjax.train import distributed, load, memory, optim, resume, sharding
 from mvjax.train import phases as phases_lib
 from mvjax.train import step as step_lib
 
@@ -52,6 +52,8 @@ def session(
     warm_start: run_folder.RunStep | None,
 ) -> tuple[Session, list[str]]:
     """Resumes or starts a run, and writes its config into the folder; returns notices for the user too."""
+    if mesh.devices.flat[0].platform == "cpu":
+        memory.keep_freed()
     sharding.check_rows(run.data, mesh)
     optim.make(run.optim, steps=run.train.steps)  # a schedule that cannot be is refused here
     with watchdog.starting("the frozen weight files"):

@@ -55,3 +55,19 @@ def test_flat_products_keep_no_copy_of_a_kernel(remat):
     assert compute_lib.Compute(remat, mesh=mesh).flat
     flat, plain = (collections.Counter(x.shape for x in kept(remat, m)) for m in (mesh, None))
     assert not flat - plain
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_on_one_cpu_few_layers_are_straight_code(flat):
+    mesh = sharding.make_mesh(schema.MeshConfig(), jax.devices()[:1]) if flat else None
+    model = model_lib.VisionSpeech(toy.MODEL, compute_lib.Compute(mesh=mesh))
+
+    def forward(params):
+        codes, images = jnp.asarray(toy.codes()), jnp.asarray(toy.pixels())
+        return model.apply({"params": params}, codes, images, depth_codebooks=2)
+
+    text = str(jax.make_jaxpr(forward)(toy.params()))
+    layers = toy.MODEL.backbone.layers
+    assert layers > 1
+    assert (f"unroll={layers}" in text) == flat
+    assert compute_lib.Compute(mesh=mesh).unroll(32) == 1
