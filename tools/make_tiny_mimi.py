@@ -35,6 +35,10 @@ from mvjax.digits import frozen_models, talk, voices
 SLOTS = 4  # phoneme targets a frame
 CROP_FRAMES = 14
 ROWS = 8  # crops a step
+DECODES = (
+    "decoder",
+    "upsample",
+)  # names of what makes sound: decoder.*, decoder_transformer.*, upsample.*
 
 
 def main() -> None:
@@ -256,17 +260,18 @@ def train(model: MimiModel, probe: nn.Linear, corpus: Corpus, *, minutes: float,
 
 
 def save(model: MimiModel, probe: nn.Linear, out: str) -> None:
-    """Writes the codec to `out`, and the phoneme probe (not shipped) beside it for `--resume`.
+    """Writes the codec to `out`, and the phoneme probe (not shipped) beside it for `--resume`."""
+    write(model, out)
+    torch.save(probe.state_dict(), f"{out}.probe")
 
-    What makes sound of codes is stored in half precision, which nobody hears; what makes codes is not.
-    """
-    half = ("decoder", "upsample")  # decoder.*, decoder_transformer.*, upsample.*
+
+def write(model: MimiModel, out: str) -> None:
+    """What makes sound of codes is stored in half precision, which nobody hears; what makes codes is not."""
     tensors = {
-        name: (value.half() if name.startswith(half) else value).contiguous()
+        name: (value.half() if name.startswith(DECODES) else value).contiguous()
         for name, value in model.state_dict().items()
     }
     save_file(tensors, out)
-    torch.save(probe.state_dict(), f"{out}.probe")
 
 
 def load(model: MimiModel, probe: nn.Linear, path: str) -> None:

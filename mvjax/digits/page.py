@@ -26,6 +26,11 @@ TARGET_ACCURACY = {"text": 0.90, "audio": 0.75}
 TARGET_SECONDS, TARGET_GB = 360.0, 6.0
 RUNTIMES = {"torch": "PyTorch", "mlx": "MLX"}
 
+_SPEAKERS = {  # of `voice_check.SIDES`
+    "synthesizer": "Synthesizer",
+    "codec": "Through the codec",
+    "model": "The model's answer",
+}
 _CURVES = {  # of metrics.jsonl
     "loss": "total",
     "text_speech": "text of spoken talk",
@@ -51,6 +56,12 @@ def compose(results: stages.QuickstartResults, timed: Sequence[html.Stage]) -> h
         loss=_loss(results),
         certificates=_certificates(results),
         codec=_codec(results.speech),
+        voices=[
+            html.SaidSentence(
+                said.text, {_SPEAKERS[side]: samples for side, (samples, _) in said.said.items()}
+            )
+            for said in results.speech.sentences
+        ],
         stages=timed,
         continued=results.plan.continued,
         footer=f"mvjax {mvjax.__version__}, jax {jax.__version__}, "

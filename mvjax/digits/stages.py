@@ -14,8 +14,7 @@ import soundfile
 from mvjax import run_folder, types
 from mvjax.config import schema
 from mvjax.data import images, mixture
-from mvjax.dialogues import speech
-from mvjax.digits import benchmark, recipe, records, talk, voices
+from mvjax.digits import benchmark, recipe, records, talk, voice_check, voices
 from mvjax.eval import answering, benchmarks, codec_check, journal, results, runner, switching
 from mvjax.eval import model as eval_model
 from mvjax.export import certificate, model_card, targets
@@ -70,6 +69,7 @@ class SpeechResults:
     codec: codec_check.CodecAccuracy
     answer_accuracy: float  # of the word classifier on spoken answers, against the words written
     answer_words: int  # their number
+    sentences: list[voice_check.Sentence]  # to hear side by side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,9 @@ def speak(
     """Decodes spoken answers, holds a conversation, and measures how intelligible the speech is."""
     image = _image(evaluation.samples[0])
     trace = switching.converse(model, SCRIPT, image, voices.TEST_USERS[0])
-    training, held_out = _utterances(plan)
+    training, held_out = voice_check.utterances(
+        plan.classifier_utterances, plan.tested_utterances, SEED
+    )
     classifier = codec_check.WordClassifier(
         [word for utterance in training for word in codec_check.cut(*utterance)]
     )
@@ -186,6 +188,7 @@ def speak(
         codec=codec_check.check(classifier, held_out, coded),
         answer_accuracy=classifier.accuracy(answers),
         answer_words=len(answers),
+        sentences=voice_check.sentences(model, _spoken(evaluation)[: len(talk.KINDS)]),
     )
 
 
@@ -284,21 +287,6 @@ def _shown(
 
 def _frames(samples: np.ndarray, first: int, last: int) -> np.ndarray:
     return samples[max(first, 0) * types.FRAME_SAMPLES : last * types.FRAME_SAMPLES]
-
-
-def _utterances(plan: QuickstartPlan) -> tuple[list[codec_check.Utterance], ...]:
-    """The assistant's sentences as synthesized: to train on, and others to test on."""
-    rng = np.random.default_rng(SEED)
-    count = plan.classifier_utterances + plan.tested_utterances
-    texts: dict[str, None] = {}
-    while len(texts) < count:
-        dialogue = talk.visual_dialogue(talk.random_facts(rng), rng)
-        texts |= {turn.text: None for turn in dialogue.turns if turn.speaker == "assistant"}
-    utterances = []
-    for text in list(texts)[:count]:
-        said = speech.speak(text, voices.ASSISTANT)
-        utterances.append((said.samples, [(word.text, word.start) for word in said.words]))
-    return utterances[: plan.classifier_utterances], utterances[plan.classifier_utterances :]
 
 
 def _answer_words(

@@ -108,6 +108,14 @@ class Certificate:
 
 
 @dataclasses.dataclass(frozen=True)
+class SaidSentence:
+    """One sentence as several speakers say it: {speaker: float32 [n] at 24 kHz}."""
+
+    text: str
+    sounds: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """Wall-clock time of one stage and the peak memory so far, in units of 1e9 bytes."""
 
@@ -130,6 +138,7 @@ class Report:
     loss: Picture
     certificates: Sequence[Certificate]
     codec: Sequence[tuple[str, int, Share]]  # (speech, number of words, accuracy)
+    voices: Sequence[SaidSentence]  # of the same speakers each
     stages: Sequence[Stage]
     continued: bool  # the run began in an earlier session, whose time is not in `stages`
     footer: str

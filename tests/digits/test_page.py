@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mvjax import files
-from mvjax.digits import benchmark, page, recipe, stages
+from mvjax.digits import benchmark, page, recipe, stages, voice_check
 from mvjax.eval import answering, benchmarks, codec_check, metrics, runner, switching
 from mvjax.eval import model as eval_model
 from mvjax.eval import results as results_lib
@@ -16,6 +16,10 @@ from mvjax.report import html
 from mvjax.weights import mimi
 
 NAN = float("nan")
+SENTENCE = voice_check.Sentence(
+    "it is red",
+    {side: (np.full(9, n / 9, np.float32), []) for n, side in enumerate(voice_check.SIDES)},
+)
 WHOLE = html.Stage("all", 271.0, 1.9)
 
 
@@ -57,6 +61,7 @@ def results(tmp_path_factory) -> stages.QuickstartResults:
             codec=codec_check.CodecAccuracy(0.9, 0.8, 0.1, 50, 9),
             answer_accuracy=NAN,
             answer_words=0,
+            sentences=[SENTENCE],
         ),
     )
 

@@ -13,6 +13,7 @@ import small_speaker
 from small_speaker import exchange
 
 from mvjax.data import images
+from mvjax.dialogues import hibari_tts, tts
 from mvjax.eval import answering, benchmarks, discovery, generation, journal, runner
 
 ABOUT = {"about": "test"}
@@ -231,6 +232,30 @@ def test_spoken_answers_do_not_depend_on_the_batch_or_the_devices(noise):
         for name, conversation in want.spoken.items():
             for ours, theirs in zip(conversation.streams, got.spoken[name].streams, strict=True):
                 np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["espeakng_loader", "hibari"])
+def test_asked_twice_a_checkpoint_answers_alike_whatever_was_synthesized_between(noise, module):
+    pytest.importorskip(module)
+    voices = hibari_tts.Hibari() if module == "hibari" else tts.Espeak()
+    lines = [
+        tts.TtsLine(text, voices.assistant, n) for n, text in enumerate(small_speaker.QUESTIONS[:3])
+    ]
+
+    def speech(n):
+        return lambda: voices.speak([lines[n]])[0].samples
+
+    asked = [dataclasses.replace(noise.sample(n, 3), speech=speech(n)) for n in range(3)]
+    model, modes = small_speaker.loaded(), ["audio"]
+    first = runner.evaluate(model, noise, asked, modes, batch_size=3, keep_spoken=3)
+    voices.speak(lines[::-1])
+    voices.speak([tts.TtsLine("hello again", voices.users[3], 9)])
+    again = runner.evaluate(model, noise, asked, modes, batch_size=3, keep_spoken=3)
+    assert again.answers == first.answers and again.gates == first.gates
+    for name, conversation in first.spoken.items():
+        for one, other in zip(conversation.streams, again.spoken[name].streams, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_only_the_last_row_of_a_batch_is_copied_to_fill_it(noise, samples, monkeypatch):
