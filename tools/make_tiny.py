@@ -1,10 +1,11 @@
 """Makes all the digits world's frozen parts, in the order in which they need each other.
 
-    python tools/make_tiny.py          # about two hours on two cores; needs `make .venv/.dev`
+    python tools/make_tiny.py          # two and a half hours on two cores; needs `make .venv/.dev`
 
     tokenizer   seconds     SentencePiece over the digits world's talk
     siglip      2 minutes   image encoder, in big_vision's npz layout
     mimi        30 minutes  audio codec, in Kyutai's layout
+    decoder     20 minutes  of that codec, which keeps its codes (one core)
     moshi       90 minutes  blind speech model, in Kyutai's layout; needs the codec and the tokenizer
 
 Each has a script of its own with its options. Training stops by the clock, so another machine makes
@@ -18,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARTS = ("tokenizer", "siglip", "mimi", "moshi")
+PARTS = ("tokenizer", "siglip", "mimi", "decoder", "moshi")
 
 
 def main() -> None:

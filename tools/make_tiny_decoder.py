@@ -11,6 +11,7 @@ of them the assistant's; without the encoder a step costs a third. The loss is t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from moshi.models.compression import MimiModel
 from safetensors.torch import load_file
 
 from mvjax import types
+from mvjax.data.records import index
 from mvjax.dialogues import speech
 from mvjax.digits import frozen_models, voice_check, voices
 
@@ -49,8 +51,9 @@ def main() -> None:
     model.eval()
     clips = utterances(args.utterances, np.random.default_rng(args.seed))
     codes = encode(model, clips)
+    encodes_as = index.identity(dataclasses.replace(frozen_models.FROZEN, codec=args.codec)).codec
     train(model, clips, codes, args)
-    make_tiny_mimi.write(model, args.out)
+    make_tiny_mimi.write(model, args.out, {index.ENCODES_AS: encodes_as})
 
 
 def utterances(count: int, rng: np.random.Generator) -> list[np.ndarray]:

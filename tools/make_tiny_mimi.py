@@ -265,13 +265,13 @@ def save(model: MimiModel, probe: nn.Linear, out: str) -> None:
     torch.save(probe.state_dict(), f"{out}.probe")
 
 
-def write(model: MimiModel, out: str) -> None:
+def write(model: MimiModel, out: str, metadata: dict[str, str] | None = None) -> None:
     """What makes sound of codes is stored in half precision, which nobody hears; what makes codes is not."""
     tensors = {
         name: (value.half() if name.startswith(DECODES) else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    save_file(tensors, out)
+    save_file(tensors, out, metadata)
 
 
 def load(model: MimiModel, probe: nn.Linear, path: str) -> None:

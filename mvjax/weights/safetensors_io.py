@@ -153,7 +153,7 @@ def _header(entries: dict[str, Any], sums: dict[str, int]) -> bytes:
 
 
 def _contents(path: Path) -> dict[str, SafetensorsTensor]:
-    _metadata(path)  # the package checks header, offsets and file size
+    metadata(path)  # the package checks header, offsets and file size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(_HEADER_LENGTH))
         header = json.loads(file.read(length))
@@ -226,7 +226,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     return where
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def metadata(path: Path) -> dict[str, str]:
+    """Returns the metadata of one file; raises ValueError if it is truncated or corrupt."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
@@ -235,7 +236,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _checksums(path: Path) -> dict[str, int]:
-    return checksums.parse(_metadata(path).get(checksums.KEY, "{}"), place=str(path))
+    return checksums.parse(metadata(path).get(checksums.KEY, "{}"), place=str(path))
 
 
 def _explain(path: Path, error: Exception) -> str:

@@ -9,9 +9,11 @@ from concurrent import futures
 import numpy as np
 import one_dataset
 import pytest
+from safetensors import numpy as numpy_io
 
 from mvjax.config import schema
 from mvjax.data.records import dataset, index, shards
+from mvjax.digits import frozen_models
 
 
 def bomb(size):
@@ -236,3 +238,16 @@ def test_identity_hashes_the_files(tmp_path):
     (tmp_path / "codec").write_text("another")
     second = dataset.identity(frozen)
     assert second.tokenizer == first.tokenizer and second.codec != first.codec
+
+
+def test_records_stay_valid_when_only_the_decoder_of_their_codec_was_trained_further(tmp_path):
+    codecs = [tmp_path / f"{name}.safetensors" for name in ("first", "further", "other")]
+    values = {"decoder": np.ones(3, np.float32)}
+    numpy_io.save_file(values, codecs[0])
+    frozen = [dataclasses.replace(frozen_models.FROZEN, codec=str(path)) for path in codecs]
+    first = index.identity(frozen[0])
+    numpy_io.save_file(
+        {"decoder": 2 * values["decoder"]}, codecs[1], {index.ENCODES_AS: first.codec}
+    )
+    numpy_io.save_file({"decoder": 3 * values["decoder"]}, codecs[2], {"about": "nothing"})
+    assert index.identity(frozen[1]) == first != index.identity(frozen[2])

@@ -14,8 +14,12 @@ from mvjax import files, messages
 from mvjax.config import schema
 from mvjax.data.records import shards
 from mvjax.stores import staging
+from mvjax.weights import safetensors_io
 
 FORMAT, VERSION = "mvjax records", 2
+ENCODES_AS = (
+    "mvjax.encodes_as"  # of a codec's metadata: SHA-256 of a codec that makes the same codes
+)
 _NAME = re.compile(r"[\w-]+", re.ASCII)
 
 
@@ -121,9 +125,15 @@ def write(dataset: Path, index: DatasetIndex) -> None:
 
 
 def identity(frozen: schema.FrozenFiles) -> Identity:
-    """Hashes the codec and the tokenizer of a run."""
+    """Hashes the codec and the tokenizer of a run.
+
+    A codec whose decoder alone was trained further makes the same codes: it goes by the hash that it names as
+    `ENCODES_AS`, and records stay valid.
+    """
+    codec = files.resolve(frozen.codec)
+    named = safetensors_io.metadata(codec) if codec.suffix == ".safetensors" else {}
     return Identity(
-        codec=files.file_hash(files.resolve(frozen.codec)),
+        codec=named.get(ENCODES_AS) or files.file_hash(codec),
         tokenizer=files.file_hash(files.resolve(frozen.tokenizer)),
     )
 
