@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +66,7 @@ def int8(
     """Returns (codes, scale) of a kernel that int8 quantizes, over its contracted axes."""
 
     def codes(part: lazy.Index) -> np.ndarray:
-        return np.resize((_noise() * 40).clip(-127, 127).astype(np.int8), shape)[part]
+        return _repeated(lambda x: (x * 40).clip(-127, 127).astype(np.int8), 0, shape, part)
 
     last = len(shape)
     small = tuple(1 if i - last in contracted else size for i, size in enumerate(shape))
@@ -92,8 +93,27 @@ def _values(path: str, shape: tuple[int, ...], dtype: np.dtype, part: lazy.Index
         scale = 0.2
     elif not path.endswith("bias"):
         scale = math.prod(shape[:-1][-2:] if path.endswith("out/kernel") else shape[-2:-1]) ** -0.5
-    block = np.roll(_noise(), len(path)) * np.float32(scale) + np.float32(center)
-    return np.resize(block.astype(dtype), shape)[part]
+    return _repeated(
+        lambda x: (x * np.float32(scale) + np.float32(center)).astype(dtype),
+        len(path),
+        shape,
+        part,
+    )
+
+
+def _repeated(
+    made: Callable[[np.ndarray], np.ndarray], shift: int, shape: tuple[int, ...], part: lazy.Index
+) -> np.ndarray:
+    """Returns a part of noise that repeats, shifted; what lies before and after it is not made."""
+    start, axis, count = 0, 0, 1
+    for axis, size in enumerate(shape):
+        rows = range(size)[part[axis]]
+        start += rows.start * math.prod(shape[axis + 1 :])
+        if (count := len(rows)) != 1:
+            break
+    block = np.roll(_noise(), shift - start)[: count * math.prod(shape[axis + 1 :])]
+    whole = np.resize(made(block), (*(1 for _ in shape[:axis]), count, *shape[axis + 1 :]))
+    return whole[(..., *part[axis + 1 :])] if shape else whole.reshape(())
 
 
 @functools.cache

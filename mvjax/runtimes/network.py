@@ -164,12 +164,11 @@ class Network(choosing.Chooser, slots.BatchedModel):
         """Runs the backbone over delayed ids [B, K], -1 for none; `cache` and `image` as in `frame`."""
         turn, hidden, gates = self._turn(position), [], []
         x = self._embed(column)
+        shut = self.xp.zeros(x.shape[0])
         for i in range(self.config.layers):
-            x = x + self._self_attention(i, x, turn, cache)
-            gate = self.xp.zeros(x.shape[0])
+            x, gate = x + self._self_attention(i, x, turn, cache), shut
             if image is not None and i in self.config.image_layers:
-                added, gate = self._cross_attention(i, x, image)
-                x = x + added
+                x, gate = self._cross_attention(i, x, image)
             p = f"transformer.layers.{i}."
             x = x + self._mlp(f"{p}gating.", self._norm(f"{p}norm2", x))
             hidden.append(x)
@@ -189,36 +188,42 @@ class Network(choosing.Chooser, slots.BatchedModel):
         return self._linear(f"{p}self_attn.out_proj", u.reshape(x.shape[0], -1))
 
     def _cross_attention(self, i: int, x: Tensor, image: Seen) -> tuple[Tensor, Tensor]:
-        """Returns (what is added to the residual stream, gate activation [B]); zeros where none is seen."""
-        p, B, float32 = f"transformer.layers.{i}.", x.shape[0], self._float
+        """Returns the residual stream, to which what is seen is added, and the gate activation [B]."""
+        p, B = f"transformer.layers.{i}.", x.shape[0]
         q = self._linear(f"{SHARED}q_proj", self._norm(f"{p}norm_cross", x))
         u = self._attend(q.reshape(B, self.config.heads, 1, -1), image.keys, image.values)
         u = self._linear(f"{SHARED}out_proj", u.reshape(B, -1))
         gate = self._gate(f"{p}cross_attention.gate.alpha", u)
-        added = float32(u) * gate
-        if (alpha := self.weights.get(f"{p}cross_attention.per_layer_alpha")) is not None:
-            added = added * float32(alpha).reshape(())
-        means = gate.mean(-1)
-        if image.sees is not None:
-            added = self.xp.where(image.sees[:, None], added, 0.0)
-            means = self.xp.where(image.sees, means, 0.0)
-        return self._as(added, x), means
+        alpha = self.weights.get(f"{p}cross_attention.per_layer_alpha")
+        return self._gated_sum(x, u, gate, alpha, image.sees)
 
-    def _gate(self, name: str, u: Tensor) -> Tensor:
-        """Returns the gates [B, D] or [1, 1] in float32."""
-        shift = GATE_SHIFT
+    def _gate(self, name: str, u: Tensor) -> tuple[Tensor, float]:
+        """Returns logits [B, D] or [1, 1], and what a sigmoid subtracts from them."""
         match self.config.gate:
             case "none":
-                return self.xp.ones((1, 1))
+                return self.xp.ones((1, 1)), 0.0
             case "constant":
-                logits = self._float(self.weights[name]).reshape(1, 1)
+                return self.weights[name].reshape(1, 1), GATE_SHIFT
             case "conditional":
                 hidden = self.nn.relu(self._linear(f"{name}.layers.0", u))
-                logits = self._float(self._linear(f"{name}.layers.2", hidden))
-                shift = 0.0 if f"{name}.layers.2.bias" in self.weights else GATE_SHIFT
-        if self.config.activation == "tanh":
-            return self.xp.tanh(logits)
-        return self.xp.sigmoid(logits - shift)
+                biased = f"{name}.layers.2.bias" in self.weights
+                return self._linear(f"{name}.layers.2", hidden), 0.0 if biased else GATE_SHIFT
+
+    def _gated_sum(
+        self, x: Tensor, u: Tensor, gate: tuple[Tensor, float], alpha: Tensor, sees: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (x + alpha * gate * u, mean of the gate [B]), and (x, 0) of rows that see nothing."""
+        gates, shift = self._float(gate[0]), gate[1]
+        if self.config.gate != "none":
+            tanh = self.config.activation == "tanh"
+            gates = self.xp.tanh(gates) if tanh else self.xp.sigmoid(gates - shift)
+        added, means = self._float(u) * gates, gates.mean(-1)
+        if alpha is not None:
+            added = added * self._float(alpha).reshape(())
+        if sees is not None:
+            added = self.xp.where(sees[:, None], added, 0.0)
+            means = self.xp.where(sees, means, 0.0)
+        return x + self._as(added, x), means
 
     def _depth_inputs(self, z: Tensor) -> list[Tensor]:
         """Returns what the backbone says to each step of the depth transformer."""
@@ -300,10 +305,12 @@ class Network(choosing.Chooser, slots.BatchedModel):
         return self._as(turned.reshape(x.shape), x)
 
     def _mlp(self, p: str, x: Tensor) -> Tensor:
-        """Returns out(silu(a) * b), with a and b the halves of one projection."""
-        y = self._linear(f"{p}linear_in", x)
-        half = y.shape[-1] // 2
-        return self._linear(f"{p}linear_out", self.nn.silu(y[..., :half]) * y[..., half:])
+        """Returns out(silu(a) * b), of the halves of one projection."""
+        return self._linear(f"{p}linear_out", self._gated_silu(self._linear(f"{p}linear_in", x)))
+
+    def _gated_silu(self, x: Tensor) -> Tensor:
+        half = x.shape[-1] // 2
+        return self.nn.silu(x[..., :half]) * x[..., half:]
 
 
 def _heads(x: Tensor, n: int) -> Tensor:

@@ -39,7 +39,7 @@ def host_parts(leaf: np.ndarray | jax.Array) -> Iterator[np.ndarray]:
         return
     rows = max(1, PART_BYTES * leaf.shape[0] // max(leaf.nbytes, 1)) if leaf.ndim else 0
     if leaf.ndim == 0 or rows >= leaf.shape[0]:
-        yield np.ascontiguousarray(leaf)
+        yield lazy.in_c_order(np.asarray(leaf))
         return
     for first in range(0, leaf.shape[0], rows):
         yield _rows(leaf, first, min(first + rows, leaf.shape[0]))
@@ -61,7 +61,7 @@ def _part(array: jax.Array, part: lazy.Index) -> np.ndarray:
 def _rows(leaf: np.ndarray | jax.Array, first: int, last: int) -> np.ndarray:
     """Returns rows; of an array on devices shard by shard, since the whole would be kept on the host."""
     if not isinstance(leaf, jax.Array):
-        return np.ascontiguousarray(leaf[first:last])
+        return lazy.in_c_order(leaf[first:last])
     rows = np.empty((last - first, *leaf.shape[1:]), leaf.dtype)
     for shard in leaf.addressable_shards:
         (low, high), *others = lazy.box(shard.index, leaf.shape)

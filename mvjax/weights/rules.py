@@ -157,7 +157,7 @@ def _upstream_part(
         ours = np.stack([part.astype(dtype, copy=False) for part in parts])
     else:
         ours = np.asarray(leaves[0][lazy.slices(bounds)])
-    whole = np.ascontiguousarray(ours.transpose(resolved.order))
+    whole = lazy.in_c_order(ours.transpose(resolved.order))
     return whole.reshape(resolved.upstream_shape)[part]
 
 

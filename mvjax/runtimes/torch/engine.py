@@ -17,6 +17,7 @@ from mvjax.runtimes import choosing, network, slots
 
 if TYPE_CHECKING:
     from mvjax.runtimes.torch import model as model_lib
+    from mvjax.runtimes.torch import triton_kernels
 
 Compute = Callable[[], slots.Outputs]
 
@@ -142,7 +143,9 @@ class Engine:
             mask = None
             if filled is None or self._rows > 1:
                 mask = self._slots[:filled] <= position.clamp(max=context - 1)[:, None]
-            cache = _Cache(self._past, position % context, filled, mask)
+            cache: network.Cache = _Cache(self._past, position % context, filled, mask)
+            if self._model.kernels:
+                cache = _FusedCache(self._model.kernels, self._past, position, context)
             sees = None if all_see else given.sees != 0
             image = network.Seen(*self._image, sees) if seeing and self._image else None
             out: Any = self._model.frame(given, cache, image, probes=self._probes, known=known)
@@ -206,15 +209,51 @@ class _Cache:
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """As `network.Cache.attend`."""
         past = self._past[layer]
-        new = (k, v) if len(past) == 2 else (*_quantized(k), *_quantized(v))
-        for tensor, part in zip(past, new):
-            tensor[self._rows, :, self._slot] = part
+        _write(past, self._rows, self._slot, k, v)
         past = [tensor[:, :, : self._filled] for tensor in past]
         if len(past) == 2:
             return torch.nn.functional.scaled_dot_product_attention(
                 q[:, :, None], *past, attn_mask=self._mask
             )
         return _attend_to_codes(q[:, :, None], past, self._mask)
+
+
+class _FusedCache:
+    """As `_Cache`, on a GPU: reads the slots that are filled, in all of its multiprocessors."""
+
+    def __init__(
+        self,
+        kernels: triton_kernels.Kernels,
+        past: list[list[torch.Tensor]],
+        position: torch.Tensor,
+        context: int,
+    ) -> None:
+        self._kernels, self._past, self._position, self._context = kernels, past, position, context
+        self._rows, self._slot = torch.arange(len(position)), position % context
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """As `network.Cache.attend`."""
+        past = self._past[layer]
+        _write(past, self._rows, self._slot, k, v)
+        keys, values, scales = past[0], past[-1], None
+        if len(past) == 4:
+            keys, k_scale, values, v_scale = past
+            scales = k_scale, v_scale
+        return self._kernels.attend(
+            q, keys, values, scales=scales, position=self._position, context=self._context
+        )
+
+
+def _write(
+    past: list[torch.Tensor],
+    rows: torch.Tensor,
+    slot: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+) -> None:
+    new = (k, v) if len(past) == 2 else (*_quantized(k), *_quantized(v))
+    for tensor, part in zip(past, new):
+        tensor[rows, :, slot] = part
 
 
 def _quantized(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

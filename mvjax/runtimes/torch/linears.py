@@ -1,8 +1,8 @@
 """Linear layers whose weights are not a plain matrix: int8, int4, and packed for several rows on a CPU.
 
-The kernels are PyTorch's own. torchao 0.18 has none that serve here: in eager PyTorch on a CPU its int8 layer
-takes 2.4 times as long as the dense one, where `_weight_int8pack_mm` takes 0.44 times as long, and its int4
-layer needs another package.
+The kernels are PyTorch's own, but for int8 on a GPU (`fused_int8`). torchao 0.18 has none that serve here: in
+eager PyTorch on a CPU its int8 layer takes 2.4 times as long as the dense one, where `_weight_int8pack_mm`
+takes 0.44 times as long, and its int4 layer needs another package.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+
+from mvjax.runtimes.torch import triton_kernels
 
 Quantization = Literal["int8", "int4"]
 Linear = Callable[[torch.Tensor], torch.Tensor]
@@ -43,9 +45,12 @@ class Int8:
         codes = (weight / scales.float()[:, None]).round().clamp(-127, 127)
         self._codes, self._scales = codes.to(device, torch.int8), scales.to(device)
         self._bias = None if bias is None else bias.to(device, torch.float32)
+        self._kernels = triton_kernels.loaded(device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Applies it to [B, in]."""
+        if self._kernels:
+            return self._kernels.int8_linear(x, self._codes, self._scales, self._bias)
         y = _ATEN._weight_int8pack_mm(x.bfloat16().contiguous(), self._codes, self._scales).to(
             x.dtype
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from mvjax.runtimes import folder as folder_lib
 from mvjax.runtimes import interface, network
-from mvjax.runtimes.torch import engine, linears, tensors
+from mvjax.runtimes.torch import engine, linears, tensors, triton_kernels
 from mvjax.weights import file_names
 
 Dtype = Literal["float32", "bfloat16"]
@@ -58,6 +58,7 @@ class TorchModel(network.Network):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         usual = "float32" if self.device.type == "cpu" else "bfloat16"
         self.activations: torch.dtype = getattr(torch, dtype or usual)
+        self.kernels = triton_kernels.loaded(self.device)
         self._quantize: linears.Quantization | None = quantize
         self._layers: dict[str, linears.Linear] = {}
         if round_activations and config.weights.suffix != file_names.GGUF_SUFFIX:
@@ -139,6 +140,8 @@ class TorchModel(network.Network):
         return list(self._linear("depformer.linear_in", z).chunk(count, 1))
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if self.kernels and q.shape[2] == 1 and k.is_contiguous():  # an image's
+            return self.kernels.attend(q[:, :, 0], k, v)
         return F.scaled_dot_product_attention(q, k, v)
 
     def _norm(
@@ -151,14 +154,28 @@ class TorchModel(network.Network):
         if kind == "variance":
             return super()._norm(name, x, kind, eps)
         weight = self.weights[f"{name}.weight"]
+        if self.kernels and x.ndim == 2:
+            return self.kernels.rms_norm(x, weight, eps)
         return F.rms_norm(x.float(), weight.shape, weight, eps).to(x.dtype)
 
-    def _turn(self, position: torch.Tensor) -> torch.Tensor:
-        return torch.complex(*super()._turn(position))
+    def _turn(self, position: torch.Tensor) -> Any:
+        turn = super()._turn(position)
+        return turn if self.kernels else torch.complex(*turn)
 
-    def _rope(self, x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    def _rope(self, x: torch.Tensor, turn: Any) -> torch.Tensor:
+        if self.kernels:
+            return self.kernels.rope(x, *turn)
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+
+    def _gated_silu(self, x: torch.Tensor) -> torch.Tensor:
+        return self.kernels.gated_silu(x) if self.kernels else super()._gated_silu(x)
+
+    def _gated_sum(self, x: Any, u: Any, gate: Any, alpha: Any, sees: Any) -> Any:
+        if self.kernels is None or self.config.gate == "none":
+            return super()._gated_sum(x, u, gate, alpha, sees)
+        tanh = self.config.activation == "tanh"
+        return self.kernels.gated_sum(x, u, gate[0], sees, alpha, shift=gate[1], tanh=tanh)
 
     def _layer_norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
         weight, bias = (self.weights[f"{name}.{part}"] for part in ("weight", "bias"))
