@@ -40,10 +40,10 @@ class Int8:
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, device: torch.device
     ) -> None:
-        weight = weight.float()
+        weight = weight.to(device).float()
         scales = (weight.abs().amax(1).clamp(min=1e-30) / 127).bfloat16()
         codes = (weight / scales.float()[:, None]).round().clamp(-127, 127)
-        self._codes, self._scales = codes.to(device, torch.int8), scales.to(device)
+        self._codes, self._scales = codes.to(torch.int8), scales
         self._bias = None if bias is None else bias.to(device, torch.float32)
         self._kernels = triton_kernels.loaded(device)
 
