@@ -10,7 +10,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from mvjax.config import schema
-from mvjax.plan import compiled_step, estimate, hlo, hlo_cost, step_plan
+from mvjax.plan import compiled_step, estimate, gpu_targets, hlo, hlo_cost, step_plan
 from mvjax.train import chips, sharding
 
 
@@ -133,4 +133,18 @@ def step_times(
         hbm=cost.hbm_bytes / chip.hbm_bandwidth,
         collectives=collectives,
         no_overlap=serial + collectives,
+        kernels=_kernel_seconds(cost, chip) if chip.kind == "gpu" else None,
+    )
+
+
+def _kernel_seconds(cost: hlo_cost.ProgramCost, chip: chips.Chip) -> float:
+    """Returns the seconds of a GPU's kernels, which run one after the other, at rates measured on one."""
+    memory = chip.hbm_bandwidth * gpu_targets.REACHED_OF_MEMORY
+    return sum(
+        op.times
+        * max(
+            op.flops / (chip.peak_flops * gpu_targets.REACHED.get(op.kind, 1.0)),
+            op.hbm_bytes / memory,
+        )
+        for op in cost.ops
     )

@@ -115,10 +115,10 @@ def _time_lines(one: step_plan.StepPlan, t: step_plan.StepTimes) -> list[str]:
         f"{_received(one)}",
         f"  {'roofline':<21} {t.roofline * 1e3:8.1f}  the longest: bound by {t.bound}",
         f"  {'no overlap':<21} {t.no_overlap * 1e3:8.1f}  no compute/communication overlap",
-        f"  {'expected':<21} {t.expected * 1e3:8.1f}  four parts roofline, one no overlap: --fit ranks by it",
+        f"  {'expected':<21} {t.expected * 1e3:8.1f}  {_expectation(t)}: --fit ranks by it",
         "",
         f"{speed.frames_per_second:,.0f} frames/s; MFU {speed.mfu:.1%} "
-        f"(no overlap: {one.speed(t.no_overlap).mfu:.1%}); "
+        f"(no overlap: {one.speed(t.no_overlap).mfu:.1%}, expected: {one.speed(t.expected).mfu:.1%}); "
         f"{speed.hours:.1f} hours for {one.run.train.steps:,} steps",
     ]
     source = "counted, not compiled" + (f"; {one.note}" if one.note else "")
@@ -127,6 +127,14 @@ def _time_lines(one: step_plan.StepPlan, t: step_plan.StepTimes) -> list[str]:
         if not one.from_hlo:
             source += "; jaxlib cannot read this program: memory compiled, rest counted"
     return [*lines, f"peak rates: {chip.source}; {source}"]
+
+
+def _expectation(t: step_plan.StepTimes) -> str:
+    if t.kernels is None:
+        return "four parts roofline, one no overlap"
+    rates = f"matmuls at {gpu_targets.REACHED['Triton matmuls']:.0%}, attention at "
+    rates += f"{gpu_targets.REACHED['attention kernels']:.0%} and memory at "
+    return f"{rates}{gpu_targets.REACHED_OF_MEMORY:.0%} of peak, as measured on an H200"
 
 
 def _measured_lines(one: step_plan.StepPlan, got: measure.Measured) -> list[str]:

@@ -102,6 +102,21 @@ def test_what_comes_from_another_node_goes_over_the_network(kind, groups, networ
     assert times.collectives == pytest.approx(expected)
 
 
+def test_a_gpu_is_expected_to_run_kernel_after_kernel_at_rates_that_were_measured():
+    topology = chips.topology("h200:1")
+    ops = [
+        hlo_cost.Op("", 2.0, 989e12, 1.0, "Triton matmuls"),
+        hlo_cost.Op("", 1.0, 989e12, 1.0, "attention kernels"),
+        hlo_cost.Op("", 3.0, 0.0, 4.8e12, "copies"),
+    ]
+    mesh = jax.sharding.Mesh(jax.devices()[:1], "x")
+    times = from_compiler.step_times(hlo_cost.ProgramCost(ops, []), topology, mesh)
+    assert times.roofline == pytest.approx(3) and times.no_overlap == pytest.approx(6)
+    assert times.expected == pytest.approx(2 / 0.73 + 1 / 0.36 + 3 / 0.61)
+    tpu = from_compiler.step_times(hlo_cost.ProgramCost(ops, []), chips.topology("v5e:1x1"), mesh)
+    assert tpu.kernels is None
+
+
 def test_every_gpu_is_described_to_the_compiler():
     for chip in (chip for chip in chips.CHIPS.values() if chip.kind == "gpu"):
         text = gpu_targets.target_config(chip)
