@@ -73,7 +73,7 @@ def _holds(plans: Sequence[frame_plan.FramePlan]) -> list[str]:
     """The table of conversations that a device holds: the fewer of what two limits allow."""
     lines = [
         _row("KV caches in", [one.kv_cache for one in plans]),
-        _row("  GB a conversation", [f"{one.one.memory['KV caches'] / 1e9:.2f}" for one in plans]),
+        _row("  GB a conversation", [f"{one.one.memory['KV caches'] / 1e9:.3g}" for one in plans]),
         _row("  fit by memory", [f"{one.by_memory:,}" for one in plans]),
         _row(
             f"  by the {types.FRAME_SECONDS * 1e3:.0f} ms deadline",

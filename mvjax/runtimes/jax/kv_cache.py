@@ -18,6 +18,7 @@ from mvjax.runtimes import interface
 
 Attend = Callable[..., Float[Array, "B N H"]]
 _BEGINNINGS = (128, 512)  # slots
+_ONE_BY_ONE = 256  # rows at most that a CPU writes so: each is an instruction for each array of each layer
 
 
 class Held(NamedTuple):
@@ -114,6 +115,8 @@ def _written(
         return jax.lax.dynamic_update_slice_in_dim(held, part, slot, axis=axis)
     if len(slot) == 1:
         return _write_rows(held, new, slot)
+    if len(slot) > _ONE_BY_ONE:
+        return _scatter(held, new, slot)
     return jax.lax.platform_dependent(held, new, slot, cpu=_write_rows, default=_scatter)
 
 
