@@ -160,11 +160,21 @@ def out_of_hbm(error: Exception) -> tuple[float, float] | None:
     return needed, limit
 
 
+def _program(lowered: Any, topology: chips.Topology) -> Any:
+    if topology.chip.kind != "gpu":
+        return lowered.compile(compiler_options=None)
+    try:
+        return lowered.compile(compiler_options=gpu_targets.COMPILER_OPTIONS)
+    except jax.errors.JaxRuntimeError as error:
+        if gpu_targets.NO_TILES not in str(error):
+            raise
+    return lowered.compile(compiler_options=gpu_targets.CUBLAS_OPTIONS)
+
+
 def _compile(lowered: Any, topology: chips.Topology) -> CompiledStep:
     began = time.monotonic()
     try:
-        gpus = topology.chip.kind == "gpu"
-        program = lowered.compile(compiler_options=gpu_targets.COMPILER_OPTIONS if gpus else None)
+        program = _program(lowered, topology)
     except jax.errors.JaxRuntimeError as error:
         sizes = out_of_hbm(error)
         if sizes is None:

@@ -51,7 +51,8 @@ def compiled_plan(
     received: dict[str, float] = collections.defaultdict(float)
     for one in cost.collectives:
         received[one.kind] += one.times * one.received
-    remat = sum(op.times * op.flops for op in cost.ops if "rematted_computation" in op.op_name)
+    again = (op for op in cost.ops if "rematted_computation" in op.op_name)
+    remat = sum((op.times * op.flops for op in again), 0.0)
     return dataclasses.replace(
         plan,
         fits=plan.peak_hbm <= plan.hbm_limit,

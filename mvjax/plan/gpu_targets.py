@@ -22,6 +22,10 @@ COMPILER_OPTIONS: dict[str, Any] = {
 # reached in the 8.3 B step on an H200 with jax 0.11.2 (BENCHMARKS.md).
 REACHED = {"Triton matmuls": 0.73, "cuBLAS, cuDNN": 0.73, "attention kernels": 0.36}
 REACHED_OF_MEMORY = 0.61
+# Nor does it then find out that its own kernels do not take a matmul of some odd widths, as in tiny models;
+# autotuning would fall back to cuBLAS.
+NO_TILES = "Couldn't find output tile sizes"
+CUBLAS_OPTIONS: dict[str, Any] = {**COMPILER_OPTIONS, "xla_gpu_enable_triton_gemm": False}
 UNKNOWN = (
     "Compiling without the GPU cannot know how long a kernel takes, nor which of its variants autotuning"
     "\nwould choose (here the first, with its temporaries), nor the buffers of cuDNN and NCCL and the CUDA"

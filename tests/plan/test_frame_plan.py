@@ -117,6 +117,9 @@ def test_a_frame_compiled_for_a_tpu_is_read_and_cached(tmp_path):
     written = file.stat().st_mtime_ns
     assert frame_plan.frame(run, chips.topology("v6e:1x1"), 1, cache=tmp_path) == one
     assert file.stat().st_mtime_ns == written
+    coded = frame_plan.frame(run, chips.topology("v6e:1x1"), 1, cache=None, stored="int8")
+    assert coded.needed.caches < 0.3 * one.needed.caches  # of float32
+    assert coded.hbm_bytes <= 1.1 * coded.needed.total
 
 
 def test_a_plan_to_serve_is_of_one_device(capsys, tmp_path):

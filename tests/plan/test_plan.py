@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mvjax.config import schema
 from mvjax.config import text as config_text
-from mvjax.plan import compiled_step, from_compiler, hlo, hlo_cost, search, step_plan
+from mvjax.plan import compiled_step, from_compiler, gpu_targets, hlo, hlo_cost, search, step_plan
 from mvjax.plan import estimate as estimate_lib
 from mvjax.plan import text as plan_text
 from mvjax.train import chips, sharding
@@ -289,6 +289,20 @@ def test_a_step_that_is_too_big_says_by_how_much(message):
         and compiled.peak_hbm == 17.5 * 2**30
         and compiled.hbm_limit == 15.75 * 2**30
     )
+
+
+def test_a_gpu_step_that_xlas_own_kernels_do_not_take_is_given_to_cublas():
+    tried = []
+
+    class Lowered:
+        def compile(self, compiler_options):
+            tried.append(compiler_options)
+            if compiler_options.get("xla_gpu_enable_triton_gemm", True):
+                raise jax.errors.JaxRuntimeError(f"INTERNAL: {gpu_targets.NO_TILES} that satisfy")
+            return "compiled"
+
+    assert compiled_step._program(Lowered(), chips.topology("l4:1")) == "compiled"
+    assert len(tried) == 2 and tried[1].items() > tried[0].items()
 
 
 def test_a_step_that_the_compiler_refuses_is_an_error():

@@ -1,5 +1,6 @@
 """The 8.3 B step compiled for GPUs that are not here, and what is counted of it; `make plans-gpu`."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -8,8 +9,17 @@ from pathlib import Path
 import jax
 import pytest
 
+from mvjax.config import schema
 from mvjax.config import text as config_text
-from mvjax.plan import compiled_step, estimate, from_compiler, gpu_targets, search
+from mvjax.export import random_model
+from mvjax.plan import (
+    compiled_step,
+    estimate,
+    frame_plan,
+    from_compiler,
+    gpu_targets,
+    search,
+)
 from mvjax.plan import text as plan_text
 from mvjax.train import chips
 
@@ -76,6 +86,25 @@ def test_the_compiler_takes_every_gpu(chip):
         compiler_options=gpu_targets.COMPILER_OPTIONS
     )
     assert "fusion" in compiled.as_text() or "cublas" in compiled.as_text()
+
+
+def test_a_tiny_model_of_odd_widths_is_compiled():
+    run = config_text.load_experiment(ROOT / "experiments" / "digits.py")
+    with jax.numpy_dtype_promotion("standard"):
+        one = from_compiler.compiled_plan(run, chips.topology("l4:1"), cache=None)
+    assert one.fits and one.executed_flops > 0
+
+
+def test_a_frame_reads_kv_caches_as_they_are_stored():
+    model = dataclasses.replace(random_model.SIZES["mid"], dtype="bfloat16")
+    run = schema.Config(schema.FrozenFiles("", "", "", ""), model)
+    plain, coded = (
+        frame_plan.frame(run, chips.topology("l4:1"), 4, cache=None, stored=stored)
+        for stored in (None, "int8")
+    )
+    saved = plain.needed.caches - coded.needed.caches
+    assert saved > 0.48 * plain.needed.caches  # codes are half, and scales are added
+    assert plain.hbm_bytes - coded.hbm_bytes > 0.95 * saved
 
 
 def test_the_command_compiles_and_says_nothing_else(tmp_path):

@@ -18,7 +18,9 @@ from mvjax.runtimes import interface
 
 Attend = Callable[..., Float[Array, "B N H"]]
 _BEGINNINGS = (128, 512)  # slots
-_ONE_BY_ONE = 256  # rows at most that a CPU writes so: each is an instruction for each array of each layer
+_ONE_BY_ONE = (
+    256  # rows at most that a CPU writes so: each is an instruction for each array of each layer
+)
 
 
 class Held(NamedTuple):
