@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from mvjax.codec import mimi, seanet
+from mvjax.codec import mimi, sounding
 from mvjax.config import frozen
 
-# of the frames before silence: multiples of so many, then four to eight lengths to an octave, so that few are
-# compiled; the convolutions leave silence out where it is a quarter of the signal or more
-_STEP, _WORTH_IT = 8, 0.75
+_STEP = (
+    32  # frames: lengths of what is encoded on a CPU are multiples of it, so that few are compiled
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,19 +25,20 @@ class FlaxCodec:
     config: frozen.MimiConfig
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
-        """As `Codec.encode`; compiled once for each shape and number of frames before silence."""
-        frame = self.config.frame_samples
-        frames = -(-audio.shape[1] // frame)
-        heard = np.flatnonzero(audio.any(axis=0))
-        sounding = -(-(int(heard[-1]) + 1 if len(heard) else 0) // frame)
-        sounding += -(-seanet.context(self.config) // frame)  # until the convolutions are at rest
-        step = max(_STEP, 1 << max(0, (sounding - 1).bit_length() - 3))
-        begin = -(-sounding // step) * step
-        sizes = ()
-        if begin <= _WORTH_IT * frames:
-            audio, sizes = audio[:, : begin * frame], (frames - begin,)
-        codes = mimi.run("encode", self.params, audio, config=self.config, sizes=sizes)
-        return np.asarray(codes)
+        """As `Codec.encode`; compiled once for each shape, on a CPU for each number of rows."""
+        if jax.default_backend() != "cpu":
+            return np.asarray(mimi.run("encode", self.params, audio, config=self.config))
+        (B, samples), frame = audio.shape, self.config.frame_samples
+        T = -(-samples // frame)
+        size = -(-T // _STEP) * _STEP
+        audio = np.pad(audio, ((0, 0), (0, size * frame - samples))).reshape(B, size, frame)
+        x = self._convolutions(audio)
+        codes = mimi.run("encode_convolved", self.params, x, config=self.config)
+        return np.asarray(codes)[:, :, :T]
+
+    @functools.cached_property
+    def _convolutions(self) -> sounding.Convolutions:
+        return sounding.Convolutions(self.params, self.config)
 
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
         """As `Codec.decode`; compiled once for each shape."""

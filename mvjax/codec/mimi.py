@@ -68,21 +68,15 @@ class Mimi(nn.Module):
         """Encodes and decodes; creates every parameter under `init`."""
         return self.decode(self.encode(audio))
 
-    def encode(self, audio: Float[Array, "B samples"], silence: int = 0) -> Int[Array, "B Q T"]:
-        """Returns the codes of audio that is zero-filled on the right to whole frames.
-
-        `silence` are frames more of zeros, which the convolutions leave out: the audio itself must end with
-        `seanet.context` samples of zeros, so that their result does not change any more.
-        """
-        return self.quantize(self.latents(audio, silence))
+    def encode(self, audio: Float[Array, "B samples"]) -> Int[Array, "B Q T"]:
+        """Returns the codes of audio that is zero-filled on the right to whole frames."""
+        return self.quantize(self.latents(audio))
 
     def decode(self, codes: Int[Array, "B Q T"]) -> Float[Array, "B samples"]:
         """Returns the audio of codes; a row with a code out of range has NaN there and around it."""
         return self.synthesize(self.dequantize(codes))
 
-    def latents(
-        self, audio: Float[Array, "B samples"], silence: int = 0
-    ) -> Float[Array, "B T latent"]:
+    def latents(self, audio: Float[Array, "B samples"]) -> Float[Array, "B T latent"]:
         """Returns the latents of audio before quantization, one per frame; see `encode`."""
         B, samples = audio.shape
         frame = self.config.frame_samples
@@ -93,8 +87,8 @@ class Mimi(nn.Module):
         audio = jnp.pad(audio, ((0, 0), (0, padded - samples)))
         # or XLA pads with the zeros of the start element by element, between computing, not in vectors
         state = jax.lax.optimization_barrier(self.start(B).encoder)
-        _, latents = self.latents_step(state, audio, silence)
-        return latents[:, : frames + silence]
+        _, latents = self.latents_step(state, audio)
+        return latents[:, :frames]
 
     def synthesize(self, latents: Float[Array, "B T latent"]) -> Float[Array, "B samples"]:
         """Returns the audio of latents."""
@@ -133,7 +127,7 @@ class Mimi(nn.Module):
         return state._replace(decoder=decoder), audio
 
     def latents_step(
-        self, state: HalfState, audio: Float[Array, "B samples"], silence: int = 0
+        self, state: HalfState, audio: Float[Array, "B samples"]
     ) -> tuple[HalfState, Float[Array, "B T latent"]]:
         """Returns the latents of the next frames; see `encode_step`."""
         frame, samples = self.config.frame_samples, audio.shape[1]
@@ -142,14 +136,29 @@ class Mimi(nn.Module):
                 f"encode: expected whole frames of {frame} samples, got {samples} samples; "
                 "collect or zero-fill the audio first"
             )
+        x, convs = self.convolve(audio, state.convs)
+        return self._downsampled(state._replace(convs=convs), x)
+
+    def convolve(
+        self, audio: Float[Array, "B samples"], state: seanet.ConvState
+    ) -> tuple[Float[Array, "B steps latent"], seanet.ConvState]:
+        """Returns what the encoder's convolutions make of whole frames, and their state after them."""
         with jax.default_matmul_precision("highest"):
-            x, convs = self._chunked(self.encoder, audio[:, :, None], state.convs)
-            x = jnp.pad(x, ((0, 0), (0, silence * frozen.MIMI_STEPS), (0, 0)), mode="edge")
+            return self._chunked(self.encoder, audio[:, :, None], state)
+
+    def encode_convolved(self, x: Float[Array, "B steps latent"]) -> Int[Array, "B Q T"]:
+        """Returns the codes of whole signals that went through `convolve`."""
+        return self.quantize(self._downsampled(self.start(x.shape[0]).encoder, x)[1])
+
+    def _downsampled(
+        self, state: HalfState, x: Float[Array, "B steps latent"]
+    ) -> tuple[HalfState, Float[Array, "B T latent"]]:
+        with jax.default_matmul_precision("highest"):
             x, kv_cache = self.encoder_transformer(x, state.kv_cache, state.position)
             # The stream begins as if its first step had been there before (upstream's replicate padding).
             past = jnp.where(state.position == 0, x[:, :1], state.resample)
             latents, downsample = self.downsample(x, past)
-        return HalfState(state.position + x.shape[1], convs, kv_cache, downsample), latents
+        return HalfState(state.position + x.shape[1], state.convs, kv_cache, downsample), latents
 
     def synthesize_step(
         self, state: HalfState, latents: Float[Array, "B T latent"]
@@ -173,8 +182,7 @@ class Mimi(nn.Module):
         """Frames that go through the convolutions at once."""
         if jax.default_backend() != "cpu":
             return max(1, frames)
-        widest = batch * self.config.frame_samples * self.config.filters * 4  # bytes a frame
-        return max(1, min(frames, _CPU_CHUNK_BYTES // widest))
+        return max(1, min(frames, cpu_frames(self.config) // batch))
 
     def _chunked(
         self, module: seanet.SeanetEncoder | seanet.SeanetDecoder, x: Array, state: seanet.ConvState
@@ -201,18 +209,17 @@ class Mimi(nn.Module):
         return y.reshape(B, -1, y.shape[-1]), state
 
 
+def cpu_frames(config: frozen.MimiConfig) -> int:
+    """Frames that go through the convolutions at once on a CPU, those of all rows."""
+    return max(1, _CPU_CHUNK_BYTES // (config.frame_samples * config.filters * 4))
+
+
 def start(config: frozen.MimiConfig, *, batch: int) -> MimiState:
     """Returns the state of `batch` streams before their first frame."""
     return Mimi(config).bind({}).start(batch)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "config", "sizes"))
-def run(
-    method: str,
-    params: Params,
-    *inputs: Any,
-    config: frozen.MimiConfig,
-    sizes: tuple[int, ...] = (),
-) -> Any:
-    """Returns what a method of `Mimi` does, compiled once for each shape of its inputs; `sizes` come last."""
-    return Mimi(config).apply({"params": params}, *inputs, *sizes, method=method)
+@functools.partial(jax.jit, static_argnames=("method", "config"))
+def run(method: str, params: Params, *inputs: Any, config: frozen.MimiConfig) -> Any:
+    """Returns what a method of `Mimi` does, compiled once for each shape of its inputs."""
+    return Mimi(config).apply({"params": params}, *inputs, method=method)

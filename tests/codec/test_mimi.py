@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mvjax import tree
-from mvjax.codec import mimi, seanet, transformer
+from mvjax.codec import mimi, seanet, sounding, transformer
 from mvjax.config import schema
 from mvjax.weights import mimi as mimi_weights
 
@@ -141,18 +141,28 @@ def test_long_signals_are_cut_into_chunks_on_a_cpu():
     assert chunk(64, 100) == 1
 
 
-def test_the_convolutions_leave_out_silence_once_they_are_at_rest(params):
-    rest, more = -(-seanet.context(CONFIG) // FRAME), 4
-    sounds = AUDIO[:, : 2 * FRAME]
-    whole = np.pad(sounds, ((0, 0), (0, (rest + more) * FRAME)))
-    want = mimi.run("latents", params, whole, config=CONFIG)
+def test_silence_in_which_the_convolutions_rest_is_left_out(params, monkeypatch):
+    rest = sounding.reach(CONFIG)
+    signals = np.zeros((2, 4 * rest + 9, FRAME), np.float32)
+    sound = AUDIO[:, : 5 * FRAME].reshape(2, -1, FRAME)
+    signals[0, 1:3], signals[0, rest + 5 : rest + 8] = sound[0, :2], sound[0, 2:5]
+    signals[1, 2 * rest + 1 : 2 * rest + 5] = sound[1, :4]
+    state = mimi.start(CONFIG, batch=2).encoder.convs
+    want, _ = mimi.run("convolve", params, signals.reshape(2, -1), state, config=CONFIG)
+    found = sounding.stretches(signals, rest)
+    assert 4 * rest + 10 == (found.ends - found.begins).sum() < signals[..., 0].size
 
-    def latents(kept: int) -> jax.Array:
-        heard = whole[:, : (2 + kept) * FRAME]
-        return mimi.run("latents", params, heard, config=CONFIG, sizes=(rest + more - kept,))
+    def convolved(lanes: int) -> np.ndarray:
+        monkeypatch.setattr(mimi, "cpu_frames", lambda _: lanes)
+        return sounding.Convolutions(params, CONFIG)(signals)
 
-    np.testing.assert_allclose(latents(rest), want, atol=1e-6)
-    assert np.abs(latents(rest - 1) - want).max() > 1e-4
+    np.testing.assert_allclose(convolved(4), want, atol=1e-6)
+    np.testing.assert_allclose(convolved(1), want, atol=1e-6)
+    programs = sounding._chunk._cache_size()
+    sounding.Convolutions(params, CONFIG)(signals[:, : 2 * rest + 7])
+    assert sounding._chunk._cache_size() == programs
+    monkeypatch.setattr(sounding, "reach", lambda _: rest - 2)
+    assert np.abs(convolved(1) - want).max() > 1e-4
 
 
 def test_elu_is_exact():

@@ -3,7 +3,9 @@ import io
 import numpy as np
 import pytest
 import soundfile
+from scipy import signal
 
+from mvjax import types
 from mvjax.data.records import dataset
 from mvjax.data.speech import spoken
 
@@ -173,3 +175,11 @@ def test_an_mp3_with_a_count_is_held_to_it():
     assert spoken.read_audio(whole, channels=2).shape == (2, 48_000)
     with pytest.raises(ValueError, match="promises 48000 samples"):
         spoken.read_audio(whole[:-900], channels=2)
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 44_100])
+def test_audio_is_resampled_with_scipys_own_filter(rate):
+    samples = np.random.default_rng(0).standard_normal((2, 999)).astype(np.float32)
+    want = signal.resample_poly(samples, types.SAMPLE_RATE, rate, axis=1)
+    for _ in range(2):  # made, and kept
+        np.testing.assert_array_equal(spoken.resample(samples, rate), want)
