@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,15 @@ SIZES: dict[Size, schema.ModelConfig] = {
     "7b": schema.ModelConfig(cross_attention=_ADAPTERS()),  # as released: 8.3 B with the encoder
 }
 _BLOCK = 2**20  # values that repeat
+_ATTENTION = r".*/(attn|MultiHeadDotProductAttention_0)|xa|.*/xa"
+# (path of a kernel, its contracted axes, counted from the last); of the others it is the last but one
+_CONTRACTED: tuple[tuple[str, tuple[int, ...]], ...] = (
+    (r".*/attn/qkv/kernel", (-4,)),  # D 3 N H
+    (rf"({_ATTENTION})/out/kernel", (-3, -2)),  # N H D
+    (rf"({_ATTENTION})/(q|k|v|query|key|value)/kernel", (-3,)),  # D N H
+    (r".*/mlp/in/kernel", (-3,)),  # D 2 F
+    (r"image/encoder/embedding/kernel", (-4, -3, -2)),  # pixels, colors, E
+)
 
 
 def leaves(model: schema.ModelConfig, dtype: schema.Dtype) -> dict[str, lazy.LazyTensor]:
@@ -89,10 +99,11 @@ def _values(path: str, shape: tuple[int, ...], dtype: np.dtype, part: lazy.Index
     center, scale = 0.0, 0.0
     if path.endswith("scale"):
         center, scale = 1.0, 0.1
-    elif "embedding" in path:
+    elif path.endswith("embedding"):
         scale = 0.2
     elif not path.endswith("bias"):
-        scale = math.prod(shape[:-1][-2:] if path.endswith("out/kernel") else shape[-2:-1]) ** -0.5
+        axes = next((axes for rule, axes in _CONTRACTED if re.fullmatch(rule, path)), (-2,))
+        scale = math.prod(shape[axis] for axis in axes) ** -0.5
     return _repeated(
         lambda x: (x * np.float32(scale) + np.float32(center)).astype(dtype),
         len(path),

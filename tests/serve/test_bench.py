@@ -15,6 +15,7 @@ from mvjax.commands import bench_models
 from mvjax.export import random_model
 from mvjax.runtimes import interface
 from mvjax.serve import bench, bench_report, machine, timing
+from mvjax.train import frozen_dtype
 
 SETTINGS = bench.Settings(frames=5, slots=(1, 2), late=9)
 
@@ -81,10 +82,18 @@ def test_a_jump_is_as_if_the_frames_had_passed(opened):
         assert one.text_token == other.text_token and one.audio_codes is not None
 
 
+def test_random_weights_keep_the_variance_of_activations():
+    leaves = random_model.leaves(random_model.SIZES["tiny"], "float32")
+    for path, leaf in leaves.items():
+        if (axes := frozen_dtype.contracted(path)) is not None:
+            inputs = math.prod(leaf.shape[axis] for axis in axes)
+            assert 0.95 < np.std(leaf[()]) * inputs**0.5 < 1.05, path
+
+
 def test_the_command_writes_and_replaces_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(random_model.SIZES, "tiny", exported.TOY)
     words = ["bench", "--random", "tiny", "--runtime", "torch", "--frames", "10"]
-    words += ["--out", str(tmp_path)]
+    words += ["--kv-cache", "int8", "--out", str(tmp_path)]
     pytest.importorskip("torch")
     monkeypatch.setattr(bench_report, "_stamp", lambda: "now")
     assert cli.main(words) == 0 and cli.main(words) == 0
@@ -95,6 +104,7 @@ def test_the_command_writes_and_replaces_nothing(tmp_path, monkeypatch, capsys):
     (result,) = told["results"]
     assert result["runtime"] == "torch" and result["bandwidth"] > 1e8
     assert all(0 < share < math.inf for share in result["share_of_limit"])
+    assert result["dtype"] == "float32, int8 KV cache" and result["cache_effect"]["rms"]["text"] > 0
     out = capsys.readouterr().out
     for word in (
         "p99",
@@ -103,6 +113,7 @@ def test_the_command_writes_and_replaces_nothing(tmp_path, monkeypatch, capsys):
         "depth transformer",
         "GB/s",
         "codec not measured",
+        "its KV cache beside one in float32, over 7 frames",
     ):
         assert word in out, word
 
