@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Convolutions:
     def __init__(self, params: Mapping[str, Any], config: frozen.MimiConfig) -> None:
         self._params, self._config = params, config
         self._rest: Rest | None = None
+        self._lock = threading.Lock()
 
     def __call__(
         self, audio: Float32[np.ndarray, "B T samples"]
@@ -65,8 +67,9 @@ class Convolutions:
         T = audio.shape[1]
         plans = (schedule(found, T, lanes=lanes, chunk=most // lanes) for lanes in (1, most))
         plan = min(plans, key=lambda plan: len(plan.rows))
-        if self._rest is None:
-            self._rest = self._at_rest(plan.rows.shape[1], plan.chunk)
+        with self._lock:  # of several threads one compiles
+            if self._rest is None:
+                self._rest = self._at_rest(plan.rows.shape[1], plan.chunk)
         audio = np.pad(audio, ((0, 0), (0, plan.chunk), (0, 0)))
         made, _ = self._run(audio, plan, self._rest.state)
         out = np.tile(self._rest.steps, (len(audio), audio.shape[1], 1, 1))

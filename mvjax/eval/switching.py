@@ -7,13 +7,16 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
+import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
 from mvjax import types
+from mvjax.data import images
 from mvjax.dialogues import speech
-from mvjax.eval import generation
 from mvjax.eval import model as eval_model
+from mvjax.runtimes import interface
+from mvjax.runtimes.jax import model as jax_model
 
 Topic = Literal["image", "small talk"]
 
@@ -64,12 +67,11 @@ def converse(
     """Speaks the user's side of the script, lets the model answer freely, and records its gates."""
     user_audio, spans = _user_side(script, voice)
     user_codes = model.encode_audio([user_audio])[0]
-    generator = generation.Generator(model)
-    rows = len(generator.rows(generator.shards))  # the same conversation on every device
-    said = generator.converse(*(np.stack([one] * rows) for one in (user_codes, image)))
-    activation = said.gates[0].T
-    answers = model.decode_audio([said.audio_codes[0]])[0]
-    words = model.timed_words(said.text_ids[0])
+    frames = _talk(model, images.normalize(image)[None], user_codes)
+    activation = np.stack([_probes(frame).gates for frame in frames], axis=1)
+    complete = [frame.audio_codes for frame in frames if frame.audio_codes is not None]
+    answers = model.decode_audio([np.stack(complete, axis=1)])[0]
+    words = model.timed_words(np.array([frame.text_token for frame in frames]))
     exchanges = [
         _exchange(topic, question, span, words, activation)
         for (topic, question), span in zip(script, spans, strict=True)
@@ -77,6 +79,23 @@ def converse(
     size = max(len(user_audio), len(answers))
     mixed = _zero_filled(user_audio, size) + _zero_filled(answers, size)
     return GateTrace(exchanges, activation, words, mixed)
+
+
+def _talk(
+    model: eval_model.LoadedModel,
+    pixels: Float[np.ndarray, "1 height width 3"],
+    user_codes: Int[np.ndarray, "U T"],
+) -> list[interface.Frame]:
+    """Returns what the real-time runtime says, greedily; run as by a certificate, so compiled only once."""
+    runtime = jax_model.JaxModel(model.config.model, model.params)
+    with jax.default_matmul_precision("highest"):
+        session = runtime.session(runtime.encode_image(pixels), probes=True)
+        return [session.step(codes) for codes in user_codes.T]
+
+
+def _probes(frame: interface.Frame) -> interface.Probes:
+    assert frame.probes is not None
+    return frame.probes
 
 
 def _user_side(
