@@ -26,7 +26,7 @@ class FlaxCodec:
 
     def encode(self, audio: Float32[np.ndarray, "B samples"]) -> Int32[np.ndarray, "B Q T"]:
         """As `Codec.encode`; compiled once for each shape, on a CPU for each number of rows."""
-        if jax.default_backend() != "cpu":
+        if jax.default_backend() != "cpu" or not audio.size:
             return np.asarray(mimi.run("encode", self.params, audio, config=self.config))
         (B, samples), frame = audio.shape, self.config.frame_samples
         T = -(-samples // frame)
