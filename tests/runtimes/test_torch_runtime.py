@@ -197,3 +197,12 @@ def test_activations_are_rounded_as_q8_0_kernels_do():
 def test_only_q8_0_files_have_rounded_activations(folder):
     with pytest.raises(ValueError, match="its weights are not q8_0"):
         torch_model.TorchModel(folder, round_activations=True)
+
+
+def test_int8_takes_the_widths_that_the_cpus_kernel_reads_whole():
+    cpu = torch.device("cpu")
+    taken = [w for w in range(4, 100, 4) if linears.quantized(torch.ones(3, w), None, "int8", cpu)]
+    assert taken == [16, 32, 48, 64, 80, 96]
+    for width in taken:
+        layer = linears.Int8(torch.ones(3, width), None, cpu)
+        np.testing.assert_allclose(layer(torch.ones(2, width)), width, rtol=0.01)

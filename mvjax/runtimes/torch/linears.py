@@ -28,8 +28,11 @@ def quantized(
 ) -> Linear | None:
     """Returns the layer on a device; None if the kernel does not take a weight [out, in] of this shape."""
     out, width = weight.shape
-    if how == "int8":
-        return Int8(weight, bias, device) if width % 4 == 0 else None
+    if (
+        how == "int8"
+    ):  # with AVX-512 PyTorch's CPU kernel reads 16 inputs at a time, and past the end
+        step = 16 if device.type == "cpu" else 4
+        return Int8(weight, bias, device) if width % step == 0 else None
     step = INT4_GROUP if device.type == "cpu" else 16 * _INT4_TILES
     return None if width % step or out % 16 else Int4(weight, bias, device)
 
