@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from mvjax.config import schema
 from mvjax.nn import compute as compute_lib
-from mvjax.nn import flash, layers
+from mvjax.nn import flash, layers, packing
 
 
 class SelfAttention(nn.Module):
@@ -26,22 +28,34 @@ class SelfAttention(nn.Module):
         """Creates `qkv` and `out`."""
         D, N = self.config.width, self.config.heads
         H = D // N
-        self.qkv = layers.Einsum((D, 3, N, H), D, self.dtype, self.compute.flat)
-        self.out = layers.Einsum((N, H, D), D, self.dtype, self.compute.flat)
+        flat, heads = self.compute.flat, compute_lib.HEADS
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Attends within x, each frame to those before it and itself."""
-        positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-        qkv = self.qkv("BTD,DpNH->BTpNH", x)
-        turned = functools.partial(
-            layers.rope, positions=positions, base=self.config.rope_base, flat=self.compute.flat
-        )
+        def place(*axes: str | None) -> Callable[[Array], Array]:
+            return lambda kernel: self.compute.whole(kernel, *axes)
+
+        self.qkv = layers.Einsum((D, 3, N, H), D, self.dtype, flat, place(None, None, heads))
+        self.out = layers.Einsum((N, H, D), D, self.dtype, flat, place(heads))
+
+    def __call__(
+        self, x: Float[Array, "B T D"], packed: packing.Packing | None = None
+    ) -> Float[Array, "B T D"]:
+        """Attends within each sequence of x, each frame to those before it and itself."""
+        packed = packed or packing.alone(x)
+        qkv = packed.unpack(self.qkv("BTD,DpNH->BTpNH", x))
+        y = self.out("BTNH,NHD->BTD", packed.pack([self._attend(part) for part in qkv]))
+        return compute_lib.remat_saved(compute_lib.ATTENTION, y)
+
+    def _attend(self, qkv: Float[Array, "B T 3 N H"]) -> Float[Array, "B T N H"]:
+        positions = jnp.arange(qkv.shape[1], dtype=jnp.int32)[None]
+        how: dict[str, Any] = {"positions": positions, "base": self.config.rope_base}
+        if self.compute.tpu:
+            turned = functools.partial(layers.rope_by_matmul, **how)
+        else:
+            turned = functools.partial(layers.rope, **how, flat=self.compute.flat)
         q, k = turned(qkv[:, :, 0]), turned(qkv[:, :, 1])
         v = qkv[:, :, 2]
         q, k, v = compute_lib.remat_saved(compute_lib.ATTENTION, q, k, v)
-        u = attend_by_kernel(q, k, v, context=self.config.window, compute=self.compute)
-        y = self.out("BTNH,NHD->BTD", u)
-        return compute_lib.remat_saved(compute_lib.ATTENTION, y)
+        return attend_by_kernel(q, k, v, context=self.config.window, compute=self.compute)
 
 
 def attend_by_kernel(

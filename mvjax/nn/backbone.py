@@ -13,7 +13,7 @@ rising order. The scan needs a row for every layer, so rows are repeated, and th
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mvjax import types
 from mvjax.config import schema
-from mvjax.nn import attention, layers, xattn
+from mvjax.nn import attention, layers, packing, xattn
 from mvjax.nn import compute as compute_lib
 
 ADAPTERS = ("norm_xa", "xa", "gate", "gate_alpha")  # of a block with cross-attention only
@@ -35,14 +35,28 @@ class GatedMlp(nn.Module):
 
     config: schema.BackboneConfig
     dtype: schema.Dtype = "float32"
-    flat: bool = False
+    compute: compute_lib.Compute = compute_lib.PLAIN
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Applies the layer."""
-        D, F = self.config.width, self.config.hidden
-        w_in = layers.Einsum((D, 2, F), D, self.dtype, self.flat, name="in")
-        w_out = layers.Einsum((F, D), F, self.dtype, self.flat, name="out")
+        D, F, flat = self.config.width, self.config.hidden, self.compute.flat
+        whole, hidden = self.compute.whole, compute_lib.HEADS
+        w_in = layers.Einsum((D, 2, F), D, self.dtype, flat, name="in")
+        w_out = layers.Einsum(
+            (F, D), F, self.dtype, flat, lambda kernel: whole(kernel, hidden), name="out"
+        )
+        if self.compute.tpu:
+            kernel, scale = w_in.weight()
+            ab = [
+                layers.Weight(
+                    whole(kernel[:, half], None, hidden), None if scale is None else scale[:, half]
+                )
+                for half in (0, 1)
+            ]
+            a, b = (layers.contract("BTD,DF->BTF", x, half, dtype=self.dtype) for half in ab)
+            a, b = compute_lib.remat_saved(compute_lib.MLP_HALVES, a, b)
+            return w_out("BTF,FD->BTD", jax.nn.silu(a) * b)
         halves = compute_lib.remat_saved(compute_lib.MLP_HALVES, w_in("BTD,DhF->BThF", x))
         return w_out("BTF,FD->BTD", layers.gated_silu(halves))
 
@@ -65,7 +79,7 @@ class BackboneBlock(nn.Module):
         self.norm1 = layers.RMSNorm(c.width, eps=c.norm_eps)
         self.attn = attention.SelfAttention(c, self.config.dtype, self.compute)
         self.norm2 = layers.RMSNorm(c.width, eps=c.norm_eps)
-        self.mlp = GatedMlp(c, self.config.dtype, self.compute.flat)
+        self.mlp = GatedMlp(c, self.config.dtype, self.compute)
         self.norm_xa = layers.RMSNorm(c.width, eps=c.norm_eps)
         if xattn.own_names(xa.share):
             self.xa = xattn.Projections(xattn.own_names(xa.share), self.config)
@@ -78,17 +92,18 @@ class BackboneBlock(nn.Module):
         self,
         x: Float[Array, "B T D"],
         layer: Int[Array, ""],
-        kv: xattn.KeysValues | None,
+        kv: Sequence[xattn.KeysValues] | None,
         shared: xattn.Shared | None,
         image_mask: Bool[Array, "B T"],
+        packed: packing.Packing,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
         """Returns (residual stream, gate mean) of whole sequences; shaped as the body of a scan."""
         x = self.compute.shard_rows(x)
-        x = x + self.attn(self.norm1(x))
+        x = x + self.attn(self.norm1(x), packed)
         gate_mean = jnp.zeros(x.shape[:2], jnp.float32)
         if kv is not None:
             assert shared is not None
-            x, gate_mean = self._see_image(x, layer, kv, shared, image_mask)
+            x, gate_mean = self._see_image(x, layer, kv, shared, image_mask, packed)
         # sharded by rows, or the partitioner would gather the wide hidden units and not the MLP's weights
         x = x + self.compute.shard_rows(self.mlp(self.norm2(x)))
         self.sow("intermediates", "hidden", x)  # for whoever compares layers; else nothing
@@ -105,26 +120,34 @@ class BackboneBlock(nn.Module):
         self,
         x: Float[Array, "B T D"],
         layer: Int[Array, ""],
-        kv: xattn.KeysValues,
+        kv: Sequence[xattn.KeysValues],
         shared: xattn.Shared,
         image_mask: Bool[Array, "B T"],
+        packed: packing.Packing,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
         """Returns (x + gate(u) * u, mean of the gate) where the mask is True, (x, 0) elsewhere."""
         if _in_every_layer(self.config):
-            y, gate_mean = self._cross_attend(x, kv, shared)
+            y, gate_mean = self._cross_attend(x, kv, shared, packed)
         else:
             chosen = jnp.any(jnp.array(self.config.cross_attention_layers) == layer)
             image_mask = image_mask & chosen
             zeros = jnp.zeros(x.shape, jnp.float32), jnp.zeros(x.shape[:2], jnp.float32)
             y, gate_mean = nn.cond(
-                chosen, lambda block: block._cross_attend(x, kv, shared), lambda _: zeros, self
+                chosen,
+                lambda block: block._cross_attend(x, kv, shared, packed),
+                lambda _: zeros,
+                self,
             )
         # not x + 0: a row without an image is untouched, even if its image tokens hold NaN
         x = jnp.where(image_mask[:, :, None], x + y.astype(x.dtype), x)
         return x, jnp.where(image_mask, gate_mean, jnp.zeros_like(gate_mean))
 
     def _cross_attend(
-        self, x: Float[Array, "B T D"], kv: xattn.KeysValues, shared: xattn.Shared
+        self,
+        x: Float[Array, "B T D"],
+        kv: Sequence[xattn.KeysValues],
+        shared: xattn.Shared,
+        packed: packing.Packing,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
         """Returns (gate(u) * u, mean of the gate), with this layer's and the shared adapters."""
         xa = self.config.cross_attention
@@ -134,7 +157,7 @@ class BackboneBlock(nn.Module):
         own_gate = xa.gate is not None and not xa.share_gate
         gate = self.gate() if own_gate else shared.gate
         y, gate_mean = xattn.gated_cross_attention(
-            xa, self.norm_xa(x), kv, kernels=kernels, gate=gate, compute=self.compute
+            xa, self.norm_xa(x), kv, kernels=kernels, gate=gate, packed=packed, compute=self.compute
         )
         if xa.share_gate and xa.share == "qkv":
             y = y * self.gate_alpha.astype(jnp.float32)
@@ -182,20 +205,24 @@ class Backbone(nn.Module):
 
     def __call__(
         self,
-        codes: Int[Array, "B rows T"],
-        kv: xattn.KeysValues | None,
+        codes: Sequence[Array],
+        kv: Sequence[xattn.KeysValues] | None,
         shared: xattn.Shared | None,
         *,
-        image_mask: Bool[Array, "B T"],
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
-        """Returns (z, gate means) for delayed ids, as they enter.
+        image_mask: Sequence[Array],
+    ) -> list[tuple[Array, Array]]:
+        """Returns (z [B T D], gate means [L B T]) of each part of a batch for its delayed ids, as they enter.
 
         Without `kv`, and then without `shared`, cross-attention is left out entirely; the mask says which
         frames see the image.
         """
         index = jnp.arange(self.config.backbone.layers, dtype=jnp.int32)
-        x, gate_means = self.blocks(self.embed(codes), index, kv, shared, image_mask)
-        return self.out_norm(self.compute.shard_rows(x)), gate_means
+        shapes = tuple((part.shape[0], part.shape[2]) for part in codes)
+        packed = packing.Packing(shapes, self.compute.row_shards)
+        x = packed.pack([self.embed(part) for part in codes])
+        x, gate_means = self.blocks(x, index, kv, shared, packed.pack(image_mask), packed)
+        z = packed.unpack(self.out_norm(self.compute.shard_rows(x)))
+        return list(zip(z, jax.vmap(packed.unpack)(gate_means), strict=True))
 
     def keys_values(self, tokens: Float[Array, "B S dim"]) -> xattn.KeysValues:
         """Returns every layer's own keys and values, for share="none"."""
@@ -221,7 +248,7 @@ def _stacked(config: schema.ModelConfig, compute: compute_lib.Compute) -> Any:
         "unroll": compute.unroll(config.backbone.layers),
     }
     methods = {
-        "__call__": {**common, "in_axes": (0, own_kv, nn.broadcast, nn.broadcast)},
+        "__call__": {**common, "in_axes": (0, own_kv, *[nn.broadcast] * 3)},
         "keys_values": {**common, "in_axes": (nn.broadcast,)},
     }
     scanned: Any = nn.scan(compute.block(BackboneBlock), methods=methods)

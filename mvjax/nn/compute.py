@@ -21,6 +21,7 @@ MLP out (2 D F) is never recomputed: nothing needs its result. The plain attenti
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -50,6 +51,7 @@ class Compute:
     remat: schema.Remat = "none"  # what of a block is saved for the backward pass
     kernel: Kernel = "plain"  # of attention over whole sequences, where it can serve
     mesh: Mesh | None = None  # of several devices: rows of activations are sharded over `ROWS`
+    tpu: bool = False  # arranged for XLA's TPU compiler: see `on`
     interpret: bool = False  # run the TPU kernel step by step on any device, to test it
 
     @property
@@ -68,6 +70,11 @@ class Compute:
         """
         return layers if self.flat and layers <= _FEW_LAYERS else 1
 
+    @property
+    def row_shards(self) -> int:
+        """Into how many shards rows are split."""
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in ROWS)
+
     def shard_rows(self, x: Array) -> Array:
         """Returns x with its first axis sharded over `ROWS` and no other."""
         return self.shard(x, ROWS)
@@ -85,6 +92,18 @@ class Compute:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*axes)))
 
+    @property
+    def gathers(self) -> bool:
+        """Whether kernels are gathered on TPUs."""
+        return self.tpu and self.mesh is not None and self.mesh.shape[ROWS[1]] > 1
+
+    def whole(self, kernel: Array, *axes: Any) -> Array:
+        """Returns a kernel of a layer gathered, but for these axes, where XLA would do it piece by piece.
+
+        On TPUs it turns a matmul with a sharded kernel into one for each shard, whose sums go through HBM.
+        """
+        return self.shard(kernel, *axes) if self.gathers else kernel
+
     def block(self, module: Any) -> Any:
         """Returns the module class with the checkpoint policy that `remat` names."""
         if self.remat == "none":
@@ -97,9 +116,15 @@ PLAIN = Compute()
 
 
 def on(mesh: Mesh, train: schema.TrainConfig, model: schema.ModelConfig) -> Compute:
-    """Returns how a run computes on a mesh: by the mesh's devices, which may not be this process's."""
+    """Returns how a run computes on a mesh: by the mesh's devices, which may not be this process's.
+
+    For a TPU rows of both kinds are packed: weights are gathered and read once for both. The halves of the
+    MLP are matmuls of their own, and rotary positions are turned by a matmul, which spares copies. A GPU
+    would lose memory by packing: XLA is done with one kind of rows there before it begins the other.
+    """
     platform = mesh.devices.flat[0].platform
-    return Compute(train.remat, kernel(train.attention, platform, model.dtype), mesh)
+    attention = kernel(train.attention, platform, model.dtype)
+    return Compute(train.remat, attention, mesh, tpu=platform == "tpu")
 
 
 def kernel(asked: schema.AttentionKernel, platform: str, dtype: schema.Dtype) -> Kernel:

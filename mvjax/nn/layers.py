@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -29,6 +31,7 @@ class Einsum(nn.Module):
     fan_in: int  # product of the contracted sizes, for the initializer
     dtype: schema.Dtype = "float32"  # of the result
     flat: bool = False  # see `contract`
+    place: Callable[[Array], Array] | None = None  # gives the kernel its sharding where it is used
 
     def setup(self) -> None:
         """Creates the kernel, truncated normal with standard deviation 1/sqrt(fan_in)."""
@@ -45,7 +48,8 @@ class Einsum(nn.Module):
     def weight(self) -> Weight:
         """The kernel as it is stored."""
         quantized = self.has_variable("params", "scale")
-        return Weight(self.kernel, self.get_variable("params", "scale") if quantized else None)
+        kernel = self.kernel if self.place is None else self.place(self.kernel)
+        return Weight(kernel, self.get_variable("params", "scale") if quantized else None)
 
 
 def argmax(x: Float[Array, "*batch n"]) -> Int[Array, "*batch"]:
@@ -169,15 +173,54 @@ def rope(
     `flat` computes the sines first: XLA's CPU backend otherwise does so anew for each row and head.
     """
     B, T, N, H = x.shape
-    frequencies = jnp.exp(jnp.arange(H // 2, dtype=jnp.float32) * (-2.0 * math.log(base) / H))
-    angles = positions.astype(jnp.float32)[:, :, None] * frequencies[None, None]
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    cos, sin = _cos_sin(positions, H, base)
     if flat:
         cos, sin = jax.lax.optimization_barrier((cos, sin))
     pairs = x.astype(jnp.float32).reshape(B, T, N, H // 2, 2)
     r, i = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([r * cos - i * sin, r * sin + i * cos], axis=-1)
     return turned.reshape(B, T, N, H).astype(x.dtype)
+
+
+def rope_by_matmul(
+    x: Float[Array, "B T N H"], positions: Int[Array, "#B T"], *, base: float
+) -> Float[Array, "B T N H"]:
+    """Returns `rope`, with neighbors swapped by a matmul: a TPU takes no slices of every second lane.
+
+    The matrix holds one 1 or -1 a column, so the products are exact.
+    """
+    cos, sin = (jnp.repeat(y, 2, axis=-1) for y in _cos_sin(positions, x.shape[-1], base))
+    return _turned(x, cos, sin)
+
+
+@jax.custom_vjp
+def _turned(x: Array, cos: Array, sin: Array) -> Array:
+    """Returns x cos + (x with each pair (r, i) as (-i, r)) sin, in float32, as the dtype of x."""
+    turn = np.kron(np.eye(x.shape[-1] // 2), [[0, 1], [-1, 0]])
+    exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    how: dict[str, Any] = {"precision": exact, "preferred_element_type": jnp.float32}
+    swapped = jnp.einsum("BTNH,HG->BTNG", x, jnp.asarray(turn, x.dtype), **how)
+    return (x.astype(jnp.float32) * cos + swapped * sin).astype(x.dtype)
+
+
+def _turned_forward(x: Array, cos: Array, sin: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _turned(x, cos, sin), (cos, sin)
+
+
+def _turned_backward(angles: tuple[Array, Array], g: Array) -> tuple[Array, None, None]:
+    cos, sin = angles  # the gradient is turned back
+    return _turned(g, cos, -sin), None, None
+
+
+_turned.defvjp(_turned_forward, _turned_backward)
+
+
+def _cos_sin(
+    positions: Int[Array, "#B T"], H: int, base: float
+) -> tuple[Float[Array, "#B T 1 pairs"], Float[Array, "#B T 1 pairs"]]:
+    frequencies = jnp.exp(jnp.arange(H // 2, dtype=jnp.float32) * (-2.0 * math.log(base) / H))
+    angles = positions.astype(jnp.float32)[:, :, None] * frequencies[None, None]
+    return jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
 
 
 class GateWeights(nn.Module):

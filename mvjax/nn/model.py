@@ -10,6 +10,7 @@ Here are whole sequences, as in training; `mvjax/runtimes/jax/frames.py` compute
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mvjax.config import schema
-from mvjax.nn import alignment, backbone, depformer, layers, xattn
+from mvjax.nn import alignment, backbone, depformer, layers, packing, xattn
 from mvjax.nn import compute as compute_lib
 
 Images = Float[Array, "B height width 3"] | Float[Array, "B S E"]
@@ -43,6 +44,15 @@ class Features(NamedTuple):
     head: layers.Weight
     audio_logits: Float[Array, "B T levels C"] | None
     gates: Float[Array, "xa_layers B T"]
+
+
+class Inputs(NamedTuple):
+    """What `VisionSpeech.features` takes of one part of a batch."""
+
+    codes: Int[Array, "B rows T"]
+    images: Images | None
+    has_image: HasImage | None
+    depth_codebooks: int
 
 
 class VisionSpeech(nn.Module):
@@ -112,9 +122,41 @@ class VisionSpeech(nn.Module):
         depth_codebooks: int,
     ) -> Features:
         """The training forward without the text logits, which are V / D times as large as z."""
-        kv = None if images is None else self.image_kv(images)
-        columns = alignment.delay_codes(codes, self.config)
-        z, gate_means = self.hidden(columns[:, :, :-1], kv, has_image)
+        return self.features_of([Inputs(codes, images, has_image, depth_codebooks)])[0]
+
+    def features_of(self, parts: Sequence[Inputs]) -> list[Features]:
+        """Returns `features` of each part; their rows go through the backbone's layers together.
+
+        All parts have images or none has.
+        """
+        images = [part.images for part in parts if part.images is not None]
+        if self.compute.gathers and all(one.ndim == 4 for one in images):
+            images = self._encode_together(images)
+        kv = [self.image_kv(one) for one in images]
+        columns = [alignment.delay_codes(part.codes, self.config) for part in parts]
+        hidden = self.hidden_of([c[:, :, :-1] for c in columns], kv, [p.has_image for p in parts])
+        return [
+            self._features(own, z, gate_means, depth_codebooks=part.depth_codebooks)
+            for part, own, (z, gate_means) in zip(parts, columns, hidden, strict=True)
+        ]
+
+    def _encode_together(self, pixels: Sequence[Array]) -> list[Array]:
+        """Returns `encode_images` of each part, the encoder's kernels gathered once for all."""
+        shapes = tuple((one.shape[0], 1) for one in pixels)
+        packed = packing.Packing(shapes, self.compute.row_shards)
+        rows = packed.pack([one[:, None] for one in pixels])
+        features = self.encode_images(rows.reshape(-1, *rows.shape[2:]))
+        features = features.reshape(*rows.shape[:2], *features.shape[1:])
+        return [one[:, 0] for one in packed.unpack(features)]
+
+    def _features(
+        self,
+        columns: Int[Array, "B rows columns"],
+        z: Float[Array, "B T D"],
+        gate_means: Float[Array, "L B T"],
+        *,
+        depth_codebooks: int,
+    ) -> Features:
         gates = gate_means[jnp.array(self.config.cross_attention_layers)]
         delays, audio_logits = self.config.delays, None
         if depth_codebooks:
@@ -150,8 +192,18 @@ class VisionSpeech(nn.Module):
         has_image: HasImage | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T"]]:
         """Returns (z, gate means) for delayed codes; 0 for a layer without cross-attention."""
-        mask = self._image_mask(codes, has_image)
-        return self.backbone(codes, kv, self._shared(kv), image_mask=mask)
+        return self.hidden_of([codes], [] if kv is None else [kv], [has_image])[0]
+
+    def hidden_of(
+        self,
+        codes: Sequence[Array],
+        kv: Sequence[xattn.KeysValues],
+        has_image: Sequence[Array | None],
+    ) -> list[tuple[Array, Array]]:
+        """Returns `hidden` of each part of a batch; `kv` is empty if none has images."""
+        masks = [self._image_mask(*part) for part in zip(codes, has_image, strict=True)]
+        seen = tuple(kv) or None
+        return self.backbone(codes, seen, self._shared(seen), image_mask=masks)
 
     def text_logits(self, z: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns float32 logits over the text vocabulary."""
@@ -178,10 +230,13 @@ class VisionSpeech(nn.Module):
         has_image = jnp.ones((B, 1), bool) if has_image is None else has_image.reshape(B, -1)
         return has_image & scope(jnp.arange(T, dtype=jnp.int32))[None]
 
-    def _shared(self, kv: xattn.KeysValues | None) -> xattn.Shared | None:
+    def _shared(self, kv: Sequence[xattn.KeysValues] | None) -> xattn.Shared | None:
         """Returns the adapters that all layers share; None without an image."""
         if kv is None:
             return None
         xa = self.config.cross_attention
         kernels = self.xa() if xattn.shared_names(xa.share) else {}
+        for name, kernel in kernels.items():  # gathered once, not in every layer
+            axes = (compute_lib.HEADS,) if name == "out" else (None, compute_lib.HEADS)
+            kernels[name] = self.compute.whole(kernel, *axes)
         return xattn.Shared(kernels, self.gate() if xa.gate is not None and xa.share_gate else None)

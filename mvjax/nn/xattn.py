@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from mvjax import gates
 from mvjax.config import schema
-from mvjax.nn import attention, layers, siglip
+from mvjax.nn import attention, layers, packing, siglip
 from mvjax.nn import compute as compute_lib
 
 
@@ -91,22 +91,30 @@ def keys_values(kernels: Mapping[str, Array], tokens: Float[Array, "B S dim"]) -
 def gated_cross_attention(
     config: schema.CrossAttentionConfig,
     y: Float[Array, "B T D"],
-    kv: KeysValues,
+    kv: Sequence[KeysValues],
     *,
     kernels: Mapping[str, Array],
     gate: Mapping[str, Array] | None,
+    packed: packing.Packing | None = None,
     compute: compute_lib.Compute = compute_lib.PLAIN,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B T"]]:
     """Returns (g * u with u = out(attention(q(y), image)), mean of g), as `apply_gate`.
 
-    `y` is the normed residual stream, `kv` this layer's keys and values, `kernels` has "q" and "out", `gate`
-    the gate's parameters.
+    `y` is the normed residual stream, `kv` this layer's keys and values for each part of it, `kernels` has
+    "q" and "out", `gate` the gate's parameters.
     """
+    packed = packed or packing.alone(y)
     w_q, w_out = (layers.Weight(kernels[name]) for name in ("q", "out"))
     how = {"dtype": y.dtype, "flat": compute.flat}
     q = layers.contract("BTD,DNH->BTNH", y, w_q, **how)
     q = compute_lib.remat_saved(compute_lib.ATTENTION, q)
-    attended = attention.attend_by_kernel(q, *kv, context=None, compute=compute)
+    queries = packed.unpack(q)
+    attended = packed.pack(
+        [
+            attention.attend_by_kernel(part, *one, context=None, compute=compute)
+            for part, one in zip(queries, kv, strict=True)
+        ]
+    )
 
     def out(heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         u = layers.contract("BTNH,NHD->BTD", heads, w_out, **how)
@@ -114,12 +122,16 @@ def gated_cross_attention(
 
     match, local, design = None, None, config.gate
     if design is not None and design.reads_match:
-        match = attention.match(q, kv.k)
+        match = packed.pack([attention.match(p, one.k) for p, one in zip(queries, kv, strict=True)])
     if design is not None and design.local_frames:
-        own = keys_values(kernels, y)
-        local = Local(*attention.attend_locally(q, *own, frames=design.local_frames))
+        own = map(packed.unpack, (q, *keys_values(kernels, y)))
+        parts = [
+            attention.attend_locally(*part, frames=design.local_frames)
+            for part in zip(*own, strict=True)
+        ]
+        local = Local(*map(packed.pack, zip(*parts, strict=True)))
     return apply_gate(
-        design, gate, attended, out=out, x=y, q=q, match=match, local=local, tokens=kv.k.shape[1]
+        design, gate, attended, out=out, x=y, q=q, match=match, local=local, tokens=kv[0].k.shape[1]
     )
 
 

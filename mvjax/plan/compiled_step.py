@@ -71,7 +71,7 @@ def step_arguments(run: schema.Config, mesh: Mesh) -> StepArguments:
     params = load.abstract_params(run)
     return StepArguments(
         step_lib.abstract_state(run, mesh, params.adapters),
-        sharding.with_shardings(params.frozen, sharding.shardings(params.frozen, mesh)),
+        sharding.with_shardings(params.frozen, sharding.formats(params.frozen, mesh)),
         batch_spec.batch_spec(run, sharding=sharding.rows(mesh)),
     )
 

@@ -96,8 +96,8 @@ class _Sizes:
         self.gpus = topology.chip.kind == "gpu"
         self.itemsize = jnp.dtype(run.model.dtype).itemsize  # of an activation
         self.layers, self.D, self.F = c.layers, c.width, c.hidden
-        # forward and backward, each part of a batch
-        self.passes = 2 * len(self.parts) * run.train.grad_accum_steps
+        # forward and backward; on a TPU both parts of a batch go through the layers together
+        self.passes = 2 * (len(self.parts) if self.gpus else 1) * run.train.grad_accum_steps
         self.adapters = _bytes(params.adapters, run.mesh)
         self.frozen = _bytes(params.frozen, run.mesh)
         # gathered for a pass: all but the embeddings, whose rows are looked up where they lie

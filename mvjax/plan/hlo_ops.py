@@ -24,6 +24,8 @@ _VIEWS = {"bitcast", "reshape", "convert", "copy", "transpose"}
 _SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}  # matmuls per block
 _KERNEL = "tpu_custom_call"  # a Pallas kernel
 _LIBRARY = 'custom_call_target="__cu'  # a kernel of cuBLAS or cuDNN, which may have a workspace
+# begins, continues or ends a collective spread over fusions; what that moves is counted with the collective
+_ASYNC = 'custom_call_target="AsyncCollective'
 _CUDNN_ATTENTION = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}  # matmuls
 
 
@@ -206,7 +208,7 @@ def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
             total += user.shapes[0].bytes if user.operands[0] == name else 0.0
         elif user.opcode in _IN_PLACE and user.operands[0] == name:
             continue
-        elif user.opcode == "tuple" or user.opcode in COLLECTIVES:
+        elif user.opcode == "tuple" or user.opcode in COLLECTIVES or _ASYNC in user.attributes:
             continue  # passed on, or counted as a collective
         elif not user.root and _is_view(module, user):
             total += _read(module, body, user.name) * shape.bytes / max(user.shapes[0].bytes, 1)
@@ -241,6 +243,6 @@ def _written(module: hlo.Module, body: hlo.Computation, root: hlo.Instruction) -
     if root.opcode == "fusion":
         inner = module.called(root)
         return _written(module, inner, inner.root)
-    if root.opcode == "parameter" or root.opcode in COLLECTIVES:
+    if root.opcode == "parameter" or root.opcode in COLLECTIVES or _ASYNC in root.attributes:
         return 0.0
     return sum(shape.hbm_bytes for shape in root.shapes)

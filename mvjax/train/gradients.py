@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +43,9 @@ def gradients(
         # the depth transformer runs on speech rows and trained codebooks only
         params, kept = depformer.first_levels(whole, run.model, max(levels, 1))
         reduced = model_lib.VisionSpeech(kept, model.compute)
-        speech = part_sums(params, rows.speech, model=reduced, run=run, levels=levels)
         text_only = rows.speechless._replace(codes=rows.speechless.codes[:, :1])
-        speechless = part_sums(params, text_only, model=reduced, run=run, levels=0)
+        parts = (Rows(rows.speech, levels), Rows(text_only, 0))
+        speech, speechless = batch_sums(params, parts, model=reduced, run=run)
         return loss_lib.total(speech, speechless, weights, loss=run.loss), (speech, speechless)
 
     grad = jax.value_and_grad(value, has_aux=True)
@@ -84,33 +85,56 @@ def loss_metrics(sums: BatchSums) -> Metrics:
     }
 
 
-def part_sums(
+class Rows(NamedTuple):
+    """A part of a batch, and of how many codebooks its audio loss is; 0 leaves the depth transformer out."""
+
+    part: Any  # types.Part of jax arrays
+    levels: int
+
+
+def batch_sums(
     params: tree.Tree,
-    part: types.Part,
+    parts: Sequence[Rows],
     *,
     model: model_lib.VisionSpeech,
     run: schema.Config,
-    levels: int,
-) -> loss_lib.PartSums:
-    """Runs the model on one part, with the audio loss of `levels` codebooks.
+) -> list[loss_lib.PartSums]:
+    """Runs the model on the parts of a batch: packed together for a TPU, else one by one.
 
-    With 0 levels the depth transformer is left out. Codes of one row are text alone: no audio is embedded.
+    Codes of one row are text alone: no audio is embedded.
     """
-    zero = loss_lib.zero()
+    parts = [Rows(jax.tree.map(jnp.asarray, rows.part), rows.levels) for rows in parts]
+    inputs = [_inputs(*rows) for rows in parts if rows.part.codes.shape[0]]
+    together = [inputs] if model.compute.tpu else [[one] for one in inputs]
+    features: list[Any] = []
+    for some in together:
+        found: Any = model.apply({"params": params}, some, method="features_of")
+        features += found
+    left = iter(features)
+    return [_part_sums(rows, left, model=model, run=run) for rows in parts]
+
+
+def _inputs(part: Any, levels: int) -> model_lib.Inputs:
+    images = part.images
+    if images.ndim == 4:  # else the features that `mvjax data features` computed
+        images = pixels(images)
+    return model_lib.Inputs(part.codes, images, part.has_image, levels)
+
+
+def _part_sums(
+    rows: Rows, features: Iterator[Any], *, model: model_lib.VisionSpeech, run: schema.Config
+) -> loss_lib.PartSums:
+    """Returns the losses of a part, from the next of the features; zeros of a part without rows."""
+    zero, (part, levels) = loss_lib.zero(), rows
     if part.codes.shape[0] == 0:
         layers = len(model.config.cross_attention_layers)
         return loss_lib.PartSums(zero, zero, loss_lib.zero(layers))
-    codes, mask, images, has_image = map(jnp.asarray, part)
-    if images.ndim == 4:  # else the features that `mvjax data features` computed
-        images = pixels(images)
-    out: Any = model.apply(
-        {"params": params}, codes, images, has_image, depth_codebooks=levels, method="features"
-    )
+    out = next(features)
     text = loss_lib.text_in_chunks(
         out.z,
         out.head,
-        codes[:, 0],
-        mask,
+        part.codes[:, 0],
+        part.loss_mask,
         model=model.config,
         loss=run.loss,
         chunk=run.train.loss_chunk,
@@ -119,11 +143,11 @@ def part_sums(
     if levels:
         audio = loss_lib.audio(
             out.audio_logits,
-            codes[:, 1 : 1 + levels],
+            part.codes[:, 1 : 1 + levels],
             delays=model.config.delays[1 : 1 + levels],
             loss=run.loss,
         )
-    return loss_lib.PartSums(text, audio, loss_lib.gates(out.gates, codes, has_image))
+    return loss_lib.PartSums(text, audio, loss_lib.gates(out.gates, part.codes, part.has_image))
 
 
 def target_weights(batch: types.Batch, run: schema.Config) -> loss_lib.TargetWeights:

@@ -102,7 +102,8 @@ def weights(run: schema.Config, mesh: Mesh, files: FrozenWeights | None = None) 
 
 def frozen(run: schema.Config, mesh: Mesh, files: FrozenWeights | None = None) -> dict[str, Any]:
     """Returns the frozen tree, from the files; `files` and errors as in `weights`."""
-    return frozen_dtype.place(run, frozen_tensors(run, (files or open_frozen(run)).tensors), mesh)
+    tensors = frozen_tensors(run, (files or open_frozen(run)).tensors)
+    return sharding.in_formats(frozen_dtype.place(run, tensors, mesh), mesh)
 
 
 def tree_hash(params: tree.Tree) -> str:

@@ -118,3 +118,19 @@ def test_gate_weights_lie_where_the_gate_says():
     }
     bound = 7**-0.5
     assert 0.8 * bound < np.abs(got["up/kernel"]).max() < bound
+
+
+def test_rope_by_matmul_is_rope():
+    x, positions = jnp.asarray(noise(2, 5, 3, 8)), jnp.arange(5)[None]
+
+    def turned(rope, x):
+        y = rope(x, positions, base=10_000.0).astype(jnp.float32)
+        return jnp.sum(jnp.sin(y)), y
+
+    for dtype in (jnp.float32, jnp.bfloat16):
+        runs = [
+            jax.value_and_grad(lambda x, rope=rope: turned(rope, x), has_aux=True)(x.astype(dtype))
+            for rope in (layers.rope, layers.rope_by_matmul)
+        ]
+        for want, got in zip(*map(jax.tree.leaves, runs), strict=True):
+            np.testing.assert_allclose(got.astype("float32"), want.astype("float32"), atol=1e-6)

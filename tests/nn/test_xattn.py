@@ -84,7 +84,7 @@ def test_one_gated_layer(name):
     got, gate_mean = xattn.gated_cross_attention(
         config.cross_attention,
         jnp.asarray(y),
-        xattn.keys_values(kernels, jnp.asarray(tokens)),
+        [xattn.keys_values(kernels, jnp.asarray(tokens))],
         kernels=kernels,
         gate=flat,
     )

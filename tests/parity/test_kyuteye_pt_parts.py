@@ -135,7 +135,7 @@ def test_gated_cross_attention(fields, compare):
     if design.gate is not None:
         named = {theirs_: ours for ours, theirs_ in design.gate.upstream().items()}
         gate = {named[n]: jnp.asarray(w.numpy().T) for n, w in theirs.gate.state_dict().items()}
-    found_kv = xattn.keys_values(kernels, jnp.asarray(tokens))
+    found_kv = [xattn.keys_values(kernels, jnp.asarray(tokens))]
     u, g = xattn.gated_cross_attention(design, jnp.asarray(y), found_kv, kernels=kernels, gate=gate)
     compare("u g", u, want, 1e-5)
     if g_want is not None:

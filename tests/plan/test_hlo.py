@@ -148,6 +148,42 @@ def test_a_slice_of_a_stack_in_another_tiling_reads_the_slice():
     assert op.hbm_bytes == 2 * 64 * 32
 
 
+# As libtpu writes a gather that other kernels hide: what begins and ends it are fusions around it.
+GATHER = "f32[8,16]{1,0} all-gather(%p), replica_groups={{0,1,2,3}}, dimensions={0}"
+CHAIN = """HloModule m, is_scheduled=true
+
+%begins (p: f32[2,16]) -> (f32[2,16], f32[8,16], u32[]) {
+  %p = f32[2,16]{1,0} parameter(0)
+  %gather = GATHER, frontend_attributes={chain_id="3"}, backend_config={"flag_start":"-1"}
+  ROOT %call = (f32[2,16], f32[8,16], u32[]{:S(2)}) custom-call(%gather), BEGINS
+}
+
+%ends (p: f32[2,16], q: f32[8,16], r: u32[]) -> f32[8,16] {
+  %p = f32[2,16]{1,0} parameter(0)
+  %q = f32[8,16]{1,0} parameter(1)
+  %gather = GATHER, frontend_attributes={chain_id="3"}, backend_config={"flag_start":"2"}
+  %r = u32[]{:S(2)} parameter(2)
+  ROOT %call = f32[8,16] custom-call(%p, %q, %gather, %r), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (a: f32[2,16]) -> f32[8,16] {
+  %a = f32[2,16]{1,0} parameter(0)
+  %start = (f32[2,16]{1,0}, f32[8,16]{1,0}, u32[]{:S(2)}) fusion(%a), kind=kCustom, calls=%begins
+  %b = f32[2,16]{1,0} get-tuple-element(%start), index=0
+  %c = f32[8,16]{1,0} get-tuple-element(%start), index=1
+  %d = u32[]{:S(2)} get-tuple-element(%start), index=2
+  ROOT %done = f32[8,16]{1,0} fusion(%b, %c, %d), kind=kCustom, calls=%ends
+}
+""".replace("GATHER", GATHER).replace("BEGINS", 'custom_call_target="AsyncCollectiveStart"')
+
+
+def test_a_gather_spread_over_fusions_moves_once():
+    cost = hlo_cost.program_cost(hlo.parse(CHAIN), devices=4)
+    (one,) = cost.collectives
+    assert one.received == 3 * 2 * 16 * 4
+    assert cost.hbm_bytes == (2 + 8) * 16 * 4  # the shard is read, the whole written
+
+
 def test_text_without_a_program_is_an_error():
     with pytest.raises(ValueError, match="ENTRY"):
         hlo.parse("HloModule empty")

@@ -149,3 +149,24 @@ def test_explain(tmp_path):
     assert "yes" not in line and line.endswith(" 96")
     trained = sum(leaf.size for leaf in tree.flatten(shapes.adapters).values())
     assert f"{trained:,} trained" in table[-1] and "data=2 x fsdp=2 x tensor=2" in table[-1]
+
+
+def test_frozen_kernels_move_into_the_layout_of_the_platform(monkeypatch):
+    mesh = sharding.make_mesh(MESH)
+    kernels = {
+        "qkv": np.arange(2 * 8 * 3 * 4 * 2, dtype=np.float32).reshape(2, 8, 3, 4, 2),
+        "in": np.arange(2 * 8 * 2 * 6, dtype=np.float32).reshape(2, 8, 2, 6),
+    }
+    blocks = {"attn": {"qkv": {"kernel": kernels["qkv"]}}, "mlp": {"in": {"kernel": kernels["in"]}}}
+    params = {"backbone": {"blocks": blocks, "out_norm": {"scale": np.ones(8, np.float32)}}}
+    placed = jax.device_put(params, sharding.shardings(params, mesh))
+    assert sharding.in_formats(placed, mesh) == placed  # of a CPU nothing moves
+    monkeypatch.setattr(sharding, "_LAID_OUT_ON", "cpu")
+    moved = tree.flatten(sharding.in_formats(placed, mesh))
+    orders = {"attn/qkv": (0, 2, 3, 1, 4), "mlp/in": (0, 2, 1, 3)}
+    for name, order in orders.items():
+        leaf = moved[f"backbone/blocks/{name}/kernel"]
+        assert leaf.format.layout.major_to_minor == order
+        np.testing.assert_array_equal(leaf, kernels[name.split("/")[1]])
+        double = jax.jit(lambda x: 2 * x, in_shardings=leaf.sharding)
+        np.testing.assert_array_equal(double(leaf), 2 * kernels[name.split("/")[1]])

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import closeness
 import jax
@@ -11,6 +12,7 @@ import toy
 from mvjax import tree, types
 from mvjax.config import schema
 from mvjax.data import images
+from mvjax.nn import compute as compute_lib
 from mvjax.nn import model as model_lib
 from mvjax.train import gradients, load, sharding, step
 
@@ -149,6 +151,25 @@ def test_a_part_without_rows_changes_nothing(config, params_alone, jitted_loss):
     value, text = jitted_loss(*params_alone, types.Batch(empty[0], batch.speechless))
     np.testing.assert_allclose(value, both["text_speechless"], rtol=1e-6)
     assert float(text["audio_speech"]) == 0
+
+
+def test_the_arrangement_for_tpus_is_the_same_step(config, mesh, params_alone):
+    """Rows of both kinds packed, the halves of the MLP apart, rotary positions by a matmul."""
+    batch, rows = toy.Data(config.data)[0], sharding.rows(mesh)
+
+    def gradients_of(compute):
+        def loss(adapters, frozen, batch):
+            if compute.mesh is not None:
+                batch = jax.lax.with_sharding_constraint(batch, rows)
+            model = model_lib.VisionSpeech(toy.MODEL, compute)
+            return gradients.gradients(adapters, frozen, batch, model=model, run=config)
+
+        return jax.tree.map(np.asarray, jax.jit(loss)(*host(params_alone), batch))
+
+    plain = gradients_of(compute_lib.Compute())
+    arranged = gradients_of(compute_lib.Compute("frozen", mesh=mesh, tpu=True))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, arranged, plain)
 
 
 def test_speech_rows_hear_without_trained_codebooks(config, params_alone):
