@@ -21,6 +21,7 @@ KINDS = {
     "COMB": "an open question, then another kind in every utterance",
 }
 ESPEAK, HIBARI, KYUTAI = "espeak", "hibari", "kyutai"
+_HIBARI_NEEDS = ("hibari", "onnxruntime")
 
 
 def add(commands) -> None:
@@ -171,7 +172,8 @@ def speak(args: argparse.Namespace) -> int:
     """Speaks dialogues; status 1 if some could not be spoken."""
     from mvjax.dialogues import speaking
 
-    engine = args.tts or (HIBARI if extras.installed("hibari") else ESPEAK)
+    there = all(map(extras.installed, _HIBARI_NEEDS))
+    engine = args.tts or (HIBARI if there else ESPEAK)
     voices = _voices(engine, args.assistant_voice, args.user_voices)
     print(f"{engine}: the assistant is {voices.assistant or 'its only voice'}", flush=True)
     usual = 1 if engine.startswith(KYUTAI) else os.cpu_count() or 1
@@ -192,7 +194,7 @@ def _voices(name: str, assistant: str | None, users: list[str] | None):
     if name == ESPEAK:
         return tts.Espeak(**chosen)
     if name == HIBARI:
-        extras.require("hibari")
+        extras.require(*_HIBARI_NEEDS)
         return hibari_tts.Hibari(**chosen)
     engine, _, repo = name.partition(":")
     if engine == KYUTAI:

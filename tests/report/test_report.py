@@ -72,6 +72,7 @@ def _report() -> html_lib.Report:
             html_lib.Certificate("MLX", None, 1e-4, None, "not run", ["mvjax certify <DIR>"]),
         ],
         codec=[("as synthesized", 100, html_lib.Share(0.97, (0.92, 0.99)))],
+        voices=[html_lib.SaidSentence("<it> is red", {"synthesizer": np.zeros(1920)})],
         stages=[html_lib.Stage("train", 1.5, 2.0)],
         continued=False,
         footer="mvjax",

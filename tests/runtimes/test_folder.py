@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import exported
 import numpy as np
@@ -11,6 +12,7 @@ import toy
 from mvjax import gates
 from mvjax.export import targets, weight_files
 from mvjax.runtimes import folder as folder_lib
+from mvjax.runtimes import loading
 from mvjax.weights import file_names, safetensors_io
 
 TOY = exported.TOY
@@ -182,3 +184,20 @@ def test_an_unknown_gating_of_candle_is_named(tmp_path):
     path.write_text(path.read_text().replace("GatedSigmoid", "GatedSoftplus"))
     with pytest.raises(ValueError, match="got 'ConditionalGatedSoftplus'"):
         folder_lib.read_candle(folder)
+
+
+@pytest.mark.parametrize("target", ["torch", "mlx"])
+def test_damaged_files_are_named(target, tmp_path):
+    pytest.importorskip(target)
+    _, folder = exported.write(TOY, target, tmp_path)
+    weights = folder_lib.read(folder).weights
+    with weights.open("r+b") as file:
+        file.truncate(weights.stat().st_size // 2)
+    with pytest.raises(ValueError, match=f"{re.escape(str(weights))}.*not a readable"):
+        loading.open_folder(folder)
+    config = folder / {"torch": "moshika-vis.yaml", "mlx": "config.json"}[target]
+    config.write_text("dim: [")
+    with pytest.raises(
+        ValueError, match=f"{re.escape(str(config))}: not (YAML|JSON): .*; export again"
+    ):
+        loading.open_folder(folder)

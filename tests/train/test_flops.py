@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import math
+from unittest import mock
 
 import jax
 import pytest
@@ -8,6 +9,7 @@ import toy
 
 from mvjax import gates
 from mvjax.config import schema
+from mvjax.nn import compute
 from mvjax.plan import compiled_step, hlo, hlo_cost
 from mvjax.train import chips, sharding
 from mvjax.train import flops as flops_lib
@@ -27,11 +29,12 @@ def planned(**train) -> schema.Config:
 
 @functools.cache
 def program() -> hlo_cost.ProgramCost:
-    """The step as XLA compiles it for one CPU, walked."""
+    """The step as XLA compiles it for one CPU, walked; layers in a loop, as those of larger models."""
     run = planned()
     mesh = sharding.make_mesh(schema.MeshConfig(), jax.devices()[:1])
     arguments = compiled_step.step_arguments(run, mesh)
-    with jax.numpy_dtype_promotion("standard"):  # optax promotes its step count
+    looped = mock.patch.object(compute.Compute, "unroll", lambda self, layers: 1)
+    with looped, jax.numpy_dtype_promotion("standard"):  # optax promotes its step count
         text = compiled_step.lower(run, mesh, arguments).compile().as_text()
     return hlo_cost.program_cost(hlo.parse(text), devices=1)
 

@@ -14,6 +14,7 @@ from mlx import utils
 
 from mvjax.runtimes import folder as folder_lib
 from mvjax.runtimes import network
+from mvjax.weights import safetensors_io
 
 Arrays = dict[str, mx.array]
 Modules = dict[str, nn.Module]
@@ -31,6 +32,7 @@ def load(config: folder_lib.ExportedConfig, *, dtype: mx.Dtype | None, dequantiz
     Raises:
       ValueError: naming the file, and what its tensors lack.
     """
+    safetensors_io.metadata(config.weights)  # which says what a damaged file lacks
     loaded = mx.load(str(config.weights))
     assert isinstance(loaded, dict)
     encoder = {name: loaded.pop(name) for name in list(loaded) if name.startswith(_ENCODER)}

@@ -14,7 +14,7 @@ import torch
 from safetensors import torch as safetensors_torch
 
 from mvjax.runtimes import folder as folder_lib
-from mvjax.weights import file_names
+from mvjax.weights import file_names, safetensors_io
 
 Tensors = dict[str, torch.Tensor]
 
@@ -43,7 +43,7 @@ def load(config: folder_lib.ExportedConfig) -> Tensors:
     """Returns {name in kyuteye_mlx's layout: tensor as stored}."""
     path, renamed = config.weights, {}
     gguf = path.suffix == file_names.GGUF_SUFFIX
-    for name, tensor in (_load_gguf if gguf else safetensors_torch.load_file)(path).items():
+    for name, tensor in (_load_gguf if gguf else _load_safetensors)(path).items():
         for pattern, form in _NAMES:
             name = re.sub(pattern, form, name)
         if match := _ALL_SLICES.fullmatch(name):
@@ -60,6 +60,11 @@ def load(config: folder_lib.ExportedConfig) -> Tensors:
     return renamed
 
 
+def _load_safetensors(path: Path) -> Tensors:
+    safetensors_io.metadata(path)  # which says what a damaged file lacks
+    return safetensors_torch.load_file(path)
+
+
 def _load_gguf(path: Path) -> Tensors:
     """Returns the tensors of a GGUF, and those of its vision file in place of its own."""
     try:
@@ -72,5 +77,5 @@ def _load_gguf(path: Path) -> Tensors:
     for tensor in gguf.GGUFReader(path).tensors:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         tensors[tensor.name] = torch.from_numpy(np.array(values))
-    image = safetensors_torch.load_file(file_names.vision_file(path))
+    image = _load_safetensors(file_names.vision_file(path))
     return {name: t for name, t in tensors.items() if not name.startswith("image_prefix.")} | image
