@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import closeness
 import jax
 import jax.numpy as jnp
 import mimi_twin
@@ -156,8 +157,8 @@ def test_silence_in_which_the_convolutions_rest_is_left_out(params, monkeypatch)
         monkeypatch.setattr(mimi, "cpu_frames", lambda _: lanes)
         return sounding.Convolutions(params, CONFIG)(signals)
 
-    np.testing.assert_allclose(convolved(4), want, atol=1e-6)
-    np.testing.assert_allclose(convolved(1), want, atol=1e-6)
+    closeness.assert_close(convolved(4), want)
+    closeness.assert_close(convolved(1), want)
     programs = sounding._chunk._cache_size()
     sounding.Convolutions(params, CONFIG)(signals[:, : 2 * rest + 7])
     assert sounding._chunk._cache_size() == programs

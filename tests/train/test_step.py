@@ -140,6 +140,7 @@ def test_gate_means_count_only_frames_that_see_an_image(config, params_alone, ji
         np.testing.assert_allclose(metrics[f"gate_{name}"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_part_without_rows_changes_nothing(config, params_alone, jitted_loss):
     batch = toy.Data(config.data)[0]
     empty = [types.Part(*(array[:0] for array in part)) for part in batch]
@@ -223,6 +224,7 @@ def test_moments_lie_where_their_parameters_lie(state):
         assert moment.sharding == parameter.sharding and moment.shape == parameter.shape
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_changes_nothing(config, params, train_step, state):
     state, _ = train_step(state, params.frozen, toy.Data(config.data)[0])
     before = host(state)

@@ -10,8 +10,6 @@ import same_state
 
 from mvjax.train import checkpoint
 
-pytestmark = pytest.mark.slow
-
 
 def assert_same_end(first, second) -> None:
     same_state.check(*(checkpoint.newest(f / "run/checkpoints") for f in (first, second)))
@@ -21,6 +19,8 @@ def losses(folder) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in processes.metrics(folder)]
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_ten_sigterms_lose_no_step_and_repeat_no_sample(tmp_path):
     steps, whole, killed = 60, tmp_path / "whole", tmp_path / "killed"
     processes.finish(processes.start(whole, "--steps", steps, "--every", 7))
@@ -45,6 +45,7 @@ def checkpoint_step(folder) -> int:
     return checkpoint.newest(folder / "run/checkpoints").metadata["step"]
 
 
+@pytest.mark.slow
 def test_sigkill_goes_back_to_the_last_checkpoint(tmp_path):
     processes.finish(processes.start(tmp_path / "whole"))
     killed = tmp_path / "killed"
@@ -59,6 +60,7 @@ def test_sigkill_goes_back_to_the_last_checkpoint(tmp_path):
     assert_same_end(killed, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_one_two_and_four_processes_are_one_run(tmp_path):
     """A signal to one of two processes stops both; four, as two slices of a tensor axis each, go on."""
     mesh = ("--mesh", 1, 2, 2)
