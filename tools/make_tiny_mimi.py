@@ -35,10 +35,8 @@ from mvjax.digits import frozen_models, talk, voices
 SLOTS = 4  # phoneme targets a frame
 CROP_FRAMES = 14
 ROWS = 8  # crops a step
-DECODES = (
-    "decoder",
-    "upsample",
-)  # names of what makes sound: decoder.*, decoder_transformer.*, upsample.*
+# what makes sound: decoder.*, decoder_transformer.*, upsample.*
+DECODES = ("decoder", "upsample")
 
 
 def main() -> None:

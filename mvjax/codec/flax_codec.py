@@ -12,9 +12,8 @@ from jaxtyping import Float32, Int32
 from mvjax.codec import mimi, sounding
 from mvjax.config import frozen
 
-_STEP = (
-    32  # frames: lengths of what is encoded on a CPU are multiples of it, so that few are compiled
-)
+# frames: lengths of what is encoded on a CPU are multiples of it, so that few are compiled
+_STEP = 32
 
 
 @dataclasses.dataclass(frozen=True)

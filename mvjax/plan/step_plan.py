@@ -27,9 +27,7 @@ class StepTimes:
     hbm: float  # HBM traffic
     collectives: float  # bytes received over the links
     no_overlap: float  # one operation after the other, no compute/communication overlap
-    kernels: float | None = (
-        None  # of a GPU: one kernel after the other, at the rates that kernels reached
-    )
+    kernels: float | None = None  # of a GPU: one after the other, at the rates that kernels reached
 
     @property
     def roofline(self) -> float:

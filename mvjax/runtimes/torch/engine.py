@@ -134,24 +134,28 @@ class Engine:
           Outputs whose `text` holds all that is returned without probes, [B, 2 + Q].
         """
         assert self._given is not None
-        given, context = self._given.inputs, self._model.config.context
+        given = self._given.inputs
         on_device = (
             self._model.device if self._model.device.type != "cpu" else contextlib.nullcontext()
         )
         with on_device:
             position = given.position.long()
-            mask = None
-            if filled is None or self._rows > 1:
-                mask = self._slots[:filled] <= position.clamp(max=context - 1)[:, None]
-            cache: network.Cache = _Cache(self._past, position % context, filled, mask)
-            if self._model.kernels:
-                cache = _FusedCache(self._model.kernels, self._past, position, context)
+            cache = self._cache(position, filled)
             sees = None if all_see else given.sees != 0
             image = network.Seen(*self._image, sees) if seeing and self._image else None
             out: Any = self._model.frame(given, cache, image, probes=self._probes, known=known)
             ids = torch.cat([out.text[:, None], out.audio], 1).to(torch.int32)
             gate = out.gate.float()[:, None].view(torch.int32)
             return out._replace(text=torch.cat([ids, gate], 1))
+
+    def _cache(self, position: torch.Tensor, filled: int | None) -> network.Cache:
+        context = self._model.config.context
+        if self._model.kernels:
+            return _FusedCache(self._model.kernels, self._past, position, context)
+        mask = None
+        if filled is None or self._rows > 1:
+            mask = self._slots[:filled] <= position.clamp(max=context - 1)[:, None]
+        return _Cache(self._past, position % context, filled, mask)
 
     def _on_host(self, out: Any) -> slots.Outputs:
         """Returns numpy arrays of their own: the tensors are filled again. One transfer without probes."""
