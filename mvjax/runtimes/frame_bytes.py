@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors
-
 from mvjax.runtimes import folder as folder_lib
 from mvjax.weights import safetensors_io
 
@@ -73,12 +71,10 @@ def read(folder: Path) -> FrameValues | None:
     config = folder_lib.read(folder)
     if config.weights.suffix != ".safetensors":
         return None
-    safetensors_io.metadata(config.weights)  # which says what a damaged file lacks
-    with safetensors.safe_open(config.weights, "np") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    tensors = safetensors_io.tensors(config.weights)
     encoder = config.encoder
     return count(
-        shapes,
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         layers=config.layers,
         heads=config.heads,
         image_layers=len(config.image_layers),

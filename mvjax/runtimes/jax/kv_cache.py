@@ -18,9 +18,8 @@ from mvjax.runtimes import interface
 
 Attend = Callable[..., Float[Array, "B N H"]]
 _BEGINNINGS = (128, 512)  # slots
-_ONE_BY_ONE = (
-    256  # rows at most that a CPU writes so: each is an instruction for each array of each layer
-)
+# rows at most that a CPU writes so: each is an instruction for each array of each layer
+_ONE_BY_ONE = 256
 
 
 class Held(NamedTuple):
@@ -151,9 +150,7 @@ def attend(
 ) -> Float[Array, "B N H"]:
     """Returns softmax(q k / sqrt(H)) v over the keys that each row sees; None: all."""
     weights, v = jax.nn.softmax(_logits(q, held, seen)).reshape(held.v.shape[:-1]), held.v
-    if (
-        held.v_scale is not None
-    ):  # of codes the products are exact, and the scale is outside of their sum
+    if held.v_scale is not None:  # the products with codes are exact
         weights, v = weights * held.v_scale, v.astype(q.dtype)
     return jnp.einsum("...S,...SH->...H", weights.astype(v.dtype), v).reshape(q.shape)
 
