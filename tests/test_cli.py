@@ -14,6 +14,7 @@ import mvjax
 from mvjax import cli
 from mvjax.commands import completion, evaluate
 from mvjax.eval import benchmarks
+from mvjax.export import certificate
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
@@ -204,6 +205,15 @@ def test_user_errors_are_one_message_and_status_2(capsys, monkeypatch, argv, mes
     assert status == 2 and out == ""
     assert err.startswith(f"mvjax {argv[0]}: ") and message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["export", "certify"])
+def test_the_fewest_frames_are_in_the_help(capsys, command):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert f"compare, {certificate.MIN_FRAMES} or more;" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_the_prompts_of_eval_are_the_modes_of_a_benchmark():

@@ -33,7 +33,12 @@ def main() -> None:
     parser.add_argument("--per-kind", type=int, default=48, help="questions (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    trained = load.trained(args.run)
+    if args.per_kind < 1:
+        parser.error(f"--per-kind: expected 1 or more, got {args.per_kind}")
+    try:
+        trained = load.trained(args.run)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     model = eval_model.load(trained.config, trained.params)
     said = answers(model, args.per_kind * len(talk.KINDS), args.seed)
     texts = {sentence.text for sentence in said}

@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.sentences < 1:
+        parser.error(f"--sentences: expected 1 or more, got {args.sentences}")
     voices = hibari_tts.Hibari() if args.tts == "hibari" else tts.Espeak()
     starts, ends = errors(voices, sentences(args.sentences, args.seed))
     for name, found in (("start", starts), ("end", ends)):

@@ -153,8 +153,12 @@ def read_experiment(path: Path, *, pick: str | None = None) -> schema.Config:
         raise ValueError(f"{saved}: expected the saved config of a run: {error}") from error
 
 
-def saved_config(path: Path) -> Path | None:
+def saved_config(
+    path: Path, expected: str = "an experiment file or the folder of a run"
+) -> Path | None:
     """Returns the saved config that a path names: a JSON file, or that of a run folder; None if neither.
+
+    `expected`: what the command takes, for the message.
 
     Raises:
       ValueError: if it is another folder.
@@ -164,10 +168,7 @@ def saved_config(path: Path) -> Path | None:
     if (config := path / run_folder.CONFIG_JSON).is_file():
         return config
     meant = run_folder.nearby(path, run_folder.is_run)
-    raise ValueError(
-        f"{path}: expected an experiment file or the folder of a run, found no"
-        f" {run_folder.CONFIG_JSON} in it{meant}"
-    )
+    raise ValueError(f"{path}: expected {expected}, found no {run_folder.CONFIG_JSON} in it{meant}")
 
 
 def check_folder(path: Path) -> None:

@@ -32,7 +32,8 @@ def add(commands) -> None:
 def frames(arg) -> None:
     """Adds --frames."""
     arg("--frames", type=int, metavar="N",
-        help="frames to compare; default: past the attention window, if that takes at most 600")  # fmt: skip
+        help="frames to compare, 100 or more; default: past the attention window, if that takes at most"
+        " 600")  # fmt: skip
 
 
 def certify(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mvjax.runtimes import interface
     from mvjax.train import chips
 
+_TAKEN = "an experiment file, the folder of a run or, with --serve, that of an export"
 _KV_CACHES: tuple[interface.KvCache | None, ...] = (None, "int8")  # that --serve compares
 
 
@@ -51,6 +52,7 @@ def plan(args: argparse.Namespace) -> int:
     """Prints the plans; returns 1 if any of them does not fit."""
     if args.serve:
         return _serve(args)
+    arguments.saved_config(args.experiment, _TAKEN)
     topologies = read_topologies(args.topology, measured=not args.count, slices=args.slices)
     how = {"fit": args.compile if args.fit else 0, "estimate_only": args.count}
     return show(arguments.load_experiment(args), topologies, cached=not args.no_cache, **how)
@@ -97,7 +99,7 @@ def _served(args: argparse.Namespace) -> schema.Config:
     from mvjax.runtimes import folder as folder_lib
 
     if not folder_lib.is_export(folder):
-        arguments.saved_config(folder)  # says what it expected
+        arguments.saved_config(folder, _TAKEN)  # says what it expected
     if args.pick is not None:
         raise ValueError(
             f"--pick {args.pick}: {folder} is an export, not a sweep; leave --pick out"

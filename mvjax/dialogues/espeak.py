@@ -98,6 +98,12 @@ def _library() -> Iterator[tuple[ctypes.CDLL, int]]:
         _ctypes.dlclose(lib._handle)
 
 
+def knows(voice: Voice) -> bool:
+    """Whether there is a voice of this name."""
+    with _LOCK, _library() as (lib, _):
+        return lib.espeak_SetVoiceByName(voice.name.encode()) == 0
+
+
 def _synthesize(lib: ctypes.CDLL, text: str, voice: Voice) -> tuple[list[np.ndarray], list[Event]]:
     if lib.espeak_SetVoiceByName(voice.name.encode()) != 0:
         raise ValueError(

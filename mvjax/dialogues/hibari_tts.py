@@ -44,6 +44,14 @@ class Hibari:
     assistant: str = VOICE
     users: tuple[str, ...] = tts.Espeak.users
 
+    def __post_init__(self):
+        for voice in {self.assistant, *self.users} - {VOICE, *tts.Espeak.users}:
+            if not tts.Espeak.knows(voice):
+                raise ValueError(
+                    f"hibari: expected its only voice, {VOICE}, or one of eSpeak NG such as en-us or"
+                    f" en-us+f2, got {voice!r}"
+                )
+
     def speak(self, lines: Sequence[tts.TtsLine]) -> list[speech.SynthesizedSpeech]:
         """Synthesizes lines in order; the same text and seed give the same samples, whatever came before.
 

@@ -102,7 +102,8 @@ def speak(
             _list(part.failed, failures)
             if len(total.failed) - len(unread) >= _GIVE_UP:
                 _refuse_nothing_spoken(source, total)
-            report(f"dialogues: {total.spoken}/{len(left)} spoken, {len(total.failed)} failed")
+            count = len(left) + len(unread)
+            report(f"dialogues: {total.spoken}/{count} spoken, {len(total.failed)} failed")
     _refuse_nothing_spoken(source, total)
     return total
 

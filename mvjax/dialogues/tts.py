@@ -27,7 +27,7 @@ import numpy as np
 from mvjax import types
 from mvjax.data.records import record
 from mvjax.data.speech import spoken
-from mvjax.dialogues import conversation, speech
+from mvjax.dialogues import conversation, espeak, speech
 
 _LONGEST = 180.0  # seconds of one utterance; more is taken for a failed synthesis
 
@@ -80,7 +80,13 @@ class Espeak:
         """Synthesizes lines in order; the seed has no effect, and samples vary as in `speech`."""
         return [speech.speak(line.text, self._voice(line.voice)) for line in lines]
 
-    def _voice(self, text: str) -> speech.Voice:
+    @classmethod
+    def knows(cls, voice: str) -> bool:
+        """Whether eSpeak NG has the voice."""
+        return espeak.knows(cls._voice(voice))
+
+    @staticmethod
+    def _voice(text: str) -> speech.Voice:
         name, *numbers = text.split(":")
         try:
             return speech.Voice(name, **dict(zip(("rate", "pitch"), map(int, numbers))))

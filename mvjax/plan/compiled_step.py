@@ -114,6 +114,8 @@ def compile_lowered(
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     fields = [field.name for field in dataclasses.fields(CompiledStep)]
     program = _key_text(lowered.as_text(), model)
+    if topology.chip.kind == "gpu":
+        versions += [gpu_targets.target_config(topology.chip), str(gpu_targets.COMPILER_OPTIONS)]
     parts = (*fields, topology.name, *versions, *more, program)
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     file = None if cache is None else cache / f"{key}.json.gz"

@@ -115,6 +115,9 @@ def target_config(chip: chips.Chip) -> str:
     """Returns a GPU as XLA's GpuTargetConfigProto, in text format."""
     one = _TARGETS[chip.name]
     reserved = _KIB  # of a block's shared memory, for the system
+    # Of this the compiler takes 80% as what a program may use, and computes again what would not fit; on the
+    # device it is told what the allocator has.
+    memory = chip.hbm_bytes * chips.USABLE["gpu"] / 0.8
     return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -131,7 +134,7 @@ gpu_device_info {{
   memory_bandwidth: {chip.hbm_bandwidth:.0f}
   l2_cache_size: {one.l2}
   clock_rate_ghz: {one.clock}
-  device_memory_size: {chip.hbm_bytes:.0f}
+  device_memory_size: {memory:.0f}
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
   cuda_compute_capability {{ major: {one.capability[0]} minor: {one.capability[1]} }}

@@ -208,9 +208,11 @@ def _read(module: hlo.Module, body: hlo.Computation, name: str) -> float:
             total += user.shapes[0].bytes if user.operands[0] == name else 0.0
         elif user.opcode in _IN_PLACE and user.operands[0] == name:
             continue
-        elif user.opcode == "tuple" or user.opcode in COLLECTIVES or _ASYNC in user.attributes:
-            continue  # passed on, or counted as a collective
-        elif not user.root and _is_view(module, user):
+        elif user.opcode == "tuple" and body.instructions[name].opcode in ("parameter", "bitcast"):
+            continue  # passed on
+        elif user.opcode in COLLECTIVES or _ASYNC in user.attributes:
+            continue  # counted as a collective
+        elif not user.root and (_is_view(module, user) or user.opcode == "reduce"):
             total += _read(module, body, user.name) * shape.bytes / max(user.shapes[0].bytes, 1)
         elif user.opcode == "fusion":
             inner = module.called(user)

@@ -72,6 +72,8 @@ def test_names_of_the_version_before_are_read_with_a_warning(run):
         (["train", "OVER", "--out", "x"], "OVER: expected .* found no config.json in it; did you mean RUN"),
         (["train", "OVER/other.json", "--out", "x"], "other.json: .* saved config .* unknown field 'a'"),
         (["train", "OVER/none.json", "--out", "x"], "none.json: expected an experiment file"),
+        (["plan", "OVER", "--topology", "v5e:2x2"], "OVER: .* with --serve, that of an export, found no"),
+        (["plan", "OVER", "--topology", "l4:1", "--serve"], "OVER: .* with --serve, that of an export"),
         (["sweep", "RUN", "--out", "x"], "RUN: is the config of one run, which `mvjax train` takes"),
         (["train", "RUN", "--out", "x", "--topology", "v5e:2x2"], "--topology: expected --dry-run with it"),
     ],

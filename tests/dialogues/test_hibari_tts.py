@@ -23,9 +23,8 @@ print(hashlib.sha256(hibari_tts.synthesize(sys.argv[1], 3).samples.tobytes()).he
 """
 
 
-def tool():
-    path = ROOT / "tools" / "check_word_times.py"
-    spec = importlib.util.spec_from_file_location("check_word_times", path)
+def tool(name="check_word_times"):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -106,6 +105,32 @@ def test_word_times_are_those_of_a_recognizer(count):
 def test_a_number_past_the_text_rules_is_refused():
     with pytest.raises(ValueError, match="text rules cannot read '1111.*write it in words"):
         hibari_tts.synthesize("1" * 60, 0)
+
+
+def test_a_voice_that_neither_hibari_nor_espeak_has_is_refused():
+    with pytest.raises(
+        ValueError, match="its only voice, heart, or one of eSpeak NG .* got 'bella'"
+    ):
+        dialogues._voices("hibari", "bella", None)
+    with pytest.raises(ValueError, match="NAME.:RATE.:PITCH.. such as .* got 'en-us:fast'"):
+        dialogues._voices("hibari", None, ["heart", "en-us:fast"])
+    assert dialogues._voices("hibari", "en-us+f2:190", ["heart"]).users == ("heart",)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("check_word_times --sentences 0", "--sentences: expected 1 or more, got 0"),
+        ("bench_voice NOWHERE", "error: NOWHERE: "),
+        ("bench_voice NOWHERE --per-kind 0", "--per-kind: expected 1 or more, got 0"),
+    ],
+)
+def test_tools_refuse_bad_arguments_in_one_line(monkeypatch, capsys, words, message):
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit) as status:
+        tool(words.split()[0]).main()
+    assert status.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_it_is_the_default_where_it_is_installed(monkeypatch, capsys, tmp_path):

@@ -172,7 +172,9 @@ def moods(path, *first_words):
 def test_one_bad_dialogue_never_ends_the_others(tmp_path):
     source = moods(tmp_path / "d.jsonl", "assert", "index", "run", "os", "is")
     source.write_bytes(b"junk\n" + source.read_bytes())
-    summary = speak(source, tmp_path / "out", Moody())
+    said = []
+    summary = speak(source, tmp_path / "out", Moody(), report=said.append)
+    assert said[-1] == "dialogues: 1/6 spoken, 5 failed"  # the line that is none, too
     assert summary.spoken == 1 and set(read(tmp_path / "out")) == {"d4"}
     listed = [
         json.loads(x) for x in (tmp_path / "out" / speaking.FAILURES).read_text().splitlines()

@@ -148,6 +148,48 @@ def test_a_slice_of_a_stack_in_another_tiling_reads_the_slice():
     assert op.hbm_bytes == 2 * 64 * 32
 
 
+# As XLA writes what follows a matmul whose contraction is split for a GPU: each reader adds the partial sums.
+PARTIAL = """HloModule m, is_scheduled=true
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%third (p: f32[2,96,5]) -> bf16[32,5] {
+  %p = f32[2,96,5]{2,1,0} parameter(0)
+  %zero = f32[] constant(0)
+  %summed = f32[96,5]{1,0} reduce(%p, %zero), dimensions={0}, to_apply=%add
+  %rounded = bf16[96,5]{1,0} convert(%summed)
+  %slice = bf16[32,5]{1,0} slice(%rounded), slice={[32:64], [0:5]}
+  ROOT %size = bf16[32,5]{1,0} abs(%slice)
+}
+
+%both (p: f32[2,96,5]) -> (f32[96,5], bf16[32,5]) {
+  %p = f32[2,96,5]{2,1,0} parameter(0)
+  %zero = f32[] constant(0)
+  %summed = f32[96,5]{1,0} reduce(%p, %zero), dimensions={0}, to_apply=%add
+  %rounded = bf16[96,5]{1,0} convert(%summed)
+  %slice = bf16[32,5]{1,0} slice(%rounded), slice={[0:32], [0:5]}
+  ROOT %out = (f32[96,5]{1,0}, bf16[32,5]{1,0}) tuple(%summed, %slice)
+}
+
+ENTRY %main (a: f32[2,96,5]) -> (f32[96,5], bf16[32,5]) {
+  %a = f32[2,96,5]{2,1,0} parameter(0)
+  %one = bf16[32,5]{1,0} fusion(%a), kind=kLoop, calls=%third
+  ROOT %two = (f32[96,5]{1,0}, bf16[32,5]{1,0}) fusion(%a), kind=kLoop, calls=%both
+}
+"""
+
+
+def test_partial_sums_are_read_where_their_sum_is_sliced_or_given_out():
+    third, both = (op.hbm_bytes for op in hlo_cost.program_cost(hlo.parse(PARTIAL), devices=1).ops)
+    partial, out = 2 * 96 * 5 * 4, 32 * 5 * 2
+    assert third == partial / 3 + out  # not 3 x as much
+    assert both == partial + 96 * 5 * 4 + out  # what is summed for the tuple is read as a whole
+
+
 # As libtpu writes a gather that other kernels hide: what begins and ends it are fusions around it.
 GATHER = "f32[8,16]{1,0} all-gather(%p), replica_groups={{0,1,2,3}}, dimensions={0}"
 CHAIN = """HloModule m, is_scheduled=true

@@ -107,6 +107,17 @@ def test_a_frame_reads_kv_caches_as_they_are_stored():
     assert plain.hbm_bytes - coded.hbm_bytes > 0.95 * saved
 
 
+@pytest.mark.parametrize(("stored", "rows"), [(None, 1), (None, 35), ("int8", 1), ("int8", 68)])
+def test_a_frame_reads_a_tenth_more_than_needed_at_most(stored, rows):
+    """As many as an H100 holds: nothing is computed again for lack of memory, or put together."""
+    run = config_text.load_experiment(EXPERIMENT)
+    cache = compiled_step.cache_folder()
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        one = frame_plan.frame(run, chips.topology("h100:1"), rows, cache=cache, stored=stored)
+    assert one.fits and one.needed.total <= one.hbm_bytes <= 1.1 * one.needed.total, one
+    assert one.kernels["copies"].hbm_bytes < 0.001 * one.needed.total, one.kernels
+
+
 def test_the_command_compiles_and_says_nothing_else(tmp_path):
     """As a user types it: without a setting of the environment."""
     environment = {n: v for n, v in os.environ.items() if n not in ("JAX_PLATFORMS", "XLA_FLAGS")}

@@ -77,7 +77,7 @@ def test_an_export_is_planned_or_refused_with_the_remedy(tmp_path, monkeypatch, 
 
     _, candle = exports.write(exports.TOY, "candle", tmp_path)
     assert "export with --target torch" in refusal(candle)
-    assert "expected an experiment file or the folder of a run" in refusal(tmp_path)
+    assert "or, with --serve, that of an export" in refusal(tmp_path)
     weights = folder / "model.safetensors"
     weights.rename(folder / "gone")
     assert "model.safetensors: missing; export again" in refusal(folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -105,6 +106,8 @@ def depth(
     ids, codes, logits = text, [], []
     for level in range(config.codebooks_out):
         table = weights.audio_emb[level - 1] if level else weights.text_emb
+        # in turn: for a GPU, XLA would copy these matrices and the text head into one, for one matmul
+        z, ids = jax.lax.optimization_barrier((z, ids))
         x = _matmul(z, weights.w_in[level]) + layers.lookup(table, ids, dtype=dtype)
         for block, (ks, vs) in zip(weights.blocks[level], past, strict=True):
             y = layers.rms_norm(x, block.norm1, kind=c.norm, eps=c.norm_eps)
