@@ -20,6 +20,7 @@ from mvjax.plan import gpu_targets, hlo_cost, step_plan
 from mvjax.train import chips, load, sharding
 from mvjax.train import flops as flops_lib
 
+_SHARED = re.compile(r"xa/(q|out)/|gate/")  # adapters that all layers share
 # What the backward pass computes again of a block's matmuls, by the share of their weights.
 _READ_AGAIN = {"none": 0.0, "frozen": 0.0, "attention": 0.45, "full": 0.78}
 
@@ -41,7 +42,7 @@ class _Traffic(NamedTuple):
 
 
 _TRAFFIC = {
-    "tpu": _Traffic((0, 64), kept=2, weights=1, codes=1),
+    "tpu": _Traffic((0, 52), kept=2, weights=2, codes=1),
     "gpu": _Traffic((128, 32), kept=4, weights=3, codes=5),
 }
 
@@ -103,14 +104,17 @@ class _Sizes:
         # gathered for a pass: all but the embeddings, whose rows are looked up where they lie
         gathered = {p: v for p, v in tree.flatten(params.frozen).items() if "_emb/" not in p}
         gathered_on = schema.MeshConfig(1, 1, run.mesh.tensor)
-        self.gathered = _bytes(tree.unflatten(gathered), gathered_on)
+        self.gathered = _bytes(tree.unflatten(gathered), gathered_on, times=self._share_read)
         codes = {p: v for p, v in gathered.items() if v.dtype == jnp.int8}
-        self.codes = _bytes(tree.unflatten(codes), gathered_on) if codes else 0.0
+        self.codes = (
+            _bytes(tree.unflatten(codes), gathered_on, times=self._share_read) if codes else 0.0
+        )
         # adapters are gathered, and their gradients reduced, in the activations' dtype
         self.adapters_gathered, self.gradients = (
             _bytes(params.adapters, gathered_on, times=times) * self.itemsize / 4
             for times in (lambda path: 1, self._uses)
         )
+        self.summed = _bytes(params.adapters, run.mesh, times=self._share_of_float32)
 
     def memory(self) -> dict[str, float]:
         """Returns bytes by part."""
@@ -156,8 +160,8 @@ class _Sizes:
                 2 * self.adapters * (slices - 1) / slices,
                 network,
             )
-        if n > 1:  # gradients in float32: each device ends with its shard, then with all of them
-            share = self.adapters * (2 if m.data > slices else 1) * (n - 1) / n
+        if n > 1:  # gradients: each device ends with its shard, then with all of them
+            share = self.summed * (2 if m.data > slices else 1) * (n - 1) / n
             if m.fsdp > 1:  # those of a layer in its backward pass
                 share += self.passes / 2 * self.gradients * (m.fsdp - 1) / m.fsdp
             received["reduce-scatter"] = (share, self._bandwidth(n))
@@ -189,7 +193,7 @@ class _Sizes:
         Without remat the norms' values, in float32. Splash also saves the result of self-attention.
         """
         D, F, tensor = self.D, self.F, self.mesh.tensor
-        whole, heads = (3 * D, 5 * D) if self.gpus else (4 * D, 8 * D)
+        whole, heads = 3 * D, (5 if self.gpus else 8) * D
         values = {
             "none": 26 * D + (6 * D + 5 * F) / tensor,
             "frozen": whole + (heads + 2 * F) / tensor,
@@ -198,10 +202,21 @@ class _Sizes:
         }[self.run.train.remat]
         return float(self.itemsize * values)
 
+    def _share_read(self, path: str) -> float:
+        """Returns in what share of passes a frozen kernel is read; on GPUs XLA copies also what none uses."""
+        if path.startswith("depformer/") and not self.gpus:
+            return self.run.loss.trained_codebooks / self.run.model.codebooks_out
+        once = path.startswith(("image/", "backbone/text_head/")) and not self.gpus
+        return 0.5 if once else 1.0
+
     def _uses(self, path: str) -> int:
-        """Returns in how many layers an adapter's parameter is used; of a stack each layer has its own."""
-        shared = re.match(r"xa/(q|out)/|gate/", path)
+        """Returns how often an adapter's gradient is reduced: what layers share, on GPUs in each of them."""
+        shared = _SHARED.match(path) and self.gpus
         return len(self.run.model.cross_attention_layers) if shared else 1
+
+    def _share_of_float32(self, path: str) -> float:
+        """Returns the size of the numbers in which devices sum an adapter's gradient, in those of float32."""
+        return 1.0 if self.gpus or _SHARED.match(path) else self.itemsize / 4
 
     def _bandwidth(self, devices: int) -> float:
         """Bytes/s into a device of a group, if the group lies as squarely as it can."""
@@ -214,7 +229,7 @@ class _Sizes:
 
 
 def _bytes(
-    params: tree.Tree, mesh: schema.MeshConfig, *, times: Callable[[str], int] = lambda path: 1
+    params: tree.Tree, mesh: schema.MeshConfig, *, times: Callable[[str], float] = lambda path: 1
 ) -> float:
     """Returns the bytes of parameters on one device of a mesh; each leaf so many times, by its path."""
     placed = sharding.shardings(params, sharding.abstract_mesh(mesh))
