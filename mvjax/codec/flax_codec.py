@@ -40,12 +40,22 @@ class FlaxCodec:
         return sounding.Convolutions(self.params, self.config)
 
     def decode(self, codes: Int32[np.ndarray, "B Q T"]) -> Float32[np.ndarray, "B samples"]:
-        """As `Codec.decode`; compiled once for each shape."""
-        return np.asarray(mimi.run("decode", self.params, codes, config=self.config))
+        """As `Codec.decode`; compiled once for each shape, on a CPU once for all: each row is a stream."""
+        if jax.default_backend() != "cpu" or not codes.size:
+            return np.asarray(mimi.run("decode", self.params, codes, config=self.config))
+        T, chunk = codes.shape[2], mimi.cpu_frames(self.config)
+        pieces = np.split(np.pad(codes, ((0, 0), (0, 0), (0, -T % chunk))), -(-T // chunk), axis=2)
+        stream, rows = self.stream(), []
+        for row in range(len(codes)):
+            stream.reset()
+            rows.append([stream.decode(piece[row : row + 1]) for piece in pieces])
+        return np.block(rows)[:, : T * self.config.frame_samples]
 
     def stream(self, *, batch: int = 1) -> FlaxCodecStream:
         """As `Codec.stream`."""
-        return FlaxCodecStream(self, mimi.start(self.config, batch=batch))
+        # placed as the states that a step returns, or it would be compiled for both
+        start = jax.device_put(mimi.start(self.config, batch=batch), jax.local_devices()[0])
+        return FlaxCodecStream(self, start)
 
 
 class FlaxCodecStream:

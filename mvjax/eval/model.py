@@ -99,8 +99,11 @@ def load(config: schema.Config, params: tree.Tree, mesh: Mesh | None = None) -> 
 
 
 def _codec_batches(n: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields (the next clips, the same filled up with copies of the last one: all batches have one size)."""
-    size = 1 if n == 1 else _CODEC_BATCH_SIZE
+    """Yields (the next clips, the same filled up with copies of the last one: all batches have one size).
+
+    On a CPU one by one: nothing is gained there by a batch, which is one more shape to compile.
+    """
+    size = 1 if n == 1 or jax.default_backend() == "cpu" else _CODEC_BATCH_SIZE
     for first in range(0, n, size):
         rows = list(range(first, min(first + size, n)))
         yield rows, rows + [rows[-1]] * (size - len(rows))

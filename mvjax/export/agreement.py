@@ -81,9 +81,10 @@ def compare(
     codes = np.concatenate([_own_tokens(frames, model), user])[None].astype(np.int32)
     with jax.default_matmul_precision("highest"):
         exact = tree.unflatten({p: jnp.asarray(x[()], jnp.float32) for p, x in params.items()})
-        kv = generate.image_kv(model_lib.VisionSpeech(model), exact, pixels)
+        seen = jax_model.image_params(exact, model)
+        kv = generate.image_kv(model_lib.VisionSpeech(model), seen, pixels)
         scored = _teacher_forced(exact, model, kv, codes)
-        del exact  # one whole model at a time
+        del exact, seen  # one whole model at a time
         lazily = {path: lazy.cast(leaf, np.float32) for path, leaf in params.items()}
         runtime = jax_model.JaxModel(model, tree.unflatten(lazily))
         greedy = _compare_greedy(talk(runtime, pixels, user), frames)

@@ -258,5 +258,6 @@ def _initialized(run: schema.Config, mesh: Mesh, paths: list[str]) -> dict[str, 
         return {path: flat[path] for path in paths}
 
     key = jax.random.key(run.train.seed)
-    placed = sharding.shardings(jax.eval_shape(init, key), mesh)
+    abstract = tree.flatten(shapes(run).adapters)
+    placed = sharding.shardings({path: abstract[path] for path in paths}, mesh)
     return jax.jit(init, out_shardings=tree.flatten(placed))(key)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 from jax.sharding import Sharding
 
@@ -52,6 +53,17 @@ def on_host(leaf: lazy.LazyTensor | jax.Array) -> lazy.LazyTensor:
     return lazy.Computed(leaf.shape, np.dtype(leaf.dtype), functools.partial(_part, leaf))
 
 
+def as_numpy(leaf: Any) -> Any:
+    """Returns an array that one CPU device holds as NumPy sees it, in place, and anything else as it is.
+
+    jax compiles a program for each slice and each transposition of each shape.
+    """
+    held = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    if not (held and leaf.is_fully_addressable and len(leaf.devices()) == 1):
+        return leaf
+    return np.asarray(leaf) if leaf.devices().pop().platform == "cpu" else leaf
+
+
 def _part(array: jax.Array, part: lazy.Index) -> np.ndarray:
     if not part:
         return np.asarray(array)
@@ -67,7 +79,11 @@ def _rows(leaf: np.ndarray | jax.Array, first: int, last: int) -> np.ndarray:
         (low, high), *others = lazy.box(shard.index, leaf.shape)
         a, b = max(first, low), min(last, high)
         if shard.replica_id == 0 and a < b:
-            part = jax.lax.dynamic_slice_in_dim(shard.data, a - low, b - a)
+            data = as_numpy(shard.data)
+            if isinstance(data, jax.Array):
+                part = jax.lax.dynamic_slice_in_dim(data, a - low, b - a)
+            else:
+                part = data[a - low : b - low]
             rows[lazy.slices(((a - first, b - first), *others))] = np.asarray(part)
     return rows
 

@@ -100,6 +100,18 @@ def test_images_are_seen_where_they_are_shown(written):
     assert all(0 < gate < 1 for gate in written.gates["image"])
 
 
+def test_blind_rows_of_a_cpu_take_the_program_of_those_with_images(noise, samples, written):
+    before = generation.generate.generate_text._cache_size()
+    model = small_speaker.loaded()
+    runner.evaluate(model, noise, samples, ["text", "blind"], batch_size=3)
+    assert generation.generate.generate_text._cache_size() == before
+    alone = runner.evaluate(
+        model, noise, samples, ["blind"], batch_size=3
+    )  # its own, without images
+    assert generation.generate.generate_text._cache_size() > before
+    assert said(alone)["blind"] == said(written)["blind"]
+
+
 def test_the_table_and_its_intervals(noise, samples, written):
     *kinds, total = written.table
     assert [(row["kind"], row["n"]) for row in kinds] == [("short", 5), ("long", 4)]

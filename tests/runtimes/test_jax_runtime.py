@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import toy
 
+from mvjax.config import schema
 from mvjax.runtimes import interface
 from mvjax.runtimes.jax import frames, kv_cache, weights
 from mvjax.runtimes.jax import model as jax_model
@@ -92,3 +93,32 @@ def test_accelerators_write_the_same_cache_as_a_cpu():
     want[np.arange(3), :, slot] = new
     for write in (kv_cache._scatter, kv_cache._write_rows):
         np.testing.assert_array_equal(write(held, new, slot), want.reshape(held.shape))
+
+
+def test_programs_are_the_same_however_a_conversation_begins(caplog):
+    """So a certificate, which is about files that do not tell it, compiles what the run itself runs."""
+    params, (pixels, user) = exported.random_params(SMALL), exported.inputs(3)
+    late = dataclasses.replace(
+        SMALL, stream=schema.StreamConfig(first_step_forcing=False, user_early=True)
+    )
+    said = []
+    for config, begins in ((SMALL, (True, False)), (late, (False, True))):
+        with jax.log_compiles():
+            model = jax_model.JaxModel(config, params)
+            session = model.session(model.encode_image(pixels), probes=True)
+            said.append([session.step(codes).probes.text_logits for codes in user.T])
+        assert (model.first_step_forcing, model.user_early) == begins
+        names = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
+        caplog.clear()
+    assert names == []
+    assert not np.array_equal(*said)
+
+
+def test_weights_of_a_cpu_are_read_where_they_lie():
+    params = exported.random_params(SMALL)
+    on_device = jax.tree.map(jnp.asarray, params)
+    for columns in (False, True):
+        read = weights.unstack(on_device, SMALL, columns=columns)
+        traced = jax.jit(lambda p: weights.unstack(p, SMALL, columns=columns))(params)  # noqa: B023
+        jax.tree.map(np.testing.assert_array_equal, read, traced)
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(read))

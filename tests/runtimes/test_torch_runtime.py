@@ -206,3 +206,22 @@ def test_int8_takes_the_widths_that_the_cpus_kernel_reads_whole():
     for width in taken:
         layer = linears.Int8(torch.ones(3, width), None, cpu)
         np.testing.assert_allclose(layer(torch.ones(2, width)), width, rtol=0.01)
+
+
+@pytest.mark.parametrize("bytes_, threads", [(32_000_000, 1), (0, 2)])
+def test_a_small_model_computes_on_one_core_and_leaves_torch_its_threads(
+    folder, monkeypatch, bytes_, threads
+):
+    monkeypatch.setattr(torch_model, "_ONE_CORE_BYTES", bytes_)
+    model, before, seen = torch_model.TorchModel(folder), torch.get_num_threads(), []
+    frame = model.frame
+    monkeypatch.setattr(
+        model, "frame", lambda *a, **k: (seen.append(torch.get_num_threads()), frame(*a, **k))[1]
+    )
+    torch.set_num_threads(2)
+    try:
+        session = model.session(model.encode_image(PIXELS))
+        session.step(USER[:, 0])
+        assert seen == [threads] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

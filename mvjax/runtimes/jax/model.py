@@ -5,6 +5,7 @@ A frame is one compiled step, one transfer to the device and one from it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -32,17 +33,11 @@ class JaxModel(slots.BatchedModel):
         *,
         kv_cache: interface.KvCache | None = None,
     ) -> None:
-        self.config = config
+        # how a conversation begins is in the inputs of its frames: programs are the same
+        self.config = dataclasses.replace(config, stream=schema.StreamConfig())
         self.kv_cache: interface.KvCache | None = kv_cache
         self.weights = weights_lib.unstack(params, config)
-        own = "backbone/blocks/xa/" if config.cross_attention.share == "none" else "xa/"
-        self._image_params = tree.unflatten(
-            {
-                path: jnp.asarray(leaf[()])
-                for path, leaf in tree.flatten(params).items()
-                if path.startswith(("image/", own))
-            }
-        )
+        self._image_params = image_params(params, config)
         scope = config.cross_attention.scope
         self.scope = range(
             scope.start, 2**62 if scope.frames is None else scope.start + scope.frames
@@ -66,6 +61,18 @@ class JaxModel(slots.BatchedModel):
     def engine(self, rows: int, *, probes: bool) -> Engine:
         """As `slots.BatchedModel.engine`."""
         return Engine(self, rows, probes=probes)
+
+
+def image_params(params: tree.Tree, config: schema.ModelConfig) -> tree.Tree:
+    """Returns the parameters that `generate.image_kv` reads, on the device; leaves may be lazy tensors."""
+    own = "backbone/blocks/xa/" if config.cross_attention.share == "none" else "xa/"
+    return tree.unflatten(
+        {
+            path: jnp.asarray(leaf[()])
+            for path, leaf in tree.flatten(params).items()
+            if path.startswith(("image/", own))
+        }
+    )
 
 
 class Engine:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from mvjax import tree
 from mvjax.config import schema
 from mvjax.nn import layers, xattn
+from mvjax.weights import placement
 
 Matrix = layers.Weight  # [outputs, inputs]; of int8 codes with a scale [outputs, 1]
 
@@ -131,22 +132,27 @@ class _Leaves:
     """Parameters by path; numbers after a path index its first axes."""
 
     def __init__(self, params: tree.Tree, config: schema.ModelConfig, columns: bool) -> None:
-        self._flat, self._config, self._columns = tree.flatten(params), config, columns
+        self._flat = {path: placement.as_numpy(leaf) for path, leaf in tree.flatten(params).items()}
+        self._config, self._columns = config, columns
 
     def array(self, path: str, *at: int) -> Array:
+        return jnp.asarray(self._part(path, *at))
+
+    def _part(self, path: str, *at: int) -> Any:
+        """A NumPy array, of leaves that jax does not hold on a device or trace."""
         leaf = self._flat[path]
         shape = leaf.shape[len(at) :]
         # slices, which is all that lazy tensors take
         part = leaf[(*(slice(i, i + 1) for i in at), *(slice(0, size) for size in shape))]
-        array = jnp.asarray(part).reshape(shape)
-        rounded = path.endswith(("kernel", "embedding")) and array.dtype != jnp.int8
-        return array.astype(self._config.dtype) if rounded else array
+        part = part.reshape(shape)
+        rounded = path.endswith(("kernel", "embedding")) and part.dtype != jnp.int8
+        return part.astype(jnp.dtype(self._config.dtype)) if rounded else part
 
     def matrix(self, path: str, *at: int, inputs: int = 1) -> Matrix | Columns:
         """Returns a kernel's transpose, its first axes, as many as `inputs`, merged, and the others."""
 
-        def merged(name: str) -> Array:
-            array = self.array(name, *at)
+        def merged(name: str) -> Any:
+            array = self._part(name, *at)
             return array.reshape(math.prod(array.shape[:inputs]), -1)
 
         return self._matrix(path, merged)
@@ -158,20 +164,21 @@ class _Leaves:
         a mesh) would hold no contiguous part of the whole.
         """
 
-        def split(name: str) -> Array:
-            array = self.array(name, *at)
+        def split(name: str) -> Any:
+            array = self._part(name, *at)
             return array.reshape(*array.shape[:2], -1)
 
         return self._matrix(path, split)
 
-    def _matrix(self, path: str, read: Callable[[str], Array]) -> Matrix | Columns:
+    def _matrix(self, path: str, read: Callable[[str], Any]) -> Matrix | Columns:
         """Of what `read` returns of the kernel and its scale: inputs first."""
         scale = read(f"{path}/scale") if f"{path}/scale" in self._flat else None
-        kernel = read(f"{path}/kernel")
-        if self._columns:
-            return Columns(kernel, scale)
-        last = None if scale is None else jnp.moveaxis(scale, 0, -1)
-        return Matrix(jnp.moveaxis(kernel, 0, -1), last)
+        parts = [read(f"{path}/kernel"), scale]
+        if not self._columns:
+            parts = [None if x is None else x.transpose(*range(1, x.ndim), 0) for x in parts]
+        kernel, scale = (None if x is None else jnp.asarray(x) for x in parts)
+        assert kernel is not None
+        return Columns(kernel, scale) if self._columns else Matrix(kernel, scale)
 
     def block(self, path: str, layer: int, *step: int) -> Block:
         return Block(

@@ -107,7 +107,9 @@ class Engine:
         if self._capture is None:
             filled = min(int(inputs.position.max()) + 1, self._model.config.context)
             known = choosing.known(inputs.sampling)
-            out = self.compute(seeing, filled=filled, known=known, all_see=bool(inputs.sees.all()))
+            all_see = bool(inputs.sees.all())
+            with self._model.threads(self._rows):
+                out = self.compute(seeing, filled=filled, known=known, all_see=all_see)
         else:
             if seeing not in self._captured:
                 self._captured[seeing] = self._capture(lambda: self.compute(seeing))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,9 @@ _EXACT = re.compile(r".*(norm\w*\.weight|gate\.alpha|per_layer_alpha)$")
 _VISION = ("img_embedder.", "transformer.image_prefix.")
 # Matrices that a frame reads; an image's keys and values are computed once.
 _EVERY_FRAME = re.compile(r"(transformer\.layers|text_linear|depformer)\.(?!.*(emb|kv_proj)\.).*")
+
+# Of weights, times rows: products so short are over before a CPU's other cores have begun theirs.
+_ONE_CORE_BYTES = 32_000_000
 
 
 class TorchModel(network.Network):
@@ -86,13 +91,29 @@ class TorchModel(network.Network):
         """As `slots.BatchedModel.engine`."""
         dtype = self.activations
         if linears.can_pack(self.device, dtype) and (rows > 1 or dtype != torch.float32):
-            self._pack(rows)
+            with self.threads(rows):
+                self._pack(rows)
         return engine.Engine(self, rows, probes=probes)
 
     @torch.inference_mode()
     def encode_image(self, pixels: np.ndarray) -> network.KeysValues:
         """As `interface.Model.encode_image`."""
-        return super().encode_image(pixels)
+        with self.threads():
+            return super().encode_image(pixels)
+
+    @contextlib.contextmanager
+    def threads(self, rows: int = 1) -> Iterator[None]:
+        """Has PyTorch compute for so many rows of a small model on one core of a CPU.
+
+        Others would wait for work, and all of them for the slowest. Entered in the thread that computes.
+        """
+        small = rows * self.config.weights.stat().st_size <= _ONE_CORE_BYTES
+        before = torch.get_num_threads()
+        torch.set_num_threads(1 if small and self.device.type == "cpu" else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _placed(self, loaded: tensors.Tensors) -> tensors.Tensors:
         """Returns the tensors on the device; those that are quantized become layers."""
