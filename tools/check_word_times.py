@@ -11,15 +11,11 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-import pocketsphinx
 
-from mvjax import types
-from mvjax.data.records import record
-from mvjax.data.speech import spoken
-from mvjax.dialogues import hibari_tts, speech, tts
+from mvjax.dialogues import hibari_tts, tts
 from mvjax.digits import talk, users
+from mvjax.eval.health import recognize
 
-_RATE, _HOP = 16_000, 0.01  # hertz; seconds of a frame of PocketSphinx's
 _WHAT = (
     "a woman", "an old man", "the little boy", "a black dog", "the brown horse", "a street musician",
     "the tall waiter", "a young couple", "the fisherman", "an orange cat", "a group of children",
@@ -78,33 +74,14 @@ def sentences(count: int, seed: int) -> list[str]:
 
 def errors(voices: tts.Tts, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Seconds by which the synthesizer's starts and ends of words are later than PocketSphinx's."""
-    decoder = pocketsphinx.Decoder(loglevel="FATAL", cmn="batch", lm=None)
-    for word, phones in users.PRONUNCIATIONS.items():
-        decoder.add_word(word, phones, True)
+    align = recognize.aligner(users.PRONUNCIATIONS)
     starts, ends = [], []
     for n, text in enumerate(texts):
         (said,) = voices.speak([tts.TtsLine(text, voices.assistant, n)])
-        for ours, theirs in zip(said.words, aligned(decoder, text, said), strict=True):
+        for ours, theirs in zip(said.words, align(said.samples, text), strict=True):
             starts.append(ours.start - theirs.start)
             ends.append(ours.end - theirs.end)
     return np.array(starts), np.array(ends)
-
-
-def aligned(
-    decoder: pocketsphinx.Decoder, text: str, said: speech.SynthesizedSpeech
-) -> list[record.Word]:
-    """PocketSphinx's words of an utterance."""
-    audio = spoken.resample(said.samples[None], types.SAMPLE_RATE, to=_RATE)[0]
-    audio = audio + 0.001 * np.random.default_rng(0).standard_normal(len(audio))
-    decoder.set_align_text(text.lower().replace(",", "").replace(".", "").replace("?", ""))
-    decoder.start_utt()
-    decoder.process_raw((np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
-    decoder.end_utt()
-    return [
-        record.Word(s.word, s.start_frame * _HOP, (s.end_frame + 1) * _HOP)
-        for s in decoder.seg()
-        if s.word not in ("<sil>", "(NULL)", "<s>", "</s>")
-    ]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains the digits world's blind speech model and writes it in the Kyutai file layout.
 
-    python tools/make_tiny_moshi.py --minutes 80 --out mvjax/digits/assets/moshi.safetensors
+    python tools/make_tiny_moshi.py --out mvjax/digits/assets/moshi.safetensors
 
 The model hears and speaks (17 streams) and reads and writes (text alone), and never sees a picture:
 
@@ -36,9 +36,10 @@ from mvjax.config import schema
 from mvjax.data import streams
 from mvjax.data.records import dataset
 from mvjax.digits import frozen_models
-from mvjax.nn import alignment
+from mvjax.nn import alignment, compute
 from mvjax.nn import model as model_lib
 from mvjax.train import loss as loss_lib
+from mvjax.train import memory, sharding
 from mvjax.weights import kyutai
 
 RECOGNITION_DELAY = 0.24  # seconds from the start of a user's word to its target
@@ -55,13 +56,14 @@ LOGIT_DECAY = 5e-4  # of the mean square; small logits have small rounding error
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=80.0, help="of training")
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--dialogues", type=int, default=25000, help="whose utterances are spoken")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", type=Path, help="continue from this file's weights")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, default=Path("mvjax/digits/assets/moshi.safetensors"))
     args = parser.parse_args()
+    memory.keep_freed()
     tokenizer = sentencepiece.SentencePieceProcessor(
         model_file=str(files.resolve(frozen_models.FROZEN.tokenizer))
     )
@@ -155,8 +157,10 @@ class Batches:
 
 
 def train(batches: Batches, args: argparse.Namespace):
-    """Trains until the time is up; returns {"backbone", "depformer"}."""
-    model = model_lib.VisionSpeech(frozen_models.MODEL)
+    """Trains `args.steps` steps; returns {"backbone", "depformer"}."""
+    mesh = sharding.make_mesh(schema.MeshConfig())
+    computed = compute.on(mesh, schema.TrainConfig(remat="none"), frozen_models.MODEL)
+    model = model_lib.VisionSpeech(frozen_models.MODEL, computed)
     if args.resume:
         params = kyutai.load_moshi(args.resume, frozen_models.MODEL)
     else:
@@ -165,21 +169,18 @@ def train(batches: Batches, args: argparse.Namespace):
     shape = (frozen_models.MODEL.backbone.width, frozen_models.MODEL.text_vocab)
     both = {"model": params, "word_head": jax.random.normal(jax.random.key(1), shape) * 0.05}
     state, step = make_step(model, both)
-    start = last = time.time()
-    batch, tally, n = batches.draw(), [], 0
-    while (spent := (time.time() - start) / 60) < args.minutes:
-        cosine = 0.5 * (1 + np.cos(np.pi * spent / args.minutes))
+    begun, batch, tally = time.time(), batches.draw(), []
+    for n in range(args.steps):
+        cosine = 0.5 * (1 + np.cos(np.pi * n / args.steps))
         rate = args.learning_rate * min(1.0, (n + 1) / 100) * (0.02 + 0.98 * cosine)
         both, state, parts = step(both, state, np.float32(rate), n, *batch)
         batch = batches.draw()  # prefetch: the device is still computing
         tally.append(np.asarray(parts))
-        n += 1
-        if time.time() - last > 30:
-            last = time.time()
+        if (n + 1) % 100 == 0:
             text, audio, plain, hears = np.mean(tally, 0)
             print(
-                f"{spent:5.1f} min step {n}: spoken text {text:.3f} audio {audio:.3f} "
-                f"written text {plain:.3f} heard words {hears:.3f}",
+                f"step {n + 1}: spoken text {text:.3f} audio {audio:.3f} written text {plain:.3f} "
+                f"heard words {hears:.3f}, {(time.time() - begun) / 60:.1f} minutes",
                 flush=True,
             )
             tally = []

@@ -1,8 +1,9 @@
 """Intelligibility of codec output: a word classifier trained on original speech recognizes its words.
 
-The classifier is never trained on codec output. Words are cut on the 12.5 Hz grid, from the frame in which
-a word starts to the frame in which the next one starts, because the model's text stream gives no finer
-times for its own speech: original, re-coded and generated words are cut by the same rule.
+The classifier is never trained on codec output. Original, re-coded and generated words are cut by the same
+rule: on the 12.5 Hz grid (`cut`), from the frame in which a word starts to the frame in which the next one
+starts, as the model's text stream gives no finer times for its own speech; or where forced alignment finds
+them in each (`cut_at`), which flowing speech needs, as its short words are hardly longer than a frame.
 """
 
 from __future__ import annotations
@@ -51,11 +52,19 @@ def cut(samples: np.ndarray, words: Sequence[tuple[str, float]]) -> list[WordCli
     """Cuts an utterance (as of `Utterance`) into words on the frame grid."""
     frames = [int(start * types.FRAME_RATE + 1e-6) for _, start in words]
     total = -(-len(samples) // types.FRAME_SAMPLES)
-    cuts = []
+    spans = []
     for (text, _), first, after in zip(words, frames, [*frames, total][1:], strict=True):
         last = min(max(after, first + 1), first + _LONGEST)
-        begin = max(0, first * types.FRAME_SAMPLES - _LEAD * _HOP)
-        piece = samples[begin : last * types.FRAME_SAMPLES]
+        spans.append((text, first * types.FRAME_SECONDS, last * types.FRAME_SECONDS))
+    return cut_at(samples, spans)
+
+
+def cut_at(samples: np.ndarray, words: Sequence[tuple[str, float, float]]) -> list[WordClip]:
+    """Cuts words out of an utterance by their starts and ends in seconds, with 20 ms before each."""
+    cuts = []
+    for text, start, end in words:
+        begin = max(0, round(start * types.SAMPLE_RATE) - _LEAD * _HOP)
+        piece = samples[begin : round(end * types.SAMPLE_RATE)]
         bare = text.lower().strip(".,;:!?\"'")
         if bare and len(piece) >= _WINDOW:
             cuts.append(WordClip(bare, piece))

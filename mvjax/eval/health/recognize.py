@@ -1,4 +1,4 @@
-"""Whether the speech says the text: speech recognition of the model's voice, and word error rates.
+"""Whether the speech says the text: speech recognition, word error rates, and the times of known words.
 
 A recognizer is any callable from clips (float32 at 24 kHz) to their texts. Two are here: PocketSphinx, which
 is weak but comes with its model in the wheel, and a command of the user's choice.
@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 
 from mvjax import types
+from mvjax.data.records import record
 from mvjax.data.speech import spoken
 
 Recognizer = Callable[[Sequence[np.ndarray]], list[str]]
+Aligner = Callable[[np.ndarray, str], list[record.Word]]
 
-_RATE = 16_000
+_RATE, _HOP = 16_000, 0.01  # hertz; seconds of a frame of PocketSphinx's
+_SILENT = ("<sil>", "(NULL)", "<s>", "</s>")
 _NOISE = 0.003  # 50 dB below full scale
 _SHOWN = 300  # characters of a failed command's error
 
@@ -37,29 +40,58 @@ def pocketsphinx(
         the wheel, with many more errors.
       pronunciations: phones (of CMUdict) of words that its dictionary has not.
     """
-    import pocketsphinx as sphinx
-
-    # Batch normalization makes a clip's text independent of the clips before it. With a grammar, the search
-    # over the lattice took 26 times the time of all the rest, and found no better paths.
-    how: dict[str, Any] = {"loglevel": "FATAL", "cmn": "batch"}
-    decoder = sphinx.Decoder(**how, **({"lm": None, "bestpath": False} if grammar else {}))
-    for word, phones in (pronunciations or {}).items():
-        decoder.add_word(word, phones, True)
+    # With a grammar, the search over the lattice took 26 times the time of all the rest, and found no better
+    # paths.
+    decoder = _decoder(pronunciations, **({"lm": None, "bestpath": False} if grammar else {}))
     if grammar:
         decoder.add_jsgf_string("grammar", grammar)
         decoder.activate_search("grammar")
 
     def hear(clip: np.ndarray) -> str:
-        audio = spoken.resample(clip[None], types.SAMPLE_RATE, to=_RATE)[0]
-        # Features of digital silence are erratic: the synthesizer, which has much of it, lost its last words.
-        audio = audio + _NOISE * np.random.default_rng(0).standard_normal(len(audio))
-        decoder.start_utt()
-        decoder.process_raw((np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
-        decoder.end_utt()
+        _listen(decoder, clip)
         found = decoder.hyp()
         return found.hypstr if found else ""
 
     return lambda clips: [hear(clip) for clip in clips]
+
+
+def aligner(pronunciations: Mapping[str, str] | None = None) -> Aligner:
+    """Returns what tells when each word of a text sounds in a clip (float32 at 24 kHz), in steps of 10 ms.
+
+    It returns no word where PocketSphinx does not find the text. `pronunciations` as for `pocketsphinx`.
+    """
+    decoder = _decoder(pronunciations, lm=None)
+
+    def align(clip: np.ndarray, text: str) -> list[record.Word]:
+        decoder.set_align_text(_bare(text))
+        _listen(decoder, clip)
+        found = [part for part in decoder.seg() or () if part.word not in _SILENT]
+        times = [(part.start_frame * _HOP, (part.end_frame + 1) * _HOP) for part in found]
+        written = text.split()
+        if len(times) != len(written):
+            return []
+        return [record.Word(w, *time) for w, time in zip(written, times, strict=True)]
+
+    return align
+
+
+def _decoder(pronunciations: Mapping[str, str] | None, **how: Any) -> Any:
+    import pocketsphinx
+
+    decoder = pocketsphinx.Decoder(loglevel="FATAL", cmn="batch", **how)
+    for word, phones in (pronunciations or {}).items():
+        decoder.add_word(word, phones, True)
+    return decoder
+
+
+def _listen(decoder: Any, clip: np.ndarray) -> None:
+    audio = spoken.resample(clip[None], types.SAMPLE_RATE, to=_RATE)[0]
+    # Features of digital silence are erratic: the synthesizer, which has much of it, lost its last words.
+    audio = audio + _NOISE * np.random.default_rng(0).standard_normal(len(audio))
+    decoder.reinit_feat()  # with normalization by clip: nothing depends on the clips before
+    decoder.start_utt()
+    decoder.process_raw((np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
+    decoder.end_utt()
 
 
 def command(line: str) -> Recognizer:
