@@ -27,7 +27,6 @@ from mvjax.train import load
 _NAMES = {"synthesizer": "synthesizer", "codec": "after the codec", "model": "the model's answers"}
 _TRAINED_ON = 240  # utterances of the classifier
 _JUDGED = 48  # sentences that DNSMOS hears
-_SILENCE = 4800  # samples around a sentence, which alignment needs
 
 
 def main() -> None:
@@ -88,10 +87,8 @@ class Ear:
         self, samples: np.ndarray, words: list[tuple[str, float]]
     ) -> list[codec_check.WordClip]:
         """Words where forced alignment finds them; none if it does not."""
-        silence = np.zeros(_SILENCE, np.float32)
-        framed = np.concatenate([silence, samples, silence])
-        found = self.align(framed, " ".join(word for word, _ in words))
-        return codec_check.cut_at(framed, [(w.text, w.start, w.end) for w in found])
+        found = self.align(samples, " ".join(word for word, _ in words))
+        return codec_check.cut_at(samples, [(w.text, w.start, w.end) for w in found])
 
 
 def row(side: str, said: list[voice_check.Sentence], ear: Ear) -> str:

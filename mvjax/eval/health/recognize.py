@@ -25,6 +25,7 @@ Recognizer = Callable[[Sequence[np.ndarray]], list[str]]
 Aligner = Callable[[np.ndarray, str], list[record.Word]]
 
 _RATE, _HOP = 16_000, 0.01  # hertz; seconds of a frame of PocketSphinx's
+_AROUND = 0.2  # seconds of silence before and after a clip, without which alignment may fail
 _SILENT = ("<sil>", "(NULL)", "<s>", "</s>")
 _NOISE = 0.003  # 50 dB below full scale
 _SHOWN = 300  # characters of a failed command's error
@@ -64,13 +65,14 @@ def aligner(pronunciations: Mapping[str, str] | None = None) -> Aligner:
 
     def align(clip: np.ndarray, text: str) -> list[record.Word]:
         decoder.set_align_text(_bare(text))
-        _listen(decoder, clip)
+        _listen(decoder, np.pad(clip, round(_AROUND * types.SAMPLE_RATE)))
         found = [part for part in decoder.seg() or () if part.word not in _SILENT]
-        times = [(part.start_frame * _HOP, (part.end_frame + 1) * _HOP) for part in found]
         written = text.split()
-        if len(times) != len(written):
+        if len(found) != len(written):
             return []
-        return [record.Word(w, *time) for w, time in zip(written, times, strict=True)]
+        frames = [(part.start_frame, part.end_frame + 1) for part in found]
+        edges = np.clip(np.array(frames) * _HOP - _AROUND, 0, len(clip) / types.SAMPLE_RATE)
+        return [record.Word(w, *edge) for w, edge in zip(written, edges.tolist(), strict=True)]
 
     return align
 
