@@ -20,7 +20,6 @@ def losses(folder) -> list[tuple[int, float]]:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_ten_sigterms_lose_no_step_and_repeat_no_sample(tmp_path):
     steps, whole, killed = 60, tmp_path / "whole", tmp_path / "killed"
     processes.finish(processes.start(whole, "--steps", steps, "--every", 7))
