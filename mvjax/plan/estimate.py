@@ -157,7 +157,7 @@ class _Sizes:
             network = self.topology.chip.network_bandwidth
             assert network is not None
             received[hlo_cost.BETWEEN_SLICES] = (
-                2 * self.adapters * (slices - 1) / slices,
+                2 * self.summed * (slices - 1) / slices,
                 network,
             )
         if n > 1:  # gradients: each device ends with its shard, then with all of them
