@@ -1,15 +1,15 @@
 """Makes all the digits world's frozen parts, in the order in which they need each other.
 
-    python tools/make_tiny.py          # two and a half hours on two cores; needs `make .venv/.dev`
+    python tools/make_tiny.py          # two hours on two cores; needs `make .venv/.dev`
 
     tokenizer   seconds     SentencePiece over the digits world's talk
     siglip      2 minutes   image encoder, in big_vision's npz layout
-    mimi        30 minutes  audio codec, in Kyutai's layout
-    decoder     20 minutes  of that codec, which keeps its codes (one core)
-    moshi       90 minutes  blind speech model, in Kyutai's layout; needs the codec and the tokenizer
+    mimi        40 minutes  audio codec, in Kyutai's layout (one core)
+    decoder     15 minutes  of that codec, which keeps its codes (one core)
+    moshi       60 minutes  blind speech model, in Kyutai's layout; needs the codec and the tokenizer
 
-Each has a script of its own with its options. Training stops by the clock, so another machine makes
-other weights; accuracies are what must come out alike.
+Each has a script of its own with its options. Another machine adds floats in another order, and makes other
+weights; accuracies are what must come out alike.
 """
 
 from __future__ import annotations
