@@ -70,6 +70,7 @@ class TorchModel(network.Network):
             raise ValueError(f"{config.weights}: round_activations: its weights are not q8_0")
         self._round_activations = round_activations
         self.kv_cache: interface.KvCache | None = kv_cache
+        self._stored = config.weights.stat().st_size  # bytes; the file may be gone later
         super().__init__(config, {})
         self.weights: tensors.Tensors
         try:
@@ -107,7 +108,7 @@ class TorchModel(network.Network):
 
         Others would wait for work, and all of them for the slowest. Entered in the thread that computes.
         """
-        small = rows * self.config.weights.stat().st_size <= _ONE_CORE_BYTES
+        small = rows * self._stored <= _ONE_CORE_BYTES
         before = torch.get_num_threads()
         torch.set_num_threads(1 if small and self.device.type == "cpu" else before)
         try:
