@@ -70,9 +70,8 @@ class Generator:
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in sharding.ROWS)
         self._cores = _cores(model)
         self._pool = concurrent.futures.ThreadPoolExecutor(self._cores)
-        self._blank: tuple[int, Any] | None = (
-            None  # (rows, zeros like their images' keys and values)
-        )
+        # rows of those before that had images, and zeros like their keys and values
+        self._blank: tuple[int, Any] | None = None
 
     def rows(self, count: int) -> list[int]:
         """Returns which of `count` rows of a batch this process gives, ascending."""
