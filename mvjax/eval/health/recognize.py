@@ -27,7 +27,7 @@ Aligner = Callable[[np.ndarray, str], list[record.Word]]
 _RATE, _HOP = 16_000, 0.01  # hertz; seconds of a frame of PocketSphinx's
 _AROUND = 0.2  # seconds of silence before and after a clip, without which alignment may fail
 _SILENT = ("<sil>", "(NULL)", "<s>", "</s>")
-_NOISE = 0.003  # 50 dB below full scale
+_NOISE = 0.003  # 50 dB below full scale; a third of it for times: it hides where quiet words end
 _SHOWN = 300  # characters of a failed command's error
 
 
@@ -65,7 +65,7 @@ def aligner(pronunciations: Mapping[str, str] | None = None) -> Aligner:
 
     def align(clip: np.ndarray, text: str) -> list[record.Word]:
         decoder.set_align_text(_bare(text))
-        _listen(decoder, np.pad(clip, round(_AROUND * types.SAMPLE_RATE)))
+        _listen(decoder, np.pad(clip, round(_AROUND * types.SAMPLE_RATE)), _NOISE / 3)
         found = [part for part in decoder.seg() or () if part.word not in _SILENT]
         written = text.split()
         if len(found) != len(written):
@@ -86,10 +86,10 @@ def _decoder(pronunciations: Mapping[str, str] | None, **how: Any) -> Any:
     return decoder
 
 
-def _listen(decoder: Any, clip: np.ndarray) -> None:
+def _listen(decoder: Any, clip: np.ndarray, noise: float = _NOISE) -> None:
     audio = spoken.resample(clip[None], types.SAMPLE_RATE, to=_RATE)[0]
     # Features of digital silence are erratic: the synthesizer, which has much of it, lost its last words.
-    audio = audio + _NOISE * np.random.default_rng(0).standard_normal(len(audio))
+    audio = audio + noise * np.random.default_rng(0).standard_normal(len(audio))
     decoder.reinit_feat()  # with normalization by clip: nothing depends on the clips before
     decoder.start_utt()
     decoder.process_raw((np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
