@@ -37,8 +37,10 @@ def main() -> None:
     parser.add_argument("--per-kind", type=int, default=48, help="questions (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    if args.per_kind < 1:
-        parser.error(f"--per-kind: expected 1 or more, got {args.per_kind}")
+    if args.per_kind < 1 or args.seed < 0:
+        parser.error(
+            f"expected --per-kind of 1 or more and a --seed of 0 or more, got {args.per_kind}, {args.seed}"
+        )
     try:
         trained = load.trained(args.run)
     except (OSError, ValueError) as error:

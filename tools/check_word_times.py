@@ -16,6 +16,7 @@ from mvjax.dialogues import hibari_tts, tts
 from mvjax.digits import talk, users
 from mvjax.eval.health import recognize
 
+_MOST = 3000  # sentences: half are the digits world's, which has about 1,800
 _WHAT = (
     "a woman", "an old man", "the little boy", "a black dog", "the brown horse", "a street musician",
     "the tall waiter", "a young couple", "the fisherman", "an orange cat", "a group of children",
@@ -44,8 +45,10 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.sentences < 1:
-        parser.error(f"--sentences: expected 1 or more, got {args.sentences}")
+    if not 1 <= args.sentences <= _MOST or args.seed < 0:
+        parser.error(
+            f"expected 1 to {_MOST} --sentences and a --seed of 0 or more, got {args.sentences}, {args.seed}"
+        )
     voices = hibari_tts.Hibari() if args.tts == "hibari" else tts.Espeak()
     starts, ends = errors(voices, sentences(args.sentences, args.seed))
     for name, found in (("start", starts), ("end", ends)):

@@ -65,9 +65,9 @@ def certify(
     quantization: targets.Quantization | None = None,
     tolerance: float = 1e-4,
 ) -> dict[str, Any]:
-    """Returns the certificate and writes it to `folder/certificate.json`, whose earlier one goes first.
+    """Returns the certificate and writes it to `folder/certificate.json`; the card says the verdict, too.
 
-    The card in the folder then says the verdict, too.
+    An earlier one stays until then, also if this is interrupted, but not if it fails.
 
     Both sides compute as trained: what the config imitates of an upstream runtime, and no file tells one
     (how a conversation begins, eps of SigLIP's last norm), is left out. `pixels` lie in [-1, 1], `user_codes`
@@ -77,11 +77,40 @@ def certify(
     Raises:
       ValueError: if there are fewer than MIN_FRAMES frames.
     """
-    (folder / file_names.CERTIFICATE).unlink(missing_ok=True)
-    model_card.state(folder, model_card.UNCERTIFIED)
     T = user_codes.shape[1]
     if T < MIN_FRAMES:
         raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
+    try:
+        certificate = _compared(
+            params, config, folder, target,
+            pixels=pixels, user_codes=user_codes, dtype=dtype, quantization=quantization,
+            tolerance=tolerance,
+        )  # fmt: skip
+    except Exception:
+        (folder / file_names.CERTIFICATE).unlink(missing_ok=True)
+        model_card.state(folder, model_card.UNCERTIFIED)
+        raise
+    certificate |= verdict.verdict(certificate)
+    model_card.state(folder, verdict.summary(certificate))
+    certificate["files"] = verify.hashes(folder)
+    content = json.dumps(certificate, indent=1).encode()
+    files_lib.write_atomic(folder / file_names.CERTIFICATE, content)
+    return certificate
+
+
+def _compared(
+    params: tree.Tree,
+    config: schema.Config,
+    folder: Path,
+    target: targets.Target,
+    *,
+    pixels: np.ndarray,
+    user_codes: np.ndarray,
+    dtype: schema.Dtype | None,
+    quantization: targets.Quantization | None,
+    tolerance: float,
+) -> dict[str, Any]:
+    """What was compared, without a verdict; arguments as of `certify`."""
     weights = folder / targets.weight_file(target, quantization)
     reloaded = weight_files.open_exported(weights, config.model, target, dtype=np.float32)
     certificate = {
@@ -106,11 +135,6 @@ def certify(
             "install": missing.install,
             "command": "mvjax certify DIR --run RUN",
         }
-    certificate |= verdict.verdict(certificate)
-    model_card.state(folder, verdict.summary(certificate))
-    certificate["files"] = verify.hashes(folder)
-    content = json.dumps(certificate, indent=1).encode()
-    files_lib.write_atomic(folder / file_names.CERTIFICATE, content)
     return certificate
 
 

@@ -120,9 +120,10 @@ def test_a_voice_that_neither_hibari_nor_espeak_has_is_refused():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("check_word_times --sentences 0", "--sentences: expected 1 or more, got 0"),
+        ("check_word_times --sentences 0", "expected 1 to 3000 --sentences and a --seed of 0"),
+        ("check_word_times --seed -1", "a --seed of 0 or more, got 200, -1"),
         ("bench_voice NOWHERE", "error: NOWHERE: "),
-        ("bench_voice NOWHERE --per-kind 0", "--per-kind: expected 1 or more, got 0"),
+        ("bench_voice NOWHERE --per-kind 0", "expected --per-kind of 1 or more"),
     ],
 )
 def test_tools_refuse_bad_arguments_in_one_line(monkeypatch, capsys, words, message):

@@ -10,7 +10,7 @@ import toy
 
 from mvjax import cli, tree
 from mvjax.config import schema, upstream
-from mvjax.export import certificate, deviations, verdict, verify, weight_files
+from mvjax.export import certificate, deviations, model_card, verdict, verify, weight_files
 from mvjax.export import folder as export_folder
 from mvjax.train import load
 from mvjax.weights import codecs, file_names, safetensors_io
@@ -255,20 +255,33 @@ def test_every_file_is_the_runs_or_the_certificate_fails(run, tmp_path, monkeypa
     ]
 
 
-def test_no_earlier_verdict_stays_when_certifying_raises(run, tmp_path, monkeypatch):
+def test_an_earlier_verdict_stays_when_certifying_is_refused_or_interrupted_not_when_it_fails(
+    run, tmp_path, monkeypatch
+):
     params, config = run
     out = export_folder.export(params, config, "torch", tmp_path / "out")
-
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
+    earlier = '{"verdict": "pass"}'
+    (out / "certificate.json").write_text(earlier)
+    card = out / file_names.CARD
+    model_card.state(out, "as before")
+    before = card.read_text()
+    assert "as before" in before
     few = {**inputs(), "user_codes": inputs()["user_codes"][:, :9]}
-    for how, error in ((few, ValueError), (inputs(), KeyboardInterrupt)):
-        (out / "certificate.json").write_text('{"verdict": "pass"}')
-        monkeypatch.setattr(weight_files, "open_exported", interrupted)
+    for how, error, stays in (
+        (few, ValueError, True),
+        (inputs(), KeyboardInterrupt, True),
+        (inputs(), OSError, False),
+    ):
+
+        def stops(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(weight_files, "open_exported", stops)
         with pytest.raises(error):
             certificate.certify(params, config, out, "torch", **how)
-        assert not (out / "certificate.json").exists()
+        assert (out / "certificate.json").exists() == stays
+        assert (card.read_text() == before) == stays
+    assert model_card.UNCERTIFIED in card.read_text()
 
 
 def test_verify_names_what_it_cannot_read(tmp_path):

@@ -2,6 +2,7 @@
 
 import gc
 import pathlib
+import threading
 
 import closeness
 import exported
@@ -223,5 +224,32 @@ def test_a_small_model_computes_on_one_core_and_leaves_torch_its_threads(
         session = model.session(model.encode_image(PIXELS))
         session.step(USER[:, 0])
         assert seen == [threads] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_that_overlap_leave_torch_its_threads(folder):
+    """The second begins while the first is inside, and ends after it."""
+    model, before, found = torch_model.TorchModel(folder), torch.get_num_threads(), []
+    inside, may_end = threading.Event(), threading.Event()
+
+    def second():
+        with model.threads():
+            inside.set()
+            may_end.wait(10)
+
+    other = threading.Thread(target=second)
+    torch.set_num_threads(2)
+    try:
+        with model.threads():
+            other.start()
+            assert inside.wait(10) and torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        may_end.set()
+        other.join()
+        fresh = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        fresh.start()
+        fresh.join()
+        assert found == [2] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,30 @@ _EVERY_FRAME = re.compile(r"(transformer\.layers|text_linear|depformer)\.(?!.*(e
 
 # Of weights, times rows: products so short are over before a CPU's other cores have begun theirs.
 _ONE_CORE_BYTES = 32_000_000
+
+
+_LOCK = threading.Lock()
+_usual_threads: list[
+    int
+] = []  # of each that is inside `_one_core`: PyTorch's number before the first
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """One thread for PyTorch's operators; afterwards as many as before, whoever else is inside meanwhile.
+
+    The number is the process's: a thread that is new to PyTorch finds the 1 of another that is inside.
+    """
+    with _LOCK:
+        usual = _usual_threads[0] if _usual_threads else torch.get_num_threads()
+        _usual_threads.append(usual)
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _usual_threads.pop()
+            torch.set_num_threads(usual)
 
 
 class TorchModel(network.Network):
@@ -108,13 +133,11 @@ class TorchModel(network.Network):
 
         Others would wait for work, and all of them for the slowest. Entered in the thread that computes.
         """
-        small = rows * self._stored <= _ONE_CORE_BYTES
-        before = torch.get_num_threads()
-        torch.set_num_threads(1 if small and self.device.type == "cpu" else before)
-        try:
+        if self.device.type != "cpu" or rows * self._stored > _ONE_CORE_BYTES:
             yield
-        finally:
-            torch.set_num_threads(before)
+            return
+        with _one_core():
+            yield
 
     def _placed(self, loaded: tensors.Tensors) -> tensors.Tensors:
         """Returns the tensors on the device; those that are quantized become layers."""
