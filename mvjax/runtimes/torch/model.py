@@ -29,11 +29,9 @@ _EVERY_FRAME = re.compile(r"(transformer\.layers|text_linear|depformer)\.(?!.*(e
 # Of weights, times rows: products so short are over before a CPU's other cores have begun theirs.
 _ONE_CORE_BYTES = 32_000_000
 
-
+# Of each that is inside `_one_core`: PyTorch's number of threads before the first.
+_usual_threads: list[int] = []
 _LOCK = threading.Lock()
-_usual_threads: list[
-    int
-] = []  # of each that is inside `_one_core`: PyTorch's number before the first
 
 
 @contextlib.contextmanager
