@@ -74,6 +74,7 @@ class _Finished(argparse.Action):
 def quickstart(args: argparse.Namespace) -> int:
     """The whole chain in the digits world."""
     extras.require("jax")
+    arguments.check_folder(args.out)
     from mvjax.digits import quickstart as quickstart_lib
 
     return quickstart_lib.run(args.out, short=args.short)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import platform
 import sys
 import time
 import traceback
@@ -24,6 +25,7 @@ from mvjax.train import memory
 if TYPE_CHECKING:
     from mvjax.digits import stages
 
+_CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 _AGAIN = "then run the same command again: finished work is kept"
 
 
@@ -129,10 +131,17 @@ def _to_certify(plan: stages.QuickstartPlan, certificates: dict[str, dict[str, A
 Export to {target}: its weights are the model's, but no runtime has run it, as {missing["needs"]} is not
 installed. To complete its certificate, {missing["install"]}, then run
 
-    {plan.certify(target)}"""
+    {plan.certify(target)}{_without_cuda(missing["needs"])}"""
         for target, found in certificates.items()
         if (missing := found.get("not_run")) and found["verdict"] == "not run"
     )
+
+
+def _without_cuda(package: str) -> str:
+    """What keeps pip from bringing CUDA with PyTorch, where it would."""
+    if (package, sys.platform, platform.machine()) != ("torch", "linux", "x86_64"):
+        return ""
+    return f"\n\n(PyTorch without CUDA, which a CPU does not need: pip's --extra-index-url\n{_CPU_TORCH})"
 
 
 def _write_metrics(out: Path, summary: dict[str, Any], clock: StageClock) -> None:

@@ -182,9 +182,10 @@ class Generator:
         kv = self._image_kv(images)
         if self._feed is not None or jax.default_backend() != "cpu":
             return kv, None
-        if kv is not None:
+        known = self._blank is not None and self._blank[0] == rows
+        if kv is not None and not known:
             self._blank = rows, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kv)
-        elif self._blank is not None and self._blank[0] == rows:
+        elif kv is None and self._blank is not None and known:
             kv = self._blank[1]
         return kv, None if kv is None else np.full(rows, images is not None)
 

@@ -56,8 +56,10 @@ class LoadedModel:
         return codes
 
     def decode_audio(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Clips float32 [samples] at 24 kHz of codes [Q, T]."""
+        """Clips float32 [samples] at 24 kHz of codes [Q, T]; of no frames a clip has no samples."""
         frames = [clip.shape[1] for clip in codes]
+        if not any(frames):
+            return [np.zeros(0, np.float32) for _ in codes]
         size = _padded_frames(frames)
         clips: list[np.ndarray] = []
         for rows, filled in _codec_batches(len(codes)):
@@ -118,4 +120,4 @@ def _padded(rows: Sequence[Any], size: int, dtype: type) -> np.ndarray:
 
 
 def _padded_frames(frames: Sequence[int]) -> int:
-    return -(-max(frames) // _CODEC_STEP) * _CODEC_STEP
+    return -(-max(frames, default=0) // _CODEC_STEP) * _CODEC_STEP

@@ -14,11 +14,12 @@ then JAX's with the reloaded weights, then JAX's as trained. The rest is compare
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,24 @@ def certify(
     T = user_codes.shape[1]
     if T < MIN_FRAMES:
         raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
-    try:
-        certificate = _compared(
-            params, config, folder, target,
-            pixels=pixels, user_codes=user_codes, dtype=dtype, quantization=quantization,
-            tolerance=tolerance,
-        )  # fmt: skip
-    except Exception:
-        (folder / file_names.CERTIFICATE).unlink(missing_ok=True)
-        model_card.state(folder, model_card.UNCERTIFIED)
-        raise
+    with _revoked_if_it_fails(folder):
+        weights = folder / targets.weight_file(target, quantization)
+        reloaded = weight_files.open_exported(weights, config.model, target, dtype=np.float32)
+        certificate = {
+            "target": target,
+            "upstream": targets.UPSTREAM[target],
+            "file": weights.name,
+            "files": {},
+            "not_as_exported": other_files.differing(config, folder, target, quantization),
+            "stored_as": quantization or dtype or "as trained",
+            "tolerance": tolerance,
+            **_values(params, config, reloaded, target, dtype=dtype, quantization=quantization),
+            "upstream_differences": deviations.deviations(config.model, target, quantization),
+            **_computation(
+                params, config.model, folder, target, reloaded,
+                pixels=pixels, user_codes=user_codes, eight_bit=quantization == "q8_0",
+            ),
+        }  # fmt: skip
     certificate |= verdict.verdict(certificate)
     model_card.state(folder, verdict.summary(certificate))
     certificate["files"] = verify.hashes(folder)
@@ -98,44 +107,15 @@ def certify(
     return certificate
 
 
-def _compared(
-    params: tree.Tree,
-    config: schema.Config,
-    folder: Path,
-    target: targets.Target,
-    *,
-    pixels: np.ndarray,
-    user_codes: np.ndarray,
-    dtype: schema.Dtype | None,
-    quantization: targets.Quantization | None,
-    tolerance: float,
-) -> dict[str, Any]:
-    """What was compared, without a verdict; arguments as of `certify`."""
-    weights = folder / targets.weight_file(target, quantization)
-    reloaded = weight_files.open_exported(weights, config.model, target, dtype=np.float32)
-    certificate = {
-        "target": target,
-        "upstream": targets.UPSTREAM[target],
-        "file": weights.name,
-        "files": {},
-        "not_as_exported": other_files.differing(config, folder, target, quantization),
-        "stored_as": quantization or dtype or "as trained",
-        "tolerance": tolerance,
-        **_values(params, config, reloaded, target, dtype=dtype, quantization=quantization),
-        "upstream_differences": deviations.deviations(config.model, target, quantization),
-    }
+@contextlib.contextmanager
+def _revoked_if_it_fails(folder: Path) -> Iterator[None]:
+    """Takes an earlier certificate away if what is tried fails; an interrupt leaves it."""
     try:
-        certificate |= _computation(
-            params, config.model, folder, target, reloaded,
-            pixels=pixels, user_codes=user_codes, eight_bit=quantization == "q8_0",
-        )  # fmt: skip
-    except loading.MissingRuntime as missing:
-        certificate["not_run"] = {
-            "needs": missing.package,
-            "install": missing.install,
-            "command": "mvjax certify DIR --run RUN",
-        }
-    return certificate
+        yield
+    except Exception:
+        (folder / file_names.CERTIFICATE).unlink(missing_ok=True)
+        model_card.state(folder, model_card.UNCERTIFIED)
+        raise
 
 
 def _computation(
@@ -151,11 +131,14 @@ def _computation(
 ) -> dict[str, Any]:
     """Compares what the runtime computes with what JAX does, from the file and from the model as trained.
 
-    Raises:
-      MissingRuntime: before anything is computed.
+    Where the runtime is not installed, says what is needed and what completes the certificate.
     """
+    try:
+        runtime, frames = _talk(folder, pixels, user_codes)
+    except loading.MissingRuntime as missing:
+        needed = {"needs": missing.package, "install": missing.install}
+        return {"not_run": {**needed, "command": "mvjax certify DIR --run RUN"}}
     model, T = _as_trained(config), user_codes.shape[1]
-    runtime, frames = _talk(folder, pixels, user_codes)
     # as upstream's server multiplies
     rounded = _talk(folder, pixels, user_codes, rounded=True)[1] if eight_bit else None
     served = _served(folder, pixels, user_codes, frames)

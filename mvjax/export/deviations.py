@@ -67,7 +67,8 @@ ALWAYS: dict[targets.Target, tuple[str, ...]] = {
 _QUANTIZED: dict[targets.Quantization | None, tuple[str, ...]] = {
     "q8_0": (
         "kyuteye_rs rounds what enters a product with q8_0 weights to 8 bits, too, in blocks of 32 (on CPUs"
-        " and CUDA, not on Metal), unless CANDLE_DEQUANTIZE_ALL=1 is set; its cost is in the certificate",
+        " and CUDA, not on Metal), unless CANDLE_DEQUANTIZE_ALL=1 is set; its cost is in a certificate whose"
+        " computation was run",
     ),
 }
 

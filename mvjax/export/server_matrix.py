@@ -34,6 +34,15 @@ def builds_encoder(model: Model) -> bool:
     return _ENCODER(model) == _ENCODER(_RELEASE)
 
 
+def only_here(model: Model, target: str) -> list[str]:
+    """Returns why a target's server cannot run this model; empty if it can."""
+    return [
+        row.nearly[target]
+        for row in ROWS
+        if _ONLY_OURS in row.nearly.get(target, "") and row.made_by(model)
+    ]
+
+
 def _encoder(model: Model) -> tuple[bool, int]:
     return builds_encoder(model), model.siglip.image_size
 

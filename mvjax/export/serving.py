@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mvjax.config import schema
-from mvjax.export import targets
+from mvjax.export import server_matrix, targets
 from mvjax.weights import file_names
 
 _ADDRESS = {
@@ -23,7 +23,10 @@ def text(
     target: targets.Target,
     quantization: targets.Quantization | None,
 ) -> str:
-    """Returns how upstream's server is started for this model, and reached."""
+    """Returns how upstream's server is started for this model, and reached; else what else serves it."""
+    if whys := server_matrix.only_here(model, target):
+        listed = "\n".join(f"- {targets.UPSTREAM[target]} {why}" for why in whys)
+        return _ONLY_HERE.format(upstream=targets.UPSTREAM[target], whys=listed)
     start, size = model.cross_attention.scope.start, model.siglip.image_size
     match target:
         case "torch":
@@ -43,6 +46,14 @@ def text(
         url += _CANDLE_SIZE
     return f"{use}{url}\n\n{_MORE}"
 
+
+_ONLY_HERE = """{upstream}'s server cannot run this model:
+
+{whys}
+
+mvjax's own serves this folder:
+
+    mvjax serve DIR"""
 
 _TORCH = """kyuteye_pt's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
 

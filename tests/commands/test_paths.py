@@ -56,6 +56,8 @@ def test_every_path_of_the_command_line_is_one_on_this_machine_or_says_so():
             else:
                 with pytest.raises(argparse.ArgumentError, match=r"gs://b/d: expected a path on"):
                     parser._get_value(action, "gs://b/d")
+            with pytest.raises(argparse.ArgumentError, match="expected a path, got an empty one"):
+                parser._get_value(action, "")
             value = parser._get_value(action, "~/x")
             assert str(value) == str(Path("~/x").expanduser()), f"{parser.prog}: {action.metavar}"
             checked += 1

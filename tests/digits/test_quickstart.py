@@ -3,6 +3,8 @@
 import dataclasses
 import errno
 import json
+import platform
+import sys
 import types as pytypes
 
 import pytest
@@ -137,6 +139,8 @@ def test_a_runtime_that_is_not_installed_is_told_and_no_failure(chain, tmp_path,
     shown = capsys.readouterr().out
     assert "no runtime has run it, as torch is not\ninstalled" in shown
     assert "pip install it, then run\n\n    certify torch!" in shown and "mlx" not in shown
+    brings_cuda = (sys.platform, platform.machine()) == ("linux", "x86_64")
+    assert ("--extra-index-url" in shown) == brings_cuda
     chain.certificates["torch"] = _certificate("fail") | {"not_run": missing}  # wrong weights
     assert quickstart.run(tmp_path) == 1
     assert "certify torch!" not in capsys.readouterr().out

@@ -42,6 +42,10 @@ def test_clips_keep_their_order_and_length(toy, monkeypatch):
         np.testing.assert_array_equal(toy.encode_audio([clip])[0], codes)
     sounds = toy.decode_audio(together)
     assert [len(s) for s in sounds] == [3 * FRAME, 2 * FRAME, 7 * FRAME]
+    nothing = np.zeros((Q, 0), np.int32)
+    assert [len(s) for s in toy.decode_audio([nothing, together[1]])] == [0, 2 * FRAME]
+    assert [s.shape for s in toy.decode_audio([nothing, nothing])] == [(0,), (0,)]
+    assert toy.decode_audio([]) == toy.encode_audio([]) == []
 
 
 def test_a_conversation_is_traced_by_topic(toy):

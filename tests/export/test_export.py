@@ -138,7 +138,7 @@ def test_the_card_tells_the_hub_what_it_needs_and_people_where_it_comes_from(run
     assert metadata["language"] == ["en"] and "commercial" not in body
     assert "600 steps" in body and "| all | 7 | 0.912 | - |" in body
     assert "`digits`" in body and "`old`" not in body
-    assert "server --moshi-weights model.q8.safetensors" in body
+    assert "    mvjax serve DIR" in body
     assert "`certificate.json` says what that costs" in body
 
 

@@ -275,16 +275,26 @@ def test_a_late_scope_is_the_servers_alone():
         assert "unless the client's URL says xa_start" in " ".join(
             deviations.deviations(model, "torch")
         )
-        assert "xa_start=3" in serving.text(model, "torch", None)
+        whole = schema.ModelConfig(cross_attention=model.cross_attention)
+        assert "xa_start=3" in serving.text(whole, "torch", None)
     assert runtime_configs.TORCH_START not in runtime_configs.torch_config(TOY)
-    assert "--xa-start 4 " in serving.text(late, "mlx", None)
-    assert "--xa-start 0 " in serving.text(TOY, "mlx", None)
-    asked = f"xa_start=3&image_resolution={late.siglip.image_size}"
-    assert asked in serving.text(late, "candle", None)
-    assert "/api/chat" not in " ".join(deviations.deviations(late, "candle"))  # it builds no toy
     whole = schema.ModelConfig(cross_attention=late.cross_attention)
+    assert "--xa-start 4 " in serving.text(whole, "mlx", None)
+    at_once = serving.text(schema.ModelConfig(), "mlx", "q8")
+    assert "--xa-start 0 " in at_once and "server --moshi-weights model.q8.safetensors" in at_once
     asked = "/api/chat?xa_start=3&image_resolution=448"
+    assert asked in serving.text(whole, "candle", None)
+    assert "/api/chat" not in " ".join(deviations.deviations(late, "candle"))  # it builds no toy
     assert asked in " ".join(deviations.deviations(whole, "candle"))
+
+
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_a_card_names_no_server_that_cannot_run_the_model(target):
+    text = serving.text(TOY, target, None)
+    assert "cannot run this model" in text and "    mvjax serve DIR" in text
+    assert "MOSHIVIS" not in text and "/api/chat" not in text
+    named = [note for note in deviations.deviations(TOY, target) if "own runtimes only" in note]
+    assert named and all(f"- {note}" in text for note in named)
 
 
 def test_what_servers_do_not_read_is_told():
@@ -317,7 +327,7 @@ def test_messages_cite_no_document_that_is_not_here():
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_the_card_leads_to_the_section_on_serving(target):
     (title, path) = re.findall(
-        r'"(Serve .*)" in\s`(.*)` of mvjax', serving.text(TOY, target, None)
+        r'"(Serve .*)" in\s`(.*)` of mvjax', serving.text(schema.ModelConfig(), target, None)
     )[0]
     section = (ROOT.parent / path).read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
     for told in (
