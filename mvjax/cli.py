@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import select
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import mvjax
 from mvjax.commands import (
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status; a user's error is one message, no traceback."""
     words = sys.argv[1:] if argv is None else list(argv)
     name = " ".join(["mvjax", *words[:1]])
+    sys.unraisablehook = _interrupt_again
     try:
         try:
             args = _parser().parse_args(words)
@@ -56,6 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _interrupt_again(swallowed: Any) -> None:
+    """Repeats a Ctrl-C that came where Python cannot raise it, as in jax's callback of garbage collection."""
+    if swallowed.exc_type is KeyboardInterrupt:
+        threading.Timer(
+            0.05, os.kill, (os.getpid(), signal.SIGINT)
+        ).start()  # that place is left then
+    else:
+        sys.__unraisablehook__(swallowed)
 
 
 def _flush() -> None:

@@ -309,3 +309,35 @@ def test_examples_of_exports_are_of_what_the_digits_model_can(capsys):
         export_folder.refuse(
             frozen_models.MODEL, how["target"], how.get("dtype"), how.get("quantize")
         )
+
+
+def test_an_interrupt_of_a_garbage_collection_is_not_lost(tmp_path):
+    """Python swallows what a finalizer or a callback of the collector raises."""
+    program = tmp_path / "late.py"
+    program.write_text(
+        "import gc, sys, time\n"
+        "from mvjax import cli\n"
+        "from mvjax.commands import training\n"
+        "def interrupt(phase, info):\n"
+        "    gc.callbacks.remove(interrupt)\n"
+        "    raise KeyboardInterrupt\n"
+        "def quickstart(args):\n"
+        "    gc.callbacks.append(interrupt)\n"
+        "    gc.collect()\n"
+        "    time.sleep(60)\n"
+        "training.quickstart = quickstart\n"
+        "sys.exit(cli.main(['quickstart']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stderr) == (130, "mvjax quickstart: interrupted\n")
+
+
+@pytest.mark.parametrize("inside", ["", "a/b"])
+def test_the_quickstart_asks_for_a_folder_before_anything(inside, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    assert cli.main(["quickstart", "--out", str(file / inside)]) == cli.USER_ERROR
+    told = capsys.readouterr()
+    assert told.out == "" and f"but {file} is a file" in told.err

@@ -74,7 +74,7 @@ class _Finished(argparse.Action):
 def quickstart(args: argparse.Namespace) -> int:
     """The whole chain in the digits world."""
     extras.require("jax")
-    arguments.check_folder(args.out)
+    arguments.check_writable(args.out / run_folder.REPORT)
     from mvjax.digits import quickstart as quickstart_lib
 
     return quickstart_lib.run(args.out, short=args.short)
