@@ -13,7 +13,7 @@ import yaml
 
 from mvjax import files, run_folder, tree
 from mvjax.config import schema
-from mvjax.export import deviations, licenses, serving, targets
+from mvjax.export import deviations, licenses, server_matrix, serving, targets
 from mvjax.weights import file_names
 
 UNCERTIFIED = "none yet"  # what the card says until `certificate.certify` has compared
@@ -90,7 +90,9 @@ def text(
             for name, stated in frozen_licenses.items()
         ),
         non_commercial=_non_commercial(frozen_licenses),
-        steps=_DEPTH_STEPS.format(steps=model.codebooks_out, streams=model.codebooks - 1),
+        steps=_DEPTH_STEPS.format(steps=model.codebooks_out, streams=model.codebooks - 1)
+        if server_matrix.has_release_sizes(model)
+        else "",
         training=_training(config, results),
         results=_results(results),
         use=serving.text(model, target, quantization),
@@ -178,8 +180,10 @@ def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-_DEPTH_STEPS = """Do not place these weights in a PersonaPlex runtime. It has {streams} depth steps; given
-these {steps} it loads without an error and predicts the user's speech with copies of them."""
+_DEPTH_STEPS = """
+Do not place these weights in a PersonaPlex runtime. It has {streams} depth steps; given
+these {steps} it loads without an error and predicts the user's speech with copies of them.
+"""
 
 _LOSSY = """
 The weights were rounded to be stored so. `certificate.json` says what that costs: error of the logits and
@@ -235,10 +239,8 @@ From Python:
     model = loading.open_folder(Path("this folder"))
     session = model.session(model.encode_image(pixels))  # then session.step(user_codes), every 80 ms
 
-By {use}
-
+{use}
 {steps}
-
 ## Where {upstream} differs from the model as trained
 
 {differences}

@@ -34,13 +34,14 @@ def builds_encoder(model: Model) -> bool:
     return _ENCODER(model) == _ENCODER(_RELEASE)
 
 
-def only_here(model: Model, target: str) -> list[str]:
-    """Returns why a target's server cannot run this model; empty if it can."""
-    return [
-        row.nearly[target]
-        for row in ROWS
-        if _ONLY_OURS in row.nearly.get(target, "") and row.made_by(model)
-    ]
+def runs_only_here(model: Model, target: str) -> bool:
+    """Whether a target's server is built for other models than this one."""
+    return any(_ONLY_OURS in row.nearly.get(target, "") and row.made_by(model) for row in ROWS)
+
+
+def has_release_sizes(model: Model) -> bool:
+    """Whether backbone and depth transformer have the sizes of Kyutai's models."""
+    return _SIZES(model) == _SIZES(_RELEASE)
 
 
 def _encoder(model: Model) -> tuple[bool, int]:
@@ -100,9 +101,9 @@ ROWS: tuple[choice.DesignChoice, ...] = (
         "image encoder: another", ("siglip",), lambda m: not _encoder(m)[0],
         nearly=choice.everywhere(f"builds SigLIP So400m/14, {_ONLY_OURS}"),
     ),
-    choice.DesignChoice("sizes: the release's", _BUILT_IN, lambda m: _SIZES(m) == _SIZES(_RELEASE)),
+    choice.DesignChoice("sizes: the release's", _BUILT_IN, has_release_sizes),
     choice.DesignChoice(
-        "sizes: others", _BUILT_IN, lambda m: _SIZES(m) != _SIZES(_RELEASE),
+        "sizes: others", _BUILT_IN, lambda m: not has_release_sizes(m),
         nearly=choice.of("mlx", "candle", reason=f"has the release's sizes in its source, {_ONLY_OURS}"),
     ),
     choice.DesignChoice(

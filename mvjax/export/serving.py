@@ -23,10 +23,9 @@ def text(
     target: targets.Target,
     quantization: targets.Quantization | None,
 ) -> str:
-    """Returns how upstream's server is started for this model, and reached; else what else serves it."""
-    if whys := server_matrix.only_here(model, target):
-        listed = "\n".join(f"- {targets.UPSTREAM[target]} {why}" for why in whys)
-        return _ONLY_HERE.format(upstream=targets.UPSTREAM[target], whys=listed)
+    """Returns how upstream's server is started for this model, and reached, if it can run it."""
+    if server_matrix.runs_only_here(model, target):
+        return _ONLY_HERE.format(upstream=targets.UPSTREAM[target])
     start, size = model.cross_attention.scope.start, model.siglip.image_size
     match target:
         case "torch":
@@ -47,15 +46,9 @@ def text(
     return f"{use}{url}\n\n{_MORE}"
 
 
-_ONLY_HERE = """{upstream}'s server cannot run this model:
+_ONLY_HERE = "Not by {upstream}'s server: the next section says why."
 
-{whys}
-
-mvjax's own serves this folder:
-
-    mvjax serve DIR"""
-
-_TORCH = """kyuteye_pt's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
+_TORCH = """By kyuteye_pt's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
 
     uv run --project $MOSHIVIS/kyuteye_pt server moshika-vis.yaml --port 8088 --ssl False --static DIR
 
@@ -64,7 +57,7 @@ rounding the weights. Without a repository in `hf_repo` it opens `model_pt.safet
 `model.safetensors` (made again by `ln -s model.safetensors model_pt.safetensors`). After an upload (`hf
 upload OWNER/NAME . --exclude model_pt.safetensors`) set `hf_repo: OWNER/NAME`; then no link is needed."""
 
-_MLX = """kyuteye_mlx's server, inside this folder, where it opens `siglip448.config` (`MOSHIVIS` is a
+_MLX = """By kyuteye_mlx's server, inside this folder, where it opens `siglip448.config` (`MOSHIVIS` is a
 checkout of kyutai-labs/moshivis; "q8" or "q4" in the path of the weights tells it the quantization):
 
     uv run --project $MOSHIVIS/kyuteye_mlx server --moshi-weights {file} \\
@@ -74,7 +67,7 @@ checkout of kyutai-labs/moshivis; "q8" or "q4" in the path of the weights tells 
 It takes both from the command line only, whatever the web client shows. After an upload (`hf upload
 OWNER/NAME .`): `--hf-repo OWNER/NAME`, and `-q 8` or `-q 4`, in place of the files."""
 
-_CANDLE = """kyuteye_rs's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
+_CANDLE = """By kyuteye_rs's server, inside this folder (`MOSHIVIS` is a checkout of kyutai-labs/moshivis):
 
     openssl req -x509 -nodes -days 365 -newkey rsa:2048 -keyout key.pem -out cert.pem
     cargo run --manifest-path $MOSHIVIS/kyuteye_rs/Cargo.toml --features cuda --bin moshi-backend -r -- \\
@@ -92,8 +85,8 @@ The client's URL says from which frame on the model sees, and the size of the im
 The web client sends values of its own: those of its settings "gating delay" (16 unless set, and again after a
 reload if set to 0) and "image resolution" (448)."""
 
-_CANDLE_SIZE = """ A client that leaves `image_resolution` out gets 224 pixels, whatever the model was trained
-with."""
+_CANDLE_SIZE = """
+A client that leaves `image_resolution` out gets 224 pixels, whatever the model was trained with."""
 
 _MORE = """All that this takes, and what each server sets itself: "Serve with upstream's servers" in
 `docs/weights-and-export.md` of mvjax."""

@@ -134,11 +134,11 @@ def test_the_card_tells_the_hub_what_it_needs_and_people_where_it_comes_from(run
     assert metadata["license"] == "other" and "## Licenses" in body
     assert "| moshi | `hf://kyutai/moshika-pytorch-bf16@main/a.b` | cc-by-4.0 |" in body
     assert f"| codec | `mimi` | {licenses.UNKNOWN} |" in body
-    assert "Do not place these weights in a PersonaPlex runtime. It has 5 depth steps" in body
+    assert "PersonaPlex" not in body  # these widths do not load there
     assert metadata["language"] == ["en"] and "commercial" not in body
     assert "600 steps" in body and "| all | 7 | 0.912 | - |" in body
     assert "`digits`" in body and "`old`" not in body
-    assert "    mvjax serve DIR" in body
+    assert "    mvjax serve ." in body and "Not by kyuteye_mlx's server" in body
     assert "`certificate.json` says what that costs" in body
 
 

@@ -67,4 +67,7 @@ def test_the_exports_card_carries_them(checkpoint, frozen, tmp_path):
     assert "| moshi | `model.safetensors` | cc-by-nc-4.0 |" in text
     assert "**Not for commercial use**, by the license of moshi, siglip, codec, tokenizer." in text
     assert "language:\n- ja\n" in text
+    assert "PersonaPlex" not in text  # such widths do not load there
+    large = dataclasses.replace(run, model=schema.ModelConfig())
+    text = model_card.text(params, large, "torch", dtype=None, quantization=None, results=None)
     assert "PersonaPlex runtime. It has 16 depth steps; given\nthese 8" in text
