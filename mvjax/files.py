@@ -89,9 +89,7 @@ def output(path: str | Path) -> Path:
 
 
 def on_disk(path: str | Path) -> Path:
-    """Returns the path with `~` expanded; ValueError for an empty one, and a location of any other kind."""
-    if not str(path):
-        raise ValueError("expected a path, got an empty one; an unset variable?")
+    """Returns the path with `~` expanded; ValueError for a location of any other kind."""
     if scheme := _SCHEME.match(str(path)):
         raise ValueError(
             f"{path}: expected a path on this machine, got a location of {scheme[0]}/, which is neither read"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvjax import files, run_folder
+from mvjax.commands import parser as parser_lib
 from mvjax.stores import objects, places, staging
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def experiment(arg) -> None:
 def place(text: str) -> Path:
     """Reads a folder on this machine or on a store (gs://, s3://); the type of an argument."""
     try:
-        return files.output(text)
+        return files.output(parser_lib.given(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -74,7 +75,7 @@ def place(text: str) -> Path:
 def run_step(text: str) -> run_folder.RunStep:
     """Reads RUN or RUN@STEP, a folder on this machine; the type of an argument."""
     try:
-        files.on_disk(text)
+        files.on_disk(parser_lib.given(text))
         return run_folder.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
@@ -83,7 +84,7 @@ def run_step(text: str) -> run_folder.RunStep:
 def stored_run_step(text: str) -> run_folder.RunStep:
     """Reads RUN or RUN@STEP, which may be on a store; the type of an argument."""
     try:
-        return run_folder.parse(text)
+        return run_folder.parse(parser_lib.given(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -92,7 +93,7 @@ def exported(text: str) -> Path:
     """Reads the folder of an export; one of a store is copied here first; the type of an argument."""
     try:
         if not places.is_url(text):
-            return files.on_disk(text)
+            return files.on_disk(parser_lib.given(text))
         folder = files.local(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error

@@ -42,8 +42,15 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"unknown {value!r}; {meant}")
 
 
+def given(text: str) -> str:
+    """Returns a path as it was typed; ValueError for an empty one, which would be the current folder."""
+    if not text:
+        raise ValueError("expected a path, got an empty one; an unset variable?")
+    return text
+
+
 def _local(text: str) -> Path:
     try:
-        return files.on_disk(text)
+        return files.on_disk(given(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
