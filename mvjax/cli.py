@@ -32,14 +32,25 @@ from mvjax.commands import (
     training,
 )
 from mvjax.stores import places
+from mvjax.train import signals
 
 DEBUG = "MVJAX_DEBUG"  # set to 1 for the traceback of an error
-USER_ERROR = 2
+USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand and returns the exit status; a user's error is one message, no traceback."""
-    words = sys.argv[1:] if argv is None else list(argv)
+    """Runs one subcommand and returns the exit status; a user's error is one message, no traceback.
+
+    As the command itself, without `argv`, it ends the process at once if it was interrupted: threads may be
+    in XLA's compiler, for which Python would wait, and which may crash when it frees what they use.
+    """
+    status = _status(sys.argv[1:] if argv is None else list(argv))
+    if status == INTERRUPTED and argv is None:
+        signals.end(status)
+    return status
+
+
+def _status(words: list[str]) -> int:
     name = " ".join(["mvjax", *words[:1]])
     sys.unraisablehook = _interrupt_again
     try:
@@ -59,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return getattr(error, "exit_status", USER_ERROR)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _interrupt_again(swallowed: Any) -> None:

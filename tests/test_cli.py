@@ -95,8 +95,18 @@ def test_a_misspelled_word_is_told_what_it_meant(capsys, argv, message):
 
 
 def test_an_option_may_be_abbreviated_and_its_value_begin_with_a_dash(capsys):
-    args = cli._parser().parse_args(["eval", "x", "--lim=3", "--seed", "-1"])
-    assert (args.limit, args.seed) == (3, -1)
+    args = cli._parser().parse_args(["eval", "x", "--lim=3", "--tail", "-1"])
+    assert (args.limit, args.tail) == (3, -1)
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", "", "nan"])
+@pytest.mark.parametrize(
+    "words", [["talk", "x", "--out", "y.wav"], ["eval", "x"], ["data", "digits", "--out", "d"]]
+)
+def test_a_seed_is_a_number_from_0_on(capsys, words, seed):
+    with pytest.raises(SystemExit):
+        cli._parser().parse_args([*words, "--seed", seed])
+    assert f"--seed: expected a whole number of 0 or more, got {seed!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
@@ -312,10 +322,10 @@ def test_examples_of_exports_are_of_what_the_digits_model_can(capsys):
 
 
 def test_an_interrupt_of_a_garbage_collection_is_not_lost(tmp_path):
-    """Python swallows what a finalizer or a callback of the collector raises."""
+    """Python swallows what a callback of the collector raises, and waits for threads before it ends."""
     program = tmp_path / "late.py"
     program.write_text(
-        "import gc, sys, time\n"
+        "import gc, sys, threading, time\n"
         "from mvjax import cli\n"
         "from mvjax.commands import training\n"
         "def interrupt(phase, info):\n"
@@ -324,12 +334,13 @@ def test_an_interrupt_of_a_garbage_collection_is_not_lost(tmp_path):
         "def quickstart(args):\n"
         "    gc.callbacks.append(interrupt)\n"
         "    gc.collect()\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "    time.sleep(60)\n"
         "training.quickstart = quickstart\n"
-        "sys.exit(cli.main(['quickstart']))\n"
+        "sys.exit(cli.main())\n"
     )
     done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=50
+        [sys.executable, str(program), "quickstart"], capture_output=True, text=True, timeout=50
     )
     assert (done.returncode, done.stderr) == (130, "mvjax quickstart: interrupted\n")
 

@@ -64,6 +64,13 @@ def experiment(arg) -> None:
         help="override a field, such as train.steps=100; may be repeated")  # fmt: skip
 
 
+def seed(text: str) -> int:
+    """Reads a random seed; the type of an argument."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
+    return int(text)
+
+
 def place(text: str) -> Path:
     """Reads a folder on this machine or on a store (gs://, s3://); the type of an argument."""
     try:

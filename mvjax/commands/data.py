@@ -22,7 +22,7 @@ def add(commands) -> None:
         "mvjax data digits --out data/digits")  # fmt: skip
     arg("--out", type=Path, required=True, metavar="DIR", help="folder of records")
     arg("--dialogues", type=int, default=500, metavar="N", help="spoken dialogues (%(default)s)")
-    arg("--seed", type=int, default=0, help="random seed (%(default)s)")
+    arg("--seed", type=arguments.seed, default=0, help="random seed (%(default)s)")
 
     ingest.add(data)
     encode.add(data)

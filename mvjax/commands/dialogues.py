@@ -71,7 +71,7 @@ def _add_write(commands) -> None:
         help="seconds per request (%(default)s)")  # fmt: skip
     arg("--no-system-role", action="store_true",
         help="instructions go into the first user message, for models without a system role")  # fmt: skip
-    arg("--seed", type=int, default=0,
+    arg("--seed", type=arguments.seed, default=0,
         help="random seed of lengths, instructions, requests (%(default)s)")  # fmt: skip
 
 
@@ -90,7 +90,12 @@ def _add_speak(commands) -> None:
     arg("--user-voice", action="append", metavar="VOICE", dest="user_voices",
         help="may be repeated: one is drawn per dialogue")  # fmt: skip
     arg("--jobs", type=int, metavar="N", help="processes (1 for kyutai, else one per CPU)")
-    arg("--seed", type=int, default=0, help="random seed of voices, gaps, loudness (%(default)s)")
+    arg(
+        "--seed",
+        type=arguments.seed,
+        default=0,
+        help="random seed of voices, gaps, loudness (%(default)s)",
+    )
 
 
 def _add_records(commands) -> None:

@@ -39,7 +39,7 @@ def add(commands) -> None:
     arg("--noise", type=Path, metavar="DIR", help="noise recordings for --augment (pink noise)")
     arg("--copies", type=int, default=1, metavar="N",
         help="augmented copies per dialogue (%(default)s)")  # fmt: skip
-    arg("--seed", type=int, default=0, help="random seed of --augment (%(default)s)")
+    arg("--seed", type=arguments.seed, default=0, help="random seed of --augment (%(default)s)")
     arg("--workers", type=int, metavar="N", help="processes (one per core; 0 on an accelerator)")
     arg("--batch-seconds", type=float, default=200.0, metavar="S",
         help="batch size, in seconds of audio (%(default)s)")  # fmt: skip

@@ -57,7 +57,12 @@ def add(commands) -> None:
         help="written questions, spoken ones, written without the image, or written with the image of"
         " another question; may be repeated (all that the benchmark has)")  # fmt: skip
     arg("--limit", type=int, metavar="N", help="ask N questions, for a first look (all)")
-    arg("--seed", type=int, default=SEED, help="random seed of the questions (%(default)s)")
+    arg(
+        "--seed",
+        type=arguments.seed,
+        default=SEED,
+        help="random seed of the questions (%(default)s)",
+    )
     arg("--batch-size", type=int, default=64, metavar="N",
         help="conversations at once (%(default)s)")  # fmt: skip
     arg("--fsdp", type=int, metavar="N", help="devices that share the parameters (as in training)")
@@ -141,8 +146,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses options that make no sense, before anything is read or changed."""
-    for name in ("limit", "batch_size", "fsdp", "tensor", "max_tokens", "seed", "lead_in", "tail"):
-        value, low = getattr(args, name), 0 if name in ("seed", "lead_in", "tail") else 1
+    for name in ("limit", "batch_size", "fsdp", "tensor", "max_tokens", "lead_in", "tail"):
+        value, low = getattr(args, name), 0 if name in ("lead_in", "tail") else 1
         if value is not None and not low <= value < math.inf:
             option = name.replace("_", "-")
             raise ValueError(f"--{option}: expected a number of at least {low}, got {value:g}")

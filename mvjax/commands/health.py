@@ -33,7 +33,12 @@ def add(commands) -> None:
         action="store_true",
         help="sample as Kyutai does (text 0.7, top 25; audio 0.8, top 250), not greedily",
     )
-    arg("--seed", type=int, default=1, help="random seed of questions and sampling (%(default)s)")
+    arg(
+        "--seed",
+        type=arguments.seed,
+        default=1,
+        help="random seed of questions and sampling (%(default)s)",
+    )
     arg("--out", type=Path, metavar="JSON", help="where the result goes (RUN/eval/health.json)")
     arg("--listen", type=Path, metavar="DIR",
         help="write the conversations there: WAV, the model left, the user right")  # fmt: skip

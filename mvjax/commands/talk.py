@@ -46,7 +46,7 @@ def add(commands) -> None:
     for name, (kind, summary) in _SETTINGS.items():
         arg(f"--{name.replace('_', '-')}", type=kind, metavar="N",
             help=f"{summary}; default: what DIR says in talk.json")  # fmt: skip
-    arg("--seed", type=int, default=0, help="random seed of the sampling (%(default)s)")
+    arg("--seed", type=arguments.seed, default=0, help="random seed of the sampling (%(default)s)")
 
 
 def talk(args: argparse.Namespace) -> int:
@@ -79,6 +79,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--out {args.out}: expected a name that ends with .wav")
     transcript = args.out.with_suffix(".json")
     inputs = [value for _, value in args.events if isinstance(value, Path)]
+    for path in inputs:
+        if not path.is_file():
+            raise ValueError(f"{path}: expected an image or a recording, found no such file")
     for path in (args.out, transcript):
         arguments.check_writable(path)
         if path.resolve().is_relative_to(args.folder.folder.resolve()):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mvjax.config import limits as limits_lib
 
@@ -158,7 +158,11 @@ def _named_errors(n_bytes: int) -> Iterator[None]:
     except MemoryError:  # the limits are there to prevent it: no image is to blame
         raise
     except Exception as error:  # its plugins raise OSError, SyntaxError, struct.error and more
+        unknown = isinstance(
+            error, UnidentifiedImageError
+        )  # whose text names the buffer, not the file
+        why = "" if unknown else f" ({error})"
         raise ValueError(
-            f"image: {n_bytes} bytes do not decode as a whole image ({error});"
+            f"image: {n_bytes} bytes do not decode as a whole image{why};"
             f" give a complete file in one of {', '.join(FORMATS)}"
         ) from error

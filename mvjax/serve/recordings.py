@@ -36,8 +36,10 @@ def read(path: Path, *, max_seconds: float) -> Float32[np.ndarray, " samples"]:
         reason = str(error).removeprefix(f'"{path}": ')
         raise ValueError(f"{path}: {reason} (expected wav, flac, mp3 or Ogg Vorbis)") from error
     mono = samples.mean(axis=0, dtype=np.float32)
-    if not mono.size or not np.isfinite(mono).all():
-        raise ValueError(f"{path}: expected samples, finite ones, got {mono.size}; record it again")
+    if not np.isfinite(mono).all():
+        raise ValueError(f"{path}: expected finite samples, some are not; record it again")
+    if not mono.size:
+        raise ValueError(f"{path}: expected samples, got none; record it again")
     if rate != types.SAMPLE_RATE:
         mono = sphn.resample(mono[None], rate, types.SAMPLE_RATE)[0]
     return mono[: round(samples.shape[1] * types.SAMPLE_RATE / rate)]

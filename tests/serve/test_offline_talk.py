@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import struct
 import wave
 
 import numpy as np
@@ -63,6 +64,12 @@ def test_recordings_of_other_rates_are_read_and_bounded(tmp_path):
     for name in ("no.wav", "absent.flac"):
         with pytest.raises(ValueError, match=rf"{name}: .*expected wav, flac, mp3 or Ogg Vorbis"):
             recordings.read(tmp_path / name, max_seconds=1.0)
+    samples = np.full(2400, np.nan, "<f4").tobytes()
+    head = struct.pack("<IHHIIHH", 16, 3, 1, 24_000, 96_000, 4, 32)
+    body = b"WAVEfmt " + head + b"data" + struct.pack("<I", len(samples)) + samples
+    (tmp_path / "nan.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    with pytest.raises(ValueError, match="nan.wav: expected finite samples, some are not"):
+        recordings.read(tmp_path / "nan.wav", max_seconds=1.0)
 
 
 def test_what_is_written_is_stereo_and_clipped(tmp_path):
@@ -160,3 +167,10 @@ def test_a_recording_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeyp
 def test_silences_are_bounded(value):
     with pytest.raises(ValueError, match="talk: expected .*tail"):
         dataclasses.replace(HOW, tail=value)
+
+
+@pytest.mark.parametrize("option", ["--image", "--audio"])
+def test_a_file_that_is_not_there_is_told_before_a_model_is_loaded(option, tmp_path, capsys):
+    words = ["talk", str(tmp_path), "--out", str(tmp_path.parent / "a.wav"), "--text", "what"]
+    assert cli.main([*words, option, str(tmp_path / "none")]) == cli.USER_ERROR
+    assert "none: expected an image or a recording, found no such file" in capsys.readouterr().err
