@@ -43,11 +43,12 @@ def certify(args: argparse.Namespace) -> int:
     target = folder_lib.layout(args.folder)
     extras.require(_RUNTIMES[target])
     count = how_many(args.frames)
-    from mvjax.export import weight_files
+    from mvjax.export import certificate, weight_files
     from mvjax.train import load
 
     trained = load.trained(*args.trained_run)
-    how = weight_files.how_stored(args.folder, trained.params, trained.config.model, target)
+    with certificate.revoked_if_it_fails(args.folder):
+        how = weight_files.how_stored(args.folder, trained.params, trained.config.model, target)
     return write(args.folder, target, trained, args.trained_run.folder, frames=count, **how)
 
 

@@ -41,12 +41,13 @@ class _Verify(argparse.Action):
 
 def export(args: argparse.Namespace) -> int:
     """Writes an upstream runtime's folder, runs it (if that is installed), and certifies that it agrees."""
-    if args.quantize == "q8_0":
-        extras.require("gguf")
     from mvjax.export import folder as export_folder
-    from mvjax.export import model_card, publishing
+    from mvjax.export import model_card, publishing, targets
     from mvjax.train import load, run_store
 
+    targets.weight_file(args.target, args.quantize)  # or a ValueError
+    if args.quantize == "q8_0":
+        extras.require("gguf")
     frames, run = certify.how_many(args.frames), args.trained_run
     how = {"dtype": args.dtype, "quantization": args.quantize}
     with run_store.opened(run.folder, dry=True), publishing.published(args.out, args.target):

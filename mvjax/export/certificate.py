@@ -81,7 +81,7 @@ def certify(
     T = user_codes.shape[1]
     if T < MIN_FRAMES:
         raise ValueError(f"certify: expected at least {MIN_FRAMES} frames of user codes, got {T}")
-    with _revoked_if_it_fails(folder):
+    with revoked_if_it_fails(folder):
         weights = folder / targets.weight_file(target, quantization)
         reloaded = weight_files.open_exported(weights, config.model, target, dtype=np.float32)
         certificate = {
@@ -108,7 +108,7 @@ def certify(
 
 
 @contextlib.contextmanager
-def _revoked_if_it_fails(folder: Path) -> Iterator[None]:
+def revoked_if_it_fails(folder: Path) -> Iterator[None]:
     """Takes an earlier certificate away if what is tried fails; an interrupt leaves it."""
     try:
         yield

@@ -179,6 +179,9 @@ def _certificate(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}); export again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: damaged (no mapping); export again")
+    return content

@@ -130,6 +130,11 @@ def test_what_bfloat16_costs_is_stated_once_the_runtime_is_there(
     card = (out / "README.md").read_text()
     assert "**Certificate: lossy: " in card and "says: MIT" in card
     assert "**Certificate: not run: " not in card
+    weights = out / file_names.MODEL
+    weights.write_bytes(weights.read_bytes()[:-9])
+    assert cli.main(asked) == 2 and str(weights) in capsys.readouterr().err
+    assert not (out / "certificate.json").exists()  # of other weights
+    assert model_card.UNCERTIFIED in (out / "README.md").read_text()
 
 
 def assert_lossy(found):
@@ -253,6 +258,21 @@ def test_every_file_is_the_runs_or_the_certificate_fails(run, tmp_path, monkeypa
         "codec.json: is not the run's",
         f"{file_names.CODEC}: is not the run's",
     ]
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[1]", b"\xff\x00"])
+def test_a_damaged_or_missing_file_is_a_reason_to_fail(run, tmp_path, monkeypatch, content):
+    alike(monkeypatch)
+    params, config = run
+    out = export_folder.export(params, config, "torch", tmp_path / "out")
+    names = [file_names.TORCH_CONFIG, file_names.TALK]
+    if content is not None:
+        names.insert(1, file_names.CODEC_CONFIG)
+    for path in (out / name for name in names):
+        path.unlink() if content is None else path.write_bytes(content)
+    found = certificate.certify(params, config, out, "torch", **inputs())
+    why = "is missing" if content is None else "is damaged"
+    assert found["reasons"] == [f"{name}: {why}" for name in names]
 
 
 def test_an_earlier_verdict_stays_when_certifying_is_refused_or_interrupted_not_when_it_fails(
