@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 SHOWN_LINES = 20
 SHOWN_NAMES = 40
@@ -29,6 +33,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"expected one of: {names(known)}"
+
+
+def typed(command: str) -> str:
+    """Returns a command with its program's path in this environment, unless PATH finds it there."""
+    program, _, rest = command.partition(" ")
+    own, found = Path(sys.executable).parent / program, shutil.which(program)
+    if not own.is_file() or (found and os.path.samefile(found, own)):
+        return command
+    near = os.path.relpath(own)
+    return f"{own if near.startswith(os.pardir) else near} {rest}"
 
 
 def _cut(items: Iterable[object], shown: int) -> Sequence[object]:

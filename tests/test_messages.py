@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,24 @@ def test_one_of_a_thing_has_no_plural():
     assert messages.counted(0, "problem") == "0 problems"
     assert messages.counted(1, "entry", "entries") == "1 entry"
     assert messages.counted(2, "entry", "entries") == "2 entries"
+
+
+def test_a_command_is_shown_as_it_has_to_be_typed(tmp_path, monkeypatch):
+    venv = tmp_path / "a" / ".venv" / "bin"
+    venv.mkdir(parents=True)
+    for name in ("python", "mvjax"):
+        (venv / name).touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(venv / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "a")
+    assert messages.typed("mvjax serve runs/x") == ".venv/bin/mvjax serve runs/x"
+    assert messages.typed("cargo run") == "cargo run"  # no program of this environment
+    monkeypatch.setenv("PATH", str(venv))
+    assert messages.typed("mvjax serve x") == "mvjax serve x"
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "b")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert messages.typed("mvjax serve x") == f"{venv / 'mvjax'} serve x"
 
 
 def test_no_error_lists_without_the_helper():

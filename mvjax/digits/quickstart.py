@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvjax import run_folder
+from mvjax import messages, run_folder
 from mvjax.eval import metrics
 from mvjax.report import html
 from mvjax.train import memory
@@ -117,10 +117,11 @@ def _what_next(plan: stages.QuickstartPlan) -> str:
     """Commands that work now, with what trained the model."""
     out, run = plan.out, plan.run
     image, question = out / run_folder.QUESTION_IMAGE, out / run_folder.QUESTION_AUDIO
+    talk = f"mvjax talk {run} --image {image} --audio {question} --out {out / 'answer.wav'}"
     return f"""Open {out / run_folder.REPORT}; talk to the model in a browser, or from files:
 
-    mvjax serve {run}
-    mvjax talk {run} --image {image} --audio {question} --out {out / "answer.wav"}"""
+    {messages.typed(f"mvjax serve {run}")}
+    {messages.typed(talk)}"""
 
 
 def _to_certify(plan: stages.QuickstartPlan, certificates: dict[str, dict[str, Any]]) -> str:
@@ -129,9 +130,10 @@ def _to_certify(plan: stages.QuickstartPlan, certificates: dict[str, dict[str, A
         f"""
 
 Export to {target}: its weights are the model's, but no runtime has run it, as {missing["needs"]} is not
-installed. To complete its certificate, {missing["install"]}, then run
+installed. This completes its certificate{_without_cuda(missing["needs"])}:
 
-    {plan.certify(target)}{_without_cuda(missing["needs"])}"""
+    {messages.typed(missing["install"])}
+    {messages.typed(plan.certify(target))}"""
         for target, found in certificates.items()
         if (missing := found.get("not_run")) and found["verdict"] == "not run"
     )
@@ -141,7 +143,7 @@ def _without_cuda(package: str) -> str:
     """What keeps pip from bringing CUDA with PyTorch, where it would."""
     if (package, sys.platform, platform.machine()) != ("torch", "linux", "x86_64"):
         return ""
-    return f"\n\n(PyTorch without CUDA, which a CPU does not need: pip's --extra-index-url\n{_CPU_TORCH})"
+    return f" (without a GPU, add --extra-index-url\n{_CPU_TORCH} to the first line: else it brings CUDA)"
 
 
 def _write_metrics(out: Path, summary: dict[str, Any], clock: StageClock) -> None:

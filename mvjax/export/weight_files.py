@@ -109,11 +109,17 @@ def how_stored(
     """Returns the dtype and the quantization, as `save_exported` takes them, that a folder was written with.
 
     `params` are the run's. Where a file's dtypes fit none, dtype is None: as they were trained.
+
+    Raises:
+      ValueError: if there are no weights, or not all that their file names.
     """
     for quantization, name in file_names.QUANTIZED[target].items():
         if (folder / name).is_file():
             return {"dtype": None, "quantization": quantization}
-    found = _dtypes(safetensors_io.tensors(folder / file_names.MODEL))
+    path = folder / file_names.MODEL
+    if not path.is_file():
+        raise ValueError(f"{path}: expected the weights, found no such file; export again")
+    found = _dtypes(safetensors_io.tensors(path))
     for dtype in (None, *_NUMPY):
         if _dtypes(to_tensors(params, config, target, dtype=dtype)) == found:
             return {"dtype": dtype, "quantization": None}

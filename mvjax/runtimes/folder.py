@@ -109,16 +109,22 @@ def layout(folder: Path) -> Layout:
     """Returns which upstream runtime a folder is laid out for.
 
     Raises:
-      ValueError: if it is no export folder.
+      ValueError: if it is no export folder, or holds the configs of several.
     """
-    if (found := _layout(folder)) is not None:
-        return found
+    found = _layouts(folder)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(
+            f"{folder}: expected the export to one runtime, found the config files of {' and '.join(found)};"
+            " export again, into a folder of its own"
+        )
     if run_folder.is_run(folder):
         raise ValueError(f"{folder} is a run folder: export it first, with `mvjax export`")
     raise ValueError(
         f"{folder}: expected {file_names.TORCH_CONFIG} (torch), {file_names.MLX_CONFIG} (mlx) or"
         f" {file_names.CANDLE_CONFIG} (candle), found none of them; give a folder that `mvjax export` wrote"
-        + run_folder.nearby(folder, lambda path: _layout(path) is not None)
+        + run_folder.nearby(folder, is_export)
     )
 
 
@@ -129,17 +135,16 @@ def runtime(folder: Path) -> Literal["torch", "mlx"]:
 
 def is_export(folder: Path) -> bool:
     """Whether a folder has one of the layouts."""
-    return _layout(folder) is not None
+    return bool(_layouts(folder))
 
 
-def _layout(folder: Path) -> Layout | None:
-    if is_candle(folder):
-        return "candle"
-    if (folder / file_names.TORCH_CONFIG).is_file():
-        return "torch"
-    if (folder / file_names.MLX_CONFIG).is_file() and not run_folder.is_run(folder):
-        return "mlx"
-    return None
+def _layouts(folder: Path) -> list[Layout]:
+    found: dict[Layout, bool] = {
+        "candle": is_candle(folder),
+        "torch": (folder / file_names.TORCH_CONFIG).is_file(),
+        "mlx": (folder / file_names.MLX_CONFIG).is_file() and not run_folder.is_run(folder),
+    }
+    return [name for name, there in found.items() if there]
 
 
 def read(folder: Path) -> ExportedConfig:

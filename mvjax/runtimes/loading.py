@@ -182,6 +182,6 @@ def _certificate(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}); export again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: damaged (no mapping); export again")
+    if not isinstance(content, dict) or not isinstance(content.get("verdict"), str):
+        raise ValueError(f"{path}: damaged (it has no verdict); export again")
     return content

@@ -23,6 +23,8 @@ def read(path: Path, *, max_seconds: float) -> Float32[np.ndarray, " samples"]:
     import sphn
 
     try:
+        if not path.stat().st_size:
+            raise ValueError("the file is empty")
         file = sphn.FileReader(str(path))
         if not _RATES[0] <= file.sample_rate <= _RATES[1]:
             raise ValueError(
@@ -32,7 +34,7 @@ def read(path: Path, *, max_seconds: float) -> Float32[np.ndarray, " samples"]:
         if seconds > max_seconds:
             raise ValueError(f"expected at most {max_seconds:g} s, got {seconds:.1f}; cut it")
         samples, rate = sphn.read(str(path), 0, max_seconds)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         reason = str(error).removeprefix(f'"{path}": ')
         raise ValueError(f"{path}: {reason} (expected wav, flac, mp3 or Ogg Vorbis)") from error
     mono = samples.mean(axis=0, dtype=np.float32)

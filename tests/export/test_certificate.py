@@ -134,6 +134,9 @@ def test_what_bfloat16_costs_is_stated_once_the_runtime_is_there(
     weights.write_bytes(weights.read_bytes()[:-9])
     assert cli.main(asked) == 2 and str(weights) in capsys.readouterr().err
     assert not (out / "certificate.json").exists()  # of other weights
+    weights.unlink()
+    assert cli.main(asked) == 2
+    assert f"{weights}: expected the weights, found no such file" in capsys.readouterr().err
     assert model_card.UNCERTIFIED in (out / "README.md").read_text()
 
 

@@ -186,6 +186,14 @@ def test_an_unknown_gating_of_candle_is_named(tmp_path):
         folder_lib.read_candle(folder)
 
 
+def test_a_folder_of_two_exports_is_refused(tmp_path):
+    _, folder = exported.write(TOY, "mlx", tmp_path)
+    (folder / file_names.TORCH_CONFIG).touch()
+    assert folder_lib.is_export(folder)
+    with pytest.raises(ValueError, match="found the config files of torch and mlx; export again"):
+        loading.open_folder(folder)
+
+
 @pytest.mark.parametrize("target", ["torch", "mlx"])
 def test_damaged_files_are_named(target, tmp_path):
     pytest.importorskip(target)

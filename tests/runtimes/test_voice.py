@@ -107,6 +107,7 @@ def _write(name, text):
         (_write("codec.json", '{"codes": 13}'), "codec.json: expected the keys filters, ratios"),
         (_write(file_names.CERTIFICATE, "{"), "certificate.json: damaged"),
         (_write(file_names.CERTIFICATE, "[]"), "certificate.json: damaged"),
+        (_write(file_names.CERTIFICATE, '{"verdict": 3}'), "certificate.json: damaged"),
     ],
 )
 def test_what_is_missing_or_does_not_fit_is_named_with_the_remedy(damage, message, folder):
