@@ -19,6 +19,7 @@ from mvjax.weights import file_names
 UNCERTIFIED = "none yet"  # what the card says until `certificate.certify` has compared
 _HUB = "hf://"
 _BEGIN, _END = "<!-- mvjax certificate -->", "<!-- /mvjax certificate -->"
+_EXTRAS = {"torch": "serve,torch", "mlx": "serve,mlx", "candle": "serve,torch,candle"}
 _LIBRARY = {"torch": "pytorch", "mlx": "mlx", "candle": "candle"}
 
 
@@ -95,6 +96,7 @@ def text(
         else "",
         training=_training(config, results),
         results=_results(results),
+        extras=_EXTRAS[target],
         use=serving.text(model, target, quantization),
         differences="\n".join(f"- {note}" for note in differences) or "Nowhere.",
         lossy=_LOSSY if quantization or dtype else "",
@@ -227,7 +229,8 @@ Trained: the parameters {patterns}. {training}
 
 ## How to serve it
 
-In the browser, or from files to files, by mvjax, which reads all sizes from this folder:
+In the browser, or from files to files, by mvjax (`pip install 'mvjax[{extras}]'`), which reads all sizes from
+this folder:
 
     mvjax serve .
     mvjax talk . --image photo.png --audio question.wav --out answer.wav

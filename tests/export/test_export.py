@@ -138,6 +138,7 @@ def test_the_card_tells_the_hub_what_it_needs_and_people_where_it_comes_from(run
     assert metadata["language"] == ["en"] and "commercial" not in body
     assert "600 steps" in body and "| all | 7 | 0.912 | - |" in body
     assert "`digits`" in body and "`old`" not in body
+    assert "pip install 'mvjax[serve,mlx]'" in body
     assert "    mvjax serve ." in body and "Not by kyuteye_mlx's server" in body
     assert "`certificate.json` says what that costs" in body
 
