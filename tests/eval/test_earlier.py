@@ -83,7 +83,7 @@ def test_what_would_be_lost_is_named_and_kept(asked, words, fact):
 
 @pytest.mark.parametrize(
     "words",
-    ["--tail nan", "--lead-in inf", "--seed -1", "--template {prompt}{foo}", "--template {prompt",
+    ["--tail nan", "--lead-in inf", "--template {prompt}{foo}", "--template {prompt",
      "--template {prompt.x}", "--template {0}{prompt}", "--as a/b", "--as .", "--prompt audio --limit -3"],
 )  # fmt: skip
 def test_options_are_checked_before_anything_is_changed(asked, words):
