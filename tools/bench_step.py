@@ -66,6 +66,7 @@ def make_config():
         depformer=schema.DepformerConfig(width=64, layers=1, heads=2, hidden=176),
         siglip=schema.SiglipConfig(width=64, layers=1, heads=4, hidden=128),
         cross_attention=schema.CrossAttentionConfig(gate=gates.Conditional(hidden=128)),
+        stream=schema.StreamConfig(absent_start="nothing"),  # as the batch of the PyTorch sides
     )
     return schema.Config(
         frozen=schema.FrozenFiles("", "", "", ""),
@@ -184,7 +185,8 @@ def ours(folder: Path):
         params = tree.unflatten({path: jax.numpy.asarray(file[path]) for path in file})
     parts = load.ModelParams(*tree.partition(params, run.train.trained))
     state = step_lib.new_state(run, mesh, parts.adapters)
-    frozen = jax.device_put(parts.frozen, sharding.shardings(parts.frozen, mesh))
+    stacks = jax.device_put(parts.frozen, sharding.shardings(parts.frozen, mesh))
+    frozen = step_lib.unstacked(run, mesh, stacks)
     with np.load(folder / "batch.npz") as file:
         codes = np.full((ROWS, run.model.codebooks, FRAMES), types.ZERO_TOKEN, np.int32)
         codes[:, 0] = file["targets"]

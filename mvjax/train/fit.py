@@ -179,7 +179,8 @@ def _train(
     settings, first = run.train, int(state.step) + 1
     stop = distributed.Request(session.mesh, on_signal.wished)
     feed = distributed.BatchFeed(session.mesh)
-    train_step = step_lib.make(run, session.mesh, adapters=state.adapters, frozen=frozen)
+    layers = step_lib.unstacked(run, session.mesh, frozen)
+    train_step = step_lib.make(run, session.mesh, adapters=state.adapters, frozen=layers)
     skips = guard.Skips(settings.max_skipped, total=int(state.skipped))
     saver, saves = _saver(session, log), saving.Schedule(settings, session.mesh)
     phases = phases_lib.Phases(log.timer, watchdog)
@@ -195,7 +196,7 @@ def _train(
                 batch = feed(batch)
             with phases("step", _blocked_on(step, first)), tracer.step(step):
                 with _compiling(on_signal, log) if step == first else contextlib.nullcontext():
-                    state, metrics = train_step(state, frozen, batch)
+                    state, metrics = train_step(state, layers, batch)
                 skips.add(log.push(step, metrics))
             if step == first:
                 on_signal.training(lambda: _unsaved(saver.saved, log.step))

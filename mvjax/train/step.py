@@ -72,8 +72,42 @@ def abstract_state(run: schema.Config, mesh: Mesh, adapters: tree.Tree) -> Train
     return sharding.with_shardings(shapes, state)
 
 
+def unstacked(run: schema.Config, mesh: Mesh, frozen: tree.Tree) -> tree.Tree:
+    """Returns the frozen parameters as a step is fastest with them: on one CPU with an array for each layer.
+
+    Where a few layers are straight code, XLA's CPU backend copies each layer's part out of its stack, forward
+    and backward, which takes a tenth of a step. The arrays are copies; the stacks stay as they are.
+    """
+    compute = compute_lib.on(mesh, run.train, run.model)
+    layers = {"backbone": run.model.backbone.layers, "depformer": run.model.depformer.layers}
+    flat = tree.flatten(frozen)
+    for path, leaf in flat.items():
+        part, _, rest = path.partition("/")
+        if rest.startswith("blocks/") and compute.unroll(layers[part]) > 1:
+            flat[path] = tuple(leaf)
+    return tree.unflatten(flat)
+
+
+def _stacked(frozen: tree.Tree) -> tree.Tree:
+    """Inverse of `unstacked`, of which no copy is left in the program."""
+    flat = tree.flatten(frozen)
+    return tree.unflatten(
+        {path: jnp.stack(leaf) if isinstance(leaf, tuple) else leaf for path, leaf in flat.items()}
+    )
+
+
+def _shardings(frozen: tree.Tree, mesh: Mesh) -> tree.Tree:
+    whole = {p: leaf for p, leaf in tree.flatten(frozen).items() if not isinstance(leaf, tuple)}
+    apart = tree.flatten(frozen).keys() - whole.keys()
+    placed = tree.flatten(sharding.shardings(tree.unflatten(whole), mesh))
+    return tree.unflatten(placed | dict.fromkeys(apart, sharding.replicated(mesh)))
+
+
 def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tree) -> TrainStep:
-    """Returns the jitted step, which donates its state, for parameters or their shapes."""
+    """Returns the jitted step, which donates its state, for parameters or their shapes.
+
+    It takes the frozen parameters as it is given them here, `unstacked` or not.
+    """
     sharding.check_rows(run.data, mesh, grad_accum_steps=run.train.grad_accum_steps)
     model = model_lib.VisionSpeech(run.model, compute_lib.on(mesh, run.train, run.model))
     optimizer = optim.make(run.optim, steps=run.train.steps)
@@ -83,7 +117,7 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
         state: TrainState, frozen: tree.Tree, batch: types.Batch
     ) -> tuple[TrainState, gradients.Metrics]:
         value, sums, grads = gradients.gradients(
-            state.adapters, frozen, batch, model=model, run=run
+            state.adapters, _stacked(frozen), batch, model=model, run=run
         )
         metrics = {"loss": value, **gradients.loss_metrics(sums)}
         metrics["grad_norm"] = optax.tree.norm(grads)
@@ -97,7 +131,7 @@ def make(run: schema.Config, mesh: Mesh, *, adapters: tree.Tree, frozen: tree.Tr
 
     return jax.jit(
         train_step,
-        in_shardings=(placed, sharding.shardings(frozen, mesh), sharding.rows(mesh)),
+        in_shardings=(placed, _shardings(frozen, mesh), sharding.rows(mesh)),
         out_shardings=(placed, sharding.replicated(mesh)),
         donate_argnums=0,
     )

@@ -265,6 +265,32 @@ def test_eight_devices_and_one_agree(config, params, made, alone, train_step, st
         np.testing.assert_allclose(first[path], moment, rtol=1e-3, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
+def test_a_layers_array_of_its_own_changes_nothing(config, mesh, params, alone):
+    run, one, weights = alone
+    apart = step.unstacked(run, one, weights.frozen)
+    flat, stacks = tree.flatten(apart), tree.flatten(weights.frozen)
+    kernels = [path for path, leaf in flat.items() if isinstance(leaf, tuple)]
+    assert (
+        "backbone/blocks/mlp/in/kernel" in kernels and "depformer/blocks/attn/qkv/kernel" in kernels
+    )
+    assert all(path.split("/")[1] == "blocks" for path in kernels)
+    for path in kernels:
+        np.testing.assert_array_equal(np.stack(flat[path]), stacks[path])
+    assert jax.tree.leaves(step.unstacked(config, mesh, params.frozen)) == jax.tree.leaves(
+        params.frozen
+    )
+    batch, after = toy.Data(config.data)[0], []
+    with jax.numpy_dtype_promotion("standard"):
+        for frozen in (weights.frozen, apart):
+            train_step = step.make(run, one, adapters=weights.adapters, frozen=frozen)
+            state = step.new_state(run, one, jax.tree.map(jnp.copy, weights.adapters))
+            state, metrics = train_step(state, frozen, batch)
+            after.append((host(state.adapters), host(metrics)))
+    for one_leaf, other in zip(*map(jax.tree.leaves, after), strict=True):
+        closeness.assert_close(one_leaf, other, 1e-6)
+
+
 def test_pixels_equal_the_hosts():
     picture = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
     closeness.assert_close(gradients.pixels(jnp.asarray(picture)), images.normalize(picture), 1e-6)
