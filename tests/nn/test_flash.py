@@ -1,5 +1,6 @@
 """The fused kernels give what the plain attention gives, and each platform gets its own."""
 
+import closeness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,9 +38,9 @@ def test_splash_equals_the_plain_attention(context, meshed):
     run = jax.jit(jax.grad(value, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
     assert "pallas_call" in str(jax.make_jaxpr(run, static_argnums=3)(q, k, v, how))
     (grads, u), (expected, plain) = run(q, k, v, how), run(q, k, v, compute_lib.PLAIN)
-    np.testing.assert_allclose(u, plain, atol=1e-5)
+    closeness.assert_close(u, plain)
     for got, want in zip(grads, expected, strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-5)
+        closeness.assert_close(got, want)
 
 
 @pytest.mark.parametrize(("frames", "keys"), [(127, 256), (256, 130)])
