@@ -76,9 +76,8 @@ def _status(words: list[str]) -> int:
 def _interrupt_again(swallowed: Any) -> None:
     """Repeats a Ctrl-C that came where Python cannot raise it, as in jax's callback of garbage collection."""
     if swallowed.exc_type is KeyboardInterrupt:
-        threading.Timer(
-            0.05, os.kill, (os.getpid(), signal.SIGINT)
-        ).start()  # that place is left then
+        # in a moment, when that place is left
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(swallowed)
 

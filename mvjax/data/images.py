@@ -158,10 +158,8 @@ def _named_errors(n_bytes: int) -> Iterator[None]:
     except MemoryError:  # the limits are there to prevent it: no image is to blame
         raise
     except Exception as error:  # its plugins raise OSError, SyntaxError, struct.error and more
-        unknown = isinstance(
-            error, UnidentifiedImageError
-        )  # whose text names the buffer, not the file
-        why = "" if unknown else f" ({error})"
+        # the text of an unidentified image names the buffer that it was read from
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise ValueError(
             f"image: {n_bytes} bytes do not decode as a whole image{why};"
             f" give a complete file in one of {', '.join(FORMATS)}"

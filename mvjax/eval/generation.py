@@ -182,11 +182,11 @@ class Generator:
         kv = self._image_kv(images)
         if self._feed is not None or jax.default_backend() != "cpu":
             return kv, None
-        known = self._blank is not None and self._blank[0] == rows
-        if kv is not None and not known:
+        blank = self._blank[1] if self._blank and self._blank[0] == rows else None
+        if kv is None:
+            kv = blank
+        elif blank is None:
             self._blank = rows, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), kv)
-        elif kv is None and self._blank is not None and known:
-            kv = self._blank[1]
         return kv, None if kv is None else np.full(rows, images is not None)
 
     def _image_kv(self, images: Images) -> Any:

@@ -14,12 +14,12 @@ import yaml
 from mvjax import files, run_folder, tree
 from mvjax.config import schema
 from mvjax.export import deviations, licenses, server_matrix, serving, targets
+from mvjax.runtimes import loading
 from mvjax.weights import file_names
 
 UNCERTIFIED = "none yet"  # what the card says until `certificate.certify` has compared
 _HUB = "hf://"
 _BEGIN, _END = "<!-- mvjax certificate -->", "<!-- /mvjax certificate -->"
-_EXTRAS = {"torch": "serve,torch", "mlx": "serve,mlx", "candle": "serve,torch,candle"}
 _LIBRARY = {"torch": "pytorch", "mlx": "mlx", "candle": "candle"}
 
 
@@ -96,7 +96,7 @@ def text(
         else "",
         training=_training(config, results),
         results=_results(results),
-        extras=_EXTRAS[target],
+        extras=f"serve,{loading.EXTRAS[target]}",
         use=serving.text(model, target, quantization),
         differences="\n".join(f"- {note}" for note in differences) or "Nowhere.",
         lossy=_LOSSY if quantization or dtype else "",

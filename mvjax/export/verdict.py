@@ -94,8 +94,8 @@ def _head(certificate: Mapping[str, Any]) -> str:
 def _more(certificate: Mapping[str, Any], command: str | None) -> list[str]:
     lines = notes(certificate, command=command)
     if loss := certificate.get("loss"):
-        stored = f"as {certificate['stored_as']}".replace("as as trained", "as trained")
-        lines.append(f"stored {stored}, so beside the model as trained: {_in_words(loss)}")
+        stored = certificate["stored_as"].removeprefix("as ")  # a type, or "as trained"
+        lines.append(f"stored as {stored}, so beside the model as trained: {_in_words(loss)}")
     if loss := certificate.get("loss_with_8_bit_activations"):
         lines.append(f"with activations in 8 bits, as kyuteye_rs has them: {_in_words(loss)}")
     if served := certificate.get("served"):  # an earlier certificate has none

@@ -17,6 +17,9 @@ from mvjax.runtimes import interface
 from mvjax.runtimes import voice as voice_lib
 from mvjax.weights import codecs, file_names, stated
 
+# {layout: the extras that run it}
+EXTRAS: dict[folder_lib.Layout, str] = {"torch": "torch", "mlx": "mlx", "candle": "torch,candle"}
+
 
 class MissingRuntime(ModuleNotFoundError):
     """A package of a folder's runtime is not installed.
@@ -92,7 +95,6 @@ def open_folder(
       MissingRuntime: if a package of the runtime is not installed, with the remedy.
     """
     layout = folder_lib.layout(folder)
-    extras = {"torch": "torch", "mlx": "mlx", "candle": "torch,candle"}[layout]
     try:
         if layout == "mlx":
             if quantize:
@@ -114,7 +116,7 @@ def open_folder(
         )
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        raise MissingRuntime(folder, package, f"pip install 'mvjax[{extras}]'") from error
+        raise MissingRuntime(folder, package, f"pip install 'mvjax[{EXTRAS[layout]}]'") from error
 
 
 def open_speaker(

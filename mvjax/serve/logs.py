@@ -18,9 +18,8 @@ def set_up(*, as_json: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    logging.getLogger("jax").setLevel(
-        logging.WARNING
-    )  # it tells which devices a machine does not have
+    # at INFO it tells which devices a machine does not have
+    logging.getLogger("jax").setLevel(logging.WARNING)
 
 
 def _details(record: logging.LogRecord) -> dict[str, Any]:
